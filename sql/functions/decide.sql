@@ -1,0 +1,56 @@
+-- From what a probe saw to how hard to search. learning/signature.py and learning/optimizer.py compute the
+-- same: only + - * / and round on float8, and integer coordinates small enough that float4 sums of their
+-- squares are exact (4 * 2000^2 < 2^24), so that both agree to the last bit.
+
+-- seen: distances at ranks 1, k, and at the quarters from k to the probe's last; mean: of the first k.
+CREATE OR REPLACE FUNCTION vectuned._signature(
+    d1 float8, dk float8, q1 float8, q2 float8, q3 float8, last float8, mean float8,
+    center float8[], weights float8[])
+RETURNS @extschema@.vector
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    spread float8 := last - d1;
+    f1 float8; f2 float8; f3 float8; f4 float8; f5 float8; f6 float8; f7 float8; f8 float8;
+    w float8[] := weights;
+BEGIN
+    IF spread <= 0 THEN
+        spread := 1;
+    END IF;
+    f1 := d1 - center[1];
+    f2 := dk - center[2];
+    f3 := last - center[3];
+    f4 := mean - center[4];
+    f5 := (dk - d1) / spread - center[5];
+    f6 := (q1 - dk) / spread - center[6];
+    f7 := (q2 - dk) / spread - center[7];
+    f8 := (q3 - dk) / spread - center[8];
+    RETURN ARRAY[
+        least(greatest(round(f1*w[1] + f2*w[5] + f3*w[9]  + f4*w[13] + f5*w[17] + f6*w[21] + f7*w[25] + f8*w[29]), -1000), 1000),
+        least(greatest(round(f1*w[2] + f2*w[6] + f3*w[10] + f4*w[14] + f5*w[18] + f6*w[22] + f7*w[26] + f8*w[30]), -1000), 1000),
+        least(greatest(round(f1*w[3] + f2*w[7] + f3*w[11] + f4*w[15] + f5*w[19] + f6*w[23] + f7*w[27] + f8*w[31]), -1000), 1000),
+        least(greatest(round(f1*w[4] + f2*w[8] + f3*w[12] + f4*w[16] + f5*w[20] + f6*w[24] + f7*w[28] + f8*w[32]), -1000), 1000)
+    ]::float8[]::@extschema@.vector;
+END
+$$;
+
+-- The three nearest patterns, weighted by 1 / (distance + 8). No row where none is within reach.
+CREATE OR REPLACE FUNCTION vectuned._decide(
+    p_column_id int, p_k_class int, p_signature @extschema@.vector, p_reach float8,
+    OUT effort float8, OUT expected_recall float8, OUT confidence float8)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sum(n.weight * n.effort) / sum(n.weight),
+           sum(n.weight * n.expected_recall) / sum(n.weight),
+           sum(n.weight * n.confidence) / sum(n.weight)
+    FROM (SELECT 1 / (d.distance + 8) AS weight, d.effort, d.expected_recall, d.confidence, d.distance
+          FROM (SELECT p.effort, p.expected_recall, p.confidence, p.pattern_no,
+                       p.centroid OPERATOR(@extschema@.<->) p_signature AS distance
+                FROM vectuned.pattern p
+                WHERE p.column_id = p_column_id AND p.k_class = p_k_class
+                ORDER BY distance, p.pattern_no
+                LIMIT 3) d) n
+    HAVING min(n.distance) <= p_reach
+$$;

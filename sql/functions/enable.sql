@@ -1,0 +1,201 @@
+-- Takes a vector column into care, or changes how it is cared for; idempotent.
+
+CREATE OR REPLACE FUNCTION vectuned.enable(
+    relation regclass, column_name name, target_recall float8 DEFAULT 0.95, sample_rate float8 DEFAULT 0.05,
+    trajectory_window int DEFAULT 10000, learning_rate float8 DEFAULT 0.1, min_samples int DEFAULT 200,
+    store_vectors boolean DEFAULT true)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    found record;
+    column_id int;
+BEGIN
+    IF relation IS NULL OR column_name IS NULL THEN
+        RAISE EXCEPTION 'vectuned.enable needs a relation and a column, got NULL'
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM vectuned._check_range('target_recall', target_recall, 0.5, 0.999);
+    PERFORM vectuned._check_range('sample_rate', sample_rate, 0, 1);
+    PERFORM vectuned._check_range('trajectory_window', trajectory_window, 100, 10000000);
+    PERFORM vectuned._check_range('learning_rate', learning_rate, 0.001, 1);
+    PERFORM vectuned._check_range('min_samples', min_samples, 20, 1000000);
+    PERFORM vectuned._check_range('store_vectors', store_vectors::int, 0, 1);
+
+    PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, so that its settings are known
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    SELECT * INTO found FROM vectuned._inspect(relation, column_name);
+
+    INSERT INTO vectuned.tuned_column AS c (
+        relation, column_name, vector_type, dimensions, metric, key_columns, index_relation, default_ef,
+        target_recall, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
+    VALUES (relation, column_name, found.vector_type, found.dimensions, found.metric, found.key_columns,
+            found.index_relation, current_setting('hnsw.ef_search')::int,
+            target_recall, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
+    ON CONFLICT ON CONSTRAINT tuned_column_relation_column_name_key DO UPDATE SET
+        vector_type = excluded.vector_type, dimensions = excluded.dimensions, metric = excluded.metric,
+        key_columns = excluded.key_columns, index_relation = excluded.index_relation,
+        default_ef = excluded.default_ef, target_recall = excluded.target_recall,
+        sample_rate = excluded.sample_rate, trajectory_window = excluded.trajectory_window,
+        learning_rate = excluded.learning_rate, min_samples = excluded.min_samples,
+        store_vectors = excluded.store_vectors, enabled = true
+    RETURNING c.id INTO column_id;
+
+    PERFORM vectuned._generate(column_id);
+    PERFORM vectuned._generate_dispatch();
+    INSERT INTO vectuned.event (column_id, action, details)
+    VALUES (column_id, 'enable', jsonb_build_object('target_recall', target_recall, 'sample_rate', sample_rate));
+    PERFORM pg_notify('vectuned', jsonb_build_object('action', 'enable', 'column_id', column_id)::text);
+    RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s', relation, column_name,
+                  found.metric, found.dimensions, found.index_relation::text,
+                  array_to_string(found.key_columns, ', '), target_recall);
+END
+$$;
+
+-- Stops recording and learning. Searches go on, with the column's default effort; what was learned is kept
+-- unless it is to be forgotten.
+CREATE OR REPLACE FUNCTION vectuned.disable(relation regclass, column_name name, forget boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    IF forget THEN
+        DELETE FROM vectuned.tuned_column t WHERE t.id = c.id;
+        DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
+        EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || c.id);
+    ELSE
+        UPDATE vectuned.tuned_column t SET enabled = false WHERE t.id = c.id;
+        DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
+        PERFORM vectuned._generate(c.id);
+        INSERT INTO vectuned.event (column_id, action) VALUES (c.id, 'disable');
+    END IF;
+    PERFORM vectuned._generate_dispatch();
+    PERFORM pg_notify('vectuned', jsonb_build_object('action', 'disable', 'column_id', c.id)::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION vectuned._check_range(name text, value float8, low float8, high float8) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF value IS NULL OR value <> value OR value < low OR value > high THEN
+        RAISE EXCEPTION '% must be between % and %, got %', name, low, high, coalesce(value::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+
+-- What the catalogue says of a vector column; an error names what stands in the way.
+CREATE OR REPLACE FUNCTION vectuned._inspect(
+    p_relation regclass, p_column name,
+    OUT vector_type text, OUT dimensions int, OUT metric text, OUT key_columns name[], OUT index_relation regclass)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    kind "char";
+    attribute pg_attribute;
+    unusable text;
+BEGIN
+    SELECT c.relkind INTO kind FROM pg_class c WHERE c.oid = p_relation;
+    IF kind IS DISTINCT FROM 'r' THEN
+        RAISE EXCEPTION '% is not an ordinary table; vectuned tunes columns of ordinary tables', p_relation
+            USING ERRCODE = 'wrong_object_type';
+    END IF;
+    SELECT * INTO attribute FROM pg_attribute a
+    WHERE a.attrelid = p_relation AND a.attname = p_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of % does not exist', p_column, p_relation USING ERRCODE = 'undefined_column';
+    END IF;
+    vector_type := CASE attribute.atttypid WHEN '@extschema@.vector'::regtype THEN 'vector'
+                                           WHEN '@extschema@.halfvec'::regtype THEN 'halfvec' END;
+    IF vector_type IS NULL THEN
+        RAISE EXCEPTION 'column "%" of % is of type %; vectuned tunes columns of type vector and halfvec',
+            p_column, p_relation, format_type(attribute.atttypid, attribute.atttypmod)
+            USING ERRCODE = 'wrong_object_type';
+    END IF;
+    dimensions := attribute.atttypmod;
+
+    SELECT x.indexrelid::regclass,
+           CASE o.opcname WHEN vector_type || '_cosine_ops' THEN 'cosine'
+                          WHEN vector_type || '_l2_ops' THEN 'l2'
+                          WHEN vector_type || '_ip_ops' THEN 'ip' END
+    INTO index_relation, metric
+    FROM pg_index x
+    JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_am m ON m.oid = i.relam AND m.amname = 'hnsw'
+    JOIN pg_opclass o ON o.oid = x.indclass[0]
+    WHERE x.indrelid = p_relation AND x.indkey[0] = attribute.attnum AND x.indpred IS NULL
+      AND x.indisvalid AND x.indisready
+      AND o.opcname IN (vector_type || '_cosine_ops', vector_type || '_l2_ops', vector_type || '_ip_ops')
+    ORDER BY x.indexrelid DESC
+    LIMIT 1;
+    IF index_relation IS NULL THEN
+        RAISE EXCEPTION 'column "%" of % has no valid HNSW index', p_column, p_relation
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('CREATE INDEX ON %s USING hnsw (%I %s_cosine_ops)', p_relation, p_column, vector_type);
+    END IF;
+
+    SELECT array_agg(a.attname ORDER BY u.place),
+           string_agg(format('"%s" of type %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ')
+               FILTER (WHERE a.atttypid NOT IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype,
+                                                'text'::regtype, 'varchar'::regtype))
+    INTO key_columns, unusable
+    FROM pg_index x
+    CROSS JOIN unnest(x.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
+    JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = u.attnum
+    WHERE x.indrelid = p_relation AND x.indisprimary AND u.place <= x.indnkeyatts;
+    IF key_columns IS NULL THEN
+        RAISE EXCEPTION '% has no primary key, so vectuned.search could not say which rows it found', p_relation
+            USING ERRCODE = 'undefined_object', HINT = 'Add a primary key to the table.';
+    END IF;
+    IF unusable IS NOT NULL THEN
+        RAISE EXCEPTION 'the primary key of % has the column %, which vectuned cannot return as a row id',
+            p_relation, unusable
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'Keys may be smallint, int, bigint, uuid, text, varchar, and composites of these.';
+    END IF;
+END
+$$;
+
+-- The tuned column that a relation and perhaps a column name mean.
+CREATE OR REPLACE FUNCTION vectuned._tuned_column(p_relation regclass, p_column name DEFAULT NULL)
+RETURNS vectuned.tuned_column
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found vectuned.tuned_column[];
+BEGIN
+    IF p_relation IS NULL THEN
+        RAISE EXCEPTION 'the relation is NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    SELECT array_agg(c) INTO found FROM vectuned.tuned_column c
+    WHERE c.relation = p_relation AND (p_column IS NULL OR c.column_name = p_column);
+    IF found IS NULL THEN
+        IF p_column IS NOT NULL AND NOT EXISTS (
+            SELECT FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attname = p_column AND NOT a.attisdropped)
+        THEN
+            RAISE EXCEPTION 'column "%" of % does not exist', p_column, p_relation USING ERRCODE = 'undefined_column';
+        END IF;
+        RAISE EXCEPTION '%has no column that vectuned tunes',
+            p_relation || ' ' || coalesce('(asked for "' || p_column || '") ', '')
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('SELECT vectuned.enable(%L, ''the vector column'')', p_relation::text);
+    END IF;
+    IF cardinality(found) > 1 THEN
+        RAISE EXCEPTION '% has % tuned columns; say which one by column_name', p_relation, cardinality(found)
+            USING ERRCODE = 'ambiguous_column';
+    END IF;
+    RETURN found[1];
+END
+$$;

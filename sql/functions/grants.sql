@@ -1,0 +1,8 @@
+-- Anyone may search; what was recorded is for the owner. Functions run with the caller's rights on the tables.
+GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
+GRANT SELECT ON vectuned.tuned_column, vectuned.bank, vectuned.pattern, vectuned.status TO PUBLIC;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature, vectuned._decide,
+    vectuned._record, vectuned._inbox_bytes, vectuned._search_function, vectuned._check_query, vectuned._tuned_column,
+    vectuned._fragments, vectuned._probe, vectuned.params, vectuned.apply, vectuned.search, vectuned.search_rows
+    TO PUBLIC;

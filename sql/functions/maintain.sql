@@ -1,0 +1,59 @@
+-- Upkeep that the daemon asks for.
+
+-- Moves up to batch recorded searches into the durable table and says how many; rows that another session
+-- holds are left for the next time, those of forgotten columns dropped.
+CREATE OR REPLACE FUNCTION vectuned._drain(batch int) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH taken AS (
+        DELETE FROM vectuned.inbox i
+        WHERE i.ctid = ANY (ARRAY(SELECT o.ctid FROM vectuned.inbox o LIMIT batch FOR UPDATE SKIP LOCKED))
+        RETURNING i.*),
+    kept AS (
+        INSERT INTO vectuned.trajectory (query_id, column_id, recorded_at, query, k, access_path, ef_search,
+                                         bank_version, signature, result_ids, distances, latency_ms)
+        SELECT t.query_id, t.column_id, t.recorded_at, t.query, t.k, t.access_path, t.ef_search, t.bank_version,
+               t.signature, t.result_ids, t.distances, t.latency_ms
+        FROM taken t JOIN vectuned.tuned_column c ON c.id = t.column_id)
+    SELECT count(*) FROM taken
+$$;
+
+-- Makes the partitions of the days from today on, and drops those that ended before the retention began.
+CREATE OR REPLACE FUNCTION vectuned._partition(days_ahead int, retention interval) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    today constant date := (now() AT TIME ZONE 'UTC')::date;
+    day date;
+    name text;
+    changed int := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.partition', 0));
+    FOR i IN 0 .. days_ahead LOOP
+        day := today + i;
+        name := 'trajectory_' || to_char(day, 'YYYYMMDD');
+        IF to_regclass('vectuned.' || quote_ident(name)) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE vectuned.%I PARTITION OF vectuned.trajectory FOR VALUES FROM (%L) TO (%L)',
+                    name, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
+                changed := changed + 1;
+            EXCEPTION WHEN check_violation THEN
+                -- Rows of that day already lie in the default partition; they stay there.
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+    FOR name IN
+        SELECT r.relname FROM pg_inherits h JOIN pg_class r ON r.oid = h.inhrelid
+        WHERE h.inhparent = 'vectuned.trajectory'::regclass AND r.relname ~ '^trajectory_\d{8}$'
+          AND to_date(right(r.relname, 8), 'YYYYMMDD') < today - retention
+    LOOP
+        EXECUTE format('DROP TABLE vectuned.%I', name);
+        changed := changed + 1;
+    END LOOP;
+    DELETE FROM vectuned.trajectory_default t WHERE t.recorded_at < now() - retention;
+    RETURN changed;
+END
+$$;

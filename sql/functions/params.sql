@@ -1,0 +1,143 @@
+-- What a search would be served with, and why, without searching to the end.
+
+CREATE OR REPLACE FUNCTION vectuned.params(
+    relation regclass, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
+    column_name name DEFAULT NULL,
+    OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
+    OUT reason text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    class int := vectuned._k_class(k);
+    b vectuned.bank;
+    seen float8[];
+    total float8 := 0;
+    rest int;
+    d record;
+BEGIN
+    PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);
+    SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
+    access_path := 'hnsw';
+    IF NOT FOUND THEN
+        ef_search := least(greatest(c.default_ef, k), 1000);
+        confidence := 0;
+        reason := CASE WHEN c.enabled THEN 'nothing learned yet: the default setting'
+                       ELSE 'disabled: the default setting' END;
+        RETURN;
+    END IF;
+    ef_search := least(greatest(b.ef_search, k), 1000);
+    expected_recall := b.expected_recall;
+    confidence := CASE WHEN b.certified THEN 0.95 ELSE 0 END;
+    reason := b.reason;
+    IF b.generation IS DISTINCT FROM pg_relation_filenode(c.index_relation) THEN
+        confidence := 0;
+        reason := 'learned on an index that was rebuilt since: the fixed setting until relearned';
+        RETURN;
+    END IF;
+    IF b.access_path = 'hnsw_adaptive' AND b.probe_ef >= k + 4 THEN
+        BEGIN
+            seen := vectuned._probe(c, query, b.probe_ef);
+            IF cardinality(seen) = b.probe_ef THEN
+                FOR i IN 1 .. k LOOP
+                    total := total + seen[i];
+                END LOOP;
+                rest := b.probe_ef - k;
+                SELECT * INTO d FROM vectuned._decide(c.id, class, vectuned._signature(
+                    seen[1], seen[k], seen[k + rest / 4], seen[k + rest / 2], seen[k + rest * 3 / 4],
+                    seen[b.probe_ef], total / k, b.center, b.weights), b.reach);
+                IF d.effort IS NOT NULL THEN
+                    access_path := b.access_path;
+                    ef_search := greatest(vectuned._ef_search(d.effort, k), b.probe_ef);
+                    expected_recall := d.expected_recall;
+                    confidence := d.confidence;
+                ELSE
+                    reason := 'unlike anything learned: the fixed setting';
+                END IF;
+            END IF;
+        EXCEPTION WHEN others THEN
+            reason := format('the published bank is unusable (%s): the fixed setting', SQLERRM);
+        END;
+    END IF;
+END
+$$;
+
+-- Distances of the first rows of a scan with a small effort.
+CREATE OR REPLACE FUNCTION vectuned._probe(c vectuned.tuned_column, query @extschema@.vector, ef int)
+RETURNS float8[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_sort = off
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+    f record;
+    seen float8[];
+BEGIN
+    SELECT * INTO f FROM vectuned._fragments(c);
+    PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', ef::text, true);
+    EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
+                   'ORDER BY %1$s LIMIT %4$s) n',
+                   f.distance, f.relation, f.present, ef)
+    INTO seen USING query;
+    PERFORM set_config('hnsw.iterative_scan', 'off', true);
+    RETURN seen;
+END
+$$;
+
+-- Returns the query unchanged and sets the effort for the rest of the transaction, so that
+-- ORDER BY embedding <=> (SELECT vectuned.apply('items', $1, 10)) LIMIT 10 searches with it.
+CREATE OR REPLACE FUNCTION vectuned.apply(
+    relation regclass, query @extschema@.vector, k int DEFAULT 10, column_name name DEFAULT NULL)
+RETURNS @extschema@.vector
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    ef int;
+BEGIN
+    PERFORM vectuned._check_query(c, query, k);
+    SELECT b.ef_search INTO ef FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k);
+    PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(ef, c.default_ef), k), 1000)::text, true);
+    RETURN (query);
+END
+$$;
+
+-- A search that returns whole rows, nearest first.
+CREATE OR REPLACE FUNCTION vectuned.search_rows(
+    row_type anyelement, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
+    column_name name DEFAULT NULL)
+RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    relation regclass := (SELECT t.typrelid FROM pg_type t WHERE t.oid = pg_typeof(row_type) AND t.typrelid <> 0);
+    c vectuned.tuned_column;
+    keys text;
+BEGIN
+    IF relation IS NULL THEN
+        RAISE EXCEPTION 'search_rows takes a row of a table, got %', pg_typeof(row_type)
+            USING ERRCODE = 'datatype_mismatch', HINT = 'SELECT * FROM vectuned.search_rows(NULL::items, ...)';
+    END IF;
+    c := vectuned._tuned_column(relation, column_name);
+    SELECT string_agg(format(
+               CASE cardinality(c.key_columns)
+                   WHEN 1 THEN 't.%1$I = s.id::%2$s'
+                   ELSE 't.%1$I = (s.id::jsonb ->> %3$s)::%2$s' END,
+               a.attname, format_type(a.atttypid, -1), u.place - 1), ' AND ')
+    INTO keys
+    FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)
+    JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = u.name;
+    RETURN QUERY EXECUTE format(
+        'SELECT t.* FROM vectuned.search($1, $2, $3, $4, $5) s JOIN %s t ON %s ORDER BY s.distance',
+        (SELECT f.relation FROM vectuned._fragments(c) f), keys)
+        USING relation, query, k, filter, c.column_name;
+END
+$$;

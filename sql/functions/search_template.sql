@@ -1,0 +1,140 @@
+-- The function that `vectuned.enable` makes for a column, with static SQL so that plans are kept.
+-- vectuned._generate fills the tokens in braces. The table is t, its columns are always written t.column,
+-- and every other plain name is a variable.
+
+CREATE OR REPLACE FUNCTION vectuned._search_template() RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN $template$
+CREATE OR REPLACE FUNCTION vectuned.{name}(query @extschema@.vector, k int)
+RETURNS TABLE (id text, distance float8, query_id uuid)
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_sort = off
+SET jit = off
+SET hnsw.iterative_scan = off
+SET hnsw.ef_search = 40
+SET hnsw.max_scan_tuples = 20000
+SET hnsw.scan_mem_multiplier = 4
+AS $search$
+#variable_conflict use_variable
+DECLARE
+    q {type} := query::{type};
+    started timestamptz;
+    sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
+    class int := vectuned._k_class(k);
+    path text;
+    ef int;
+    fixed_ef int;
+    version int;
+    generation oid;
+    probe_ef int;
+    center float8[];
+    weights float8[];
+    reach float8;
+    found_ids text[];
+    found_distances float8[];
+    found_id text;
+    found_distance float8;
+    total float8 := 0;
+    seen float8[] := '{}';
+    kth float8;
+    rest int;
+    signature @extschema@.vector;
+    scan refcursor;
+BEGIN
+    IF sampled THEN
+        started := clock_timestamp();
+        sampled := current_setting('transaction_read_only') = 'off'
+            AND current_setting('vectuned.record', true) IS DISTINCT FROM 'off'
+            AND NOT row_security_active({relation_literal}::regclass::oid);
+    END IF;
+    query_id := gen_random_uuid();
+
+    SELECT b.access_path, b.ef_search, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
+    INTO path, fixed_ef, version, generation, probe_ef, center, weights, reach
+    FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = class;
+    ef := least(greatest(coalesce(fixed_ef, {default_ef}), k), 1000);
+
+    IF path = 'hnsw_adaptive' AND generation = pg_relation_filenode({index_oid}) AND probe_ef >= k + 4 THEN
+        -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
+        PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                set_config('hnsw.ef_search', probe_ef::text, true);
+        OPEN scan NO SCROLL FOR
+            SELECT {key}, {distance} FROM {relation} t WHERE {present} ORDER BY {distance};
+        FOR i IN 1 .. k LOOP
+            FETCH scan INTO found_id, found_distance;
+            EXIT WHEN NOT FOUND;
+            found_ids[i] := found_id;
+            found_distances[i] := found_distance;
+            total := total + found_distance;
+        END LOOP;
+        rest := probe_ef - k;
+        FETCH RELATIVE rest / 4 FROM scan INTO found_id, found_distance;
+        seen[1] := found_distance;
+        FETCH RELATIVE rest / 2 - rest / 4 FROM scan INTO found_id, found_distance;
+        seen[2] := found_distance;
+        FETCH RELATIVE rest * 3 / 4 - rest / 2 FROM scan INTO found_id, found_distance;
+        seen[3] := found_distance;
+        FETCH RELATIVE rest - rest * 3 / 4 FROM scan INTO found_id, found_distance;
+        IF FOUND THEN
+            BEGIN
+                signature := vectuned._signature(found_distances[1], found_distances[k], seen[1], seen[2],
+                                                 seen[3], found_distance, total / k, center, weights);
+                SELECT vectuned._ef_search(d.effort, k) INTO ef
+                FROM vectuned._decide({id}, class, signature, reach) d;
+            EXCEPTION WHEN others THEN
+                ef := NULL;
+            END;
+            ef := coalesce(ef, least(greatest(fixed_ef, k), 1000));
+            IF ef > probe_ef THEN
+                kth := found_distances[k];
+                PERFORM set_config('hnsw.ef_search', (ef - probe_ef)::text, true);
+                FOR i IN 1 .. ef - probe_ef LOOP
+                    FETCH scan INTO found_id, found_distance;
+                    -- A batch comes in order: nothing after this row can be nearer.
+                    EXIT WHEN NOT FOUND OR found_distance >= kth;
+                    found_ids := found_ids || found_id;
+                    found_distances := found_distances || found_distance;
+                END LOOP;
+                IF cardinality(found_ids) > k THEN
+                    SELECT array_agg(n.id ORDER BY n.distance), array_agg(n.distance ORDER BY n.distance)
+                    INTO found_ids, found_distances
+                    FROM (SELECT u.id, u.distance
+                          FROM unnest(found_ids, found_distances) AS u (id, distance)
+                          ORDER BY u.distance LIMIT k) n;
+                END IF;
+            ELSE
+                ef := probe_ef;
+            END IF;
+        END IF;
+        CLOSE scan;
+    ELSE
+        path := 'hnsw';
+        PERFORM set_config('hnsw.ef_search', ef::text, true);
+        SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances
+        FROM (SELECT {key} AS id, {distance} AS distance
+              FROM {relation} t WHERE {present} ORDER BY {distance} LIMIT k) n;
+    END IF;
+
+    IF coalesce(cardinality(found_ids), 0) < k THEN
+        -- Dead or unreachable rows leave an index scan short; the exact answer is at most k rows more.
+        path := 'exact';
+        PERFORM set_config('enable_sort', 'on', true);
+        SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances
+        FROM (SELECT o.id, o.distance
+              FROM (SELECT {key} AS id, {distance} AS distance FROM {relation} t WHERE {exact} OFFSET 0) o
+              ORDER BY o.distance LIMIT k) n;
+    END IF;
+
+    -- The last hexadecimal digit says whether the search was recorded.
+    query_id := overlay(query_id::text PLACING CASE WHEN sampled THEN '1' ELSE '0' END FROM 36)::uuid;
+    IF sampled THEN
+        PERFORM vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,
+            found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000);
+    END IF;
+    RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
+END
+$search$
+$template$;

@@ -1,0 +1,62 @@
+-- What vectuned knows and does, for people and dashboards.
+
+DROP VIEW IF EXISTS vectuned.status;
+CREATE VIEW vectuned.status AS
+SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation, c.target_recall, c.sample_rate,
+       b.k_class, coalesce(b.access_path, 'hnsw') AS access_path, coalesce(b.ef_search, c.default_ef) AS ef_search,
+       b.expected_recall, b.recall_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
+       CASE WHEN NOT c.enabled THEN 'disabled'
+            WHEN pg_relation_filenode(c.index_relation) IS NULL THEN 'index missing: searches scan the table'
+            WHEN b.k_class IS NULL THEN 'learning'
+            WHEN b.generation <> pg_relation_filenode(c.index_relation)
+                THEN 'outdated: the index was rebuilt since, the fixed setting serves until relearned'
+            WHEN b.defect IS NOT NULL THEN 'corrupt bank: ' || b.defect || ', the fixed setting serves'
+            ELSE 'serving' END AS state,
+       b.reason
+FROM vectuned.tuned_column c
+LEFT JOIN LATERAL (
+    SELECT k.*, p.patterns,
+           CASE WHEN k.access_path <> 'hnsw_adaptive' THEN NULL
+                WHEN p.patterns = 0 THEN 'no patterns'
+                WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
+                WHEN k.probe_ef IS NULL OR k.reach IS NULL OR cardinality(k.center) IS DISTINCT FROM 8
+                     OR cardinality(k.weights) IS DISTINCT FROM 32 THEN 'an incomplete signature' END AS defect
+    FROM vectuned.bank k
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS patterns,
+               count(*) FILTER (WHERE @extschema@.vector_dims(p.centroid) <> 4
+                                   OR p.effort = 'NaN' OR p.effort NOT BETWEEN 0 AND 13) AS misfits
+        FROM vectuned.pattern p WHERE p.column_id = k.column_id AND p.k_class = k.k_class) p
+    WHERE k.column_id = c.id) b ON true
+ORDER BY c.id, b.k_class;
+
+-- Counters of one tuned column.
+CREATE OR REPLACE FUNCTION vectuned.stats(
+    relation regclass, column_name name DEFAULT NULL,
+    OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
+    OUT bank_version int, OUT recent_recall float8, OUT recent_below_08 float8, OUT recent_latency_ms float8,
+    OUT last_search timestamptz, OUT last_published timestamptz)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+BEGIN
+    SELECT count(*), count(*) FILTER (WHERE t.replayed_at IS NULL AND t.query IS NOT NULL), max(t.recorded_at)
+    INTO trajectories, awaiting_replay, last_search
+    FROM vectuned.trajectory t WHERE t.column_id = c.id;
+    SELECT avg(t.recall), avg((t.recall < 0.8)::int) INTO recent_recall, recent_below_08
+    FROM (SELECT r.recall FROM vectuned.trajectory r WHERE r.column_id = c.id AND r.recall IS NOT NULL
+          ORDER BY r.recorded_at DESC LIMIT 1000) t;
+    SELECT avg(t.latency_ms) INTO recent_latency_ms
+    FROM (SELECT r.latency_ms FROM vectuned.trajectory r WHERE r.column_id = c.id
+          ORDER BY r.recorded_at DESC LIMIT 1000) t;
+    SELECT count(*), greatest(max(i.recorded_at), last_search) INTO in_inbox, last_search
+    FROM vectuned.inbox i WHERE i.column_id = c.id;
+    SELECT count(*) INTO replays FROM vectuned.replay r WHERE r.column_id = c.id;
+    SELECT count(*) INTO patterns FROM vectuned.pattern p WHERE p.column_id = c.id;
+    SELECT max(b.version), max(b.published_at) INTO bank_version, last_published
+    FROM vectuned.bank b WHERE b.column_id = c.id;
+END
+$$;

@@ -1,0 +1,150 @@
+"""Reads the SQL files of this folder and brings a database up to date with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import LiteralString, cast
+
+import psycopg
+from psycopg import sql
+
+from vectuned.config.errors import VectunedError
+
+MIGRATION_LOCK = 0x7665637475  # 'vectu'
+MIN_SERVER = 150000
+MIN_PGVECTOR = (0, 8)
+
+# Functions in the order in which they may refer to each other; the grants come after all of them.
+FUNCTION_FILES = (
+    "ladder", "decide", "record", "search_template", "enable", "generate", "replay", "params", "status",
+    "maintain",
+)  # fmt: skip
+
+
+class MigrationError(VectunedError):
+    """The schema cannot be installed or brought up to date in this database."""
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What `migrate` found and did: pgvector's schema and version, and the migrations applied."""
+
+    extension_schema: str
+    extension_version: str
+    applied: tuple[str, ...]
+
+
+def folder() -> Traversable:
+    """Return the folder of the SQL files, wherever the package is installed."""
+    return resources.files("vectuned.sql")
+
+
+@cache
+def queries() -> dict[str, sql.SQL]:
+    """Return the statements of queries.sql by the name in the comment `-- name: ...` before each."""
+    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath("queries.sql").read_text("utf-8"), flags=re.M)
+    return {
+        name: sql.SQL(cast(LiteralString, text.strip().rstrip(";")))
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def migrations() -> list[tuple[str, str]]:
+    """Return (name, text) of every migration, oldest first."""
+    files = sorted(
+        (f for f in folder().joinpath("migrations").iterdir() if f.name.endswith(".sql")), key=lambda f: f.name
+    )
+    return [(f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in files]
+
+
+def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migrated:
+    """Bring the vectuned schema of a database up to date, in one transaction.
+
+    conn: an autocommit connection of a role that may create schemas (and the extension, where it is missing).
+    fresh_from_schema: install a fresh database from schema.sql; otherwise through every migration.
+
+    Raises MigrationError when the server or pgvector is too old, or a right is missing.
+    """
+    if conn.info.server_version < MIN_SERVER:
+        raise MigrationError(
+            f"PostgreSQL {conn.info.server_version // 10000} is too old; vectuned needs 15 or later."
+        )
+    try:
+        with conn.transaction():
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            schema, version = _ensure_pgvector(conn)
+            applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
+            for text in _function_texts():
+                _run(conn, text, schema)
+            conn.execute("SELECT vectuned._generate_all()")
+            _run(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
+            conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationError(
+            f"the role {conn.info.user} may not install vectuned ({error.diag.message_primary}); run `vectuned migrate` "
+            "as the database's owner or a superuser."
+        ) from error
+    return Migrated(schema, version, applied)
+
+
+def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
+    find = (
+        "SELECT n.nspname, e.extversion FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE e.extname = 'vector'"
+    )
+    row = conn.execute(find).fetchone()
+    if row is None:
+        try:
+            with conn.transaction():
+                conn.execute("CREATE EXTENSION vector SCHEMA public")
+        except psycopg.Error as error:
+            raise MigrationError(
+                f"the extension vector is not in database {conn.info.dbname} and could not be created "
+                f"({error.diag.message_primary}); install pgvector 0.8 or later and run CREATE EXTENSION vector."
+            ) from error
+        row = conn.execute(find).fetchone()
+    assert row is not None
+    schema, version = str(row[0]), str(row[1])
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_PGVECTOR:
+        raise MigrationError(
+            f"pgvector {version} is too old; vectuned needs 0.8 or later: ALTER EXTENSION vector UPDATE."
+        )
+    return schema, version
+
+
+def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: bool) -> Iterator[str]:
+    known = [name for name, _ in migrations()]
+    row = conn.execute("SELECT to_regclass('vectuned.migration') IS NOT NULL").fetchone()
+    installed = row is not None and bool(row[0])
+    if not installed and fresh_from_schema:
+        _run(conn, folder().joinpath("schema.sql").read_text("utf-8"), schema)
+        conn.execute("INSERT INTO vectuned.migration (name) SELECT unnest(%s::text[])", (known,))
+        yield from known
+        return
+    done = (
+        {str(r[0]) for r in conn.execute("SELECT name FROM vectuned.migration").fetchall()} if installed else set()
+    )
+    if newer := sorted(done - set(known)):
+        raise MigrationError(
+            f"the database was migrated by a newer vectuned (it knows {newer[-1]}); upgrade this installation."
+        )
+    for name, text in migrations():
+        if name not in done:
+            _run(conn, text, schema)
+            conn.execute("INSERT INTO vectuned.migration (name) VALUES (%s)", (name,))
+            yield name
+
+
+def _function_texts() -> Iterator[str]:
+    for name in FUNCTION_FILES:
+        yield folder().joinpath("functions", f"{name}.sql").read_text("utf-8")
+
+
+def _run(conn: psycopg.Connection, text: str, schema: str) -> None:
+    quoted = sql.Identifier(schema).as_string(conn)
+    conn.execute(text.replace("@extschema@", quoted).encode())

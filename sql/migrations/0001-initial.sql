@@ -1,0 +1,141 @@
+-- The first tables.
+
+CREATE SCHEMA IF NOT EXISTS vectuned;
+
+CREATE TABLE vectuned.migration (
+    name        text PRIMARY KEY,
+    applied_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- A vector column under vectuned's care.
+CREATE TABLE vectuned.tuned_column (
+    id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation           regclass NOT NULL,
+    column_name        name NOT NULL,
+    vector_type        text NOT NULL CHECK (vector_type IN ('vector', 'halfvec')),
+    dimensions         int NOT NULL CHECK (dimensions > 0),
+    metric             text NOT NULL CHECK (metric IN ('cosine', 'l2', 'ip')),
+    key_columns        name[] NOT NULL CHECK (cardinality(key_columns) > 0),
+    index_relation     regclass NOT NULL,
+    default_ef         int NOT NULL CHECK (default_ef BETWEEN 1 AND 1000),
+    target_recall      float8 NOT NULL CHECK (target_recall > 0 AND target_recall < 1),
+    sample_rate        float8 NOT NULL CHECK (sample_rate BETWEEN 0 AND 1),
+    trajectory_window  int NOT NULL CHECK (trajectory_window > 0),
+    learning_rate      float8 NOT NULL CHECK (learning_rate > 0 AND learning_rate <= 1),
+    min_samples        int NOT NULL CHECK (min_samples > 0),
+    store_vectors      boolean NOT NULL,
+    enabled            boolean NOT NULL DEFAULT true,
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (relation, column_name)
+);
+
+-- Sampled searches as they happen. Unlogged and bounded: it may be lost in a crash, never in a drain.
+CREATE UNLOGGED TABLE vectuned.inbox (
+    query_id      uuid NOT NULL,
+    column_id     int NOT NULL,
+    recorded_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    query         @extschema@.vector NOT NULL,
+    k             int NOT NULL,
+    access_path   text NOT NULL,
+    ef_search     int NOT NULL,
+    bank_version  int,
+    signature     @extschema@.vector,
+    result_ids    text[] NOT NULL,
+    distances     float8[] NOT NULL,
+    latency_ms    real NOT NULL
+);
+
+-- The durable record. A partition a day, made in advance; the default one catches what no other takes.
+CREATE TABLE vectuned.trajectory (
+    query_id      uuid NOT NULL,
+    column_id     int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    recorded_at   timestamptz NOT NULL,
+    query         @extschema@.vector,
+    k             int NOT NULL,
+    access_path   text NOT NULL,
+    ef_search     int NOT NULL,
+    bank_version  int,
+    signature     @extschema@.vector,
+    result_ids    text[] NOT NULL,
+    distances     float8[] NOT NULL,
+    latency_ms    real NOT NULL,
+    recall        real,
+    replayed_at   timestamptz,
+    PRIMARY KEY (query_id, recorded_at)
+) PARTITION BY RANGE (recorded_at);
+
+CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAULT;
+
+CREATE INDEX trajectory_recent ON vectuned.trajectory (column_id, recorded_at DESC);
+CREATE INDEX trajectory_pending ON vectuned.trajectory (column_id, recorded_at) WHERE replayed_at IS NULL;
+
+-- A sampled search searched again: recall and cost at every rung of effort of one continued scan.
+CREATE TABLE vectuned.replay (
+    query_id     uuid NOT NULL,
+    column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    replayed_at  timestamptz NOT NULL DEFAULT now(),
+    generation   oid NOT NULL,
+    k_class      int NOT NULL,
+    k_classes    int[] NOT NULL,
+    probe        float8[] NOT NULL,
+    recall       real[] NOT NULL,
+    blocks       real[] NOT NULL,
+    ms           real[] NOT NULL,
+    PRIMARY KEY (column_id, query_id)
+);
+CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replayed_at DESC);
+COMMENT ON COLUMN vectuned.replay.recall IS 'two dimensions: k_classes x rungs';
+
+-- What a search is served with: one row per column and class of k, replaced as a whole by a publish.
+CREATE TABLE vectuned.bank (
+    column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    k_class          int NOT NULL,
+    version          int NOT NULL,
+    generation       oid NOT NULL,
+    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive')),
+    ef_search        int NOT NULL,
+    expected_recall  float8 NOT NULL,
+    recall_bound     float8 NOT NULL,
+    certified        boolean NOT NULL,
+    samples          int NOT NULL,
+    target_recall    float8 NOT NULL,
+    probe_ef         int,
+    center           float8[],
+    weights          float8[],
+    reach            float8,
+    saving           float8,
+    reason           text NOT NULL,
+    published_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (column_id, k_class)
+);
+COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
+COMMENT ON COLUMN vectuned.bank.saving IS 'measured cost of the fixed setting over that of the adaptive one';
+
+-- The learned patterns of a published bank, small enough for every search to look through.
+CREATE TABLE vectuned.pattern (
+    column_id        int NOT NULL,
+    k_class          int NOT NULL,
+    pattern_no       int NOT NULL,
+    centroid         @extschema@.vector NOT NULL,
+    effort           float8 NOT NULL,
+    expected_recall  float8 NOT NULL,
+    confidence       float8 NOT NULL,
+    samples          int NOT NULL,
+    usage            bigint NOT NULL DEFAULT 0,
+    recall           real[] NOT NULL,
+    cost             real[] NOT NULL,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (column_id, k_class, pattern_no),
+    FOREIGN KEY (column_id, k_class) REFERENCES vectuned.bank ON DELETE CASCADE
+);
+COMMENT ON COLUMN vectuned.pattern.effort IS 'position on the ladder of rungs, 0 = the lowest, fractions between';
+
+-- What happened to a column and why, newest last.
+CREATE TABLE vectuned.event (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    column_id    int REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    happened_at  timestamptz NOT NULL DEFAULT now(),
+    action       text NOT NULL,
+    details      jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX event_recent ON vectuned.event (column_id, id DESC);

@@ -1,0 +1,1 @@
+-- Statements of the Python side, by name.
