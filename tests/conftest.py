@@ -1,0 +1,120 @@
+"""One real PostgreSQL a session, a template database, a fresh database a test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
+
+from vectuned.daemon.embedded import EmbeddedServer
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """The session's PostgreSQL server, without the precautions against a power cut."""
+    # Not pytest's own folder: that is closed to the account that runs the server where we are root.
+    home = Path(tempfile.mkdtemp(prefix="vectuned-test-"))
+    home.chmod(0o755)
+    settings = {
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "autovacuum": "off",
+        "shared_buffers": "256MB",
+        "maintenance_work_mem": "256MB",
+    }
+    # The tests choose their database themselves, whatever the shell that runs them prefers.
+    preferred = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        with EmbeddedServer(home, settings=settings) as server:
+            yield server
+    finally:
+        os.environ.update(preferred)
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def template_plain(server: EmbeddedServer) -> str:
+    """The name of a template database with the extension alone."""
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE template_plain")
+    with psycopg.connect(make_conninfo(server.dsn, dbname="template_plain"), autocommit=True) as conn:
+        conn.execute("CREATE EXTENSION vector")
+    return "template_plain"
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer, template_plain: str) -> str:
+    """The name of a template database with the extension and the schema `vectuned`."""
+    from vectuned.sql.loader import migrate
+
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE DATABASE template_vectuned TEMPLATE {}").format(sql.Identifier(template_plain))
+        )
+    with psycopg.connect(make_conninfo(server.dsn, dbname="template_vectuned"), autocommit=True) as conn:
+        migrate(conn)
+    return "template_vectuned"
+
+
+@pytest.fixture
+def database(server: EmbeddedServer, template: str) -> Iterator[str]:
+    """The connection string of a fresh database with the schema `vectuned`."""
+    with _database(server.dsn, template) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    """An autocommit connection to the fresh database, knowing the vector types."""
+    with _connection(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+def plain_database(server: EmbeddedServer, template_plain: str) -> Iterator[str]:
+    """The connection string of a fresh database with the extension alone."""
+    with _database(server.dsn, template_plain) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def plain_conn(plain_database: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    """An autocommit connection to the plain database, knowing the vector types."""
+    with _connection(plain_database) as connection:
+        yield connection
+
+
+@contextmanager
+def _database(dsn: str, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+        try:
+            yield make_conninfo(dsn, dbname=name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _connection(conninfo: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        register_vector(connection)
+        yield connection
