@@ -1,1 +1,111 @@
 -- Statements of the Python side, by name.
+
+-- name: tuned_columns
+SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
+       x.nspname AS extension_schema, c.target_recall, c.sample_rate, c.trajectory_window, c.learning_rate,
+       c.min_samples, c.store_vectors, c.enabled, c.default_ef, pg_relation_filenode(c.index_relation) AS generation
+FROM vectuned.tuned_column c
+JOIN pg_class r ON r.oid = c.relation
+JOIN pg_namespace n ON n.oid = r.relnamespace
+CROSS JOIN (SELECT s.nspname FROM pg_extension e JOIN pg_namespace s ON s.oid = e.extnamespace
+            WHERE e.extname = 'vector') x
+ORDER BY c.id;
+
+-- name: drain
+SELECT vectuned._drain(%(batch)s);
+
+-- name: pending
+-- Sampled searches not yet replayed, the newest first: they say most about what is asked now.
+SELECT query_id, query, k, distances, recorded_at FROM vectuned.trajectory
+WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
+ORDER BY recorded_at DESC LIMIT %(count)s;
+
+-- name: replay_search
+SELECT distances, counts, blocks, ms FROM vectuned._replay(%(column_id)s, %(query)s, %(rungs)s);
+
+-- name: insert_replay
+INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms)
+VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
+        %(blocks)s, %(ms)s)
+ON CONFLICT (column_id, query_id) DO NOTHING;
+
+-- name: mark_replayed
+UPDATE vectuned.trajectory
+SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN query END
+WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
+
+-- name: replays
+SELECT k_class, k_classes, probe, recall, blocks, ms FROM vectuned.replay
+WHERE column_id = %(column_id)s AND generation = %(generation)s
+ORDER BY replayed_at DESC, query_id LIMIT %(count)s;
+
+-- name: trim_replays
+DELETE FROM vectuned.replay r
+WHERE r.column_id = %(column_id)s AND r.query_id IN (
+    SELECT o.query_id FROM vectuned.replay o WHERE o.column_id = %(column_id)s
+    ORDER BY o.replayed_at DESC, o.query_id OFFSET %(window)s);
+
+-- name: next_version
+SELECT coalesce(max(b.version), 0) + 1 FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
+
+-- name: delete_bank
+DELETE FROM vectuned.bank WHERE column_id = %(column_id)s;
+
+-- name: insert_bank
+INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, ef_search, expected_recall, recall_bound,
+                           certified, samples, target_recall, probe_ef, center, weights, reach, saving, reason)
+VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(ef_search)s, %(expected_recall)s,
+        %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s, %(weights)s,
+        %(reach)s, %(saving)s, %(reason)s);
+
+-- name: insert_pattern
+INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, expected_recall, confidence, samples,
+                              usage, recall, cost)
+VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(expected_recall)s, %(confidence)s,
+        %(samples)s, %(usage)s, %(recall)s, %(cost)s);
+
+-- name: bank
+SELECT k_class, version, generation, access_path, ef_search, expected_recall, recall_bound, certified, samples,
+       target_recall, probe_ef, center, weights, reach, saving, reason
+FROM vectuned.bank WHERE column_id = %(column_id)s ORDER BY k_class;
+
+-- name: patterns
+SELECT centroid, recall, cost, samples, effort, expected_recall, confidence, usage
+FROM vectuned.pattern WHERE column_id = %(column_id)s AND k_class = %(k_class)s ORDER BY pattern_no;
+
+-- name: serve_fixed
+UPDATE vectuned.bank SET access_path = 'hnsw' WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: serve_adaptive
+UPDATE vectuned.bank SET access_path = 'hnsw_adaptive' WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: step_aside
+UPDATE vectuned.bank
+SET access_path = %(access_path)s, saving = %(saving)s, expected_recall = %(expected_recall)s,
+    recall_bound = %(recall_bound)s, samples = %(samples)s, reason = %(reason)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: notify
+SELECT pg_notify('vectuned', %(payload)s);
+
+-- name: insert_event
+INSERT INTO vectuned.event (column_id, action, details) VALUES (%(column_id)s, %(action)s, %(details)s);
+
+-- name: recent_queries
+SELECT query FROM vectuned.trajectory
+WHERE column_id = %(column_id)s AND query IS NOT NULL ORDER BY recorded_at DESC LIMIT %(count)s;
+
+-- name: stats
+SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
+
+-- name: status
+SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, sample_rate,
+       state, k_class, access_path, ef_search, expected_recall, recall_bound, certified, samples, saving, patterns,
+       version, published_at, reason
+FROM vectuned.status;
+
+-- name: inbox_bytes
+SELECT pg_table_size('vectuned.inbox');
+
+-- name: partition
+SELECT vectuned._partition(7, make_interval(days => %(days)s));

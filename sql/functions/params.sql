@@ -54,6 +54,7 @@ BEGIN
                     expected_recall := d.expected_recall;
                     confidence := d.confidence;
                 ELSE
+                    ef_search := greatest(ef_search, b.probe_ef);
                     reason := 'unlike anything learned: the fixed setting';
                 END IF;
             END IF;

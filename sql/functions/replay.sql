@@ -52,7 +52,7 @@ BEGIN
         END IF;
         FOR i IN 1 .. rung - reached LOOP
             FETCH scan INTO row_distance;
-            EXIT WHEN NOT FOUND;
+            EXIT WHEN NOT found;
             n := n + 1;
             distances[n] := row_distance;
         END LOOP;

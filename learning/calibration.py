@@ -1,0 +1,162 @@
+"""Choosing the operating point: the least effort that is proven to reach the target on held-out replays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from . import ladder, signature
+from .distillation import choose_efforts, distil
+from .neighbors import Floats
+from .optimizer import Policy, blend, serve
+from .promise import lower_bound, smallest_safe
+from .reasoning_bank import Patterns, ReasoningBank
+
+_PRICES: Final = 120
+_TRAINING_SHARE: Final = 0.4
+_FEWEST: Final = 20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What replays say about one class of k.
+
+    `probes` float64 (n, >= the largest probe), distances in the order a scan gave them; `recall` float64
+    (n, rungs) at this k; `cost` float64 (n, rungs), index buffers.
+    """
+
+    k: int
+    probes: Floats
+    recall: Floats
+    cost: Floats
+
+    def take(self, rows: np.ndarray) -> Evidence:
+        """Return the replays at `rows`."""
+        return replace(self, probes=self.probes[rows], recall=self.recall[rows], cost=self.cost[rows])
+
+    def __len__(self) -> int:
+        return len(self.recall)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy and its patterns, with the mean cost it had on held-out replays (index buffers)."""
+
+    policy: Policy
+    patterns: Patterns
+    cost: float
+
+
+def fixed_policy(evidence: Evidence, target: float, confidence: float = 0.95, seed: int = 0) -> Candidate:
+    """Find the smallest ef_search proven to reach the target; the largest, uncertified, if none is."""
+    efs = np.unique(np.rint(np.geomspace(max(10, evidence.k), ladder.RUNGS[-1], 160)).astype(np.int64))
+    efforts = ladder.effort(efs)
+    recall = ladder.at_efforts(evidence.recall, efforts)
+    safe = smallest_safe(recall, target, confidence, seed)
+    at = len(efs) - 1 if safe is None else safe
+    bound = lower_bound(recall[:, at], confidence, seed)
+    reason = (
+        f"ef_search {efs[at]} is the smallest proven to reach {target:g}"
+        if safe is not None
+        else f"no ef_search is proven to reach {target:g} with {len(evidence)} replays: the largest serves"
+    )
+    policy = Policy(
+        evidence.k, int(efs[at]), float(recall[:, at].mean()), bound, safe is not None, len(evidence), target, reason
+    )
+    return Candidate(policy, Patterns.none(), float(ladder.at_efforts(evidence.cost, efforts[at : at + 1]).mean()))
+
+
+def adaptive_policy(
+    evidence: Evidence,
+    fixed: Policy,
+    *,
+    clusters: int = 64,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Candidate | None:
+    """Learn patterns on some of the replays, prove an operating point on the others.
+
+    The probe is chosen on the training replays; the held-out ones decide the price of effort, from the
+    dearest downwards by fixed-sequence testing. Returns None where nothing proven is left: too few
+    replays, or no probe shorter than the fixed setting.
+    """
+    order = np.random.default_rng(seed).permutation(len(evidence))
+    cut = int(len(order) * _TRAINING_SHARE)
+    training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
+    probes = [
+        ef for ef in ladder.PROBES
+        if evidence.k + 4 <= ef < fixed.fixed_ef and ef <= evidence.probes.shape[1]
+    ]  # fmt: skip
+    best: tuple[float, _Trial] | None = None
+    for probe_ef in probes:
+        trial = _Trial.fit(training, fixed, probe_ef, clusters, seed)
+        if trial is not None:
+            recall, cost = trial.outcomes(training)
+            enough = np.flatnonzero(recall.mean(axis=0) >= fixed.target_recall)
+            if len(enough) and (best is None or cost[:, enough[0]].mean() < best[0]):
+                best = (float(cost[:, enough[0]].mean()), trial)
+    if best is None:
+        return None
+    trial = best[1]
+    recall, cost = trial.outcomes(heldout)
+    safe = smallest_safe(recall, fixed.target_recall, confidence, seed)
+    if safe is None:
+        return None
+    policy = replace(
+        trial.policy,
+        price=float(trial.prices[safe]),
+        expected_recall=float(recall[:, safe].mean()),
+        recall_bound=lower_bound(recall[:, safe], confidence, seed),
+        samples=len(heldout),
+    )
+    patterns = replace(trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe])
+    return Candidate(policy, patterns, float(cost[:, safe].mean()))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One probe length: its bank, and the efforts of its patterns (p, prices) from cheap to thorough."""
+
+    policy: Policy
+    bank: ReasoningBank
+    prices: Floats
+    effort: Floats
+    expected: Floats
+
+    @classmethod
+    def fit(cls, training: Evidence, fixed: Policy, probe_ef: int, clusters: int, seed: int) -> _Trial | None:
+        usable = np.isfinite(training.probes[:, :probe_ef]).all(axis=1)
+        if usable.sum() < _FEWEST:
+            return None
+        training = training.take(usable)
+        way = signature.fit(training.probes, training.k, probe_ef, training.recall)
+        signatures = way.transform(training.probes)
+        bank = ReasoningBank(
+            distil(signatures, training.recall, training.cost, clusters=clusters, seed=seed), seed=seed
+        )
+        _, distances = bank.lookup(signatures, 1)
+        policy = replace(
+            fixed,
+            signature=way,
+            reach=float(np.quantile(distances[:, 0], 0.995)) + 1.0,
+            certified=True,
+            reason="effort by what a short probe sees",
+        )
+        # Recall gained per buffer, from where the mean curve is steepest to where it is all but flat.
+        gain = np.diff(training.recall.mean(axis=0)) / np.maximum(np.diff(training.cost.mean(axis=0)), 1e-9)
+        steepest = max(float(gain.max()), 1e-9)
+        prices = np.geomspace(steepest, steepest * 1e-5, _PRICES)
+        chosen = [choose_efforts(bank.patterns, float(p), float(ladder.effort(probe_ef))) for p in prices]
+        effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
+        return cls(policy, bank, prices, effort, expected)
+
+    def outcomes(self, evidence: Evidence) -> tuple[Floats, Floats]:
+        """Return what each price would have given each replay: recall and cost, (n, prices)."""
+        way = self.policy.signature
+        assert way is not None
+        numbers, distances = self.bank.lookup(way.transform(evidence.probes))
+        efs = serve(blend(self.effort, numbers, distances, self.policy.reach), self.policy, evidence.k)
+        efforts = ladder.effort(efs)
+        return ladder.at_efforts(evidence.recall, efforts), ladder.at_efforts(evidence.cost, efforts)

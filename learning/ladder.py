@@ -1,0 +1,51 @@
+"""The ladder of efforts at which searches are replayed, and the classes of k.
+
+sql/functions/ladder.sql holds the same numbers for searches inside the database; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .neighbors import Floats, Ints
+
+RUNGS: Final[tuple[int, ...]] = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 1000)
+K_CLASSES: Final[tuple[int, ...]] = (1, 3, 10, 30, 100, 300, 1000)
+PROBES: Final[tuple[int, ...]] = (20, 28, 40, 56, 80, 112)
+HIGHEST: Final[float] = float(len(RUNGS) - 1)
+
+
+def k_class(k: int) -> int:
+    """Return the class of `k`: the smallest of K_CLASSES that is not below it."""
+    return next(bound for bound in K_CLASSES if k <= bound)
+
+
+def ef_search(effort: npt.ArrayLike, k: int) -> Ints:
+    """Turn positions on the ladder into ef_search: linear between rungs, at least k. Returns int64."""
+    rungs = np.asarray(RUNGS, dtype=np.float64)
+    position = np.clip(np.asarray(effort, dtype=np.float64), 0.0, HIGHEST)
+    low = np.minimum(np.floor(position), HIGHEST - 1).astype(np.int64)
+    exact = rungs[low] + (position - low) * (rungs[low + 1] - rungs[low])
+    return np.clip(np.rint(exact).astype(np.int64), k, RUNGS[-1])
+
+
+def effort(ef: npt.ArrayLike) -> Floats:
+    """Return the position on the ladder of an ef_search; the inverse of `ef_search` up to rounding."""
+    return np.interp(np.asarray(ef, dtype=np.float64), RUNGS, np.arange(len(RUNGS), dtype=np.float64))
+
+
+def at_efforts(curves: Floats, efforts: npt.ArrayLike) -> Floats:
+    """Read curves between their rungs.
+
+    `curves` (n, rungs), `efforts` positions (m,) for all curves, or (n, m). Returns (n, m).
+    """
+    position = np.clip(np.asarray(efforts, dtype=np.float64), 0.0, HIGHEST)
+    low = np.minimum(np.floor(position), HIGHEST - 1).astype(np.int64)
+    share = position - low
+    low = np.broadcast_to(low, (len(curves), low.shape[-1]))
+    left = np.take_along_axis(curves, low, axis=1)
+    right = np.take_along_axis(curves, low + 1, axis=1)
+    return left + share * (right - left)

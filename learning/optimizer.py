@@ -1,0 +1,124 @@
+"""The optimizer: from a signature, a bank and a target to search parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import ladder
+from .neighbors import Floats, Ints
+from .reasoning_bank import SOFTENING, ReasoningBank
+from .signature import Signature
+
+AccessPath = Literal["hnsw", "hnsw_adaptive"]
+
+
+@dataclass(frozen=True)
+class SearchParams:
+    """What one search is to be done with."""
+
+    access_path: AccessPath
+    ef_search: int
+    expected_recall: float | None
+    confidence: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What searches of a class of k are served with.
+
+    `fixed_ef` is the certified fixed setting; with a `signature` and patterns in the bank each search asks
+    the bank, and falls back on the fixed setting farther than `reach` from every pattern.
+    """
+
+    k_class: int
+    fixed_ef: int
+    expected_recall: float
+    recall_bound: float
+    certified: bool
+    samples: int
+    target_recall: float
+    reason: str
+    signature: Signature | None = None
+    reach: float = 0.0
+    price: float = 0.0
+
+    @property
+    def access_path(self) -> AccessPath:
+        """Name the path: adaptive if there is a signature to ask the bank with."""
+        return "hnsw" if self.signature is None else "hnsw_adaptive"
+
+
+class SearchOptimizer:
+    """Choose search parameters by the three nearest patterns, weighted by nearness.
+
+    The database decides in the same way, to the last bit (sql/functions/decide.sql and the function that
+    vectuned.enable generates).
+    """
+
+    def __init__(self, bank: ReasoningBank, policy: Policy) -> None:
+        self.bank = bank
+        self.policy = policy
+
+    def efforts(self, probes: Floats) -> tuple[Floats, Floats, Floats]:
+        """Decide for probes (n, >= probe_ef) of distances in the order they came.
+
+        Returns positions on the ladder, expected recall and confidence, float64 (n,) each; NaN where the
+        probe resembles no pattern.
+        """
+        signature = self.policy.signature
+        unknown = np.full(len(probes), np.nan)
+        if signature is None or len(self.bank) == 0:
+            return unknown, unknown, unknown
+        numbers, distances = self.bank.lookup(signature.transform(probes))
+        patterns = self.bank.patterns
+        values = np.column_stack([patterns.effort, patterns.expected_recall, patterns.confidence])
+        effort, expected, confidence = blend(values, numbers, distances, self.policy.reach).T
+        return effort, expected, confidence
+
+    def ef_search(self, probes: Floats, k: int) -> Ints:
+        """Decide for many probes at once: ef_search, int64 (n,)."""
+        signature = self.policy.signature
+        if signature is None or signature.probe_ef < k + 4:
+            return np.full(len(probes), serve(np.nan, self.policy, k), dtype=np.int64)
+        effort, _, _ = self.efforts(probes)
+        return serve(effort, self.policy, k)
+
+    def optimize(self, probe: Floats, k: int) -> SearchParams:
+        """Decide for one search by the distances (>= probe_ef,) that its probe saw."""
+        policy, reason = self.policy, self.policy.reason
+        ef = int(self.ef_search(probe[None, :], k)[0])
+        if policy.signature is not None and policy.signature.probe_ef >= k + 4:
+            effort, expected, confidence = (float(values[0]) for values in self.efforts(probe[None, :]))
+            if np.isfinite(effort):
+                return SearchParams("hnsw_adaptive", ef, expected, confidence, reason)
+            reason = "unlike anything learned: the fixed setting"
+        return SearchParams("hnsw", ef, policy.expected_recall, 0.95 if policy.certified else 0.0, reason)
+
+
+def blend(values: Floats, numbers: Ints, distances: Floats, reach: float) -> Floats:
+    """Interpolate what patterns say, by 1 / (distance + 8).
+
+    `values` (p, m) of the patterns; `numbers` and `distances` (n, 3) of a lookup. Returns (n, m), NaN where
+    the nearest pattern is farther than `reach`. Added in order of nearness, as the database adds.
+    """
+    weight = 1.0 / (distances + SOFTENING)
+    total, norm = weight[:, :1] * values[numbers[:, 0]], weight[:, :1]
+    for place in range(1, numbers.shape[1]):
+        total = total + weight[:, place : place + 1] * values[numbers[:, place]]
+        norm = norm + weight[:, place : place + 1]
+    return np.where(distances[:, :1] <= reach, total / norm, np.nan)
+
+
+def serve(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
+    """Turn efforts, NaN where unknown, into the ef_search that is served, of the same shape."""
+    wanted = np.asarray(effort, dtype=np.float64)
+    known = np.isfinite(wanted)
+    fixed = min(max(policy.fixed_ef, k), ladder.RUNGS[-1])
+    probed = policy.signature.probe_ef if policy.signature is not None else 0
+    chosen = np.where(known, ladder.ef_search(np.where(known, wanted, 0.0), k), fixed)
+    return np.maximum(chosen, probed if probed >= k + 4 else 0).astype(np.int64)
