@@ -1,7 +1,8 @@
 """Measure the truth engine: exact neighbours of many queries by one pass over a table of random vectors.
 
 Run as `python benchmarks/truth.py [--dsn ...]`; without a DSN it starts an embedded server in a temporary
-folder. Prints one JSON document. The figure to watch: 1,000 queries against 117,659 x 384, k = 10, in 4 s on 2 cores.
+folder. Prints one JSON document. The figure to watch: 1,000 queries against 117,659 x 384, k = 10, in 4 s
+on 2 cores.
 """
 
 from __future__ import annotations
