@@ -230,7 +230,8 @@ def _passes(
 def _require_snapshot(conn: psycopg.Connection[Any], column: TunedColumn) -> None:
     """Refuse several passes in a transaction whose statements each see another state of the table."""
     row = conn.cursor(row_factory=psycopg.rows.tuple_row).execute("SHOW transaction_isolation").fetchone()
-    if row is None or row[0] not in ("repeatable read", "serializable"):
+    inside = conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    if not inside or row is None or row[0] not in ("repeatable read", "serializable"):
         raise UsageError(
             f"More than {_FILTERS_PER_PASS} filters on {column} take several passes: "
             "begin a REPEATABLE READ transaction for them, or give fewer filters at a time."
