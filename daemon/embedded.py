@@ -95,6 +95,13 @@ class EmbeddedServer:
         return self._postmaster is not None
 
     @property
+    def is_running(self) -> bool:
+        """Whether the server that was started or joined still runs."""
+        if self._postmaster is not None:
+            return self._postmaster.is_running
+        return self._socket_folder is not None and _answers(self._socket_folder)
+
+    @property
     def pid(self) -> int | None:
         """The server's process id, None if another process owns it or it is stopped."""
         return self._postmaster.pid if self._postmaster else None
@@ -126,13 +133,15 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, or join the one that runs; does nothing if that was done.
+        """Start the server, or join the one that runs; called again, do nothing or bring a dead one back.
 
         Raises DatabaseUnavailableError if it cannot be started or, without `share`, if another process owns
         it.
         """
         if self._socket_folder is not None:
-            return
+            if self.is_running:
+                return
+            self._let_go()
         self._process = os.getpid()
         self._make_home()
         deadline = time.monotonic() + self._start_timeout
@@ -166,10 +175,13 @@ class EmbeddedServer:
                     self._postmaster.stop(patience=self._stop_patience)
                     logger.info("Embedded server in %s stopped", self.home, extra={"action": "stop"})
         finally:
-            self._postmaster = None
-            self._socket_folder = None
-            self._owner_lock.release()
-            self._users_lock.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._postmaster = None
+        self._socket_folder = None
+        self._owner_lock.release()
+        self._users_lock.release()
 
     def _make_home(self) -> None:
         # Where root starts the server, the account that runs it must be able to pass.
@@ -302,12 +314,20 @@ class _Lock:
 
     def take(self, *, shared: bool) -> bool:
         """Try to take the lock without waiting."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BaseException:
+                os.close(file)
+                raise
         except BlockingIOError:
-            os.close(file)
             return False
+        except OSError as error:
+            raise DatabaseUnavailableError(
+                f"The lock {self._path} of the embedded server cannot be used ({error.strerror}); "
+                f"set VECTUNED_HOME to a folder of your own."
+            ) from error
         self._file = file
         return True
 
