@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -117,8 +116,6 @@ def unit_rows(vectors: Vectors, first: int = 0) -> Vectors:
 
 
 def _load_wordllama() -> tuple[Any, str]:
-    # Left unset, the tokenizer's threads print a warning in every process forked from this one.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         with _root_logger_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

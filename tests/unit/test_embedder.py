@@ -108,7 +108,7 @@ def test_loading_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_loading_leaves_process_wide_state_alone() -> None:
-    """A fresh process: no import before the first use, no logging handler, no output, not even in a fork."""
+    """A fresh process: no import before the first use, no logging handler, no output, no deadlock in a fork."""
     script = """
 import logging, os, sys, warnings
 import vectuned.reasoning.embedder as module
@@ -121,7 +121,7 @@ assert root.handlers == [] and root.level == logging.WARNING, (root.handlers, ro
 assert warnings.filters == filters
 child = os.fork()
 if child == 0:
-    os._exit(0)
+    os._exit(0 if embedder.encode(["forked"] * 600).shape == (600, 256) else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
     done = subprocess.run(
@@ -129,6 +129,7 @@ assert os.waitpid(child, 0)[1] == 0
         capture_output=True,
         text=True,
         check=False,
+        timeout=30,
         env={"PYTHONPATH": str(Path(__file__).parents[2] / ".pkg")},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
