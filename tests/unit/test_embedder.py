@@ -108,7 +108,7 @@ def test_loading_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_loading_leaves_process_wide_state_alone() -> None:
-    """A fresh process: no import before the first use, no logging handler, no output, no deadlock in a fork."""
+    """A fresh process: no import before the first use, no logging handler, no output, no hang in a fork."""
     script = """
 import logging, os, sys, warnings
 import vectuned.reasoning.embedder as module
