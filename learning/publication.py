@@ -35,11 +35,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Served:
-    """What a class of k is served with after a publish, and what the measurement said."""
+    """What a class of k is served with after a publish, why, and what the measurement said."""
 
     policy: Policy
     patterns: int
     saving: float | None
+    reason: str
 
 
 def publish(
@@ -87,7 +88,7 @@ def publish(
                     "recall_bound": policy.recall_bound, "samples": policy.samples, "reason": reason,
                 },
             )  # fmt: skip
-            served[k] = Served(policy, len(chosen.patterns), saving)
+            served[k] = Served(policy, len(chosen.patterns), saving, reason)
         details = {
             str(k): {"access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef, "saving": s.saving}
             for k, s in served.items()
