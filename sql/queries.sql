@@ -109,3 +109,36 @@ SELECT pg_table_size('vectuned.inbox');
 
 -- name: partition
 SELECT vectuned._partition(7, make_interval(days => %(days)s));
+
+-- name: bound_inbox
+CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN {bytes}::bigint;
+
+-- name: vacuum_inbox
+VACUUM (TRUNCATE false) vectuned.inbox;
+
+-- name: replays_since
+-- How many replays a column has that its bank was not learned from, and whether it has a usable bank at all.
+SELECT count(*) AS fresh,
+       EXISTS (SELECT FROM vectuned.bank b WHERE b.column_id = %(column_id)s
+               AND b.generation = %(generation)s AND b.target_recall = %(target_recall)s) AS served
+FROM vectuned.replay r
+WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s
+  AND r.replayed_at > coalesce((SELECT max(b.published_at) FROM vectuned.bank b WHERE b.column_id = %(column_id)s),
+                               '-infinity');
+
+-- name: enable
+SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall => %(target_recall)s,
+                       sample_rate => %(sample_rate)s, trajectory_window => %(trajectory_window)s,
+                       learning_rate => %(learning_rate)s, min_samples => %(min_samples)s,
+                       store_vectors => %(store_vectors)s);
+
+-- name: disable
+SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
+
+-- name: installed
+SELECT to_regclass('vectuned.tuned_column') IS NOT NULL;
+
+-- name: index_progress
+SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;

@@ -1,0 +1,103 @@
+"""The command line: answers on stdout, talk and logs on stderr, errors one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+import vectuned
+from vectuned.config.errors import VectunedError
+from vectuned.config.settings import Settings, load_settings
+
+from .commands import COMMANDS, Context
+from .console import Console
+from .logs import set_up_logging
+
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; `help` of each says what it does and prints."""
+    common = argparse.ArgumentParser(add_help=False)
+    place = common.add_argument_group("database")
+    place.add_argument(
+        "--dsn",
+        metavar="DSN",
+        help="connection string or URI; else libpq's PG* variables, and without those the embedded server",
+    )
+    place.add_argument(
+        "--config", metavar="FILE", type=Path, help="TOML file (default: $VECTUNED_CONFIG if set)"
+    )
+    talk = common.add_argument_group("output")
+    talk.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    talk.add_argument("-q", "--quiet", action="store_true", help="no talk and no progress on stderr")
+    talk.add_argument("-v", "--verbose", action="store_true", help="log what is done on stderr")
+
+    parser = argparse.ArgumentParser(
+        prog="vectuned",
+        description="A self-learning search tuner for PostgreSQL and pgvector.",
+        epilog="Exit codes: 0 done, 1 failed, 2 usage, 69 database unavailable, 78 configuration.",
+    )
+    parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        verb = verbs.add_parser(
+            command.name, parents=[common], help=command.summary, description=command.description
+        )
+        command.arguments(verb)
+        verb.set_defaults(command=command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    console = Console(as_json=options.json, quiet=options.quiet)
+    try:
+        settings = _settings(options)
+        set_up_logging(settings.logging, verbose=options.verbose or options.command.name == "run")
+        options.command.run(Context(options, settings, console))
+    except VectunedError as error:
+        return _fail(str(error), error.exit_code)
+    except psycopg.Error as error:
+        return _fail(*_of_the_server(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; say nothing more to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    overrides: dict[str, Any] = {}
+    if options.dsn is not None:
+        overrides["database"] = {"dsn": options.dsn}
+    path = options.config or (
+        Path(os.environ["VECTUNED_CONFIG"]) if os.environ.get("VECTUNED_CONFIG") else None
+    )
+    return load_settings(path, overrides)
+
+
+def _of_the_server(error: psycopg.Error) -> tuple[str, int]:
+    """Turn what the server said into a sentence, its hint and an exit code."""
+    said = error.diag.message_primary or str(error).strip().splitlines()[0]
+    hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
+    state = error.sqlstate or ""
+    lost = isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57"))
+    return f"{said}{hint}", 69 if lost else 2 if state[:2] in ("22", "42") else 1
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"vectuned: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

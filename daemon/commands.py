@@ -1,0 +1,345 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import TupleRow, dict_row
+
+from vectuned.config.errors import UsageError
+from vectuned.config.settings import Settings
+from vectuned.sql.loader import migrate, queries
+
+from .connection import choose_database, connect, open_database
+from .console import Console
+from .service import Service
+from .session import open_session
+from .worker import Worker
+
+_ALL: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command is given: its arguments, the settings, and where to speak."""
+
+    options: argparse.Namespace
+    settings: Settings
+    console: Console
+
+    @contextmanager
+    def database(self, dsn: str | None = None) -> Iterator[str]:
+        """Yield the connection string of the database the user means; see connection.open_database."""
+        choice = choose_database(dsn if dsn is not None else self.settings.database.dsn, os.environ)
+        home = Path(self.settings.embedded.home).expanduser() if self.settings.embedded.home else None
+        with open_database(choice, home) as conninfo:
+            yield conninfo
+
+    @contextmanager
+    def session(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        """Yield a connection to it, vectuned being installed there."""
+        with self.database() as conninfo:
+            timeout = self.settings.database.connect_timeout
+            with open_session(conninfo, connect_timeout=timeout) as conn:
+                yield conn
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb of the command line."""
+
+    name: str
+    summary: str
+    description: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Context], None]
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--queries", type=int, default=4000, help="queries to learn from (default %(default)s)"
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=2000, help="queries to be judged by (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default %(default)s)")
+
+
+def _demo(context: Context) -> None:
+    from .demo import Sizes, demo
+
+    options = context.options
+    if not (500 <= options.queries <= 30000 and 100 <= options.held_out <= 10000):
+        raise UsageError("--queries must be between 500 and 30000, and --held-out between 100 and 10000.")
+    # The embedded server unless a DSN was given: libpq's variables may point to something that matters.
+    home = Path(context.settings.embedded.home).expanduser() if context.settings.embedded.home else None
+    choice = choose_database(context.settings.database.dsn, {})
+    with open_database(choice, home) as conninfo:
+        where = "the embedded server" if choice.is_embedded else "the database of the DSN"
+        context.console.say(f"Using {where}, schema vectuned_demo.")
+        sizes = Sizes(options.queries, options.held_out, options.seed)
+        result = demo(conninfo, context.settings, sizes, context.console)
+    if context.console.as_json:
+        context.console.document(result)
+
+
+def _run(context: Context) -> None:
+    with context.database() as conninfo:
+        Service(conninfo, context.settings).run()
+
+
+def _migrate(context: Context) -> None:
+    with context.database() as conninfo, connect(conninfo) as conn:
+        done = migrate(conn)
+        name = conn.info.dbname
+    if context.console.as_json:
+        context.console.document({"database": name, **asdict(done)})
+    applied = ", ".join(done.applied) if done.applied else "already up to date"
+    context.console.line(f"vectuned in database {name}: {applied}; pgvector {done.extension_version}")
+
+
+def _column_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("relation", help="table, with its schema if that is not in the search_path")
+    parser.add_argument("column", help="its column of type vector or halfvec")
+
+
+def _enable_arguments(parser: argparse.ArgumentParser) -> None:
+    _column_arguments(parser)
+    parser.add_argument("--target-recall", type=float, default=0.95, metavar="R", help="default %(default)s")
+    parser.add_argument(
+        "--sample-rate",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="share of searches recorded (default %(default)s)",
+    )
+    parser.add_argument(
+        "--trajectory-window", type=int, default=10000, metavar="N",
+        help="newest replays that count (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="default %(default)s")
+    parser.add_argument(
+        "--min-samples", type=int, default=200, metavar="N", help="replays before anything is published"
+    )
+    parser.add_argument(
+        "--forget-vectors", action="store_true", help="drop each query vector once it was replayed"
+    )
+
+
+def _enable(context: Context) -> None:
+    options = context.options
+    values = {
+        "relation": options.relation, "column_name": options.column, "target_recall": options.target_recall,
+        "sample_rate": options.sample_rate, "trajectory_window": options.trajectory_window,
+        "learning_rate": options.learning_rate, "min_samples": options.min_samples,
+        "store_vectors": not options.forget_vectors,
+    }  # fmt: skip
+    with context.session() as conn:
+        row = conn.execute(queries()["enable"], values).fetchone()
+    text = str(row[0]) if row else ""
+    if context.console.as_json:
+        context.console.document({**values, "message": text})
+    context.console.line(text)
+
+
+def _disable_arguments(parser: argparse.ArgumentParser) -> None:
+    _column_arguments(parser)
+    parser.add_argument("--forget", action="store_true", help="also delete what was recorded and learned")
+
+
+def _disable(context: Context) -> None:
+    options = context.options
+    values = {"relation": options.relation, "column_name": options.column, "forget": options.forget}
+    with context.session() as conn:
+        conn.execute(queries()["disable"], values)
+    if context.console.as_json:
+        context.console.document(values)
+    kept = "and forgotten" if options.forget else "searches go on with the default effort"
+    context.console.line(f"{options.relation}.{options.column} is no longer tuned; {kept}")
+
+
+def _status(context: Context) -> None:
+    with context.session() as conn:
+        cursor = conn.cursor(row_factory=dict_row)
+        classes = cursor.execute(queries()["status"]).fetchall()
+        columns = {(row["relation"], row["column_name"]): row for row in classes}
+        stats = {
+            key: cursor.execute(queries()["stats"], {"relation": key[0], "column_name": key[1]}).fetchone()
+            for key in columns
+        }
+    if context.console.as_json:
+        context.console.document(
+            {
+                "columns": [
+                    {
+                        **{name: row[name] for name in _COLUMN_FIELDS},
+                        **(stats[key] or {}),
+                        "classes": [
+                            {name: value for name, value in r.items() if name not in _COLUMN_FIELDS}
+                            for r in classes
+                            if (r["relation"], r["column_name"]) == key and r["k_class"] is not None
+                        ],
+                    }
+                    for key, row in columns.items()
+                ]
+            }
+        )
+        return
+    if not classes:
+        context.console.line("no tuned columns yet: vectuned enable RELATION COLUMN")
+    for key, row in columns.items():
+        _print_status(context.console, row, stats[key] or {}, [r for r in classes if _key(r) == key])
+
+
+_COLUMN_FIELDS: Final = (
+    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "sample_rate",
+    "state",
+)  # fmt: skip
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["relation"], row["column_name"]
+
+
+def _print_status(
+    console: Console, row: dict[str, Any], stats: dict[str, Any], classes: list[dict[str, Any]]
+) -> None:
+    console.line(
+        f"{row['relation']}.{row['column_name']}: {row['state']}, target recall {row['target_recall']:g}, "
+        f"{row['metric']}, {row['dimensions']} dimensions, index {row['index']}"
+    )
+    recall = stats["recent_recall"]
+    console.line(
+        f"  {stats['trajectories']:,} searches recorded, {stats['in_inbox']:,} in the inbox, "
+        f"{stats['awaiting_replay']:,} to replay, {stats['replays']:,} replayed"
+        + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
+    )
+    served = [_class_row(r) for r in classes if r["k_class"] is not None]
+    if served:
+        console.table(_CLASS_HEADINGS, served, left=3)
+
+
+_CLASS_HEADINGS: Final = (
+    "  k up to", "access path", "state", "ef_search", "recall", "at least", "samples", "patterns", "saving",
+)  # fmt: skip
+
+
+def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
+    unproven = "" if row["certified"] else " (unproven)"
+    return (
+        f"  {row['k_class']}", row["access_path"], row["state"], str(row["ef_search"]),
+        f"{row['expected_recall']:.3f}", f"{row['recall_bound']:.3f}{unproven}", f"{row['samples']:,}",
+        str(row["patterns"]), "" if row["saving"] is None else f"{row['saving']:.2f}",
+    )  # fmt: skip
+
+
+def _learn_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--once", action="store_true", required=True, help="one pass over everything, then exit"
+    )
+
+
+def _learn(context: Context) -> None:
+    console = context.console
+    report = []
+    with context.session() as conn:
+        worker = Worker(conn, context.settings)
+        worker.drain()
+        columns = worker.columns()
+        if not columns:
+            raise UsageError(
+                "There is no tuned column to learn about: run `vectuned enable RELATION COLUMN` first."
+            )
+        for care in columns:
+            waiting = conn.execute(
+                "SELECT awaiting_replay FROM vectuned.stats(%s::regclass, %s)",
+                (care.column.relation.as_string(conn), care.column.column),
+            ).fetchone()
+            with console.progress(f"replaying {care.column}", waiting[0] if waiting else 0) as progress:
+                replayed = worker.replay(care, _ALL, progress)
+            lesson = worker.learn(care)
+            report.append({
+                "column": str(care.column), "replayed": replayed, "replays": lesson.replays,
+                "version": lesson.version,
+                "classes": {
+                    k: {
+                        "access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef,
+                        "recall_bound": s.policy.recall_bound, "patterns": s.patterns, "saving": s.saving,
+                    }
+                    for k, s in lesson.served.items()
+                },
+            })  # fmt: skip
+            needed = f"{lesson.replays} replays of the {care.min_samples} it takes: nothing published yet"
+            console.line(
+                f"{care.column}: {replayed} replayed, "
+                + (needed if lesson.version is None else f"version {lesson.version} published")
+            )
+    if console.as_json:
+        console.document({"columns": report})
+
+
+def _none(_parser: argparse.ArgumentParser) -> None:
+    """Take no arguments."""
+
+
+COMMANDS: Final = (
+    Command(
+        "demo",
+        "show on real text what recall the defaults give and what vectuned makes of it",
+        "Loads WordNet's 117,659 glosses into the embedded server (or, with --dsn, into the schema "
+        "vectuned_demo there), builds the usual HNSW index, lets vectuned learn from real queries, and "
+        "compares on held-out ones. Takes two to three minutes.",
+        _demo_arguments,
+        _demo,
+    ),
+    Command(
+        "run",
+        "run the daemon in the foreground",
+        "Drains recorded searches, replays them, learns and publishes, on the schedule of the configuration, "
+        "until SIGTERM or SIGINT.",
+        _none,
+        _run,
+    ),
+    Command(
+        "migrate",
+        "install vectuned in the database or bring it up to date",
+        "Creates or upgrades the schema vectuned, and the extension vector where it is missing.",
+        _none,
+        _migrate,
+    ),
+    Command(
+        "enable",
+        "take a vector column into care",
+        "Records a share of the column's searches and learns from them. Repeat it to change a setting.",
+        _enable_arguments,
+        _enable,
+    ),
+    Command(
+        "disable",
+        "stop recording and learning for a column",
+        "Searches go on with the default effort.",
+        _disable_arguments,
+        _disable,
+    ),
+    Command(
+        "status",
+        "show what is tuned, what serves, and why",
+        "A paragraph for each column and a row for each class of k.",
+        _none,
+        _status,
+    ),
+    Command(
+        "learn",
+        "drain, replay, learn and publish now",
+        "Does in one pass what the daemon does on its schedule.",
+        _learn_arguments,
+        _learn,
+    ),
+)

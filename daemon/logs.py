@@ -1,0 +1,44 @@
+"""Logging to stderr: lines for a terminal or journald, or JSON; each record may carry an `action`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from vectuned.config.settings import LoggingSettings
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(action)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not hasattr(record, "action"):
+            record.action = record.name
+        return super().format(record)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "action": getattr(record, "action", None),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def set_up_logging(settings: LoggingSettings, *, verbose: bool) -> None:
+    """Log to stderr as the settings say; commands other than the service log only warnings unless verbose."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if settings.format == "json" else _Text())
+    logger = logging.getLogger("vectuned")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(settings.level if verbose else logging.WARNING)

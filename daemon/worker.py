@@ -1,0 +1,120 @@
+"""The daemon's work on one database: drain, replay, learn, maintain. Each is one call and may be repeated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import namedtuple_row
+
+from vectuned.config.errors import VectunedError
+from vectuned.config.settings import Settings
+from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.learner import Lesson, Options, learn
+from vectuned.learning.replay import replay
+from vectuned.learning.trajectory import drain, pending
+from vectuned.sql.loader import queries
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+T = TypeVar("T")
+
+
+class Worker:
+    """Do the daemon's work through one autocommit connection.
+
+    A column that cannot be worked on (its index dropped, a plan that is not the one to be measured) is
+    logged and passed over; the others go on.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], settings: Settings) -> None:
+        self.conn = conn
+        self.settings = settings
+
+    @property
+    def options(self) -> Options:
+        """How to learn, by the settings."""
+        learning = self.settings.learning
+        return Options(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
+
+    def columns(self) -> list[Care]:
+        """Return the columns that are enabled."""
+        return [care for care in tuned_columns(self.conn) if care.enabled]
+
+    def prepare(self) -> None:
+        """Bring into the database what the settings say of it."""
+        limit = sql.Literal(self.settings.inbox.max_mb * 1024 * 1024)
+        self.conn.execute(queries()["bound_inbox"].format(bytes=limit))
+
+    def drain(self) -> int:
+        """Move recorded searches to the durable table; return how many."""
+        moved = drain(self.conn)
+        if moved:
+            self.conn.execute(queries()["vacuum_inbox"])
+            log.info("drained %d searches", moved, extra={"action": "drain"})
+        return moved
+
+    def replay(self, care: Care, count: int, progress: Progress | None = None) -> int:
+        """Replay up to `count` searches of a column, the newest first; return how many."""
+        trajectories = pending(self.conn, care.column, count)
+        if not len(trajectories):
+            return 0
+        done = replay(self.conn, care, trajectories, progress=progress)
+        log.info("replayed %d searches of %s", done, care.column, extra={"action": "replay"})
+        return done
+
+    def replay_all(self, progress: Progress | None = None) -> int:
+        """Replay a batch of every enabled column; return how many searches."""
+        return sum(
+            self._guarded(care, lambda c: self.replay(c, self.settings.learning.replay_batch, progress)) or 0
+            for care in self.columns()
+        )
+
+    def learn(self, care: Care) -> Lesson:
+        """Learn about a column and publish, if there are enough replays."""
+        return learn(self.conn, care, self.options)
+
+    def learn_all(self) -> int:
+        """Learn about every enabled column of which there is news; return how many were published."""
+        published = 0
+        for care in self.columns():
+            if self.has_news(care):
+                lesson = self._guarded(care, self.learn)
+                published += lesson is not None and lesson.version is not None
+        return published
+
+    def has_news(self, care: Care) -> bool:
+        """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
+        values = {
+            "column_id": care.column.id, "generation": care.generation, "target_recall": care.target_recall,
+        }  # fmt: skip
+        row = (
+            self.conn.cursor(row_factory=namedtuple_row)
+            .execute(queries()["replays_since"], values)
+            .fetchone()
+        )
+        return row is not None and (row.fresh >= self.settings.learning.batch_min or not row.served)
+
+    def maintain(self) -> None:
+        """Make the coming days' partitions and drop those past their retention."""
+        self.conn.execute(queries()["partition"], {"days": self.settings.schedule.retention_days})
+
+    def _guarded(self, care: Care, work: Callable[[Care], T]) -> T | None:
+        """Do work on a column; what fails for this column alone is logged and must not stop the others."""
+        try:
+            return work(care)
+        except (VectunedError, psycopg.Error) as error:
+            if self.conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
+                raise
+            log.warning("%s is passed over: %s", care.column, _sentence(error), extra={"action": "skip"})
+            return None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return str(error)
