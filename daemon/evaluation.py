@@ -47,7 +47,7 @@ class Arm:
     """A way to search: a connection of its own and the statement it runs with (query, k)."""
 
     conn: psycopg.Connection[Any]
-    statement: sql.Composable
+    statement: sql.Composed
     parameters: Callable[[Vector, int], tuple[Any, ...]]
     ef_search: int
 

@@ -78,7 +78,7 @@ class Service:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         every = self._settings.schedule
-        jobs: list[tuple[Callable[[Worker], object], int]] = [
+        jobs: list[tuple[Callable[[Worker], object], float]] = [
             (lambda w: w.drain(), every.drain_seconds),
             (lambda w: w.replay_all(self._check_stop), every.replay_seconds),
             (lambda w: w.learn_all(), every.learn_seconds),

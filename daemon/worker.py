@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import namedtuple_row
+from psycopg.rows import dict_row
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
@@ -92,12 +92,9 @@ class Worker:
         values = {
             "column_id": care.column.id, "generation": care.generation, "target_recall": care.target_recall,
         }  # fmt: skip
-        row = (
-            self.conn.cursor(row_factory=namedtuple_row)
-            .execute(queries()["replays_since"], values)
-            .fetchone()
-        )
-        return row is not None and (row.fresh >= self.settings.learning.batch_min or not row.served)
+        row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
+        assert row is not None
+        return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
 
     def maintain(self) -> None:
         """Make the coming days' partitions and drop those past their retention."""
