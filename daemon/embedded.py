@@ -51,6 +51,8 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "log_line_prefix": "%m [%p] ",
 }
 
+SOCKET = f".s.PGSQL.{PORT}"
+
 _SOCKET_PATH_BYTES = 107
 _LOG_BYTES = 10_000_000
 _POLL_SECONDS = 0.02
@@ -218,7 +220,7 @@ class EmbeddedServer:
                     **self._settings,
                     "listen_addresses": "",
                     "port": str(PORT),
-                    "unix_socket_directories": f'"{folder}"',
+                    "unix_socket_directories": '"{}"'.format(str(folder).replace('"', '""')),
                     "unix_socket_permissions": "0700",
                 },
                 account,
@@ -285,16 +287,20 @@ def _socket_folder(home: Path, account: Account | None) -> Path:
     # The same name at each start, so that users who reconnect find it.
     short = f"vectuned-{owner}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
     for folder in (home / "run", Path(tempfile.gettempdir(), short), Path("/tmp", short)):  # noqa: S108
-        if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) < _SOCKET_PATH_BYTES:
+        # libpq reads a comma as the end of one host and the beginning of another.
+        if len(os.fsencode(folder / SOCKET)) < _SOCKET_PATH_BYTES and "," not in str(folder):
             break
     make_private(folder, account)
+    # The lock beside a killed server's socket names a pid, too, which may be anybody's by now.
+    for name in (SOCKET, f"{SOCKET}.lock"):
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 
 def _answers(folder: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(str(folder / f".s.PGSQL.{PORT}"))
+            probe.connect(str(folder / SOCKET))
         except OSError:
             return False
     return True
