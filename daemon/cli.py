@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
@@ -76,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    overrides: dict[str, Any] = {}
-    if options.dsn is not None:
-        overrides["database"] = {"dsn": options.dsn}
+    overrides = {} if options.dsn is None else {"database.dsn": options.dsn}
     path = options.config or (
         Path(os.environ["VECTUNED_CONFIG"]) if os.environ.get("VECTUNED_CONFIG") else None
     )

@@ -42,3 +42,5 @@ def set_up_logging(settings: LoggingSettings, *, verbose: bool) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(settings.level if verbose else logging.WARNING)
+    # A job that is still waiting for its turn when its next time comes is no news.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
