@@ -17,7 +17,7 @@ CREATE TABLE vectuned.tuned_column (
     dimensions         int NOT NULL CHECK (dimensions > 0),
     metric             text NOT NULL CHECK (metric IN ('cosine', 'l2', 'ip')),
     key_columns        name[] NOT NULL CHECK (cardinality(key_columns) > 0),
-    index_relation     regclass NOT NULL,
+    index_relation     oid NOT NULL,
     default_ef         int NOT NULL CHECK (default_ef BETWEEN 1 AND 1000),
     target_recall      float8 NOT NULL CHECK (target_recall > 0 AND target_recall < 1),
     sample_rate        float8 NOT NULL CHECK (sample_rate BETWEEN 0 AND 1),
@@ -29,6 +29,8 @@ CREATE TABLE vectuned.tuned_column (
     created_at         timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation, column_name)
 );
+COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
+    'not regclass: a dump restores rows before indexes, and the name would not be known yet';
 
 -- Sampled searches as they happen. Unlogged and bounded: it may be lost in a crash, never in a drain.
 CREATE UNLOGGED TABLE vectuned.inbox (
@@ -94,20 +96,22 @@ CREATE TABLE vectuned.bank (
     version          int NOT NULL,
     generation       oid NOT NULL,
     access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive')),
-    ef_search        int NOT NULL,
+    ef_search        int NOT NULL CHECK (ef_search BETWEEN 1 AND 1000),
     expected_recall  float8 NOT NULL,
     recall_bound     float8 NOT NULL,
     certified        boolean NOT NULL,
     samples          int NOT NULL,
     target_recall    float8 NOT NULL,
-    probe_ef         int,
-    center           float8[],
-    weights          float8[],
-    reach            float8,
+    probe_ef         int CHECK (probe_ef BETWEEN 1 AND 1000),
+    center           float8[] CHECK (cardinality(center) = 8),
+    weights          float8[] CHECK (cardinality(weights) = 32),
+    reach            float8 CHECK (reach >= 0 AND reach < 'Infinity'),
     saving           float8,
     reason           text NOT NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (column_id, k_class)
+    PRIMARY KEY (column_id, k_class),
+    CONSTRAINT bank_adaptive_complete CHECK (
+        access_path <> 'hnsw_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS 'measured cost of the fixed setting over that of the adaptive one';
@@ -117,8 +121,8 @@ CREATE TABLE vectuned.pattern (
     column_id        int NOT NULL,
     k_class          int NOT NULL,
     pattern_no       int NOT NULL,
-    centroid         @extschema@.vector NOT NULL,
-    effort           float8 NOT NULL,
+    centroid         @extschema@.vector NOT NULL CHECK (@extschema@.vector_dims(centroid) = 4),
+    effort           float8 NOT NULL CHECK (effort BETWEEN 0 AND 13),
     expected_recall  float8 NOT NULL,
     confidence       float8 NOT NULL,
     samples          int NOT NULL,

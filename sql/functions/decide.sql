@@ -2,6 +2,7 @@
 -- same: only + - * / and round on float8, and integer coordinates small enough that float4 sums of their
 -- squares are exact (4 * 2000^2 < 2^24), so that both agree to the last bit.
 
+-- NULL where an array is broken or the numbers are not finite: least and greatest would hide that.
 -- seen: distances at ranks 1, k, and at the quarters from k to the probe's last; mean: of the first k.
 CREATE OR REPLACE FUNCTION vectuned._signature(
     d1 float8, dk float8, q1 float8, q2 float8, q3 float8, last float8, mean float8,
@@ -14,6 +15,7 @@ DECLARE
     spread float8 := last - d1;
     f1 float8; f2 float8; f3 float8; f4 float8; f5 float8; f6 float8; f7 float8; f8 float8;
     w float8[] := weights;
+    s1 float8; s2 float8; s3 float8; s4 float8;
 BEGIN
     IF spread <= 0 THEN
         spread := 1;
@@ -26,11 +28,15 @@ BEGIN
     f6 := (q1 - dk) / spread - center[6];
     f7 := (q2 - dk) / spread - center[7];
     f8 := (q3 - dk) / spread - center[8];
-    RETURN ARRAY[
-        least(greatest(round(f1*w[1] + f2*w[5] + f3*w[9]  + f4*w[13] + f5*w[17] + f6*w[21] + f7*w[25] + f8*w[29]), -1000), 1000),
-        least(greatest(round(f1*w[2] + f2*w[6] + f3*w[10] + f4*w[14] + f5*w[18] + f6*w[22] + f7*w[26] + f8*w[30]), -1000), 1000),
-        least(greatest(round(f1*w[3] + f2*w[7] + f3*w[11] + f4*w[15] + f5*w[19] + f6*w[23] + f7*w[27] + f8*w[31]), -1000), 1000),
-        least(greatest(round(f1*w[4] + f2*w[8] + f3*w[12] + f4*w[16] + f5*w[20] + f6*w[24] + f7*w[28] + f8*w[32]), -1000), 1000)
+    s1 := round(f1*w[1] + f2*w[5] + f3*w[9]  + f4*w[13] + f5*w[17] + f6*w[21] + f7*w[25] + f8*w[29]);
+    s2 := round(f1*w[2] + f2*w[6] + f3*w[10] + f4*w[14] + f5*w[18] + f6*w[22] + f7*w[26] + f8*w[30]);
+    s3 := round(f1*w[3] + f2*w[7] + f3*w[11] + f4*w[15] + f5*w[19] + f6*w[23] + f7*w[27] + f8*w[31]);
+    s4 := round(f1*w[4] + f2*w[8] + f3*w[12] + f4*w[16] + f5*w[20] + f6*w[24] + f7*w[28] + f8*w[32]);
+    IF (greatest(abs(s1), abs(s2), abs(s3), abs(s4)) < 'Infinity' AND num_nulls(s1, s2, s3, s4) = 0) IS NOT TRUE THEN
+        RETURN NULL;
+    END IF;
+    RETURN ARRAY[least(greatest(s1, -1000), 1000), least(greatest(s2, -1000), 1000),
+                 least(greatest(s3, -1000), 1000), least(greatest(s4, -1000), 1000)
     ]::float8[]::@extschema@.vector;
 END
 $$;

@@ -13,8 +13,10 @@ DECLARE
     found record;
     column_id int;
 BEGIN
-    IF relation IS NULL OR column_name IS NULL THEN
-        RAISE EXCEPTION 'vectuned.enable needs a relation and a column, got NULL'
+    IF relation IS NULL OR column_name IS NULL OR store_vectors IS NULL THEN
+        RAISE EXCEPTION 'vectuned.enable needs a %, got NULL',
+            CASE WHEN relation IS NULL THEN 'relation' WHEN column_name IS NULL THEN 'column_name'
+                 ELSE 'store_vectors of true or false' END
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM vectuned._check_range('target_recall', target_recall, 0.5, 0.999);
@@ -22,7 +24,6 @@ BEGIN
     PERFORM vectuned._check_range('trajectory_window', trajectory_window, 100, 10000000);
     PERFORM vectuned._check_range('learning_rate', learning_rate, 0.001, 1);
     PERFORM vectuned._check_range('min_samples', min_samples, 20, 1000000);
-    PERFORM vectuned._check_range('store_vectors', store_vectors::int, 0, 1);
 
     PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, so that its settings are known
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
@@ -49,13 +50,13 @@ BEGIN
     VALUES (column_id, 'enable', jsonb_build_object('target_recall', target_recall, 'sample_rate', sample_rate));
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'enable', 'column_id', column_id)::text);
     RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s', relation, column_name,
-                  found.metric, found.dimensions, found.index_relation::text,
+                  found.metric, found.dimensions, found.index_relation,
                   array_to_string(found.key_columns, ', '), target_recall);
 END
 $$;
 
--- Stops recording and learning. Searches go on, with the column's default effort; what was learned is kept
--- unless it is to be forgotten.
+-- Stops recording and learning. Searches go on, with the column's default effort; trajectories and replays are
+-- kept, so that `enable` can learn from them again, unless all is to be forgotten.
 CREATE OR REPLACE FUNCTION vectuned.disable(relation regclass, column_name name, forget boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -63,9 +64,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    c vectuned.tuned_column;
 BEGIN
+    IF column_name IS NULL OR forget IS NULL THEN
+        RAISE EXCEPTION 'vectuned.disable needs a %, got NULL',
+            CASE WHEN column_name IS NULL THEN 'column_name' ELSE 'forget of true or false' END
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM '[1]'::@extschema@.vector;
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    c := vectuned._tuned_column(relation, column_name);
     IF forget THEN
         DELETE FROM vectuned.tuned_column t WHERE t.id = c.id;
         DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
@@ -73,7 +81,9 @@ BEGIN
     ELSE
         UPDATE vectuned.tuned_column t SET enabled = false WHERE t.id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
-        PERFORM vectuned._generate(c.id);
+        IF EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation) THEN
+            PERFORM vectuned._generate(c.id);
+        END IF;
         INSERT INTO vectuned.event (column_id, action) VALUES (c.id, 'disable');
     END IF;
     PERFORM vectuned._generate_dispatch();
@@ -102,13 +112,19 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    kind "char";
+    class pg_class;
     attribute pg_attribute;
     unusable text;
 BEGIN
-    SELECT c.relkind INTO kind FROM pg_class c WHERE c.oid = p_relation;
-    IF kind IS DISTINCT FROM 'r' THEN
-        RAISE EXCEPTION '% is not an ordinary table; vectuned tunes columns of ordinary tables', p_relation
+    SELECT * INTO class FROM pg_class c WHERE c.oid = p_relation;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no relation with the oid %', p_relation USING ERRCODE = 'undefined_table';
+    END IF;
+    IF class.relkind <> 'r' OR class.relpersistence = 't' THEN
+        RAISE EXCEPTION '% is a %; vectuned tunes columns of ordinary tables', p_relation,
+            CASE class.relkind WHEN 'r' THEN 'temporary table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                               WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'index'
+                               ELSE 'relation of kind ' || class.relkind END
             USING ERRCODE = 'wrong_object_type';
     END IF;
     SELECT * INTO attribute FROM pg_attribute a

@@ -1,13 +1,18 @@
 -- Makes the static function of a column, and the dispatcher over all of them.
 
 -- SQL for parts of a column's statements; t is the table, query_text how the query vector is written there.
+-- meaning: what the names and types were, by which a function generated earlier is known to fit still.
 CREATE OR REPLACE FUNCTION vectuned._fragments(
     c vectuned.tuned_column, query_text text DEFAULT '$1',
-    OUT relation text, OUT key text, OUT distance text, OUT present text, OUT exact text, OUT type text)
+    OUT relation text, OUT key text, OUT distance text, OUT present text, OUT exact text, OUT zero text, OUT type text,
+    OUT dimensions int, OUT meaning text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
+DECLARE
+    vector_type text;
+    norm text;
 BEGIN
     SELECT format('%I.%I', n.nspname, r.relname) INTO relation
     FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = c.relation;
@@ -15,19 +20,31 @@ BEGIN
         RAISE EXCEPTION 'the table of tuned column % no longer exists', c.id
             USING ERRCODE = 'undefined_table';
     END IF;
+    SELECT a.atttypmod, y.typname INTO dimensions, vector_type
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+    WHERE a.attrelid = c.relation AND a.attname = c.column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of % does not exist', c.column_name, c.relation
+            USING ERRCODE = 'undefined_column';
+    END IF;
     key := CASE cardinality(c.key_columns)
         WHEN 1 THEN format('t.%I::text', c.key_columns[1])
         ELSE (SELECT 'jsonb_build_array(' || string_agg(format('t.%I', u.name), ', ' ORDER BY u.place) || ')::text'
               FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)) END;
-    type := format('@extschema@.%s', c.vector_type);
+    type := format('@extschema@.%I', vector_type);
     distance := format('t.%I OPERATOR(@extschema@.%s) %s', c.column_name,
                        CASE c.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
                        CASE query_text WHEN '$1' THEN format('$1::%s', type) ELSE query_text END);
     present := format('t.%I IS NOT NULL', c.column_name);
-    -- A zero vector has no cosine distance and is in no cosine index.
-    exact := present || CASE c.metric WHEN 'cosine' THEN format(
-        ' AND @extschema@.%s(t.%I) > 0', CASE c.vector_type WHEN 'vector' THEN 'vector_norm' ELSE 'l2_norm' END,
-        c.column_name) ELSE '' END;
+    exact := present;
+    zero := 'false';
+    IF c.metric = 'cosine' THEN
+        -- A zero vector has no cosine distance and is in no cosine index.
+        norm := CASE vector_type WHEN 'vector' THEN '@extschema@.vector_norm' ELSE '@extschema@.l2_norm' END;
+        exact := exact || format(' AND %s(t.%I) > 0', norm, c.column_name);
+        zero := format('%s(%s::%s) = 0', norm, query_text, type);
+    END IF;
+    meaning := format('Searches %s.%I, %s(%s), by %s.', relation, c.column_name, type, dimensions, key);
 END
 $$;
 
@@ -35,37 +52,41 @@ CREATE OR REPLACE FUNCTION vectuned._generate(column_id int) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     c vectuned.tuned_column;
     f record;
-    body text := vectuned._search_template();
-    token record;
+    tokens jsonb;
+    template text := vectuned._search_template();
+    quote text := 'search';
+    body text;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = column_id;
     SELECT * INTO f FROM vectuned._fragments(c, 'q');
     PERFORM '[1]'::@extschema@.vector;
-    FOR token IN
-        SELECT * FROM (VALUES
-            ('name', quote_ident('_search_' || c.id)), ('id', c.id::text), ('type', f.type),
-            ('relation_literal', quote_literal(f.relation)), ('relation', f.relation), ('key', f.key),
-            ('distance', f.distance), ('present', f.present), ('exact', f.exact),
-            ('index_oid', c.index_relation::oid::text), ('default_ef', c.default_ef::text),
-            ('sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END::text)
-        ) AS v (name, value)
-    LOOP
-        IF position('$search$' IN token.value) > 0 THEN
-            RAISE EXCEPTION 'a name of tuned column % holds the text $search$', c.id
-                USING ERRCODE = 'invalid_name', HINT = 'Rename the table or column.';
-        END IF;
-        body := replace(body, '{' || token.name || '}', token.value);
+    tokens := jsonb_build_object(
+        'name', quote_ident('_search_' || c.id), 'id', c.id, 'type', f.type,
+        'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
+        'distance', f.distance, 'present', f.present, 'exact', f.exact, 'zero', f.zero,
+        'index_oid', c.index_relation, 'default_ef', c.default_ef,
+        'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);
+    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance) > 0 LOOP
+        quote := quote || '_';
     END LOOP;
+    template := replace(template, '$@$', '$' || quote || '$');
+    -- In one pass: a name may hold what looks like another token.
+    SELECT string_agg(p.part || coalesce(tokens ->> p.tokens[1], ''), '' ORDER BY p.place) INTO STRICT body
+    FROM ROWS FROM (regexp_split_to_table(template, '\{[a-z_]+\}'), regexp_matches(template, '\{([a-z_]+)\}', 'g'))
+        WITH ORDINALITY AS p (part, tokens, place);
     EXECUTE body;
     EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I TO PUBLIC', '_search_' || c.id);
+    EXECUTE format('COMMENT ON FUNCTION vectuned.%I(@extschema@.vector, int) IS %L', '_search_' || c.id, f.meaning);
 END
 $$;
 
--- A chain of comparisons with constants is the quickest way from a relation to its function; whatever it does
--- not know (bad input, a restored dump whose oids changed) goes the long way, which has the error messages.
+-- A chain of comparisons with constants is the quickest way from a relation to its function. Names are compared
+-- too: the functions hold them, a table may have been renamed since, and after a restore an oid may be another's.
+-- Whatever the chain does not know goes the long way, which has the error messages.
 CREATE OR REPLACE FUNCTION vectuned._generate_dispatch() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -74,12 +95,15 @@ DECLARE
     branches text;
 BEGIN
     SELECT string_agg(format(
-        'IF relation = %s AND (%scolumn_name = %L) AND @extschema@.vector_dims(query) = %s THEN '
-        'RETURN QUERY SELECT * FROM vectuned.%I(query, k); RETURN; END IF;',
+        'IF relation = %s AND (%scolumn_name = %L) AND @extschema@.vector_dims(query) = %s AND to_regclass(%L) = relation '
+        'THEN RETURN QUERY SELECT * FROM vectuned.%I(query, k); RETURN; END IF;',
         c.relation::oid, CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END,
-        c.column_name, c.dimensions, '_search_' || c.id), E'\n        ' ORDER BY c.id)
+        c.column_name, c.dimensions, format('%I.%I', n.nspname, r.relname), '_search_' || c.id),
+        E'\n        ' ORDER BY c.id)
     INTO branches
-    FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone FROM vectuned.tuned_column t) c;
+    FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone FROM vectuned.tuned_column t) c
+    JOIN pg_class r ON r.oid = c.relation
+    JOIN pg_namespace n ON n.oid = r.relnamespace;
 
     EXECUTE format($search$
 CREATE OR REPLACE FUNCTION vectuned.search(
@@ -88,21 +112,66 @@ CREATE OR REPLACE FUNCTION vectuned.search(
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
-AS $body$
+AS %L
+$search$, format($body$
 #variable_conflict use_variable
 BEGIN
     IF query IS NOT NULL AND k BETWEEN 1 AND 1000 AND filter IS NULL THEN
         %s
     END IF;
-    RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%%I($1, $2)',
-        vectuned._search_function(relation, query, k, filter, column_name)) USING query, k;
+    RETURN QUERY SELECT * FROM vectuned._search_anew(relation, query, k, filter, column_name);
 END
-$body$
-$search$, coalesce(branches, 'NULL;'));
+$body$, coalesce(branches, 'NULL;')));
 END
 $$;
 
--- The name of the function that answers a search, after every argument was checked.
+-- The long way of a search: every argument checked, and where the generated function no longer fits (the table
+-- was renamed or its column altered since), statements written anew. Those are not recorded.
+CREATE OR REPLACE FUNCTION vectuned._search_anew(
+    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
+RETURNS TABLE (id text, distance float8, query_id uuid)
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+SET enable_sort = off
+SET jit = off
+SET hnsw.iterative_scan = off
+SET hnsw.ef_search = 40
+AS $$
+#variable_conflict use_variable
+DECLARE
+    generated name := vectuned._search_function(relation, query, k, filter, column_name);
+    c vectuned.tuned_column;
+    f record;
+    found_ids text[];
+    found_distances float8[];
+BEGIN
+    IF generated IS NOT NULL THEN
+        RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2)', generated) USING query, k;
+        RETURN;
+    END IF;
+    c := vectuned._tuned_column(relation, column_name);
+    SELECT * INTO f FROM vectuned._fragments(c);
+    PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(
+        (SELECT b.ef_search FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k)),
+        c.default_ef), k), 1000)::text, true);
+    EXECUTE format('SELECT array_agg(n.id), array_agg(n.distance) '
+                   'FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s ORDER BY %2$s LIMIT $2) n',
+                   f.key, f.distance, f.relation, f.present)
+    INTO found_ids, found_distances USING query, k;
+    IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
+        PERFORM set_config('enable_sort', 'on', true);
+        EXECUTE format('SELECT array_agg(n.id), array_agg(n.distance) FROM (SELECT o.id, o.distance '
+                       'FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s OFFSET 0) o '
+                       'ORDER BY o.distance LIMIT $2) n',
+                       f.key, f.distance, f.relation, f.exact)
+        INTO found_ids, found_distances USING query, k;
+    END IF;
+    query_id := overlay(gen_random_uuid()::text PLACING '0' FROM 36)::uuid;
+    RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
+END
+$$;
+
+-- The name of the function that answers a search, after every argument was checked; NULL if it no longer fits.
 CREATE OR REPLACE FUNCTION vectuned._search_function(
     relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
 RETURNS name
@@ -111,6 +180,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    generated name := '_search_' || c.id;
 BEGIN
     PERFORM vectuned._check_query(c, query, k);
     IF filter IS NOT NULL THEN
@@ -118,7 +188,10 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
                   HINT = 'Write the WHERE clause yourself and take the effort from vectuned.apply.';
     END IF;
-    RETURN '_search_' || c.id;
+    RETURN (
+        SELECT generated FROM pg_proc p JOIN pg_description d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname = generated
+          AND d.description = (vectuned._fragments(c, 'q')).meaning);
 END
 $$;
 
@@ -127,6 +200,8 @@ RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    dimensions int;
 BEGIN
     IF query IS NULL THEN
         RAISE EXCEPTION 'the query vector for %.% is NULL', c.relation, c.column_name
@@ -136,22 +211,41 @@ BEGIN
         RAISE EXCEPTION 'k must be between 1 and 1000, got %', coalesce(k::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF @extschema@.vector_dims(query) <> c.dimensions THEN
+    dimensions := (vectuned._fragments(c)).dimensions;
+    IF @extschema@.vector_dims(query) <> dimensions THEN
         RAISE EXCEPTION 'the query vector has % dimensions, %.% has %', @extschema@.vector_dims(query),
-            c.relation, c.column_name, c.dimensions
+            c.relation, c.column_name, dimensions
             USING ERRCODE = 'data_exception';
+    END IF;
+    IF c.metric = 'cosine' AND @extschema@.vector_norm(query) = 0 THEN
+        RAISE EXCEPTION 'the query vector for %.% is zero and has no cosine distance', c.relation, c.column_name
+            USING ERRCODE = 'invalid_parameter_value';
     END IF;
 END
 $$;
 
--- Brings every generated function up to date, after an upgrade or a restore.
+-- Brings every generated function up to date, after an upgrade or a restore, which gives indexes new oids.
 CREATE OR REPLACE FUNCTION vectuned._generate_all() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c vectuned.tuned_column;
+    found record;
 BEGIN
-    PERFORM vectuned._generate(c.id) FROM vectuned.tuned_column c
-    WHERE EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation);
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    FOR c IN SELECT * FROM vectuned.tuned_column t ORDER BY t.id LOOP
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = c.index_relation AND x.indrelid = c.relation) THEN
+                SELECT * INTO found FROM vectuned._inspect(c.relation, c.column_name);
+                UPDATE vectuned.tuned_column t SET index_relation = found.index_relation
+                WHERE t.id = c.id AND t.metric = found.metric;
+            END IF;
+            PERFORM vectuned._generate(c.id);
+        EXCEPTION WHEN undefined_table OR undefined_column OR undefined_object OR wrong_object_type THEN
+            RAISE WARNING 'the tuned column % of % is passed over: %', c.column_name, c.relation, SQLERRM;
+        END;
+    END LOOP;
     PERFORM vectuned._generate_dispatch();
 END
 $$;

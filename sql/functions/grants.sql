@@ -3,6 +3,21 @@ GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
 GRANT SELECT ON vectuned.tuned_column, vectuned.bank, vectuned.pattern, vectuned.status TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature, vectuned._decide,
-    vectuned._record, vectuned._inbox_bytes, vectuned._search_function, vectuned._check_query, vectuned._tuned_column,
-    vectuned._fragments, vectuned._probe, vectuned.params, vectuned.apply, vectuned.search, vectuned.search_rows
+    vectuned._record, vectuned._inbox_bytes, vectuned._search_function, vectuned._search_anew, vectuned._check_query,
+    vectuned._tuned_column, vectuned._fragments, vectuned._probe, vectuned.params, vectuned.apply, vectuned.search,
+    vectuned.search_rows
     TO PUBLIC;
+
+-- The functions of the columns already enabled lost their grant just now.
+DO $$
+DECLARE
+    generated regprocedure;
+BEGIN
+    FOR generated IN
+        SELECT p.oid FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^_search_[0-9]+$'
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', generated);
+    END LOOP;
+END
+$$;

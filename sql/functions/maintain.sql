@@ -1,7 +1,8 @@
 -- Upkeep that the daemon asks for.
 
 -- Moves up to batch recorded searches into the durable table and says how many; rows that another session
--- holds are left for the next time, those of forgotten columns dropped.
+-- holds are left for the next time. Those of forgotten columns are dropped, and so is what cannot come from
+-- a search: anyone may call the recorder, and one vector of a wrong size would stop every replay.
 CREATE OR REPLACE FUNCTION vectuned._drain(batch int) RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -15,7 +16,9 @@ AS $$
                                          bank_version, signature, result_ids, distances, latency_ms)
         SELECT t.query_id, t.column_id, t.recorded_at, t.query, t.k, t.access_path, t.ef_search, t.bank_version,
                t.signature, t.result_ids, t.distances, t.latency_ms
-        FROM taken t JOIN vectuned.tuned_column c ON c.id = t.column_id)
+        FROM taken t
+        JOIN vectuned.tuned_column c ON c.id = t.column_id AND c.dimensions = @extschema@.vector_dims(t.query)
+        WHERE t.k BETWEEN 1 AND 1000 AND cardinality(t.distances) = cardinality(t.result_ids))
     SELECT count(*) FROM taken
 $$;
 

@@ -37,7 +37,8 @@ BEGIN
         reason := 'learned on an index that was rebuilt since: the fixed setting until relearned';
         RETURN;
     END IF;
-    IF b.access_path = 'hnsw_adaptive' AND b.probe_ef >= k + 4 THEN
+    IF b.access_path = 'hnsw_adaptive' AND b.probe_ef BETWEEN k + 4 AND 1000 THEN
+        ef_search := greatest(ef_search, b.probe_ef);
         BEGIN
             seen := vectuned._probe(c, query, b.probe_ef);
             IF cardinality(seen) = b.probe_ef THEN
@@ -54,7 +55,6 @@ BEGIN
                     expected_recall := d.expected_recall;
                     confidence := d.confidence;
                 ELSE
-                    ef_search := greatest(ef_search, b.probe_ef);
                     reason := 'unlike anything learned: the fixed setting';
                 END IF;
             END IF;
@@ -73,18 +73,21 @@ SET search_path = pg_catalog, pg_temp
 SET enable_sort = off
 SET enable_seqscan = off
 SET jit = off
+SET hnsw.iterative_scan = relaxed_order
+SET hnsw.ef_search = 40
+SET hnsw.max_scan_tuples = 20000
+SET hnsw.scan_mem_multiplier = 4
 AS $$
 DECLARE
     f record;
     seen float8[];
 BEGIN
     SELECT * INTO f FROM vectuned._fragments(c);
-    PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', ef::text, true);
+    PERFORM set_config('hnsw.ef_search', ef::text, true);
     EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
                    'ORDER BY %1$s LIMIT %4$s) n',
                    f.distance, f.relation, f.present, ef)
     INTO seen USING query;
-    PERFORM set_config('hnsw.iterative_scan', 'off', true);
     RETURN seen;
 END
 $$;
@@ -137,7 +140,8 @@ BEGIN
     FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)
     JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = u.name;
     RETURN QUERY EXECUTE format(
-        'SELECT t.* FROM vectuned.search($1, $2, $3, $4, $5) s JOIN %s t ON %s ORDER BY s.distance',
+        'SELECT t.* FROM vectuned.search($1, $2, $3, $4, $5) WITH ORDINALITY AS s (id, distance, query_id, place) '
+        'JOIN %s t ON %s ORDER BY s.place',
         (SELECT f.relation FROM vectuned._fragments(c) f), keys)
         USING relation, query, k, filter, c.column_name;
 END

@@ -2,6 +2,8 @@
 
 -- distances: in the order the scan gave them; counts[i]: how many of them had come at rungs[i];
 -- blocks: buffers of the index fetched so far; ms: time so far. The plan is checked, not assumed.
+SELECT '[1]'::@extschema@.vector;  -- loads pgvector: without it only a superuser may attach its settings
+
 CREATE OR REPLACE FUNCTION vectuned._replay(
     p_column_id int, query @extschema@.vector, rungs int[],
     OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[])
@@ -37,7 +39,7 @@ BEGIN
     used := plan -> 0 -> 'Plan' ->> 'Index Name';
     IF used IS DISTINCT FROM (SELECT r.relname FROM pg_class r WHERE r.oid = c.index_relation) THEN
         RAISE EXCEPTION 'a replay on %.% should scan index %, but the plan is % %', c.relation, c.column_name,
-            c.index_relation, plan -> 0 -> 'Plan' ->> 'Node Type', coalesce('on ' || used, '')
+            c.index_relation::regclass, plan -> 0 -> 'Plan' ->> 'Node Type', coalesce('on ' || used, '')
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Run vectuned.enable again if the column has another index now.';
     END IF;

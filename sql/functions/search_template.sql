@@ -1,5 +1,5 @@
 -- The function that `vectuned.enable` makes for a column, with static SQL so that plans are kept.
--- vectuned._generate fills the tokens in braces. The table is t, its columns are always written t.column,
+-- vectuned._generate fills the tokens in braces, $@$ is a quote that none of them holds. The table is t, its columns are always written t.column,
 -- and every other plain name is a variable.
 
 CREATE OR REPLACE FUNCTION vectuned._search_template() RETURNS text
@@ -17,7 +17,7 @@ SET hnsw.iterative_scan = off
 SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
-AS $search$
+AS $@$
 #variable_conflict use_variable
 DECLARE
     q {type} := query::{type};
@@ -39,7 +39,8 @@ DECLARE
     found_distance float8;
     total float8 := 0;
     seen float8[] := '{}';
-    kth float8;
+    kth float8 := '-Infinity';
+    disordered boolean := false;
     rest int;
     signature @extschema@.vector;
     scan refcursor;
@@ -47,7 +48,7 @@ BEGIN
     IF sampled THEN
         started := clock_timestamp();
         sampled := current_setting('transaction_read_only') = 'off'
-            AND current_setting('vectuned.record', true) IS DISTINCT FROM 'off'
+            AND coalesce(lower(current_setting('vectuned.record', true)), '') NOT IN ('off', 'false', 'no', '0')
             AND NOT row_security_active({relation_literal}::regclass::oid);
     END IF;
     query_id := gen_random_uuid();
@@ -57,7 +58,9 @@ BEGIN
     FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = class;
     ef := least(greatest(coalesce(fixed_ef, {default_ef}), k), 1000);
 
-    IF path = 'hnsw_adaptive' AND generation = pg_relation_filenode({index_oid}) AND probe_ef >= k + 4 THEN
+    IF path = 'hnsw_adaptive' AND probe_ef BETWEEN k + 4 AND 1000
+        AND generation = pg_relation_filenode({index_oid})
+    THEN
         -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
         PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
                 set_config('hnsw.ef_search', probe_ef::text, true);
@@ -69,6 +72,8 @@ BEGIN
             found_ids[i] := found_id;
             found_distances[i] := found_distance;
             total := total + found_distance;
+            disordered := disordered OR found_distance < kth;
+            kth := found_distance;
         END LOOP;
         rest := probe_ef - k;
         FETCH RELATIVE rest / 4 FROM scan INTO found_id, found_distance;
@@ -89,7 +94,6 @@ BEGIN
             END;
             ef := coalesce(ef, least(greatest(fixed_ef, k), 1000));
             IF ef > probe_ef THEN
-                kth := found_distances[k];
                 PERFORM set_config('hnsw.ef_search', (ef - probe_ef)::text, true);
                 FOR i IN 1 .. ef - probe_ef LOOP
                     FETCH scan INTO found_id, found_distance;
@@ -98,16 +102,20 @@ BEGIN
                     found_ids := found_ids || found_id;
                     found_distances := found_distances || found_distance;
                 END LOOP;
-                IF cardinality(found_ids) > k THEN
-                    SELECT array_agg(n.id ORDER BY n.distance), array_agg(n.distance ORDER BY n.distance)
-                    INTO found_ids, found_distances
-                    FROM (SELECT u.id, u.distance
-                          FROM unnest(found_ids, found_distances) AS u (id, distance)
-                          ORDER BY u.distance LIMIT k) n;
-                END IF;
             ELSE
                 ef := probe_ef;
             END IF;
+            IF disordered OR cardinality(found_ids) > k THEN
+                SELECT array_agg(n.id ORDER BY n.distance), array_agg(n.distance ORDER BY n.distance)
+                INTO found_ids, found_distances
+                FROM (SELECT u.id, u.distance
+                      FROM unnest(found_ids, found_distances) AS u (id, distance)
+                      ORDER BY u.distance LIMIT k) n;
+            END IF;
+        ELSE
+            -- The scan came to its end, perhaps through several batches: skipped rows may be nearer.
+            found_ids := NULL;
+            found_distances := NULL;
         END IF;
         CLOSE scan;
     ELSE
@@ -116,10 +124,24 @@ BEGIN
         SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances
         FROM (SELECT {key} AS id, {distance} AS distance
               FROM {relation} t WHERE {present} ORDER BY {distance} LIMIT k) n;
+        IF coalesce(cardinality(found_ids), 0) < k THEN
+            -- Dead rows, or those that a policy hides, leave a scan of ef rows short: let it go on.
+            -- "+ 0" because a relaxed scan is not as sorted as the planner thinks.
+            path := 'hnsw_continued';
+            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true);
+            SELECT array_agg(n.id ORDER BY n.distance + 0), array_agg(n.distance ORDER BY n.distance + 0)
+            INTO found_ids, found_distances
+            FROM (SELECT {key} AS id, {distance} AS distance
+                  FROM {relation} t WHERE {present} ORDER BY {distance} LIMIT k) n;
+        END IF;
     END IF;
 
-    IF coalesce(cardinality(found_ids), 0) < k THEN
-        -- Dead or unreachable rows leave an index scan short; the exact answer is at most k rows more.
+    IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
+        -- Too few rows in the index's reach, or no index (a zero vector has no cosine distance and is in none).
+        IF {zero} THEN
+            RAISE EXCEPTION 'the query vector is zero and has no cosine distance'
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
         path := 'exact';
         PERFORM set_config('enable_sort', 'on', true);
         SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances
@@ -131,10 +153,13 @@ BEGIN
     -- The last hexadecimal digit says whether the search was recorded.
     query_id := overlay(query_id::text PLACING CASE WHEN sampled THEN '1' ELSE '0' END FROM 36)::uuid;
     IF sampled THEN
-        PERFORM vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,
-            found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000);
+        IF NOT vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,
+            found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000)
+        THEN
+            query_id := overlay(query_id::text PLACING '0' FROM 36)::uuid;
+        END IF;
     END IF;
     RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
 END
-$search$
+$@$
 $template$;

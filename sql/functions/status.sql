@@ -1,12 +1,16 @@
 -- What vectuned knows and does, for people and dashboards.
 
-DROP VIEW IF EXISTS vectuned.status;
-CREATE VIEW vectuned.status AS
-SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation, c.target_recall, c.sample_rate,
+CREATE OR REPLACE VIEW vectuned.status AS
+SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
+       c.sample_rate,
        b.k_class, coalesce(b.access_path, 'hnsw') AS access_path, coalesce(b.ef_search, c.default_ef) AS ef_search,
        b.expected_recall, b.recall_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
-       CASE WHEN NOT c.enabled THEN 'disabled'
-            WHEN pg_relation_filenode(c.index_relation) IS NULL THEN 'index missing: searches scan the table'
+       CASE WHEN r.fits IS NULL THEN 'table missing: vectuned.disable(' || c.relation::oid || ', ..., forget => true)'
+            WHEN NOT c.enabled THEN 'disabled'
+            WHEN NOT r.fits
+                THEN 'table renamed: searches take the long way until vectuned.enable is called again'
+            WHEN x.indexrelid IS NULL THEN 'index missing: searches scan the table or another index until '
+                                           'vectuned.enable is called again'
             WHEN b.k_class IS NULL THEN 'learning'
             WHEN b.generation <> pg_relation_filenode(c.index_relation)
                 THEN 'outdated: the index was rebuilt since, the fixed setting serves until relearned'
@@ -15,12 +19,23 @@ SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_rel
        b.reason
 FROM vectuned.tuned_column c
 LEFT JOIN LATERAL (
+    SELECT starts_with(obj_description(p.oid, 'pg_proc'),
+                       format('Searches %I.%I.%I, ', n.nspname, o.relname, c.column_name)) IS TRUE AS fits
+    FROM pg_class o
+    JOIN pg_namespace n ON n.oid = o.relnamespace
+    LEFT JOIN pg_proc p ON p.pronamespace = 'vectuned'::regnamespace AND p.proname = '_search_' || c.id
+    WHERE o.oid = c.relation) r ON true
+LEFT JOIN pg_index x ON x.indexrelid = c.index_relation AND x.indrelid = c.relation AND x.indisvalid
+LEFT JOIN LATERAL (
     SELECT k.*, p.patterns,
            CASE WHEN k.access_path <> 'hnsw_adaptive' THEN NULL
                 WHEN p.patterns = 0 THEN 'no patterns'
                 WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
-                WHEN k.probe_ef IS NULL OR k.reach IS NULL OR cardinality(k.center) IS DISTINCT FROM 8
-                     OR cardinality(k.weights) IS DISTINCT FROM 32 THEN 'an incomplete signature' END AS defect
+                WHEN k.probe_ef IS NULL OR k.probe_ef NOT BETWEEN 1 AND 1000
+                     OR (k.reach >= 0 AND k.reach < 'Infinity') IS NOT TRUE OR cardinality(k.center) IS DISTINCT FROM 8
+                     OR cardinality(k.weights) IS DISTINCT FROM 32
+                     OR EXISTS (SELECT FROM unnest(k.center || k.weights) n WHERE (abs(n) < 'Infinity') IS NOT TRUE)
+                    THEN 'an incomplete signature' END AS defect
     FROM vectuned.bank k
     CROSS JOIN LATERAL (
         SELECT count(*) AS patterns,
