@@ -19,9 +19,7 @@ from vectuned.sql.loader import migrate, queries
 
 from .connection import choose_database, connect, open_database
 from .console import Console
-from .service import Service
 from .session import open_session
-from .worker import Worker
 
 _ALL: Final = 1_000_000
 
@@ -91,6 +89,9 @@ def _demo(context: Context) -> None:
 
 
 def _run(context: Context) -> None:
+    # Here and below: what learns takes a second to import, which `status` need not wait for.
+    from .service import Service
+
     with context.database() as conninfo:
         Service(conninfo, context.settings).run()
 
@@ -247,6 +248,8 @@ def _learn_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _learn(context: Context) -> None:
+    from .worker import Worker
+
     console = context.console
     report = []
     with context.session() as conn:

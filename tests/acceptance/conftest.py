@@ -1,0 +1,60 @@
+"""The installed command, run from / as a user would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The `vectuned` command of this environment."""
+
+    program: str
+    environment: Mapping[str, str]
+
+    def run(self, *arguments: str, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *arguments],
+            cwd="/",
+            env={**self.environment, **extra},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self.program, *arguments],
+            cwd="/",
+            env={**self.environment, **extra},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def vectuned() -> Installed:
+    program = Path(sys.executable).parent / "vectuned"
+    assert program.exists(), "install the package into this environment first: pip install '.[demo,test]'"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "VECTUNED", "PYTHONPATH"))}
+    return Installed(str(program), {**kept, "COLUMNS": "200"})
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder for an embedded server, which the account that runs it can enter where we are root."""
+    folder = Path(tempfile.mkdtemp(prefix="vectuned-home-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

@@ -1,0 +1,217 @@
+"""The commands on a small table in a real database: what they do, print and return."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from pgvector import Vector
+from pgvector.psycopg import register_vector
+from psycopg.rows import TupleRow
+
+from .conftest import Installed
+
+ROWS, DIMENSIONS = 4000, 32
+VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn")
+
+
+def clustered(rows: int, seed: int) -> np.ndarray:
+    """Vectors around 60 centres, so that some queries are harder than others."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(60, DIMENSIONS))
+    points = centres[rng.integers(60, size=rows)] + rng.normal(scale=0.8, size=(rows, DIMENSIONS))
+    return points.astype(np.float32)
+
+
+def fill(conn: psycopg.Connection[TupleRow]) -> None:
+    register_vector(conn)
+    conn.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}) NOT NULL)")
+    with conn.cursor().copy("COPY items FROM STDIN (FORMAT BINARY)") as copy:
+        copy.set_types(["int8", "vector"])
+        for number, vector in enumerate(clustered(ROWS, seed=1)):
+            copy.write_row((number, Vector(vector)))
+    conn.execute("CREATE INDEX items_embedding ON items USING hnsw (embedding vector_l2_ops) WITH (m = 6)")
+    conn.execute("VACUUM ANALYZE items")
+
+
+def search(conn: psycopg.Connection[TupleRow], count: int, seed: int) -> None:
+    for vector in clustered(count, seed):
+        found = conn.execute("SELECT id FROM vectuned.search('items', %s, 10)", (Vector(vector),)).fetchall()
+        assert len(found) == 10
+
+
+def enabled(vectuned: Installed, dsn: str) -> psycopg.Connection[TupleRow]:
+    conn = psycopg.connect(dsn, autocommit=True)
+    fill(conn)
+    assert vectuned.run("migrate", "--dsn", dsn).returncode == 0
+    done = vectuned.run("enable", "items", "embedding", "--sample-rate", "1", "--dsn", dsn)
+    assert done.returncode == 0, done.stderr
+    assert "tuning public.items.embedding: l2, 32 dimensions" in done.stdout
+    return conn
+
+
+def test_every_verb_explains_itself(vectuned: Installed) -> None:
+    overview = vectuned.run("--help")
+    assert overview.returncode == 0
+    for verb in VERBS:
+        assert verb in overview.stdout
+        explained = vectuned.run(verb, "--help")
+        assert explained.returncode == 0
+        assert "--dsn" in explained.stdout
+    assert vectuned.run("--version").stdout.startswith("vectuned ")
+
+
+def test_from_nothing_to_a_published_bank(vectuned: Installed, plain_database: str) -> None:
+    with enabled(vectuned, plain_database) as conn:
+        search(conn, 400, seed=2)
+        learned = vectuned.run("learn", "--once", "--json", "--dsn", plain_database)
+        assert learned.returncode == 0, learned.stderr
+        column = json.loads(learned.stdout)["columns"][0]
+        assert (column["replayed"], column["version"]) == (400, 1)
+        served = column["classes"]["10"]
+        assert served["recall_bound"] >= 0.95
+
+        status = vectuned.run("status", "--json", "--dsn", plain_database)
+        shown = json.loads(status.stdout)["columns"][0]
+        assert (shown["relation"], shown["state"], shown["trajectories"]) == ("items", "serving", 400)
+        assert {row["k_class"] for row in shown["classes"]} >= {1, 3, 10, 30, 100}
+        table = vectuned.run("status", "--dsn", plain_database)
+        assert "items.embedding: serving" in table.stdout
+        assert table.stderr == ""
+
+        assert vectuned.run("disable", "items", "embedding", "--dsn", plain_database).returncode == 0
+        search(conn, 5, seed=3)
+        row = conn.execute("SELECT in_inbox, trajectories FROM vectuned.stats('items')").fetchone()
+        assert row == (0, 400)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_daemon_learns_from_searches_and_stops(
+    vectuned: Installed, plain_database: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = tmp_path / "vectuned.toml"
+    config.write_text("[schedule]\ndrain_seconds = 1\nreplay_seconds = 1\nlearn_seconds = 1\n")
+    with enabled(vectuned, plain_database) as conn:
+        daemon = vectuned.start("run", "--dsn", plain_database, "--config", str(config))
+        try:
+            search(conn, 300, seed=4)
+            deadline = time.monotonic() + 60
+            while conn.execute("SELECT count(*) FROM vectuned.bank").fetchone() == (0,):
+                assert daemon.poll() is None, daemon.communicate()[1]
+                assert time.monotonic() < deadline, "nothing was published within a minute"
+                time.sleep(0.2)
+            daemon.send_signal(number)
+            _, log = daemon.communicate(timeout=20)
+        finally:
+            daemon.kill()
+            daemon.wait()
+        assert daemon.returncode == 0, log
+        for action in ("choose_database", "start", "drain", "replay", "publish", "stop"):
+            assert f" {action}: " in log
+        assert "Traceback" not in log
+
+
+def test_daemon_survives_a_lost_connection(vectuned: Installed, plain_database: str, tmp_path: Path) -> None:
+    config = tmp_path / "vectuned.toml"
+    config.write_text("[schedule]\ndrain_seconds = 1\n")
+    with enabled(vectuned, plain_database) as conn:
+        daemon = vectuned.start("run", "--dsn", plain_database, "--config", str(config))
+        try:
+            for seed in (5, 6):
+                search(conn, 20, seed=seed)
+                deadline = time.monotonic() + 30
+                while conn.execute("SELECT in_inbox FROM vectuned.stats('items')").fetchone() != (0,):
+                    assert daemon.poll() is None, daemon.communicate()[1]
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+                conn.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'vectuned' AND datname = current_database()"
+                )
+            daemon.terminate()
+            _, log = daemon.communicate(timeout=20)
+        finally:
+            daemon.kill()
+            daemon.wait()
+        assert daemon.returncode == 0, log
+        row = conn.execute("SELECT trajectories FROM vectuned.stats('items')").fetchone()
+        assert row == (40,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (("status", "--nonsense"), {}, 2, "unrecognized arguments: --nonsense"),
+        (("status", "--dsn", "host=/nonexistent"), {}, 69, "No connection to host=/nonexistent"),
+        (("status", "--dsn", "nonsense"), {}, 2, "not a connection string"),
+        (("status", "--config", "/nonexistent.toml"), {}, 78, "/nonexistent.toml does not exist"),
+        (("status",), {"VECTUNED_LEARNING__CLUSTERS": "many"}, 78, "learning.clusters"),
+        (("status",), {"VECTUNED_LERNING__SEED": "1"}, 78, "VECTUNED_LERNING__SEED"),
+        (("demo", "--queries", "3"), {}, 2, "--queries"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_an_exit_code(
+    vectuned: Installed, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
+) -> None:
+    result = vectuned.run(*arguments, **environment)
+    assert result.returncode == code
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("enable", "nothing", "embedding"), 'relation "nothing" does not exist'),
+        (("enable", "items", "nothing"), 'column "nothing" of'),
+        (("enable", "items", "embedding", "--target-recall", "1.5"), "target_recall must be between"),
+        (("disable", "items", "embedding"), "has no column that vectuned tunes"),
+        (("learn", "--once"), "no tuned column"),
+    ],
+)
+def test_a_wrong_request_names_the_thing(
+    vectuned: Installed, plain_database: str, arguments: tuple[str, ...], said: str
+) -> None:
+    with psycopg.connect(plain_database, autocommit=True) as conn:
+        fill(conn)
+    assert vectuned.run("migrate", "--dsn", plain_database).returncode == 0
+    result = vectuned.run(*arguments, "--dsn", plain_database)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_a_database_the_embedded_server_serves(vectuned: Installed, home: Path) -> None:
+    first = vectuned.run("status", VECTUNED_HOME=str(home))
+    assert first.returncode == 2
+    assert "run `vectuned migrate`" in first.stderr
+    assert vectuned.run("migrate", VECTUNED_HOME=str(home)).returncode == 0
+    again = vectuned.run("migrate", "--json", VECTUNED_HOME=str(home))
+    assert json.loads(again.stdout)["applied"] == []
+    status = vectuned.run("status", VECTUNED_HOME=str(home))
+    assert (status.returncode, status.stdout) == (
+        0,
+        "no tuned columns yet: vectuned enable RELATION COLUMN\n",
+    )
+
+
+def test_a_reader_that_goes_away_is_no_failure(vectuned: Installed) -> None:
+    shell = f"'{vectuned.program}' --help | head -n 1"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell],
+        cwd="/",
+        env=dict(vectuned.environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
