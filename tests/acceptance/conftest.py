@@ -21,22 +21,24 @@ class Installed:
     program: str
     environment: Mapping[str, str]
 
-    def run(self, *arguments: str, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.program, *arguments],
             cwd="/",
-            env={**self.environment, **extra},
+            env={**self.environment, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
 
-    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [self.program, *arguments],
             cwd="/",
-            env={**self.environment, **extra},
+            env=dict(self.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

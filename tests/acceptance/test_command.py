@@ -159,7 +159,7 @@ def test_daemon_survives_a_lost_connection(vectuned: Installed, plain_database: 
 def test_bad_input_is_one_sentence_and_an_exit_code(
     vectuned: Installed, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
 ) -> None:
-    result = vectuned.run(*arguments, **environment)
+    result = vectuned.run(*arguments, environment=environment)
     assert result.returncode == code
     assert said in result.stderr
     assert "Traceback" not in result.stderr
@@ -189,13 +189,14 @@ def test_a_wrong_request_names_the_thing(
 
 
 def test_without_a_database_the_embedded_server_serves(vectuned: Installed, home: Path) -> None:
-    first = vectuned.run("status", VECTUNED_HOME=str(home))
+    here = {"VECTUNED_HOME": str(home)}
+    first = vectuned.run("status", environment=here)
     assert first.returncode == 2
     assert "run `vectuned migrate`" in first.stderr
-    assert vectuned.run("migrate", VECTUNED_HOME=str(home)).returncode == 0
-    again = vectuned.run("migrate", "--json", VECTUNED_HOME=str(home))
+    assert vectuned.run("migrate", environment=here).returncode == 0
+    again = vectuned.run("migrate", "--json", environment=here)
     assert json.loads(again.stdout)["applied"] == []
-    status = vectuned.run("status", VECTUNED_HOME=str(home))
+    status = vectuned.run("status", environment=here)
     assert (status.returncode, status.stdout) == (
         0,
         "no tuned columns yet: vectuned enable RELATION COLUMN\n",
