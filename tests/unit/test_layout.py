@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import subprocess
 import sys
 import zipfile
@@ -115,10 +114,17 @@ def test_package_is_a_link_and_empty_inside(folder: str) -> None:
 
 
 def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path)]
-    if importlib.util.find_spec("hatchling") is not None:
-        command.append("--no-isolation")
-    built = subprocess.run([*command, str(ROOT)], cwd="/", capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    built = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
