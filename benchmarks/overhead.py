@@ -1,0 +1,80 @@
+"""Measure what vectuned.search costs over the bare query at the same ef_search, 5 % of searches recorded.
+
+Run as `python benchmarks/overhead.py [--dsn ...]` after `vectuned demo`, whose table it searches, in the
+embedded server or the database of --dsn. Both arms answer the same held-out queries, a connection each, in
+blocks of 50 whose order is drawn. For the run the fixed setting serves. Prints one JSON document. The figure
+to watch: at most 0.1 ms more at the median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+
+import numpy as np
+
+from vectuned.config.errors import UsageError
+from vectuned.daemon.connection import choose_database, open_database
+from vectuned.daemon.demo import INDEX, SCHEMA, TABLE, K
+from vectuned.daemon.evaluation import bare_arm, compare, tuned_arm
+from vectuned.daemon.session import open_session
+from vectuned.learning.catalogue import tuned_columns
+from vectuned.learning.truth import exact_neighbors
+from vectuned.reasoning.corpus import load_wordnet
+from vectuned.reasoning.embedder import StaticEmbedder
+
+
+def main() -> None:
+    """Run the benchmark and print its result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--dsn", help="the database in which the demo ran")
+    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with open_database(choose_database(options.dsn, {})) as conninfo:
+        json.dump(measure(conninfo, options), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def measure(conninfo: str, options: argparse.Namespace) -> dict[str, object]:
+    """Compare the arms `options.repeat` times, each time with another order."""
+    asked = load_wordnet().queries()
+    chosen = np.random.default_rng(options.seed).permutation(len(asked))[: options.queries]
+    vectors = StaticEmbedder().encode([asked[i].text for i in chosen])
+    with open_session(conninfo) as admin, open_session(conninfo) as plain, open_session(conninfo) as tuned:
+        cares = [c for c in tuned_columns(admin) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
+        row = admin.execute(
+            "SELECT access_path, ef_search FROM vectuned.bank WHERE column_id = %s AND k_class = %s",
+            (cares[0].column.id if cares else None, K),
+        ).fetchone()
+        if row is None:
+            raise UsageError("There is nothing to measure in this database: run `vectuned demo` there first.")
+        care, (path, ef) = cares[0], row
+        set_path = "UPDATE vectuned.bank SET access_path = %s WHERE column_id = %s AND k_class = %s"
+        truth = exact_neighbors(admin, care.column, vectors, K)
+        arms = {
+            "bare": bare_arm(plain, care.column, ef, INDEX),
+            "vectuned": tuned_arm(tuned, care.column, ef),
+        }
+        try:
+            admin.execute(set_path, ("hnsw", care.column.id, K))
+            runs = [compare(arms, vectors, truth, K, seed=options.seed + i) for i in range(options.repeat)]
+        finally:
+            admin.execute(set_path, (path, care.column.id, K))
+    return {
+        "ef_search": ef,
+        "sample_rate": care.sample_rate,
+        "queries": len(vectors),
+        "runs": [{name: outcome.as_dict() for name, outcome in run.items()} for run in runs],
+        "more_at_p50_ms": [round(run["vectuned"].p50_ms - run["bare"].p50_ms, 4) for run in runs],
+        "more_at_mean_ms": [round(run["vectuned"].mean_ms - run["bare"].mean_ms, 4) for run in runs],
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
+    }
+
+
+if __name__ == "__main__":
+    main()
