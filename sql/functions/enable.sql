@@ -123,8 +123,8 @@ BEGIN
     IF class.relkind <> 'r' OR class.relpersistence = 't' THEN
         RAISE EXCEPTION '% is a %; vectuned tunes columns of ordinary tables', p_relation,
             CASE class.relkind WHEN 'r' THEN 'temporary table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
-                               WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'index'
-                               ELSE 'relation of kind ' || class.relkind END
+                               WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'mere index' WHEN 'S' THEN 'sequence'
+                               ELSE 'relation of another kind' END
             USING ERRCODE = 'wrong_object_type';
     END IF;
     SELECT * INTO attribute FROM pg_attribute a

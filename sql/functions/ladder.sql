@@ -1,6 +1,9 @@
 -- Rungs of effort, classes of k, and the way from a position on the ladder to an ef_search.
 -- learning/ladder.py holds the same numbers; a test compares the two.
 
+-- Loads pgvector: without it only a superuser could attach its settings to the functions that follow.
+SELECT '[1]'::@extschema@.vector;
+
 CREATE OR REPLACE FUNCTION vectuned._rungs() RETURNS int[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp

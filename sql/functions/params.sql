@@ -37,18 +37,18 @@ BEGIN
         reason := 'learned on an index that was rebuilt since: the fixed setting until relearned';
         RETURN;
     END IF;
-    IF b.access_path = 'hnsw_adaptive' AND b.probe_ef BETWEEN k + 4 AND 1000 THEN
+    IF b.access_path = 'hnsw_adaptive' AND b.probe_ef BETWEEN class + 4 AND 1000 THEN
         ef_search := greatest(ef_search, b.probe_ef);
         BEGIN
             seen := vectuned._probe(c, query, b.probe_ef);
             IF cardinality(seen) = b.probe_ef THEN
-                FOR i IN 1 .. k LOOP
+                FOR i IN 1 .. class LOOP
                     total := total + seen[i];
                 END LOOP;
-                rest := b.probe_ef - k;
+                rest := b.probe_ef - class;
                 SELECT * INTO d FROM vectuned._decide(c.id, class, vectuned._signature(
-                    seen[1], seen[k], seen[k + rest / 4], seen[k + rest / 2], seen[k + rest * 3 / 4],
-                    seen[b.probe_ef], total / k, b.center, b.weights), b.reach);
+                    seen[1], seen[class], seen[class + rest / 4], seen[class + rest / 2], seen[class + rest * 3 / 4],
+                    seen[b.probe_ef], total / class, b.center, b.weights), b.reach);
                 IF d.effort IS NOT NULL THEN
                     access_path := b.access_path;
                     ef_search := greatest(vectuned._ef_search(d.effort, k), b.probe_ef);

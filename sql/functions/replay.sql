@@ -2,8 +2,6 @@
 
 -- distances: in the order the scan gave them; counts[i]: how many of them had come at rungs[i];
 -- blocks: buffers of the index fetched so far; ms: time so far. The plan is checked, not assumed.
-SELECT '[1]'::@extschema@.vector;  -- loads pgvector: without it only a superuser may attach its settings
-
 CREATE OR REPLACE FUNCTION vectuned._replay(
     p_column_id int, query @extschema@.vector, rungs int[],
     OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[])

@@ -40,6 +40,7 @@ DECLARE
     total float8 := 0;
     seen float8[] := '{}';
     kth float8 := '-Infinity';
+    class_distance float8;
     disordered boolean := false;
     rest int;
     signature @extschema@.vector;
@@ -58,7 +59,7 @@ BEGIN
     FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = class;
     ef := least(greatest(coalesce(fixed_ef, {default_ef}), k), 1000);
 
-    IF path = 'hnsw_adaptive' AND probe_ef BETWEEN k + 4 AND 1000
+    IF path = 'hnsw_adaptive' AND probe_ef BETWEEN class + 4 AND 1000
         AND generation = pg_relation_filenode({index_oid})
     THEN
         -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
@@ -66,16 +67,23 @@ BEGIN
                 set_config('hnsw.ef_search', probe_ef::text, true);
         OPEN scan NO SCROLL FOR
             SELECT {key}, {distance} FROM {relation} t WHERE {present} ORDER BY {distance};
-        FOR i IN 1 .. k LOOP
+        -- It looks at the ranks of the class of k, as the searches did that it is held against.
+        FOR i IN 1 .. class LOOP
             FETCH scan INTO found_id, found_distance;
             EXIT WHEN NOT FOUND;
-            found_ids[i] := found_id;
-            found_distances[i] := found_distance;
             total := total + found_distance;
-            disordered := disordered OR found_distance < kth;
-            kth := found_distance;
+            IF i <= k THEN
+                found_ids[i] := found_id;
+                found_distances[i] := found_distance;
+                disordered := disordered OR found_distance < kth;
+                kth := greatest(kth, found_distance);
+            ELSIF found_distance < kth THEN
+                found_ids := found_ids || found_id;
+                found_distances := found_distances || found_distance;
+            END IF;
         END LOOP;
-        rest := probe_ef - k;
+        class_distance := found_distance;
+        rest := probe_ef - class;
         FETCH RELATIVE rest / 4 FROM scan INTO found_id, found_distance;
         seen[1] := found_distance;
         FETCH RELATIVE rest / 2 - rest / 4 FROM scan INTO found_id, found_distance;
@@ -85,8 +93,8 @@ BEGIN
         FETCH RELATIVE rest - rest * 3 / 4 FROM scan INTO found_id, found_distance;
         IF FOUND THEN
             BEGIN
-                signature := vectuned._signature(found_distances[1], found_distances[k], seen[1], seen[2],
-                                                 seen[3], found_distance, total / k, center, weights);
+                signature := vectuned._signature(found_distances[1], class_distance, seen[1], seen[2],
+                                                 seen[3], found_distance, total / class, center, weights);
                 SELECT vectuned._ef_search(d.effort, k) INTO ef
                 FROM vectuned._decide({id}, class, signature, reach) d;
             EXCEPTION WHEN others THEN

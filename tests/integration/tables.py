@@ -1,0 +1,197 @@
+"""Small tables with vectors like real ones, and what exact search and pgvector say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+Connection = psycopg.Connection[Any]
+Singles = npt.NDArray[np.float32]
+
+OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
+
+
+def raw(statement: str) -> sql.SQL:
+    """Take a text that the tests made for SQL."""
+    return sql.SQL(statement)  # type: ignore[arg-type, unused-ignore]
+
+
+def named(table: sql.Identifier | str) -> sql.Identifier:
+    """Name a table, in the schema public unless told otherwise.
+
+    Unqualified it would lie in the schema of vectuned itself where the role has the same name.
+    """
+    return sql.Identifier("public", table) if isinstance(table, str) else table
+
+
+def clustered(count: int, dimensions: int, seed: int, *, clusters: int = 12, spread: float = 0.6) -> Singles:
+    """Draw vectors (count, dimensions) around a few centres of unequal weight, as embeddings of texts lie."""
+    rng = np.random.default_rng(seed)
+    # The centres belong to the space and not to the draw, so that queries are drawn from the same one.
+    centres = np.random.default_rng(dimensions).normal(size=(clusters, dimensions))
+    share = 1 / np.arange(1, clusters + 1)
+    chosen = rng.choice(clusters, size=count, p=share / share.sum())
+    return (centres[chosen] + spread * rng.normal(size=(count, dimensions))).astype(np.float32)
+
+
+def text(vector: npt.ArrayLike) -> str:
+    """Write a vector as pgvector reads it, to the last digit."""
+    return "[" + ",".join(str(x) for x in np.asarray(vector).tolist()) + "]"
+
+
+def make(
+    conn: Connection,
+    vectors: Singles | Sequence[Singles | None],
+    *,
+    table: sql.Identifier | str = "items",
+    column: str = "embedding",
+    kind: str = "vector",
+    metric: str = "cosine",
+    key: str = "id",
+    key_type: str = "bigint",
+    dimensions: int | None = None,
+    extension: str = "public",
+    index: bool = True,
+) -> None:
+    """Create a table with a key from 1 on, a column of vectors (None is NULL), and an HNSW index."""
+    name = named(table)
+    width = dimensions or len(next(v for v in vectors if v is not None))
+    conn.execute(
+        sql.SQL("CREATE TABLE {} ({} {} PRIMARY KEY, {} {}({}))").format(
+            name,
+            sql.Identifier(key),
+            raw(key_type),
+            sql.Identifier(column),
+            sql.Identifier(extension, kind),
+            sql.Literal(width),
+        )
+    )
+    fill(conn, vectors, table=name)
+    if index:
+        build(conn, table=name, column=column, kind=kind, metric=metric, extension=extension)
+
+
+def fill(
+    conn: Connection,
+    vectors: Singles | Sequence[Singles | None],
+    *,
+    table: sql.Identifier | str,
+    kind: str = "vector",
+) -> None:
+    """Add rows: (1, vector), (2, vector) and so on."""
+    name = named(table)
+    with conn.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(name)) as copy:
+        for number, vector in enumerate(vectors, start=1):
+            copy.write_row((number, None if vector is None else text(vector)))
+    conn.execute(sql.SQL("ANALYZE {}").format(name))
+
+
+def build(
+    conn: Connection,
+    *,
+    table: sql.Identifier | str = "items",
+    column: str = "embedding",
+    kind: str = "vector",
+    metric: str = "cosine",
+    extension: str = "public",
+    options: str = "",
+) -> None:
+    """Create an HNSW index."""
+    name = named(table)
+    conn.execute(
+        sql.SQL("CREATE INDEX ON {} USING hnsw ({} {}) {}").format(
+            name,
+            sql.Identifier(column),
+            sql.Identifier(extension, f"{kind}_{metric}_ops"),
+            raw(options),
+        )
+    )
+
+
+def search(
+    conn: Connection, query: npt.ArrayLike, k: int = 10, relation: str = "items"
+) -> list[tuple[str, float]]:
+    """Search with vectuned: (id, distance) in the order they came."""
+    rows = conn.execute(
+        "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s)", (relation, text(query), k)
+    ).fetchall()
+    return [(str(r[0]), float(r[1])) for r in rows]
+
+
+def exact(
+    conn: Connection,
+    query: npt.ArrayLike,
+    k: int = 10,
+    *,
+    kind: str = "vector",
+    metric: str = "cosine",
+    relation: str = "items",
+    column: str = "embedding",
+    key: str = "id",
+) -> list[tuple[str, float]]:
+    """Answer by scanning a table with pgvector's own operator; relation and column as SQL writes them."""
+    norm = "vector_norm" if kind == "vector" else "l2_norm"
+    there = f"{norm}({column}) > 0" if metric == "cosine" else f"{column} IS NOT NULL"
+    statement = (
+        f"SELECT id, d FROM (SELECT {key}::text AS id, {column} {OPERATORS[metric]} %s::{kind} AS d "
+        f"FROM {relation} WHERE {there} OFFSET 0) t ORDER BY d, id LIMIT %s"
+    )
+    rows = conn.execute(statement.encode(), (text(query), k)).fetchall()
+    return [(str(r[0]), float(r[1])) for r in rows]
+
+
+def enable(conn: Connection, relation: str = "items", column: str = "embedding", **settings: object) -> int:
+    """Take a column into care, nothing sampled unless told; return its id."""
+    chosen = {"sample_rate": 0.0, **settings}
+    conn.execute(
+        sql.SQL("SELECT vectuned.enable(%(relation)s::regclass, %(column)s, {})").format(
+            sql.SQL(", ").join(
+                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in chosen
+            )
+        ),
+        {"relation": relation, "column": column, **chosen},
+    )
+    return int(
+        one(
+            conn,
+            "SELECT id FROM vectuned.tuned_column WHERE relation = %s::regclass AND column_name = %s",
+            relation,
+            column,
+        )
+    )
+
+
+def one(conn: Connection, statement: str, *values: object) -> Any:
+    """Return the only value of a statement."""
+    row = conn.execute(statement.encode(), values or None).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def settings(conn: Connection) -> dict[str, str]:
+    """Return every setting of the session."""
+    return {str(r[0]): str(r[1]) for r in conn.execute("SELECT name, setting FROM pg_settings").fetchall()}
+
+
+@contextmanager
+def plain_role(conn: Connection, conninfo: str, *grants: str) -> Iterator[Connection]:
+    """Yield a connection of a fresh role without rights but for `grants`, "SELECT ON items" and the like."""
+    # Roles belong to the server and not to the database: the database's name keeps tests apart.
+    name = f"{conn.info.dbname}_reader"
+    role = sql.Identifier(name)
+    conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+    try:
+        for grant in grants:
+            conn.execute(sql.SQL("GRANT {} TO {}").format(raw(grant), role))
+        with psycopg.connect(make_conninfo(conninfo, user=name), autocommit=True) as reader:
+            yield reader
+    finally:
+        conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        conn.execute(sql.SQL("DROP ROLE {}").format(role))
