@@ -57,7 +57,8 @@ def queries() -> dict[str, sql.SQL]:
 def migrations() -> list[tuple[str, str]]:
     """Return (name, text) of every migration, oldest first."""
     files = sorted(
-        (f for f in folder().joinpath("migrations").iterdir() if f.name.endswith(".sql")), key=lambda f: f.name
+        (f for f in folder().joinpath("migrations").iterdir() if f.name.endswith(".sql")),
+        key=lambda f: f.name,
     )
     return [(f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in files]
 
@@ -86,8 +87,8 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
     except psycopg.errors.InsufficientPrivilege as error:
         raise MigrationError(
-            f"the role {conn.info.user} may not install vectuned ({error.diag.message_primary}); run `vectuned migrate` "
-            "as the database's owner or a superuser."
+            f"the role {conn.info.user} may not install vectuned ({error.diag.message_primary}); "
+            "run `vectuned migrate` as the database's owner or a superuser."
         ) from error
     return Migrated(schema, version, applied)
 
@@ -105,7 +106,7 @@ def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
         except psycopg.Error as error:
             raise MigrationError(
                 f"the extension vector is not in database {conn.info.dbname} and could not be created "
-                f"({error.diag.message_primary}); install pgvector 0.8 or later and run CREATE EXTENSION vector."
+                f"({error.diag.message_primary}); install pgvector 0.8 or later and CREATE EXTENSION vector."
             ) from error
         row = conn.execute(find).fetchone()
     assert row is not None
@@ -127,11 +128,13 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
         yield from known
         return
     done = (
-        {str(r[0]) for r in conn.execute("SELECT name FROM vectuned.migration").fetchall()} if installed else set()
+        {str(r[0]) for r in conn.execute("SELECT name FROM vectuned.migration").fetchall()}
+        if installed
+        else set()
     )
     if newer := sorted(done - set(known)):
         raise MigrationError(
-            f"the database was migrated by a newer vectuned (it knows {newer[-1]}); upgrade this installation."
+            f"the database was migrated by a newer vectuned (it knows {newer[-1]}); upgrade this one."
         )
     for name, text in migrations():
         if name not in done:

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +48,15 @@ def search(conn: psycopg.Connection[TupleRow], count: int, seed: int) -> None:
         assert len(found) == 10
 
 
-def enabled(vectuned: Installed, dsn: str) -> psycopg.Connection[TupleRow]:
-    conn = psycopg.connect(dsn, autocommit=True)
-    fill(conn)
-    assert vectuned.run("migrate", "--dsn", dsn).returncode == 0
-    done = vectuned.run("enable", "items", "embedding", "--sample-rate", "1", "--dsn", dsn)
-    assert done.returncode == 0, done.stderr
-    assert "tuning public.items.embedding: l2, 32 dimensions" in done.stdout
-    return conn
+@contextmanager
+def enabled(vectuned: Installed, dsn: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        fill(conn)
+        assert vectuned.run("migrate", "--dsn", dsn).returncode == 0
+        done = vectuned.run("enable", "items", "embedding", "--sample-rate", "1", "--dsn", dsn)
+        assert done.returncode == 0, done.stderr
+        assert "tuning public.items.embedding: l2, 32 dimensions" in done.stdout
+        yield conn
 
 
 def test_every_verb_explains_itself(vectuned: Installed) -> None:
