@@ -8,14 +8,14 @@ from typing import Final
 import numpy as np
 
 from . import ladder, signature
-from .distillation import choose_efforts, distil
-from .neighbors import Floats
-from .optimizer import Policy, blend, serve
-from .promise import lower_bound, smallest_safe
+from .distillation import MERGED, choose_efforts, distil
+from .neighbors import Floats, Ints
+from .optimizer import Policy, decide, serve
+from .promise import Bools, lower_bound, smallest_safe
 from .reasoning_bank import Patterns, ReasoningBank
 
 _PRICES: Final = 120
-_TRAINING_SHARE: Final = 0.4
+_TRAINING_SHARE: Final = 1 / 3
 _FEWEST: Final = 20
 
 
@@ -23,18 +23,20 @@ _FEWEST: Final = 20
 class Evidence:
     """What replays say about one class of k.
 
-    `probes` float64 (n, >= the largest probe), distances in the order a scan gave them; `recall` float64
-    (n, rungs) at this k; `cost` float64 (n, rungs), index buffers.
+    `probes` by length, float64 (n, length) each: the distances that a search with that ef_search sees, in
+    order, padded with +inf where there were fewer; `recall` float64 (n, rungs) at this k; `cost` float64
+    (n, rungs), index buffers.
     """
 
     k: int
-    probes: Floats
+    probes: dict[int, Floats]
     recall: Floats
     cost: Floats
 
-    def take(self, rows: np.ndarray) -> Evidence:
-        """Return the replays at `rows`."""
-        return replace(self, probes=self.probes[rows], recall=self.recall[rows], cost=self.cost[rows])
+    def take(self, rows: Ints | Bools) -> Evidence:
+        """Return the replays at `rows`, indices or a mask."""
+        probes = {length: seen[rows] for length, seen in self.probes.items()}
+        return replace(self, probes=probes, recall=self.recall[rows], cost=self.cost[rows])
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -63,9 +65,18 @@ def fixed_policy(evidence: Evidence, target: float, confidence: float = 0.95, se
         else f"no ef_search is proven to reach {target:g} with {len(evidence)} replays: the largest serves"
     )
     policy = Policy(
-        evidence.k, int(efs[at]), float(recall[:, at].mean()), bound, safe is not None, len(evidence), target, reason
+        evidence.k,
+        int(efs[at]),
+        float(recall[:, at].mean()),
+        bound,
+        safe is not None,
+        len(evidence),
+        target,
+        reason,
     )
-    return Candidate(policy, Patterns.none(), float(ladder.at_efforts(evidence.cost, efforts[at : at + 1]).mean()))
+    return Candidate(
+        policy, Patterns.none(), float(ladder.at_efforts(evidence.cost, efforts[at : at + 1]).mean())
+    )
 
 
 def adaptive_policy(
@@ -85,12 +96,10 @@ def adaptive_policy(
     order = np.random.default_rng(seed).permutation(len(evidence))
     cut = int(len(order) * _TRAINING_SHARE)
     training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
-    probes = [
-        ef for ef in ladder.PROBES
-        if evidence.k + 4 <= ef < fixed.fixed_ef and ef <= evidence.probes.shape[1]
-    ]  # fmt: skip
     best: tuple[float, _Trial] | None = None
-    for probe_ef in probes:
+    for probe_ef in sorted(evidence.probes):
+        if not evidence.k + 4 <= probe_ef < fixed.fixed_ef:
+            continue
         trial = _Trial.fit(training, fixed, probe_ef, clusters, seed)
         if trial is not None:
             recall, cost = trial.outcomes(training)
@@ -111,7 +120,9 @@ def adaptive_policy(
         recall_bound=lower_bound(recall[:, safe], confidence, seed),
         samples=len(heldout),
     )
-    patterns = replace(trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe])
+    patterns = replace(
+        trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe]
+    )
     return Candidate(policy, patterns, float(cost[:, safe].mean()))
 
 
@@ -127,15 +138,15 @@ class _Trial:
 
     @classmethod
     def fit(cls, training: Evidence, fixed: Policy, probe_ef: int, clusters: int, seed: int) -> _Trial | None:
-        usable = np.isfinite(training.probes[:, :probe_ef]).all(axis=1)
-        if usable.sum() < _FEWEST:
+        usable = np.flatnonzero(np.isfinite(training.probes[probe_ef]).all(axis=1))
+        if len(usable) < _FEWEST:
             return None
         training = training.take(usable)
-        way = signature.fit(training.probes, training.k, probe_ef, training.recall)
-        signatures = way.transform(training.probes)
-        bank = ReasoningBank(
-            distil(signatures, training.recall, training.cost, clusters=clusters, seed=seed), seed=seed
-        )
+        seen = training.probes[probe_ef]
+        way = signature.fit(seen, training.k, probe_ef, training.recall)
+        signatures = way.transform(seen)
+        bank = ReasoningBank(distil(signatures, training.recall, training.cost, clusters=clusters, seed=seed))
+        bank.consolidate(MERGED)
         _, distances = bank.lookup(signatures, 1)
         policy = replace(
             fixed,
@@ -156,7 +167,7 @@ class _Trial:
         """Return what each price would have given each replay: recall and cost, (n, prices)."""
         way = self.policy.signature
         assert way is not None
-        numbers, distances = self.bank.lookup(way.transform(evidence.probes))
-        efs = serve(blend(self.effort, numbers, distances, self.policy.reach), self.policy, evidence.k)
+        effort = decide(self.effort, self.bank, self.policy, evidence.probes[way.probe_ef])
+        efs = serve(effort, self.policy, evidence.k)
         efforts = ladder.effort(efs)
         return ladder.at_efforts(evidence.recall, efforts), ladder.at_efforts(evidence.cost, efforts)

@@ -34,7 +34,8 @@ class Care:
 
 def tuned_columns(conn: psycopg.Connection[Any]) -> list[Care]:
     """Read every tuned column whose table still exists, in the order they were enabled."""
-    rows = conn.cursor(row_factory=namedtuple_row).execute(queries()["tuned_columns"]).fetchall()
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
+    rows = cursor.execute(queries()["tuned_columns"]).fetchall()
     return [
         Care(
             TunedColumn(

@@ -10,16 +10,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .neighbors import Floats, Ints
+from vectuned.config.errors import UsageError
+
+from .neighbors import Floats, Ints, Singles
 
 RUNGS: Final[tuple[int, ...]] = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 1000)
 K_CLASSES: Final[tuple[int, ...]] = (1, 3, 10, 30, 100, 300, 1000)
-PROBES: Final[tuple[int, ...]] = (20, 28, 40, 56, 80, 112)
+PROBES: Final[tuple[int, ...]] = (28, 56, 112)
 HIGHEST: Final[float] = float(len(RUNGS) - 1)
 
 
 def k_class(k: int) -> int:
-    """Return the class of `k`: the smallest of K_CLASSES that is not below it."""
+    """Return the class of `k`: the smallest of K_CLASSES not below it; UsageError outside 1 to 1000."""
+    if not 1 <= k <= K_CLASSES[-1]:
+        raise UsageError(f"k must be between 1 and {K_CLASSES[-1]}, got {k}.")
     return next(bound for bound in K_CLASSES if k <= bound)
 
 
@@ -37,7 +41,7 @@ def effort(ef: npt.ArrayLike) -> Floats:
     return np.interp(np.asarray(ef, dtype=np.float64), RUNGS, np.arange(len(RUNGS), dtype=np.float64))
 
 
-def at_efforts(curves: Floats, efforts: npt.ArrayLike) -> Floats:
+def at_efforts(curves: Floats | Singles, efforts: npt.ArrayLike) -> Floats:
     """Read curves between their rungs.
 
     `curves` (n, rungs), `efforts` positions (m,) for all curves, or (n, m). Returns (n, m).
@@ -46,6 +50,6 @@ def at_efforts(curves: Floats, efforts: npt.ArrayLike) -> Floats:
     low = np.minimum(np.floor(position), HIGHEST - 1).astype(np.int64)
     share = position - low
     low = np.broadcast_to(low, (len(curves), low.shape[-1]))
-    left = np.take_along_axis(curves, low, axis=1)
-    right = np.take_along_axis(curves, low + 1, axis=1)
-    return left + share * (right - left)
+    left = np.take_along_axis(curves, low, axis=1).astype(np.float64)
+    right = np.take_along_axis(curves, low + 1, axis=1).astype(np.float64)
+    return np.asarray(left + share * (right - left))

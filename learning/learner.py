@@ -25,8 +25,10 @@ _SAMPLE = 480
 
 @dataclass(frozen=True)
 class Options:
-    """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, and what makes the bank step
-    aside: a measured saving under `step_aside`."""
+    """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, and `step_aside`.
+
+    A bank whose measured saving is under `step_aside` does not serve.
+    """
 
     confidence: float = 0.95
     clusters: int = 64
@@ -46,17 +48,23 @@ class Lesson:
 def offers(replays: Replays, care: Care, options: Options) -> dict[int, Offer]:
     """Work out what each class of k may be served with.
 
-    Every class with a known recall gets its fixed setting. Patterns are learned for the classes that
-    searches really belong to, if the held-out replays promise that they save anything.
+    Every class that enough replays looked at gets its fixed setting. Patterns are learned for the classes
+    that searches really belong to, if the held-out replays promise that they save anything.
     """
     found = {}
     for k in replays.k_classes:
         evidence = replays.evidence(k)
+        if len(evidence) < care.min_samples:
+            continue
         fixed = fixed_policy(evidence, care.target_recall, options.confidence, options.seed)
         adaptive = None
         if fixed.policy.certified and (replays.asked == k).sum() >= care.min_samples:
             adaptive = adaptive_policy(
-                evidence, fixed.policy, clusters=options.clusters, confidence=options.confidence, seed=options.seed
+                evidence,
+                fixed.policy,
+                clusters=options.clusters,
+                confidence=options.confidence,
+                seed=options.seed,
             )
         if adaptive is not None and fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
             adaptive = None
@@ -64,7 +72,7 @@ def offers(replays: Replays, care: Care, options: Options) -> dict[int, Offer]:
     return found
 
 
-def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options()) -> Lesson:  # noqa: B008
+def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options()) -> Lesson:
     """Learn from a column's replays and publish, if there are enough of them.
 
     `conn` must be in autocommit mode; the publish is one transaction.
@@ -78,12 +86,8 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         return Lesson(len(replays), None, {})
     offered = offers(replays, care, options)
     sample = _recent_queries(conn, care, _SAMPLE)
-    version, served = publish(
-        conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed
-    )
-    conn.execute(
-        queries()["trim_replays"], {"column_id": care.column.id, "window": care.trajectory_window}
-    )
+    version, served = publish(conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed)
+    conn.execute(queries()["trim_replays"], {"column_id": care.column.id, "window": care.trajectory_window})
     log.info(
         "published version %d for %s from %d replays", version, care.column, len(replays),
         extra={"action": "publish"},

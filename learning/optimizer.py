@@ -65,39 +65,46 @@ class SearchOptimizer:
         self.policy = policy
 
     def efforts(self, probes: Floats) -> tuple[Floats, Floats, Floats]:
-        """Decide for probes (n, >= probe_ef) of distances in the order they came.
+        """Decide for probes (n, probe_ef), the distances in the order they came.
 
         Returns positions on the ladder, expected recall and confidence, float64 (n,) each; NaN where the
-        probe resembles no pattern.
+        probe resembles no pattern, or was cut short (narrower than probe_ef, or with values not finite).
         """
-        signature = self.policy.signature
-        unknown = np.full(len(probes), np.nan)
-        if signature is None or len(self.bank) == 0:
-            return unknown, unknown, unknown
-        numbers, distances = self.bank.lookup(signature.transform(probes))
         patterns = self.bank.patterns
         values = np.column_stack([patterns.effort, patterns.expected_recall, patterns.confidence])
-        effort, expected, confidence = blend(values, numbers, distances, self.policy.reach).T
+        effort, expected, confidence = decide(values, self.bank, self.policy, probes).T
         return effort, expected, confidence
 
     def ef_search(self, probes: Floats, k: int) -> Ints:
         """Decide for many probes at once: ef_search, int64 (n,)."""
-        signature = self.policy.signature
-        if signature is None or signature.probe_ef < k + 4:
-            return np.full(len(probes), serve(np.nan, self.policy, k), dtype=np.int64)
-        effort, _, _ = self.efforts(probes)
-        return serve(effort, self.policy, k)
+        return serve(self.efforts(probes)[0], self.policy, k)
 
     def optimize(self, probe: Floats, k: int) -> SearchParams:
-        """Decide for one search by the distances (>= probe_ef,) that its probe saw."""
+        """Decide for one search by the distances (probe_ef,) that its probe saw."""
         policy, reason = self.policy, self.policy.reason
-        ef = int(self.ef_search(probe[None, :], k)[0])
-        if policy.signature is not None and policy.signature.probe_ef >= k + 4:
-            effort, expected, confidence = (float(values[0]) for values in self.efforts(probe[None, :]))
-            if np.isfinite(effort):
-                return SearchParams("hnsw_adaptive", ef, expected, confidence, reason)
+        effort, expected, confidence = (float(values[0]) for values in self.efforts(probe[None, :]))
+        ef = int(serve(effort, policy, k))
+        if np.isfinite(effort):
+            return SearchParams("hnsw_adaptive", ef, expected, confidence, reason)
+        if policy.signature is not None:
             reason = "unlike anything learned: the fixed setting"
         return SearchParams("hnsw", ef, policy.expected_recall, 0.95 if policy.certified else 0.0, reason)
+
+
+def decide(values: Floats, bank: ReasoningBank, policy: Policy, probes: Floats) -> Floats:
+    """Interpolate what patterns say about searches by what their probes saw.
+
+    `values` (p, m) of the bank's patterns; `probes` (n, probe_ef). Returns (n, m), NaN where the fixed
+    setting is to serve: no signature, no patterns, a probe cut short, or one unlike every pattern.
+    """
+    way = policy.signature
+    found = np.full((len(probes), values.shape[1]), np.nan)
+    if way is not None and len(bank) and probes.shape[1] >= way.probe_ef:
+        seen = probes[:, : way.probe_ef]
+        whole = np.isfinite(seen).all(axis=1)
+        numbers, distances = bank.lookup(way.transform(seen[whole]))
+        found[whole] = blend(values, numbers, distances, policy.reach)
+    return found
 
 
 def blend(values: Floats, numbers: Ints, distances: Floats, reach: float) -> Floats:
@@ -121,4 +128,4 @@ def serve(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
     fixed = min(max(policy.fixed_ef, k), ladder.RUNGS[-1])
     probed = policy.signature.probe_ef if policy.signature is not None else 0
     chosen = np.where(known, ladder.ef_search(np.where(known, wanted, 0.0), k), fixed)
-    return np.maximum(chosen, probed if probed >= k + 4 else 0).astype(np.int64)
+    return np.maximum(chosen, probed).astype(np.int64)

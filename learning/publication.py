@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final
 
@@ -13,11 +13,12 @@ from pgvector import Vector
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
+from vectuned.config.errors import VectunedError
 from vectuned.sql.loader import queries
 
 from .calibration import Candidate
 from .catalogue import Care
-from .neighbors import Floats, Singles
+from .neighbors import Singles
 from .optimizer import Policy
 from .reasoning_bank import Patterns, check
 from .signature import COMPONENTS, FEATURES, Signature
@@ -56,39 +57,26 @@ def publish(
 
     `offers` by class of k. An adaptive offer is measured end to end against the fixed one, with searches of
     `sample` (n, d) through the column's own function, inside the transaction that publishes both: unless it
-    saves `least_saving`, it steps aside. Searches of others see the old bank until the commit.
+    saves `least_saving`, it steps aside. Searches of others see the old bank until the commit, and other
+    publishers wait for it. Raises VectunedError if the column is no longer enabled.
     """
     served: dict[int, Served] = {}
     with conn.transaction():
+        held = conn.execute(queries()["hold_column"], {"column_id": care.column.id}).fetchone()
+        if held is None or not held[0]:
+            raise VectunedError(f"{care.column} was disabled meanwhile: nothing is published for it.")
         row = conn.execute(queries()["next_version"], {"column_id": care.column.id}).fetchone()
         version = int(row[0]) if row else 1
         conn.execute(queries()["delete_bank"], {"column_id": care.column.id})
         for k, offer in offers.items():
-            chosen = offer.adaptive or offer.fixed
-            _insert(conn, care, version, chosen)
-            saving = None
+            chosen, saving = offer.fixed, None
             if offer.adaptive is not None:
+                _insert(conn, care, version, offer.adaptive, None)
                 saving = measure_saving(conn, care, k, sample, seed=seed)
-                if saving < 1.0 + least_saving:
-                    chosen = offer.fixed
-            policy = chosen.policy
-            reason = policy.reason
-            if offer.adaptive is not None and saving is not None:
-                reason = (
-                    f"effort by what a short probe sees, measured to cost {1 / saving:.2f} of ef_search "
-                    f"{offer.fixed.policy.fixed_ef}"
-                    if chosen is offer.adaptive
-                    else f"{reason}; effort by query was measured to cost {1 / saving:.2f} of that and stepped aside"
-                )
-            conn.execute(
-                queries()["step_aside"],
-                {
-                    "column_id": care.column.id, "k_class": k, "access_path": policy.access_path,
-                    "saving": saving, "expected_recall": policy.expected_recall,
-                    "recall_bound": policy.recall_bound, "samples": policy.samples, "reason": reason,
-                },
-            )  # fmt: skip
-            served[k] = Served(policy, len(chosen.patterns), saving, reason)
+                chosen = _judge(offer.fixed, offer.adaptive, saving, least_saving)
+                conn.execute(queries()["delete_class"], {"column_id": care.column.id, "k_class": k})
+            _insert(conn, care, version, chosen, saving)
+            served[k] = Served(chosen.policy, len(chosen.patterns), saving, chosen.policy.reason)
         details = {
             str(k): {"access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef, "saving": s.saving}
             for k, s in served.items()
@@ -106,7 +94,22 @@ def publish(
     return version, served
 
 
-def _insert(conn: psycopg.Connection[Any], care: Care, version: int, chosen: Candidate) -> None:
+def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_saving: float) -> Candidate:
+    """Choose what serves by what was measured, and have its reason say so."""
+    if saving is None:
+        why = f"{fixed.policy.reason}; effort by query could not be measured without stored queries"
+        return replace(fixed, policy=replace(fixed.policy, reason=why))
+    if saving < 1.0 + least_saving:
+        measured = f"effort by query was measured to cost {1 / saving:.2f} of that and stepped aside"
+        why = f"{fixed.policy.reason}; {measured}"
+        return replace(fixed, policy=replace(fixed.policy, reason=why))
+    why = f"{adaptive.policy.reason}, measured to cost {1 / saving:.2f} of ef_search {fixed.policy.fixed_ef}"
+    return replace(adaptive, policy=replace(adaptive.policy, reason=why))
+
+
+def _insert(
+    conn: psycopg.Connection[Any], care: Care, version: int, chosen: Candidate, saving: float | None
+) -> None:
     policy, patterns, way = chosen.policy, chosen.patterns, chosen.policy.signature
     check(patterns)
     key = {"column_id": care.column.id, "k_class": policy.k_class}
@@ -116,7 +119,7 @@ def _insert(conn: psycopg.Connection[Any], care: Care, version: int, chosen: Can
             **key, "version": version, "generation": care.generation, "access_path": policy.access_path,
             "ef_search": policy.fixed_ef, "expected_recall": policy.expected_recall,
             "recall_bound": policy.recall_bound, "certified": policy.certified, "samples": policy.samples,
-            "target_recall": policy.target_recall, "reason": policy.reason, "saving": None,
+            "target_recall": policy.target_recall, "reason": policy.reason, "saving": saving,
             "probe_ef": way.probe_ef if way else None,
             "center": way.center.tolist() if way else None,
             "weights": way.weights.ravel().tolist() if way else None,
@@ -129,7 +132,8 @@ def _insert(conn: psycopg.Connection[Any], care: Care, version: int, chosen: Can
             [
                 {
                     **key, "pattern_no": i, "centroid": Vector(patterns.centroids[i]),
-                    "effort": float(patterns.effort[i]), "expected_recall": float(patterns.expected_recall[i]),
+                    "effort": float(patterns.effort[i]),
+                    "expected_recall": float(patterns.expected_recall[i]),
                     "confidence": float(patterns.confidence[i]), "samples": int(patterns.samples[i]),
                     "usage": int(patterns.usage[i]), "recall": patterns.recall[i].tolist(),
                     "cost": patterns.cost[i].tolist(),
@@ -141,12 +145,14 @@ def _insert(conn: psycopg.Connection[Any], care: Care, version: int, chosen: Can
 
 def measure_saving(
     conn: psycopg.Connection[Any], care: Care, k: int, sample: Singles, *, seed: int = 0
-) -> float:
-    """Measure mean time of the fixed setting over that of the adaptive one, overheads paid.
+) -> float | None:
+    """Measure time of the fixed setting over that of the adaptive one, overheads paid; None without a sample.
 
     Both arms answer the same searches through the column's function, in blocks whose order is drawn; the
     pages are warm. Must run in a transaction, with the adaptive bank in place, and leaves it serving.
     """
+    if not len(sample):
+        return None
     key = {"column_id": care.column.id, "k_class": k}
     arms = {"hnsw": queries()["serve_fixed"], "hnsw_adaptive": queries()["serve_adaptive"]}
     statement = sql.SQL("SELECT * FROM vectuned.{}(%s, %s)").format(
@@ -156,7 +162,7 @@ def measure_saving(
     spent: dict[str, list[float]] = {arm: [] for arm in arms}
     conn.execute("SELECT set_config('vectuned.record', 'off', true)")
     blocks = [b for b in np.array_split(rng.permutation(len(sample)), _BLOCKS) if len(b)]
-    for number, block in enumerate([blocks[0], *blocks] if blocks else []):
+    for number, block in enumerate([blocks[0], *blocks]):
         for arm in rng.permutation(list(arms)):
             conn.execute(arms[str(arm)], key)
             started = perf_counter()
@@ -165,15 +171,16 @@ def measure_saving(
             if number:  # the first block only warms plans and pages
                 spent[str(arm)].append(perf_counter() - started)
     conn.execute(arms["hnsw_adaptive"], key)
-    if not spent["hnsw"]:
-        return 1.0
     # The median of the blocks' ratios: a hiccup of the machine falls on one block of one arm.
     return float(np.median(np.array(spent["hnsw"]) / np.array(spent["hnsw_adaptive"])))
 
 
 def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, Patterns]]:
-    """Read a column's published bank: policy and patterns by class of k."""
-    cursor = conn.cursor(row_factory=namedtuple_row)
+    """Read a column's published bank: policy and patterns by class of k.
+
+    Everything that decides a search comes back bit for bit; the price of effort is not published.
+    """
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     found = {}
     for row in cursor.execute(queries()["bank"], {"column_id": care.column.id}).fetchall():
         way = None
@@ -184,23 +191,13 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
             row.k_class, row.ef_search, row.expected_recall, row.recall_bound, row.certified, row.samples,
             row.target_recall, row.reason, way, row.reach or 0.0,
         )  # fmt: skip
-        found[row.k_class] = (policy, _read_patterns(conn, care, row.k_class))
+        patterns = Patterns.none()
+        if row.centroids is not None:
+            patterns = Patterns(
+                np.array(row.centroids, dtype=np.float32), np.array(row.recall, dtype=np.float32),
+                np.array(row.cost, dtype=np.float32), np.array(row.pattern_samples, dtype=np.int64),
+                np.array(row.effort, dtype=np.float64), np.array(row.pattern_recall, dtype=np.float64),
+                np.array(row.confidence, dtype=np.float64), np.array(row.usage, dtype=np.int64),
+            )  # fmt: skip
+        found[row.k_class] = (policy, patterns)
     return found
-
-
-def _read_patterns(conn: psycopg.Connection[Any], care: Care, k: int) -> Patterns:
-    cursor = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["patterns"], {"column_id": care.column.id, "k_class": k}).fetchall()
-    if not rows:
-        return Patterns.none()
-
-    def floats(name: str) -> Floats:
-        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
-
-    return Patterns(
-        np.array([row.centroid.to_numpy() for row in rows], dtype=np.float32),
-        floats("recall"), floats("cost"), floats("samples").astype(np.int64), floats("effort"),
-        floats("expected_recall"), floats("confidence"), floats("usage").astype(np.int64),
-    )  # fmt: skip
-
-

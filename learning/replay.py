@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -16,14 +18,17 @@ from vectuned.sql.loader import queries
 from .calibration import Evidence
 from .catalogue import Care
 from .ladder import K_CLASSES, PROBES, RUNGS, k_class
-from .neighbors import Floats, Ints
+from .neighbors import Floats, Ints, Singles
 from .trajectory import Trajectories
 from .truth import Truth, exact_neighbors, recall_at_k, recall_curve
 
-_DEPTH: Final = PROBES[-1]
+log = logging.getLogger(__name__)
+
+_WIDTH: Final = sum(PROBES)
 _LEAST_K: Final = 100
 _CHUNK: Final = 250
-_SCAN_TIMEOUT_MS: Final = 60_000
+_STARTS: Final = tuple(sum(PROBES[:place]) for place in range(len(PROBES)))
+SCAN_TIMEOUT_MS: Final = 60_000
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,14 @@ class Replays:
     """Hold n replays on one generation of an index.
 
     `asked` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
-    `probes` float64 (n, 112), distances in the order the scan gave them, padded with +inf;
-    `recall` float64 (n, c, rungs), `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds.
+    `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
+    padded with +inf; `recall` float64 (n, c, rungs), NaN where a class was not looked at; `blocks` and `ms`
+    float64 (n, rungs), index buffers and milliseconds.
     """
 
     asked: Ints
     k_classes: tuple[int, ...]
-    probes: Floats
+    probes: dict[int, Floats]
     recall: Floats
     blocks: Floats
     ms: Floats
@@ -46,8 +52,9 @@ class Replays:
         return len(self.asked)
 
     def evidence(self, k: int) -> Evidence:
-        """Return what these replays say about the class `k`, one of `k_classes`."""
-        return Evidence(k, self.probes, self.recall[:, self.k_classes.index(k)], self.blocks)
+        """Return what the replays that looked at class `k`, one of `k_classes`, say about it."""
+        recall = self.recall[:, self.k_classes.index(k)]
+        return Evidence(k, self.probes, recall, self.blocks).take(np.isfinite(recall[:, 0]))
 
 
 def replay(
@@ -57,24 +64,24 @@ def replay(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Replay searches, store what they show, and mark them replayed; return how many.
+    """Replay searches, store what they show, and mark them replayed; return how many were looked at.
 
     The exact answers of a chunk of searches and its scans see one snapshot, in one transaction; `conn` must
     be in autocommit mode. `progress` is told the number done after each search. Where the column's vectors
-    are not to be kept, the query is dropped with the same transaction.
+    are not to be kept, the query is dropped with the same transaction. A search whose scan takes longer
+    than a minute is marked replayed, so that it is not tried for ever, but nothing is learned from it.
 
-    Raises VectunedError when the index is gone or the plan is not the one to be measured.
+    The continued scan gives each rung what a search of its own would have found, but not in the order that
+    one gives it: its beginning is 10 rows, then 4 more. So what a probe sees comes from short searches.
+
+    Raises VectunedError when the index is gone or was rebuilt, or the plan is not the one to be measured.
     """
-    if care.generation is None:
-        raise VectunedError(
-            f"The index of {care.column} is gone: create an HNSW index and call vectuned.enable again."
-        )
+    _require_generation(conn, care)
     done = 0
     for start in range(0, len(trajectories), _CHUNK):
         part = slice(start, start + _CHUNK)
         with conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            conn.execute(f"SET LOCAL statement_timeout = {_SCAN_TIMEOUT_MS}")
             done = _replay_chunk(conn, care, trajectories, part, done, progress)
     return done
 
@@ -91,23 +98,27 @@ def _replay_chunk(
     deepest = max(_LEAST_K, k_class(int(ks.max())))
     conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
     truth = exact_neighbors(conn, care.column, vectors, deepest)
-    conn.execute(f"SET LOCAL statement_timeout = {_SCAN_TIMEOUT_MS}")
+    conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
     classes = [k for k in K_CLASSES if k <= deepest]
 
     scanned = np.full((len(vectors), RUNGS[-1]), np.inf)
     counts = np.zeros((len(vectors), len(RUNGS)), dtype=np.int64)
     blocks, ms = np.zeros(counts.shape), np.zeros(counts.shape)
-    statement = queries()["replay_search"]
+    probes = np.full((len(vectors), _WIDTH), np.inf)
+    finished = np.zeros(len(vectors), dtype=np.bool_)
     for i, vector in enumerate(vectors):
-        values = {"column_id": care.column.id, "query": Vector(vector), "rungs": list(RUNGS)}
-        row = conn.execute(statement, values).fetchone()
-        assert row is not None
-        distances = row[0] or []
-        scanned[i, : len(distances)] = distances
-        counts[i], blocks[i], ms[i] = row[1], row[2], row[3]
+        row = _scan(conn, care, vector)
+        if row is not None:
+            finished[i] = True
+            scanned[i, : len(row[0] or [])] = row[0] or []
+            counts[i], blocks[i], ms[i] = row[1], row[2], row[3]
+            for start, seen in zip(_STARTS, row[4:], strict=True):
+                probes[i, start : start + len(seen or [])] = seen or []
         done += 1
         if progress is not None:
             progress(done)
+    # The scans hold the index against a rebuild, so what is the index now was it throughout.
+    _require_generation(conn, care)
 
     recall = np.stack([recall_curve(scanned, counts, truth, k) for k in classes], axis=1)
     served = _served_recall(trajectories.distances[part], truth, ks)
@@ -118,11 +129,11 @@ def _replay_chunk(
                 {
                     "query_id": trajectories.query_ids[part][i], "column_id": care.column.id,
                     "generation": care.generation, "k_class": k_class(int(ks[i])), "k_classes": classes,
-                    "probe": scanned[i, : min(_DEPTH, int(counts[i, -1]))].tolist(),
+                    "probe": probes[i].tolist(),
                     "recall": recall[i].astype(np.float32).tolist(),
                     "blocks": blocks[i].tolist(), "ms": ms[i].tolist(),
                 }
-                for i in range(len(vectors))
+                for i in np.flatnonzero(finished)
             ],
         )  # fmt: skip
         cursor.executemany(
@@ -140,6 +151,44 @@ def _replay_chunk(
     return done
 
 
+def _scan(conn: psycopg.Connection[Any], care: Care, vector: Singles) -> tuple[Any, ...] | None:
+    """Search once more with one continued scan, and shortly for each probe; None if that took too long."""
+    values = {"column_id": care.column.id, "query": Vector(vector), "rungs": list(RUNGS)}
+    values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
+    started = perf_counter()
+    try:
+        with conn.transaction():  # a savepoint: one search too slow must not undo the others
+            row = conn.execute(queries()["replay_search"], values).fetchone()
+    except psycopg.errors.QueryCanceled:
+        if (perf_counter() - started) * 1000 < SCAN_TIMEOUT_MS:
+            raise  # somebody else cancelled it
+        log.warning(
+            "a replay on %s took longer than %d ms: passed over", care.column, SCAN_TIMEOUT_MS,
+            extra={"action": "replay"},
+        )  # fmt: skip
+        return None
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        raise VectunedError(
+            f"{error.diag.message_primary}. {error.diag.message_hint or ''}".strip()
+        ) from error
+    assert row is not None
+    return tuple(row)
+
+
+def _require_generation(conn: psycopg.Connection[Any], care: Care) -> None:
+    """Refuse to go on if the index is not the one that `care` knows."""
+    row = conn.execute(queries()["generation"], {"column_id": care.column.id}).fetchone()
+    now = row[0] if row is not None else None
+    if now is None:
+        raise VectunedError(
+            f"The index of {care.column} is gone: create an HNSW index and call vectuned.enable again."
+        )
+    if now != care.generation:
+        raise VectunedError(
+            f"The index of {care.column} was rebuilt meanwhile: read the tuned columns again, then replay."
+        )
+
+
 def _served_recall(distances: list[list[float]], truth: Truth, ks: Ints) -> Floats:
     width = max((len(d) for d in distances), default=0)
     returned = np.full((len(distances), max(width, 1)), np.inf)
@@ -152,23 +201,21 @@ def load(conn: psycopg.Connection[Any], care: Care) -> Replays:
     """Read the newest replays on the index as it is now, up to the column's trajectory window."""
     values = {
         "column_id": care.column.id, "generation": care.generation, "count": care.trajectory_window,
+        "width": _WIDTH,
     }  # fmt: skip
     rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
-    if not rows:
-        empty = np.zeros((0, len(RUNGS)))
-        return Replays(
-            np.zeros(0, dtype=np.int64), (), np.zeros((0, _DEPTH)), np.zeros((0, 0, len(RUNGS))), empty, empty
-        )
-    common = min((row[1] for row in rows), key=len)
-    probes = np.full((len(rows), _DEPTH), np.inf)
+    # A search for many rows has its chunk looked at for classes that others were not.
+    classes = sorted({k for row in rows for k in row[1]})
+    recall = np.full((len(rows), len(classes), len(RUNGS)), np.nan)
     for i, row in enumerate(rows):
-        probes[i, : len(row[2])] = row[2]
-    recall = np.array([row[3][: len(common)] for row in rows], dtype=np.float64)
+        recall[i, np.searchsorted(classes, row[1])] = row[3]
+    seen = np.array([row[2] for row in rows], dtype=np.float64).reshape(len(rows), _WIDTH)
+    ends = [start + length for start, length in zip(_STARTS, PROBES, strict=True)]
     return Replays(
         np.array([row[0] for row in rows], dtype=np.int64),
-        tuple(common),
-        probes,
+        tuple(classes),
+        {length: seen[:, end - length : end] for length, end in zip(PROBES, ends, strict=True)},
         recall,
-        np.array([row[4] for row in rows], dtype=np.float64),
-        np.array([row[5] for row in rows], dtype=np.float64),
+        np.array([row[4] for row in rows], dtype=np.float64).reshape(len(rows), len(RUNGS)),
+        np.array([row[5] for row in rows], dtype=np.float64).reshape(len(rows), len(RUNGS)),
     )

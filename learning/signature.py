@@ -4,6 +4,9 @@ A probe is the beginning of a search: its first `probe_ef` rows, in order. Of th
 distances. Eight features of them are centred, projected on the directions that predict how recall grows
 with effort (partial least squares), and rounded to a grid of integers, so that the database and Python
 agree to the last bit (sql/functions/decide.sql computes the same).
+
+The k of a signature is a class of k: a search for fewer rows looks at the same ranks, since it is held
+against what searches of the class saw.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:
 
 
 def features(probes: Floats, k: int, probe_ef: int) -> Floats:
-    """Return the features (n, 8) of probes (n, >= probe_ef), distances in the order they came."""
+    """Return the features (n, 8) of probes (n, probe_ef), distances as a search with that ef gives them."""
     first, kth, q1, q2, q3, last = (probes[:, rank - 1] for rank in ranks(k, probe_ef))
     # cumsum adds in order, as the database does; sum would add in pairs and round otherwise.
     mean = np.cumsum(probes[:, :k], axis=1)[:, -1] / k
@@ -53,7 +56,7 @@ class Signature:
     weights: Floats
 
     def transform(self, probes: Floats) -> Singles:
-        """Return the signatures float32 (n, 4), whole numbers from -1000 to 1000, of probes (n, >= probe_ef)."""
+        """Return the signatures float32 (n, 4), whole numbers from -1000 to 1000, of probes (n, probe_ef)."""
         shifted = features(probes, self.k, self.probe_ef) - self.center
         total = shifted[:, :1] * self.weights[0]
         for feature in range(1, FEATURES):
@@ -65,7 +68,7 @@ class Signature:
 def fit(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
     """Learn the projection that best predicts recall curves.
 
-    `probes` (n, >= probe_ef) distances, `recall` (n, rungs) at every rung. Each direction is scaled by the
+    `probes` (n, probe_ef) distances, `recall` (n, rungs) at every rung. Each direction is scaled by the
     share of the curves' variance that it explains, so that distance between signatures means difference
     in need.
     """
@@ -82,7 +85,8 @@ def fit(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
         model = PLSRegression(components, scale=False).fit(z[:, useful], y)
         scores = z[:, useful] @ model.x_rotations_
         deviation = scores.std(axis=0)
-        deviation = np.where(deviation > 0, deviation, np.inf)
+        # Features that say the same leave later directions nothing but rounding.
+        deviation = np.where(deviation > 1e-6, deviation, np.inf)
         explained = ((scores / deviation).T @ y / len(y)) ** 2
         importance = np.sqrt(explained.sum(axis=1) / max(explained.sum(axis=1).max(), 1e-300))
         weights[useful, :components] = (

@@ -51,7 +51,7 @@ def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
 
 def pending(conn: psycopg.Connection[Any], column: TunedColumn, count: int) -> Trajectories:
     """Read up to `count` searches that were not replayed yet, the newest first."""
-    cursor = conn.cursor(row_factory=namedtuple_row)
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     rows = cursor.execute(queries()["pending"], {"column_id": column.id, "count": count}).fetchall()
     vectors = np.array([row.query.to_numpy() for row in rows], dtype=np.float32)
     return Trajectories(

@@ -21,7 +21,16 @@ WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
 -- name: replay_search
-SELECT distances, counts, blocks, ms FROM vectuned._replay(%(column_id)s, %(query)s, %(rungs)s);
+-- One continued scan through the rungs, and what short searches of their own see: learning/ladder.py, PROBES.
+SELECT r.distances, r.counts, r.blocks, r.ms, vectuned._probe(c, %(query)s, %(probe_0)s),
+       vectuned._probe(c, %(query)s, %(probe_1)s), vectuned._probe(c, %(query)s, %(probe_2)s)
+FROM vectuned.tuned_column c, vectuned._replay(c.id, %(query)s, %(rungs)s) r WHERE c.id = %(column_id)s;
+
+-- name: generation
+SELECT pg_relation_filenode(c.index_relation) FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
+
+-- name: limit_statement
+SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
 -- name: insert_replay
 INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms)
@@ -36,7 +45,7 @@ WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: replays
 SELECT k_class, k_classes, probe, recall, blocks, ms FROM vectuned.replay
-WHERE column_id = %(column_id)s AND generation = %(generation)s
+WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) = %(width)s
 ORDER BY replayed_at DESC, query_id LIMIT %(count)s;
 
 -- name: trim_replays
@@ -45,11 +54,18 @@ WHERE r.column_id = %(column_id)s AND r.query_id IN (
     SELECT o.query_id FROM vectuned.replay o WHERE o.column_id = %(column_id)s
     ORDER BY o.replayed_at DESC, o.query_id OFFSET %(window)s);
 
+-- name: hold_column
+-- One publish at a time, and none on a column that is being disabled.
+SELECT enabled FROM vectuned.tuned_column WHERE id = %(column_id)s FOR NO KEY UPDATE;
+
 -- name: next_version
 SELECT coalesce(max(b.version), 0) + 1 FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
 
 -- name: delete_bank
 DELETE FROM vectuned.bank WHERE column_id = %(column_id)s;
+
+-- name: delete_class
+DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: insert_bank
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, ef_search, expected_recall, recall_bound,
@@ -65,25 +81,26 @@ VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(
         %(samples)s, %(usage)s, %(recall)s, %(cost)s);
 
 -- name: bank
-SELECT k_class, version, generation, access_path, ef_search, expected_recall, recall_bound, certified, samples,
-       target_recall, probe_ef, center, weights, reach, saving, reason
-FROM vectuned.bank WHERE column_id = %(column_id)s ORDER BY k_class;
-
--- name: patterns
-SELECT centroid, recall, cost, samples, effort, expected_recall, confidence, usage
-FROM vectuned.pattern WHERE column_id = %(column_id)s AND k_class = %(k_class)s ORDER BY pattern_no;
+-- One statement, so that a publish meanwhile cannot mix two banks.
+SELECT b.k_class, b.version, b.generation, b.access_path, b.ef_search, b.expected_recall, b.recall_bound, b.certified,
+       b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
+FROM vectuned.bank b
+CROSS JOIN LATERAL (
+    SELECT array_agg(t.centroid::real[] ORDER BY t.pattern_no) AS centroids,
+           array_agg(t.recall ORDER BY t.pattern_no) AS recall, array_agg(t.cost ORDER BY t.pattern_no) AS cost,
+           array_agg(t.samples ORDER BY t.pattern_no) AS pattern_samples,
+           array_agg(t.effort ORDER BY t.pattern_no) AS effort,
+           array_agg(t.expected_recall ORDER BY t.pattern_no) AS pattern_recall,
+           array_agg(t.confidence ORDER BY t.pattern_no) AS confidence,
+           array_agg(t.usage ORDER BY t.pattern_no) AS usage
+    FROM vectuned.pattern t WHERE t.column_id = b.column_id AND t.k_class = b.k_class) p
+WHERE b.column_id = %(column_id)s ORDER BY b.k_class;
 
 -- name: serve_fixed
 UPDATE vectuned.bank SET access_path = 'hnsw' WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: serve_adaptive
 UPDATE vectuned.bank SET access_path = 'hnsw_adaptive' WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
-
--- name: step_aside
-UPDATE vectuned.bank
-SET access_path = %(access_path)s, saving = %(saving)s, expected_recall = %(expected_recall)s,
-    recall_bound = %(recall_bound)s, samples = %(samples)s, reason = %(reason)s
-WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: notify
 SELECT pg_notify('vectuned', %(payload)s);
