@@ -32,7 +32,9 @@ BEGIN
     s2 := round(f1*w[2] + f2*w[6] + f3*w[10] + f4*w[14] + f5*w[18] + f6*w[22] + f7*w[26] + f8*w[30]);
     s3 := round(f1*w[3] + f2*w[7] + f3*w[11] + f4*w[15] + f5*w[19] + f6*w[23] + f7*w[27] + f8*w[31]);
     s4 := round(f1*w[4] + f2*w[8] + f3*w[12] + f4*w[16] + f5*w[20] + f6*w[24] + f7*w[28] + f8*w[32]);
-    IF (greatest(abs(s1), abs(s2), abs(s3), abs(s4)) < 'Infinity' AND num_nulls(s1, s2, s3, s4) = 0) IS NOT TRUE THEN
+    IF (greatest(abs(s1), abs(s2), abs(s3), abs(s4)) < 'Infinity' AND num_nulls(s1, s2, s3, s4) = 0
+        AND cardinality(center) = 8 AND cardinality(w) = 32) IS NOT TRUE
+    THEN
         RETURN NULL;
     END IF;
     RETURN ARRAY[least(greatest(s1, -1000), 1000), least(greatest(s2, -1000), 1000),
@@ -58,5 +60,5 @@ AS $$
                 WHERE p.column_id = p_column_id AND p.k_class = p_k_class
                 ORDER BY distance, p.pattern_no
                 LIMIT 3) d) n
-    HAVING min(n.distance) <= p_reach
+    HAVING min(n.distance) <= p_reach AND p_reach < 'Infinity'
 $$;

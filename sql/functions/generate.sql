@@ -68,6 +68,8 @@ BEGIN
         'name', quote_ident('_search_' || c.id), 'id', c.id, 'type', f.type,
         'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
         'distance', f.distance, 'present', f.present, 'exact', f.exact, 'zero', f.zero,
+        -- An index on halfvec compares vectors that were normalised in half precision, and orders by that.
+        'sorted', CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END,
         'index_oid', c.index_relation, 'default_ef', c.default_ef,
         'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);
     WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance) > 0 LOOP

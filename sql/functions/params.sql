@@ -49,7 +49,7 @@ BEGIN
                 SELECT * INTO d FROM vectuned._decide(c.id, class, vectuned._signature(
                     seen[1], seen[class], seen[class + rest / 4], seen[class + rest / 2], seen[class + rest * 3 / 4],
                     seen[b.probe_ef], total / class, b.center, b.weights), b.reach);
-                IF d.effort IS NOT NULL THEN
+                IF vectuned._ef_search(d.effort, k) IS NOT NULL THEN
                     access_path := b.access_path;
                     ef_search := greatest(vectuned._ef_search(d.effort, k), b.probe_ef);
                     expected_recall := d.expected_recall;

@@ -12,6 +12,7 @@ SET enable_sort = off
 SET enable_seqscan = off
 SET jit = off
 SET hnsw.iterative_scan = relaxed_order
+SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
 AS $$

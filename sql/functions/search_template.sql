@@ -129,7 +129,7 @@ BEGIN
     ELSE
         path := 'hnsw';
         PERFORM set_config('hnsw.ef_search', ef::text, true);
-        SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances
+        SELECT array_agg(n.id{sorted}), array_agg(n.distance{sorted}) INTO found_ids, found_distances
         FROM (SELECT {key} AS id, {distance} AS distance
               FROM {relation} t WHERE {present} ORDER BY {distance} LIMIT k) n;
         IF coalesce(cardinality(found_ids), 0) < k THEN

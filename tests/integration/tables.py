@@ -195,3 +195,52 @@ def plain_role(conn: Connection, conninfo: str, *grants: str) -> Iterator[Connec
     finally:
         conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
         conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+@contextmanager
+def counted(conn: Connection, relation: str) -> Iterator[dict[str, int]]:
+    """Count the scans of a table or index, and its buffers, within a transaction; read after the block."""
+    statement = (
+        "SELECT pg_stat_get_xact_numscans(o), pg_stat_get_xact_blocks_fetched(o) "
+        "FROM (SELECT %s::regclass::oid AS o) r"
+    )
+    seen: dict[str, int] = {}
+    with conn.transaction():
+        before = conn.execute(statement, (relation,)).fetchone()
+        yield seen
+        after = conn.execute(statement, (relation,)).fetchone()
+        assert before is not None
+        assert after is not None
+        seen.update(scans=after[0] - before[0], blocks=after[1] - before[1])
+
+
+def publish(
+    conn: Connection,
+    column: int,
+    efforts: Sequence[float],
+    *,
+    k_class: int = 10,
+    probe_ef: int = 20,
+    fixed_ef: int = 40,
+    weights: Sequence[float] = (0.0,) * 32,
+    centroids: Sequence[Sequence[float]] = ((0.0,) * 4,),
+    reach: float = 10.0,
+) -> None:
+    """Publish an adaptive bank by hand. Without weights every search has the signature [0, 0, 0, 0]."""
+    conn.execute("DELETE FROM vectuned.bank WHERE column_id = %s AND k_class = %s", (column, k_class))
+    conn.execute(
+        "INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, ef_search, "
+        "expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights, reach, "
+        "reason) "
+        "SELECT id, %s, 1, pg_relation_filenode(index_relation), 'hnsw_adaptive', %s, 0.96, 0.95, true, "
+        "100, 0.95, %s, array_fill(0, ARRAY[8])::float8[], %s::float8[], %s, 'by hand' "
+        "FROM vectuned.tuned_column WHERE id = %s",
+        (k_class, fixed_ef, probe_ef, [float(w) for w in weights], reach, column),
+    )
+    for number, (effort, centroid) in enumerate(zip(efforts, centroids, strict=True)):
+        conn.execute(
+            "INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, "
+            "expected_recall, confidence, samples, recall, cost) "
+            "VALUES (%s, %s, %s, %s, %s, 0.97, 0.9, 10, '{}', '{}')",
+            (column, k_class, number, text(centroid), effort),
+        )

@@ -51,8 +51,8 @@ def test_single_keys_name_the_row(conn: Connection, key_type: str) -> None:
     conn.execute(raw(f"CREATE TABLE public.items (id {key_type} PRIMARY KEY, n int, embedding vector(4))"))
     conn.execute(
         raw(
-            f"INSERT INTO items SELECT {KEYS[key_type]}, n, %s::vector + array_to_vector(ARRAY[0, 0, 0, n], 4, false) "
-            "FROM generate_series(1, 50) n"
+            f"INSERT INTO items SELECT {KEYS[key_type]}, n, %s::vector + "
+            "array_to_vector(ARRAY[0, 0, 0, n], 4, false) FROM generate_series(1, 50) n"
         ),
         (text(QUERY),),
     )
