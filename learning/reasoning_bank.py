@@ -221,7 +221,8 @@ class ReasoningBank:
     def load(cls, path: Path) -> ReasoningBank:
         """Read a bank that `save` wrote; UsageError if the file is not one or is damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # numpy would leave a damaged file open.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 head = json.loads(file["head"].tobytes())
                 version = (head["format"], tuple(head["rungs"]))
                 if version == (_FORMAT, RUNGS):
