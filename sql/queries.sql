@@ -133,7 +133,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 RETURN {bytes}::bigint;
 
 -- name: vacuum_inbox
-VACUUM (TRUNCATE false) vectuned.inbox;
+-- Gives the empty pages back: the inbox is bounded by its size, and once full would stay so. No search waits for it.
+VACUUM (TRUNCATE true) vectuned.inbox;
 
 -- name: replays_since
 -- How many replays a column has that its bank was not learned from, and whether it has a usable bank at all.

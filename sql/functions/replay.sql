@@ -36,7 +36,7 @@ BEGIN
         f.distance, f.relation, f.present);
     EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO plan USING query;
     used := plan -> 0 -> 'Plan' ->> 'Index Name';
-    IF used IS DISTINCT FROM (SELECT r.relname FROM pg_class r WHERE r.oid = c.index_relation) THEN
+    IF used IS NULL OR used IS DISTINCT FROM (SELECT r.relname FROM pg_class r WHERE r.oid = c.index_relation) THEN
         RAISE EXCEPTION 'a replay on %.% should scan index %, but the plan is % %', c.relation, c.column_name,
             c.index_relation::regclass, plan -> 0 -> 'Plan' ->> 'Node Type', coalesce('on ' || used, '')
             USING ERRCODE = 'object_not_in_prerequisite_state',

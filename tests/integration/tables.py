@@ -222,6 +222,7 @@ def publish(
     k_class: int = 10,
     probe_ef: int = 20,
     fixed_ef: int = 40,
+    center: Sequence[float] = (0.0,) * 8,
     weights: Sequence[float] = (0.0,) * 32,
     centroids: Sequence[Sequence[float]] = ((0.0,) * 4,),
     reach: float = 10.0,
@@ -233,14 +234,15 @@ def publish(
         "expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights, reach, "
         "reason) "
         "SELECT id, %s, 1, pg_relation_filenode(index_relation), 'hnsw_adaptive', %s, 0.96, 0.95, true, "
-        "100, 0.95, %s, array_fill(0, ARRAY[8])::float8[], %s::float8[], %s, 'by hand' "
+        "100, 0.95, %s, %s::float8[], %s::float8[], %s, 'by hand' "
         "FROM vectuned.tuned_column WHERE id = %s",
-        (k_class, fixed_ef, probe_ef, [float(w) for w in weights], reach, column),
+        (k_class, fixed_ef, probe_ef, [float(c) for c in center], [float(w) for w in weights], reach, column),
     )
     for number, (effort, centroid) in enumerate(zip(efforts, centroids, strict=True)):
         conn.execute(
             "INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, "
             "expected_recall, confidence, samples, recall, cost) "
-            "VALUES (%s, %s, %s, %s, %s, 0.97, 0.9, 10, '{}', '{}')",
+            "VALUES (%s, %s, %s, %s, %s, 0.97, 0.9, 10, "
+            "array_fill(0.9, ARRAY[14]), array_fill(9, ARRAY[14]))",
             (column, k_class, number, text(centroid), effort),
         )
