@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from .ladder import HIGHEST, at_efforts
 from .neighbors import Floats, Ints, Singles
@@ -37,7 +38,9 @@ def distil(
     """
     distinct = len(np.unique(signatures, axis=0))
     count = max(1, min(clusters, distinct, len(signatures) // 4))
-    model = KMeans(count, n_init=2, random_state=seed).fit(signatures.astype(np.float64))
+    # Threads that wait for each other on busy cores took up to 500 ms for what takes one 9.
+    with threadpool_limits(1, user_api="openmp"):
+        model = KMeans(count, n_init=2, random_state=seed).fit(signatures.astype(np.float64))
     labels: Ints = model.labels_.astype(np.int64)
     samples = np.bincount(labels, minlength=count).astype(np.int64)
     centroids = np.rint(model.cluster_centers_).astype(np.float32)
