@@ -44,6 +44,7 @@ BEGIN
         store_vectors = excluded.store_vectors, enabled = true
     RETURNING c.id INTO column_id;
 
+    PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._generate(column_id);
     PERFORM vectuned._generate_dispatch();
     INSERT INTO vectuned.event (column_id, action, details)
@@ -78,6 +79,7 @@ BEGIN
         DELETE FROM vectuned.tuned_column t WHERE t.id = c.id;
         DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
         EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || c.id);
+        EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb)', '_filtered_' || c.id);
     ELSE
         UPDATE vectuned.tuned_column t SET enabled = false WHERE t.id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;

@@ -3,7 +3,8 @@ GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
 GRANT SELECT ON vectuned.tuned_column, vectuned.bank, vectuned.pattern, vectuned.status TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature, vectuned._decide,
-    vectuned._record, vectuned._inbox_bytes, vectuned._search_function, vectuned._search_anew, vectuned._check_query,
+    vectuned._record, vectuned._inbox_bytes, vectuned._compile_filter, vectuned._filter_test, vectuned._filter_operator,
+    vectuned._filter_share, vectuned._filter_number, vectuned._is_bigint, vectuned._common_share, vectuned._filtered_ef, vectuned._filter_bucket, vectuned._search_function, vectuned._search_anew, vectuned._check_query,
     vectuned._tuned_column, vectuned._fragments, vectuned._probe, vectuned.params, vectuned.apply, vectuned.search,
     vectuned.search_rows
     TO PUBLIC;
@@ -15,7 +16,7 @@ DECLARE
 BEGIN
     FOR generated IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^_search_[0-9]+$'
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^_(search|filtered)_[0-9]+$'
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', generated);
     END LOOP;

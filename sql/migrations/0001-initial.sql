@@ -44,7 +44,9 @@ CREATE UNLOGGED TABLE vectuned.inbox (
     signature     @extschema@.vector,
     result_ids    text[] NOT NULL,
     distances     float8[] NOT NULL,
-    latency_ms    real NOT NULL
+    latency_ms    real NOT NULL,
+    filter        jsonb,
+    fraction      float8
 );
 
 -- The durable record. A partition a day, made in advance; the default one catches what no other takes.
@@ -61,6 +63,8 @@ CREATE TABLE vectuned.trajectory (
     result_ids    text[] NOT NULL,
     distances     float8[] NOT NULL,
     latency_ms    real NOT NULL,
+    filter        jsonb,
+    fraction      float8,
     recall        real,
     replayed_at   timestamptz,
     PRIMARY KEY (query_id, recorded_at)
@@ -83,9 +87,15 @@ CREATE TABLE vectuned.replay (
     recall       real[] NOT NULL,
     blocks       real[] NOT NULL,
     ms           real[] NOT NULL,
+    fraction         float8,
+    filtered_recall  real[],
+    matches          int[],
+    exact_ms         real,
     PRIMARY KEY (column_id, query_id)
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replayed_at DESC);
+COMMENT ON COLUMN vectuned.replay.fraction IS 'of a filtered search: the share of rows estimated to match';
+COMMENT ON COLUMN vectuned.replay.matches IS 'of a filtered search: matching rows among the first of the scan, at every rung';
 COMMENT ON COLUMN vectuned.replay.recall IS 'two dimensions: k_classes x rungs';
 
 -- What a search is served with: one row per column and class of k, replaced as a whole by a publish.
@@ -106,12 +116,17 @@ CREATE TABLE vectuned.bank (
     weights          float8[] CHECK (cardinality(weights) = 32),
     reach            float8 CHECK (reach >= 0 AND reach < 'Infinity'),
     saving           float8,
+    filtered_ef      int[],
+    filtered         jsonb,
     reason           text NOT NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
     CONSTRAINT bank_adaptive_complete CHECK (
         access_path <> 'hnsw_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
+COMMENT ON COLUMN vectuned.bank.filtered_ef IS
+    'by half-octaves of the share of rows a filter matches, from all downwards: ef_search, 0 for exact';
+COMMENT ON COLUMN vectuned.bank.filtered IS 'the evidence behind filtered_ef';
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS 'measured cost of the fixed setting over that of the adaptive one';
 
@@ -133,6 +148,21 @@ CREATE TABLE vectuned.pattern (
     FOREIGN KEY (column_id, k_class) REFERENCES vectuned.bank ON DELETE CASCADE
 );
 COMMENT ON COLUMN vectuned.pattern.effort IS 'position on the ladder of rungs, 0 = the lowest, fractions between';
+
+-- What is known of the values that searches filter by, from the planner's statistics, quick to look up.
+CREATE TABLE vectuned.filter_statistics (
+    column_id       int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    attribute       name NOT NULL,
+    null_fraction   float8 NOT NULL,
+    other_fraction  float8 NOT NULL,
+    common          jsonb NOT NULL,
+    bounds          float8[],
+    refreshed_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (column_id, attribute)
+);
+COMMENT ON COLUMN vectuned.filter_statistics.common IS 'share of rows by value, of the most common values';
+COMMENT ON COLUMN vectuned.filter_statistics.other_fraction IS 'share of rows of each value that is not among them';
+COMMENT ON COLUMN vectuned.filter_statistics.bounds IS 'quantiles of the other values, numbers or seconds';
 
 -- What happened to a column and why, newest last.
 CREATE TABLE vectuned.event (
