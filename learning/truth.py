@@ -19,7 +19,7 @@ from .neighbors import Block, Floats, Ints, Neighbors, NeighborSearch, Singles
 
 Buffer = bytes | bytearray | memoryview
 
-_COPY = "COPY (SELECT tableoid, ctid, {}{} FROM {} WHERE {} IS NOT NULL{}) TO STDOUT (FORMAT BINARY)"
+_COPY = "COPY (SELECT tableoid, ctid, {}{} FROM {} AS t WHERE {} IS NOT NULL{}) TO STDOUT (FORMAT BINARY)"
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _TRAILER = b"\xff\xff"
 _BLOCK_BYTES = 1 << 25
@@ -61,10 +61,10 @@ def exact_neighbors(
     """Find the exact k nearest rows of every query by streaming the table once, partitions included.
 
     `queries` (n, d) are taken as float32, and rounded to float16 for a halfvec column as PostgreSQL casts
-    them; `k` is one number or (n,), each 1 to 1000. `filters` are boolean SQL expressions over the table's
-    columns, without parameters (psycopg.sql.Literal is fine), None meaning all rows; `filter_of` int (n,)
-    is the filter of each query. Rows whose vector is NULL are left out, and under cosine those of zero
-    length.
+    them; `k` is one number or (n,), each 1 to 1000. `filters` are boolean SQL expressions over the columns
+    of the table, which is called t, without parameters (psycopg.sql.Literal is fine), None meaning all rows;
+    `filter_of` int (n,) is the filter of each query. Rows whose vector is NULL are left out, and under cosine
+    those of zero length.
 
     Runs in the transaction `conn` is in, and commits nothing: in REPEATABLE READ it sees what a replay there
     sees. More than 64 different filters take a pass each 64, and need such a transaction. `block_rows` and

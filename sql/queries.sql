@@ -16,15 +16,26 @@ SELECT vectuned._drain(%(batch)s);
 
 -- name: pending
 -- Sampled searches not yet replayed, the newest first: they say most about what is asked now.
-SELECT query_id, query, k, distances, recorded_at FROM vectuned.trajectory
+SELECT query_id, query, k, distances, recorded_at, filter::text, fraction FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
 -- name: replay_search
 -- One continued scan through the rungs, and what short searches of their own see: learning/ladder.py, PROBES.
-SELECT r.distances, r.counts, r.blocks, r.ms, vectuned._probe(c, %(query)s, %(probe_0)s),
+SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, vectuned._probe(c, %(query)s, %(probe_0)s),
        vectuned._probe(c, %(query)s, %(probe_1)s), vectuned._probe(c, %(query)s, %(probe_2)s)
-FROM vectuned.tuned_column c, vectuned._replay(c.id, %(query)s, %(rungs)s) r WHERE c.id = %(column_id)s;
+FROM vectuned.tuned_column c, vectuned._replay(
+    c.id, %(query)s, %(rungs)s, %(condition)s, %(k)s, %(goal)s, %(bound)s, %(filter_goal)s, %(filter_bound)s) r
+WHERE c.id = %(column_id)s;
+
+-- name: compile_filter
+SELECT m.condition FROM vectuned.tuned_column c, vectuned._compile_filter(c.id, c.relation, %(filter)s::jsonb) m
+WHERE c.id = %(column_id)s;
+
+-- name: count_complete
+-- Replays that went through every rung: only these know the largest classes of k.
+SELECT count(*) FROM vectuned.replay r
+WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND 100 = ANY (r.k_classes);
 
 -- name: generation
 SELECT pg_relation_filenode(c.index_relation) FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
@@ -33,9 +44,10 @@ SELECT pg_relation_filenode(c.index_relation) FROM vectuned.tuned_column c WHERE
 SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
 -- name: insert_replay
-INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms)
+INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
+                             fraction, filtered_recall, matches, exact_ms)
 VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
-        %(blocks)s, %(ms)s)
+        %(blocks)s, %(ms)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s)
 ON CONFLICT (column_id, query_id) DO NOTHING;
 
 -- name: mark_replayed
@@ -44,7 +56,7 @@ SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN qu
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: replays
-SELECT k_class, k_classes, probe, recall, blocks, ms FROM vectuned.replay
+SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) = %(width)s
 ORDER BY replayed_at DESC, query_id LIMIT %(count)s;
 
@@ -69,10 +81,14 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_clas
 
 -- name: insert_bank
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, ef_search, expected_recall, recall_bound,
-                           certified, samples, target_recall, probe_ef, center, weights, reach, saving, reason)
+                           certified, samples, target_recall, probe_ef, center, weights, reach, saving, reason,
+                           filtered_ef, filtered)
 VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(ef_search)s, %(expected_recall)s,
         %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s, %(weights)s,
-        %(reach)s, %(saving)s, %(reason)s);
+        %(reach)s, %(saving)s, %(reason)s, %(filtered_ef)s, %(filtered)s);
+
+-- name: refresh_statistics
+SELECT vectuned._refresh_statistics(%(column_id)s);
 
 -- name: insert_pattern
 INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, expected_recall, confidence, samples,

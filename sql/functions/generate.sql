@@ -5,6 +5,7 @@
 CREATE OR REPLACE FUNCTION vectuned._fragments(
     c vectuned.tuned_column, query_text text DEFAULT '$1',
     OUT relation text, OUT key text, OUT distance text, OUT present text, OUT exact text, OUT zero text, OUT type text,
+    OUT every_head text, OUT every_tail text,
     OUT dimensions int, OUT meaning text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -44,6 +45,17 @@ BEGIN
         exact := exact || format(' AND %s(t.%I) > 0', norm, c.column_name);
         zero := format('%s(%s::%s) = 0', norm, query_text, type);
     END IF;
+    -- The exact answer among the rows that meet a condition, to be put between head and tail; $2 is k. Ids become
+    -- text, and zero vectors are told by their distance, only after the rows were ranked: both cost too much a row.
+    SELECT format('SELECT array_agg(%s) FILTER (WHERE n.distance <> ''NaN''), array_agg(n.distance) FILTER (WHERE n.distance <> ''NaN'') '
+                  'FROM (SELECT o.* FROM (SELECT %s, %s FROM %s t WHERE %s AND ',
+                  CASE cardinality(c.key_columns) WHEN 1 THEN 'n.k1::text'
+                       ELSE 'jsonb_build_array(' || string_agg('n.k' || u.place, ', ' ORDER BY u.place) || ')::text' END,
+                  string_agg(format('t.%I', u.name), ', ' ORDER BY u.place), distance, relation, present),
+           format(' OFFSET 0) AS o (%s, distance) ORDER BY o.distance LIMIT $2) n',
+                  string_agg('k' || u.place, ', ' ORDER BY u.place))
+    INTO every_head, every_tail
+    FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place);
     meaning := format('Searches %s.%I, %s(%s), by %s.', relation, c.column_name, type, dimensions, key);
 END
 $$;
@@ -57,7 +69,7 @@ DECLARE
     c vectuned.tuned_column;
     f record;
     tokens jsonb;
-    template text := vectuned._search_template();
+    template text;
     quote text := 'search';
     body text;
 BEGIN
@@ -65,23 +77,30 @@ BEGIN
     SELECT * INTO f FROM vectuned._fragments(c, 'q');
     PERFORM '[1]'::@extschema@.vector;
     tokens := jsonb_build_object(
-        'name', quote_ident('_search_' || c.id), 'id', c.id, 'type', f.type,
+        'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
+        'key_literal', quote_literal(f.key), 'present_literal', quote_literal(f.present),
+        'every_head', quote_literal((vectuned._fragments(c)).every_head), 'every_tail', quote_literal(f.every_tail),
+        'distance_parameter', quote_literal((vectuned._fragments(c)).distance), 'id', c.id, 'type', f.type,
         'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
         'distance', f.distance, 'present', f.present, 'exact', f.exact, 'zero', f.zero,
         -- An index on halfvec compares vectors that were normalised in half precision, and orders by that.
         'sorted', CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END,
+        'sorted_literal', quote_literal(CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec'
+                                             THEN ' ORDER BY n.distance + 0' ELSE '' END),
         'index_oid', c.index_relation, 'default_ef', c.default_ef,
         'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);
-    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance) > 0 LOOP
+    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || f.every_head) > 0 LOOP
         quote := quote || '_';
     END LOOP;
-    template := replace(template, '$@$', '$' || quote || '$');
-    -- In one pass: a name may hold what looks like another token.
-    SELECT string_agg(p.part || coalesce(tokens ->> p.tokens[1], ''), '' ORDER BY p.place) INTO STRICT body
-    FROM ROWS FROM (regexp_split_to_table(template, '\{[a-z_]+\}'), regexp_matches(template, '\{([a-z_]+)\}', 'g'))
-        WITH ORDINALITY AS p (part, tokens, place);
-    EXECUTE body;
-    EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I TO PUBLIC', '_search_' || c.id);
+    FOREACH template IN ARRAY ARRAY[vectuned._search_template(), vectuned._filtered_template()] LOOP
+        template := replace(template, '$@$', '$' || quote || '$');
+        -- In one pass: a name may hold what looks like another token.
+        SELECT string_agg(p.part || coalesce(tokens ->> p.tokens[1], ''), '' ORDER BY p.place) INTO STRICT body
+        FROM ROWS FROM (regexp_split_to_table(template, '\{[a-z_]+\}'), regexp_matches(template, '\{([a-z_]+)\}', 'g'))
+            WITH ORDINALITY AS p (part, tokens, place);
+        EXECUTE body;
+    END LOOP;
+    EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I, vectuned.%I TO PUBLIC', '_search_' || c.id, '_filtered_' || c.id);
     EXECUTE format('COMMENT ON FUNCTION vectuned.%I(@extschema@.vector, int) IS %L', '_search_' || c.id, f.meaning);
 END
 $$;
@@ -98,9 +117,11 @@ DECLARE
 BEGIN
     SELECT string_agg(format(
         'IF relation = %s AND (%scolumn_name = %L) AND @extschema@.vector_dims(query) = %s AND to_regclass(%L) = relation '
-        'THEN RETURN QUERY SELECT * FROM vectuned.%I(query, k); RETURN; END IF;',
+        'THEN IF filter IS NULL THEN RETURN QUERY SELECT * FROM vectuned.%I(query, k); '
+        'ELSE RETURN QUERY SELECT * FROM vectuned.%I(query, k, filter); END IF; RETURN; END IF;',
         c.relation::oid, CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END,
-        c.column_name, c.dimensions, format('%I.%I', n.nspname, r.relname), '_search_' || c.id),
+        c.column_name, c.dimensions, format('%I.%I', n.nspname, r.relname), '_search_' || c.id,
+        '_filtered_' || c.id),
         E'\n        ' ORDER BY c.id)
     INTO branches
     FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone FROM vectuned.tuned_column t) c
@@ -118,7 +139,7 @@ AS %L
 $search$, format($body$
 #variable_conflict use_variable
 BEGIN
-    IF query IS NOT NULL AND k BETWEEN 1 AND 1000 AND filter IS NULL THEN
+    IF query IS NOT NULL AND k BETWEEN 1 AND 1000 THEN
         %s
     END IF;
     RETURN QUERY SELECT * FROM vectuned._search_anew(relation, query, k, filter, column_name);
@@ -144,29 +165,42 @@ DECLARE
     generated name := vectuned._search_function(relation, query, k, filter, column_name);
     c vectuned.tuned_column;
     f record;
+    condition text;
     found_ids text[];
     found_distances float8[];
 BEGIN
+    c := vectuned._tuned_column(relation, column_name);
     IF generated IS NOT NULL THEN
-        RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2)', generated) USING query, k;
+        IF filter IS NULL THEN
+            RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2)', generated) USING query, k;
+        ELSE
+            RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3)', '_filtered_' || c.id)
+                USING query, k, filter;
+        END IF;
         RETURN;
     END IF;
-    c := vectuned._tuned_column(relation, column_name);
     SELECT * INTO f FROM vectuned._fragments(c);
-    PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(
-        (SELECT b.ef_search FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k)),
-        c.default_ef), k), 1000)::text, true);
-    EXECUTE format('SELECT array_agg(n.id), array_agg(n.distance) '
-                   'FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s ORDER BY %2$s LIMIT $2) n',
-                   f.key, f.distance, f.relation, f.present)
-    INTO found_ids, found_distances USING query, k;
+    IF filter IS NOT NULL THEN
+        SELECT m.condition INTO condition FROM vectuned._compile_filter(c.id, relation, filter) m;
+    END IF;
+    IF condition IS NULL THEN
+        PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(
+            (SELECT b.ef_search FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k)),
+            c.default_ef), k), 1000)::text, true);
+        EXECUTE format('SELECT array_agg(n.id), array_agg(n.distance) '
+                       'FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s ORDER BY %2$s LIMIT $2) n',
+                       f.key, f.distance, f.relation, f.present)
+        INTO found_ids, found_distances USING query, k;
+    END IF;
     IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
         PERFORM set_config('enable_sort', 'on', true);
-        EXECUTE format('SELECT array_agg(n.id), array_agg(n.distance) FROM (SELECT o.id, o.distance '
-                       'FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s OFFSET 0) o '
-                       'ORDER BY o.distance LIMIT $2) n',
-                       f.key, f.distance, f.relation, f.exact)
-        INTO found_ids, found_distances USING query, k;
+        BEGIN
+            EXECUTE f.every_head || coalesce(condition, 'true') || f.every_tail
+            INTO found_ids, found_distances USING query, k;
+        EXCEPTION WHEN data_exception THEN
+            RAISE EXCEPTION '% of %: %', CASE WHEN condition IS NULL THEN 'the query does not fit the column'
+                ELSE 'the filter does not fit the columns' END, f.relation, SQLERRM USING ERRCODE = SQLSTATE;
+        END;
     END IF;
     query_id := overlay(gen_random_uuid()::text PLACING '0' FROM 36)::uuid;
     RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
@@ -185,11 +219,6 @@ DECLARE
     generated name := '_search_' || c.id;
 BEGIN
     PERFORM vectuned._check_query(c, query, k);
-    IF filter IS NOT NULL THEN
-        RAISE EXCEPTION 'this version of vectuned.search takes no filter yet'
-            USING ERRCODE = 'feature_not_supported',
-                  HINT = 'Write the WHERE clause yourself and take the effort from vectuned.apply.';
-    END IF;
     RETURN (
         SELECT generated FROM pg_proc p JOIN pg_description d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
         WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname = generated

@@ -17,8 +17,27 @@ DECLARE
     total float8 := 0;
     rest int;
     d record;
+    condition text;
+    fraction float8;
+    learned jsonb;
 BEGIN
     PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);
+    SELECT m.condition, m.fraction INTO condition, fraction FROM vectuned._compile_filter(c.id, relation, filter) m
+    WHERE filter IS NOT NULL;
+    IF condition IS NOT NULL THEN
+        SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
+        ef_search := vectuned._filtered_ef(b.filtered_ef, fraction, relation, c.default_ef, k);
+        access_path := CASE WHEN ef_search > 0 THEN 'hnsw_filtered' ELSE 'exact' END;
+        learned := b.filtered -> vectuned._filter_bucket(fraction)::text;
+        expected_recall := CASE WHEN ef_search > 0 THEN (learned ->> 'recall')::float8 ELSE 1 END;
+        confidence := CASE WHEN ef_search = 0 THEN 1 WHEN learned IS NULL THEN 0 ELSE 0.95 END;
+        reason := format('about %s of the rows match: %s', to_char(100 * fraction, 'FM990.0999') || ' %',
+            CASE WHEN learned IS NULL THEN 'nothing was learned of such filters yet'
+                 WHEN ef_search > 0 THEN 'the index was measured to be quicker than exact search'
+                 ELSE 'exact search was measured to be quicker than the index' END);
+        ef_search := nullif(ef_search, 0);
+        RETURN;
+    END IF;
     SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
     access_path := 'hnsw';
     IF NOT FOUND THEN

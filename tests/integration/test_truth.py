@@ -79,7 +79,7 @@ def sql_distances(
     """Ask PostgreSQL for the exact k nearest, leaving out what an index leaves out."""
     distance = column.distance(sql.Literal(text(query)))
     statement = sql.SQL(
-        "SELECT d FROM (SELECT {} AS d FROM {} WHERE {} OFFSET 0) s WHERE d <> 'NaN' ORDER BY d LIMIT {}"
+        "SELECT d FROM (SELECT {} AS d FROM {} AS t WHERE {} OFFSET 0) s WHERE d <> 'NaN' ORDER BY d LIMIT {}"
     )
     condition = where or sql.SQL("true")
     rows = conn.execute(statement.format(distance, column.relation, condition, k))
@@ -137,7 +137,7 @@ def test_truth_names_the_rows_it_means(conn: Connection, metric: Metric, kind: V
     load(conn, column, sample(rng, 600, 16))
     queries = rng.standard_normal((5, 16), dtype=np.float32)
     truth = exact_neighbors(conn, column, queries, 20)
-    statement = sql.SQL("SELECT {} FROM {} WHERE tableoid = %s AND ctid = %s::tid").format(
+    statement = sql.SQL("SELECT {} FROM {} AS t WHERE tableoid = %s AND ctid = %s::tid").format(
         column.distance(sql.Placeholder()), column.relation
     )
     for query in range(5):
@@ -186,7 +186,7 @@ def test_filters_apply_to_their_queries(conn: Connection, metric: Metric) -> Non
     filters: list[sql.Composable | None] = [
         sql.SQL("class = 3"),
         None,
-        sql.SQL("class = {} OR items.id % 100 = 17").format(sql.Literal(5)),
+        sql.SQL("class = {} OR t.id % 100 = 17").format(sql.Literal(5)),
         sql.SQL("class <> 2"),  # NULL where the class is NULL
         sql.SQL("false"),
     ]
