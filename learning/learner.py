@@ -13,6 +13,7 @@ from vectuned.sql.loader import queries
 
 from .calibration import adaptive_policy, fixed_policy
 from .catalogue import Care
+from .filtering import choose_paths
 from .neighbors import Singles
 from .publication import Offer, Served, publish
 from .replay import Replays, load
@@ -20,7 +21,7 @@ from .replay import Replays, load
 log = logging.getLogger(__name__)
 
 _LEAST_PREDICTED_SAVING = 1.05
-_SAMPLE = 480
+_SAMPLE = 960
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ def offers(replays: Replays, care: Care, options: Options) -> dict[int, Offer]:
             )
         if adaptive is not None and fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
             adaptive = None
-        found[k] = Offer(fixed, adaptive)
+        filtered = choose_paths(
+            replays.filtered_evidence(k), care.target_recall, options.confidence, options.seed
+        )
+        found[k] = Offer(fixed, adaptive, filtered)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from vectuned.sql.loader import queries
 
 from .calibration import Candidate
 from .catalogue import Care
+from .filtering import Choice, efforts
 from .neighbors import Singles
 from .optimizer import Policy
 from .reasoning_bank import Patterns, check
@@ -28,10 +29,14 @@ _BLOCKS: Final = 24
 
 @dataclass(frozen=True)
 class Offer:
-    """What a class of k may be served with: the fixed setting, and the adaptive one if one was proven."""
+    """What a class of k may be served with: the fixed setting, and the adaptive one if one was proven.
+
+    `filtered` says how filtered searches are answered, by the share of rows that match.
+    """
 
     fixed: Candidate
     adaptive: Candidate | None
+    filtered: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Served:
     patterns: int
     saving: float | None
     reason: str
+    filtered: tuple[Choice, ...] = ()
 
 
 def publish(
@@ -67,16 +73,19 @@ def publish(
             raise VectunedError(f"{care.column} was disabled meanwhile: nothing is published for it.")
         row = conn.execute(queries()["next_version"], {"column_id": care.column.id}).fetchone()
         version = int(row[0]) if row else 1
+        conn.execute(queries()["refresh_statistics"], {"column_id": care.column.id})
         conn.execute(queries()["delete_bank"], {"column_id": care.column.id})
         for k, offer in offers.items():
             chosen, saving = offer.fixed, None
             if offer.adaptive is not None:
-                _insert(conn, care, version, offer.adaptive, None)
+                _insert(conn, care, version, offer.adaptive, None, ())
                 saving = measure_saving(conn, care, k, sample, seed=seed)
                 chosen = _judge(offer.fixed, offer.adaptive, saving, least_saving)
                 conn.execute(queries()["delete_class"], {"column_id": care.column.id, "k_class": k})
-            _insert(conn, care, version, chosen, saving)
-            served[k] = Served(chosen.policy, len(chosen.patterns), saving, chosen.policy.reason)
+            _insert(conn, care, version, chosen, saving, offer.filtered)
+            served[k] = Served(
+                chosen.policy, len(chosen.patterns), saving, chosen.policy.reason, offer.filtered
+            )
         details = {
             str(k): {"access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef, "saving": s.saving}
             for k, s in served.items()
@@ -108,7 +117,12 @@ def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_sa
 
 
 def _insert(
-    conn: psycopg.Connection[Any], care: Care, version: int, chosen: Candidate, saving: float | None
+    conn: psycopg.Connection[Any],
+    care: Care,
+    version: int,
+    chosen: Candidate,
+    saving: float | None,
+    filtered: tuple[Choice, ...],
 ) -> None:
     policy, patterns, way = chosen.policy, chosen.patterns, chosen.policy.signature
     check(patterns)
@@ -124,6 +138,8 @@ def _insert(
             "center": way.center.tolist() if way else None,
             "weights": way.weights.ravel().tolist() if way else None,
             "reach": policy.reach if way else None,
+            "filtered_ef": efforts(filtered) if filtered else None,
+            "filtered": json.dumps({c.bucket: asdict(c) for c in filtered}) if filtered else None,
         },
     )  # fmt: skip
     with conn.cursor() as cursor:
@@ -171,8 +187,11 @@ def measure_saving(
             if number:  # the first block only warms plans and pages
                 spent[str(arm)].append(perf_counter() - started)
     conn.execute(arms["hnsw_adaptive"], key)
-    # The median of the blocks' ratios: a hiccup of the machine falls on one block of one arm.
-    return float(np.median(np.array(spent["hnsw"]) / np.array(spent["hnsw_adaptive"])))
+    # Means, for hard queries are what adaptive effort spends on; a hiccup of the machine falls on one block
+    # of one arm, so the slowest tenth of the blocks is left out of both.
+    fixed, adaptive = np.array(spent["hnsw"]), np.array(spent["hnsw_adaptive"])
+    kept = np.argsort(fixed + adaptive)[: max(1, int(0.9 * len(fixed)))]
+    return float(fixed[kept].sum() / adaptive[kept].sum())
 
 
 def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, Patterns]]:

@@ -6,19 +6,21 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, LiteralString, cast
 
 import numpy as np
 import psycopg
 from pgvector import Vector
+from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.sql.loader import queries
 
 from .calibration import Evidence
 from .catalogue import Care
+from .filtering import FilteredEvidence
 from .ladder import K_CLASSES, PROBES, RUNGS, k_class
-from .neighbors import Floats, Ints, Singles
+from .neighbors import Bools, Floats, Ints, Singles
 from .trajectory import Trajectories
 from .truth import Truth, exact_neighbors, recall_at_k, recall_curve
 
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _WIDTH: Final = sum(PROBES)
 _LEAST_K: Final = 100
-_CHUNK: Final = 250
+_CHUNK: Final = 1000
 _STARTS: Final = tuple(sum(PROBES[:place]) for place in range(len(PROBES)))
 SCAN_TIMEOUT_MS: Final = 60_000
 
@@ -39,6 +41,10 @@ class Replays:
     `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
     padded with +inf; `recall` float64 (n, c, rungs), NaN where a class was not looked at; `blocks` and `ms`
     float64 (n, rungs), index buffers and milliseconds.
+
+    Of filtered searches also: `fraction` float64 (n,) of rows thought to match, NaN where there was no
+    filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
+    int64 (n, rungs), how many those were; `exact_ms` float64 (n,), of the exact answer through the filter.
     """
 
     asked: Ints
@@ -47,6 +53,10 @@ class Replays:
     recall: Floats
     blocks: Floats
     ms: Floats
+    fraction: Floats
+    filtered_recall: Floats
+    matches: Ints
+    exact_ms: Floats
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -55,6 +65,14 @@ class Replays:
         """Return what the replays that looked at class `k`, one of `k_classes`, say about it."""
         recall = self.recall[:, self.k_classes.index(k)]
         return Evidence(k, self.probes, recall, self.blocks).take(np.isfinite(recall[:, 0]))
+
+    def filtered_evidence(self, k: int) -> FilteredEvidence:
+        """Return what the filtered replays that looked at class `k` say about it."""
+        recall = self.filtered_recall[:, self.k_classes.index(k)]
+        own = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
+        return FilteredEvidence(
+            k, self.fraction[own], recall[own], self.matches[own] < k, self.ms[own], self.exact_ms[own]
+        )
 
 
 def replay(
@@ -97,7 +115,10 @@ def _replay_chunk(
     vectors, ks = trajectories.vectors[part], np.array(trajectories.ks[part], dtype=np.int64)
     deepest = max(_LEAST_K, k_class(int(ks.max())))
     conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
+    conditions = _conditions(conn, care, trajectories.filters[part])
     truth = exact_neighbors(conn, care.column, vectors, deepest)
+    filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
+    filtered_truth = _filtered_truth(conn, care, vectors, conditions, deepest)
     conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
     classes = [k for k in K_CLASSES if k <= deepest]
 
@@ -105,14 +126,31 @@ def _replay_chunk(
     counts = np.zeros((len(vectors), len(RUNGS)), dtype=np.int64)
     blocks, ms = np.zeros(counts.shape), np.zeros(counts.shape)
     probes = np.full((len(vectors), _WIDTH), np.inf)
+    matched = np.zeros(scanned.shape, dtype=np.bool_)
+    exact_ms = np.zeros(len(vectors))
     finished = np.zeros(len(vectors), dtype=np.bool_)
+    complete = _to_complete(conn, care, len(vectors))
+    goals = _goals(truth, ks)
+    filter_goals = None if filtered_truth is None else _goals(filtered_truth, ks[filtered])
+    place = np.cumsum(filtered) - 1
     for i, vector in enumerate(vectors):
-        row = _scan(conn, care, vector)
+        aim: dict[str, Any] = {"goal": None, "bound": None, "filter_goal": None, "filter_bound": None}
+        if not complete[i]:
+            aim |= {"goal": int(goals[0][i]), "bound": float(goals[1][i])}
+            if filtered[i] and filter_goals is not None:
+                own = place[i]
+                aim |= {"filter_goal": int(filter_goals[0][own]), "filter_bound": float(filter_goals[1][own])}
+        row = _scan(conn, care, vector, conditions[i], int(ks[i]), aim)
         if row is not None:
             finished[i] = True
             scanned[i, : len(row[0] or [])] = row[0] or []
-            counts[i], blocks[i], ms[i] = row[1], row[2], row[3]
-            for start, seen in zip(_STARTS, row[4:], strict=True):
+            reached = len(row[1])
+            counts[i, :reached], counts[i, reached:] = row[1], row[1][-1]
+            blocks[i], ms[i] = _prolonged(row[2]), _prolonged(row[3])
+            if filtered[i]:
+                matched[i, : len(row[4] or [])] = row[4] or []
+                exact_ms[i] = row[5]
+            for start, seen in zip(_STARTS, row[6:], strict=True):
                 probes[i, start : start + len(seen or [])] = seen or []
         done += 1
         if progress is not None:
@@ -121,17 +159,34 @@ def _replay_chunk(
     _require_generation(conn, care)
 
     recall = np.stack([recall_curve(scanned, counts, truth, k) for k in classes], axis=1)
+    # A scan that ended early knows nothing of classes above its own.
+    known = [len(classes) if complete[i] else classes.index(k_class(int(ks[i]))) + 1 for i in range(len(ks))]
     served = _served_recall(trajectories.distances[part], truth, ks)
+    filtered_recall = np.zeros((len(vectors), len(classes), len(RUNGS)))
+    if filtered_truth is not None:
+        inside = np.where(matched, scanned, np.inf)[filtered]
+        curves = [recall_curve(inside, counts[filtered], filtered_truth, k) for k in classes]
+        filtered_recall[filtered] = np.stack(curves, axis=1)
+        answers = [d for d, own in zip(trajectories.distances[part], filtered, strict=True) if own]
+        served[filtered] = _served_recall(answers, filtered_truth, ks[filtered])
+    seen_matches = np.take_along_axis(
+        np.cumsum(np.pad(matched, ((0, 0), (1, 0))), axis=1, dtype=np.int64), counts, axis=1
+    )
     with conn.cursor() as cursor:
         cursor.executemany(
             queries()["insert_replay"],
             [
                 {
                     "query_id": trajectories.query_ids[part][i], "column_id": care.column.id,
-                    "generation": care.generation, "k_class": k_class(int(ks[i])), "k_classes": classes,
+                    "generation": care.generation, "k_class": k_class(int(ks[i])),
+                    "k_classes": classes[: known[i]],
                     "probe": probes[i].tolist(),
-                    "recall": recall[i].astype(np.float32).tolist(),
+                    "recall": recall[i, : known[i]].astype(np.float32).tolist(),
                     "blocks": blocks[i].tolist(), "ms": ms[i].tolist(),
+                    "fraction": trajectories.fractions[part][i] if filtered[i] else None,
+                    "filtered_recall": filtered_recall[i, : known[i]].tolist() if filtered[i] else None,
+                    "matches": seen_matches[i].tolist() if filtered[i] else None,
+                    "exact_ms": float(exact_ms[i]) if filtered[i] else None,
                 }
                 for i in np.flatnonzero(finished)
             ],
@@ -151,9 +206,94 @@ def _replay_chunk(
     return done
 
 
-def _scan(conn: psycopg.Connection[Any], care: Care, vector: Singles) -> tuple[Any, ...] | None:
+def _conditions(
+    conn: psycopg.Connection[Any], care: Care, filters: list[str | None]
+) -> list[sql.Composable | None]:
+    """Compile filters to SQL, each different one once; one that no longer fits the table counts as none."""
+    compiled: dict[str, sql.Composable | None] = {}
+    for text in {text for text in filters if text is not None}:
+        try:
+            with conn.transaction():
+                values = {"column_id": care.column.id, "filter": text}
+                row = conn.execute(queries()["compile_filter"], values).fetchone()
+            condition = row[0] if row is not None else None
+            compiled[text] = None if condition is None else sql.SQL(cast(LiteralString, condition))
+        except psycopg.errors.Error as error:
+            log.warning(
+                "a filter on %s is passed over: %s", care.column, error.diag.message_primary,
+                extra={"action": "replay"},
+            )  # fmt: skip
+            compiled[text] = None
+    return [None if text is None else compiled[text] for text in filters]
+
+
+def _filtered_truth(
+    conn: psycopg.Connection[Any],
+    care: Care,
+    vectors: Singles,
+    conditions: list[sql.Composable | None],
+    deepest: int,
+) -> Truth | None:
+    """Compute the exact answers of the filtered searches among `vectors`; None if there are none."""
+    own = [i for i, condition in enumerate(conditions) if condition is not None]
+    if not own:
+        return None
+    present = [condition for condition in conditions if condition is not None]
+    texts = [condition.as_string(conn) for condition in present]
+    distinct = dict(zip(texts, present, strict=True))
+    position = {text: place for place, text in enumerate(distinct)}
+    return exact_neighbors(
+        conn, care.column, vectors[own], deepest,
+        filters=list(distinct.values()), filter_of=np.array([position[text] for text in texts]),
+    )  # fmt: skip
+
+
+def _to_complete(conn: psycopg.Connection[Any], care: Care, count: int) -> Bools:
+    """Say which of `count` replays are to go through every rung: the first ones, then one of four.
+
+    The others end where the answers of their own class of k are complete, which takes a third of the time.
+    """
+    values = {"column_id": care.column.id, "generation": care.generation}
+    row = conn.execute(queries()["count_complete"], values).fetchone()
+    missing = 2 * care.min_samples - (int(row[0]) if row is not None else 0)
+    number = np.arange(count)
+    return np.asarray((number < missing) | (number % 4 == 0))
+
+
+def _goals(truth: Truth, ks: Ints) -> tuple[Ints, Floats]:
+    """Return how many rows a scan must have seen, and how far at most, for recall 1 in its class of k."""
+    goals = np.minimum([k_class(int(k)) for k in ks], truth.counts).astype(np.int64)
+    last = (np.arange(len(ks)), np.maximum(goals - 1, 0))
+    return goals, np.where(goals > 0, truth.distances[last] + truth.tolerances[last], -np.inf)
+
+
+def _prolonged(costs: list[float]) -> Floats:
+    """Carry on costs (r,) known up to some rung to all rungs, at the price of a row between the last two."""
+    known = np.asarray(costs, dtype=np.float64)
+    reached = len(known)
+    if reached == len(RUNGS):
+        return known
+    efs = np.asarray(RUNGS, dtype=np.float64)
+    before = reached - 2 if reached > 1 else 0
+    rise = (known[-1] - known[before]) / max(efs[reached - 1] - efs[before], 1.0) or known[-1] / efs[
+        reached - 1
+    ]
+    return np.concatenate([known, known[-1] + rise * (efs[reached:] - efs[reached - 1])])
+
+
+def _scan(
+    conn: psycopg.Connection[Any],
+    care: Care,
+    vector: Singles,
+    condition: sql.Composable | None,
+    k: int,
+    aim: dict[str, Any],
+) -> tuple[Any, ...] | None:
     """Search once more with one continued scan, and shortly for each probe; None if that took too long."""
-    values = {"column_id": care.column.id, "query": Vector(vector), "rungs": list(RUNGS)}
+    values = {
+        "column_id": care.column.id, "query": Vector(vector), "rungs": list(RUNGS), "k": k,
+        "condition": None if condition is None else condition.as_string(conn), **aim,
+    }  # fmt: skip
     values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
     started = perf_counter()
     try:
@@ -207,8 +347,13 @@ def load(conn: psycopg.Connection[Any], care: Care) -> Replays:
     # A search for many rows has its chunk looked at for classes that others were not.
     classes = sorted({k for row in rows for k in row[1]})
     recall = np.full((len(rows), len(classes), len(RUNGS)), np.nan)
+    filtered_recall = np.full(recall.shape, np.nan)
+    matches = np.zeros((len(rows), len(RUNGS)), dtype=np.int64)
     for i, row in enumerate(rows):
-        recall[i, np.searchsorted(classes, row[1])] = row[3]
+        places = np.searchsorted(classes, row[1])
+        recall[i, places] = row[3]
+        if row[6] is not None:
+            filtered_recall[i, places], matches[i] = row[7], row[8]
     seen = np.array([row[2] for row in rows], dtype=np.float64).reshape(len(rows), _WIDTH)
     ends = [start + length for start, length in zip(_STARTS, PROBES, strict=True)]
     return Replays(
@@ -218,4 +363,8 @@ def load(conn: psycopg.Connection[Any], care: Care) -> Replays:
         recall,
         np.array([row[4] for row in rows], dtype=np.float64).reshape(len(rows), len(RUNGS)),
         np.array([row[5] for row in rows], dtype=np.float64).reshape(len(rows), len(RUNGS)),
+        np.array([row[6] for row in rows], dtype=np.float64),  # None becomes NaN
+        filtered_recall,
+        matches,
+        np.array([row[9] for row in rows], dtype=np.float64),
     )

@@ -21,7 +21,9 @@ from .neighbors import Singles
 class Trajectories:
     """Hold n sampled searches of one column that are still to be replayed.
 
-    `vectors` float32 (n, d); `ks` how many rows each asked for; `distances` what each returned, ascending.
+    `vectors` float32 (n, d); `ks` how many rows each asked for; `distances` what each returned, ascending;
+    `filters` as JSON text, None where there was none, and `fractions`, the share of rows each was thought to
+    match.
     """
 
     query_ids: list[UUID]
@@ -29,6 +31,8 @@ class Trajectories:
     vectors: Singles
     ks: list[int]
     distances: list[list[float]]
+    filters: list[str | None]
+    fractions: list[float | None]
 
     def __len__(self) -> int:
         return len(self.query_ids)
@@ -60,4 +64,6 @@ def pending(conn: psycopg.Connection[Any], column: TunedColumn, count: int) -> T
         vectors.reshape(len(rows), column.dimensions),
         [row.k for row in rows],
         [row.distances for row in rows],
+        [row.filter for row in rows],
+        [row.fraction for row in rows],
     )
