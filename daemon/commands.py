@@ -62,10 +62,10 @@ class Command:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--queries", type=int, default=4000, help="queries to learn from (default %(default)s)"
+        "--queries", type=int, default=3000, help="queries to learn from (default %(default)s)"
     )
     parser.add_argument(
-        "--held-out", type=int, default=2000, help="queries to be judged by (default %(default)s)"
+        "--held-out", type=int, default=1600, help="queries to be judged by (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default %(default)s)")
 

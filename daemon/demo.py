@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import threading
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any, Final
 
@@ -24,13 +26,23 @@ from vectuned.reasoning.embedder import StaticEmbedder
 from vectuned.sql.loader import migrate, queries
 
 from .console import Console
-from .evaluation import Arm, Outcome, bare_arm, best_fixed, compare, tuned_arm
+from .evaluation import (
+    Arm,
+    Outcome,
+    bare_arm,
+    bare_filtered_arm,
+    best_fixed,
+    compare,
+    exact_filtered_arm,
+    tuned_arm,
+)
 from .session import open_session
 from .worker import Worker
 
 SCHEMA: Final = "vectuned_demo"
 TABLE: Final = "wordnet"
 INDEX: Final = "wordnet_embedding"
+ATTRIBUTE: Final = "category"
 K: Final = 10
 DEFAULT_EF: Final = 40
 TARGETS: Final = (0.98, 0.95)  # the last one stays in force
@@ -41,9 +53,24 @@ _PRODUCTION_SAMPLE_RATE: Final = 0.05
 class Sizes:
     """How many queries the demonstration learns from and how many it is judged by, and the seed."""
 
-    training: int = 4000
-    heldout: int = 2000
+    training: int = 3000
+    heldout: int = 1600
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries: `vectors` float32 (n, d), and the lexical category of what each was written for."""
+
+    vectors: Singles
+    categories: list[str]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def first(self, count: int) -> Asked:
+        """Return the first `count` queries."""
+        return Asked(self.vectors[:count], self.categories[:count])
 
 
 def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> dict[str, Any]:
@@ -62,7 +89,10 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         build_seconds = _build_index(conn, conninfo, console)
         worker = Worker(conn, settings)
         relation = f"{SCHEMA}.{TABLE}"
-        console.say("\nSearching with vectuned.search, nothing learned yet, every search recorded.")
+        console.say(
+            "\nSearching with vectuned.search, every other search filtered by its lexical category; "
+            "nothing is learned yet, every search is recorded."
+        )
         care = _enable(conn, relation, target=TARGETS[-1], sample_rate=1.0)
         with console.progress("training searches", len(training)) as progress:
             _search_all(conn, relation, training, progress)
@@ -70,7 +100,7 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         with console.progress("replaying at every effort", len(training)) as progress:
             worker.replay(care, len(training), progress)
         evidence = replay.load(conn, care).evidence(K)
-        truth = exact_neighbors(conn, care.column, heldout, K)
+        truth = exact_neighbors(conn, care.column, heldout.vectors, K)
 
         runs: dict[float, dict[str, Outcome]] = {}
         lessons: dict[float, Lesson] = {}
@@ -90,6 +120,9 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
                 console,
                 f"held-out, target {target:g}",
             )
+        filtered = _compare_filtered(
+            conninfo, conn, care, heldout.first(sizes.heldout // 2), sizes.seed, console
+        )
         index_bytes = _scalar(conn, "SELECT pg_relation_size(%s)", f"{SCHEMA}.{INDEX}")
         server = str(_scalar(conn, "SHOW server_version"))
         pgvector = str(_scalar(conn, "SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
@@ -100,11 +133,13 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
             f"{target:g}": {name: outcome.as_dict() for name, outcome in runs[target].items()}
             for target in TARGETS
         },
+        "filtered": {name: outcome.as_dict() for name, outcome in filtered.items()},
         "corpus": {
             "name": "WordNet 3.0, lemmas and glosses; usage examples as queries",
             "relation": relation, "rows": len(rows), "dimensions": rows.shape[1],
             "embedder": f"{embedder.name} {embedder.version}", "training_queries": len(training),
-            "heldout_queries": len(heldout), "k": K, "index_mb": round(index_bytes / 2**20, 1),
+            "heldout_queries": len(heldout), "filtered_queries": sizes.heldout // 2, "k": K,
+            "index_mb": round(index_bytes / 2**20, 1),
             "index_build_seconds": round(build_seconds, 1),
         },
         "learned": {f"{target:g}": _learned(lessons[target]) for target in TARGETS},
@@ -119,13 +154,16 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
 
 def _vectors(
     corpus: Corpus, embedder: StaticEmbedder, sizes: Sizes, console: Console
-) -> tuple[Singles, Singles, Singles]:
+) -> tuple[Singles, Asked, Asked]:
     texts, asked = corpus.texts(), corpus.queries()
     with console.progress("embedding glosses", len(texts)) as progress:
         rows = embedder.encode(texts, progress=progress)
     chosen = np.random.default_rng(sizes.seed).permutation(len(asked))[: sizes.training + sizes.heldout]
     vectors = embedder.encode([asked[i].text for i in chosen])
-    return rows, vectors[: sizes.training], vectors[sizes.training :]
+    category = {synset.id: synset.category for synset in corpus.synsets}
+    categories = [category[asked[i].source] for i in chosen]
+    cut = sizes.training
+    return rows, Asked(vectors[:cut], categories[:cut]), Asked(vectors[cut:], categories[cut:])
 
 
 def _load(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console: Console) -> None:
@@ -154,6 +192,7 @@ def _load(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console:
             )
             if number % 2000 == 0:
                 progress(number)
+    conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(table, sql.Identifier(ATTRIBUTE)))
     conn.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
 
 
@@ -202,10 +241,12 @@ def _enable(conn: psycopg.Connection[Any], relation: str, *, target: float, samp
     return next(c for c in tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE))
 
 
-def _search_all(conn: psycopg.Connection[Any], relation: str, vectors: Singles, progress: Any) -> None:
-    for number, vector in enumerate(vectors, 1):
+def _search_all(conn: psycopg.Connection[Any], relation: str, asked: Asked, progress: Any) -> None:
+    """Search for everything asked, every other time among the rows of its category."""
+    for number, (vector, category) in enumerate(zip(asked.vectors, asked.categories, strict=True), 1):
         conn.execute(
-            "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s)", (relation, Vector(vector), K)
+            "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s, %s)",
+            (relation, Vector(vector), K, json.dumps({ATTRIBUTE: category}) if number % 2 else None),
         ).fetchall()
         progress(number)
 
@@ -213,7 +254,7 @@ def _search_all(conn: psycopg.Connection[Any], relation: str, vectors: Singles, 
 def _compare(
     conninfo: str,
     care: Care,
-    heldout: Singles,
+    heldout: Asked,
     truth: Truth,
     fixed: int,
     served: int,
@@ -229,7 +270,36 @@ def _compare(
             "vectuned": tuned_arm(third, care.column, served),
         }
         with console.progress(label, len(heldout) * len(arms)) as progress:
-            return compare(arms, heldout, truth, K, seed=seed, progress=progress)
+            return compare(arms, heldout.vectors, truth, K, seed=seed, progress=progress)
+
+
+def _compare_filtered(
+    conninfo: str, conn: psycopg.Connection[Any], care: Care, heldout: Asked, seed: int, console: Console
+) -> dict[str, Outcome]:
+    """Compare the ways to search among the rows of each query's own lexical category."""
+    names = sorted(set(heldout.categories))
+    truth = exact_neighbors(
+        conn,
+        care.column,
+        heldout.vectors,
+        K,
+        filters=[sql.SQL("{} = {}").format(sql.Identifier(ATTRIBUTE), sql.Literal(name)) for name in names],
+        filter_of=np.array([names.index(category) for category in heldout.categories]),
+    )
+    with ExitStack() as stack:
+        first, second, third, fourth, fifth = (stack.enter_context(open_session(conninfo)) for _ in range(5))
+        column = care.column
+        arms = {
+            "default": bare_filtered_arm(first, column, ATTRIBUTE, DEFAULT_EF, iterative=False),
+            "relaxed": bare_filtered_arm(second, column, ATTRIBUTE, DEFAULT_EF, iterative=True),
+            "relaxed_200": bare_filtered_arm(third, column, ATTRIBUTE, 200, iterative=True),
+            "exact": exact_filtered_arm(fourth, column, ATTRIBUTE),
+            "vectuned": tuned_arm(fifth, column, 0, attribute=ATTRIBUTE),
+        }
+        with console.progress("held-out, filtered", len(heldout) * len(arms)) as progress:
+            return compare(
+                arms, heldout.vectors, truth, K, values=heldout.categories, seed=seed, progress=progress
+            )
 
 
 def _learned(lesson: Lesson) -> dict[str, Any]:
@@ -240,6 +310,7 @@ def _learned(lesson: Lesson) -> dict[str, Any]:
         "fixed_ef_search": policy.fixed_ef,
         "probe_ef": policy.signature.probe_ef if policy.signature else None,
         "expected_recall": round(policy.expected_recall, 4), "recall_bound": round(policy.recall_bound, 4),
+        "filtered": [asdict(choice) for choice in served.filtered],
         "certified": policy.certified, "saving": None if served.saving is None else round(served.saving, 3),
         "reason": served.reason,
     }  # fmt: skip
@@ -265,14 +336,20 @@ def _print(result: dict[str, Any], console: Console) -> None:
             "vectuned": f"vectuned, {how}",
         }
         for arm, name in names.items():
-            o = run[arm]
-            rows.append((
-                f"{target:.2f}" if arm == "default" else "", name, f"{o['recall']:.3f}",
-                f"{o['below_08']:.1%}", f"{o['mean_ms']:.2f}", f"{o['p50_ms']:.2f}", f"{o['p99_ms']:.2f}",
-            ))  # fmt: skip
-    console.table(
-        ("target", "setting", "recall@10", "under 0.8", "mean ms", "p50 ms", "p99 ms"), rows, left=2
+            rows.append((f"{target:.2f}" if arm == "default" else "", name, *_figures(run[arm])))
+    console.table(_HEADINGS, rows, left=2)
+    console.line(
+        f"\nThe same filtered by lexical category (45 of very different size), "
+        f"{corpus['filtered_queries']:,} held-out queries, target {TARGETS[-1]:.2f}"
     )
+    labels = {
+        "default": "default, ef 40", "relaxed": "relaxed_order, ef 40",
+        "relaxed_200": "relaxed_order, ef 200", "exact": "exact, by the filter's B-tree",
+        "vectuned": "vectuned",
+    }  # fmt: skip
+    rows = [("", label, *_figures(result["filtered"][arm])) for arm, label in labels.items()]
+    console.table(_HEADINGS, rows, left=2)
+    console.line()
     for target in reversed(TARGETS):
         learned = result["learned"][f"{target:g}"]
         console.line(
@@ -285,6 +362,14 @@ def _print(result: dict[str, Any], console: Console) -> None:
         "  SELECT id, distance FROM vectuned.search('my_table', $1, 10)  -- in your application\n"
         "  vectuned run --dsn DSN      -- learns as searches come; vectuned status shows what it found"
     )
+
+
+_HEADINGS: Final = ("target", "setting", "recall@10", "under 0.8", "mean ms", "p50 ms", "p99 ms")
+
+
+def _figures(outcome: dict[str, float]) -> tuple[str, ...]:
+    times = (f"{outcome[name]:.2f}" for name in ("mean_ms", "p50_ms", "p99_ms"))
+    return (f"{outcome['recall']:.3f}", f"{outcome['below_08']:.1%}", *times)
 
 
 def _scalar(conn: psycopg.Connection[Any], statement: str, *values: object) -> Any:

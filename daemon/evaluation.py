@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -44,11 +45,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to search: a connection of its own and the statement it runs with (query, k)."""
+    """A way to search: a connection of its own and the statement it runs with (query, k, filter's value)."""
 
     conn: psycopg.Connection[Any]
     statement: sql.Composed
-    parameters: Callable[[Vector, int], tuple[Any, ...]]
+    parameters: Callable[[Vector, int, str | None], tuple[Any, ...]]
     ef_search: int
 
 
@@ -69,16 +70,54 @@ def bare_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int, index:
         raise VectunedError(
             f"PostgreSQL does not search {column} through the index {index}: run ANALYZE, or look at EXPLAIN."
         )
-    return Arm(conn, statement, lambda vector, k: (vector, vector, k), ef)
+    return Arm(conn, statement, lambda vector, k, _: (vector, vector, k), ef)
 
 
-def tuned_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int) -> Arm:
-    """Search through vectuned.search."""
+def bare_filtered_arm(
+    conn: psycopg.Connection[Any], column: TunedColumn, attribute: str, ef: int, *, iterative: bool
+) -> Arm:
+    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of it."""
+    conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
+    if iterative:
+        conn.execute("SET hnsw.iterative_scan = relaxed_order")
+    statement = sql.SQL("SELECT {}, {} AS distance FROM {} WHERE {} = %s ORDER BY {} LIMIT %s").format(
+        sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
+        column.distance(sql.Placeholder()),
+        column.relation,
+        sql.Identifier(attribute),
+        column.distance(sql.Placeholder()),
+    )
+    return Arm(conn, statement, lambda vector, k, value: (vector, value, vector, k), ef)
+
+
+def exact_filtered_arm(conn: psycopg.Connection[Any], column: TunedColumn, attribute: str) -> Arm:
+    """Compare with every row that matches, found by the filter's own index."""
+    statement = sql.SQL(
+        "SELECT * FROM (SELECT {}, {} AS distance FROM {} WHERE {} = %s OFFSET 0) m"
+        " ORDER BY distance LIMIT %s"
+    ).format(
+        sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
+        column.distance(sql.Placeholder()),
+        column.relation,
+        sql.Identifier(attribute),
+    )
+    return Arm(conn, statement, lambda vector, k, value: (vector, value, k), 0)
+
+
+def tuned_arm(
+    conn: psycopg.Connection[Any], column: TunedColumn, ef: int, *, attribute: str | None = None
+) -> Arm:
+    """Search through vectuned.search, where `attribute` is given with a filter on it."""
     relation = f"{sql.Identifier(column.schema, column.table).as_string(conn)}"
-    statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s)").format(
+    if attribute is None:
+        statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s)").format(
+            sql.Literal(relation)
+        )
+        return Arm(conn, statement, lambda vector, k, _: (vector, k), ef)
+    statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s, %s)").format(
         sql.Literal(relation)
     )
-    return Arm(conn, statement, lambda vector, k: (vector, k), ef)
+    return Arm(conn, statement, lambda vector, k, value: (vector, k, json.dumps({attribute: value})), ef)
 
 
 def compare(
@@ -87,10 +126,13 @@ def compare(
     truth: Truth,
     k: int,
     *,
+    values: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Outcome]:
     """Run every query through every arm, in blocks of 50 whose order of arms is drawn anew.
+
+    `values` are what each query filters by, if the arms filter.
 
     Times are what the client waits for, rows fetched. Before that each arm searches 100 times unmeasured.
     """
@@ -99,9 +141,10 @@ def compare(
     millis = {name: np.zeros(len(vectors)) for name in names}
     distances = {name: np.full((len(vectors), k), np.inf) for name in names}
     queries = [Vector(vector) for vector in vectors]
+    filters = values if values is not None else [None] * len(queries)
     for name in names:
-        for query in queries[:_WARM_UP]:
-            _search(arms[name], query, k)
+        for query, value in zip(queries[:_WARM_UP], filters, strict=False):
+            _search(arms[name], query, k, value)
     done = 0
     for start in range(0, len(vectors), _BLOCK):
         block = range(start, min(start + _BLOCK, len(vectors)))
@@ -109,7 +152,7 @@ def compare(
             name = names[place]
             for i in block:
                 began = perf_counter()
-                found = _search(arms[name], queries[i], k)
+                found = _search(arms[name], queries[i], k, filters[i])
                 millis[name][i] = (perf_counter() - began) * 1000
                 distances[name][i, : len(found)] = found
                 done += 1
@@ -128,8 +171,9 @@ def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int
     return grid[int(reached[0])] if len(reached) else grid[-1]
 
 
-def _search(arm: Arm, query: Vector, k: int) -> list[float]:
-    rows = arm.conn.execute(arm.statement, arm.parameters(query, k), prepare=True, binary=True).fetchall()
+def _search(arm: Arm, query: Vector, k: int, value: str | None) -> list[float]:
+    parameters = arm.parameters(query, k, value)
+    rows = arm.conn.execute(arm.statement, parameters, prepare=True, binary=True).fetchall()
     return [row[-1] for row in rows]
 
 

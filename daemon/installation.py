@@ -20,7 +20,8 @@ from .postmaster import Account, complaint, spawn
 
 logger = logging.getLogger(__name__)
 
-ROLE = "vectuned"
+# Not "vectuned": the role's own schema comes first in the search_path, and tables would land among ours.
+ROLE = "postgres"
 DATABASE = "vectuned"
 
 

@@ -29,5 +29,13 @@ def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: P
         assert result["learned"][target]["certified"]
         assert result["learned"][target]["recall_bound"] >= float(target)
     assert result["unfiltered"] == result["targets"]["0.95"]
+    filtered = result["filtered"]
+    assert {name: set(arm) for name, arm in filtered.items()} == dict.fromkeys(
+        ("default", "relaxed", "relaxed_200", "exact", "vectuned"), FIGURES
+    )
+    assert filtered["default"]["recall"] < 0.6
+    assert filtered["default"]["recall"] < filtered["relaxed"]["recall"] < filtered["relaxed_200"]["recall"]
+    assert filtered["exact"]["recall"] == 1
+    assert filtered["vectuned"]["recall"] >= 0.96
     # Talk goes to stderr, and only there.
     assert "training searches" in done.stderr

@@ -169,7 +169,7 @@ def test_cold_start_gives_a_private_server_with_pgvector(new_home: Path) -> None
     with server:
         assert server.is_owner
         assert server.pid is not None
-        assert ask(server.dsn, "SELECT current_database() || ' ' || current_user") == "vectuned vectuned"
+        assert ask(server.dsn, "SELECT current_database() || ' ' || current_user") == "vectuned postgres"
         assert ask(server.dsn, "SHOW listen_addresses") == ""
         assert ask(server.dsn, "SHOW server_encoding") == "UTF8"
         assert ask(server.dsn, "SHOW dynamic_shared_memory_type") == "mmap"
