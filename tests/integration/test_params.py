@@ -109,8 +109,8 @@ def test_apply_and_params_name_what_is_wrong(conn: Connection) -> None:
             with pytest.raises(psycopg.Error) as raised:
                 conn.execute(raw(f"SELECT vectuned.{function}({call})"), values)
             assert raised.value.sqlstate == state, (function, call)
-    with pytest.raises(errors.FeatureNotSupported):
-        conn.execute("SELECT vectuned.params('items', %s, 10, '{}')", (text(QUERIES[0]),))
+    with pytest.raises(errors.UndefinedColumn, match='column "nothing" of the filter'):
+        conn.execute("SELECT vectuned.params('items', %s, 10, '{\"nothing\": 1}')", (text(QUERIES[0]),))
 
 
 def test_params_say_why(conn: Connection) -> None:
