@@ -60,13 +60,10 @@ class LearningSettings(_Section):
         default=20,
         ge=1,
         le=100_000,
-        description="Replayed searches of a column needed before learning starts.",
+        description="New replays of a column before it is learned about again.",
     )
     replay_batch: int = Field(
         default=200, ge=1, le=100_000, description="Sampled searches replayed in one pass over the table."
-    )
-    max_effort: int = Field(
-        default=1000, ge=10, le=1000, description="Highest hnsw.ef_search ever tried; pgvector ends at 1000."
     )
     confidence: float = Field(
         default=0.95, ge=0.5, lt=1, description="Confidence of every statement made about recall."

@@ -81,7 +81,7 @@ class Worker:
     def learn_all(self) -> int:
         """Learn about every enabled column of which there is news; return how many were published."""
         published = 0
-        for care in self.columns():
+        for care in self.columns() if self.settings.learning.enabled else ():
             if self.has_news(care):
                 lesson = self._guarded(care, self.learn)
                 published += lesson is not None and lesson.version is not None

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from .ladder import HIGHEST, at_efforts
 from .neighbors import Floats, Ints, Singles

@@ -52,9 +52,9 @@ def test_every_field_says_what_it_does(section: str, key: str) -> None:
 def test_each_source_overrides_the_one_before(file: Path) -> None:
     file.write_text("[learning]\nbatch_min = 1\nclusters = 1\nseed = 1\n")
     environ = {"VECTUNED_LEARNING__CLUSTERS": "2", "VECTUNED_LEARNING__SEED": "2", "HOME": "/nowhere"}
-    learning = load_settings(file, {"learning.seed": 3, "learning.max_effort": None}, environ).learning
+    learning = load_settings(file, {"learning.seed": 3, "learning.replay_batch": None}, environ).learning
     assert (learning.batch_min, learning.clusters, learning.seed) == (1, 2, 3)
-    assert learning.max_effort == 1000
+    assert learning.replay_batch == 200
 
 
 def test_every_key_can_be_set_by_its_variable() -> None:
@@ -64,7 +64,6 @@ def test_every_key_can_be_set_by_its_variable() -> None:
             "enabled": False,
             "batch_min": 5,
             "replay_batch": 50,
-            "max_effort": 400,
             "confidence": 0.9,
             "clusters": 8,
             "seed": 7,
@@ -149,8 +148,8 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
         ),
         ("[learning]\nclusters = true", "learning.clusters must be a whole number"),
         (
-            "[learning]\nmax_effort = 1001",
-            "learning.max_effort must be a whole number at least 10 and at most 1000.",
+            "[learning]\nreplay_batch = 0",
+            "learning.replay_batch must be a whole number at least 1 and at most 100000.",
         ),
         (
             "[learning]\nconfidence = 1.0",
