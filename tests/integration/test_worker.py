@@ -1,0 +1,99 @@
+"""The daemon's work as a whole, on a real database: what it takes up, passes over, and leaves alone."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from vectuned.config.settings import Settings, load_settings
+from vectuned.daemon.worker import Worker
+
+from .tables import Connection, clustered, enable, make, one, search
+
+DIMENSIONS = 16
+
+
+def settings(**learning: object) -> Settings:
+    """Settings with other values in the section [learning], whatever the environment says."""
+    return load_settings(None, {f"learning.{key}": value for key, value in learning.items()}, {})
+
+
+def table(conn: Connection, name: str = "items") -> None:
+    make(conn, clustered(800, DIMENSIONS, seed=1), table=name)
+    enable(conn, name, sample_rate=1.0, min_samples=20)
+
+
+def ask(conn: Connection, count: int, seed: int, name: str = "items") -> None:
+    for query in clustered(count, DIMENSIONS, seed=seed):
+        search(conn, query, relation=name)
+
+
+def test_drain_replay_and_learn_until_nothing_is_new(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings(batch_min=10))
+    ask(conn, 40, seed=2)
+    assert worker.drain() == 40
+    assert worker.replay_all() == 40
+    assert worker.learn_all() == 1
+    assert one(conn, "SELECT count(*) FROM vectuned.bank WHERE k_class = 10") == 1
+    assert (worker.drain(), worker.replay_all(), worker.learn_all()) == (0, 0, 0)
+    ask(conn, 9, seed=3)
+    worker.drain()
+    worker.replay_all()
+    assert worker.learn_all() == 0  # nine are no news yet
+    ask(conn, 1, seed=4)
+    worker.drain()
+    worker.replay_all()
+    assert worker.learn_all() == 1
+
+
+def test_learning_can_be_switched_off(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings(enabled=False))
+    ask(conn, 40, seed=2)
+    worker.drain()
+    assert worker.replay_all() == 40
+    assert worker.learn_all() == 0
+    assert one(conn, "SELECT count(*) FROM vectuned.bank") == 0
+    assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL") == 40
+
+
+def test_a_batch_bounds_what_one_pass_replays(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings(replay_batch=15))
+    ask(conn, 40, seed=2)
+    worker.drain()
+    assert [worker.replay_all() for _ in range(4)] == [15, 15, 10, 0]
+
+
+def test_a_column_that_cannot_be_worked_on_does_not_stop_the_others(
+    conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("first", "second"):
+        table(conn, name)
+        ask(conn, 30, seed=5, name=name)
+    conn.execute("DROP INDEX first_embedding_idx")
+    worker = Worker(conn, settings())
+    worker.drain()
+    with caplog.at_level(logging.WARNING, logger="vectuned"):
+        assert worker.replay_all() == 30
+    assert "public.first.embedding is passed over: The index of" in caplog.text
+    assert worker.learn_all() == 1
+
+
+def test_the_inbox_is_bounded_as_the_settings_say(conn: Connection) -> None:
+    Worker(conn, load_settings(None, {"inbox.max_mb": 3}, {})).prepare()
+    assert one(conn, "SELECT vectuned._inbox_bytes()") == 3 * 1024 * 1024
+
+
+def test_maintenance_makes_the_coming_days(conn: Connection) -> None:
+    worker = Worker(conn, settings())
+    conn.execute(
+        "DROP TABLE vectuned.trajectory_"
+        + str(one(conn, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"))
+    )
+    before = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
+    worker.maintain()
+    after = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
+    assert after == before + 1
