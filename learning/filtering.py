@@ -27,7 +27,8 @@ class FilteredEvidence:
     """What filtered replays say about one class of k.
 
     `fraction` float64 (n,), the share of rows estimated to match; `recall` float64 (n, rungs) of the matching
-    rows among the first of an index scan; `short` bool (n, rungs), fewer of them than asked for;
+    rows among the first of an index scan; `short` bool (n, rungs), fewer of them than asked for; `known`
+    bool (n, rungs), False where the scan was given up before, and recall is what it had come to by then;
     `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds.
     """
 
@@ -35,6 +36,7 @@ class FilteredEvidence:
     fraction: Floats
     recall: Floats
     short: np.ndarray
+    known: np.ndarray
     scan_ms: Floats
     exact_ms: Floats
 
@@ -68,9 +70,10 @@ def choose_paths(
 ) -> tuple[Choice, ...]:
     """Choose the cheapest proven path for every bucket with at least 30 replays, densest filters first.
 
-    A search that finds too few rows within its effort goes on exactly, and is charged for both. An effort
-    counts as proven if the lower bound on mean recall reaches the target (fixed-sequence testing from the
-    highest effort downwards); exact search needs no proof.
+    A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
+    whose scan was given up, and it is not credited with the exact answer. An effort counts as proven if the
+    lower bound on mean recall reaches the target (fixed-sequence testing downwards from the highest effort
+    that is cheaper than exact search); exact search needs no proof.
     """
     own = buckets(evidence.fraction)
     choices = []
@@ -85,20 +88,20 @@ def choose_paths(
 def _choose(
     evidence: FilteredEvidence, rows: np.ndarray, bucket: int, target: float, confidence: float, seed: int
 ) -> Choice:
-    short, exact_ms = evidence.short[rows], evidence.exact_ms[rows]
+    short, known, exact_ms = evidence.short[rows], evidence.known[rows], evidence.exact_ms[rows]
     usable = np.array(ladder.RUNGS) >= evidence.k
-    recall = np.where(short, 1.0, evidence.recall[rows])[:, usable]
-    cost = (evidence.scan_ms[rows] + short * exact_ms[:, None])[:, usable].mean(axis=0)
+    recall = np.where(short & known, 1.0, evidence.recall[rows])[:, usable]
+    cost = (evidence.scan_ms[rows] + (short | ~known) * exact_ms[:, None])[:, usable].mean(axis=0)
     exact = float(exact_ms.mean())
-    safe = smallest_safe(recall, target, confidence, seed)
+    cheaper = np.flatnonzero(cost < exact)
+    highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
+    safe = smallest_safe(recall[:, :highest], target, confidence, seed) if highest else None
     if safe is not None:
-        at = safe + int(np.argmin(cost[safe:]))
-        if cost[at] < exact:
-            ef = int(np.array(ladder.RUNGS)[usable][at])
-            bound = lower_bound(recall[:, at], confidence, seed)
-            return Choice(
-                bucket, ef, float(recall[:, at].mean()), bound, float(cost[at]), exact, int(rows.sum())
-            )
+        at = safe + int(np.argmin(cost[safe:highest]))
+        ef = int(np.array(ladder.RUNGS)[usable][at])
+        bound = lower_bound(recall[:, at], confidence, seed)
+        mean = float(recall[:, at].mean())
+        return Choice(bucket, ef, mean, bound, float(cost[at]), exact, int(rows.sum()))
     return Choice(bucket, EXACT, 1.0, 1.0, exact, exact, int(rows.sum()))
 
 

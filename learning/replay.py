@@ -44,7 +44,8 @@ class Replays:
 
     Of filtered searches also: `fraction` float64 (n,) of rows thought to match, NaN where there was no
     filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
-    int64 (n, rungs), how many those were; `exact_ms` float64 (n,), of the exact answer through the filter.
+    int64 (n, rungs), how many those were, -1 where the scan was given up before; `exact_ms` float64 (n,),
+    of the exact answer through the filter.
     """
 
     asked: Ints
@@ -71,7 +72,13 @@ class Replays:
         recall = self.filtered_recall[:, self.k_classes.index(k)]
         own = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
         return FilteredEvidence(
-            k, self.fraction[own], recall[own], self.matches[own] < k, self.ms[own], self.exact_ms[own]
+            k,
+            self.fraction[own],
+            recall[own],
+            self.matches[own] < k,
+            self.matches[own] >= 0,
+            self.ms[own],
+            self.exact_ms[own],
         )
 
 
@@ -116,6 +123,10 @@ def _replay_chunk(
     deepest = max(_LEAST_K, k_class(int(ks.max())))
     conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
     conditions = _conditions(conn, care, trajectories.filters[part])
+    lost = [
+        condition is None and text is not None
+        for condition, text in zip(conditions, trajectories.filters[part], strict=True)
+    ]
     truth = exact_neighbors(conn, care.column, vectors, deepest)
     filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
     filtered_truth = _filtered_truth(conn, care, vectors, conditions, deepest)
@@ -129,6 +140,7 @@ def _replay_chunk(
     matched = np.zeros(scanned.shape, dtype=np.bool_)
     exact_ms = np.zeros(len(vectors))
     finished = np.zeros(len(vectors), dtype=np.bool_)
+    given_up = np.zeros(counts.shape, dtype=np.bool_)
     complete = _to_complete(conn, care, len(vectors))
     goals = _goals(truth, ks)
     filter_goals = None if filtered_truth is None else _goals(filtered_truth, ks[filtered])
@@ -150,6 +162,9 @@ def _replay_chunk(
             if filtered[i]:
                 matched[i, : len(row[4] or [])] = row[4] or []
                 exact_ms[i] = row[5]
+                if aim["filter_goal"] is not None:
+                    near = np.count_nonzero(matched[i] & (scanned[i] <= aim["filter_bound"]))
+                    given_up[i, reached:] = near < aim["filter_goal"]
             for start, seen in zip(_STARTS, row[6:], strict=True):
                 probes[i, start : start + len(seen or [])] = seen or []
         done += 1
@@ -172,6 +187,7 @@ def _replay_chunk(
     seen_matches = np.take_along_axis(
         np.cumsum(np.pad(matched, ((0, 0), (1, 0))), axis=1, dtype=np.int64), counts, axis=1
     )
+    seen_matches[given_up] = -1
     with conn.cursor() as cursor:
         cursor.executemany(
             queries()["insert_replay"],
@@ -197,7 +213,7 @@ def _replay_chunk(
                 {
                     "query_id": trajectories.query_ids[part][i],
                     "recorded_at": trajectories.recorded_at[part][i],
-                    "recall": float(served[i]),
+                    "recall": None if lost[i] else float(served[i]),
                     "keep": care.store_vectors,
                 }
                 for i in range(len(vectors))
@@ -209,15 +225,24 @@ def _replay_chunk(
 def _conditions(
     conn: psycopg.Connection[Any], care: Care, filters: list[str | None]
 ) -> list[sql.Composable | None]:
-    """Compile filters to SQL, each different one once; one that no longer fits the table counts as none."""
+    """Compile filters to SQL, each different one once; one that no longer fits the table counts as none.
+
+    Whether its values still fit is seen when the statement is planned, here for no rows.
+    """
     compiled: dict[str, sql.Composable | None] = {}
     for text in {text for text in filters if text is not None}:
         try:
             with conn.transaction():
                 values = {"column_id": care.column.id, "filter": text}
                 row = conn.execute(queries()["compile_filter"], values).fetchone()
-            condition = row[0] if row is not None else None
-            compiled[text] = None if condition is None else sql.SQL(cast(LiteralString, condition))
+                condition = None
+                if row is not None and row[0] is not None:
+                    condition = sql.SQL(cast(LiteralString, row[0]))
+                    check = sql.SQL("SELECT FROM {} AS t WHERE {} LIMIT 0").format(
+                        care.column.relation, condition
+                    )
+                    conn.execute(check, prepare=False)
+            compiled[text] = condition
         except psycopg.errors.Error as error:
             log.warning(
                 "a filter on %s is passed over: %s", care.column, error.diag.message_primary,

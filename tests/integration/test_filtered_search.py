@@ -152,8 +152,8 @@ def test_composite_and_uuid_keys(conn: Connection) -> None:
     for number, vector in enumerate(clustered(300, 16, seed=1)):
         values = (number % 3, f'r"{number}', number % 10, text(vector))
         conn.execute("INSERT INTO pairs VALUES (%s, %s, %s, %s)", values)
-        values = (f"00000000-0000-0000-0000-{number:012d}", number % 3, text(vector))
-        conn.execute("INSERT INTO documents VALUES (%s, %s, %s)", values)
+        entry = (f"00000000-0000-0000-0000-{number:012d}", number % 3, text(vector))
+        conn.execute("INSERT INTO documents VALUES (%s, %s, %s)", entry)
     for table in ("pairs", "documents"):
         conn.execute(raw(f"CREATE INDEX ON {table} USING hnsw (embedding vector_l2_ops)"))
         conn.execute(raw(f"ANALYZE {table}"))
