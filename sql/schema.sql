@@ -96,7 +96,7 @@ CREATE TABLE vectuned.replay (
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replayed_at DESC);
 COMMENT ON COLUMN vectuned.replay.fraction IS 'of a filtered search: the share of rows estimated to match';
-COMMENT ON COLUMN vectuned.replay.matches IS 'of a filtered search: matching rows among the first of the scan, at every rung';
+COMMENT ON COLUMN vectuned.replay.matches IS 'of a filtered search: matching rows among the first of the scan, at every rung; -1 unknown';
 COMMENT ON COLUMN vectuned.replay.recall IS 'two dimensions: k_classes x rungs';
 
 -- What a search is served with: one row per column and class of k, replaced as a whole by a publish.
@@ -129,7 +129,8 @@ COMMENT ON COLUMN vectuned.bank.filtered_ef IS
     'by half-octaves of the share of rows a filter matches, from all downwards: ef_search, 0 for exact';
 COMMENT ON COLUMN vectuned.bank.filtered IS 'the evidence behind filtered_ef';
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
-COMMENT ON COLUMN vectuned.bank.saving IS 'measured cost of the fixed setting over that of the adaptive one';
+COMMENT ON COLUMN vectuned.bank.saving IS
+    'time of the fixed setting over that of the adaptive one: at least, with 95 % confidence';
 
 -- The learned patterns of a published bank, small enough for every search to look through.
 CREATE TABLE vectuned.pattern (
