@@ -35,9 +35,11 @@ root_only = pytest.mark.skipif(not IS_ROOT, reason="only root runs the server un
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and prctl")
 
 USE = """
-import json, logging, sys
+import json, logging, signal, sys
 from pathlib import Path
 from vectuned.daemon.embedded import EmbeddedServer
+# A shell's background job is born deaf to Ctrl-C, and so are its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 logging.basicConfig(level=logging.INFO)
 options = json.loads(sys.argv[1])
 home = Path(options["home"]) if options["home"] else None
