@@ -312,7 +312,7 @@ def _learned(lesson: Lesson) -> dict[str, Any]:
         "expected_recall": round(policy.expected_recall, 4), "recall_bound": round(policy.recall_bound, 4),
         "filtered": [asdict(choice) for choice in served.filtered],
         "certified": policy.certified, "saving": None if served.saving is None else round(served.saving, 3),
-        "reason": served.reason,
+        "reason": policy.reason,
     }  # fmt: skip
 
 

@@ -42,12 +42,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Served:
-    """What a class of k is served with after a publish, why, and what the measurement said."""
+    """What a class of k is served with after a publish, and what the measurement said."""
 
     policy: Policy
     patterns: int
     saving: float | None
-    reason: str
     filtered: tuple[Choice, ...] = ()
 
 
@@ -84,9 +83,7 @@ def publish(
                 chosen = _judge(offer.fixed, offer.adaptive, saving, least_saving)
                 conn.execute(queries()["delete_class"], {"column_id": care.column.id, "k_class": k})
             _insert(conn, care, version, chosen, saving, offer.filtered)
-            served[k] = Served(
-                chosen.policy, len(chosen.patterns), saving, chosen.policy.reason, offer.filtered
-            )
+            served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
         details = {
             str(k): {"access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef, "saving": s.saving}
             for k, s in served.items()

@@ -19,7 +19,7 @@ OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
 
 def raw(statement: str) -> sql.SQL:
-    """Take a text that the tests made for SQL."""
+    """Take a text that the tests made for SQL, which psycopg's types would have written out as a literal."""
     return sql.SQL(statement)  # type: ignore[arg-type, unused-ignore]
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from .tables import Connection, clustered, enable, make, one, text
+from .tables import Connection, clustered, enable, make, one, raw, text
 
 ROWS = 120
 QUERY = [1.0, -1.0, 0.5, 2.0]
@@ -77,12 +77,10 @@ def prepare_types(conn: Connection) -> None:
     make(conn, clustered(ROWS, 4, seed=1))
     for kind, (expression, _) in TYPES.items():
         column = sql.Identifier(kind)
-        conn.execute(
-            sql.SQL("ALTER TABLE items ADD COLUMN {} ").format(column) + sql.SQL(kind)  # type: ignore[arg-type, unused-ignore]
-        )
+        conn.execute(sql.SQL("ALTER TABLE items ADD COLUMN {} ").format(column) + raw(kind))
         conn.execute(
             sql.SQL("UPDATE items SET {} = (SELECT ").format(column)
-            + sql.SQL(expression)  # type: ignore[arg-type, unused-ignore]
+            + raw(expression)
             + sql.SQL(" FROM (SELECT id::int AS n) s) WHERE id % 7 <> 0")
         )
     conn.execute("ANALYZE items")
@@ -109,12 +107,12 @@ def literal(value: Any) -> sql.Composable:
         return sql.SQL("NULL")
     if isinstance(value, bool):
         return sql.SQL("true" if value else "false")
-    return sql.SQL(repr(value)) if isinstance(value, int | float) else sql.Literal(value)  # type: ignore[arg-type, unused-ignore]
+    return raw(repr(value)) if isinstance(value, int | float) else sql.Literal(value)
 
 
 def compared(column: str, operator: str, value: Any) -> sql.Composable:
     """Write one comparison."""
-    return sql.SQL("{} {} {}").format(sql.Identifier(column), sql.SQL(operator), literal(value))  # type: ignore[arg-type, unused-ignore]
+    return sql.SQL("{} {} {}").format(sql.Identifier(column), raw(operator), literal(value))
 
 
 @pytest.mark.parametrize("kind", list(TYPES))

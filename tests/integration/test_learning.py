@@ -170,7 +170,7 @@ def test_without_stored_queries_nothing_is_measured(conn: Connection, care: Care
     lesson = learn(conn, care, ALWAYS)
     assert lesson.served[10].saving is None
     assert lesson.served[10].policy.access_path == "hnsw"
-    assert "could not be measured" in lesson.served[10].reason
+    assert "could not be measured" in lesson.served[10].policy.reason
 
 
 def test_too_few_replays_publish_nothing(conn: Connection, care: Care) -> None:

@@ -264,6 +264,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "bank.npz"
     bank = ReasoningBank(patterns(5, 1))
     bank.save(path)
+    # Not an array on purpose: it fails where a full disk would, in the middle of the file.
     bank.patterns = replace(bank.patterns, usage=Unwritable())  # type: ignore[arg-type]
     with pytest.raises(OSError, match="no space"):
         bank.save(path)
