@@ -16,8 +16,8 @@ from pgvector import Vector
 from psycopg import sql
 
 from vectuned.config.settings import Settings
-from vectuned.learning import replay
 from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.evidence import load
 from vectuned.learning.learner import Lesson
 from vectuned.learning.neighbors import Singles
 from vectuned.learning.truth import Truth, exact_neighbors
@@ -99,7 +99,7 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         worker.drain()
         with console.progress("replaying at every effort", len(training)) as progress:
             worker.replay(care, len(training), progress)
-        evidence = replay.load(conn, care).evidence(K)
+        evidence = load(conn, care, care.indexes[0]).evidence(K)
         truth = exact_neighbors(conn, care.column, heldout.vectors, K)
 
         runs: dict[float, dict[str, Outcome]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 T = TypeVar("T")
 
+_REOPENED: Final = 3
+
 
 class Worker:
     """Do the daemon's work through one autocommit connection.
@@ -34,6 +36,7 @@ class Worker:
     def __init__(self, conn: psycopg.Connection[Any], settings: Settings) -> None:
         self.conn = conn
         self.settings = settings
+        self._opened: set[tuple[int, int]] = set()
 
     @property
     def options(self) -> Options:
@@ -44,6 +47,26 @@ class Worker:
     def columns(self) -> list[Care]:
         """Return the columns that are enabled."""
         return [care for care in tuned_columns(self.conn) if care.enabled]
+
+    def refresh(self, care: Care) -> Care:
+        """Look what indexes a column has now, and have its latest searches replayed on new ones."""
+        values = {"column_id": care.column.id}
+        row = self.conn.execute(queries()["refresh_column"], values).fetchone()
+        if row is not None and row[0]:
+            log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
+        care = next((c for c in tuned_columns(self.conn) if c.column.id == care.column.id), care)
+        for index in care.indexes:
+            if (care.column.id, index.generation) in self._opened:
+                continue
+            self._opened.add((care.column.id, index.generation))
+            wanted = {**values, "generation": index.generation, "requires": index.requires}
+            count = self.conn.execute(queries()["reopen"], {**wanted, "count": _REOPENED * care.min_samples})
+            if count.rowcount > 0:
+                log.info(
+                    "%d searches of %s wait to be replayed on %s", count.rowcount, care.column, index.name,
+                    extra={"action": "indexes"},
+                )  # fmt: skip
+        return care
 
     def prepare(self) -> None:
         """Bring into the database what the settings say of it."""
@@ -60,6 +83,7 @@ class Worker:
 
     def replay(self, care: Care, count: int, progress: Progress | None = None) -> int:
         """Replay up to `count` searches of a column, the newest first; return how many."""
+        care = self.refresh(care)
         trajectories = pending(self.conn, care.column, count)
         if not len(trajectories):
             return 0
@@ -76,7 +100,7 @@ class Worker:
 
     def learn(self, care: Care) -> Lesson:
         """Learn about a column and publish, if there are enough replays."""
-        return learn(self.conn, care, self.options)
+        return learn(self.conn, self.refresh(care), self.options)
 
     def learn_all(self) -> int:
         """Learn about every enabled column of which there is news; return how many were published."""
@@ -90,7 +114,7 @@ class Worker:
     def has_news(self, care: Care) -> bool:
         """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
         values = {
-            "column_id": care.column.id, "generation": care.generation, "target_recall": care.target_recall,
+            "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
         }  # fmt: skip
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from . import ladder, signature
+from .catalogue import TunedIndex
 from .distillation import MERGED, choose_efforts, distil
 from .neighbors import Floats, Ints
 from .optimizer import Policy, decide, serve
@@ -25,18 +27,19 @@ class Evidence:
 
     `probes` by length, float64 (n, length) each: the distances that a search with that ef_search sees, in
     order, padded with +inf where there were fewer; `recall` float64 (n, rungs) at this k; `cost` float64
-    (n, rungs), index buffers.
+    (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds.
     """
 
     k: int
     probes: dict[int, Floats]
     recall: Floats
     cost: Floats
+    ms: Floats
 
     def take(self, rows: Ints | Bools) -> Evidence:
         """Return the replays at `rows`, indices or a mask."""
         probes = {length: seen[rows] for length, seen in self.probes.items()}
-        return replace(self, probes=probes, recall=self.recall[rows], cost=self.cost[rows])
+        return replace(self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows])
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -44,39 +47,70 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy and its patterns, with the mean cost it had on held-out replays (index buffers)."""
+    """A policy and its patterns, with the mean cost it had on replays: index buffers and milliseconds."""
 
     policy: Policy
     patterns: Patterns
     cost: float
+    ms: float
 
 
-def fixed_policy(evidence: Evidence, target: float, confidence: float = 0.95, seed: int = 0) -> Candidate:
-    """Find the smallest ef_search proven to reach the target; the largest, uncertified, if none is."""
-    efs = np.unique(np.rint(np.geomspace(max(10, evidence.k), ladder.RUNGS[-1], 160)).astype(np.int64))
-    efforts = ladder.effort(efs)
+def fixed_policy(
+    evidence: Evidence,
+    target: float,
+    confidence: float = 0.95,
+    seed: int = 0,
+    *,
+    index: TunedIndex | None = None,
+) -> Candidate:
+    """Find the smallest effort proven to reach the target; the largest, uncertified, if none is.
+
+    That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`.
+    """
+    rungs = ladder.RUNGS if index is None else index.rungs
+    method = "hnsw" if index is None else index.method
+    least = max(rungs[0], evidence.k if method == "hnsw" else 1)
+    choices = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
+    efforts = ladder.effort(choices, rungs)
     recall = ladder.at_efforts(evidence.recall, efforts)
     safe = smallest_safe(recall, target, confidence, seed)
-    at = len(efs) - 1 if safe is None else safe
-    bound = _bound(recall, safe, target, confidence, seed)
-    reason = (
-        f"ef_search {efs[at]} is the smallest proven to reach {target:g}"
-        if safe is not None
-        else f"no ef_search is proven to reach {target:g} with {len(evidence)} replays: the largest serves"
-    )
+    at = len(choices) - 1 if safe is None else safe
+    named = f"{'ef_search' if method == 'hnsw' else 'probes'}"
     policy = Policy(
         evidence.k,
-        int(efs[at]),
+        int(choices[at]),
         float(recall[:, at].mean()),
-        bound,
+        _bound(recall, safe, target, confidence, seed),
         safe is not None,
         len(evidence),
         target,
-        reason,
+        f"{named} {choices[at]} is the smallest proven to reach {target:g}"
+        if safe is not None
+        else f"no {named} is proven to reach {target:g} with {len(evidence)} replays: the largest serves",
+        index_no=None if index is None else index.number,
+        method=method,
     )
-    return Candidate(
-        policy, Patterns.none(), float(ladder.at_efforts(evidence.cost, efforts[at : at + 1]).mean())
-    )
+    chosen = efforts[at : at + 1]
+    cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
+    return Candidate(policy, Patterns.none(), cost, ms)
+
+
+def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
+    """Guess the ef_search of a class of k above all that were learned: a power law in k, nothing proven.
+
+    Never fewer than k * 1.5 rows are looked at, as far as pgvector's limit allows.
+    """
+    ks = np.array([policy.k_class for policy in learned], dtype=np.float64)
+    efs = np.array([policy.fixed_ef for policy in learned], dtype=np.float64)
+    slope = float(np.polyfit(np.log(ks), np.log(efs), 1)[0]) if len(learned) > 1 else 1.0
+    largest = max(learned, key=lambda policy: policy.k_class)
+    ef = largest.fixed_ef * (k / largest.k_class) ** float(np.clip(slope, 0.5, 1.0))
+    ef = min(max(round(ef), round(1.5 * k)), ladder.RUNGS[-1])
+    return replace(
+        largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, certified=False,
+        samples=0, reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
+        f"{largest.k_class} rows take",
+    )  # fmt: skip
 
 
 def adaptive_policy(
@@ -123,7 +157,7 @@ def adaptive_policy(
     patterns = replace(
         trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe]
     )
-    return Candidate(policy, patterns, float(cost[:, safe].mean()))
+    return Candidate(policy, patterns, float(cost[:, safe].mean()), float("nan"))
 
 
 def _bound(recall: Floats, safe: int | None, target: float, confidence: float, seed: int) -> float:

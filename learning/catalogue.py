@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import namedtuple_row
@@ -11,13 +11,40 @@ from psycopg.rows import namedtuple_row
 from vectuned.sql.loader import queries
 
 from .column import TunedColumn
+from .ladder import RUNGS, probe_rungs
+
+
+@dataclass(frozen=True)
+class TunedIndex:
+    """An index that searches of a column may be answered through.
+
+    `number` names it in what is published; `form` says what it holds (plain, halfvec, bits); `requires` is
+    the filter, as JSON, that a partial index answers, and `share` of the rows are in it; `generation` is new
+    after a REINDEX. One that is searched `anew` at every rung cannot be widened.
+    """
+
+    number: int
+    name: str
+    method: Literal["hnsw", "ivfflat"]
+    form: str
+    requires: str | None
+    share: float
+    lists: int | None
+    generation: int
+    anew: bool
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Return the efforts it is measured at: ef_search, or probes of IVFFlat."""
+        return RUNGS if self.lists is None else probe_rungs(self.lists)
 
 
 @dataclass(frozen=True)
 class Care:
-    """A tuned column with the settings that `vectuned.enable` gave it.
+    """A tuned column with the settings that `vectuned.enable` gave it, and its indexes.
 
-    `generation` is the filenode of its index, new after a REINDEX; None where the index is gone.
+    The first of `indexes` is the one that searches until something was learned; none are left where all
+    were dropped.
     """
 
     column: TunedColumn
@@ -29,7 +56,18 @@ class Care:
     min_samples: int
     store_vectors: bool
     default_ef: int
-    generation: int | None
+    default_probes: int
+    indexes: tuple[TunedIndex, ...]
+
+    @property
+    def generation(self) -> int | None:
+        """Return the generation of the main index; None where it is gone."""
+        return self.indexes[0].generation if self.indexes else None
+
+    @property
+    def generations(self) -> list[int]:
+        """Return the generations of all indexes."""
+        return [index.generation for index in self.indexes]
 
 
 def tuned_columns(conn: psycopg.Connection[Any]) -> list[Care]:
@@ -43,7 +81,19 @@ def tuned_columns(conn: psycopg.Connection[Any]) -> list[Care]:
                 tuple(r.key_columns), r.extension_schema,
             ),
             r.enabled, r.target_recall, r.sample_rate, r.trajectory_window, r.learning_rate, r.min_samples,
-            r.store_vectors, r.default_ef, r.generation,
+            r.store_vectors, r.default_ef, r.default_probes, _indexes(conn, r.id, r.partitioned),
         )
         for r in rows
     ]  # fmt: skip
+
+
+def _indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -> tuple[TunedIndex, ...]:
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
+    rows = cursor.execute(queries()["tuned_indexes"], {"column_id": column_id}).fetchall()
+    return tuple(
+        TunedIndex(
+            r.index_no, r.name, r.method, r.form, r.requires, r.share, r.lists, r.generation,
+            partitioned or r.method == "ivfflat",
+        )
+        for r in rows
+    )  # fmt: skip

@@ -1,60 +1,88 @@
-"""The choice of access path for filtered searches: HNSW with how much effort, or exact through the filter.
+"""The choice of access path for filtered searches: an index with how much effort, or exact by the filter.
 
-Filters are told apart by the share of rows that the published statistics let them match, in half-octaves.
-What an index scan finds for a filter depends on that share and on how filter and query belong together, which
-only replays can tell; what exact search costs grows with the matching rows.
+Filters are told apart by the share of rows that the published statistics let them match, in half-octaves; of
+a partial index, by the share of the rows in it. What an index scan finds for a filter depends on that share
+and on how filter and query belong together, which only replays can tell; what exact search costs grows with
+the matching rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 
-from . import ladder
-from .neighbors import Floats, Ints
+from .catalogue import TunedIndex
+from .neighbors import Bools, Floats, Ints
 from .promise import lower_bound, smallest_safe
 
+FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
+
 BUCKETS: Final = 40
-EXACT: Final = 0
+# What has no rungs, as sql/functions/replay.sql tries it: plain SQL, and scans that go on until k rows match.
+OTHERS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
+    ("planner", None),
+    ("hnsw_continued", 200),
+    ("hnsw_continued", 800),
+)
 _FEWEST: Final = 30
 
 
 @dataclass(frozen=True)
 class FilteredEvidence:
-    """What filtered replays say about one class of k.
+    """What filtered replays through one index say about one class of k.
 
-    `fraction` float64 (n,), the share of rows estimated to match; `recall` float64 (n, rungs) of the matching
-    rows among the first of an index scan; `short` bool (n, rungs), fewer of them than asked for; `known`
-    bool (n, rungs), False where the scan was given up before, and recall is what it had come to by then;
-    `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds.
+    `fraction` float64 (n,), the share of its rows estimated to match; `recall` float64 (n, rungs) of the
+    matching rows among those seen; `short` bool (n, rungs), fewer of them than asked for; `known` bool
+    (n, rungs), False where the scan was given up before, and recall is what it had come to by then;
+    `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others), NaN
+    where not tried.
     """
 
     k: int
     fraction: Floats
     recall: Floats
-    short: np.ndarray
-    known: np.ndarray
+    short: Bools
+    known: Bools
     scan_ms: Floats
     exact_ms: Floats
+    other_recall: Floats
+    other_ms: Floats
+
+    def __len__(self) -> int:
+        return len(self.fraction)
+
+    def take(self, rows: Bools) -> FilteredEvidence:
+        """Return the replays at `rows`."""
+        return FilteredEvidence(
+            self.k, self.fraction[rows], self.recall[rows], self.short[rows], self.known[rows],
+            self.scan_ms[rows], self.exact_ms[rows], self.other_recall[rows], self.other_ms[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a bucket of filters is served with and what that was measured to give.
+    """What one way to answer a bucket of filters was measured to give.
 
-    `ef_search` is EXACT (0) for the exact path; `recall` and its lower `bound` are 1 there.
+    `effort` is the ef_search or the probes, None where there is none to choose; `recall` and its lower
+    `bound` are 1 of the exact path; `requires` is the filter of a partial index and `share` its share of the
+    rows. One `serves` a bucket.
     """
 
     bucket: int
-    ef_search: int
+    access_path: FilteredPath
+    index_no: int | None
+    effort: int | None
     recall: float
     bound: float
+    proven: bool
     ms: float
-    exact_ms: float
     samples: int
+    serves: bool = False
+    requires: str | None = None
+    share: float = 1.0
 
 
 def buckets(fraction: Floats) -> Ints:
@@ -66,55 +94,106 @@ def buckets(fraction: Floats) -> Ints:
 
 
 def choose_paths(
-    evidence: FilteredEvidence, target: float, confidence: float = 0.95, seed: int = 0
+    evidence: Sequence[tuple[TunedIndex, FilteredEvidence]],
+    target: float,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> tuple[Choice, ...]:
-    """Choose the cheapest proven path for every bucket with at least 30 replays, densest filters first.
+    """Measure every way to answer filters, for every bucket with at least 30 replays, and say which serves.
+
+    That is the cheapest that is proven to reach the target. `evidence` by index, the main one first. Filters
+    that match more than any that was seen are served like the densest seen: the same scan finds more of their
+    rows. Of others that nothing is known of, the database decides itself.
+    """
+    found: list[Choice] = []
+    general: dict[int, list[Choice]] = {}
+    for place, (index, seen) in enumerate(evidence):
+        own = buckets(seen.fraction)
+        for bucket in (int(b) for b in np.unique(own)):
+            part = seen.take(own == bucket)
+            if len(part) < _FEWEST:
+                continue
+            ways = _ways(index, part, bucket, target, confidence, seed, first=place == 0)
+            if index.requires is None:
+                general.setdefault(bucket, []).extend(ways)
+            else:
+                found += _served(ways)
+    for bucket, ways in general.items():
+        found += _served(ways)
+        if bucket == min(general):
+            densest = next(way for way in _served(ways) if way.serves)
+            found += [replace(densest, bucket=denser, samples=0) for denser in range(bucket)]
+    return tuple(sorted(found, key=lambda way: (way.bucket, way.ms)))
+
+
+def _served(ways: list[Choice]) -> list[Choice]:
+    """Mark the cheapest proven way; of a partial index none where exact search is the cheapest."""
+    best = min((way for way in ways if way.proven), key=lambda way: way.ms, default=None)
+    return [
+        replace(way, serves=way is best and (way.requires is None or way.access_path != "exact"))
+        for way in ways
+        if way.requires is None or way.access_path != "exact"
+    ]
+
+
+def _ways(
+    index: TunedIndex,
+    seen: FilteredEvidence,
+    bucket: int,
+    target: float,
+    confidence: float,
+    seed: int,
+    *,
+    first: bool,
+) -> list[Choice]:
+    """Measure the ways through one index, and beside the main one those that need none."""
+    exact = float(seen.exact_ms.mean())
+    partial = index.requires is not None
+    ways = []
+    if first or partial:
+        ways.append(
+            Choice(
+                bucket, "exact", None, None, 1.0, 1.0, True, exact, len(seen),
+                requires=index.requires, share=index.share,
+            )
+        )  # fmt: skip
+    ways.append(_by_rungs(index, seen, bucket, target, confidence, seed))
+    if first:
+        for place, (path, effort) in enumerate(OTHERS):
+            tried = np.isfinite(seen.other_ms[:, place])
+            if tried.sum() >= _FEWEST:
+                recall, ms = seen.other_recall[tried, place], float(seen.other_ms[tried, place].mean())
+                bound = lower_bound(recall, confidence, seed)
+                ways.append(
+                    Choice(
+                        bucket, path, index.number, effort, float(recall.mean()), bound,
+                        bound >= target, ms, int(tried.sum()),
+                    )
+                )  # fmt: skip
+    return ways
+
+
+def _by_rungs(
+    index: TunedIndex, seen: FilteredEvidence, bucket: int, target: float, confidence: float, seed: int
+) -> Choice:
+    """Choose the cheapest proven effort of an index; the most thorough, unproven, if there is none.
 
     A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
     whose scan was given up, and it is not credited with the exact answer. An effort counts as proven if the
     lower bound on mean recall reaches the target (fixed-sequence testing downwards from the highest effort
-    that is cheaper than exact search); exact search needs no proof.
+    that is cheaper than exact search).
     """
-    own = buckets(evidence.fraction)
-    choices = []
-    for bucket in np.unique(own):
-        rows = own == bucket
-        if rows.sum() < _FEWEST:
-            continue
-        choices.append(_choose(evidence, rows, int(bucket), target, confidence, seed))
-    return tuple(choices)
-
-
-def _choose(
-    evidence: FilteredEvidence, rows: np.ndarray, bucket: int, target: float, confidence: float, seed: int
-) -> Choice:
-    short, known, exact_ms = evidence.short[rows], evidence.known[rows], evidence.exact_ms[rows]
-    usable = np.array(ladder.RUNGS) >= evidence.k
-    recall = np.where(short & known, 1.0, evidence.recall[rows])[:, usable]
-    cost = (evidence.scan_ms[rows] + (short | ~known) * exact_ms[:, None])[:, usable].mean(axis=0)
-    exact = float(exact_ms.mean())
-    cheaper = np.flatnonzero(cost < exact)
+    rungs = np.array(index.rungs)
+    usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
+    rungs = rungs[usable]
+    recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
+    cost = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable].mean(axis=0)
+    cheaper = np.flatnonzero(cost < seen.exact_ms.mean())
     highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
     safe = smallest_safe(recall[:, :highest], target, confidence, seed) if highest else None
-    if safe is not None:
-        at = safe + int(np.argmin(cost[safe:highest]))
-        ef = int(np.array(ladder.RUNGS)[usable][at])
-        bound = lower_bound(recall[:, at], confidence, seed)
-        mean = float(recall[:, at].mean())
-        return Choice(bucket, ef, mean, bound, float(cost[at]), exact, int(rows.sum()))
-    return Choice(bucket, EXACT, 1.0, 1.0, exact, exact, int(rows.sum()))
-
-
-def efforts(choices: Sequence[Choice]) -> list[int]:
-    """Spread choices over all 40 buckets: ef_search, 0 for exact.
-
-    Filters that match more than any that was seen are served like the densest seen: the same scan finds
-    more of their rows. Filters that match less, and those in between that nothing is known of, exactly.
-    """
-    spread = [EXACT] * BUCKETS
-    for choice in choices:
-        spread[choice.bucket] = choice.ef_search
-    if choices:
-        densest = min(choices, key=lambda choice: choice.bucket)
-        spread[: densest.bucket] = [densest.ef_search] * densest.bucket
-    return spread
+    at = len(rungs) - 1 if safe is None else safe + int(np.argmin(cost[safe:highest]))
+    return Choice(
+        bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
+        lower_bound(recall[:, at], confidence, seed), safe is not None, float(cost[at]), len(seen),
+        requires=index.requires, share=index.share,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ sql/functions/ladder.sql holds the same numbers for searches inside the database
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -36,9 +37,19 @@ def ef_search(effort: npt.ArrayLike, k: int) -> Ints:
     return np.clip(np.rint(exact).astype(np.int64), k, RUNGS[-1])
 
 
-def effort(ef: npt.ArrayLike) -> Floats:
-    """Return the position on the ladder of an ef_search; the inverse of `ef_search` up to rounding."""
-    return np.interp(np.asarray(ef, dtype=np.float64), RUNGS, np.arange(len(RUNGS), dtype=np.float64))
+def probe_rungs(lists: int) -> tuple[int, ...]:
+    """Return the probes at which an IVFFlat index of so many lists is measured, from 1 on.
+
+    Up to eight times the square root of the lists, at least 128: as many rungs as of ef_search; some repeat
+    where there are few lists.
+    """
+    highest = min(lists, max(128, round(8 * lists**0.5)))
+    return tuple(int(n) for n in np.rint(np.geomspace(1, highest, len(RUNGS))))
+
+
+def effort(ef: npt.ArrayLike, rungs: Sequence[int] = RUNGS) -> Floats:
+    """Return the position on the ladder of an ef_search, or of probes on the rungs of those."""
+    return np.interp(np.asarray(ef, dtype=np.float64), rungs, np.arange(len(rungs), dtype=np.float64))
 
 
 def at_efforts(curves: Floats | Singles, efforts: npt.ArrayLike) -> Floats:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import psycopg
 
 from vectuned.sql.loader import queries
 
-from .calibration import adaptive_policy, fixed_policy
-from .catalogue import Care
+from .calibration import Candidate, adaptive_policy, extrapolated_policy, fixed_policy
+from .catalogue import Care, TunedIndex
+from .evidence import Replays, load
 from .filtering import choose_paths
+from .ladder import K_CLASSES
 from .neighbors import Singles
 from .publication import Offer, Served, publish
-from .replay import Replays, load
+from .reasoning_bank import Patterns
 
 log = logging.getLogger(__name__)
 
@@ -46,34 +49,51 @@ class Lesson:
     served: dict[int, Served]
 
 
-def offers(replays: Replays, care: Care, options: Options) -> dict[int, Offer]:
-    """Work out what each class of k may be served with.
+def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options) -> dict[int, Offer]:
+    """Work out what each class of k may be served with, from the replays by index, the main one first.
 
-    Every class that enough replays looked at gets its fixed setting. Patterns are learned for the classes
-    that searches really belong to, if the held-out replays promise that they save anything.
+    Every class that enough replays looked at gets its fixed setting on every index that holds all rows.
+    Patterns are learned on the main index for the classes that searches really belong to, if the held-out
+    replays promise that they save anything. Classes above all that were looked at are extrapolated.
     """
+    main, seen = replays[0]
     found = {}
-    for k in replays.k_classes:
-        evidence = replays.evidence(k)
-        if len(evidence) < care.min_samples:
-            continue
-        fixed = fixed_policy(evidence, care.target_recall, options.confidence, options.seed)
-        adaptive = None
-        if fixed.policy.certified and (replays.asked == k).sum() >= care.min_samples:
-            adaptive = adaptive_policy(
-                evidence,
-                fixed.policy,
-                clusters=options.clusters,
-                confidence=options.confidence,
-                seed=options.seed,
-            )
-        if adaptive is not None and fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
-            adaptive = None
-        filtered = choose_paths(
-            replays.filtered_evidence(k), care.target_recall, options.confidence, options.seed
+    for k in sorted({k for _, each in replays for k in each.k_classes}):
+        fixed = tuple(
+            fixed_policy(each.evidence(k), care.target_recall, options.confidence, options.seed, index=index)
+            for index, each in replays
+            if index.requires is None and k in each.k_classes and len(each.evidence(k)) >= care.min_samples
         )
-        found[k] = Offer(fixed, adaptive, filtered)
+        asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
+        adaptive = None
+        if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
+            adaptive = _adaptive(seen, k, fixed[0], options)
+        filtered = choose_paths(
+            [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
+            care.target_recall, options.confidence, options.seed,
+        )  # fmt: skip
+        found[k] = Offer(fixed, adaptive, filtered, asked)
+    learned = {k: offer.fixed[0].policy for k, offer in found.items() if offer.fixed}
+    for k in K_CLASSES:
+        if k not in learned and learned and k > max(learned) and main.method == "hnsw":
+            policy = extrapolated_policy(list(learned.values()), k)
+            found[k] = replace(
+                found.get(k, Offer(())), fixed=(Candidate(policy, Patterns.none(), np.nan, np.nan),)
+            )
     return found
+
+
+def _adaptive(seen: Replays, k: int, fixed: Candidate, options: Options) -> Candidate | None:
+    """Learn effort by query where it promises to save anything."""
+    if not fixed.policy.certified:
+        return None
+    adaptive = adaptive_policy(
+        seen.evidence(k), fixed.policy, clusters=options.clusters, confidence=options.confidence,
+        seed=options.seed,
+    )  # fmt: skip
+    if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
+        return None
+    return adaptive
 
 
 def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options()) -> Lesson:
@@ -81,22 +101,26 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
 
     `conn` must be in autocommit mode; the publish is one transaction.
     """
-    replays = load(conn, care)
-    if len(replays) < care.min_samples:
+    replays = [(index, load(conn, care, index)) for index in care.indexes]
+    count = len(replays[0][1]) if replays else 0
+    if count < care.min_samples:
         log.info(
-            "learning about %s waits: %d of %d replays", care.column, len(replays), care.min_samples,
+            "learning about %s waits: %d of %d replays", care.column, count, care.min_samples,
             extra={"action": "learn"},
         )  # fmt: skip
-        return Lesson(len(replays), None, {})
+        return Lesson(count, None, {})
     offered = offers(replays, care, options)
     sample = _recent_queries(conn, care, _SAMPLE)
     version, served = publish(conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed)
-    conn.execute(queries()["trim_replays"], {"column_id": care.column.id, "window": care.trajectory_window})
+    conn.execute(
+        queries()["trim_replays"],
+        {"column_id": care.column.id, "window": care.trajectory_window, "generations": care.generations},
+    )
     log.info(
-        "published version %d for %s from %d replays", version, care.column, len(replays),
+        "published version %d for %s from %d replays", version, care.column, count,
         extra={"action": "publish"},
     )  # fmt: skip
-    return Lesson(len(replays), version, served)
+    return Lesson(count, version, served)
 
 
 def _recent_queries(conn: psycopg.Connection[Any], care: Care, count: int) -> Singles:

@@ -13,7 +13,7 @@ from .neighbors import Floats, Ints
 from .reasoning_bank import SOFTENING, ReasoningBank
 from .signature import Signature
 
-AccessPath = Literal["hnsw", "hnsw_adaptive"]
+AccessPath = Literal["hnsw", "hnsw_adaptive", "ivfflat"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class SearchParams:
 class Policy:
     """What searches of a class of k are served with.
 
-    `fixed_ef` is the certified fixed setting; with a `signature` and patterns in the bank each search asks
+    `fixed_ef` is the certified fixed setting, of IVFFlat its probes, for the index `index_no` (None: the one
+    that searches until something was learned); with a `signature` and patterns in the bank each search asks
     the bank, and falls back on the fixed setting farther than `reach` from every pattern.
     """
 
@@ -46,11 +47,23 @@ class Policy:
     signature: Signature | None = None
     reach: float = 0.0
     price: float = 0.0
+    index_no: int | None = None
+    method: Literal["hnsw", "ivfflat"] = "hnsw"
 
     @property
     def access_path(self) -> AccessPath:
         """Name the path: adaptive if there is a signature to ask the bank with."""
-        return "hnsw" if self.signature is None else "hnsw_adaptive"
+        return self.method if self.signature is None else "hnsw_adaptive"
+
+    @property
+    def ef_search(self) -> int | None:
+        """Return the fixed ef_search; None of IVFFlat."""
+        return self.fixed_ef if self.method == "hnsw" else None
+
+    @property
+    def probes(self) -> int | None:
+        """Return the fixed probes of IVFFlat; None of HNSW."""
+        return self.fixed_ef if self.method == "ivfflat" else None
 
 
 class SearchOptimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Final
@@ -18,26 +19,30 @@ from vectuned.sql.loader import queries
 
 from .calibration import Candidate
 from .catalogue import Care
-from .filtering import Choice, efforts
-from .neighbors import Singles
+from .filtering import Choice
+from .neighbors import Floats, Singles
 from .optimizer import Policy
 from .reasoning_bank import Patterns, check
 from .signature import COMPONENTS, FEATURES, Signature
 
 _BLOCKS: Final = 24
+_INDEX_SAMPLE: Final = 480
+_CLEARLY: Final = 0.95
 _RESAMPLES: Final = 2000
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a class of k may be served with: the fixed setting, and the adaptive one if one was proven.
+    """What a class of k may be served with: the fixed setting of each index, the main one first.
 
-    `filtered` says how filtered searches are answered, by the share of rows that match.
+    And the adaptive setting, if one was proven; `filtered` says what every way to answer filtered searches
+    gave. `asked`: enough searches belong to the class for its speed to be worth measuring.
     """
 
-    fixed: Candidate
-    adaptive: Candidate | None
+    fixed: tuple[Candidate, ...]
+    adaptive: Candidate | None = None
     filtered: tuple[Choice, ...] = ()
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,44 +66,93 @@ def publish(
 ) -> tuple[int, dict[int, Served]]:
     """Replace a column's bank in one transaction and tell listeners; return its version and what serves.
 
-    `offers` by class of k. An adaptive offer is measured end to end against the fixed one, with searches of
-    `sample` (n, d) through the column's own function, inside the transaction that publishes both: unless it
-    saves `least_saving`, it steps aside. Searches of others see the old bank until the commit, and other
-    publishers wait for it. Raises VectunedError if the column is no longer enabled.
+    `offers` by class of k. Indexes, and an adaptive offer against the fixed one, are measured end to end,
+    with searches of `sample` (n, d) through the column's own function, inside the transaction that publishes
+    them: unless adaptive effort saves `least_saving`, it steps aside. Searches of others see the old bank
+    until the commit, and other publishers wait for it. Raises VectunedError if the column is no longer
+    enabled.
     """
     served: dict[int, Served] = {}
+    column = {"column_id": care.column.id}
     with conn.transaction():
-        held = conn.execute(queries()["hold_column"], {"column_id": care.column.id}).fetchone()
+        held = conn.execute(queries()["hold_column"], column).fetchone()
         if held is None or not held[0]:
             raise VectunedError(f"{care.column} was disabled meanwhile: nothing is published for it.")
-        row = conn.execute(queries()["next_version"], {"column_id": care.column.id}).fetchone()
+        row = conn.execute(queries()["next_version"], column).fetchone()
         version = int(row[0]) if row else 1
-        conn.execute(queries()["refresh_statistics"], {"column_id": care.column.id})
-        conn.execute(queries()["delete_bank"], {"column_id": care.column.id})
+        conn.execute(queries()["refresh_statistics"], column)
+        conn.execute(queries()["delete_bank"], column)
+        conn.execute(queries()["delete_measured"], column)
         for k, offer in offers.items():
-            chosen, saving = offer.fixed, None
-            if offer.adaptive is not None:
-                _insert(conn, care, version, offer.adaptive, None, ())
-                saving = measure_saving(conn, care, k, sample, seed=seed)
-                chosen = _judge(offer.fixed, offer.adaptive, saving, least_saving)
-                conn.execute(queries()["delete_class"], {"column_id": care.column.id, "k_class": k})
-            _insert(conn, care, version, chosen, saving, offer.filtered)
-            served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
+            chosen, saving = None, None
+            if offer.fixed:
+                chosen, saving = _choose(conn, care, version, offer, sample, least_saving, seed)
+                _insert(conn, care, version, chosen, saving)
+                served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
+            _insert_measured(conn, care, k, offer, chosen)
         details = {
-            str(k): {"access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef, "saving": s.saving}
+            str(k): {
+                "access_path": s.policy.access_path, "index_no": s.policy.index_no,
+                "ef_search": s.policy.ef_search, "probes": s.policy.probes, "saving": s.saving,
+            }
             for k, s in served.items()
-        }
+        }  # fmt: skip
         conn.execute(
             queries()["insert_event"],
             {
-                "column_id": care.column.id,
-                "action": "publish",
+                **column, "action": "publish",
                 "details": json.dumps({"version": version, "classes": details}),
             },
-        )
+        )  # fmt: skip
         payload = json.dumps({"action": "publish", "column_id": care.column.id, "version": version})
         conn.execute(queries()["notify"], {"payload": payload})
     return version, served
+
+
+def _choose(
+    conn: psycopg.Connection[Any],
+    care: Care,
+    version: int,
+    offer: Offer,
+    sample: Singles,
+    least_saving: float,
+    seed: int,
+) -> tuple[Candidate, float | None]:
+    """Choose the index, then between its fixed setting and effort by query; nothing of it stays published."""
+    fixed = _choose_index(conn, care, version, offer, sample, seed)
+    if offer.adaptive is None or fixed is not offer.fixed[0]:
+        return fixed, None
+    _insert(conn, care, version, offer.adaptive, None)
+    saving = measure_saving(conn, care, fixed.policy.k_class, sample, seed=seed)
+    _withdraw(conn, care, fixed.policy.k_class)
+    return _judge(fixed, offer.adaptive, saving, least_saving), saving
+
+
+def _choose_index(
+    conn: psycopg.Connection[Any], care: Care, version: int, offer: Offer, sample: Singles, seed: int
+) -> Candidate:
+    """Choose the quickest of the indexes whose fixed setting is proven; the main one if none is.
+
+    Where the class is asked for they are measured end to end, else by their replays. Another index than the
+    main one has to be 5 % quicker.
+    """
+    proven = [candidate for candidate in offer.fixed if candidate.policy.certified]
+    if len(proven) < 2:
+        return proven[0] if proven else offer.fixed[0]
+    millis = [candidate.ms for candidate in proven]
+    if offer.asked and len(sample):
+        _insert(conn, care, version, proven[0], None)
+        policies = [candidate.policy for candidate in proven]
+        spent = _measure(conn, care, policies, sample[:_INDEX_SAMPLE], seed)
+        millis = [float(times.sum()) / len(sample[:_INDEX_SAMPLE]) * 1000 for times in spent]
+        _withdraw(conn, care, policies[0].k_class)
+    best = int(np.argmin(millis))
+    if millis[best] > _CLEARLY * millis[0]:
+        best = 0
+    if best == 0 and proven[0] is not offer.fixed[0]:
+        best = int(np.argmin(millis))
+    why = f"{proven[best].policy.reason}; the quickest of {len(proven)} indexes, {millis[best]:.2f} ms"
+    return replace(proven[best], policy=replace(proven[best].policy, reason=why))
 
 
 def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_saving: float) -> Candidate:
@@ -116,29 +170,25 @@ def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_sa
 
 
 def _insert(
-    conn: psycopg.Connection[Any],
-    care: Care,
-    version: int,
-    chosen: Candidate,
-    saving: float | None,
-    filtered: tuple[Choice, ...],
+    conn: psycopg.Connection[Any], care: Care, version: int, chosen: Candidate, saving: float | None
 ) -> None:
     policy, patterns, way = chosen.policy, chosen.patterns, chosen.policy.signature
     check(patterns)
     key = {"column_id": care.column.id, "k_class": policy.k_class}
+    generation = next((i.generation for i in care.indexes if i.number == policy.index_no), care.generation)
+    known = np.isfinite(policy.expected_recall)
     conn.execute(
         queries()["insert_bank"],
         {
-            **key, "version": version, "generation": care.generation, "access_path": policy.access_path,
-            "ef_search": policy.fixed_ef, "expected_recall": policy.expected_recall,
+            **key, "version": version, "generation": generation, "access_path": policy.access_path,
+            "index_no": policy.index_no, "ef_search": policy.ef_search, "probes": policy.probes,
+            "expected_recall": policy.expected_recall if known else None,
             "recall_bound": policy.recall_bound, "certified": policy.certified, "samples": policy.samples,
             "target_recall": policy.target_recall, "reason": policy.reason, "saving": saving,
             "probe_ef": way.probe_ef if way else None,
             "center": way.center.tolist() if way else None,
             "weights": way.weights.ravel().tolist() if way else None,
             "reach": policy.reach if way else None,
-            "filtered_ef": efforts(filtered) if filtered else None,
-            "filtered": json.dumps({c.bucket: asdict(c) for c in filtered}) if filtered else None,
         },
     )  # fmt: skip
     with conn.cursor() as cursor:
@@ -158,40 +208,87 @@ def _insert(
         )  # fmt: skip
 
 
+def _insert_measured(
+    conn: psycopg.Connection[Any], care: Care, k: int, offer: Offer, chosen: Candidate | None
+) -> None:
+    """Publish what every path gave, and with that what filtered searches are served with."""
+    key = {"column_id": care.column.id, "k_class": k}
+    rows: list[dict[str, Any]] = [
+        {
+            **key, "bucket": None, "access_path": c.policy.method, "index_no": c.policy.index_no,
+            "effort": c.policy.fixed_ef, "requires": None, "share": 1.0, "recall": c.policy.expected_recall,
+            "bound": c.policy.recall_bound, "proven": c.policy.certified, "ms": c.ms,
+            "samples": c.policy.samples,
+            "serves": chosen is not None and c.policy.index_no == chosen.policy.index_no,
+        }
+        for c in offer.fixed
+    ]  # fmt: skip
+    rows += [{**key, **asdict(way)} for way in offer.filtered]
+    for row in rows:
+        row["recall"] = row["recall"] if np.isfinite(row["recall"]) else None
+        row["ms"] = row["ms"] if np.isfinite(row["ms"]) else None
+    with conn.cursor() as cursor:
+        cursor.executemany(queries()["insert_measured"], rows)
+
+
+def _withdraw(conn: psycopg.Connection[Any], care: Care, k: int) -> None:
+    conn.execute(queries()["delete_class"], {"column_id": care.column.id, "k_class": k})
+
+
 def measure_saving(
     conn: psycopg.Connection[Any], care: Care, k: int, sample: Singles, *, seed: int = 0
 ) -> float | None:
     """Measure time of the fixed setting over that of the adaptive one, overheads paid; None without a sample.
 
     Returns what the ratio of mean times is at least, with 95 % confidence (bootstrap over blocks): a saving
-    that the noise of the machine could have made is none. Both arms answer the same searches through the
-    column's function, in blocks whose order is drawn; the pages are warm. Must run in a transaction, with
-    the adaptive bank in place, and leaves it serving.
+    that the noise of the machine could have made is none. Must run in a transaction, with the adaptive bank
+    in place, and leaves it serving.
     """
     if not len(sample):
         return None
-    key = {"column_id": care.column.id, "k_class": k}
-    arms = {"hnsw": queries()["serve_fixed"], "hnsw_adaptive": queries()["serve_adaptive"]}
+    adaptive = read(conn, care)[k][0]
+    fixed, effort_by_query = _measure(conn, care, [replace(adaptive, signature=None), adaptive], sample, seed)
+    drawn = np.random.default_rng(seed).integers(len(fixed), size=(_RESAMPLES, len(fixed)))
+    # Means, for hard queries are what adaptive effort spends its time on.
+    return float(np.quantile(fixed[drawn].sum(axis=1) / effort_by_query[drawn].sum(axis=1), 0.05))
+
+
+def _measure(
+    conn: psycopg.Connection[Any], care: Care, policies: Sequence[Policy], sample: Singles, seed: int
+) -> list[Floats]:
+    """Measure the time that blocks of searches take with each of some policies of a class, in seconds.
+
+    All answer the same searches through the column's function, in blocks whose order is drawn; the pages are
+    warm. A bank of the class must be in place; the last policy is left serving.
+    """
+    key = {"column_id": care.column.id, "k_class": policies[0].k_class}
     statement = sql.SQL("SELECT * FROM vectuned.{}(%s, %s)").format(
         sql.Identifier(f"_search_{care.column.id}")
     )
     rng = np.random.default_rng(seed)
-    spent: dict[str, list[float]] = {arm: [] for arm in arms}
+    spent: list[list[float]] = [[] for _ in policies]
     conn.execute("SELECT set_config('vectuned.record', 'off', true)")
     blocks = [b for b in np.array_split(rng.permutation(len(sample)), _BLOCKS) if len(b)]
     for number, block in enumerate([blocks[0], *blocks]):
-        for arm in rng.permutation(list(arms)):
-            conn.execute(arms[str(arm)], key)
+        for arm in rng.permutation(len(policies)):
+            _serve(conn, key, policies[arm])
             started = perf_counter()
             for i in block:
-                conn.execute(statement, (Vector(sample[i]), k)).fetchall()
+                conn.execute(statement, (Vector(sample[i]), policies[0].k_class)).fetchall()
             if number:  # the first block only warms plans and pages
-                spent[str(arm)].append(perf_counter() - started)
-    conn.execute(arms["hnsw_adaptive"], key)
-    # Means, for hard queries are what adaptive effort spends its time on.
-    fixed, adaptive = np.array(spent["hnsw"]), np.array(spent["hnsw_adaptive"])
-    drawn = rng.integers(len(fixed), size=(_RESAMPLES, len(fixed)))
-    return float(np.quantile(fixed[drawn].sum(axis=1) / adaptive[drawn].sum(axis=1), 0.05))
+                spent[arm].append(perf_counter() - started)
+    _serve(conn, key, policies[-1])
+    return [np.array(times) for times in spent]
+
+
+def _serve(conn: psycopg.Connection[Any], key: dict[str, Any], policy: Policy) -> None:
+    conn.execute(
+        queries()["serve_path"],
+        {
+            **key, "access_path": policy.access_path, "index_no": policy.index_no,
+            "ef_search": policy.ef_search, "probes": policy.probes,
+        },
+    )  # fmt: skip
 
 
 def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, Patterns]]:
@@ -207,8 +304,11 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
             weights = np.array(row.weights, dtype=np.float64).reshape(FEATURES, COMPONENTS)
             way = Signature(row.k_class, row.probe_ef, np.array(row.center, dtype=np.float64), weights)
         policy = Policy(
-            row.k_class, row.ef_search, row.expected_recall, row.recall_bound, row.certified, row.samples,
-            row.target_recall, row.reason, way, row.reach or 0.0,
+            row.k_class, row.ef_search or row.probes,
+            np.nan if row.expected_recall is None else row.expected_recall, row.recall_bound,
+            row.certified, row.samples,
+            row.target_recall, row.reason, way, row.reach or 0.0, index_no=row.index_no,
+            method="hnsw" if row.probes is None else "ivfflat",
         )  # fmt: skip
         patterns = Patterns.none()
         if row.centroids is not None:

@@ -1,11 +1,11 @@
-"""Counterfactual replay: what every effort would have given a search, from one continued scan."""
+"""Counterfactual replay: what every effort of every index would have given a search."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Final, LiteralString, cast
 
 import numpy as np
@@ -16,70 +16,20 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.sql.loader import queries
 
-from .calibration import Evidence
-from .catalogue import Care
-from .filtering import FilteredEvidence
-from .ladder import K_CLASSES, PROBES, RUNGS, k_class
+from .catalogue import Care, TunedIndex
+from .evidence import WIDTH
+from .ladder import K_CLASSES, PROBES, k_class
 from .neighbors import Bools, Floats, Ints, Singles
+from .scan import SCAN_TIMEOUT_MS, Aim, Scans
 from .trajectory import Trajectories
-from .truth import Truth, exact_neighbors, recall_at_k, recall_curve
+from .truth import Truth, exact_neighbors, recall_at_k
 
 log = logging.getLogger(__name__)
 
-_WIDTH: Final = sum(PROBES)
 _LEAST_K: Final = 100
 _CHUNK: Final = 1000
+_DEEP_CHUNK: Final = 200
 _STARTS: Final = tuple(sum(PROBES[:place]) for place in range(len(PROBES)))
-SCAN_TIMEOUT_MS: Final = 60_000
-
-
-@dataclass(frozen=True)
-class Replays:
-    """Hold n replays on one generation of an index.
-
-    `asked` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
-    `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
-    padded with +inf; `recall` float64 (n, c, rungs), NaN where a class was not looked at; `blocks` and `ms`
-    float64 (n, rungs), index buffers and milliseconds.
-
-    Of filtered searches also: `fraction` float64 (n,) of rows thought to match, NaN where there was no
-    filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
-    int64 (n, rungs), how many those were, -1 where the scan was given up before; `exact_ms` float64 (n,),
-    of the exact answer through the filter.
-    """
-
-    asked: Ints
-    k_classes: tuple[int, ...]
-    probes: dict[int, Floats]
-    recall: Floats
-    blocks: Floats
-    ms: Floats
-    fraction: Floats
-    filtered_recall: Floats
-    matches: Ints
-    exact_ms: Floats
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-    def evidence(self, k: int) -> Evidence:
-        """Return what the replays that looked at class `k`, one of `k_classes`, say about it."""
-        recall = self.recall[:, self.k_classes.index(k)]
-        return Evidence(k, self.probes, recall, self.blocks).take(np.isfinite(recall[:, 0]))
-
-    def filtered_evidence(self, k: int) -> FilteredEvidence:
-        """Return what the filtered replays that looked at class `k` say about it."""
-        recall = self.filtered_recall[:, self.k_classes.index(k)]
-        own = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
-        return FilteredEvidence(
-            k,
-            self.fraction[own],
-            recall[own],
-            self.matches[own] < k,
-            self.matches[own] >= 0,
-            self.ms[own],
-            self.exact_ms[own],
-        )
 
 
 def replay(
@@ -89,137 +39,214 @@ def replay(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Replay searches, store what they show, and mark them replayed; return how many were looked at.
+    """Replay searches through every index, store what they show, and mark them replayed; return how many.
 
     The exact answers of a chunk of searches and its scans see one snapshot, in one transaction; `conn` must
     be in autocommit mode. `progress` is told the number done after each search. Where the column's vectors
     are not to be kept, the query is dropped with the same transaction. A search whose scan takes longer
-    than a minute is marked replayed, so that it is not tried for ever, but nothing is learned from it.
+    than a minute is marked replayed, so that it is not tried for ever, but nothing is learned from it. A
+    partial index is tried with the filters that it answers; what was replayed on an index before is not
+    replayed on it again.
 
-    The continued scan gives each rung what a search of its own would have found, but not in the order that
-    one gives it: its beginning is 10 rows, then 4 more. So what a probe sees comes from short searches.
+    The continued scan of an HNSW index gives each rung what a search of its own would have found, but not in
+    the order that one gives it: its beginning is 10 rows, then 4 more. So what a probe sees comes from short
+    searches.
 
-    Raises VectunedError when the index is gone or was rebuilt, or the plan is not the one to be measured.
+    Raises VectunedError when the main index is gone or was rebuilt, or the plan is not the one to be
+    measured; of another index that is logged, and the others go on.
     """
-    _require_generation(conn, care)
+    if not care.indexes:
+        raise VectunedError(
+            f"The index of {care.column} is gone: create an HNSW or IVFFlat index and call vectuned.enable "
+            "again."
+        )
+    _require_generation(conn, care, care.indexes[0])
     done = 0
-    for start in range(0, len(trajectories), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    chunk = _CHUNK if max(trajectories.ks, default=1) <= _LEAST_K else _DEEP_CHUNK
+    for start in range(0, len(trajectories), chunk):
+        part = slice(start, start + chunk)
         with conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            done = _replay_chunk(conn, care, trajectories, part, done, progress)
+            _Chunk.of(conn, care, trajectories, part).replay(done, progress)
+        done += len(trajectories.ks[part])
     return done
 
 
-def _replay_chunk(
-    conn: psycopg.Connection[Any],
-    care: Care,
-    trajectories: Trajectories,
-    part: slice,
-    done: int,
-    progress: Callable[[int], None] | None,
-) -> int:
-    vectors, ks = trajectories.vectors[part], np.array(trajectories.ks[part], dtype=np.int64)
-    deepest = max(_LEAST_K, k_class(int(ks.max())))
-    conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
-    conditions = _conditions(conn, care, trajectories.filters[part])
-    lost = [
-        condition is None and text is not None
-        for condition, text in zip(conditions, trajectories.filters[part], strict=True)
-    ]
-    truth = exact_neighbors(conn, care.column, vectors, deepest)
-    filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
-    filtered_truth = _filtered_truth(conn, care, vectors, conditions, deepest)
-    conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
-    classes = [k for k in K_CLASSES if k <= deepest]
+@dataclass(frozen=True)
+class _Chunk:
+    """Searches that are replayed in one transaction, and their exact answers.
 
-    scanned = np.full((len(vectors), RUNGS[-1]), np.inf)
-    counts = np.zeros((len(vectors), len(RUNGS)), dtype=np.int64)
-    blocks, ms = np.zeros(counts.shape), np.zeros(counts.shape)
-    probes = np.full((len(vectors), _WIDTH), np.inf)
-    matched = np.zeros(scanned.shape, dtype=np.bool_)
-    exact_ms = np.zeros(len(vectors))
-    finished = np.zeros(len(vectors), dtype=np.bool_)
-    given_up = np.zeros(counts.shape, dtype=np.bool_)
-    complete = _to_complete(conn, care, len(vectors))
-    goals = _goals(truth, ks)
-    filter_goals = None if filtered_truth is None else _goals(filtered_truth, ks[filtered])
-    place = np.cumsum(filtered) - 1
-    for i, vector in enumerate(vectors):
-        aim: dict[str, Any] = {"goal": None, "bound": None, "filter_goal": None, "filter_bound": None}
-        if not complete[i]:
-            aim |= {"goal": int(goals[0][i]), "bound": float(goals[1][i])}
-            if filtered[i] and filter_goals is not None:
-                own = place[i]
-                aim |= {"filter_goal": int(filter_goals[0][own]), "filter_bound": float(filter_goals[1][own])}
-        row = _scan(conn, care, vector, conditions[i], int(ks[i]), aim)
-        if row is not None:
-            finished[i] = True
-            scanned[i, : len(row[0] or [])] = row[0] or []
-            reached = len(row[1])
-            counts[i, :reached], counts[i, reached:] = row[1], row[1][-1]
-            blocks[i], ms[i] = _prolonged(row[2]), _prolonged(row[3])
-            if filtered[i]:
-                matched[i, : len(row[4] or [])] = row[4] or []
-                exact_ms[i] = row[5]
-                if aim["filter_goal"] is not None:
-                    near = np.count_nonzero(matched[i] & (scanned[i] <= aim["filter_bound"]))
-                    given_up[i, reached:] = near < aim["filter_goal"]
-            for start, seen in zip(_STARTS, row[6:], strict=True):
-                probes[i, start : start + len(seen or [])] = seen or []
-        done += 1
-        if progress is not None:
-            progress(done)
-    # The scans hold the index against a rebuild, so what is the index now was it throughout.
-    _require_generation(conn, care)
+    `filtered` bool (n,); `truth` is of all, `filtered_truth` of the filtered ones, whose place in it is
+    `place` (n,); `complete` bool (n,), those that go through every rung.
+    """
 
-    recall = np.stack([recall_curve(scanned, counts, truth, k) for k in classes], axis=1)
-    # A scan that ended early knows nothing of classes above its own.
-    known = [len(classes) if complete[i] else classes.index(k_class(int(ks[i]))) + 1 for i in range(len(ks))]
-    served = _served_recall(trajectories.distances[part], truth, ks)
-    filtered_recall = np.zeros((len(vectors), len(classes), len(RUNGS)))
-    if filtered_truth is not None:
-        inside = np.where(matched, scanned, np.inf)[filtered]
-        curves = [recall_curve(inside, counts[filtered], filtered_truth, k) for k in classes]
-        filtered_recall[filtered] = np.stack(curves, axis=1)
-        answers = [d for d, own in zip(trajectories.distances[part], filtered, strict=True) if own]
-        served[filtered] = _served_recall(answers, filtered_truth, ks[filtered])
-    seen_matches = np.take_along_axis(
-        np.cumsum(np.pad(matched, ((0, 0), (1, 0))), axis=1, dtype=np.int64), counts, axis=1
-    )
-    seen_matches[given_up] = -1
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            queries()["insert_replay"],
-            [
-                {
-                    "query_id": trajectories.query_ids[part][i], "column_id": care.column.id,
-                    "generation": care.generation, "k_class": k_class(int(ks[i])),
-                    "k_classes": classes[: known[i]],
-                    "probe": probes[i].tolist(),
-                    "recall": recall[i, : known[i]].astype(np.float32).tolist(),
-                    "blocks": blocks[i].tolist(), "ms": ms[i].tolist(),
-                    "fraction": trajectories.fractions[part][i] if filtered[i] else None,
-                    "filtered_recall": filtered_recall[i, : known[i]].tolist() if filtered[i] else None,
-                    "matches": seen_matches[i].tolist() if filtered[i] else None,
-                    "exact_ms": float(exact_ms[i]) if filtered[i] else None,
-                }
-                for i in np.flatnonzero(finished)
-            ],
+    conn: psycopg.Connection[Any]
+    care: Care
+    searches: Trajectories
+    ks: Ints
+    classes: list[int]
+    conditions: list[sql.Composable | None]
+    filtered: Bools
+    place: Ints
+    truth: Truth
+    filtered_truth: Truth | None
+    complete: Bools
+
+    @classmethod
+    def of(cls, conn: psycopg.Connection[Any], care: Care, trajectories: Trajectories, part: slice) -> _Chunk:
+        searches = trajectories.take(part)
+        ks = np.array(searches.ks, dtype=np.int64)
+        deepest = max(_LEAST_K, k_class(int(ks.max())))
+        conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
+        conditions = _conditions(conn, care, searches.filters)
+        filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
+        truth = exact_neighbors(conn, care.column, searches.vectors, deepest)
+        filtered_truth = _filtered_truth(conn, care, searches.vectors, conditions, deepest)
+        conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
+        classes = [k for k in K_CLASSES if k <= deepest]
+        return cls(
+            conn, care, searches, ks, classes, conditions, filtered, np.cumsum(filtered) - 1, truth,
+            filtered_truth, _to_complete(conn, care, len(searches)),
         )  # fmt: skip
-        cursor.executemany(
-            queries()["mark_replayed"],
-            [
-                {
-                    "query_id": trajectories.query_ids[part][i],
-                    "recorded_at": trajectories.recorded_at[part][i],
-                    "recall": None if lost[i] else float(served[i]),
-                    "keep": care.store_vectors,
-                }
-                for i in range(len(vectors))
-            ],
-        )
-    return done
+
+    def replay(self, done: int, progress: Callable[[int], None] | None) -> None:
+        """Search again through every index, the main one first, then store and mark."""
+        count = len(self.searches)
+        scans = {index: Scans(self.care, index, count, self.classes[-1]) for index in self.care.indexes}
+        before = {index: self._replayed(index) for index in scans}
+        main = self.care.indexes[0]
+        failed: set[TunedIndex] = set()
+        probes = np.full((count, WIDTH), np.inf) if not main.anew and main.form == "plain" else None
+        for i in range(count):
+            for index, scan in scans.items():
+                if (
+                    index in failed
+                    or not self._applies(index, i)
+                    or self.searches.query_ids[i] in before[index]
+                ):
+                    continue
+                try:
+                    self._search(scan, i, scans[main].exact_ms[i])
+                except VectunedError as error:
+                    if index is main:
+                        raise
+                    log.warning("%s is passed over: %s", index.name, error, extra={"action": "replay"})
+                    failed.add(index)
+            if probes is not None and scans[main].finished[i]:
+                probes[i] = self._probes(self.searches.vectors[i])
+            if progress is not None:
+                progress(done + i + 1)
+        # The scans hold an index against a rebuild, so what it is now it was throughout.
+        for index in scans:
+            _require_generation(self.conn, self.care, index)
+        for scan in scans.values():
+            self._store(scan, probes if scan.index is main else None)
+        self._mark()
+
+    def _replayed(self, index: TunedIndex) -> set[Any]:
+        values = {
+            "column_id": self.care.column.id, "generation": index.generation,
+            "query_ids": self.searches.query_ids,
+        }  # fmt: skip
+        return {row[0] for row in self.conn.execute(queries()["replayed"], values).fetchall()}
+
+    def _applies(self, index: TunedIndex, i: int) -> bool:
+        """Say whether an index can answer a search: a partial one only what asks for what it holds."""
+        if index.requires is None:
+            return True
+        text = self.searches.filters[i]
+        return self.filtered[i] and text is not None and _contains(text, index.requires)
+
+    def _search(self, scan: Scans, i: int, exact_ms: float) -> None:
+        aim = Aim()
+        k = int(self.ks[i])
+        if not self.complete[i]:
+            goal, bound = _goal(self.truth, i, k)
+            aim = Aim(goal, bound)
+            if self.filtered[i] and self.filtered_truth is not None:
+                aim = Aim(goal, bound, *_goal(self.filtered_truth, int(self.place[i]), k))
+        scan.search(
+            self.conn, i, self.searches.vectors[i], k, self.conditions[i], aim,
+            thorough=bool(self.complete[i] and self.filtered[i] and scan.index is self.care.indexes[0]),
+            exact_ms=float(exact_ms) if np.isfinite(exact_ms) else None,
+        )  # fmt: skip
+
+    def _probes(self, vector: Singles) -> Floats:
+        values = {"column_id": self.care.column.id, "query": Vector(vector)}
+        values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
+        row = self.conn.execute(queries()["probe_search"], values).fetchone()
+        seen = np.full(WIDTH, np.inf)
+        for start, distances in zip(_STARTS, row or (), strict=True):
+            seen[start : start + len(distances or [])] = distances or []
+        return seen
+
+    def _store(self, scan: Scans, probes: Floats | None) -> None:
+        """Store what the scans through one index showed."""
+        index, count, rungs = scan.index, len(self.searches), len(scan.index.rungs)
+        recall = np.full((count, len(self.classes), rungs), np.nan)
+        # What is searched anew applies the filter, and a partial index lacks rows: both know nothing without.
+        bare = scan.finished & (~self.filtered | (not index.anew and index.requires is None))
+        if bare.any():
+            truth = self.truth.take(bare)
+            recall[bare] = np.stack([scan.recall(bare, truth, k) for k in self.classes], axis=1)
+        filtered_recall = np.full(recall.shape, np.nan)
+        own = scan.finished & self.filtered
+        if own.any() and self.filtered_truth is not None:
+            truth = self.filtered_truth.take(own[self.filtered])
+            filtered_recall[own] = np.stack(
+                [scan.filtered_recall(own, truth, k) for k in self.classes], axis=1
+            )
+        matches = np.where(scan.given_up, -1, scan.matches)
+        rows = []
+        for i in (int(place) for place in np.flatnonzero(scan.finished)):
+            # A scan that ended early knows nothing of classes above its own.
+            known = (
+                len(self.classes) if self.complete[i] else self.classes.index(k_class(int(self.ks[i]))) + 1
+            )
+            filtered, fraction = bool(self.filtered[i]), self.searches.fractions[i]
+            others = None
+            if scan.other_ms[i] and self.filtered_truth is not None:
+                number = int(self.place[i])
+                others = [scan.other_recall(i, number, self.filtered_truth, k) for k in self.classes[:known]]
+            rows.append({
+                "query_id": self.searches.query_ids[i], "column_id": self.care.column.id,
+                "generation": index.generation, "k_class": k_class(int(self.ks[i])),
+                "k_classes": self.classes[:known],
+                "probe": [] if probes is None else probes[i].tolist(),
+                "recall": recall[i, :known].astype(np.float32).tolist() if bare[i] else None,
+                "blocks": scan.blocks[i].tolist(), "ms": scan.ms[i].tolist(),
+                "fraction": min((fraction or 0.0) / index.share, 1.0) if filtered else None,
+                "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
+                "matches": matches[i].tolist() if filtered else None,
+                "exact_ms": float(scan.exact_ms[i]) if filtered else None,
+                "other_recall": others, "other_ms": scan.other_ms[i] or None,
+            })  # fmt: skip
+        with self.conn.cursor() as cursor:
+            cursor.executemany(queries()["insert_replay"], rows)
+
+    def _mark(self) -> None:
+        """Mark the searches replayed, with the recall that each was served with."""
+        searches = self.searches
+        served = _served_recall(searches.distances, self.truth, self.ks)
+        if self.filtered_truth is not None:
+            answers = [d for d, own in zip(searches.distances, self.filtered, strict=True) if own]
+            served[self.filtered] = _served_recall(answers, self.filtered_truth, self.ks[self.filtered])
+        with self.conn.cursor() as cursor:
+            cursor.executemany(
+                queries()["mark_replayed"],
+                [
+                    {
+                        "query_id": searches.query_ids[i],
+                        "recorded_at": searches.recorded_at[i],
+                        # Of a filter that no longer fits the table nothing is known.
+                        "recall": None
+                        if self.filtered[i] != (searches.filters[i] is not None)
+                        else float(served[i]),
+                        "keep": self.care.store_vectors,
+                    }
+                    for i in range(len(searches))
+                ],
+            )
 
 
 def _conditions(
@@ -278,79 +305,41 @@ def _to_complete(conn: psycopg.Connection[Any], care: Care, count: int) -> Bools
 
     The others end where the answers of their own class of k are complete, which takes a third of the time.
     """
-    values = {"column_id": care.column.id, "generation": care.generation}
+    generations = [index.generation for index in care.indexes if index.requires is None]
+    values = {"column_id": care.column.id, "generations": generations}
     row = conn.execute(queries()["count_complete"], values).fetchone()
     missing = 2 * care.min_samples - (int(row[0]) if row is not None else 0)
     number = np.arange(count)
     return np.asarray((number < missing) | (number % 4 == 0))
 
 
-def _goals(truth: Truth, ks: Ints) -> tuple[Ints, Floats]:
+def _goal(truth: Truth, i: int, k: int) -> tuple[int, float]:
     """Return how many rows a scan must have seen, and how far at most, for recall 1 in its class of k."""
-    goals = np.minimum([k_class(int(k)) for k in ks], truth.counts).astype(np.int64)
-    last = (np.arange(len(ks)), np.maximum(goals - 1, 0))
-    return goals, np.where(goals > 0, truth.distances[last] + truth.tolerances[last], -np.inf)
+    goal = min(k_class(k), int(truth.counts[i]))
+    if goal == 0:
+        return 0, -np.inf
+    return goal, float(truth.distances[i, goal - 1] + truth.tolerances[i, goal - 1])
 
 
-def _prolonged(costs: list[float]) -> Floats:
-    """Carry on costs (r,) known up to some rung to all rungs, at the price of a row between the last two."""
-    known = np.asarray(costs, dtype=np.float64)
-    reached = len(known)
-    if reached == len(RUNGS):
-        return known
-    efs = np.asarray(RUNGS, dtype=np.float64)
-    before = reached - 2 if reached > 1 else 0
-    rise = (known[-1] - known[before]) / max(efs[reached - 1] - efs[before], 1.0) or known[-1] / efs[
-        reached - 1
-    ]
-    return np.concatenate([known, known[-1] + rise * (efs[reached:] - efs[reached - 1])])
+def _contains(filter_text: str, requires: str) -> bool:
+    """Say whether a filter, both as JSON, asks for everything that a partial index is limited to."""
+    asked = json.loads(filter_text)
+    return all(name in asked and asked[name] == value for name, value in json.loads(requires).items())
 
 
-def _scan(
-    conn: psycopg.Connection[Any],
-    care: Care,
-    vector: Singles,
-    condition: sql.Composable | None,
-    k: int,
-    aim: dict[str, Any],
-) -> tuple[Any, ...] | None:
-    """Search once more with one continued scan, and shortly for each probe; None if that took too long."""
-    values = {
-        "column_id": care.column.id, "query": Vector(vector), "rungs": list(RUNGS), "k": k,
-        "condition": None if condition is None else condition.as_string(conn), **aim,
-    }  # fmt: skip
-    values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
-    started = perf_counter()
-    try:
-        with conn.transaction():  # a savepoint: one search too slow must not undo the others
-            row = conn.execute(queries()["replay_search"], values).fetchone()
-    except psycopg.errors.QueryCanceled:
-        if (perf_counter() - started) * 1000 < SCAN_TIMEOUT_MS:
-            raise  # somebody else cancelled it
-        log.warning(
-            "a replay on %s took longer than %d ms: passed over", care.column, SCAN_TIMEOUT_MS,
-            extra={"action": "replay"},
-        )  # fmt: skip
-        return None
-    except psycopg.errors.ObjectNotInPrerequisiteState as error:
-        raise VectunedError(
-            f"{error.diag.message_primary}. {error.diag.message_hint or ''}".strip()
-        ) from error
-    assert row is not None
-    return tuple(row)
-
-
-def _require_generation(conn: psycopg.Connection[Any], care: Care) -> None:
-    """Refuse to go on if the index is not the one that `care` knows."""
-    row = conn.execute(queries()["generation"], {"column_id": care.column.id}).fetchone()
+def _require_generation(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> None:
+    """Refuse to go on if an index is not the one that `care` knows."""
+    values = {"column_id": care.column.id, "index_no": index.number}
+    row = conn.execute(queries()["generation"], values).fetchone()
     now = row[0] if row is not None else None
     if now is None:
         raise VectunedError(
-            f"The index of {care.column} is gone: create an HNSW index and call vectuned.enable again."
+            f"The index {index.name} of {care.column} is gone: create one and call vectuned.enable again."
         )
-    if now != care.generation:
+    if now != index.generation:
         raise VectunedError(
-            f"The index of {care.column} was rebuilt meanwhile: read the tuned columns again, then replay."
+            f"The index {index.name} of {care.column} was rebuilt meanwhile: read the tuned columns again, "
+            "then replay."
         )
 
 
@@ -360,36 +349,3 @@ def _served_recall(distances: list[list[float]], truth: Truth, ks: Ints) -> Floa
     for i, values in enumerate(distances):
         returned[i, : len(values)] = values
     return recall_at_k(returned, truth, ks)
-
-
-def load(conn: psycopg.Connection[Any], care: Care) -> Replays:
-    """Read the newest replays on the index as it is now, up to the column's trajectory window."""
-    values = {
-        "column_id": care.column.id, "generation": care.generation, "count": care.trajectory_window,
-        "width": _WIDTH,
-    }  # fmt: skip
-    rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
-    # A search for many rows has its chunk looked at for classes that others were not.
-    classes = sorted({k for row in rows for k in row[1]})
-    recall = np.full((len(rows), len(classes), len(RUNGS)), np.nan)
-    filtered_recall = np.full(recall.shape, np.nan)
-    matches = np.zeros((len(rows), len(RUNGS)), dtype=np.int64)
-    for i, row in enumerate(rows):
-        places = np.searchsorted(classes, row[1])
-        recall[i, places] = row[3]
-        if row[6] is not None:
-            filtered_recall[i, places], matches[i] = row[7], row[8]
-    seen = np.array([row[2] for row in rows], dtype=np.float64).reshape(len(rows), _WIDTH)
-    ends = [start + length for start, length in zip(_STARTS, PROBES, strict=True)]
-    return Replays(
-        np.array([row[0] for row in rows], dtype=np.int64),
-        tuple(classes),
-        {length: seen[:, end - length : end] for length, end in zip(PROBES, ends, strict=True)},
-        recall,
-        np.array([row[4] for row in rows], dtype=np.float64).reshape(len(rows), len(RUNGS)),
-        np.array([row[5] for row in rows], dtype=np.float64).reshape(len(rows), len(RUNGS)),
-        np.array([row[6] for row in rows], dtype=np.float64),  # None becomes NaN
-        filtered_recall,
-        matches,
-        np.array([row[9] for row in rows], dtype=np.float64),
-    )

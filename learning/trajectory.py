@@ -37,6 +37,13 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.query_ids)
 
+    def take(self, part: slice) -> Trajectories:
+        """Return a part of the searches."""
+        return Trajectories(
+            self.query_ids[part], self.recorded_at[part], self.vectors[part], self.ks[part],
+            self.distances[part], self.filters[part], self.fractions[part],
+        )  # fmt: skip
+
 
 def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
     """Move recorded searches from the inbox into the durable table; return how many were taken.

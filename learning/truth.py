@@ -15,7 +15,7 @@ from psycopg import sql
 from vectuned.config.errors import UsageError, VectunedError
 
 from .column import Metric, TunedColumn
-from .neighbors import Block, Floats, Ints, Neighbors, NeighborSearch, Singles
+from .neighbors import Block, Bools, Floats, Ints, Neighbors, NeighborSearch, Singles
 
 Buffer = bytes | bytearray | memoryview
 
@@ -45,6 +45,13 @@ class Truth:
     tableoids: Ints
     ctids: Ints
     scanned: int
+
+    def take(self, rows: Bools | Ints) -> Truth:
+        """Return the answers of the queries at `rows`, a mask or indices."""
+        return Truth(
+            self.distances[rows], self.tolerances[rows], self.counts[rows], self.tableoids[rows],
+            self.ctids[rows], self.scanned,
+        )  # fmt: skip
 
 
 def exact_neighbors(

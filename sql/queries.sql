@@ -3,13 +3,34 @@
 -- name: tuned_columns
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
        x.nspname AS extension_schema, c.target_recall, c.sample_rate, c.trajectory_window, c.learning_rate,
-       c.min_samples, c.store_vectors, c.enabled, c.default_ef, pg_relation_filenode(c.index_relation) AS generation
+       c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, r.relkind = 'p' AS partitioned
 FROM vectuned.tuned_column c
 JOIN pg_class r ON r.oid = c.relation
 JOIN pg_namespace n ON n.oid = r.relnamespace
 CROSS JOIN (SELECT s.nspname FROM pg_extension e JOIN pg_namespace s ON s.oid = e.extnamespace
             WHERE e.extname = 'vector') x
 ORDER BY c.id;
+
+-- name: tuned_indexes
+-- The one that searches until something was learned comes first.
+SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
+       vectuned._generation(i.index_relation) AS generation
+FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id
+WHERE i.column_id = %(column_id)s AND vectuned._generation(i.index_relation) IS NOT NULL
+ORDER BY i.index_relation = c.index_relation DESC, i.index_no;
+
+-- name: refresh_column
+SELECT vectuned._refresh_column(%(column_id)s);
+
+-- name: reopen
+-- Has searches replayed again, on an index that was not there when they were.
+UPDATE vectuned.trajectory t SET replayed_at = NULL
+FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s AND o.query IS NOT NULL
+        AND (%(requires)s::jsonb IS NULL OR o.filter @> %(requires)s::jsonb)
+      ORDER BY o.recorded_at DESC LIMIT %(count)s) o
+WHERE t.query_id = o.query_id AND t.recorded_at = o.recorded_at AND t.replayed_at IS NOT NULL
+  AND NOT EXISTS (SELECT FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s);
 
 -- name: drain
 SELECT vectuned._drain(%(batch)s);
@@ -21,34 +42,47 @@ WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
 -- name: replay_search
--- One continued scan through the rungs, and what short searches of their own see: learning/ladder.py, PROBES.
-SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, vectuned._probe(c, %(query)s, %(probe_0)s),
-       vectuned._probe(c, %(query)s, %(probe_1)s), vectuned._probe(c, %(query)s, %(probe_2)s)
-FROM vectuned.tuned_column c, vectuned._replay(
-    c.id, %(query)s, %(rungs)s, %(condition)s, %(k)s, %(goal)s, %(bound)s, %(filter_goal)s, %(filter_bound)s) r
-WHERE c.id = %(column_id)s;
+SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms
+FROM vectuned._replay(
+    %(column_id)s, %(index_no)s, %(query)s, %(rungs)s, %(condition)s, %(k)s, %(depth)s, %(goal)s, %(bound)s,
+    %(filter_goal)s, %(filter_bound)s, %(thorough)s, %(exact_ms)s) r;
+
+-- name: probe_search
+-- What short searches see: learning/ladder.py, PROBES.
+SELECT vectuned._probe(c, %(query)s, %(probe_0)s), vectuned._probe(c, %(query)s, %(probe_1)s),
+       vectuned._probe(c, %(query)s, %(probe_2)s)
+FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
+
+-- name: replayed
+-- Which of some searches were replayed on an index as it is.
+SELECT r.query_id FROM vectuned.replay r
+WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND r.query_id = ANY (%(query_ids)s);
 
 -- name: compile_filter
 SELECT m.condition FROM vectuned.tuned_column c, vectuned._compile_filter(c.id, c.relation, %(filter)s::jsonb) m
 WHERE c.id = %(column_id)s;
 
 -- name: count_complete
--- Replays that went through every rung: only these know the largest classes of k.
-SELECT count(*) FROM vectuned.replay r
-WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND 100 = ANY (r.k_classes);
+-- Replays that went through every rung, of the index with the fewest: only these know the largest classes of k.
+SELECT min(n.count) FROM unnest(%(generations)s::oid[]) g
+CROSS JOIN LATERAL (
+    SELECT count(*) FROM vectuned.replay r
+    WHERE r.column_id = %(column_id)s AND r.generation = g AND 100 = ANY (r.k_classes)) n;
 
 -- name: generation
-SELECT pg_relation_filenode(c.index_relation) FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
+SELECT vectuned._generation(i.index_relation) FROM vectuned.tuned_index i
+WHERE i.column_id = %(column_id)s AND i.index_no = %(index_no)s;
 
 -- name: limit_statement
 SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
 -- name: insert_replay
 INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
-                             fraction, filtered_recall, matches, exact_ms)
+                             fraction, filtered_recall, matches, exact_ms, other_recall, other_ms)
 VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
-        %(blocks)s, %(ms)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s)
-ON CONFLICT (column_id, query_id) DO NOTHING;
+        %(blocks)s, %(ms)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
+        %(other_recall)s, %(other_ms)s)
+ON CONFLICT (column_id, query_id, generation) DO NOTHING;
 
 -- name: mark_replayed
 UPDATE vectuned.trajectory
@@ -56,15 +90,19 @@ SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN qu
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: replays
-SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms FROM vectuned.replay
-WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) = %(width)s
+SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms
+FROM vectuned.replay
+WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
 ORDER BY replayed_at DESC, query_id LIMIT %(count)s;
 
 -- name: trim_replays
+-- Of each index its newest; of one that is gone, none.
 DELETE FROM vectuned.replay r
-WHERE r.column_id = %(column_id)s AND r.query_id IN (
-    SELECT o.query_id FROM vectuned.replay o WHERE o.column_id = %(column_id)s
-    ORDER BY o.replayed_at DESC, o.query_id OFFSET %(window)s);
+WHERE r.column_id = %(column_id)s AND (r.generation <> ALL (%(generations)s::oid[]) OR (r.query_id, r.generation) IN (
+    SELECT o.query_id, o.generation
+    FROM (SELECT p.query_id, p.generation, row_number() OVER (PARTITION BY p.generation ORDER BY p.replayed_at DESC, p.query_id) AS place
+          FROM vectuned.replay p WHERE p.column_id = %(column_id)s) o
+    WHERE o.place > %(window)s));
 
 -- name: hold_column
 -- One publish at a time, and none on a column that is being disabled.
@@ -80,12 +118,21 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s;
 DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: insert_bank
-INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, ef_search, expected_recall, recall_bound,
-                           certified, samples, target_recall, probe_ef, center, weights, reach, saving, reason,
-                           filtered_ef, filtered)
-VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(ef_search)s, %(expected_recall)s,
-        %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s, %(weights)s,
-        %(reach)s, %(saving)s, %(reason)s, %(filtered_ef)s, %(filtered)s);
+INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
+                           expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights,
+                           reach, saving, reason)
+VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
+        %(expected_recall)s, %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s,
+        %(weights)s, %(reach)s, %(saving)s, %(reason)s);
+
+-- name: delete_measured
+DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s;
+
+-- name: insert_measured
+INSERT INTO vectuned.measured_path (column_id, k_class, bucket, access_path, index_no, effort, requires, share,
+                                    expected_recall, recall_bound, proven, ms, samples, serves)
+VALUES (%(column_id)s, %(k_class)s, %(bucket)s, %(access_path)s, %(index_no)s, %(effort)s, %(requires)s, %(share)s,
+        %(recall)s, %(bound)s, %(proven)s, %(ms)s, %(samples)s, %(serves)s);
 
 -- name: refresh_statistics
 SELECT vectuned._refresh_statistics(%(column_id)s);
@@ -98,7 +145,7 @@ VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(
 
 -- name: bank
 -- One statement, so that a publish meanwhile cannot mix two banks.
-SELECT b.k_class, b.version, b.generation, b.access_path, b.ef_search, b.expected_recall, b.recall_bound, b.certified,
+SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.expected_recall, b.recall_bound, b.certified,
        b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
 FROM vectuned.bank b
 CROSS JOIN LATERAL (
@@ -112,11 +159,9 @@ CROSS JOIN LATERAL (
     FROM vectuned.pattern t WHERE t.column_id = b.column_id AND t.k_class = b.k_class) p
 WHERE b.column_id = %(column_id)s ORDER BY b.k_class;
 
--- name: serve_fixed
-UPDATE vectuned.bank SET access_path = 'hnsw' WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
-
--- name: serve_adaptive
-UPDATE vectuned.bank SET access_path = 'hnsw_adaptive' WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+-- name: serve_path
+UPDATE vectuned.bank SET access_path = %(access_path)s, index_no = %(index_no)s, ef_search = %(ef_search)s, probes = %(probes)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: notify
 SELECT pg_notify('vectuned', %(payload)s);
@@ -133,8 +178,8 @@ SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
 -- name: status
 SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, sample_rate,
-       state, k_class, access_path, ef_search, expected_recall, recall_bound, certified, samples, saving, patterns,
-       version, published_at, reason
+       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, certified, samples, saving,
+       patterns, version, published_at, reason
 FROM vectuned.status;
 
 -- name: inbox_bytes
@@ -156,9 +201,9 @@ VACUUM (TRUNCATE true) vectuned.inbox;
 -- How many replays a column has that its bank was not learned from, and whether it has a usable bank at all.
 SELECT count(*) AS fresh,
        EXISTS (SELECT FROM vectuned.bank b WHERE b.column_id = %(column_id)s
-               AND b.generation = %(generation)s AND b.target_recall = %(target_recall)s) AS served
+               AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s) AS served
 FROM vectuned.replay r
-WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s
+WHERE r.column_id = %(column_id)s AND r.generation = ANY (%(generations)s::oid[])
   AND r.replayed_at > coalesce((SELECT max(b.published_at) FROM vectuned.bank b WHERE b.column_id = %(column_id)s),
                                '-infinity');
 

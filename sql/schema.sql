@@ -19,6 +19,7 @@ CREATE TABLE vectuned.tuned_column (
     key_columns        name[] NOT NULL CHECK (cardinality(key_columns) > 0),
     index_relation     oid NOT NULL,
     default_ef         int NOT NULL CHECK (default_ef BETWEEN 1 AND 1000),
+    default_probes     int NOT NULL DEFAULT 1 CHECK (default_probes > 0),
     target_recall      float8 NOT NULL CHECK (target_recall > 0 AND target_recall < 1),
     sample_rate        float8 NOT NULL CHECK (sample_rate BETWEEN 0 AND 1),
     trajectory_window  int NOT NULL CHECK (trajectory_window > 0),
@@ -30,7 +31,28 @@ CREATE TABLE vectuned.tuned_column (
     UNIQUE (relation, column_name)
 );
 COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
-    'not regclass: a dump restores rows before indexes, and the name would not be known yet';
+    'what searches until something was learned; not regclass: a dump restores rows before indexes, and the name would not be known yet';
+
+-- The indexes that searches of a column may be answered through.
+CREATE TABLE vectuned.tuned_index (
+    column_id       int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    index_no        int NOT NULL CHECK (index_no > 0),
+    index_relation  oid NOT NULL,
+    method          text NOT NULL CHECK (method IN ('hnsw', 'ivfflat')),
+    form            text NOT NULL CHECK (form IN ('plain', 'halfvec', 'bits')),
+    marker          text NOT NULL DEFAULT 'true',
+    requires        jsonb,
+    share           float8 NOT NULL DEFAULT 1 CHECK (share > 0 AND share <= 1),
+    lists           int CHECK (lists > 0),
+    PRIMARY KEY (column_id, index_no),
+    UNIQUE (column_id, index_relation),
+    CHECK ((method = 'ivfflat') = (lists IS NOT NULL))
+);
+COMMENT ON COLUMN vectuned.tuned_index.form IS 'what is indexed: the column, its half precision, or its signs';
+COMMENT ON COLUMN vectuned.tuned_index.marker IS
+    'a condition that every row meets, by which the planner is told to take this index and not its like';
+COMMENT ON COLUMN vectuned.tuned_index.requires IS 'of a partial index: what a filter must hold to be answered through it';
+COMMENT ON COLUMN vectuned.tuned_index.share IS 'of a partial index: the share of rows that are in it';
 
 -- Sampled searches as they happen. Unlogged and bounded: it may be lost in a crash, never in a drain.
 CREATE UNLOGGED TABLE vectuned.inbox (
@@ -40,7 +62,9 @@ CREATE UNLOGGED TABLE vectuned.inbox (
     query         @extschema@.vector NOT NULL,
     k             int NOT NULL,
     access_path   text NOT NULL,
-    ef_search     int NOT NULL,
+    ef_search     int,
+    probes        int,
+    index_no      int,
     bank_version  int,
     signature     @extschema@.vector,
     result_ids    text[] NOT NULL,
@@ -58,7 +82,9 @@ CREATE TABLE vectuned.trajectory (
     query         @extschema@.vector,
     k             int NOT NULL,
     access_path   text NOT NULL,
-    ef_search     int NOT NULL,
+    ef_search     int,
+    probes        int,
+    index_no      int,
     bank_version  int,
     signature     @extschema@.vector,
     result_ids    text[] NOT NULL,
@@ -76,7 +102,7 @@ CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAUL
 CREATE INDEX trajectory_recent ON vectuned.trajectory (column_id, recorded_at DESC);
 CREATE INDEX trajectory_pending ON vectuned.trajectory (column_id, recorded_at) WHERE replayed_at IS NULL;
 
--- A sampled search searched again: recall and cost at every rung of effort of one continued scan.
+-- A sampled search searched again through one index: recall and cost at every rung of effort.
 CREATE TABLE vectuned.replay (
     query_id     uuid NOT NULL,
     column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -85,19 +111,26 @@ CREATE TABLE vectuned.replay (
     k_class      int NOT NULL,
     k_classes    int[] NOT NULL,
     probe        float8[] NOT NULL,
-    recall       real[] NOT NULL,
+    recall       real[],
     blocks       real[] NOT NULL,
     ms           real[] NOT NULL,
     fraction         float8,
     filtered_recall  real[],
     matches          int[],
     exact_ms         real,
-    PRIMARY KEY (column_id, query_id)
+    other_recall     real[],
+    other_ms         real[],
+    PRIMARY KEY (column_id, query_id, generation)
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replayed_at DESC);
-COMMENT ON COLUMN vectuned.replay.fraction IS 'of a filtered search: the share of rows estimated to match';
+COMMENT ON COLUMN vectuned.replay.generation IS 'which index, and which building of it';
+COMMENT ON COLUMN vectuned.replay.fraction IS
+    'of a filtered search: the share of the rows in the index that are estimated to match';
 COMMENT ON COLUMN vectuned.replay.matches IS 'of a filtered search: matching rows among the first of the scan, at every rung; -1 unknown';
-COMMENT ON COLUMN vectuned.replay.recall IS 'two dimensions: k_classes x rungs';
+COMMENT ON COLUMN vectuned.replay.recall IS
+    'two dimensions: k_classes x rungs; NULL where only the filtered search was looked at';
+COMMENT ON COLUMN vectuned.replay.other_recall IS
+    'of a filtered search: k_classes x the ways that have no rungs (learning/filtering.py, OTHERS)';
 
 -- What a search is served with: one row per column and class of k, replaced as a whole by a publish.
 CREATE TABLE vectuned.bank (
@@ -105,9 +138,11 @@ CREATE TABLE vectuned.bank (
     k_class          int NOT NULL,
     version          int NOT NULL,
     generation       oid NOT NULL,
-    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive')),
-    ef_search        int NOT NULL CHECK (ef_search BETWEEN 1 AND 1000),
-    expected_recall  float8 NOT NULL,
+    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive', 'ivfflat')),
+    index_no         int,
+    ef_search        int CHECK (ef_search BETWEEN 1 AND 1000),
+    probes           int CHECK (probes > 0),
+    expected_recall  float8,
     recall_bound     float8 NOT NULL,
     certified        boolean NOT NULL,
     samples          int NOT NULL,
@@ -117,20 +152,40 @@ CREATE TABLE vectuned.bank (
     weights          float8[] CHECK (cardinality(weights) = 32),
     reach            float8 CHECK (reach >= 0 AND reach < 'Infinity'),
     saving           float8,
-    filtered_ef      int[],
-    filtered         jsonb,
     reason           text NOT NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
+    CONSTRAINT bank_one_effort CHECK (num_nulls(ef_search, probes) = 1 AND (access_path = 'ivfflat') = (probes IS NOT NULL)),
     CONSTRAINT bank_adaptive_complete CHECK (
         access_path <> 'hnsw_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
-COMMENT ON COLUMN vectuned.bank.filtered_ef IS
-    'by half-octaves of the share of rows a filter matches, from all downwards: ef_search, 0 for exact';
-COMMENT ON COLUMN vectuned.bank.filtered IS 'the evidence behind filtered_ef';
+COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL: the one that searches until something was learned';
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS
     'time of the fixed setting over that of the adaptive one: at least, with 95 % confidence';
+
+-- What every access path was measured to give: the evidence behind the bank, and what filtered searches are
+-- served with.
+CREATE TABLE vectuned.measured_path (
+    column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    k_class          int NOT NULL,
+    bucket           int CHECK (bucket BETWEEN 0 AND 39),
+    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_continued', 'ivfflat', 'exact', 'planner')),
+    index_no         int,
+    effort           int,
+    requires         jsonb,
+    share            float8 NOT NULL DEFAULT 1,
+    expected_recall  float8,
+    recall_bound     float8,
+    proven           boolean NOT NULL,
+    ms               float8,
+    samples          int NOT NULL,
+    serves           boolean NOT NULL
+);
+CREATE INDEX measured_path_served ON vectuned.measured_path (column_id, k_class) WHERE serves AND bucket IS NOT NULL;
+COMMENT ON COLUMN vectuned.measured_path.bucket IS
+    'of filtered searches: half-octaves down from all of the share of rows (of those in the index) that match';
+COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL where there is none to choose';
 
 -- The learned patterns of a published bank, small enough for every search to look through.
 CREATE TABLE vectuned.pattern (

@@ -45,6 +45,8 @@ BEGIN
     RETURNING c.id INTO column_id;
 
     PERFORM vectuned._refresh_statistics(column_id);
+    PERFORM vectuned._refresh_indexes(column_id);
+    SELECT t.index_relation::regclass INTO STRICT found.index_relation FROM vectuned.tuned_column t WHERE t.id = column_id;
     PERFORM vectuned._generate(column_id);
     PERFORM vectuned._generate_dispatch();
     INSERT INTO vectuned.event (column_id, action, details)
@@ -83,6 +85,7 @@ BEGIN
     ELSE
         UPDATE vectuned.tuned_column t SET enabled = false WHERE t.id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
+        DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id;
         IF EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation) THEN
             PERFORM vectuned._generate(c.id);
         END IF;
@@ -122,10 +125,10 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no relation with the oid %', p_relation USING ERRCODE = 'undefined_table';
     END IF;
-    IF class.relkind <> 'r' OR class.relpersistence = 't' THEN
-        RAISE EXCEPTION '% is a %; vectuned tunes columns of ordinary tables', p_relation,
+    IF class.relkind NOT IN ('r', 'p') OR class.relpersistence = 't' THEN
+        RAISE EXCEPTION '% is a %; vectuned tunes columns of tables', p_relation,
             CASE class.relkind WHEN 'r' THEN 'temporary table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
-                               WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'mere index' WHEN 'S' THEN 'sequence'
+                               WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'mere index' WHEN 'S' THEN 'sequence'
                                ELSE 'relation of another kind' END
             USING ERRCODE = 'wrong_object_type';
     END IF;
@@ -143,22 +146,10 @@ BEGIN
     END IF;
     dimensions := attribute.atttypmod;
 
-    SELECT x.indexrelid::regclass,
-           CASE o.opcname WHEN vector_type || '_cosine_ops' THEN 'cosine'
-                          WHEN vector_type || '_l2_ops' THEN 'l2'
-                          WHEN vector_type || '_ip_ops' THEN 'ip' END
-    INTO index_relation, metric
-    FROM pg_index x
-    JOIN pg_class i ON i.oid = x.indexrelid
-    JOIN pg_am m ON m.oid = i.relam AND m.amname = 'hnsw'
-    JOIN pg_opclass o ON o.oid = x.indclass[0]
-    WHERE x.indrelid = p_relation AND x.indkey[0] = attribute.attnum AND x.indpred IS NULL
-      AND x.indisvalid AND x.indisready
-      AND o.opcname IN (vector_type || '_cosine_ops', vector_type || '_l2_ops', vector_type || '_ip_ops')
-    ORDER BY x.indexrelid DESC
-    LIMIT 1;
+    SELECT v.index_relation::regclass, coalesce(v.metric, 'cosine') INTO index_relation, metric
+    FROM vectuned._vector_indexes(p_relation, p_column) v WHERE v.requires IS NULL LIMIT 1;
     IF index_relation IS NULL THEN
-        RAISE EXCEPTION 'column "%" of % has no valid HNSW index', p_column, p_relation
+        RAISE EXCEPTION 'column "%" of % has no valid HNSW or IVFFlat index over all its rows', p_column, p_relation
             USING ERRCODE = 'undefined_object',
                   HINT = format('CREATE INDEX ON %s USING hnsw (%I %s_cosine_ops)', p_relation, p_column, vector_type);
     END IF;

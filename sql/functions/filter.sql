@@ -272,33 +272,41 @@ RETURN coalesce(
 -- Half-octaves of the share of rows that match, from 0 (more than 0.7) to 39. learning/filtering.py has the same.
 CREATE OR REPLACE FUNCTION vectuned._filter_bucket(fraction float8) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN fraction <= 0 THEN 39
-            ELSE least(greatest(floor(-2 * ln(fraction) / ln(2::float8)), 0), 39)::int END;
+            ELSE least(greatest(pg_catalog.floor(-2 * pg_catalog.ln(fraction) / pg_catalog.ln(2::float8)), 0), 39)::int END;
 
--- The effort for a filter that matches this share of rows, 0 for exact search. Where nothing was learned: exact
--- up to 10,000 rows, else three times the effort at which k rows would match were filter and query unrelated.
-CREATE OR REPLACE FUNCTION vectuned._filtered_ef(
-    efforts int[], fraction float8, relation regclass, default_ef int, k int)
-RETURNS int
+-- The cheapest of the proven ways to answer a filter. No row where nothing was learned of such filters.
+CREATE OR REPLACE FUNCTION vectuned._served_path(p_column_id int, p_k_class int, filter jsonb, fraction float8)
+RETURNS TABLE (access_path text, index_no int, effort int, expected_recall float8, recall_bound float8, ms float8, samples int)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT p.access_path, p.index_no, p.effort, p.expected_recall, p.recall_bound, p.ms, p.samples
+    FROM vectuned.measured_path p
+    WHERE p.column_id = p_column_id AND p.k_class = p_k_class AND p.serves AND p.bucket IS NOT NULL
+      AND p.bucket = vectuned._filter_bucket(fraction / p.share) AND (p.requires IS NULL OR filter @> p.requires)
+    ORDER BY p.ms LIMIT 1;
+END;
+
+-- What serves a filter that nothing was learned of: exact search up to 10,000 rows, else the column's index, with
+-- three times the effort at which k rows would match were filter and query unrelated.
+CREATE OR REPLACE FUNCTION vectuned._filtered_default(
+    fraction float8, relation regclass, k int, default_ef int, default_probes int,
+    OUT access_path text, OUT effort int)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_variable
-DECLARE
-    ef int;
 BEGIN
-    IF fraction <= 0 THEN
-        RETURN 0;
+    access_path := 'exact';
+    IF fraction <= 0 OR fraction * (SELECT greatest(r.reltuples, 0) FROM pg_class r WHERE r.oid = relation) <= 10000 THEN
+        RETURN;
     END IF;
-    ef := efforts[vectuned._filter_bucket(fraction) + 1];
-    IF ef IS NULL THEN
-        IF fraction * (SELECT greatest(c.reltuples, 0) FROM pg_class c WHERE c.oid = relation) <= 10000 THEN
-            RETURN 0;
-        END IF;
-        ef := greatest(default_ef, least(ceil(3 * k / fraction), 1000)::int);
+    IF default_probes IS NULL THEN
+        access_path := 'hnsw';
+        effort := greatest(default_ef, least(ceil(3 * k / fraction), 1000)::int);
+    ELSE
+        access_path := 'ivfflat';
+        effort := 3 * default_probes;
     END IF;
-    RETURN CASE WHEN ef <= 0 THEN 0 ELSE least(greatest(ef, k), 1000) END;
 END
 $$;
 
@@ -326,7 +334,7 @@ AS $$
         FROM vectuned.tuned_column c
         JOIN pg_class r ON r.oid = c.relation
         JOIN pg_namespace n ON n.oid = r.relnamespace
-        JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = r.relname AND NOT s.inherited
+        JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = r.relname AND s.inherited = (r.relkind = 'p')
         JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = s.attname AND NOT a.attisdropped
         JOIN pg_type y ON y.oid = a.atttypid
         WHERE c.id = p_column_id AND a.attname <> c.column_name),

@@ -14,6 +14,10 @@ SET jit = off
 SET enable_sort = on
 SET hnsw.iterative_scan = off
 SET hnsw.ef_search = 40
+SET hnsw.max_scan_tuples = 20000
+SET hnsw.scan_mem_multiplier = 4
+SET ivfflat.iterative_scan = off
+SET ivfflat.probes = 1
 AS $@$
 #variable_conflict use_variable
 DECLARE
@@ -22,10 +26,12 @@ DECLARE
     sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
     condition text;
     fraction float8;
-    efforts int[];
-    version int;
+    class int := vectuned._k_class(k);
     path text;
+    index_no int;
+    effort int;
     ef int;
+    probes int;
     found_ids text[];
     found_distances float8[];
 BEGIN
@@ -40,23 +46,39 @@ BEGIN
             AND coalesce(lower(current_setting('vectuned.record', true)), '') NOT IN ('off', 'false', 'no', '0')
             AND NOT row_security_active({relation_literal}::regclass::oid);
     END IF;
-    SELECT b.filtered_ef, b.version INTO efforts, version
-    FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = vectuned._k_class(k);
-    ef := vectuned._filtered_ef(efforts, fraction, {relation_literal}::regclass, {default_ef}, k);
+    SELECT p.access_path, p.index_no, p.effort INTO path, index_no, effort
+    FROM vectuned._served_path({id}, class, filter, fraction) p;
+    IF path IS NULL OR path <> 'exact' AND index_no <> {main_no}
+        AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {index_oid_by_no})
+    THEN
+        index_no := {main_no};
+        SELECT d.access_path, d.effort INTO path, effort
+        FROM vectuned._filtered_default(fraction, {relation_literal}::regclass, k, {main_ef}, {main_probes}) d;
+    END IF;
 
     BEGIN
-        IF ef > 0 THEN
-            path := 'hnsw_filtered';
-            PERFORM set_config('hnsw.ef_search', ef::text, true), set_config('enable_sort', 'off', true);
-            EXECUTE format('SELECT array_agg(n.id%5$s), array_agg(n.distance%5$s) FROM (SELECT %1$s AS id, %2$s AS distance '
-                           'FROM %3$s t WHERE %4$s AND %6$s ORDER BY %2$s LIMIT $2) n',
-                           {key_literal}, {distance_parameter}, {relation_literal}, {present_literal},
-                           {sorted_literal}, condition)
-            INTO found_ids, found_distances USING query, k;
+        IF path <> 'exact' THEN
+            IF path = 'ivfflat' THEN
+                probes := effort;
+                PERFORM set_config('ivfflat.probes', probes::text, true);
+            ELSE
+                ef := least(greatest(effort, k), 1000);
+                PERFORM set_config('hnsw.ef_search', ef::text, true);
+                IF path = 'hnsw_continued' THEN
+                    PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                            set_config('hnsw.max_scan_tuples', (100 * effort)::text, true);
+                END IF;
+            END IF;
+            IF path <> 'planner' THEN
+                PERFORM set_config('enable_sort', 'off', true);
+            END IF;
+            EXECUTE {filtered_head} || condition || {filtered_tail}
+            INTO found_ids, found_distances USING query, k, {nearest};
+            path := path || '_filtered';
         END IF;
         IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
             -- Chosen, or too few rows within that effort: every matching row, by whatever index the filter has.
-            path := CASE WHEN ef > 0 THEN 'exact_after_hnsw' ELSE 'exact' END;
+            path := CASE path WHEN 'exact' THEN path ELSE 'exact_after_' || replace(path, '_filtered', '') END;
             PERFORM set_config('enable_sort', 'on', true);
             EXECUTE {every_head} || condition || {every_tail}
             INTO found_ids, found_distances USING query, k;
@@ -71,8 +93,9 @@ BEGIN
     END IF;
 
     query_id := overlay(gen_random_uuid()::text PLACING CASE WHEN sampled THEN '1' ELSE '0' END FROM 36)::uuid;
-    IF sampled AND NOT vectuned._record(query_id, {id}, query, k, path, ef, version, NULL, found_ids, found_distances,
-            extract(epoch FROM clock_timestamp() - started)::float8 * 1000, filter, fraction)
+    IF sampled AND NOT vectuned._record(query_id, {id}, query, k, path, ef, NULL, NULL, found_ids, found_distances,
+            extract(epoch FROM clock_timestamp() - started)::float8 * 1000, filter, fraction,
+            CASE WHEN path LIKE '%_filtered' THEN index_no END, probes)
     THEN
         query_id := overlay(query_id::text PLACING '0' FROM 36)::uuid;
     END IF;

@@ -72,24 +72,85 @@ DECLARE
     template text;
     quote text := 'search';
     body text;
+    i record;
+    main record;
+    searches text := '';
+    heads text := '';
+    tails text := '';
+    nearest text := '';
+    oids text := '';
+    statement text;
+    -- An index on halfvec compares vectors that were normalised in half precision, and orders by that.
+    sorted text;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = column_id;
     SELECT * INTO f FROM vectuned._fragments(c, 'q');
     PERFORM '[1]'::@extschema@.vector;
+    sorted := CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END;
+    FOR i IN
+        SELECT t.index_no, t.index_relation, t.lists, t.index_relation = c.index_relation AS is_main, t.requires, s.*,
+               p.ordering AS ordering_by_parameter
+        FROM vectuned.tuned_index t
+        CROSS JOIN LATERAL vectuned._index_fragments(c, t, 'q') s
+        CROSS JOIN LATERAL vectuned._index_fragments(c, t) p
+        WHERE t.column_id = c.id ORDER BY t.index_relation = c.index_relation, t.index_no
+    LOOP
+        statement := format(CASE WHEN i.ranked
+            THEN 'SELECT array_agg(n.id%7$s), array_agg(n.distance%7$s) INTO found_ids, found_distances '
+                 'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s ORDER BY %5$s LIMIT k) n;'
+            ELSE 'SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances '
+                 'FROM (SELECT r.id, r.distance FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s '
+                 'ORDER BY %5$s LIMIT %6$s) r ORDER BY r.distance + 0 LIMIT k) n;' END,
+            f.key, f.distance, f.relation, i.narrow, i.ordering, i.nearest, sorted);
+        IF i.requires IS NULL THEN
+            searches := searches || CASE WHEN NOT i.is_main
+                THEN format(E'IF index_no = %s THEN\n                %s\n            ELS', i.index_no, statement)
+                WHEN searches = '' THEN statement
+                ELSE format(E'E\n                %s\n            END IF;', statement) END;
+        END IF;
+        heads := heads || format(' WHEN %s THEN %L', i.index_no, format(CASE WHEN i.ranked
+            THEN 'SELECT array_agg(n.id ORDER BY n.distance + 0), array_agg(n.distance ORDER BY n.distance + 0) '
+                 'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s AND '
+            ELSE 'SELECT array_agg(n.id), array_agg(n.distance) FROM (SELECT r.id, r.distance '
+                 'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s AND ' END,
+            f.key, (vectuned._fragments(c)).distance, f.relation, i.narrow));
+        tails := tails || format(' WHEN %s THEN %L', i.index_no, format(CASE WHEN i.ranked
+            THEN ' ORDER BY %s LIMIT $2) n'
+            ELSE ' ORDER BY %s LIMIT $3) r ORDER BY r.distance + 0 LIMIT $2) n' END, i.ordering_by_parameter));
+        nearest := nearest || format(' WHEN %s THEN %s', i.index_no, i.nearest);
+        oids := oids || format(' WHEN %s THEN %s', i.index_no, i.index_relation);
+        IF i.is_main THEN
+            main := i;
+        END IF;
+    END LOOP;
+    IF searches = '' THEN
+        -- No index at all: the table is scanned, until there is one and it is found.
+        SELECT 0 AS index_no, f.present AS narrow, NULL::int AS lists INTO main;
+        searches := format('SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances '
+            'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s ORDER BY %2$s LIMIT k) n;',
+            f.key, f.distance, f.relation, f.present);
+        heads := format(' WHEN 0 THEN %L', format('SELECT array_agg(n.id ORDER BY n.distance + 0), array_agg(n.distance '
+            'ORDER BY n.distance + 0) FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s AND ',
+            f.key, (vectuned._fragments(c)).distance, f.relation, f.present));
+        tails := format(' WHEN 0 THEN %L', format(' ORDER BY %s LIMIT $2) n', (vectuned._fragments(c)).distance));
+        nearest := ' WHEN 0 THEN k';
+        oids := format(' WHEN 0 THEN %s', c.index_relation);
+    END IF;
     tokens := jsonb_build_object(
         'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
-        'key_literal', quote_literal(f.key), 'present_literal', quote_literal(f.present),
         'every_head', quote_literal((vectuned._fragments(c)).every_head), 'every_tail', quote_literal(f.every_tail),
-        'distance_parameter', quote_literal((vectuned._fragments(c)).distance), 'id', c.id, 'type', f.type,
-        'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
-        'distance', f.distance, 'present', f.present, 'exact', f.exact, 'zero', f.zero,
-        -- An index on halfvec compares vectors that were normalised in half precision, and orders by that.
-        'sorted', CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END,
-        'sorted_literal', quote_literal(CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec'
-                                             THEN ' ORDER BY n.distance + 0' ELSE '' END),
-        'index_oid', c.index_relation, 'default_ef', c.default_ef,
+        'id', c.id, 'type', f.type, 'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
+        'distance', f.distance, 'narrow', main.narrow, 'exact', f.exact, 'zero', f.zero,
+        'searches', searches,
+        'filtered_head', format('CASE index_no%s END', heads), 'filtered_tail', format('CASE index_no%s END', tails),
+        'nearest', format('CASE index_no%s END', nearest),
+        'index_oid_by_no', format('CASE index_no%s END', oids), 'main_no', main.index_no,
+        'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
+            WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),
+        'main_ef', CASE WHEN main.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
+        'main_probes', CASE WHEN main.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, main.lists)::text END,
         'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);
-    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || f.every_head) > 0 LOOP
+    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || f.every_head || searches || heads) > 0 LOOP
         quote := quote || '_';
     END LOOP;
     FOREACH template IN ARRAY ARRAY[vectuned._search_template(), vectuned._filtered_template()] LOOP
@@ -272,6 +333,7 @@ BEGIN
                 UPDATE vectuned.tuned_column t SET index_relation = found.index_relation
                 WHERE t.id = c.id AND t.metric = found.metric;
             END IF;
+            PERFORM vectuned._refresh_indexes(c.id);
             PERFORM vectuned._generate(c.id);
         EXCEPTION WHEN undefined_table OR undefined_column OR undefined_object OR wrong_object_type THEN
             RAISE WARNING 'the tuned column % of % is passed over: %', c.column_name, c.relation, SQLERRM;

@@ -4,7 +4,7 @@ CREATE OR REPLACE FUNCTION vectuned.params(
     relation regclass, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL,
     OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
-    OUT reason text)
+    OUT reason text, OUT index regclass)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -19,39 +19,57 @@ DECLARE
     d record;
     condition text;
     fraction float8;
-    learned jsonb;
+    learned record;
+    main record;
 BEGIN
     PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);
     SELECT m.condition, m.fraction INTO condition, fraction FROM vectuned._compile_filter(c.id, relation, filter) m
     WHERE filter IS NOT NULL;
     IF condition IS NOT NULL THEN
-        SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
-        ef_search := vectuned._filtered_ef(b.filtered_ef, fraction, relation, c.default_ef, k);
-        access_path := CASE WHEN ef_search > 0 THEN 'hnsw_filtered' ELSE 'exact' END;
-        learned := b.filtered -> vectuned._filter_bucket(fraction)::text;
-        expected_recall := CASE WHEN ef_search > 0 THEN (learned ->> 'recall')::float8 ELSE 1 END;
-        confidence := CASE WHEN ef_search = 0 THEN 1 WHEN learned IS NULL THEN 0 ELSE 0.95 END;
+        SELECT * INTO learned FROM vectuned._served_path(c.id, class, filter, fraction);
+        IF learned.access_path IS NULL THEN
+            SELECT * INTO main FROM vectuned._default_effort(c);
+            SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
+            FROM vectuned._filtered_default(fraction, relation, k, main.ef_search, main.probes) o;
+        END IF;
+        access_path := learned.access_path;
+        index := CASE WHEN access_path <> 'exact' THEN (SELECT i.index_relation::regclass FROM vectuned.tuned_index i
+                  WHERE i.column_id = c.id AND i.index_no = learned.index_no) END;
+        expected_recall := CASE access_path WHEN 'exact' THEN 1 ELSE learned.expected_recall END;
+        confidence := CASE WHEN access_path = 'exact' THEN 1 WHEN learned.ms IS NULL THEN 0 ELSE 0.95 END;
+        IF access_path = 'ivfflat' THEN
+            probes := learned.effort;
+        ELSIF access_path <> 'exact' THEN
+            ef_search := least(greatest(learned.effort, k), 1000);
+        END IF;
         reason := format('about %s of the rows match: %s', to_char(100 * fraction, 'FM990.0999') || ' %',
-            CASE WHEN learned IS NULL THEN 'nothing was learned of such filters yet'
-                 WHEN ef_search > 0 THEN 'the index was measured to be quicker than exact search'
-                 ELSE 'exact search was measured to be quicker than the index' END);
-        ef_search := nullif(ef_search, 0);
+            CASE WHEN learned.ms IS NULL THEN 'nothing was learned of such filters yet'
+                 WHEN access_path = 'exact' THEN 'exact search was measured to be quicker than any index'
+                 ELSE format('the index was measured to be quicker than exact search, %s ms', round(learned.ms::numeric, 2)) END);
         RETURN;
     END IF;
     SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
-    access_path := 'hnsw';
-    IF NOT FOUND THEN
-        ef_search := least(greatest(c.default_ef, k), 1000);
+    SELECT i.index_relation::regclass INTO index FROM vectuned.tuned_index i
+    WHERE i.column_id = c.id AND i.index_no = b.index_no;
+    IF b.k_class IS NULL OR b.index_no IS NOT NULL AND NOT FOUND THEN
+        SELECT * INTO main FROM vectuned._default_effort(c);
+        index := c.index_relation::regclass;
+        access_path := CASE WHEN main.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
+        probes := main.probes;
+        ef_search := CASE WHEN probes IS NULL THEN least(greatest(main.ef_search, k), 1000) END;
         confidence := 0;
         reason := CASE WHEN c.enabled THEN 'nothing learned yet: the default setting'
                        ELSE 'disabled: the default setting' END;
         RETURN;
     END IF;
-    ef_search := least(greatest(b.ef_search, k), 1000);
+    index := coalesce(index, c.index_relation::regclass);
+    access_path := CASE WHEN b.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
+    probes := b.probes;
+    ef_search := CASE WHEN probes IS NULL THEN least(greatest(b.ef_search, k), 1000) END;
     expected_recall := b.expected_recall;
     confidence := CASE WHEN b.certified THEN 0.95 ELSE 0 END;
     reason := b.reason;
-    IF b.generation IS DISTINCT FROM pg_relation_filenode(c.index_relation) THEN
+    IF b.generation IS DISTINCT FROM vectuned._generation(index) THEN
         confidence := 0;
         reason := 'learned on an index that was rebuilt since: the fixed setting until relearned';
         RETURN;
@@ -84,6 +102,18 @@ BEGIN
 END
 $$;
 
+-- What a column is searched with where nothing was learned: ef_search of HNSW, probes of IVFFlat.
+CREATE OR REPLACE FUNCTION vectuned._default_effort(
+    c vectuned.tuned_column, OUT index_no int, OUT ef_search int, OUT probes int)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT i.index_no, CASE WHEN i.lists IS NULL THEN c.default_ef END,
+           CASE WHEN i.lists IS NOT NULL THEN least(c.default_probes, i.lists) END
+    FROM (VALUES (1)) one
+    LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
+$$;
+
 -- Distances of the first rows of a scan with a small effort.
 CREATE OR REPLACE FUNCTION vectuned._probe(c vectuned.tuned_column, query @extschema@.vector, ef int)
 RETURNS float8[]
@@ -101,11 +131,13 @@ DECLARE
     f record;
     seen float8[];
 BEGIN
-    SELECT * INTO f FROM vectuned._fragments(c);
+    SELECT r.distance, r.relation, n.narrow INTO f
+    FROM vectuned._fragments(c) r, vectuned.tuned_index i, vectuned._index_fragments(c, i) n
+    WHERE i.column_id = c.id AND i.index_relation = c.index_relation;
     PERFORM set_config('hnsw.ef_search', ef::text, true);
     EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
                    'ORDER BY %1$s LIMIT %4$s) n',
-                   f.distance, f.relation, f.present, ef)
+                   f.distance, f.relation, f.narrow, ef)
     INTO seen USING query;
     RETURN seen;
 END
@@ -122,11 +154,22 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
-    ef int;
+    effort record;
+    learned int;
 BEGIN
     PERFORM vectuned._check_query(c, query, k);
-    SELECT b.ef_search INTO ef FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k);
-    PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(ef, c.default_ef), k), 1000)::text, true);
+    SELECT * INTO effort FROM vectuned._default_effort(c);
+    -- The statement that this is a part of orders by the column itself, so the index over that is what counts.
+    learned := coalesce(
+        (SELECT p.effort FROM vectuned.measured_path p
+         WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(k) AND p.bucket IS NULL AND p.index_no = effort.index_no),
+        (SELECT coalesce(b.ef_search, b.probes) FROM vectuned.bank b
+         WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k) AND coalesce(b.index_no, effort.index_no) = effort.index_no));
+    IF effort.probes IS NULL THEN
+        PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(learned, effort.ef_search), k), 1000)::text, true);
+    ELSE
+        PERFORM set_config('ivfflat.probes', coalesce(learned, effort.probes)::text, true);
+    END IF;
     RETURN (query);
 END
 $$;

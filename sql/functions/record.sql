@@ -4,7 +4,8 @@
 CREATE OR REPLACE FUNCTION vectuned._record(
     query_id uuid, column_id int, query @extschema@.vector, k int, access_path text, ef_search int,
     bank_version int, signature @extschema@.vector, result_ids text[], distances float8[], latency_ms float8,
-    filter jsonb DEFAULT NULL, fraction float8 DEFAULT NULL)
+    filter jsonb DEFAULT NULL, fraction float8 DEFAULT NULL,
+    index_no int DEFAULT NULL, probes int DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -16,9 +17,11 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO vectuned.inbox (query_id, column_id, query, k, access_path, ef_search, bank_version,
-                                signature, result_ids, distances, latency_ms, filter, fraction)
+                                signature, result_ids, distances, latency_ms, filter, fraction,
+                                index_no, probes)
     VALUES (query_id, column_id, query, k, access_path, ef_search, bank_version,
-            signature, coalesce(result_ids, '{}'), coalesce(distances, '{}'), latency_ms, filter, fraction);
+            signature, coalesce(result_ids, '{}'), coalesce(distances, '{}'), latency_ms, filter,
+            fraction, index_no, probes);
     RETURN true;
 EXCEPTION WHEN others THEN
     RAISE DEBUG 'vectuned could not record a search: %', SQLERRM;

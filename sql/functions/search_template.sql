@@ -17,6 +17,8 @@ SET hnsw.iterative_scan = off
 SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
+SET ivfflat.iterative_scan = off
+SET ivfflat.probes = 1
 AS $@$
 #variable_conflict use_variable
 DECLARE
@@ -25,8 +27,10 @@ DECLARE
     sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
     class int := vectuned._k_class(k);
     path text;
+    index_no int;
     ef int;
     fixed_ef int;
+    probes int;
     version int;
     generation oid;
     probe_ef int;
@@ -54,19 +58,25 @@ BEGIN
     END IF;
     query_id := gen_random_uuid();
 
-    SELECT b.access_path, b.ef_search, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
-    INTO path, fixed_ef, version, generation, probe_ef, center, weights, reach
+    SELECT b.access_path, b.index_no, b.ef_search, b.probes, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
+    INTO path, index_no, fixed_ef, probes, version, generation, probe_ef, center, weights, reach
     FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = class;
-    ef := least(greatest(coalesce(fixed_ef, {default_ef}), k), 1000);
+    IF index_no <> {main_no} AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {index_oid_by_no}) THEN
+        path := NULL;
+    END IF;
+    IF path IS NULL THEN
+        index_no := {main_no};
+        fixed_ef := {main_ef};
+        probes := {main_probes};
+    END IF;
+    ef := least(greatest(fixed_ef, k), 1000);
 
-    IF path = 'hnsw_adaptive' AND probe_ef BETWEEN class + 4 AND 1000
-        AND generation = pg_relation_filenode({index_oid})
-    THEN
+    IF path = 'hnsw_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
         -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
         PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
                 set_config('hnsw.ef_search', probe_ef::text, true);
         OPEN scan NO SCROLL FOR
-            SELECT {key}, {distance} FROM {relation} t WHERE {present} ORDER BY {distance};
+            SELECT {key}, {distance} FROM {relation} t WHERE {narrow} ORDER BY {distance};
         -- It looks at the ranks of the class of k, as the searches did that it is held against.
         FOR i IN 1 .. class LOOP
             FETCH scan INTO found_id, found_distance;
@@ -127,20 +137,26 @@ BEGIN
         END IF;
         CLOSE scan;
     ELSE
-        path := 'hnsw';
-        PERFORM set_config('hnsw.ef_search', ef::text, true);
-        SELECT array_agg(n.id{sorted}), array_agg(n.distance{sorted}) INTO found_ids, found_distances
-        FROM (SELECT {key} AS id, {distance} AS distance
-              FROM {relation} t WHERE {present} ORDER BY {distance} LIMIT k) n;
-        IF coalesce(cardinality(found_ids), 0) < k THEN
+        IF probes IS NULL THEN
+            path := 'hnsw';
+            PERFORM set_config('hnsw.ef_search', ef::text, true);
+        ELSE
+            path := 'ivfflat';
+            ef := NULL;
+            PERFORM set_config('ivfflat.probes', probes::text, true);
+        END IF;
+        FOR attempt IN 1 .. 2 LOOP
+            {searches}
+            EXIT WHEN attempt = 2 OR cardinality(found_ids) = k;
             -- Dead rows, or those that a policy hides, leave a scan of ef rows short: let it go on.
-            -- "+ 0" because a relaxed scan is not as sorted as the planner thinks.
-            path := 'hnsw_continued';
-            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true);
-            SELECT array_agg(n.id ORDER BY n.distance + 0), array_agg(n.distance ORDER BY n.distance + 0)
+            path := path || '_continued';
+            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                    set_config('ivfflat.iterative_scan', 'relaxed_order', true);
+        END LOOP;
+        IF path LIKE '%_continued' THEN
+            SELECT array_agg(u.id ORDER BY u.distance), array_agg(u.distance ORDER BY u.distance)
             INTO found_ids, found_distances
-            FROM (SELECT {key} AS id, {distance} AS distance
-                  FROM {relation} t WHERE {present} ORDER BY {distance} LIMIT k) n;
+            FROM unnest(found_ids, found_distances) AS u (id, distance);
         END IF;
     END IF;
 
@@ -162,7 +178,8 @@ BEGIN
     query_id := overlay(query_id::text PLACING CASE WHEN sampled THEN '1' ELSE '0' END FROM 36)::uuid;
     IF sampled THEN
         IF NOT vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,
-            found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000)
+            found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000,
+            index_no => index_no, probes => probes)
         THEN
             query_id := overlay(query_id::text PLACING '0' FROM 36)::uuid;
         END IF;

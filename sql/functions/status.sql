@@ -3,7 +3,10 @@
 CREATE OR REPLACE VIEW vectuned.status AS
 SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
        c.sample_rate,
-       b.k_class, coalesce(b.access_path, 'hnsw') AS access_path, coalesce(b.ef_search, c.default_ef) AS ef_search,
+       b.k_class, coalesce(b.access_path, CASE WHEN e.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END) AS access_path,
+       CASE WHEN b.k_class IS NULL THEN e.ef_search ELSE b.ef_search END AS ef_search,
+       CASE WHEN b.k_class IS NULL THEN e.probes ELSE b.probes END AS probes,
+       coalesce(b.index_relation, c.index_relation)::regclass AS path_index,
        b.expected_recall, b.recall_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
        CASE WHEN r.fits IS NULL THEN 'table missing: vectuned.disable(' || c.relation::oid || ', ..., forget => true)'
             WHEN NOT c.enabled THEN 'disabled'
@@ -12,12 +15,15 @@ SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_rel
             WHEN x.indexrelid IS NULL THEN 'index missing: searches scan the table or another index until '
                                            'vectuned.enable is called again'
             WHEN b.k_class IS NULL THEN 'learning'
-            WHEN b.generation <> pg_relation_filenode(c.index_relation)
+            WHEN b.index_gone
+                THEN 'outdated: the index it was learned on is gone, the default setting serves until relearned'
+            WHEN b.generation <> vectuned._generation(coalesce(b.index_relation, c.index_relation))
                 THEN 'outdated: the index was rebuilt since, the fixed setting serves until relearned'
             WHEN b.defect IS NOT NULL THEN 'corrupt bank: ' || b.defect || ', the fixed setting serves'
             ELSE 'serving' END AS state,
        b.reason
 FROM vectuned.tuned_column c
+CROSS JOIN LATERAL vectuned._default_effort(c) e
 LEFT JOIN LATERAL (
     SELECT starts_with(obj_description(p.oid, 'pg_proc'),
                        format('Searches %I.%I.%I, ', n.nspname, o.relname, c.column_name)) IS TRUE AS fits
@@ -27,7 +33,7 @@ LEFT JOIN LATERAL (
     WHERE o.oid = c.relation) r ON true
 LEFT JOIN pg_index x ON x.indexrelid = c.index_relation AND x.indrelid = c.relation AND x.indisvalid
 LEFT JOIN LATERAL (
-    SELECT k.*, p.patterns,
+    SELECT k.*, p.patterns, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
            CASE WHEN k.access_path <> 'hnsw_adaptive' THEN NULL
                 WHEN p.patterns = 0 THEN 'no patterns'
                 WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
@@ -37,6 +43,7 @@ LEFT JOIN LATERAL (
                      OR EXISTS (SELECT FROM unnest(k.center || k.weights) n WHERE (abs(n) < 'Infinity') IS NOT TRUE)
                     THEN 'an incomplete signature' END AS defect
     FROM vectuned.bank k
+    LEFT JOIN vectuned.tuned_index i ON i.column_id = k.column_id AND i.index_no = k.index_no
     CROSS JOIN LATERAL (
         SELECT count(*) AS patterns,
                count(*) FILTER (WHERE @extschema@.vector_dims(p.centroid) <> 4

@@ -15,12 +15,13 @@ from pgvector.psycopg import register_vector
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.distillation import distil
+from vectuned.learning.evidence import load
 from vectuned.learning.ladder import PROBES, RUNGS
 from vectuned.learning.learner import Options, learn, offers
 from vectuned.learning.optimizer import SearchOptimizer
 from vectuned.learning.publication import Offer, measure_saving, publish, read
 from vectuned.learning.reasoning_bank import Patterns, ReasoningBank
-from vectuned.learning.replay import load, replay
+from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
 from vectuned.learning.truth import exact_neighbors, recall_at_k
 
@@ -129,7 +130,7 @@ def test_the_database_decides_as_python_does(conn: Connection, care: Care) -> No
 
 def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care), care, ALWAYS)
+    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     _, served = publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
@@ -217,7 +218,7 @@ def test_listeners_are_told(conn: Connection, care: Care, database: str) -> None
 
 def test_others_see_a_whole_bank_at_every_moment(conn: Connection, care: Care, database: str) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care), care, ALWAYS)
+    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
     assert found[10].adaptive is not None
     sample = drawn(24, seed=5)
     publish(conn, care, found, sample, least_saving=-0.99)
@@ -248,7 +249,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, care: Car
     practise(conn, care, 600)
     learn(conn, care, ALWAYS)
     before, bank = state(conn), read(conn, care)
-    found = offers(load(conn, care), care, ALWAYS)
+    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
     adaptive = found[100].adaptive or found[10].adaptive
     assert adaptive is not None
     damaged = replace(adaptive.patterns, effort=adaptive.patterns.effort * np.nan)
@@ -261,7 +262,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, care: Car
 
 def test_publishers_wait_for_each_other(conn: Connection, care: Care, database: str) -> None:
     practise(conn, care, 250)
-    found = offers(load(conn, care), care, Options())
+    found = offers(load(conn, care, care.indexes[0]), care, Options())
     versions: list[int] = []
 
     def work() -> None:
@@ -300,7 +301,7 @@ def test_a_saving_is_measured_end_to_end(conn: Connection, care: Care) -> None:
 
 def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, care: Care) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care), care, ALWAYS)
+    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     far = replace(adaptive.policy, reach=0.0)
@@ -318,7 +319,7 @@ def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, c
 
 def test_many_patterns_are_published(conn: Connection, care: Care) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care), care, ALWAYS)
+    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     rng = np.random.default_rng(1)

@@ -15,8 +15,9 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.evidence import load
 from vectuned.learning.ladder import K_CLASSES, PROBES, RUNGS, k_class
-from vectuned.learning.replay import load, replay
+from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import Trajectories, drain, pending
 from vectuned.learning.truth import exact_neighbors, recall_at_k
 from vectuned.sql import loader
@@ -79,7 +80,7 @@ def test_one_scan_tells_what_every_effort_would_have_found(
 ) -> None:
     record(conn, queries)
     trajectories = replayed(conn, care)
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     truth = exact_neighbors(conn, care.column, trajectories.vectors, 10)
     curve = replays.evidence(10).recall.mean(axis=0)
     assert curve[0] < 0.9  # else there would be nothing to tell apart
@@ -92,7 +93,7 @@ def test_one_scan_tells_what_every_effort_would_have_found(
 def test_recall_and_cost_grow_with_effort(conn: Connection, care: Care, queries: Singles) -> None:
     record(conn, queries)
     replayed(conn, care)
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     assert len(replays) == len(queries)
     assert replays.k_classes == (1, 3, 10, 30, 100)
     # A scan that ended where its own class was complete knows nothing of the larger ones.
@@ -118,7 +119,7 @@ def test_a_probe_is_what_a_search_of_that_effort_sees(conn: Connection, care: Ca
         "ORDER BY r.replayed_at DESC, r.query_id"
     ).fetchall()
     vectors = np.array([row[0].to_numpy() for row in trajectories], dtype=np.float32)
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     assert tuple(replays.probes) == PROBES
     for length, seen in replays.probes.items():
         np.testing.assert_array_equal(seen, fresh(conn, care, vectors, length, length))
@@ -130,7 +131,7 @@ def test_a_small_table_is_replayed_to_its_end(conn: Connection) -> None:
     care = only(conn)
     record(conn, clustered(5, 8, seed=4), [1, 10, 30, 100, 1000])
     replayed(conn, care)
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     assert np.isfinite(replays.probes[28]).all()
     assert (np.isfinite(replays.probes[112]).sum(axis=1) == 40).all()
     assert (replays.recall[:, :, -1] == 1).all()
@@ -141,7 +142,7 @@ def test_searches_for_many_and_for_few_rows(conn: Connection, care: Care, querie
     ks = [1, 2, 3, 7, 10, 30, 31, 100, 300, 1000] * 3
     record(conn, queries[:30], ks)
     trajectories = replayed(conn, care)
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     assert replays.k_classes == K_CLASSES
     assert sorted(replays.asked) == sorted(k_class(k) for k in ks)
     assert replays.evidence(1000).recall[:, -1].mean() > 0.7
@@ -162,7 +163,7 @@ def test_one_search_for_many_rows_does_not_hide_the_others(
     replayed(conn, care)
     record(conn, queries[25:30], [1000] * 5)
     replayed(conn, care)
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     assert len(replays.evidence(10)) == 30
     assert len(replays.evidence(300)) == len(replays.evidence(1000)) == 5
 
@@ -184,7 +185,7 @@ def test_truth_and_scan_see_one_snapshot(
     monkeypatch.setattr("vectuned.learning.replay.exact_neighbors", then_others_write)
     replayed(conn, care)
     assert one(conn, "SELECT count(*) FROM items") < ROWS
-    replays = load(conn, care)
+    replays = load(conn, care, care.indexes[0])
     # The graph is another at every run and loses some rows for good; had the scan seen other rows than the
     # truth, it would have found a tenth of them at most.
     assert replays.evidence(10).recall[:, -1].mean() > 0.95
@@ -210,7 +211,7 @@ def test_an_index_that_was_rebuilt_is_another(conn: Connection, care: Care, quer
         replay(conn, care, pending(conn, care.column, 10))
     replayed(conn, only(conn))
     assert len(load(conn, only(conn))) == 3
-    assert len(load(conn, care)) == 0
+    assert len(load(conn, care, care.indexes[0])) == 0
 
 
 def test_the_plan_is_asserted(conn: Connection, care: Care, queries: Singles) -> None:
@@ -233,7 +234,7 @@ def test_vectors_are_dropped_where_they_are_not_to_be_kept(
     assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (5 if kept else 0)
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 5
     assert len(pending(conn, care.column, 10)) == 0
-    assert len(load(conn, care)) == 5
+    assert len(load(conn, care, care.indexes[0])) == 5
 
 
 def test_a_scan_that_takes_too_long_is_passed_over(
@@ -260,7 +261,7 @@ def test_a_scan_that_takes_too_long_is_passed_over(
     with caplog.at_level("WARNING"):
         replayed(conn, care)
     assert "took longer than 1000 ms" in caplog.text
-    assert len(load(conn, care)) == 3
+    assert len(load(conn, care, care.indexes[0])) == 3
     # It counts as looked at, or it would come back for ever; its recall is known all the same.
     assert len(pending(conn, care.column, 10)) == 0
     assert one(conn, "SELECT count(recall) FROM vectuned.trajectory") == 4
@@ -274,7 +275,7 @@ def test_progress_and_repetition(conn: Connection, care: Care, queries: Singles)
     assert replay(conn, care, trajectories, progress=told.append) == 4
     assert told == [1, 2, 3, 4]
     assert replay(conn, care, trajectories) == 4  # a second time changes nothing
-    assert len(load(conn, care)) == 4
+    assert len(load(conn, care, care.indexes[0])) == 4
     assert replay(conn, care, pending(conn, care.column, 0)) == 0
     assert len(pending(conn, care.column, 100)) == 2
 
@@ -285,7 +286,7 @@ def test_only_what_fits_the_window_is_loaded(conn: Connection, care: Care, queri
     assert len(load(conn, replace(care, trajectory_window=7))) == 7
     # A version that probed otherwise left replays that this one cannot use.
     conn.execute("UPDATE vectuned.replay SET probe = probe[1:20] WHERE ctid = '(0,1)'")
-    assert len(load(conn, care)) == 29
+    assert len(load(conn, care, care.indexes[0])) == 29
 
 
 def test_pending_comes_newest_first(conn: Connection, care: Care) -> None:
@@ -309,5 +310,5 @@ def test_a_halfvec_column(conn: Connection, queries: Singles) -> None:
     care = only(conn)
     record(conn, queries[:20])
     replayed(conn, care)
-    assert load(conn, care).evidence(10).recall[:, -1].mean() > 0.99
+    assert load(conn, care, care.indexes[0]).evidence(10).recall[:, -1].mean() > 0.99
     register_vector(conn)

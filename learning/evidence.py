@@ -1,0 +1,119 @@
+"""What replays say: their curves through one index, read back from the database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+
+from vectuned.sql.loader import queries
+
+from .calibration import Evidence
+from .catalogue import Care, TunedIndex
+from .filtering import OTHERS, FilteredEvidence
+from .ladder import PROBES
+from .neighbors import Floats, Ints
+
+WIDTH: Final = sum(PROBES)
+_ENDS: Final = tuple(sum(PROBES[: place + 1]) for place in range(len(PROBES)))
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Hold n replays through one index, as it was built last.
+
+    `asked` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
+    `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
+    padded with +inf, none of an index that is not probed; `recall` float64 (n, c, rungs), NaN where a class
+    was not looked at; `blocks` and `ms`
+    float64 (n, rungs), index buffers and milliseconds.
+
+    Of filtered searches also: `fraction` float64 (n,) of the index's rows thought to match, NaN where there
+    was no filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
+    int64 (n, rungs), how many those were, -1 where the scan was given up before; `exact_ms` float64 (n,),
+    of the exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of the
+    ways that have no rungs, NaN where they were not tried.
+    """
+
+    asked: Ints
+    k_classes: tuple[int, ...]
+    probes: dict[int, Floats]
+    recall: Floats
+    blocks: Floats
+    ms: Floats
+    fraction: Floats
+    filtered_recall: Floats
+    matches: Ints
+    exact_ms: Floats
+    other_recall: Floats
+    other_ms: Floats
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def evidence(self, k: int) -> Evidence:
+        """Return what the replays that looked at class `k`, one of `k_classes`, say about it."""
+        recall = self.recall[:, self.k_classes.index(k)]
+        return Evidence(k, self.probes, recall, self.blocks, self.ms).take(np.isfinite(recall[:, 0]))
+
+    def filtered_evidence(self, k: int) -> FilteredEvidence:
+        """Return what the filtered replays that looked at class `k` say about it."""
+        place = self.k_classes.index(k)
+        recall = self.filtered_recall[:, place]
+        own = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
+        return FilteredEvidence(
+            k,
+            self.fraction[own],
+            recall[own],
+            self.matches[own] < k,
+            self.matches[own] >= 0,
+            self.ms[own],
+            self.exact_ms[own],
+            self.other_recall[own, place],
+            self.other_ms[own],
+        )
+
+
+def load(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> Replays:
+    """Read the newest replays through an index as it is now, up to the column's trajectory window."""
+    values = {
+        "column_id": care.column.id, "generation": index.generation, "count": care.trajectory_window,
+        "width": WIDTH,
+    }  # fmt: skip
+    rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
+    # A search for many rows has its chunk looked at for classes that others were not.
+    classes = sorted({k for row in rows for k in row[1]})
+    rungs = len(index.rungs)
+    recall = np.full((len(rows), len(classes), rungs), np.nan)
+    filtered_recall = np.full(recall.shape, np.nan)
+    other_recall = np.full((len(rows), len(classes), len(OTHERS)), np.nan)
+    other_ms = np.full((len(rows), len(OTHERS)), np.nan)
+    matches = np.zeros((len(rows), rungs), dtype=np.int64)
+    probed = bool(rows) and all(len(row[2]) == WIDTH for row in rows)
+    for i, row in enumerate(rows):
+        places = np.searchsorted(classes, row[1])
+        if row[3] is not None:
+            recall[i, places] = row[3]
+        if row[6] is not None:
+            filtered_recall[i, places], matches[i] = row[7], row[8]
+        if row[10]:
+            other_recall[i, places, : len(row[11])], other_ms[i, : len(row[11])] = row[10], row[11]
+    seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, WIDTH)
+    return Replays(
+        np.array([row[0] for row in rows], dtype=np.int64),
+        tuple(classes),
+        {length: seen[:, end - length : end] for length, end in zip(PROBES, _ENDS, strict=True)}
+        if probed
+        else {},
+        recall,
+        np.array([row[4] for row in rows], dtype=np.float64).reshape(len(rows), rungs),
+        np.array([row[5] for row in rows], dtype=np.float64).reshape(len(rows), rungs),
+        np.array([row[6] for row in rows], dtype=np.float64),  # None becomes NaN
+        filtered_recall,
+        matches,
+        np.array([row[9] for row in rows], dtype=np.float64),
+        other_recall,
+        other_ms,
+    )

@@ -1,0 +1,263 @@
+-- The indexes that a vector column's searches may be answered through, and how SQL asks for each of them.
+
+-- The condition by which statements ask for an index whose predicate every row meets; NULL for other predicates.
+CREATE OR REPLACE FUNCTION vectuned._marker(predicate text, column_text text, extension text, dimensions int) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    bare constant text := translate(predicate, '()', '');
+    call constant text := extension || '.vector_dims' || column_text;
+    written constant text := extension || '.vector_dims(t.' || column_text || ')';
+    rest text;
+BEGIN
+    IF bare = column_text || ' IS NOT NULL' THEN
+        RETURN 'true';
+    ELSIF starts_with(bare, call) THEN
+        rest := substr(bare, length(call) + 1);
+        IF rest ~ '^ (>|>=|<>) \d{1,5}$' AND substring(rest FROM '\d+')::int < dimensions OR rest = ' = ' || dimensions THEN
+            RETURN written || rest;
+        END IF;
+    ELSIF right(bare, length(call)) = call THEN
+        rest := left(bare, length(bare) - length(call));
+        IF rest ~ '^\d{1,5} (<|<=|<>) $' AND substring(rest FROM '\d+')::int < dimensions THEN
+            RETURN rest || written;
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- The filter that says the same as the predicate of a partial index, NULL where it is more than equalities and null
+-- tests joined by AND. It decides only which index is tried: every statement holds its whole condition.
+CREATE OR REPLACE FUNCTION vectuned._predicate_filter(predicate text, p_relation regclass) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name constant text := '("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)';
+    -- As PostgreSQL writes them back: what was matched, the column, the value.
+    equality constant text := '^(\({0,2}' || name || '\)?(?:::[a-z]+(?: varying)?)? = (''(?:[^'']|'''')*''|-?[0-9.]+)'
+                              '(?:::[a-z_" .]+(?:\(\d+\))?)?\)(?: AND |$))';
+    missing constant text := '^(\(' || name || ' IS (NULL)\)(?: AND |$))';
+    untrue constant text := '^(\(NOT ' || name || '()\)(?: AND |$))';
+    true_itself constant text := '^(' || name || '()(?: AND |$))';
+    rest text := predicate;
+    part text[];
+    literal text;
+    attribute record;
+    filter jsonb := '{}';
+BEGIN
+    IF rest ~ ('^\((\(|' || name || ' AND ).* AND ') OR rest ~ ('^\(' || name || ' AND ') THEN
+        rest := substr(rest, 2, length(rest) - 2);
+    END IF;
+    WHILE rest <> '' LOOP
+        part := coalesce(regexp_match(rest, equality), regexp_match(rest, missing),
+                         regexp_match(rest, untrue), regexp_match(rest, true_itself));
+        SELECT y.typcategory, a.attname INTO attribute
+        FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+        WHERE a.attrelid = p_relation AND quote_ident(a.attname) = part[2] AND NOT a.attisdropped;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+        literal := CASE WHEN part[3] = '' THEN (part[1] !~ '^\(NOT ')::text
+                        WHEN part[3] LIKE '''%' THEN replace(substr(part[3], 2, length(part[3]) - 2), '''''', '''')
+                        ELSE part[3] END;
+        filter := filter || jsonb_build_object(attribute.attname, CASE
+            WHEN part[3] = 'NULL' THEN 'null' WHEN attribute.typcategory IN ('N', 'B') THEN literal::jsonb
+            ELSE to_jsonb(literal) END);
+        rest := substr(rest, length(part[1]) + 1);
+    END LOOP;
+    RETURN nullif(filter, '{}');
+EXCEPTION WHEN invalid_text_representation THEN
+    RETURN NULL;
+END
+$$;
+
+-- Every valid HNSW and IVFFlat index over a column: on the column itself, on its half precision
+-- (embedding::halfvec(n)) or on its signs (binary_quantize(embedding)::bit(n)). The best to begin with come first.
+CREATE OR REPLACE FUNCTION vectuned._vector_indexes(p_relation regclass, p_column name)
+RETURNS TABLE (index_relation oid, method text, form text, metric text, marker text, requires jsonb, lists int)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH subject AS (
+        SELECT a.attrelid, a.attnum, a.atttypmod AS dimensions, y.typname AS type, quote_ident(a.attname) AS name,
+               quote_ident(n.nspname) AS extension
+        FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
+        WHERE a.attrelid = p_relation AND a.attname = p_column AND NOT a.attisdropped),
+    candidate AS (
+        SELECT x.indexrelid, m.amname::text AS method, s.dimensions, s.name, s.extension, i.reloptions, o.opcname,
+               CASE WHEN x.indkey[0] = s.attnum THEN 'plain'
+                    -- Deparsed expressions differ in parentheses between versions.
+                    WHEN e.text = format('%s::%s.halfvec%s', s.name, s.extension, s.dimensions) THEN 'halfvec'
+                    WHEN e.text = format('%s.binary_quantize%s::bit%s', s.extension, s.name, s.dimensions) THEN 'bits' END AS form,
+               pg_get_expr(x.indpred, x.indrelid) AS predicate
+        FROM subject s
+        JOIN pg_index x ON x.indrelid = s.attrelid AND x.indisvalid AND x.indisready
+        JOIN pg_class i ON i.oid = x.indexrelid
+        JOIN pg_am m ON m.oid = i.relam AND m.amname IN ('hnsw', 'ivfflat')
+        JOIN pg_opclass o ON o.oid = x.indclass[0]
+        CROSS JOIN LATERAL (SELECT translate(pg_get_indexdef(x.indexrelid, 1, false), '()', '') AS text) e),
+    told AS (
+        SELECT c.*, CASE WHEN c.predicate IS NULL THEN 'true'
+                         ELSE vectuned._marker(c.predicate, c.name, c.extension, c.dimensions) END AS marker
+        FROM candidate c WHERE c.form IS NOT NULL)
+    SELECT t.indexrelid, t.method, t.form,
+           CASE WHEN t.opcname LIKE '%\_cosine\_ops' THEN 'cosine' WHEN t.opcname LIKE '%\_l2\_ops' THEN 'l2'
+                WHEN t.opcname LIKE '%\_ip\_ops' THEN 'ip' END,
+           coalesce(t.marker, 'true'), r.requires,
+           CASE t.method WHEN 'ivfflat' THEN coalesce(substring(array_to_string(t.reloptions, ',') FROM 'lists=(\d+)')::int, 100) END
+    FROM told t
+    CROSS JOIN LATERAL (SELECT CASE WHEN t.marker IS NULL THEN vectuned._predicate_filter(t.predicate, p_relation) END AS requires) r
+    WHERE (t.marker IS NOT NULL OR r.requires IS NOT NULL)
+      AND (t.form <> 'bits' OR t.opcname = 'bit_hamming_ops' AND t.method = 'hnsw')
+    ORDER BY r.requires IS NOT NULL, t.form = 'bits', t.method <> 'hnsw', t.form = 'halfvec', t.indexrelid DESC
+$$;
+
+-- Which building of an index: its filenode; of a partitioned one, those of all its parts. NULL if it is gone.
+CREATE OR REPLACE FUNCTION vectuned._generation(p_index oid) RETURNS oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE r.relkind
+        WHEN 'I' THEN (SELECT (hashtextextended(string_agg(pg_relation_filenode(t.relid)::text, ',' ORDER BY t.relid), 0)
+                               & 2147483647)::oid
+                       FROM pg_partition_tree(p_index) t WHERE t.isleaf)
+        ELSE pg_relation_filenode(p_index) END
+    FROM pg_class r WHERE r.oid = p_index
+$$;
+
+-- How a statement asks for an index: what it orders by, and what its rows are told by. nearest: how many rows are
+-- taken from an index that orders by something coarser than the distance, to be ranked by the distance itself.
+CREATE OR REPLACE FUNCTION vectuned._index_fragments(
+    c vectuned.tuned_column, i vectuned.tuned_index, query_text text DEFAULT '$1',
+    OUT ordering text, OUT narrow text, OUT ranked boolean, OUT nearest text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    f record;
+    operator constant text := CASE c.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END;
+BEGIN
+    SELECT * INTO f FROM vectuned._fragments(c, query_text);
+    ordering := CASE i.form
+        WHEN 'plain' THEN f.distance
+        WHEN 'halfvec' THEN format('(t.%I::@extschema@.halfvec(%s)) OPERATOR(@extschema@.%s) (%s::@extschema@.halfvec(%s))',
+                                   c.column_name, f.dimensions, operator, query_text, f.dimensions)
+        ELSE format('(@extschema@.binary_quantize(t.%I)::bit(%s)) OPERATOR(@extschema@.<~>) '
+                    '@extschema@.binary_quantize(%s)::bit(%s)', c.column_name, f.dimensions, query_text, f.dimensions) END;
+    narrow := f.present || CASE i.marker WHEN 'true' THEN '' ELSE ' AND ' || i.marker END;
+    ranked := i.form = 'plain';
+    nearest := CASE i.form WHEN 'plain' THEN 'k' WHEN 'halfvec' THEN 'least(k + k / 10 + 5, 1000)' ELSE 'greatest(ef, k)' END;
+END
+$$;
+
+-- The names of the indexes that a plan reads.
+CREATE OR REPLACE FUNCTION vectuned._plan_indexes(plan json) RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(DISTINCT n #>> '{}'), '{}') FROM jsonb_path_query(plan::jsonb, 'strict $.**."Index Name"') n
+$$;
+
+-- Whether a plan reads an index (of a partitioned one: its parts) and no other.
+CREATE OR REPLACE FUNCTION vectuned._plan_reads(plan json, p_index oid) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT cardinality(used) > 0 AND used <@ ARRAY(
+        SELECT r.relname::text FROM pg_class r WHERE r.oid = p_index AND r.relkind = 'i'
+        UNION ALL
+        SELECT r.relname::text FROM pg_class o CROSS JOIN LATERAL pg_partition_tree(o.oid) t JOIN pg_class r ON r.oid = t.relid
+        WHERE o.oid = p_index AND o.relkind = 'I' AND t.isleaf)
+    FROM vectuned._plan_indexes(plan) used
+$$;
+
+-- Brings what is known of a column's indexes up to date, and its main one if that is gone; says whether anything
+-- changed. Of indexes that no statement could tell apart, the one that the planner takes counts.
+CREATE OR REPLACE FUNCTION vectuned._refresh_indexes(p_column_id int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_sort = off
+SET enable_bitmapscan = off
+AS $$
+DECLARE
+    c vectuned.tuned_column;
+    entry vectuned.tuned_index;
+    f record;
+    condition text;
+    plan json;
+    kept oid[] := '{}';
+    changed boolean := false;
+    main oid;
+    number int;
+BEGIN
+    SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
+    FOR entry IN
+        SELECT c.id, 0, v.index_relation, v.method, v.form, v.marker, v.requires, 1, v.lists
+        FROM vectuned._vector_indexes(c.relation, c.column_name) v WHERE v.metric = c.metric OR v.form = 'bits'
+    LOOP
+        SELECT * INTO f FROM vectuned._index_fragments(c, entry);
+        condition := 'true';
+        IF entry.requires IS NOT NULL THEN
+            SELECT m.condition, least(greatest(m.fraction, 1e-9), 1) INTO condition, entry.share
+            FROM vectuned._compile_filter(c.id, c.relation, entry.requires) m;
+        END IF;
+        EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT 10',
+                       (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering)
+            INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
+        CONTINUE WHEN NOT vectuned._plan_reads(plan, entry.index_relation);
+        kept := kept || entry.index_relation;
+        main := coalesce(main, CASE WHEN entry.requires IS NULL THEN entry.index_relation END);
+        UPDATE vectuned.tuned_index t SET share = entry.share
+        WHERE t.column_id = c.id AND t.index_relation = entry.index_relation AND t.marker = entry.marker
+          AND t.requires IS NOT DISTINCT FROM entry.requires AND t.form = entry.form AND t.method = entry.method
+          AND t.lists IS NOT DISTINCT FROM entry.lists;
+        CONTINUE WHEN FOUND;
+        DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation = entry.index_relation;
+        -- Numbers are not used again: what was measured of an index that is gone must not count for another.
+        SELECT greatest(coalesce(max(t.index_no), 0), coalesce((SELECT max(p.index_no) FROM vectuned.measured_path p
+                                                                WHERE p.column_id = c.id), 0)) + 1
+        INTO number FROM vectuned.tuned_index t WHERE t.column_id = c.id;
+        INSERT INTO vectuned.tuned_index
+        VALUES (c.id, number, entry.index_relation, entry.method, entry.form, entry.marker, entry.requires, entry.share,
+                entry.lists);
+        changed := true;
+    END LOOP;
+    DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation <> ALL (kept);
+    changed := changed OR FOUND;
+    IF c.index_relation <> ALL (kept) AND main IS NOT NULL THEN
+        UPDATE vectuned.tuned_column t SET index_relation = main WHERE t.id = c.id;
+        changed := true;
+    END IF;
+    UPDATE vectuned.tuned_column t
+    SET default_probes = greatest(current_setting('ivfflat.probes')::int, ceil(sqrt(i.lists))::int)
+    FROM vectuned.tuned_index i
+    WHERE t.id = c.id AND i.column_id = c.id AND i.index_relation = t.index_relation AND i.lists IS NOT NULL
+      AND t.default_probes <> greatest(current_setting('ivfflat.probes')::int, ceil(sqrt(i.lists))::int);
+    RETURN changed;
+END
+$$;
+
+-- What the daemon asks before it works on a column: are its indexes still the ones that are known?
+CREATE OR REPLACE FUNCTION vectuned._refresh_column(p_column_id int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM '[1]'::@extschema@.vector;
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    IF NOT vectuned._refresh_indexes(p_column_id) THEN
+        RETURN false;
+    END IF;
+    PERFORM vectuned._generate(p_column_id);
+    INSERT INTO vectuned.event (column_id, action, details)
+    SELECT p_column_id, 'indexes', jsonb_build_object('indexes', coalesce(jsonb_agg(i.index_relation::regclass::text
+                                                                                    ORDER BY i.index_no), '[]'))
+    FROM vectuned.tuned_index i WHERE i.column_id = p_column_id;
+    RETURN true;
+END
+$$;
