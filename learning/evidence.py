@@ -34,7 +34,7 @@ class Replays:
     was no filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
     int64 (n, rungs), how many those were, -1 where the scan was given up before; `exact_ms` float64 (n,),
     of the exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of the
-    ways that have no rungs, NaN where they were not tried.
+    ways that have no rungs, NaN where they were not tried; `shapes`, each filter's columns and operators.
     """
 
     asked: Ints
@@ -49,6 +49,7 @@ class Replays:
     exact_ms: Floats
     other_recall: Floats
     other_ms: Floats
+    shapes: tuple[str | None, ...]
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -73,6 +74,7 @@ class Replays:
             self.exact_ms[own],
             self.other_recall[own, place],
             self.other_ms[own],
+            np.array([shape or "" for shape in self.shapes])[own],
         )
 
 
@@ -116,4 +118,5 @@ def load(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> Replay
         np.array([row[9] for row in rows], dtype=np.float64),
         other_recall,
         other_ms,
+        tuple(row[12] for row in rows),
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from .catalogue import TunedIndex
 from .neighbors import Bools, Floats, Ints
@@ -38,7 +39,7 @@ class FilteredEvidence:
     matching rows among those seen; `short` bool (n, rungs), fewer of them than asked for; `known` bool
     (n, rungs), False where the scan was given up before, and recall is what it had come to by then;
     `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others), NaN
-    where not tried.
+    where not tried; `shape` (n,) the filter's columns and operators.
     """
 
     k: int
@@ -50,6 +51,7 @@ class FilteredEvidence:
     exact_ms: Floats
     other_recall: Floats
     other_ms: Floats
+    shape: npt.NDArray[np.str_]
 
     def __len__(self) -> int:
         return len(self.fraction)
@@ -59,18 +61,20 @@ class FilteredEvidence:
         return FilteredEvidence(
             self.k, self.fraction[rows], self.recall[rows], self.short[rows], self.known[rows],
             self.scan_ms[rows], self.exact_ms[rows], self.other_recall[rows], self.other_ms[rows],
+            self.shape[rows],
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What one way to answer a bucket of filters was measured to give.
+    """What one way to answer filters of a shape and bucket was measured to give.
 
     `effort` is the ef_search or the probes, None where there is none to choose; `recall` and its lower
     `bound` are 1 of the exact path; `requires` is the filter of a partial index and `share` its share of the
     rows. One `serves` a bucket.
     """
 
+    shape: str
     bucket: int
     access_path: FilteredPath
     index_no: int | None
@@ -99,21 +103,40 @@ def choose_paths(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Choice, ...]:
-    """Measure every way to answer filters, for every bucket with at least 30 replays, and say which serves.
+    """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
     That is the cheapest that is proven to reach the target. `evidence` by index, the main one first. Filters
     that match more than any that was seen are served like the densest seen: the same scan finds more of their
     rows. Of others that nothing is known of, the database decides itself.
     """
+    shapes = sorted({str(shape) for _, seen in evidence for shape in np.unique(seen.shape)})
+    found: list[Choice] = []
+    for shape in shapes:
+        own = [(index, seen.take(seen.shape == shape)) for index, seen in evidence]
+        found += _choose(own, shape, target, confidence, seed)
+    return tuple(found)
+
+
+def _choose(
+    evidence: list[tuple[TunedIndex, FilteredEvidence]],
+    shape: str,
+    target: float,
+    confidence: float,
+    seed: int,
+) -> list[Choice]:
+    """Choose for filters of one shape."""
     found: list[Choice] = []
     general: dict[int, list[Choice]] = {}
-    for place, (index, seen) in enumerate(evidence):
+    for index, seen in evidence:
         own = buckets(seen.fraction)
         for bucket in (int(b) for b in np.unique(own)):
             part = seen.take(own == bucket)
             if len(part) < _FEWEST:
                 continue
-            ways = _ways(index, part, bucket, target, confidence, seed, first=place == 0)
+            ways = [
+                replace(way, shape=shape)
+                for way in _ways(index, part, bucket, target, confidence, seed, first=bucket not in general)
+            ]
             if index.requires is None:
                 general.setdefault(bucket, []).extend(ways)
             else:
@@ -123,7 +146,7 @@ def choose_paths(
         if bucket == min(general):
             densest = next(way for way in _served(ways) if way.serves)
             found += [replace(densest, bucket=denser, samples=0) for denser in range(bucket)]
-    return tuple(sorted(found, key=lambda way: (way.bucket, way.ms)))
+    return sorted(found, key=lambda way: (way.bucket, way.ms))
 
 
 def _served(ways: list[Choice]) -> list[Choice]:
@@ -146,14 +169,14 @@ def _ways(
     *,
     first: bool,
 ) -> list[Choice]:
-    """Measure the ways through one index, and beside the main one those that need none."""
+    """Measure the ways through one index, and beside the first one those that need none."""
     exact = float(seen.exact_ms.mean())
     partial = index.requires is not None
     ways = []
     if first or partial:
         ways.append(
             Choice(
-                bucket, "exact", None, None, 1.0, 1.0, True, exact, len(seen),
+                "", bucket, "exact", None, None, 1.0, 1.0, True, exact, len(seen),
                 requires=index.requires, share=index.share,
             )
         )  # fmt: skip
@@ -166,7 +189,7 @@ def _ways(
                 bound = lower_bound(recall, confidence, seed)
                 ways.append(
                     Choice(
-                        bucket, path, index.number, effort, float(recall.mean()), bound,
+                        "", bucket, path, index.number, effort, float(recall.mean()), bound,
                         bound >= target, ms, int(tried.sum()),
                     )
                 )  # fmt: skip
@@ -193,7 +216,7 @@ def _by_rungs(
     safe = smallest_safe(recall[:, :highest], target, confidence, seed) if highest else None
     at = len(rungs) - 1 if safe is None else safe + int(np.argmin(cost[safe:highest]))
     return Choice(
-        bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
+        "", bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
         lower_bound(recall[:, at], confidence, seed), safe is not None, float(cost[at]), len(seen),
         requires=index.requires, share=index.share,
     )  # fmt: skip

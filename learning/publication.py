@@ -215,7 +215,8 @@ def _insert_measured(
     key = {"column_id": care.column.id, "k_class": k}
     rows: list[dict[str, Any]] = [
         {
-            **key, "bucket": None, "access_path": c.policy.method, "index_no": c.policy.index_no,
+            **key, "shape": None, "bucket": None, "access_path": c.policy.method,
+            "index_no": c.policy.index_no,
             "effort": c.policy.fixed_ef, "requires": None, "share": 1.0, "recall": c.policy.expected_recall,
             "bound": c.policy.recall_bound, "proven": c.policy.certified, "ms": c.ms,
             "samples": c.policy.samples,

@@ -86,6 +86,7 @@ class _Chunk:
     ks: Ints
     classes: list[int]
     conditions: list[sql.Composable | None]
+    shapes: list[str | None]
     filtered: Bools
     place: Ints
     truth: Truth
@@ -98,14 +99,14 @@ class _Chunk:
         ks = np.array(searches.ks, dtype=np.int64)
         deepest = max(_LEAST_K, k_class(int(ks.max())))
         conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
-        conditions = _conditions(conn, care, searches.filters)
+        conditions, shapes = _conditions(conn, care, searches.filters)
         filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
         truth = exact_neighbors(conn, care.column, searches.vectors, deepest)
         filtered_truth = _filtered_truth(conn, care, searches.vectors, conditions, deepest)
         conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
         classes = [k for k in K_CLASSES if k <= deepest]
         return cls(
-            conn, care, searches, ks, classes, conditions, filtered, np.cumsum(filtered) - 1, truth,
+            conn, care, searches, ks, classes, conditions, shapes, filtered, np.cumsum(filtered) - 1, truth,
             filtered_truth, _to_complete(conn, care, len(searches)),
         )  # fmt: skip
 
@@ -215,6 +216,7 @@ class _Chunk:
                 "probe": [] if probes is None else probes[i].tolist(),
                 "recall": recall[i, :known].astype(np.float32).tolist() if bare[i] else None,
                 "blocks": scan.blocks[i].tolist(), "ms": scan.ms[i].tolist(),
+                "shape": self.shapes[i],
                 "fraction": min((fraction or 0.0) / index.share, 1.0) if filtered else None,
                 "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
                 "matches": matches[i].tolist() if filtered else None,
@@ -251,32 +253,32 @@ class _Chunk:
 
 def _conditions(
     conn: psycopg.Connection[Any], care: Care, filters: list[str | None]
-) -> list[sql.Composable | None]:
-    """Compile filters to SQL, each different one once; one that no longer fits the table counts as none.
+) -> tuple[list[sql.Composable | None], list[str | None]]:
+    """Compile filters to SQL and shapes, each different one once; one that no longer fits counts as none.
 
     Whether its values still fit is seen when the statement is planned, here for no rows.
     """
-    compiled: dict[str, sql.Composable | None] = {}
+    compiled: dict[str | None, tuple[sql.Composable | None, str | None]] = {None: (None, None)}
     for text in {text for text in filters if text is not None}:
         try:
             with conn.transaction():
                 values = {"column_id": care.column.id, "filter": text}
                 row = conn.execute(queries()["compile_filter"], values).fetchone()
-                condition = None
+                compiled[text] = (None, None)
                 if row is not None and row[0] is not None:
                     condition = sql.SQL(cast(LiteralString, row[0]))
                     check = sql.SQL("SELECT FROM {} AS t WHERE {} LIMIT 0").format(
                         care.column.relation, condition
                     )
                     conn.execute(check, prepare=False)
-            compiled[text] = condition
+                    compiled[text] = (condition, row[1])
         except psycopg.errors.Error as error:
             log.warning(
                 "a filter on %s is passed over: %s", care.column, error.diag.message_primary,
                 extra={"action": "replay"},
             )  # fmt: skip
-            compiled[text] = None
-    return [None if text is None else compiled[text] for text in filters]
+            compiled[text] = (None, None)
+    return [compiled[text][0] for text in filters], [compiled[text][1] for text in filters]
 
 
 def _filtered_truth(

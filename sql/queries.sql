@@ -59,7 +59,7 @@ SELECT r.query_id FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND r.query_id = ANY (%(query_ids)s);
 
 -- name: compile_filter
-SELECT m.condition FROM vectuned.tuned_column c, vectuned._compile_filter(c.id, c.relation, %(filter)s::jsonb) m
+SELECT m.condition, m.shape FROM vectuned.tuned_column c, vectuned._compile_filter(c.id, c.relation, %(filter)s::jsonb) m
 WHERE c.id = %(column_id)s;
 
 -- name: count_complete
@@ -78,9 +78,9 @@ SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
 -- name: insert_replay
 INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
-                             fraction, filtered_recall, matches, exact_ms, other_recall, other_ms)
+                             shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms)
 VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
-        %(blocks)s, %(ms)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
+        %(blocks)s, %(ms)s, %(shape)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
         %(other_recall)s, %(other_ms)s)
 ON CONFLICT (column_id, query_id, generation) DO NOTHING;
 
@@ -90,7 +90,8 @@ SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN qu
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: replays
-SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms
+SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
+       shape
 FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
 ORDER BY replayed_at DESC, query_id LIMIT %(count)s;
@@ -129,9 +130,9 @@ VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s
 DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s;
 
 -- name: insert_measured
-INSERT INTO vectuned.measured_path (column_id, k_class, bucket, access_path, index_no, effort, requires, share,
+INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, effort, requires, share,
                                     expected_recall, recall_bound, proven, ms, samples, serves)
-VALUES (%(column_id)s, %(k_class)s, %(bucket)s, %(access_path)s, %(index_no)s, %(effort)s, %(requires)s, %(share)s,
+VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(bucket)s, %(access_path)s, %(index_no)s, %(effort)s, %(requires)s, %(share)s,
         %(recall)s, %(bound)s, %(proven)s, %(ms)s, %(samples)s, %(serves)s);
 
 -- name: refresh_statistics

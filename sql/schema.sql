@@ -114,6 +114,7 @@ CREATE TABLE vectuned.replay (
     recall       real[],
     blocks       real[] NOT NULL,
     ms           real[] NOT NULL,
+    shape            text,
     fraction         float8,
     filtered_recall  real[],
     matches          int[],
@@ -169,6 +170,7 @@ COMMENT ON COLUMN vectuned.bank.saving IS
 CREATE TABLE vectuned.measured_path (
     column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     k_class          int NOT NULL,
+    shape            text,
     bucket           int CHECK (bucket BETWEEN 0 AND 39),
     access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_continued', 'ivfflat', 'exact', 'planner')),
     index_no         int,
@@ -180,9 +182,12 @@ CREATE TABLE vectuned.measured_path (
     proven           boolean NOT NULL,
     ms               float8,
     samples          int NOT NULL,
-    serves           boolean NOT NULL
+    serves           boolean NOT NULL,
+    CHECK ((shape IS NULL) = (bucket IS NULL))
 );
-CREATE INDEX measured_path_served ON vectuned.measured_path (column_id, k_class) WHERE serves AND bucket IS NOT NULL;
+CREATE INDEX measured_path_served ON vectuned.measured_path (column_id, k_class, shape) WHERE serves;
+COMMENT ON COLUMN vectuned.measured_path.shape IS
+    'of filtered searches: the columns and operators of the filter, without its values';
 COMMENT ON COLUMN vectuned.measured_path.bucket IS
     'of filtered searches: half-octaves down from all of the share of rows (of those in the index) that match';
 COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL where there is none to choose';

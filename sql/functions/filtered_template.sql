@@ -25,6 +25,7 @@ DECLARE
     started timestamptz := clock_timestamp();
     sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
     condition text;
+    shape text;
     fraction float8;
     class int := vectuned._k_class(k);
     path text;
@@ -35,7 +36,7 @@ DECLARE
     found_ids text[];
     found_distances float8[];
 BEGIN
-    SELECT c.condition, c.fraction INTO condition, fraction
+    SELECT c.condition, c.shape, c.fraction INTO condition, shape, fraction
     FROM vectuned._compile_filter({id}, {relation_literal}::regclass, filter) c;
     IF condition IS NULL THEN
         RETURN QUERY SELECT * FROM vectuned.{name}(query, k);
@@ -47,7 +48,7 @@ BEGIN
             AND NOT row_security_active({relation_literal}::regclass::oid);
     END IF;
     SELECT p.access_path, p.index_no, p.effort INTO path, index_no, effort
-    FROM vectuned._served_path({id}, class, filter, fraction) p;
+    FROM vectuned._served_path({id}, class, filter, shape, fraction) p;
     IF path IS NULL OR path <> 'exact' AND index_no <> {main_no}
         AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {index_oid_by_no})
     THEN

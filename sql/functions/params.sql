@@ -18,15 +18,16 @@ DECLARE
     rest int;
     d record;
     condition text;
+    shape text;
     fraction float8;
     learned record;
     main record;
 BEGIN
     PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);
-    SELECT m.condition, m.fraction INTO condition, fraction FROM vectuned._compile_filter(c.id, relation, filter) m
+    SELECT m.condition, m.shape, m.fraction INTO condition, shape, fraction FROM vectuned._compile_filter(c.id, relation, filter) m
     WHERE filter IS NOT NULL;
     IF condition IS NOT NULL THEN
-        SELECT * INTO learned FROM vectuned._served_path(c.id, class, filter, fraction);
+        SELECT * INTO learned FROM vectuned._served_path(c.id, class, filter, shape, fraction);
         IF learned.access_path IS NULL THEN
             SELECT * INTO main FROM vectuned._default_effort(c);
             SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
