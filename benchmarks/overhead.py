@@ -18,7 +18,8 @@ import numpy as np
 
 from vectuned.config.errors import UsageError
 from vectuned.daemon.connection import choose_database, open_database
-from vectuned.daemon.demo import INDEX, SCHEMA, TABLE, K
+from vectuned.daemon.demo import K
+from vectuned.daemon.demo_data import INDEX, SCHEMA, TABLE
 from vectuned.daemon.evaluation import bare_arm, compare, tuned_arm
 from vectuned.daemon.session import open_session
 from vectuned.learning.catalogue import tuned_columns

@@ -71,7 +71,8 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(context: Context) -> None:
-    from .demo import Sizes, demo
+    from .demo import demo
+    from .demo_data import Sizes
 
     options = context.options
     if not (500 <= options.queries <= 30000 and 100 <= options.held_out <= 10000):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-import threading
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from vectuned.config.settings import Settings
 from vectuned.learning.catalogue import Care, tuned_columns
@@ -21,11 +21,23 @@ from vectuned.learning.evidence import load
 from vectuned.learning.learner import Lesson
 from vectuned.learning.neighbors import Singles
 from vectuned.learning.truth import Truth, exact_neighbors
-from vectuned.reasoning.corpus import Corpus, load_wordnet
+from vectuned.reasoning.corpus import load_wordnet
 from vectuned.reasoning.embedder import StaticEmbedder
 from vectuned.sql.loader import migrate, queries
 
 from .console import Console
+from .demo_data import (
+    ATTRIBUTE,
+    INDEX,
+    SCHEMA,
+    TABLE,
+    UNRELATED,
+    Asked,
+    Sizes,
+    build_index,
+    load_table,
+    vectors,
+)  # fmt: skip
 from .evaluation import (
     Arm,
     Outcome,
@@ -39,38 +51,10 @@ from .evaluation import (
 from .session import open_session
 from .worker import Worker
 
-SCHEMA: Final = "vectuned_demo"
-TABLE: Final = "wordnet"
-INDEX: Final = "wordnet_embedding"
-ATTRIBUTE: Final = "category"
 K: Final = 10
 DEFAULT_EF: Final = 40
-TARGETS: Final = (0.98, 0.95)  # the last one stays in force
+TARGETS: Final = (0.95, 0.98)  # the last one stays in force, for the filtered searches too
 _PRODUCTION_SAMPLE_RATE: Final = 0.05
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many queries the demonstration learns from and how many it is judged by, and the seed."""
-
-    training: int = 3000
-    heldout: int = 1600
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Queries: `vectors` float32 (n, d), and the lexical category of what each was written for."""
-
-    vectors: Singles
-    categories: list[str]
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def first(self, count: int) -> Asked:
-        """Return the first `count` queries."""
-        return Asked(self.vectors[:count], self.categories[:count])
 
 
 def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> dict[str, Any]:
@@ -81,16 +65,16 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
     began = monotonic()
     console.say("Reading WordNet's glosses and usage examples.")
     corpus, embedder = load_wordnet(), StaticEmbedder()
-    rows, training, heldout = _vectors(corpus, embedder, sizes, console)
+    rows, training, heldout = vectors(corpus, embedder, sizes, console)
     with psycopg.connect(conninfo, autocommit=True) as admin:
         migrate(admin)
     with open_session(conninfo) as conn:
-        _load(conn, corpus, rows, console)
-        build_seconds = _build_index(conn, conninfo, console)
+        load_table(conn, corpus, rows, console)
+        build_seconds = build_index(conn, conninfo, len(rows), console)
         worker = Worker(conn, settings)
         relation = f"{SCHEMA}.{TABLE}"
         console.say(
-            "\nSearching with vectuned.search, every other search filtered by its lexical category; "
+            "\nSearching with vectuned.search, most searches filtered by a lexical category or a topic; "
             "nothing is learned yet, every search is recorded."
         )
         care = _enable(conn, relation, target=TARGETS[-1], sample_rate=1.0)
@@ -109,36 +93,34 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
             lessons[target] = worker.learn(care)
             fixed = best_fixed(evidence.recall, target)
             served = lessons[target].served[K].policy.fixed_ef
-            runs[target] = _compare(
-                conninfo,
-                care,
-                heldout,
-                truth,
-                fixed,
-                served,
-                sizes.seed,
-                console,
-                f"held-out, target {target:g}",
-            )
-        filtered = _compare_filtered(
-            conninfo, conn, care, heldout.first(sizes.heldout // 2), sizes.seed, console
+            label = f"held-out, target {target:g}"
+            runs[target] = _compare(conninfo, care, heldout, truth, fixed, served, sizes.seed, console, label)
+        asked = heldout.first(sizes.heldout // 2)
+        before = _compare_filtered(conninfo, conn, care, asked, sizes.seed, console, advised=False)
+        advice, advised_seconds = _follow_advice(conn, worker, care, console)
+        filtered = _compare_filtered(conninfo, conn, care, asked, sizes.seed, console, advised=True)
+        unrelated = _compare_unrelated(
+            conninfo, conn, care, asked.first(len(asked) // 2), sizes.seed, console
         )
         index_bytes = _scalar(conn, "SELECT pg_relation_size(%s)", f"{SCHEMA}.{INDEX}")
         server = str(_scalar(conn, "SHOW server_version"))
         pgvector = str(_scalar(conn, "SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
 
     result: dict[str, Any] = {
-        "unfiltered": {name: outcome.as_dict() for name, outcome in runs[TARGETS[-1]].items()},
+        "unfiltered": {name: outcome.as_dict() for name, outcome in runs[TARGETS[0]].items()},
         "targets": {
             f"{target:g}": {name: outcome.as_dict() for name, outcome in runs[target].items()}
             for target in TARGETS
         },
         "filtered": {name: outcome.as_dict() for name, outcome in filtered.items()},
+        "filtered_before_advice": {name: outcome.as_dict() for name, outcome in before.items()},
+        "unrelated": {name: outcome.as_dict() for name, outcome in unrelated.items()},
+        "advice": {"seconds": round(advised_seconds, 1), "statements": advice},
         "corpus": {
             "name": "WordNet 3.0, lemmas and glosses; usage examples as queries",
             "relation": relation, "rows": len(rows), "dimensions": rows.shape[1],
             "embedder": f"{embedder.name} {embedder.version}", "training_queries": len(training),
-            "heldout_queries": len(heldout), "filtered_queries": sizes.heldout // 2, "k": K,
+            "heldout_queries": len(heldout), "filtered_queries": len(asked), "k": K,
             "index_mb": round(index_bytes / 2**20, 1),
             "index_build_seconds": round(build_seconds, 1),
         },
@@ -152,87 +134,6 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
     return result
 
 
-def _vectors(
-    corpus: Corpus, embedder: StaticEmbedder, sizes: Sizes, console: Console
-) -> tuple[Singles, Asked, Asked]:
-    texts, asked = corpus.texts(), corpus.queries()
-    with console.progress("embedding glosses", len(texts)) as progress:
-        rows = embedder.encode(texts, progress=progress)
-    chosen = np.random.default_rng(sizes.seed).permutation(len(asked))[: sizes.training + sizes.heldout]
-    vectors = embedder.encode([asked[i].text for i in chosen])
-    category = {synset.id: synset.category for synset in corpus.synsets}
-    categories = [category[asked[i].source] for i in chosen]
-    cut = sizes.training
-    return rows, Asked(vectors[:cut], categories[:cut]), Asked(vectors[cut:], categories[cut:])
-
-
-def _load(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console: Console) -> None:
-    table = sql.Identifier(SCHEMA, TABLE)
-    conn.execute("SET client_min_messages = warning")
-    for care in tuned_columns(conn):
-        if (care.column.schema, care.column.table) == (SCHEMA, TABLE):
-            conn.execute(
-                queries()["disable"],
-                {"relation": f"{SCHEMA}.{TABLE}", "column_name": care.column.column, "forget": True},
-            )
-    conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(SCHEMA)))
-    conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
-    conn.execute(
-        sql.SQL(
-            "CREATE TABLE {} (id text PRIMARY KEY, category text NOT NULL, lemmas text NOT NULL,"
-            " gloss text NOT NULL, embedding vector({}) NOT NULL)"
-        ).format(table, sql.Literal(rows.shape[1]))
-    )
-    statement = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(table)
-    with console.progress("loading rows", len(rows)) as progress, conn.cursor().copy(statement) as copy:
-        copy.set_types(["text", "text", "text", "text", "vector"])
-        for number, (synset, vector) in enumerate(zip(corpus.synsets, rows, strict=True), 1):
-            copy.write_row(
-                (synset.id, synset.category, ", ".join(synset.lemmas), synset.gloss, Vector(vector))
-            )
-            if number % 2000 == 0:
-                progress(number)
-    conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(table, sql.Identifier(ATTRIBUTE)))
-    conn.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
-
-
-def _build_index(conn: psycopg.Connection[Any], conninfo: str, console: Console) -> float:
-    """Build the usual HNSW index, m = 16 and ef_construction = 64, and say how many seconds it took."""
-    statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
-        sql.Identifier(INDEX), sql.Identifier(SCHEMA, TABLE)
-    )
-    total = int(_scalar(conn, "SELECT count(*) FROM vectuned_demo.wordnet"))
-    failed: list[BaseException] = []
-
-    def build() -> None:
-        try:
-            conn.execute(statement)
-        except BaseException as error:
-            failed.append(error)
-
-    began = monotonic()
-    worker = threading.Thread(target=build, name="create-index")
-    with (
-        psycopg.connect(conninfo, autocommit=True) as watcher,
-        console.progress("building the HNSW index", total) as progress,
-    ):
-        pid = conn.info.backend_pid
-        worker.start()
-        try:
-            while worker.is_alive():
-                worker.join(0.25)
-                row = watcher.execute(queries()["index_progress"], {"pid": pid}).fetchone()
-                if row is not None and row[1]:
-                    progress(int(row[1]))
-        except BaseException:
-            conn.cancel_safe()
-            worker.join()
-            raise
-    if failed:
-        raise failed[0]
-    return monotonic() - began
-
-
 def _enable(conn: psycopg.Connection[Any], relation: str, *, target: float, sample_rate: float) -> Care:
     conn.execute(
         "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
@@ -242,13 +143,14 @@ def _enable(conn: psycopg.Connection[Any], relation: str, *, target: float, samp
 
 
 def _search_all(conn: psycopg.Connection[Any], relation: str, asked: Asked, progress: Any) -> None:
-    """Search for everything asked, every other time among the rows of its category."""
-    for number, (vector, category) in enumerate(zip(asked.vectors, asked.categories, strict=True), 1):
+    """Search for everything asked, with its filter if it has one."""
+    for number, vector in enumerate(asked.vectors):
+        condition = asked.filtered_by(number)
         conn.execute(
             "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s, %s)",
-            (relation, Vector(vector), K, json.dumps({ATTRIBUTE: category}) if number % 2 else None),
+            (relation, Vector(vector), K, None if condition is None else json.dumps(condition)),
         ).fetchall()
-        progress(number)
+        progress(number + 1)
 
 
 def _compare(
@@ -273,33 +175,96 @@ def _compare(
             return compare(arms, heldout.vectors, truth, K, seed=seed, progress=progress)
 
 
+def _filtered_truth(
+    conn: psycopg.Connection[Any], care: Care, vectors: Singles, attribute: str, values: list[str]
+) -> Truth:
+    names = sorted(set(values))
+    return exact_neighbors(
+        conn, care.column, vectors, K,
+        filters=[sql.SQL("{} = {}").format(sql.Identifier(attribute), sql.Literal(name)) for name in names],
+        filter_of=np.array([names.index(value) for value in values]),
+    )  # fmt: skip
+
+
 def _compare_filtered(
-    conninfo: str, conn: psycopg.Connection[Any], care: Care, heldout: Asked, seed: int, console: Console
+    conninfo: str,
+    conn: psycopg.Connection[Any],
+    care: Care,
+    heldout: Asked,
+    seed: int,
+    console: Console,
+    *,
+    advised: bool,
 ) -> dict[str, Outcome]:
-    """Compare the ways to search among the rows of each query's own lexical category."""
-    names = sorted(set(heldout.categories))
-    truth = exact_neighbors(
-        conn,
-        care.column,
-        heldout.vectors,
-        K,
-        filters=[sql.SQL("{} = {}").format(sql.Identifier(ATTRIBUTE), sql.Literal(name)) for name in names],
-        filter_of=np.array([names.index(category) for category in heldout.categories]),
-    )
+    """Compare the ways to search among the rows of each query's own lexical category.
+
+    Before vectuned's advice was followed only exact search and vectuned; after it all, and one more: the
+    usual setting with the same new indexes, which plain SQL may use as well.
+    """
+    column = care.column
+    truth = _filtered_truth(conn, care, heldout.vectors, ATTRIBUTE, heldout.categories)
     with ExitStack() as stack:
-        first, second, third, fourth, fifth = (stack.enter_context(open_session(conninfo)) for _ in range(5))
-        column = care.column
+
+        def session() -> psycopg.Connection[Any]:
+            return stack.enter_context(open_session(conninfo))
+
         arms = {
-            "default": bare_filtered_arm(first, column, ATTRIBUTE, DEFAULT_EF, iterative=False),
-            "relaxed": bare_filtered_arm(second, column, ATTRIBUTE, DEFAULT_EF, iterative=True),
-            "relaxed_200": bare_filtered_arm(third, column, ATTRIBUTE, 200, iterative=True),
-            "exact": exact_filtered_arm(fourth, column, ATTRIBUTE),
-            "vectuned": tuned_arm(fifth, column, 0, attribute=ATTRIBUTE),
+            "exact": exact_filtered_arm(session(), column, ATTRIBUTE),
+            "vectuned": tuned_arm(session(), column, 0, attribute=ATTRIBUTE),
         }
-        with console.progress("held-out, filtered", len(heldout) * len(arms)) as progress:
+        if advised:
+            for name, ef, iterative, alike in (
+                ("default", DEFAULT_EF, False, False),
+                ("relaxed", DEFAULT_EF, True, False),
+                ("relaxed_200", 200, True, False),
+                ("relaxed_advised", DEFAULT_EF, True, True),
+            ):
+                arms[name] = bare_filtered_arm(
+                    session(), column, ATTRIBUTE, ef, iterative=iterative, advised=alike
+                )
+        label = "held-out, filtered" + (", advice followed" if advised else "")
+        with console.progress(label, len(heldout) * len(arms)) as progress:
             return compare(
                 arms, heldout.vectors, truth, K, values=heldout.categories, seed=seed, progress=progress
             )
+
+
+def _compare_unrelated(
+    conninfo: str, conn: psycopg.Connection[Any], care: Care, heldout: Asked, seed: int, console: Console
+) -> dict[str, Outcome]:
+    """Compare where the filter has nothing to do with the query."""
+    truth = _filtered_truth(conn, care, heldout.vectors, UNRELATED, heldout.topics)
+    with open_session(conninfo) as first, open_session(conninfo) as second, open_session(conninfo) as third:
+        arms = {
+            "relaxed": bare_filtered_arm(first, care.column, UNRELATED, DEFAULT_EF, iterative=True),
+            "exact": exact_filtered_arm(second, care.column, UNRELATED),
+            "vectuned": tuned_arm(third, care.column, 0, attribute=UNRELATED),
+        }
+        with console.progress("held-out, unrelated filter", len(heldout) * len(arms)) as progress:
+            return compare(
+                arms, heldout.vectors, truth, K, values=heldout.topics, seed=seed, progress=progress
+            )
+
+
+def _follow_advice(
+    conn: psycopg.Connection[Any], worker: Worker, care: Care, console: Console
+) -> tuple[list[str], float]:
+    """Create the indexes that vectuned recommends and learn about them; return the statements and seconds."""
+    began = monotonic()
+    values = {"relation": f"{SCHEMA}.{TABLE}", "column_name": care.column.column}
+    cursor = conn.cursor(row_factory=dict_row)
+    rows = cursor.execute(queries()["recommend"], values).fetchall()
+    statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
+    with console.progress("creating the recommended indexes", len(statements)) as progress:
+        for number, statement in enumerate(statements, 1):
+            conn.execute(statement.encode())
+            progress(number)
+    care = worker.refresh(care)
+    waiting = _scalar(conn, "SELECT awaiting_replay FROM vectuned.stats(%s::regclass)", f"{SCHEMA}.{TABLE}")
+    with console.progress("replaying through them", waiting) as progress:
+        worker.replay(care, waiting, progress)
+    worker.learn(care)
+    return statements, monotonic() - began
 
 
 def _learned(lesson: Lesson) -> dict[str, Any]:
@@ -323,7 +288,7 @@ def _print(result: dict[str, Any], console: Console) -> None:
         f"{corpus['heldout_queries']:,} held-out queries, recall@{K}, times as the client waits"
     )
     rows = []
-    for target in reversed(TARGETS):
+    for target in TARGETS:
         run, learned = result["targets"][f"{target:g}"], result["learned"][f"{target:g}"]
         how = (
             "effort by query"
@@ -345,12 +310,30 @@ def _print(result: dict[str, Any], console: Console) -> None:
     labels = {
         "default": "default, ef 40", "relaxed": "relaxed_order, ef 40",
         "relaxed_200": "relaxed_order, ef 200", "exact": "exact, by the filter's B-tree",
-        "vectuned": "vectuned",
+        "vectuned": "vectuned, with the indexes it advised",
+        "relaxed_advised": "relaxed_order, the same indexes",
     }  # fmt: skip
-    rows = [("", label, *_figures(result["filtered"][arm])) for arm, label in labels.items()]
+    rows = [("", labels[arm], *_figures(result["filtered"][arm])) for arm in labels]
+    rows += [
+        ("", name, *_figures(result["filtered_before_advice"][arm]))
+        for arm, name in (
+            ("exact", "exact, an earlier run"),
+            ("vectuned", "vectuned there, before its advice"),
+        )
+    ]
     console.table(_HEADINGS, rows, left=2)
+    console.line("\nFiltered by a topic that has nothing to do with the query")
+    rows = [
+        ("", {**labels, "vectuned": "vectuned"}[arm], *_figures(outcome))
+        for arm, outcome in result["unrelated"].items()
+    ]
+    console.table(_HEADINGS, rows, left=2)
+    advice = result["advice"]
+    console.line(f"\nThe advice that was followed ({advice['seconds']:.0f} s, replays included):")
+    for statement in advice["statements"]:
+        console.line(f"  {statement}")
     console.line()
-    for target in reversed(TARGETS):
+    for target in TARGETS:
         learned = result["learned"][f"{target:g}"]
         console.line(
             f"target {target:.2f}: at least {learned['recall_bound']:.3f} with 95 % confidence from "

@@ -74,17 +74,31 @@ def bare_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int, index:
 
 
 def bare_filtered_arm(
-    conn: psycopg.Connection[Any], column: TunedColumn, attribute: str, ef: int, *, iterative: bool
+    conn: psycopg.Connection[Any],
+    column: TunedColumn,
+    attribute: str,
+    ef: int,
+    *,
+    iterative: bool,
+    advised: bool = False,
 ) -> Arm:
-    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of it."""
+    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of that value.
+
+    `advised`: with the condition by which statements ask for the partial indexes that vectuned recommends.
+    """
     conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
+    conn.execute("SET plan_cache_mode = force_custom_plan")
     if iterative:
         conn.execute("SET hnsw.iterative_scan = relaxed_order")
-    statement = sql.SQL("SELECT {}, {} AS distance FROM {} WHERE {} = %s ORDER BY {} LIMIT %s").format(
+    marker = sql.SQL(" AND {}({}) > 0").format(
+        sql.Identifier(column.extension_schema, "vector_dims"), column.vector
+    )
+    statement = sql.SQL("SELECT {}, {} AS distance FROM {} WHERE {} = %s{} ORDER BY {} LIMIT %s").format(
         sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
         column.distance(sql.Placeholder()),
         column.relation,
         sql.Identifier(attribute),
+        marker if advised else sql.SQL(""),
         column.distance(sql.Placeholder()),
     )
     return Arm(conn, statement, lambda vector, k, value: (vector, value, vector, k), ef)

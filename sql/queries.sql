@@ -174,6 +174,9 @@ INSERT INTO vectuned.event (column_id, action, details) VALUES (%(column_id)s, %
 SELECT query FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND query IS NOT NULL ORDER BY recorded_at DESC LIMIT %(count)s;
 
+-- name: recommend
+SELECT * FROM vectuned.recommend_params(%(relation)s::regclass, %(column_name)s);
+
 -- name: stats
 SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
@@ -199,14 +202,21 @@ RETURN {bytes}::bigint;
 VACUUM (TRUNCATE true) vectuned.inbox;
 
 -- name: replays_since
--- How many replays a column has that its bank was not learned from, and whether it has a usable bank at all.
+-- How many replays a column has that its bank was not learned from, and whether there is nothing better to publish
+-- without them: a usable bank, or, where filtered searches alone were seen, what was published of those.
+WITH latest AS (
+    SELECT e.action = 'publish' AND e.details @> jsonb_build_object(
+               'generations', to_jsonb(%(generations)s::oid[]::text[]::bigint[]), 'target_recall', %(target_recall)s::float8) AS fits,
+           CASE e.action WHEN 'publish' THEN e.happened_at END AS published_at
+    FROM vectuned.event e WHERE e.column_id = %(column_id)s AND e.action IN ('publish', 'disable') ORDER BY e.id DESC LIMIT 1)
 SELECT count(*) AS fresh,
        EXISTS (SELECT FROM vectuned.bank b WHERE b.column_id = %(column_id)s
-               AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s) AS served
+               AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s)
+       OR coalesce((SELECT l.fits FROM latest l), false) AS served
 FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = ANY (%(generations)s::oid[])
-  AND r.replayed_at > coalesce((SELECT max(b.published_at) FROM vectuned.bank b WHERE b.column_id = %(column_id)s),
-                               '-infinity');
+  AND r.replayed_at > coalesce((SELECT l.published_at FROM latest l),
+                               (SELECT max(b.published_at) FROM vectuned.bank b WHERE b.column_id = %(column_id)s), '-infinity');
 
 -- name: enable
 SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall => %(target_recall)s,

@@ -1,0 +1,153 @@
+"""What the demonstration searches: WordNet's glosses in a table, its usage examples as queries."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from pgvector import Vector
+from psycopg import sql
+
+from vectuned.learning.catalogue import tuned_columns
+from vectuned.learning.neighbors import Singles
+from vectuned.reasoning.corpus import Corpus
+from vectuned.reasoning.embedder import StaticEmbedder
+from vectuned.sql.loader import queries
+
+from .console import Console
+
+SCHEMA: Final = "vectuned_demo"
+TABLE: Final = "wordnet"
+INDEX: Final = "wordnet_embedding"
+ATTRIBUTE: Final = "category"
+UNRELATED: Final = "topic"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many queries the demonstration learns from and how many it is judged by, and the seed."""
+
+    training: int = 3000
+    heldout: int = 1600
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries: `vectors` float32 (n, d), the lexical category of what each was written for, and a topic.
+
+    Topics are the categories of other queries, drawn at random: as skewed, but unrelated to the query.
+    """
+
+    vectors: Singles
+    categories: list[str]
+    topics: list[str]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def first(self, count: int) -> Asked:
+        """Return the first `count` queries."""
+        return Asked(self.vectors[:count], self.categories[:count], self.topics[:count])
+
+    def filtered_by(self, number: int) -> dict[str, str] | None:
+        """Say what the search for a query is filtered by: of five two by category, one by topic, two not."""
+        match number % 5:
+            case 0 | 2:
+                return {ATTRIBUTE: self.categories[number]}
+            case 4:
+                return {UNRELATED: self.topics[number]}
+        return None
+
+
+def vectors(
+    corpus: Corpus, embedder: StaticEmbedder, sizes: Sizes, console: Console
+) -> tuple[Singles, Asked, Asked]:
+    """Embed the glosses, and usage examples as queries: rows, queries to learn from, and held-out ones."""
+    texts, asked = corpus.texts(), corpus.queries()
+    with console.progress("embedding glosses", len(texts)) as progress:
+        rows = embedder.encode(texts, progress=progress)
+    chosen = np.random.default_rng(sizes.seed).permutation(len(asked))[: sizes.training + sizes.heldout]
+    vectors = embedder.encode([asked[i].text for i in chosen])
+    category = {synset.id: synset.category for synset in corpus.synsets}
+    categories = [category[asked[i].source] for i in chosen]
+    topics = [categories[i] for i in np.random.default_rng(sizes.seed + 1).permutation(len(categories))]
+    cut = sizes.training
+    return (
+        rows,
+        Asked(vectors[:cut], categories[:cut], topics[:cut]),
+        Asked(vectors[cut:], categories[cut:], topics[cut:]),
+    )
+
+
+def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console: Console) -> None:
+    """Make the table anew, with ordinary indexes on what is filtered by."""
+    table = sql.Identifier(SCHEMA, TABLE)
+    conn.execute("SET client_min_messages = warning")
+    for care in tuned_columns(conn):
+        if (care.column.schema, care.column.table) == (SCHEMA, TABLE):
+            conn.execute(
+                queries()["disable"],
+                {"relation": f"{SCHEMA}.{TABLE}", "column_name": care.column.column, "forget": True},
+            )
+    conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(SCHEMA)))
+    conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
+    conn.execute(
+        sql.SQL(
+            "CREATE TABLE {} (id text PRIMARY KEY, category text NOT NULL, topic text NOT NULL,"
+            " lemmas text NOT NULL, gloss text NOT NULL, embedding vector({}) NOT NULL)"
+        ).format(table, sql.Literal(rows.shape[1]))
+    )
+    statement = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(table)
+    categories = [synset.category for synset in corpus.synsets]
+    topics = [categories[i] for i in np.random.default_rng(0).permutation(len(categories))]
+    with console.progress("loading rows", len(rows)) as progress, conn.cursor().copy(statement) as copy:
+        copy.set_types(["text", "text", "text", "text", "text", "vector"])
+        for number, (synset, topic, vector) in enumerate(zip(corpus.synsets, topics, rows, strict=True), 1):
+            lemmas = ", ".join(synset.lemmas)
+            copy.write_row((synset.id, synset.category, topic, lemmas, synset.gloss, Vector(vector)))
+            if number % 2000 == 0:
+                progress(number)
+    for attribute in (ATTRIBUTE, UNRELATED):
+        conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(table, sql.Identifier(attribute)))
+    conn.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
+
+
+def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, console: Console) -> float:
+    """Build the usual HNSW index, m = 16 and ef_construction = 64, and say how many seconds it took."""
+    statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
+        sql.Identifier(INDEX), sql.Identifier(SCHEMA, TABLE)
+    )
+    failed: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            conn.execute(statement)
+        except BaseException as error:
+            failed.append(error)
+
+    began = monotonic()
+    worker = threading.Thread(target=build, name="create-index")
+    with (
+        psycopg.connect(conninfo, autocommit=True) as watcher,
+        console.progress("building the HNSW index", total) as progress,
+    ):
+        pid = conn.info.backend_pid
+        worker.start()
+        try:
+            while worker.is_alive():
+                worker.join(0.25)
+                row = watcher.execute(queries()["index_progress"], {"pid": pid}).fetchone()
+                if row is not None and row[1]:
+                    progress(int(row[1]))
+        except BaseException:
+            conn.cancel_safe()
+            worker.join()
+            raise
+    if failed:
+        raise failed[0]
+    return monotonic() - began
