@@ -128,7 +128,7 @@ BEGIN
     IF class.relkind NOT IN ('r', 'p') OR class.relpersistence = 't' THEN
         RAISE EXCEPTION '% is a %; vectuned tunes columns of tables', p_relation,
             CASE class.relkind WHEN 'r' THEN 'temporary table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
-                               WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'mere index' WHEN 'S' THEN 'sequence'
+                               WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'mere index' WHEN 'I' THEN 'mere index' WHEN 'S' THEN 'sequence'
                                ELSE 'relation of another kind' END
             USING ERRCODE = 'wrong_object_type';
     END IF;
@@ -146,8 +146,12 @@ BEGIN
     END IF;
     dimensions := attribute.atttypmod;
 
-    SELECT v.index_relation::regclass, coalesce(v.metric, 'cosine') INTO index_relation, metric
-    FROM vectuned._vector_indexes(p_relation, p_column) v WHERE v.requires IS NULL LIMIT 1;
+    -- A column that is tuned already keeps its metric as long as that has an index.
+    SELECT v.index_relation::regclass, coalesce(v.metric, c.metric, 'cosine') INTO index_relation, metric
+    FROM vectuned._vector_indexes(p_relation, p_column)
+        WITH ORDINALITY AS v (index_relation, method, form, metric, marker, requires, lists, place)
+    LEFT JOIN vectuned.tuned_column c ON c.relation = p_relation AND c.column_name = p_column
+    WHERE v.requires IS NULL ORDER BY coalesce(v.metric <> c.metric, false), v.place LIMIT 1;
     IF index_relation IS NULL THEN
         RAISE EXCEPTION 'column "%" of % has no valid HNSW or IVFFlat index over all its rows', p_column, p_relation
             USING ERRCODE = 'undefined_object',

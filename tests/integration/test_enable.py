@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from .tables import build, clustered, enable, exact, make, one, plain_role, raw, search, text
+from .tables import build, clustered, enable, exact, fill, make, one, plain_role, raw, search, text
 
 Connection = psycopg.Connection[Any]
 
@@ -115,10 +115,18 @@ def test_other_keys_are_refused_by_name(conn: Connection, key_type: str, named: 
 def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
     make(conn, VECTORS)
     make(conn, VECTORS, table="bare", index=False)
-    conn.execute("CREATE INDEX ON bare USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2)")
+    conn.execute(
+        "CREATE INDEX ON bare USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2) WHERE id = 5"
+    )
     conn.execute("CREATE INDEX ON bare USING hnsw (embedding vector_cosine_ops) WHERE id > 5")
-    conn.execute("CREATE INDEX ON bare USING hnsw ((embedding::halfvec(4)) halfvec_cosine_ops)")
+    conn.execute("CREATE INDEX ON bare USING hnsw ((embedding::halfvec(4)) halfvec_cosine_ops) WHERE id < 5")
+    conn.execute(
+        "CREATE INDEX ON bare USING hnsw ((subvector(embedding, 1, 3)::vector(3)) vector_cosine_ops)"
+    )
     conn.execute("CREATE INDEX ON bare USING hnsw (embedding vector_l1_ops)")
+    conn.execute("CREATE INDEX ON bare USING hnsw ((embedding::halfvec(4)) halfvec_l1_ops)")
+    conn.execute("CREATE INDEX ON bare USING hnsw ((binary_quantize(embedding)::bit(4)) bit_jaccard_ops)")
+    conn.execute("CREATE INDEX ON bare USING ivfflat ((binary_quantize(embedding)::bit(4)) bit_hamming_ops)")
     conn.execute("CREATE TABLE public.keyless (id int, embedding vector(4), note text, bits bit(4))")
     build(conn, table="keyless")
     conn.execute("CREATE VIEW public.looked AS SELECT * FROM items")
@@ -126,11 +134,15 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
     conn.execute(
         "CREATE TABLE public.parted (id int PRIMARY KEY, embedding vector(4)) PARTITION BY RANGE (id)"
     )
-    conn.execute("CREATE INDEX ON parted USING hnsw (embedding vector_l2_ops)")
+    conn.execute("CREATE TABLE public.part PARTITION OF parted DEFAULT")
+    conn.execute("CREATE INDEX ON part USING hnsw (embedding vector_l2_ops)")
     conn.execute("CREATE TEMP TABLE passing (id int PRIMARY KEY, embedding vector(4))")
     conn.execute("CREATE INDEX ON passing USING hnsw (embedding vector_l2_ops)")
     wrong, missing = errors.WrongObjectType, errors.UndefinedObject
-    refused(conn, "bare", "embedding", missing, 'column "embedding" of public.bare has no valid HNSW index')
+    refused(
+        conn, "bare", "embedding", missing,
+        'column "embedding" of public.bare has no valid HNSW or IVFFlat index over all its rows',
+    )  # fmt: skip
     refused(conn, "keyless", "embedding", missing, "public.keyless has no primary key")
     refused(conn, "keyless", "note", wrong, 'column "note" of public.keyless is of type text')
     refused(conn, "keyless", "bits", wrong, r"of type bit\(4\)")
@@ -142,7 +154,11 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
     refused(conn, "4000000000", "embedding", errors.UndefinedTable, "no relation with the oid 4000000000")
     refused(conn, "looked", "embedding", wrong, "public.looked is a view")
     refused(conn, "kept", "embedding", wrong, "public.kept is a materialized view")
-    refused(conn, "parted", "embedding", wrong, "public.parted is a partitioned table")
+    refused(
+        conn, "parted", "embedding", missing,
+        'column "embedding" of public.parted has no valid HNSW or IVFFlat index over all its rows',
+    )  # fmt: skip
+    refused(conn, "parted_pkey", "id", wrong, "public.parted_pkey is a mere index")
     refused(conn, "passing", "embedding", wrong, "passing is a temporary table")
     refused(conn, "items_pkey", "id", wrong, "public.items_pkey is a mere index")
 
@@ -150,7 +166,50 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
 def test_an_invalid_index_is_none(conn: Connection) -> None:
     make(conn, VECTORS)
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass")
-    refused(conn, "items", "embedding", errors.UndefinedObject, "no valid HNSW index")
+    refused(conn, "items", "embedding", errors.UndefinedObject, "no valid HNSW or IVFFlat index")
+
+
+@pytest.mark.parametrize(
+    ("definition", "metric", "method", "form"),
+    [
+        ("ivfflat (embedding vector_cosine_ops) WITH (lists = 2)", "cosine", "ivfflat", "plain"),
+        ("hnsw ((embedding::halfvec(4)) halfvec_l2_ops)", "l2", "hnsw", "halfvec"),
+        ("hnsw ((binary_quantize(embedding)::bit(4)) bit_hamming_ops)", "cosine", "hnsw", "bits"),
+    ],
+)
+def test_one_index_over_all_rows_is_enough(
+    conn: Connection, definition: str, metric: str, method: str, form: str
+) -> None:
+    make(conn, VECTORS, index=False)
+    conn.execute(raw(f"CREATE INDEX single ON items USING {definition}"))
+    column = enable(conn)
+    assert conn.execute(
+        "SELECT c.id, c.metric, c.index_relation::regclass::text, i.index_no, i.index_relation::regclass::text, "
+        "i.method, i.form, i.requires FROM vectuned.tuned_column c JOIN vectuned.tuned_index i ON i.column_id = c.id"
+    ).fetchall() == [(column, metric, "single", 1, "single", method, form, None)]
+    wanted = dict(exact(conn, QUERY, 60, metric=metric))
+    found = search(conn, QUERY, 5)
+    assert len({key for key, _ in found}) == 5
+    assert all(wanted[key] == distance for key, distance in found)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_a_partitioned_table_is_tuned_by_the_index_over_all_of_it(conn: Connection, metric: str) -> None:
+    conn.execute(
+        "CREATE TABLE public.parted (id int PRIMARY KEY, embedding vector(4)) PARTITION BY RANGE (id)"
+    )
+    conn.execute("CREATE TABLE public.low PARTITION OF parted FOR VALUES FROM (1) TO (20)")
+    conn.execute("CREATE TABLE public.high PARTITION OF parted FOR VALUES FROM (20) TO (1000)")
+    fill(conn, VECTORS, table="parted")
+    build(conn, table="parted", metric=metric)
+    column = enable(conn, "parted")
+    assert conn.execute(
+        "SELECT c.id, c.metric, i.index_no, i.index_relation::regclass::text "
+        "FROM vectuned.tuned_column c JOIN vectuned.tuned_index i ON i.column_id = c.id"
+    ).fetchall() == [(column, metric, 1, "parted_embedding_idx")]
+    wanted = exact(conn, QUERY, 60, metric=metric, relation="parted")
+    for k in (1, 10, 60):
+        assert search(conn, QUERY, k, "parted") == wanted[:k]
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,13 @@ def prepared(conn: Connection, kind: str = "vector", metric: str = "cosine", row
     return enable(conn)
 
 
-def replayed(conn: Connection, column: int, query: npt.ArrayLike) -> tuple[Any, Any, Any, Any]:
-    """Replay through all rungs: distances, counts, blocks and milliseconds."""
+def replayed(
+    conn: Connection, column: int, query: npt.ArrayLike, index: int = 1
+) -> tuple[Any, Any, Any, Any]:
+    """Replay through all rungs of an index: distances, counts, blocks and milliseconds."""
     row = conn.execute(
-        "SELECT distances, counts, blocks, ms FROM vectuned._replay(%s, %s, %s)",
-        (column, text(query), list(RUNGS)),
+        "SELECT distances, counts, blocks, ms FROM vectuned._replay(%s, %s, %s, %s)",
+        (column, index, text(query), list(RUNGS)),
     ).fetchone()
     assert row is not None
     distances, counts, blocks, ms = row
@@ -112,13 +114,17 @@ def test_another_plan_is_refused(conn: Connection) -> None:
     assert raised.value.diag.message_hint == "Run vectuned.enable again if the column has another index now."
     build(conn)
     assert enable(conn) == column
-    assert replayed(conn, column, QUERIES[0])[1] == list(RUNGS)
+    with pytest.raises(errors.NoDataFound):  # the number of the index that is gone means no other
+        replayed(conn, column, QUERIES[0])
+    assert replayed(conn, column, QUERIES[0], 2)[1] == list(RUNGS)
 
 
-def test_unknown_columns_are_refused(conn: Connection) -> None:
+def test_unknown_columns_and_indexes_are_refused(conn: Connection) -> None:
     with pytest.raises(errors.NoDataFound):
         replayed(conn, 12345, QUERIES[0])
     column = prepared(conn)
+    with pytest.raises(errors.NoDataFound):
+        replayed(conn, column, QUERIES[0], 2)
     conn.execute("DROP TABLE items")
     with pytest.raises(errors.UndefinedTable, match="no longer exists"):
         replayed(conn, column, QUERIES[0])

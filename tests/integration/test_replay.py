@@ -196,10 +196,11 @@ def test_an_index_that_is_gone(conn: Connection, care: Care, queries: Singles) -
     record(conn, queries[:3])
     trajectories = pending(conn, care.column, 10)
     conn.execute("DROP INDEX items_embedding_idx")
-    with pytest.raises(VectunedError, match=r"index of public\.items\.embedding is gone"):
+    with pytest.raises(VectunedError, match=r"index items_embedding_idx of public\.items\.embedding is gone"):
         replay(conn, care, trajectories)
-    with pytest.raises(VectunedError, match="is gone"):
+    with pytest.raises(VectunedError, match=r"index of public\.items\.embedding is gone"):
         replay(conn, only(conn), trajectories)
+    assert only(conn).generation is None
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
     assert len(pending(conn, care.column, 10)) == 3
 
@@ -207,10 +208,12 @@ def test_an_index_that_is_gone(conn: Connection, care: Care, queries: Singles) -
 def test_an_index_that_was_rebuilt_is_another(conn: Connection, care: Care, queries: Singles) -> None:
     record(conn, queries[:3])
     conn.execute("REINDEX INDEX items_embedding_idx")
-    with pytest.raises(VectunedError, match="was rebuilt meanwhile"):
+    with pytest.raises(
+        VectunedError, match=r"index items_embedding_idx of public\.items\.embedding was rebuilt meanwhile"
+    ):
         replay(conn, care, pending(conn, care.column, 10))
     replayed(conn, only(conn))
-    assert len(load(conn, only(conn))) == 3
+    assert len(load(conn, only(conn), only(conn).indexes[0])) == 3
     assert len(load(conn, care, care.indexes[0])) == 0
 
 
@@ -253,11 +256,12 @@ def test_a_scan_that_takes_too_long_is_passed_over(
         )
     )
     statements = loader.queries()
-    replay_search = statements["replay_search"] + sql.SQL(" AND slowly(%(query)s) = 0")
+    replay_search = statements["replay_search"] + sql.SQL(" WHERE slowly(%(query)s) = 0")
     monkeypatch.setattr(
-        "vectuned.learning.replay.queries", lambda: {**statements, "replay_search": replay_search}
+        "vectuned.learning.scan.queries", lambda: {**statements, "replay_search": replay_search}
     )
     monkeypatch.setattr("vectuned.learning.replay.SCAN_TIMEOUT_MS", 1000)
+    monkeypatch.setattr("vectuned.learning.scan.SCAN_TIMEOUT_MS", 1000)
     with caplog.at_level("WARNING"):
         replayed(conn, care)
     assert "took longer than 1000 ms" in caplog.text
@@ -283,7 +287,7 @@ def test_progress_and_repetition(conn: Connection, care: Care, queries: Singles)
 def test_only_what_fits_the_window_is_loaded(conn: Connection, care: Care, queries: Singles) -> None:
     record(conn, queries[:30])
     replayed(conn, care)
-    assert len(load(conn, replace(care, trajectory_window=7))) == 7
+    assert len(load(conn, replace(care, trajectory_window=7), care.indexes[0])) == 7
     # A version that probed otherwise left replays that this one cannot use.
     conn.execute("UPDATE vectuned.replay SET probe = probe[1:20] WHERE ctid = '(0,1)'")
     assert len(load(conn, care, care.indexes[0])) == 29

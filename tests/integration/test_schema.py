@@ -183,7 +183,9 @@ def everything_works(conn: Connection, relation: str, key: str) -> None:
     assert one(conn, "SELECT vectuned._drain(10)") == 2
     assert one(conn, "SELECT trajectories FROM vectuned.stats(%s::regclass)", relation) == 2
     assert one(
-        conn, f"SELECT counts FROM vectuned._replay(1, %s::text::{extension}.vector, '{{10,20,1000}}')", query
+        conn,
+        f"SELECT counts FROM vectuned._replay(1, 1, %s::text::{extension}.vector, '{{10,20,1000}}')",
+        query,
     ) == [10, 20, 60]
     assert one(conn, "SELECT state FROM vectuned.status") == "learning"
     assert one(conn, f"SELECT count(*) FROM {relation} WHERE {sql.Identifier(key).as_string()} IS NULL") == 0
@@ -234,11 +236,21 @@ def test_a_restored_database_searches_and_learns_after_migrate(
         assert one(fresh, "SELECT trajectories FROM vectuned.stats('items')") == 1
         assert migrate(fresh).applied == ()
         assert search(fresh, query) == exact(fresh, query)
-        for column in (1, 2):
+        for column, (relation, rows) in enumerate({"items": 300, "others": 200}.items(), start=1):
+            numbers = fresh.execute(
+                "SELECT i.index_no FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id "
+                "WHERE c.id = %s AND i.index_relation = c.index_relation "
+                "AND i.index_relation = (%s || '_embedding_idx')::regclass",
+                (column, relation),
+            ).fetchall()
+            ((number,),) = numbers
             counts = one(
-                fresh, f"SELECT counts FROM vectuned._replay({column}, %s, '{{10,1000}}')", text(query)
+                fresh,
+                f"SELECT counts FROM vectuned._replay({column}, {number}, %s, '{{10,1000}}')",
+                text(query),
             )
-            assert counts == [10, 300 if column == 1 else 200]
+            assert counts == [10, rows]
+        assert one(fresh, "SELECT count(*) FROM vectuned.tuned_index") == 2
         states = fresh.execute("SELECT state FROM vectuned.status").fetchall()
         assert states == [("learning",), ("learning",)]
         with plain_role(fresh, conninfo, "SELECT ON items") as reader:

@@ -71,7 +71,7 @@ def test_a_plain_role_needs_the_table_and_nothing_else(conn: Connection, databas
             "UPDATE vectuned.tuned_column SET sample_rate = 0",
             "SELECT vectuned.enable('items', 'embedding')",
             "SELECT vectuned.disable('items', 'embedding')", "SELECT vectuned._drain(1)",
-            "SELECT vectuned._generate_all()", f"SELECT vectuned._replay({column}, '[1,2,3,4]', '{{10}}')",
+            "SELECT vectuned._generate_all()", f"SELECT vectuned._replay({column}, 1, '[1,2,3,4]', '{{10}}')",
             "SELECT vectuned._partition(1, '1 day')", "SELECT vectuned.stats('items')",
             "CREATE TABLE vectuned.mine (id int)",
         ):  # fmt: skip
@@ -122,7 +122,7 @@ CALLS = (
     "SELECT * FROM vectuned.search('items', '[1,2,3,4]', 1000)",
     "SELECT * FROM vectuned.search_rows(NULL::items, '[1,2,3,4]', 10)",
     "SELECT * FROM vectuned.params('items', '[1,2,3,4]', 10)",
-    "SELECT * FROM vectuned._replay(1, '[1,2,3,4]', '{10,20,40}')",
+    "SELECT * FROM vectuned._replay(1, 1, '[1,2,3,4]', '{10,20,40}')",
 )
 
 
