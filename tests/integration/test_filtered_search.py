@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -58,27 +59,67 @@ def among(conn: Connection, query: Any, where: str, **how: Any) -> dict[str, flo
     return {key: d for key, d in exact(conn, query, 10**6, **how) if key in inside}
 
 
-def force(conn: Connection, column: int, efforts: int | list[int], *, k_class: int) -> None:
-    """Publish a bank whose filtered searches have these efforts, one for all buckets or 40."""
+EXACT = 0
+
+
+def force(
+    conn: Connection,
+    column: int,
+    efforts: int | dict[int, int],
+    conditions: Iterable[object],
+    *,
+    k_class: int,
+) -> None:
+    """Publish that filters shaped like these conditions are served with an effort, EXACT or ef_search.
+
+    One for all buckets, or by bucket, and nothing of the others.
+    """
     publish(conn, column, [3.0], k_class=k_class)
     conn.execute(
-        "UPDATE vectuned.bank SET filtered_ef = %s WHERE column_id = %s AND k_class = %s",
-        (efforts if isinstance(efforts, list) else [efforts] * 40, column, k_class),
+        "DELETE FROM vectuned.measured_path WHERE column_id = %s AND k_class = %s", (column, k_class)
     )
+    chosen = efforts if isinstance(efforts, dict) else dict.fromkeys(range(40), efforts)
+    shapes = {
+        one(
+            conn,
+            "SELECT m.shape FROM vectuned.tuned_column c, "
+            "vectuned._compile_filter(c.id, c.relation, %s::jsonb) m WHERE c.id = %s",
+            json.dumps(condition), column,
+        )
+        for condition in conditions
+    }  # fmt: skip
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, "
+            "effort, expected_recall, recall_bound, proven, ms, samples, serves) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0.95, true, 1, 100, true)",
+            [
+                (column, k_class, shape, bucket, "hnsw", 1, effort, 0.97)
+                if effort != EXACT
+                else (column, k_class, shape, bucket, "exact", None, None, 1)
+                for shape in shapes
+                for bucket, effort in chosen.items()
+            ],
+        )
 
 
 def recorded(conn: Connection) -> list[tuple[Any, ...]]:
-    """Take what was recorded out of the inbox: path, ef_search, filter, fraction, rows."""
+    """Take what was recorded out of the inbox: path, ef_search, filter, fraction, rows.
+
+    The index is named where one gave the rows, and only there.
+    """
     rows = conn.execute(
         "DELETE FROM vectuned.inbox "
-        "RETURNING access_path, ef_search, filter, fraction, cardinality(result_ids)"
-    )
-    return [tuple(row) for row in rows.fetchall()]
+        "RETURNING access_path, ef_search, filter, fraction, cardinality(result_ids), index_no, probes"
+    ).fetchall()
+    for path, *_, index, probes in rows:
+        assert (index, probes) == (None if path.startswith("exact") else 1, None)
+    return [tuple(row[:5]) for row in rows]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-@pytest.mark.parametrize("ef", [0, 100, 1000])
+@pytest.mark.parametrize("ef", [EXACT, 100, 1000])
 def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, ef: int) -> None:
     column = prepare(conn, kind=kind, metric=metric)
     conditions = {
@@ -87,7 +128,7 @@ def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, e
         "kind >= 2 AND name IN ('n2', 'n7')": {"kind": {">=": 2}, "name": ["n2", "n7"]},
     }  # fmt: skip
     for k in (1, 10, 100, 1000):
-        force(conn, column, ef, k_class=k)
+        force(conn, column, ef, conditions.values(), k_class=k)
         for query in QUERIES[:2]:
             for where, condition in conditions.items():
                 every = among(conn, query, where, kind=kind, metric=metric)
@@ -101,18 +142,18 @@ def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, e
                 assert fraction >= 0
                 if path.startswith("exact"):
                     assert distances.tolist() == sorted(every.values())[:k]
-                assert used == (max(ef, k) if ef else 0)
+                assert used == (max(ef, k) if ef else None)
                 assert path in (("hnsw_filtered", "exact_after_hnsw") if ef else ("exact",))
 
 
-@pytest.mark.parametrize("ef", [0, 100])
+@pytest.mark.parametrize("ef", [EXACT, 100])
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_zero_and_null_vectors_are_left_out(conn: Connection, metric: str, ef: int) -> None:
     vectors = list(clustered(30, 16, seed=1))
     make(conn, [*vectors, None, np.zeros(16, np.float32), None], metric=metric)
     column = enable(conn)
     for k_class in (10, 100):
-        force(conn, column, ef, k_class=k_class)
+        force(conn, column, ef, [{"id": {">": 0}}], k_class=k_class)
     wanted = exact(conn, QUERIES[0], 40, metric=metric)
     assert len(wanted) == (30 if metric == "cosine" else 31)
     for k in (5, 30, 31, 32, 40):
@@ -122,11 +163,11 @@ def test_zero_and_null_vectors_are_left_out(conn: Connection, metric: str, ef: i
         assert found(conn, QUERIES[0], k, {"id": {">": 0}}) == wanted[:k]
 
 
-@pytest.mark.parametrize("ef", [0, 100])
+@pytest.mark.parametrize("ef", [EXACT, 100])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
 def test_bad_queries_are_named_with_a_filter_too(conn: Connection, kind: str, ef: int) -> None:
     column = prepare(conn, kind=kind)
-    force(conn, column, ef, k_class=10)
+    force(conn, column, ef, [{"kind": 0}], k_class=10)
     tiny = 0.0 if kind == "vector" else 1e-20
     cases: list[tuple[Any, int, str, str]] = [
         ([0.0] * 15 + [tiny], 10, "22023", "is zero and has no cosine distance"),
@@ -158,8 +199,8 @@ def test_composite_and_uuid_keys(conn: Connection) -> None:
         conn.execute(raw(f"CREATE INDEX ON {table} USING hnsw (embedding vector_l2_ops)"))
         conn.execute(raw(f"ANALYZE {table}"))
         column = enable(conn, table)
-        for ef in (0, 1000):
-            force(conn, column, ef, k_class=30)
+        for ef in (EXACT, 1000):
+            force(conn, column, ef, [{"tenant": 2}], k_class=30)
             key = "jsonb_build_array(tenant, \"no, 'x'\")" if table == "pairs" else "id"
             wanted = conn.execute(
                 raw(
@@ -191,8 +232,8 @@ def test_search_rows_with_a_filter(conn: Connection) -> None:
 
 def test_transactions_settings_and_preferences(conn: Connection) -> None:
     column = prepare(conn)
-    for ef in (0, 200):
-        force(conn, column, ef, k_class=10)
+    for ef in (EXACT, 200):
+        force(conn, column, ef, [{"kind": 0}], k_class=10)
         before = settings(conn)
         wanted = found(conn, QUERIES[0], 10, {"kind": 0})
         assert len(recorded(conn)) == 1
@@ -241,7 +282,7 @@ def test_the_filters_own_index_is_used(conn: Connection) -> None:
     conn.execute("CREATE INDEX partial ON items (id) WHERE name = 'n4'")
     conn.execute("CREATE INDEX plain ON items (kind)")
     conn.execute("ANALYZE items")
-    force(conn, column, 0, k_class=10)
+    force(conn, column, EXACT, [{"name": "n4"}, {"kind": 6}], k_class=10)
     for index, condition in (("partial", {"name": "n4"}), ("plain", {"kind": 6})):
         statement = "SELECT pg_stat_get_xact_numscans(%s::regclass::oid)"
         with conn.transaction():
@@ -270,45 +311,48 @@ def test_the_path_chosen_is_the_path_told_and_recorded(conn: Connection) -> None
 
     def told(condition: object, k: int = 10) -> tuple[Any, ...]:
         row = conn.execute(
-            "SELECT access_path, ef_search, expected_recall, confidence, reason "
+            "SELECT access_path, ef_search, expected_recall, confidence, reason, probes, index::text "
             "FROM vectuned.params('items', %s, %s, %s::jsonb)",
             (text(QUERIES[0]), k, json.dumps(condition)),
         ).fetchone()
         assert row is not None
+        assert row[5:] == (None, None if row[0] == "exact" else "items_embedding_idx")
         found(conn, QUERIES[0], k, condition)
-        return tuple(row)
+        return tuple(row[:5])
 
     # Nothing learned: up to 10,000 matching rows exactly, more through the index.
     assert told({"kind": 0})[:4] == ("exact", None, 1, 1)
     conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'items'::regclass")
     path, ef, recall, confidence, reason = told({"kind": 0})
-    assert (path, ef, recall, confidence) == ("hnsw_filtered", 60, None, 0)
+    assert (path, ef, recall, confidence) == ("hnsw", 60, None, 0)
     assert "nothing was learned" in reason
     assert told({"kind": 7})[:2] == ("exact", None)
     seen = recorded(conn)
     assert [(p, e, f) for p, e, f, _, _ in seen] == [
-        ("exact", 0, {"kind": 0}), ("hnsw_filtered", 60, {"kind": 0}), ("exact", 0, {"kind": 7}),
+        ("exact", None, {"kind": 0}), ("hnsw_filtered", 60, {"kind": 0}), ("exact", None, {"kind": 7}),
     ]  # fmt: skip
     np.testing.assert_allclose([s[3] for s in seen], [1 / 2, 1 / 2, 1 / 256], rtol=0.15)
     # Learned: by bucket; what lies in half-octave 1 to 2 (a half) goes to the index, a quarter exactly.
-    efforts = [0] * 40
-    for bucket in (1, 2):
-        efforts[bucket] = 150
-    force(conn, column, efforts, k_class=10)
-    conn.execute(
-        "UPDATE vectuned.bank SET filtered = %s WHERE k_class = 10",
-        (json.dumps({b: {"recall": 0.97} for b in (1, 2, 4, 3)}),),
-    )
-    assert told({"kind": 0})[:4] == ("hnsw_filtered", 150, 0.97, 0.95)
+    efforts = {bucket: 150 if bucket in (1, 2) else EXACT for bucket in range(40)}
+    force(conn, column, efforts, [{"kind": 0}], k_class=10)
+    assert told({"kind": 0})[:4] == ("hnsw", 150, 0.97, 0.95)
     assert "measured to be quicker than exact" in told({"kind": 0})[4]
     path, ef, recall, confidence, reason = told({"kind": 1})
     assert (path, ef, recall, confidence) == ("exact", None, 1, 1)
     assert "exact search was measured to be quicker" in reason
-    assert [(p, e) for p, e, *_ in recorded(conn)] == [("hnsw_filtered", 150)] * 2 + [("exact", 0)]
+    assert [(p, e) for p, e, *_ in recorded(conn)] == [("hnsw_filtered", 150)] * 2 + [("exact", None)]
+    # Of another class of k, of filters of another shape, and of other buckets nothing is known.
+    for condition, k in (({"kind": 0}, 30), ({"kind": {"<": 1}}, 10), ({"id": {">": 0}, "kind": 0}, 10)):
+        path, ef, recall, confidence, reason = told(condition, k)
+        assert (path, recall, confidence) == ("hnsw", None, 0), condition
+        assert ef >= 3 * k
+        assert "nothing was learned" in reason
+    force(conn, column, {3: 150}, [{"kind": 0}], k_class=10)
+    assert told({"kind": 0})[:4] == ("hnsw", 60, None, 0)
+    recorded(conn)
     # An effort that finds too few rows is completed, and says so.
-    efforts = [10] * 40
-    force(conn, column, efforts, k_class=10)
-    assert told({"kind": 5})[:2] == ("hnsw_filtered", 10)
+    force(conn, column, 10, [{"kind": 5}], k_class=10)
+    assert told({"kind": 5})[:2] == ("hnsw", 10)
     assert [row[0] for row in recorded(conn)] == ["exact_after_hnsw"]
     assert found(conn, QUERIES[0], 10, {"kind": 5}) == found(conn, QUERIES[0], 10, {"kind": [5, 99]})
     # No filter at all is none.
