@@ -101,7 +101,10 @@ def publish(
             queries()["insert_event"],
             {
                 **column, "action": "publish",
-                "details": json.dumps({"version": version, "classes": details}),
+                "details": json.dumps({
+                    "version": version, "classes": details, "generations": care.generations,
+                    "target_recall": care.target_recall,
+                }),
             },
         )  # fmt: skip
         payload = json.dumps({"action": "publish", "column_id": care.column.id, "version": version})
@@ -120,7 +123,7 @@ def _choose(
 ) -> tuple[Candidate, float | None]:
     """Choose the index, then between its fixed setting and effort by query; nothing of it stays published."""
     fixed = _choose_index(conn, care, version, offer, sample, seed)
-    if offer.adaptive is None or fixed is not offer.fixed[0]:
+    if offer.adaptive is None or fixed.policy.index_no != offer.fixed[0].policy.index_no:
         return fixed, None
     _insert(conn, care, version, offer.adaptive, None)
     saving = measure_saving(conn, care, fixed.policy.k_class, sample, seed=seed)

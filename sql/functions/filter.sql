@@ -296,9 +296,17 @@ CREATE OR REPLACE FUNCTION vectuned._filtered_default(
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    rows float8;
 BEGIN
     access_path := 'exact';
-    IF fraction <= 0 OR fraction * (SELECT greatest(r.reltuples, 0) FROM pg_class r WHERE r.oid = relation) <= 10000 THEN
+    SELECT r.reltuples INTO rows FROM pg_class r WHERE r.oid = relation;
+    IF rows < 0 THEN
+        -- Never analyzed; of a partitioned table only its parts are, unless somebody asks for it.
+        SELECT sum(greatest(r.reltuples, 0)) INTO rows
+        FROM pg_partition_tree(relation) t JOIN pg_class r ON r.oid = t.relid WHERE t.isleaf;
+    END IF;
+    IF fraction <= 0 OR fraction * coalesce(rows, 0) <= 10000 THEN
         RETURN;
     END IF;
     IF default_probes IS NULL THEN

@@ -17,7 +17,7 @@ SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
 SET ivfflat.iterative_scan = off
-SET ivfflat.probes = 1
+SET ivfflat.probes = 32768
 AS $@$
 #variable_conflict use_variable
 DECLARE
@@ -61,7 +61,13 @@ BEGIN
         IF path <> 'exact' THEN
             IF path = 'ivfflat' THEN
                 probes := effort;
-                PERFORM set_config('ivfflat.probes', probes::text, true);
+                PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);
+            ELSIF path = 'planner' THEN
+                -- A plain statement, as vectuned._replay measures it.
+                probes := {main_probes};
+                ef := CASE WHEN probes IS NULL THEN greatest(k, {default_ef}) END;
+                PERFORM set_config('ivfflat.probes', {default_probes}::text, true),
+                        set_config('hnsw.ef_search', greatest(k, {default_ef})::text, true);
             ELSE
                 ef := least(greatest(effort, k), 1000);
                 PERFORM set_config('hnsw.ef_search', ef::text, true);

@@ -147,6 +147,7 @@ BEGIN
         'index_oid_by_no', format('CASE index_no%s END', oids), 'main_no', main.index_no,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),
+        'default_ef', c.default_ef, 'default_probes', c.default_probes,
         'main_ef', CASE WHEN main.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN main.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, main.lists)::text END,
         'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);

@@ -7,11 +7,11 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     bare constant text := translate(predicate, '()', '');
-    call constant text := extension || '.vector_dims' || column_text;
+    call constant text := translate(extension || '.vector_dims' || column_text, '()', '');
     written constant text := extension || '.vector_dims(t.' || column_text || ')';
     rest text;
 BEGIN
-    IF bare = column_text || ' IS NOT NULL' THEN
+    IF bare = translate(column_text, '()', '') || ' IS NOT NULL' THEN
         RETURN 'true';
     ELSIF starts_with(bare, call) THEN
         rest := substr(bare, length(call) + 1);
@@ -37,7 +37,7 @@ AS $$
 DECLARE
     name constant text := '("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)';
     -- As PostgreSQL writes them back: what was matched, the column, the value.
-    equality constant text := '^(\({0,2}' || name || '\)?(?:::[a-z]+(?: varying)?)? = (''(?:[^'']|'''')*''|-?[0-9.]+)'
+    equality constant text := '^(\({0,2}' || name || '\)?(?:::[a-z]+(?: varying)?)? = \(?(''(?:[^'']|'''')*''|-?[0-9.]+|true|false)\)?'
                               '(?:::[a-z_" .]+(?:\(\d+\))?)?\)(?: AND |$))';
     missing constant text := '^(\(' || name || ' IS (NULL)\)(?: AND |$))';
     untrue constant text := '^(\(NOT ' || name || '()\)(?: AND |$))';
@@ -48,7 +48,10 @@ DECLARE
     attribute record;
     filter jsonb := '{}';
 BEGIN
-    IF rest ~ ('^\((\(|' || name || ' AND ).* AND ') OR rest ~ ('^\(' || name || ' AND ') THEN
+    -- A single test may have as many parentheses, and " AND " within its string.
+    IF rest !~ replace(equality, '(?: AND |$)', '$')
+       AND (rest ~ ('^\((\(|' || name || ' AND ).* AND ') OR rest ~ ('^\(' || name || ' AND '))
+    THEN
         rest := substr(rest, 2, length(rest) - 2);
     END IF;
     WHILE rest <> '' LOOP
@@ -80,6 +83,10 @@ CREATE OR REPLACE FUNCTION vectuned._vector_indexes(p_relation regclass, p_colum
 RETURNS TABLE (index_relation oid, method text, form text, metric text, marker text, requires jsonb, lists int)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+-- Predicates are written back the same in every session.
+SET datestyle = 'ISO'
+SET timezone = 'UTC'
+SET quote_all_identifiers = off
 AS $$
     WITH subject AS (
         SELECT a.attrelid, a.attnum, a.atttypmod AS dimensions, y.typname AS type, quote_ident(a.attname) AS name,
@@ -90,8 +97,9 @@ AS $$
         SELECT x.indexrelid, m.amname::text AS method, s.dimensions, s.name, s.extension, i.reloptions, o.opcname,
                CASE WHEN x.indkey[0] = s.attnum THEN 'plain'
                     -- Deparsed expressions differ in parentheses between versions.
-                    WHEN e.text = format('%s::%s.halfvec%s', s.name, s.extension, s.dimensions) THEN 'halfvec'
-                    WHEN e.text = format('%s.binary_quantize%s::bit%s', s.extension, s.name, s.dimensions) THEN 'bits' END AS form,
+                    WHEN e.text = translate(format('%s::%s.halfvec%s', s.name, s.extension, s.dimensions), '()', '') THEN 'halfvec'
+                    WHEN e.text = translate(format('%s.binary_quantize%s::bit%s', s.extension, s.name, s.dimensions), '()', '')
+                        THEN 'bits' END AS form,
                pg_get_expr(x.indpred, x.indrelid) AS predicate
         FROM subject s
         JOIN pg_index x ON x.indrelid = s.attrelid AND x.indisvalid AND x.indisready
@@ -111,7 +119,8 @@ AS $$
     FROM told t
     CROSS JOIN LATERAL (SELECT CASE WHEN t.marker IS NULL THEN vectuned._predicate_filter(t.predicate, p_relation) END AS requires) r
     WHERE (t.marker IS NOT NULL OR r.requires IS NOT NULL)
-      AND (t.form <> 'bits' OR t.opcname = 'bit_hamming_ops' AND t.method = 'hnsw')
+      AND CASE t.form WHEN 'bits' THEN t.opcname = 'bit_hamming_ops' AND t.method = 'hnsw'
+                      ELSE t.opcname ~ '_(cosine|l2|ip)_ops$' END
     ORDER BY r.requires IS NOT NULL, t.form = 'bits', t.method <> 'hnsw', t.form = 'halfvec', t.indexrelid DESC
 $$;
 
@@ -162,12 +171,12 @@ AS $$
     SELECT coalesce(array_agg(DISTINCT n #>> '{}'), '{}') FROM jsonb_path_query(plan::jsonb, 'strict $.**."Index Name"') n
 $$;
 
--- Whether a plan reads an index (of a partitioned one: its parts) and no other.
+-- Whether a plan reads an index (of a partitioned one: its parts) and no other; or nothing, where no row can match.
 CREATE OR REPLACE FUNCTION vectuned._plan_reads(plan json, p_index oid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT cardinality(used) > 0 AND used <@ ARRAY(
+    SELECT (used <> '{}' OR NOT jsonb_path_exists(plan::jsonb, 'strict $.**."Relation Name"')) AND used <@ ARRAY(
         SELECT r.relname::text FROM pg_class r WHERE r.oid = p_index AND r.relkind = 'i'
         UNION ALL
         SELECT r.relname::text FROM pg_class o CROSS JOIN LATERAL pg_partition_tree(o.oid) t JOIN pg_class r ON r.oid = t.relid
@@ -175,21 +184,44 @@ AS $$
     FROM vectuned._plan_indexes(plan) used
 $$;
 
--- Brings what is known of a column's indexes up to date, and its main one if that is gone; says whether anything
--- changed. Of indexes that no statement could tell apart, the one that the planner takes counts.
-CREATE OR REPLACE FUNCTION vectuned._refresh_indexes(p_column_id int) RETURNS boolean
+-- Whether the planner takes an index where it is asked for, at its highest effort too. Others may answer the same
+-- statement: those of the other method are made to look as costly as can be, here and wherever one is searched.
+CREATE OR REPLACE FUNCTION vectuned._takes_index(c vectuned.tuned_column, i vectuned.tuned_index, condition text)
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_sort = off
 SET enable_bitmapscan = off
+SET hnsw.ef_search = 1000
+SET ivfflat.probes = 32768
+AS $$
+DECLARE
+    f record;
+    plan json;
+BEGIN
+    SELECT * INTO f FROM vectuned._index_fragments(c, i);
+    IF i.method = 'ivfflat' THEN
+        -- learning/ladder.py, probe_rungs
+        PERFORM set_config('ivfflat.probes', least(i.lists, greatest(128, round(8 * sqrt(i.lists))))::int::text, true);
+    END IF;
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT 10',
+                   (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering)
+        INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
+    RETURN vectuned._plan_reads(plan, i.index_relation);
+END
+$$;
+
+-- Brings what is known of a column's indexes up to date, and its main one if that is gone; says whether anything
+-- changed. Of indexes that no statement could tell apart, the one that the planner takes counts.
+CREATE OR REPLACE FUNCTION vectuned._refresh_indexes(p_column_id int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c vectuned.tuned_column;
     entry vectuned.tuned_index;
-    f record;
     condition text;
-    plan json;
     kept oid[] := '{}';
     changed boolean := false;
     main oid;
@@ -200,16 +232,12 @@ BEGIN
         SELECT c.id, 0, v.index_relation, v.method, v.form, v.marker, v.requires, 1, v.lists
         FROM vectuned._vector_indexes(c.relation, c.column_name) v WHERE v.metric = c.metric OR v.form = 'bits'
     LOOP
-        SELECT * INTO f FROM vectuned._index_fragments(c, entry);
         condition := 'true';
         IF entry.requires IS NOT NULL THEN
             SELECT m.condition, least(greatest(m.fraction, 1e-9), 1) INTO condition, entry.share
             FROM vectuned._compile_filter(c.id, c.relation, entry.requires) m;
         END IF;
-        EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT 10',
-                       (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering)
-            INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
-        CONTINUE WHEN NOT vectuned._plan_reads(plan, entry.index_relation);
+        CONTINUE WHEN NOT vectuned._takes_index(c, entry, condition);
         kept := kept || entry.index_relation;
         main := coalesce(main, CASE WHEN entry.requires IS NULL THEN entry.index_relation END);
         UPDATE vectuned.tuned_index t SET share = entry.share

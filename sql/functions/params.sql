@@ -38,7 +38,10 @@ BEGIN
                   WHERE i.column_id = c.id AND i.index_no = learned.index_no) END;
         expected_recall := CASE access_path WHEN 'exact' THEN 1 ELSE learned.expected_recall END;
         confidence := CASE WHEN access_path = 'exact' THEN 1 WHEN learned.ms IS NULL THEN 0 ELSE 0.95 END;
-        IF access_path = 'ivfflat' THEN
+        IF access_path = 'planner' THEN
+            SELECT e.ef_search, e.probes INTO ef_search, probes FROM vectuned._default_effort(c) e;
+            ef_search := CASE WHEN probes IS NULL THEN greatest(ef_search, k) END;
+        ELSIF access_path = 'ivfflat' THEN
             probes := learned.effort;
         ELSIF access_path <> 'exact' THEN
             ef_search := least(greatest(learned.effort, k), 1000);
@@ -127,6 +130,7 @@ SET hnsw.iterative_scan = relaxed_order
 SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
+SET ivfflat.probes = 32768
 AS $$
 DECLARE
     f record;

@@ -18,7 +18,7 @@ SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
 SET ivfflat.iterative_scan = off
-SET ivfflat.probes = 1
+SET ivfflat.probes = 32768
 AS $@$
 #variable_conflict use_variable
 DECLARE
@@ -143,7 +143,8 @@ BEGIN
         ELSE
             path := 'ivfflat';
             ef := NULL;
-            PERFORM set_config('ivfflat.probes', probes::text, true);
+            -- As elsewhere, indexes of the other method are made to look costly: vectuned._takes_index says why.
+            PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);
         END IF;
         FOR attempt IN 1 .. 2 LOOP
             {searches}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -246,3 +247,97 @@ def publish(
             "array_fill(0.9, ARRAY[14]), array_fill(9, ARRAY[14]))",
             (column, k_class, number, text(centroid), effort),
         )
+
+
+@contextmanager
+def scans(conn: Connection, relation: str = "items") -> Iterator[dict[str, int]]:
+    """Count the scans of every vector index of a table and of its partitions; read after the block."""
+    statement = (
+        "SELECT i.relname, pg_stat_get_xact_numscans(i.oid) FROM pg_index x "
+        "JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam "
+        "WHERE m.amname IN ('hnsw', 'ivfflat') AND (x.indrelid = %(table)s::regclass "
+        "OR x.indrelid IN (SELECT relid FROM pg_partition_tree(%(table)s::regclass)))"
+    )
+    seen: dict[str, int] = {}
+    with conn.transaction():
+        before = dict(conn.execute(statement, {"table": relation}).fetchall())
+        yield seen
+        after = dict(conn.execute(statement, {"table": relation}).fetchall())
+        seen.update({name: after[name] - n for name, n in before.items() if after[name] > n})
+
+
+def serve(
+    conn: Connection,
+    column: int,
+    index_no: int | None,
+    effort: int,
+    *,
+    k_class: int = 10,
+    method: str = "hnsw",
+) -> None:
+    """Publish a fixed setting of an index by hand."""
+    conn.execute("DELETE FROM vectuned.bank WHERE column_id = %s AND k_class = %s", (column, k_class))
+    conn.execute(
+        """
+        INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search,
+                                   probes, expected_recall, recall_bound, certified, samples, target_recall,
+                                   reason)
+        SELECT c.id, %(k)s, 1, vectuned._generation(coalesce(i.index_relation, c.index_relation)),
+               %(method)s, %(no)s, CASE %(method)s WHEN 'hnsw' THEN %(effort)s::int END,
+               CASE %(method)s WHEN 'ivfflat' THEN %(effort)s::int END, 0.96, 0.95, true, 100, 0.95, 'by hand'
+        FROM vectuned.tuned_column c
+        LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = %(no)s
+        WHERE c.id = %(column)s
+        """,
+        {"k": k_class, "no": index_no, "method": method, "effort": effort, "column": column},
+    )
+
+
+def serve_filtered(
+    conn: Connection,
+    column: int,
+    condition: dict[str, Any],
+    path: str,
+    index_no: int | None = None,
+    effort: int | None = None,
+    *,
+    k_class: int = 10,
+) -> None:
+    """Publish by hand how filters of a shape are answered; through a partial index only those it holds."""
+    values = {
+        "k": k_class, "filter": json.dumps(condition), "path": path, "no": index_no, "effort": effort,
+        "column": column,
+    }  # fmt: skip
+    conn.execute(
+        "DELETE FROM vectuned.measured_path WHERE column_id = %(column)s AND k_class = %(k)s", values
+    )
+    conn.execute(
+        """
+        INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, effort,
+                                            requires, share, expected_recall, recall_bound, proven, ms,
+                                            samples, serves)
+        SELECT c.id, %(k)s, (vectuned._compile_filter(c.id, c.relation, %(filter)s::jsonb)).shape, bucket,
+               %(path)s, %(no)s, %(effort)s, i.requires, coalesce(i.share, 1), 0.96, 0.95, true, 1, 100, true
+        FROM vectuned.tuned_column c CROSS JOIN generate_series(0, 39) bucket
+        LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = %(no)s
+        WHERE c.id = %(column)s
+        """,
+        values,
+    )
+
+
+def search_filtered(
+    conn: Connection, query: npt.ArrayLike, k: int, condition: object, relation: str = "items"
+) -> list[tuple[str, float]]:
+    """Search with a filter: (id, distance) in the order they came."""
+    rows = conn.execute(
+        "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s, %s::jsonb)",
+        (relation, text(query), k, json.dumps(condition)),
+    ).fetchall()
+    return [(str(r[0]), float(r[1])) for r in rows]
+
+
+def ascending(found: Sequence[tuple[str, float]]) -> bool:
+    """Whether distances ascend, up to the float4 in which an index compares."""
+    distances = np.array([distance for _, distance in found])
+    return bool((np.diff(distances) >= -1e-6 * np.abs(distances[1:])).all())
