@@ -89,6 +89,7 @@ def fixed_policy(
         else f"no {named} is proven to reach {target:g} with {len(evidence)} replays: the largest serves",
         index_no=None if index is None else index.number,
         method=method,
+        rungs=rungs,
     )
     chosen = efforts[at : at + 1]
     cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
@@ -132,7 +133,7 @@ def adaptive_policy(
     training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
     best: tuple[float, _Trial] | None = None
     for probe_ef in sorted(evidence.probes):
-        if not evidence.k + 4 <= probe_ef < fixed.fixed_ef:
+        if probe_ef < evidence.k + 4 or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
             continue
         trial = _Trial.fit(training, fixed, probe_ef, clusters, seed)
         if trial is not None:
@@ -205,7 +206,9 @@ class _Trial:
         gain = np.diff(training.recall.mean(axis=0)) / np.maximum(np.diff(training.cost.mean(axis=0)), 1e-9)
         steepest = max(float(gain.max()), 1e-9)
         prices = np.geomspace(steepest, steepest * 1e-5, _PRICES)
-        chosen = [choose_efforts(bank.patterns, float(p), float(ladder.effort(probe_ef))) for p in prices]
+        # Less than the probe's own effort gains nothing where the search goes on from there.
+        lowest = float(ladder.effort(probe_ef)) if fixed.method == "hnsw" else 0.0
+        chosen = [choose_efforts(bank.patterns, float(p), lowest) for p in prices]
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
         return cls(policy, bank, prices, effort, expected)
 
@@ -215,5 +218,8 @@ class _Trial:
         assert way is not None
         effort = decide(self.effort, self.bank, self.policy, evidence.probes[way.probe_ef])
         efs = serve(effort, self.policy, evidence.k)
-        efforts = ladder.effort(efs)
-        return ladder.at_efforts(evidence.recall, efforts), ladder.at_efforts(evidence.cost, efforts)
+        efforts = ladder.effort(efs, self.policy.rungs)
+        cost = ladder.at_efforts(evidence.cost, efforts)
+        if self.policy.method == "ivfflat":
+            cost = cost + evidence.cost[:, :1]  # the probe is a search of its own
+        return ladder.at_efforts(evidence.recall, efforts), cost

@@ -20,7 +20,8 @@ class TunedIndex:
 
     `number` names it in what is published; `form` says what it holds (plain, halfvec, bits); `requires` is
     the filter, as JSON, that a partial index answers, and `share` of the rows are in it; `generation` is new
-    after a REINDEX. One that is searched `anew` at every rung cannot be widened.
+    after a REINDEX. One that is searched `anew` at every rung cannot be widened; one that can be `probed`
+    shows by its first rows how hard a query is.
     """
 
     number: int
@@ -32,6 +33,7 @@ class TunedIndex:
     lists: int | None
     generation: int
     anew: bool
+    probed: bool
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ def _indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -
     return tuple(
         TunedIndex(
             r.index_no, r.name, r.method, r.form, r.requires, r.share, r.lists, r.generation,
-            partitioned or r.method == "ivfflat",
+            partitioned or r.method == "ivfflat", r.form == "plain" and not partitioned,
         )
         for r in rows
     )  # fmt: skip

@@ -184,15 +184,19 @@ def _ways(
     if first:
         for place, (path, effort) in enumerate(OTHERS):
             tried = np.isfinite(seen.other_ms[:, place])
-            if tried.sum() >= _FEWEST:
-                recall, ms = seen.other_recall[tried, place], float(seen.other_ms[tried, place].mean())
-                bound = lower_bound(recall, confidence, seed)
-                ways.append(
-                    Choice(
-                        "", bucket, path, index.number, effort, float(recall.mean()), bound,
-                        bound >= target, ms, int(tried.sum()),
-                    )
-                )  # fmt: skip
+            if tried.sum() < _FEWEST:
+                continue
+            # What was left out where it would have been slow is not known by where it was quick.
+            asked = np.isfinite(seen.other_ms[:, 0])
+            recall = np.where(tried, seen.other_recall[:, place], 0.0)[asked]
+            ms = np.where(tried, seen.other_ms[:, place], seen.exact_ms)[asked]
+            bound = lower_bound(recall, confidence, seed)
+            ways.append(
+                Choice(
+                    "", bucket, path, index.number, effort, float(recall.mean()), bound, bound >= target,
+                    float(ms.mean()), len(recall),
+                )
+            )  # fmt: skip
     return ways
 
 

@@ -28,13 +28,13 @@ def k_class(k: int) -> int:
     return next(bound for bound in K_CLASSES if k <= bound)
 
 
-def ef_search(effort: npt.ArrayLike, k: int) -> Ints:
-    """Turn positions on the ladder into ef_search: linear between rungs, at least k. Returns int64."""
-    rungs = np.asarray(RUNGS, dtype=np.float64)
+def ef_search(effort: npt.ArrayLike, k: int, ladder: Sequence[int] = RUNGS) -> Ints:
+    """Turn positions on a ladder into ef_search or probes, linear between rungs, at least k; int64."""
+    rungs = np.asarray(ladder, dtype=np.float64)
     position = np.clip(np.asarray(effort, dtype=np.float64), 0.0, HIGHEST)
     low = np.minimum(np.floor(position), HIGHEST - 1).astype(np.int64)
     exact = rungs[low] + (position - low) * (rungs[low + 1] - rungs[low])
-    return np.clip(np.rint(exact).astype(np.int64), k, RUNGS[-1])
+    return np.clip(np.rint(exact).astype(np.int64), k, ladder[-1])
 
 
 def probe_rungs(lists: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from .neighbors import Floats, Ints
 from .reasoning_bank import SOFTENING, ReasoningBank
 from .signature import Signature
 
-AccessPath = Literal["hnsw", "hnsw_adaptive", "ivfflat"]
+AccessPath = Literal["hnsw", "hnsw_adaptive", "ivfflat", "ivfflat_adaptive"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Policy:
     """What searches of a class of k are served with.
 
     `fixed_ef` is the certified fixed setting, of IVFFlat its probes, for the index `index_no` (None: the one
-    that searches until something was learned); with a `signature` and patterns in the bank each search asks
-    the bank, and falls back on the fixed setting farther than `reach` from every pattern.
+    that searches until something was learned), measured at `rungs`; with a `signature` and patterns in the
+    bank each search asks the bank, and falls back on the fixed setting farther than `reach` from every
+    pattern.
     """
 
     k_class: int
@@ -49,11 +50,14 @@ class Policy:
     price: float = 0.0
     index_no: int | None = None
     method: Literal["hnsw", "ivfflat"] = "hnsw"
+    rungs: tuple[int, ...] = ladder.RUNGS
 
     @property
     def access_path(self) -> AccessPath:
         """Name the path: adaptive if there is a signature to ask the bank with."""
-        return self.method if self.signature is None else "hnsw_adaptive"
+        if self.method == "hnsw":
+            return "hnsw" if self.signature is None else "hnsw_adaptive"
+        return "ivfflat" if self.signature is None else "ivfflat_adaptive"
 
     @property
     def ef_search(self) -> int | None:
@@ -98,10 +102,12 @@ class SearchOptimizer:
         effort, expected, confidence = (float(values[0]) for values in self.efforts(probe[None, :]))
         ef = int(serve(effort, policy, k))
         if np.isfinite(effort):
-            return SearchParams("hnsw_adaptive", ef, expected, confidence, reason)
+            return SearchParams(policy.access_path, ef, expected, confidence, reason)
         if policy.signature is not None:
             reason = "unlike anything learned: the fixed setting"
-        return SearchParams("hnsw", ef, policy.expected_recall, 0.95 if policy.certified else 0.0, reason)
+        return SearchParams(
+            policy.method, ef, policy.expected_recall, 0.95 if policy.certified else 0.0, reason
+        )
 
 
 def decide(values: Floats, bank: ReasoningBank, policy: Policy, probes: Floats) -> Floats:
@@ -135,10 +141,12 @@ def blend(values: Floats, numbers: Ints, distances: Floats, reach: float) -> Flo
 
 
 def serve(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
-    """Turn efforts, NaN where unknown, into the ef_search that is served, of the same shape."""
+    """Turn efforts, NaN where unknown, into the ef_search or probes that are served, of the same shape."""
     wanted = np.asarray(effort, dtype=np.float64)
     known = np.isfinite(wanted)
-    fixed = min(max(policy.fixed_ef, k), ladder.RUNGS[-1])
-    probed = policy.signature.probe_ef if policy.signature is not None else 0
-    chosen = np.where(known, ladder.ef_search(np.where(known, wanted, 0.0), k), fixed)
+    # An ef_search covers k rows and what its probe saw; the list that was probed is searched again.
+    least = k if policy.method == "hnsw" else 1
+    probed = policy.signature.probe_ef if policy.signature is not None and policy.method == "hnsw" else 0
+    fixed = min(max(policy.fixed_ef, least), policy.rungs[-1])
+    chosen = np.where(known, ladder.ef_search(np.where(known, wanted, 0.0), least, policy.rungs), fixed)
     return np.maximum(chosen, probed).astype(np.int64)

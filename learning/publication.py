@@ -20,6 +20,7 @@ from vectuned.sql.loader import queries
 from .calibration import Candidate
 from .catalogue import Care
 from .filtering import Choice
+from .ladder import RUNGS
 from .neighbors import Floats, Singles
 from .optimizer import Policy
 from .reasoning_bank import Patterns, check
@@ -167,7 +168,8 @@ def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_sa
         measured = f"effort by query may cost {1 / saving:.2f} of that by measurement, and stepped aside"
         why = f"{fixed.policy.reason}; {measured}"
         return replace(fixed, policy=replace(fixed.policy, reason=why))
-    measured = f"measured to cost at most {1 / saving:.2f} of ef_search {fixed.policy.fixed_ef}"
+    effort = "ef_search" if fixed.policy.method == "hnsw" else "probes"
+    measured = f"measured to cost at most {1 / saving:.2f} of {effort} {fixed.policy.fixed_ef}"
     why = f"{adaptive.policy.reason}, {measured}"
     return replace(adaptive, policy=replace(adaptive.policy, reason=why))
 
@@ -185,6 +187,7 @@ def _insert(
         {
             **key, "version": version, "generation": generation, "access_path": policy.access_path,
             "index_no": policy.index_no, "ef_search": policy.ef_search, "probes": policy.probes,
+            "rungs": list(policy.rungs) if way and policy.method == "ivfflat" else None,
             "expected_recall": policy.expected_recall if known else None,
             "recall_bound": policy.recall_bound, "certified": policy.certified, "samples": policy.samples,
             "target_recall": policy.target_recall, "reason": policy.reason, "saving": saving,
@@ -304,7 +307,7 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
     found = {}
     for row in cursor.execute(queries()["bank"], {"column_id": care.column.id}).fetchall():
         way = None
-        if row.access_path == "hnsw_adaptive":
+        if row.access_path.endswith("_adaptive"):
             weights = np.array(row.weights, dtype=np.float64).reshape(FEATURES, COMPONENTS)
             way = Signature(row.k_class, row.probe_ef, np.array(row.center, dtype=np.float64), weights)
         policy = Policy(
@@ -313,6 +316,7 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
             row.certified, row.samples,
             row.target_recall, row.reason, way, row.reach or 0.0, index_no=row.index_no,
             method="hnsw" if row.probes is None else "ivfflat",
+            rungs=RUNGS if row.rungs is None else tuple(row.rungs),
         )  # fmt: skip
         patterns = Patterns.none()
         if row.centroids is not None:

@@ -117,7 +117,7 @@ class _Chunk:
         before = {index: self._replayed(index) for index in scans}
         main = self.care.indexes[0]
         failed: set[TunedIndex] = set()
-        probes = np.full((count, WIDTH), np.inf) if not main.anew and main.form == "plain" else None
+        probes = np.full((count, WIDTH), np.inf) if main.probed else None
         for i in range(count):
             for index, scan in scans.items():
                 if (

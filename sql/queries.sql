@@ -120,10 +120,10 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_clas
 
 -- name: insert_bank
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
-                           expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights,
+                           rungs, expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights,
                            reach, saving, reason)
 VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
-        %(expected_recall)s, %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s,
+        %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s,
         %(weights)s, %(reach)s, %(saving)s, %(reason)s);
 
 -- name: delete_measured
@@ -146,7 +146,7 @@ VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(
 
 -- name: bank
 -- One statement, so that a publish meanwhile cannot mix two banks.
-SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.expected_recall, b.recall_bound, b.certified,
+SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.certified,
        b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
 FROM vectuned.bank b
 CROSS JOIN LATERAL (

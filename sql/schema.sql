@@ -139,10 +139,11 @@ CREATE TABLE vectuned.bank (
     k_class          int NOT NULL,
     version          int NOT NULL,
     generation       oid NOT NULL,
-    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive', 'ivfflat')),
+    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive', 'ivfflat', 'ivfflat_adaptive')),
     index_no         int,
     ef_search        int CHECK (ef_search BETWEEN 1 AND 1000),
     probes           int CHECK (probes > 0),
+    rungs            int[] CHECK (cardinality(rungs) = 14),
     expected_recall  float8,
     recall_bound     float8 NOT NULL,
     certified        boolean NOT NULL,
@@ -156,11 +157,12 @@ CREATE TABLE vectuned.bank (
     reason           text NOT NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
-    CONSTRAINT bank_one_effort CHECK (num_nulls(ef_search, probes) = 1 AND (access_path = 'ivfflat') = (probes IS NOT NULL)),
+    CONSTRAINT bank_one_effort CHECK (num_nulls(ef_search, probes) = 1 AND (access_path LIKE 'ivfflat%') = (probes IS NOT NULL)),
     CONSTRAINT bank_adaptive_complete CHECK (
-        access_path <> 'hnsw_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
+        access_path NOT LIKE '%\_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
 COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL: the one that searches until something was learned';
+COMMENT ON COLUMN vectuned.bank.rungs IS 'of IVFFlat: the probes that the positions of an effort stand for';
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS
     'time of the fixed setting over that of the adaptive one: at least, with 95 % confidence';

@@ -43,6 +43,28 @@ BEGIN
 END
 $$;
 
+-- What a probe of a search says: seen holds the distances of its first rows.
+CREATE OR REPLACE FUNCTION vectuned._decide_by_probe(
+    p_column_id int, p_k_class int, seen float8[], center float8[], weights float8[], p_reach float8,
+    OUT signature @extschema@.vector, OUT effort float8, OUT expected_recall float8, OUT confidence float8)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    width constant int := cardinality(seen);
+    rest constant int := width - p_k_class;
+    total float8 := 0;
+BEGIN
+    FOR i IN 1 .. p_k_class LOOP
+        total := total + seen[i];
+    END LOOP;
+    signature := vectuned._signature(seen[1], seen[p_k_class], seen[p_k_class + rest / 4], seen[p_k_class + rest / 2],
+                                     seen[p_k_class + rest * 3 / 4], seen[width], total / p_k_class, center, weights);
+    SELECT d.effort, d.expected_recall, d.confidence INTO effort, expected_recall, confidence
+    FROM vectuned._decide(p_column_id, p_k_class, signature, p_reach) d;
+END
+$$;
+
 -- The three nearest patterns, weighted by 1 / (distance + 8). No row where none is within reach.
 CREATE OR REPLACE FUNCTION vectuned._decide(
     p_column_id int, p_k_class int, p_signature @extschema@.vector, p_reach float8,

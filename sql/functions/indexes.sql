@@ -29,7 +29,7 @@ END
 $$;
 
 -- The filter that says the same as the predicate of a partial index, NULL where it is more than equalities and null
--- tests joined by AND. It decides only which index is tried: every statement holds its whole condition.
+-- tests joined by AND, but for a marker. It decides only which index is tried: every statement holds its whole condition.
 CREATE OR REPLACE FUNCTION vectuned._predicate_filter(predicate text, p_relation regclass) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -42,6 +42,7 @@ DECLARE
     missing constant text := '^(\(' || name || ' IS (NULL)\)(?: AND |$))';
     untrue constant text := '^(\(NOT ' || name || '()\)(?: AND |$))';
     true_itself constant text := '^(' || name || '()(?: AND |$))';
+    marker constant text := '^(\([^ ]+\.vector_dims\([^ ]+\) (?:>|>=|<>) \d+\)(?: AND |$))';
     rest text := predicate;
     part text[];
     literal text;
@@ -55,6 +56,11 @@ BEGIN
         rest := substr(rest, 2, length(rest) - 2);
     END IF;
     WHILE rest <> '' LOOP
+        part := regexp_match(rest, marker);
+        IF part IS NOT NULL THEN
+            rest := substr(rest, length(part[1]) + 1);
+            CONTINUE;
+        END IF;
         part := coalesce(regexp_match(rest, equality), regexp_match(rest, missing),
                          regexp_match(rest, untrue), regexp_match(rest, true_itself));
         SELECT y.typcategory, a.attname INTO attribute
@@ -114,11 +120,15 @@ AS $$
     SELECT t.indexrelid, t.method, t.form,
            CASE WHEN t.opcname LIKE '%\_cosine\_ops' THEN 'cosine' WHEN t.opcname LIKE '%\_l2\_ops' THEN 'l2'
                 WHEN t.opcname LIKE '%\_ip\_ops' THEN 'ip' END,
-           coalesce(t.marker, 'true'), r.requires,
+           coalesce(t.marker, r.marker, 'true'), r.requires,
            CASE t.method WHEN 'ivfflat' THEN coalesce(substring(array_to_string(t.reloptions, ',') FROM 'lists=(\d+)')::int, 100) END
     FROM told t
-    CROSS JOIN LATERAL (SELECT CASE WHEN t.marker IS NULL THEN vectuned._predicate_filter(t.predicate, p_relation) END AS requires) r
-    WHERE (t.marker IS NOT NULL OR r.requires IS NOT NULL)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN t.marker IS NULL THEN vectuned._predicate_filter(t.predicate, p_relation) END AS requires,
+               vectuned._marker(substring(t.predicate FROM '\(([^ ]+\.vector_dims\([^ ]+\) (?:>|>=|<>) \d+)\)'),
+                                t.name, t.extension, t.dimensions) AS marker,
+               t.predicate ~ '\([^ ]+\.vector_dims\(' AS marked) r
+    WHERE (t.marker IS NOT NULL OR r.requires IS NOT NULL AND (NOT r.marked OR r.marker IS NOT NULL))
       AND CASE t.form WHEN 'bits' THEN t.opcname = 'bit_hamming_ops' AND t.method = 'hnsw'
                       ELSE t.opcname ~ '_(cosine|l2|ip)_ops$' END
     ORDER BY r.requires IS NOT NULL, t.form = 'bits', t.method <> 'hnsw', t.form = 'halfvec', t.indexrelid DESC
@@ -161,6 +171,19 @@ BEGIN
     ranked := i.form = 'plain';
     nearest := CASE i.form WHEN 'plain' THEN 'k' WHEN 'halfvec' THEN 'least(k + k / 10 + 5, 1000)' ELSE 'greatest(ef, k)' END;
 END
+$$;
+
+-- The condition of a filter as it is written for an index of all rows: so that the planner cannot take a partial
+-- index instead, which was not measured. Of a partitioned table it also cannot leave out parts, so only where need be.
+CREATE OR REPLACE FUNCTION vectuned._condition_for(i vectuned.tuned_index, condition text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN i.requires IS NOT NULL
+                  OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation)
+                     AND NOT EXISTS (SELECT FROM vectuned.tuned_index o
+                                     WHERE o.column_id = i.column_id AND o.requires IS NOT NULL) THEN condition
+                ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
 $$;
 
 -- The names of the indexes that a plan reads.

@@ -14,8 +14,6 @@ DECLARE
     class int := vectuned._k_class(k);
     b vectuned.bank;
     seen float8[];
-    total float8 := 0;
-    rest int;
     d record;
     condition text;
     shape text;
@@ -78,21 +76,19 @@ BEGIN
         reason := 'learned on an index that was rebuilt since: the fixed setting until relearned';
         RETURN;
     END IF;
-    IF b.access_path = 'hnsw_adaptive' AND b.probe_ef BETWEEN class + 4 AND 1000 THEN
-        ef_search := greatest(ef_search, b.probe_ef);
+    IF b.access_path LIKE '%\_adaptive' AND b.probe_ef BETWEEN class + 4 AND 1000 THEN
+        ef_search := greatest(ef_search, CASE WHEN probes IS NULL THEN b.probe_ef END);
         BEGIN
             seen := vectuned._probe(c, query, b.probe_ef);
             IF cardinality(seen) = b.probe_ef THEN
-                FOR i IN 1 .. class LOOP
-                    total := total + seen[i];
-                END LOOP;
-                rest := b.probe_ef - class;
-                SELECT * INTO d FROM vectuned._decide(c.id, class, vectuned._signature(
-                    seen[1], seen[class], seen[class + rest / 4], seen[class + rest / 2], seen[class + rest * 3 / 4],
-                    seen[b.probe_ef], total / class, b.center, b.weights), b.reach);
+                SELECT * INTO d FROM vectuned._decide_by_probe(c.id, class, seen, b.center, b.weights, b.reach);
                 IF vectuned._ef_search(d.effort, k) IS NOT NULL THEN
                     access_path := b.access_path;
-                    ef_search := greatest(vectuned._ef_search(d.effort, k), b.probe_ef);
+                    IF probes IS NULL THEN
+                        ef_search := greatest(vectuned._ef_search(d.effort, k), b.probe_ef);
+                    ELSE
+                        probes := vectuned._ef_search(d.effort, 1, b.rungs);
+                    END IF;
                     expected_recall := d.expected_recall;
                     confidence := d.confidence;
                 ELSE
@@ -118,7 +114,7 @@ AS $$
     LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
 $$;
 
--- Distances of the first rows of a scan with a small effort.
+-- Distances of the first rows of a scan with a small effort: ef rows with that ef_search, or of the nearest list.
 CREATE OR REPLACE FUNCTION vectuned._probe(c vectuned.tuned_column, query @extschema@.vector, ef int)
 RETURNS float8[]
 LANGUAGE plpgsql STABLE
@@ -136,10 +132,12 @@ DECLARE
     f record;
     seen float8[];
 BEGIN
-    SELECT r.distance, r.relation, n.narrow INTO f
+    SELECT r.distance, r.relation, n.narrow, i.method INTO f
     FROM vectuned._fragments(c) r, vectuned.tuned_index i, vectuned._index_fragments(c, i) n
     WHERE i.column_id = c.id AND i.index_relation = c.index_relation;
-    PERFORM set_config('hnsw.ef_search', ef::text, true);
+    -- The index of the other method is made to look dear.
+    PERFORM set_config('hnsw.ef_search', CASE f.method WHEN 'hnsw' THEN ef ELSE 1000 END::text, true),
+            set_config('ivfflat.probes', CASE f.method WHEN 'hnsw' THEN '32768' ELSE '1' END, true);
     EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
                    'ORDER BY %1$s LIMIT %4$s) n',
                    f.distance, f.relation, f.narrow, ef)

@@ -29,8 +29,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT 'search', 'k up to ' || b.k_class,
-           CASE b.access_path WHEN 'hnsw_adaptive' THEN format('effort by query, about ef_search %s', b.ef_search)
-                ELSE coalesce('ef_search ' || b.ef_search, 'probes ' || b.probes) END
+           CASE WHEN b.access_path LIKE '%\_adaptive' THEN 'effort by query, for most less than ' ELSE '' END
+           || coalesce('ef_search ' || b.ef_search, 'probes ' || b.probes)
            || ' on ' || coalesce(i.index_relation, c.index_relation)::regclass,
            b.reason,
            CASE WHEN coalesce(i.form, 'plain') = 'plain'

@@ -63,7 +63,8 @@ BEGIN
     END IF;
     statement := CASE WHEN anew
         THEN format('SELECT %1$s AS distance FROM %2$s t WHERE %3$s AND %4$s AND %5$s ORDER BY %6$s LIMIT %7$s',
-            f.distance, f.relation, n.narrow, required, coalesce(condition, 'true'), n.ordering,
+            f.distance, f.relation, n.narrow, required,
+            vectuned._condition_for(i, coalesce(condition, 'true')), n.ordering,
             -- Of signs as many rows are ranked by their distances as a search takes.
             CASE i.form WHEN 'plain' THEN depth::text WHEN 'halfvec' THEN (depth + depth / 10 + 5)::text ELSE '$2' END)
         ELSE format('SELECT %1$s, coalesce((%5$s), false) FROM %2$s t WHERE %3$s AND %4$s ORDER BY %6$s',
@@ -102,7 +103,8 @@ BEGIN
                 other_ms := other_ms || extract(epoch FROM clock_timestamp() - started)::float8 * 1000;
                 other_distances := other_distances || found_distances;
                 other_counts := other_counts || coalesce(cardinality(other_distances), 0);
-                EXIT WHEN i.method = 'ivfflat';
+                -- A scan that goes on takes at least twice as long each time: not tried where exact search is quicker.
+                EXIT WHEN i.method = 'ivfflat' OR exact_ms < 2 * other_ms[attempt];
             END LOOP;
             PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.max_scan_tuples', '20000', true),
                     set_config('hnsw.ef_search', '1000', true), set_config('ivfflat.probes', '32768', true);

@@ -31,6 +31,7 @@ DECLARE
     ef int;
     fixed_ef int;
     probes int;
+    rungs int[];
     version int;
     generation oid;
     probe_ef int;
@@ -58,8 +59,8 @@ BEGIN
     END IF;
     query_id := gen_random_uuid();
 
-    SELECT b.access_path, b.index_no, b.ef_search, b.probes, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
-    INTO path, index_no, fixed_ef, probes, version, generation, probe_ef, center, weights, reach
+    SELECT b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
+    INTO path, index_no, fixed_ef, probes, rungs, version, generation, probe_ef, center, weights, reach
     FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = class;
     IF index_no <> {main_no} AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {index_oid_by_no}) THEN
         path := NULL;
@@ -137,11 +138,27 @@ BEGIN
         END IF;
         CLOSE scan;
     ELSE
+        IF path = 'ivfflat_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
+            -- Probe: the nearest list alone. It cannot be continued and is searched again.
+            PERFORM set_config('ivfflat.probes', '1', true), set_config('hnsw.ef_search', '1000', true);
+            SELECT array_agg(n.distance) INTO seen
+            FROM (SELECT {distance} AS distance FROM {relation} t WHERE {narrow} ORDER BY {distance} LIMIT probe_ef) n;
+            IF cardinality(seen) = probe_ef THEN
+                BEGIN
+                    SELECT d.signature, coalesce(vectuned._ef_search(d.effort, 1, rungs), probes) INTO signature, probes
+                    FROM vectuned._decide_by_probe({id}, class, seen, center, weights, reach) d;
+                EXCEPTION WHEN others THEN
+                    NULL;
+                END;
+            END IF;
+        ELSE
+            path := NULL;
+        END IF;
         IF probes IS NULL THEN
             path := 'hnsw';
             PERFORM set_config('hnsw.ef_search', ef::text, true);
         ELSE
-            path := 'ivfflat';
+            path := coalesce(path, 'ivfflat');
             ef := NULL;
             -- As elsewhere, indexes of the other method are made to look costly: vectuned._takes_index says why.
             PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);

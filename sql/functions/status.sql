@@ -34,7 +34,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN pg_index x ON x.indexrelid = c.index_relation AND x.indrelid = c.relation AND x.indisvalid
 LEFT JOIN LATERAL (
     SELECT k.*, p.patterns, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
-           CASE WHEN k.access_path <> 'hnsw_adaptive' THEN NULL
+           CASE WHEN k.access_path NOT LIKE '%\_adaptive' THEN NULL
                 WHEN p.patterns = 0 THEN 'no patterns'
                 WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
                 WHEN k.probe_ef IS NULL OR k.probe_ef NOT BETWEEN 1 AND 1000
