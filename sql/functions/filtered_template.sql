@@ -79,7 +79,8 @@ BEGIN
             IF path <> 'planner' THEN
                 PERFORM set_config('enable_sort', 'off', true);
             END IF;
-            EXECUTE {filtered_head} || condition || {filtered_tail}
+            EXECUTE {filtered_head}
+                || CASE path WHEN 'planner' THEN condition ELSE format({condition}, condition) END || {filtered_tail}
             INTO found_ids, found_distances USING query, k, {nearest};
             path := path || '_filtered';
         END IF;

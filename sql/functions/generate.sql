@@ -78,6 +78,7 @@ DECLARE
     heads text := '';
     tails text := '';
     nearest text := '';
+    conditions text := '';
     oids text := '';
     statement text;
     -- An index on halfvec compares vectors that were normalised in half precision, and orders by that.
@@ -89,6 +90,7 @@ BEGIN
     sorted := CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END;
     FOR i IN
         SELECT t.index_no, t.index_relation, t.lists, t.index_relation = c.index_relation AS is_main, t.requires, s.*,
+               vectuned._condition_for(t, '%s') AS condition,
                p.ordering AS ordering_by_parameter
         FROM vectuned.tuned_index t
         CROSS JOIN LATERAL vectuned._index_fragments(c, t, 'q') s
@@ -117,6 +119,7 @@ BEGIN
         tails := tails || format(' WHEN %s THEN %L', i.index_no, format(CASE WHEN i.ranked
             THEN ' ORDER BY %s LIMIT $2) n'
             ELSE ' ORDER BY %s LIMIT $3) r ORDER BY r.distance + 0 LIMIT $2) n' END, i.ordering_by_parameter));
+        conditions := conditions || format(' WHEN %s THEN %L', i.index_no, i.condition);
         nearest := nearest || format(' WHEN %s THEN %s', i.index_no, i.nearest);
         oids := oids || format(' WHEN %s THEN %s', i.index_no, i.index_relation);
         IF i.is_main THEN
@@ -134,6 +137,7 @@ BEGIN
             f.key, (vectuned._fragments(c)).distance, f.relation, f.present));
         tails := format(' WHEN 0 THEN %L', format(' ORDER BY %s LIMIT $2) n', (vectuned._fragments(c)).distance));
         nearest := ' WHEN 0 THEN k';
+        conditions := ' WHEN 0 THEN ''%s''';
         oids := format(' WHEN 0 THEN %s', c.index_relation);
     END IF;
     tokens := jsonb_build_object(
@@ -143,7 +147,7 @@ BEGIN
         'distance', f.distance, 'narrow', main.narrow, 'exact', f.exact, 'zero', f.zero,
         'searches', searches,
         'filtered_head', format('CASE index_no%s END', heads), 'filtered_tail', format('CASE index_no%s END', tails),
-        'nearest', format('CASE index_no%s END', nearest),
+        'nearest', format('CASE index_no%s END', nearest), 'condition', format('CASE index_no%s END', conditions),
         'index_oid_by_no', format('CASE index_no%s END', oids), 'main_no', main.index_no,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),

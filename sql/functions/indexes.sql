@@ -186,6 +186,19 @@ AS $$
                 ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
 $$;
 
+-- The condition of a filter as it is written for an index of all rows: so that the planner cannot take a partial
+-- index instead, which was not measured. Of a partitioned table it also cannot leave out parts, so only where need be.
+CREATE OR REPLACE FUNCTION vectuned._condition_for(i vectuned.tuned_index, condition text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN i.requires IS NOT NULL
+                  OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation)
+                     AND NOT EXISTS (SELECT FROM vectuned.tuned_index o
+                                     WHERE o.column_id = i.column_id AND o.requires IS NOT NULL) THEN condition
+                ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
+$$;
+
 -- The names of the indexes that a plan reads.
 CREATE OR REPLACE FUNCTION vectuned._plan_indexes(plan json) RETURNS text[]
 LANGUAGE sql IMMUTABLE
