@@ -9,7 +9,7 @@ the matching rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ OTHERS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
     ("hnsw_continued", 200),
     ("hnsw_continued", 800),
 )
+_BY_MATCHES: Final = ("exact", "planner")  # what they cost grows with the matching rows
 _FEWEST: Final = 30
 
 
@@ -55,6 +56,12 @@ class FilteredEvidence:
 
     def __len__(self) -> int:
         return len(self.fraction)
+
+    @classmethod
+    def of(cls, parts: Sequence[FilteredEvidence]) -> FilteredEvidence:
+        """Put together what was seen through several indexes with the same rungs."""
+        names = [field.name for field in fields(cls) if field.name != "k"]
+        return cls(parts[0].k, *(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def take(self, rows: Bools) -> FilteredEvidence:
         """Return the replays at `rows`."""
@@ -105,9 +112,10 @@ def choose_paths(
 ) -> tuple[Choice, ...]:
     """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
-    That is the cheapest that is proven to reach the target. `evidence` by index, the main one first. Filters
-    that match more than any that was seen are served like the densest seen: the same scan finds more of their
-    rows. Of others that nothing is known of, the database decides itself.
+    That is the cheapest that is proven to reach the target; a partial index serves its filters where it is
+    cheaper than exact search was for the same. `evidence` by index, the main one first. Filters
+    that match more than any that was seen are served like the densest seen, if that is a scan of an index: it
+    finds more of their rows. Of others that nothing is known of, the database decides itself.
     """
     shapes = sorted({str(shape) for _, seen in evidence for shape in np.unique(seen.shape)})
     found: list[Choice] = []
@@ -125,102 +133,141 @@ def _choose(
     seed: int,
 ) -> list[Choice]:
     """Choose for filters of one shape."""
-    found: list[Choice] = []
     general: dict[int, list[Choice]] = {}
+    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, FilteredEvidence]]] = {}
     for index, seen in evidence:
         own = buckets(seen.fraction)
         for bucket in (int(b) for b in np.unique(own)):
             part = seen.take(own == bucket)
             if len(part) < _FEWEST:
                 continue
-            ways = [
-                replace(way, shape=shape)
-                for way in _ways(index, part, bucket, target, confidence, seed, first=bucket not in general)
-            ]
             if index.requires is None:
-                general.setdefault(bucket, []).extend(ways)
+                ways = general.setdefault(bucket, [])
+                if not ways:
+                    ways.append(_exact(index, part, shape, bucket))
+                    ways += _others(index, part, shape, bucket, target, confidence, seed)
+                ways.append(_by_rungs(index, part, shape, bucket, target, confidence, seed))
             else:
-                found += _served(ways)
+                partial.setdefault((bucket, index.rungs), []).append((index, part))
+    found: list[Choice] = []
     for bucket, ways in general.items():
         found += _served(ways)
         if bucket == min(general):
             densest = next(way for way in _served(ways) if way.serves)
-            found += [replace(densest, bucket=denser, samples=0) for denser in range(bucket)]
+            # What grows with the matching rows is no promise for filters that match more.
+            denser_too = () if densest.access_path in ("exact", "planner") else range(bucket)
+            found += [replace(densest, bucket=denser, samples=0) for denser in denser_too]
+    for (bucket, _), group in partial.items():
+        found += _partial(group, shape, bucket, target, confidence, seed)
     return sorted(found, key=lambda way: (way.bucket, way.ms))
 
 
-def _served(ways: list[Choice]) -> list[Choice]:
-    """Mark the cheapest proven way; of a partial index none where exact search is the cheapest."""
-    best = min((way for way in ways if way.proven), key=lambda way: way.ms, default=None)
-    return [
-        replace(way, serves=way is best and (way.requires is None or way.access_path != "exact"))
-        for way in ways
-        if way.requires is None or way.access_path != "exact"
-    ]
-
-
-def _ways(
-    index: TunedIndex,
-    seen: FilteredEvidence,
+def _partial(
+    group: list[tuple[TunedIndex, FilteredEvidence]],
+    shape: str,
     bucket: int,
     target: float,
     confidence: float,
     seed: int,
-    *,
-    first: bool,
 ) -> list[Choice]:
-    """Measure the ways through one index, and beside the first one those that need none."""
-    exact = float(seen.exact_ms.mean())
-    partial = index.requires is not None
+    """Choose for the partial indexes that answer filters of one kind, each against exact search.
+
+    Where one has too few replays for a proof of its own, the effort that is proven for all of them together
+    serves, unless its own replays speak against it.
+    """
+    pooled = _by_rungs(
+        group[0][0], FilteredEvidence.of([seen for _, seen in group]), shape, bucket, target, confidence, seed
+    )
     ways = []
-    if first or partial:
-        ways.append(
-            Choice(
-                "", bucket, "exact", None, None, 1.0, 1.0, True, exact, len(seen),
-                requires=index.requires, share=index.share,
-            )
-        )  # fmt: skip
-    ways.append(_by_rungs(index, seen, bucket, target, confidence, seed))
-    if first:
-        for place, (path, effort) in enumerate(OTHERS):
-            tried = np.isfinite(seen.other_ms[:, place])
-            if tried.sum() < _FEWEST:
-                continue
-            # What was left out where it would have been slow is not known by where it was quick.
-            asked = np.isfinite(seen.other_ms[:, 0])
-            recall = np.where(tried, seen.other_recall[:, place], 0.0)[asked]
-            ms = np.where(tried, seen.other_ms[:, place], seen.exact_ms)[asked]
+    for index, seen in group:
+        way = _by_rungs(index, seen, shape, bucket, target, confidence, seed)
+        if not way.proven and pooled.proven:
+            rungs, recall, cost = _curves(index, seen)
+            at = int(np.flatnonzero(rungs == pooled.effort)[0])
+            mean = float(recall[:, at].mean())
+            if mean >= target:
+                way = replace(
+                    way, effort=pooled.effort, recall=mean, bound=pooled.bound, proven=True,
+                    ms=float(cost[:, at].mean()),
+                )  # fmt: skip
+        ways.append(replace(way, serves=way.proven and way.ms < seen.exact_ms.mean()))
+    return ways
+
+
+def _served(ways: list[Choice]) -> list[Choice]:
+    """Mark the cheapest proven way."""
+    best = min((way for way in ways if way.proven), key=lambda way: way.ms)
+    return [replace(way, serves=way is best) for way in ways]
+
+
+def _exact(index: TunedIndex, seen: FilteredEvidence, shape: str, bucket: int) -> Choice:
+    return Choice(shape, bucket, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
+
+
+def _others(
+    index: TunedIndex,
+    seen: FilteredEvidence,
+    shape: str,
+    bucket: int,
+    target: float,
+    confidence: float,
+    seed: int,
+) -> list[Choice]:
+    """Measure the ways that have no rungs, as far as they were tried."""
+    ways = []
+    for place, (path, effort) in enumerate(OTHERS):
+        # The planner's way is tried first; a scan that was left out after it would have been slower than exact
+        # search, and what it would have found nobody knows.
+        tried = np.isfinite(seen.other_ms[:, 0])
+        if np.isfinite(seen.other_ms[:, place]).sum() >= _FEWEST:
+            there = np.isfinite(seen.other_ms[tried, place])
+            recall = np.where(there, seen.other_recall[tried, place], 0.0)
+            ms = float(np.where(there, seen.other_ms[tried, place], seen.exact_ms[tried]).mean())
             bound = lower_bound(recall, confidence, seed)
             ways.append(
                 Choice(
-                    "", bucket, path, index.number, effort, float(recall.mean()), bound, bound >= target,
-                    float(ms.mean()), len(recall),
+                    shape, bucket, path, index.number, effort, float(recall.mean()), bound, bound >= target,
+                    ms, int(tried.sum()),
                 )
             )  # fmt: skip
     return ways
 
 
+def _curves(index: TunedIndex, seen: FilteredEvidence) -> tuple[Ints, Floats, Floats]:
+    """Return the efforts that can serve (m,), and recall and milliseconds at each, (n, m).
+
+    A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
+    whose scan was given up, and it is not credited with the exact answer.
+    """
+    rungs = np.array(index.rungs, dtype=np.int64)
+    usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
+    recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
+    cost = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
+    return rungs[usable], recall, cost
+
+
 def _by_rungs(
-    index: TunedIndex, seen: FilteredEvidence, bucket: int, target: float, confidence: float, seed: int
+    index: TunedIndex,
+    seen: FilteredEvidence,
+    shape: str,
+    bucket: int,
+    target: float,
+    confidence: float,
+    seed: int,
 ) -> Choice:
     """Choose the cheapest proven effort of an index; the most thorough, unproven, if there is none.
 
-    A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
-    whose scan was given up, and it is not credited with the exact answer. An effort counts as proven if the
-    lower bound on mean recall reaches the target (fixed-sequence testing downwards from the highest effort
-    that is cheaper than exact search).
+    An effort counts as proven if the lower bound on mean recall reaches the target (fixed-sequence testing
+    downwards from the highest effort that is cheaper than exact search).
     """
-    rungs = np.array(index.rungs)
-    usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
-    rungs = rungs[usable]
-    recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
-    cost = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable].mean(axis=0)
+    rungs, recall, costs = _curves(index, seen)
+    cost = costs.mean(axis=0)
     cheaper = np.flatnonzero(cost < seen.exact_ms.mean())
     highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
     safe = smallest_safe(recall[:, :highest], target, confidence, seed) if highest else None
     at = len(rungs) - 1 if safe is None else safe + int(np.argmin(cost[safe:highest]))
     return Choice(
-        "", bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
+        shape, bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
         lower_bound(recall[:, at], confidence, seed), safe is not None, float(cost[at]), len(seen),
         requires=index.requires, share=index.share,
     )  # fmt: skip
