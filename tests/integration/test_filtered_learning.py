@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from vectuned.learning.catalogue import Care, tuned_columns
-from vectuned.learning.filtering import EXACT, buckets
+from vectuned.learning.evidence import Replays, load
+from vectuned.learning.filtering import OTHERS, buckets
 from vectuned.learning.ladder import K_CLASSES, RUNGS
 from vectuned.learning.learner import learn
 from vectuned.learning.neighbors import Singles
-from vectuned.learning.replay import load, replay
+from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
 
 from .tables import Connection, clustered, enable, make, one, raw, search, text
@@ -37,6 +38,12 @@ def care(conn: Connection) -> Care:
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
     (care,) = tuned_columns(conn)
     return care
+
+
+def replays(conn: Connection, care: Care) -> Replays:
+    """Read the replays through the only index."""
+    (index,) = care.indexes
+    return load(conn, care, index)
 
 
 def found(conn: Connection, query: Any, k: int, condition: object) -> list[float]:
@@ -117,17 +124,33 @@ def test_recall_stored_is_recall_by_hand(conn: Connection, care: Care) -> None:
     practise(conn, care, queries)
     rows = conn.execute(
         "SELECT t.query, t.filter, t.recall, r.fraction, r.filtered_recall, r.matches, r.exact_ms, "
-        "r.k_classes FROM vectuned.replay r JOIN vectuned.trajectory t USING (query_id)"
+        "r.k_classes, r.shape, r.other_recall, r.other_ms, r.recall "
+        "FROM vectuned.replay r JOIN vectuned.trajectory t USING (query_id)"
     ).fetchall()
     assert len(rows) == len(queries)
-    for query, condition, served, fraction, recall, matches, exact_ms, classes in rows:
+    for (
+        query, condition, served, fraction, recall, matches, exact_ms, classes, shape, others, other_ms, bare
+    ) in rows:  # fmt: skip
         where = f"category = '{condition['category']}'"
         assert served == 1  # nothing learned: exact
         assert fraction == pytest.approx(SHARES[int(condition["category"][1])], rel=0.2)
         assert exact_ms > 0
+        assert shape == "category ="
+        # What has no rungs: the planner's choice, then scans that go on until ten rows match, each of them
+        # where the one before took less than half of the exact answer's time.
+        tried = len(other_ms)
+        assert 1 <= tried <= len(OTHERS)
+        assert np.array(others).shape == (len(classes), tried)
+        assert min(other_ms) > 0
+        assert all(2 * spent <= 1.001 * exact_ms for spent in other_ms[:-1])
+        assert tried == len(OTHERS) or 2 * other_ms[-1] >= 0.999 * exact_ms
+        assert tried < len(OTHERS) or others[classes.index(10)][2] > 0.9
+        assert all(0 <= value <= 1 for each in others for value in each)
+        # Of the same scan's rows without the condition.
+        assert np.array(bare).shape == np.array(recall).shape
         nearest = distances(conn, query.to_numpy(), where)
         plain = conn.execute(
-            "SELECT r.distances, r.counts, r.matched FROM vectuned._replay(%s, %s, %s, %s) r",
+            "SELECT r.distances, r.counts, r.matched FROM vectuned._replay(%s, 1, %s, %s, %s) r",
             (care.column.id, query, list(RUNGS), "t." + where),
         ).fetchone()
         assert plain is not None
@@ -152,7 +175,7 @@ def test_scans_that_end_early_tell_the_same_of_their_own_class(conn: Connection,
         whole, early = (
             conn.execute(
                 "SELECT r.distances, r.counts, r.matched, r.ms, r.exact_ms, r.blocks "
-                f"FROM vectuned._replay(%(c)s, %(q)s, %(r)s, %(w)s, %(k)s{more}) r".encode(),
+                f"FROM vectuned._replay(%(c)s, 1, %(q)s, %(r)s, %(w)s, %(k)s, 100{more}) r".encode(),
                 values,
             ).fetchone()
             for more in ("", ", %(g)s, %(b)s, %(fg)s, %(fb)s")
@@ -175,9 +198,14 @@ def test_scans_that_end_early_tell_the_same_of_their_own_class(conn: Connection,
 def test_what_is_given_up_is_marked_unknown(conn: Connection, care: Care) -> None:
     # Beyond the first 200 replays three of four scans end early.
     practise(conn, care, clustered(260, DIMENSIONS, seed=6))
-    replays = load(conn, care)
-    given = replays.filtered_evidence(10)
-    assert len(given.fraction) == 260
+    given = replays(conn, care).filtered_evidence(10)
+    assert len(given) == 260
+    assert set(given.shape) == {"category ="}
+    # What has no rungs is tried where a scan goes through every one of them, and nowhere else.
+    tried = np.isfinite(given.other_ms)
+    np.testing.assert_array_equal(tried, np.isfinite(given.other_recall))
+    assert (np.diff(tried.astype(int), axis=1) <= 0).all()
+    assert tried[:, 0].sum() == 200 + 60 // 4
     unknown = ~given.known
     assert (np.diff(unknown.astype(int), axis=1) >= 0).all()  # once given up, unknown to the end
     assert unknown.any(axis=1).sum() <= 45
@@ -190,14 +218,46 @@ def test_what_is_given_up_is_marked_unknown(conn: Connection, care: Care) -> Non
 def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> None:
     practise(conn, care, clustered(500, DIMENSIONS, seed=7))
     lesson = learn(conn, care)
-    choices = {choice.bucket: choice for choice in lesson.served[10].filtered}
-    assert len(choices) == len(SHARES)
-    published = one(conn, "SELECT filtered_ef FROM vectuned.bank WHERE k_class = 10")
+    ways = [way for way in lesson.served[10].filtered if way.samples]  # those that were measured themselves
+    choices = {way.bucket: way for way in ways if way.serves}
+    assert len(choices) == len(SHARES) == sum(way.serves for way in ways)
     for bucket, choice in choices.items():
-        assert published[bucket] == choice.ef_search
-        assert choice.ef_search == EXACT or choice.bound >= TARGET
-        assert choice.ms <= choice.exact_ms
-    assert choices[max(choices)].ef_search == EXACT  # 40 rows by their index
+        assert choice.shape == "category ="
+        assert choice.proven
+        assert choice.bound >= TARGET
+        rivals = {(way.access_path, way.effort): way for way in ways if way.bucket == bucket}
+        assert rivals.keys() >= {("exact", None), ("planner", None)}
+        assert {path for path, _ in rivals if path != "hnsw_continued"} == {"exact", "hnsw", "planner"}
+        assert choice.ms == min(way.ms for way in rivals.values() if way.proven)
+        assert all(way.bound >= TARGET for way in rivals.values() if way.proven)
+        statement = (
+            "SELECT access_path, index_no, effort, expected_recall, recall_bound, ms, samples "
+            "FROM vectuned._served_path(%s, 10, %s::jsonb, %s, %s)"
+        )
+        # A share in the middle of the bucket.
+        share = 2.0 ** (-(bucket + 0.5) / 2)
+        values = (care.column.id, '{"category": "c0"}', "category =", share)
+        assert conn.execute(statement, values).fetchall() == [
+            (
+                choice.access_path, choice.index_no, choice.effort, choice.recall, choice.bound, choice.ms,
+                choice.samples,
+            )
+        ]  # fmt: skip
+    spread = {way.bucket: way for way in lesson.served[10].filtered if not way.samples}
+    densest = choices[min(choices)]
+    # Denser filters are served like the densest seen, where an index is scanned for those.
+    scanned = densest.access_path.startswith("hnsw")
+    assert sorted(spread) == (list(range(min(choices))) if scanned else [])
+    assert {(way.access_path, way.effort, way.serves) for way in spread.values()} <= {
+        (densest.access_path, densest.effort, True)
+    }
+    published = one(
+        conn, "SELECT count(*) FROM vectuned.measured_path WHERE k_class = 10 AND shape IS NOT NULL"
+    )
+    assert published == len(lesson.served[10].filtered)
+    # 40 rows by their index, whoever reads that: exactly.
+    assert choices[max(choices)].access_path in ("exact", "planner")
+    assert choices[max(choices)].recall == 1
     heldout = clustered(150, DIMENSIONS, seed=70)
     for k in (10, 4):
         for number in range(len(SHARES)):
@@ -210,9 +270,14 @@ def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> N
             assert np.mean(recalls) >= TARGET - 0.01, number
     # The same when the index is made to look cheap, so that it is surely chosen for the large classes,
     # whose scans were all replayed to where their answers are complete.
-    conn.execute("UPDATE vectuned.replay SET exact_ms = exact_ms + 1000")
+    conn.execute(
+        "UPDATE vectuned.replay SET exact_ms = exact_ms + 1000, "
+        "other_ms = ARRAY(SELECT ms + 1000 FROM unnest(other_ms) ms)"
+    )
     lesson = learn(conn, care)
-    assert {c.ef_search > 0 for c in lesson.served[10].filtered if c.bucket <= 4} == {True}
+    served = [way for way in lesson.served[10].filtered if way.serves and way.bucket <= 4]
+    assert {way.access_path for way in served} == {"hnsw"}
+    assert {way.index_no for way in served} == {care.indexes[0].number}
     for number in range(2):
         condition = {"category": f"c{number}"}
         recalls = []
@@ -255,7 +320,7 @@ def test_a_filter_that_no_longer_fits_is_passed_over(conn: Connection, care: Car
         else:
             assert recall is not None
             assert unfiltered == (condition is None)
-    assert len(load(conn, care).filtered_evidence(10).fraction) == 3
+    assert len(replays(conn, care).filtered_evidence(10)) == 3
 
 
 def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, care: Care) -> None:
@@ -265,9 +330,10 @@ def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, care: Care
     assert drain(conn) == len(queries)
     assert replay(conn, care, pending(conn, care.column, 100)) == len(queries)
     assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
-    replays = load(conn, care)
-    assert replays.k_classes == K_CLASSES
+    seen = replays(conn, care)
+    assert seen.k_classes == K_CLASSES
     for k in K_CLASSES:
-        given = replays.filtered_evidence(k)
-        assert len(given.fraction) > 0
+        given = seen.filtered_evidence(k)
+        assert len(given) > 0
         assert np.isfinite(given.recall).all()
+        assert set(given.shape) == {"category =, id >"}

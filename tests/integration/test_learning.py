@@ -13,11 +13,11 @@ import pytest
 from pgvector.psycopg import register_vector
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.catalogue import Care, TunedIndex, tuned_columns
 from vectuned.learning.distillation import distil
-from vectuned.learning.evidence import load
+from vectuned.learning.evidence import Replays, load
 from vectuned.learning.ladder import PROBES, RUNGS
-from vectuned.learning.learner import Options, learn, offers
+from vectuned.learning.learner import Lesson, Options, learn, offers
 from vectuned.learning.optimizer import SearchOptimizer
 from vectuned.learning.publication import Offer, measure_saving, publish, read
 from vectuned.learning.reasoning_bank import Patterns, ReasoningBank
@@ -66,6 +66,11 @@ def practise(conn: Connection, care: Care, count: int, *, seed: int = 100, k: in
     assert replay(conn, care, pending(conn, care.column, count)) == count
 
 
+def replays(conn: Connection, care: Care) -> list[tuple[TunedIndex, Replays]]:
+    """Read the replays through every index."""
+    return [(index, load(conn, care, index)) for index in care.indexes]
+
+
 def served_recall(conn: Connection, care: Care, queries: Singles, k: int = 10) -> np.ndarray[Any, Any]:
     """Search with vectuned and compare with the exact answers."""
     found = np.array([[distance for _, distance in search(conn, query, k)] for query in queries])
@@ -73,6 +78,11 @@ def served_recall(conn: Connection, care: Care, queries: Singles, k: int = 10) -
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         truth = exact_neighbors(conn, care.column, queries, k)
     return recall_at_k(found, truth, k)
+
+
+def proven_samples(lesson: Lesson) -> dict[int, int]:
+    """Return how many replays the setting of each class of k rests on."""
+    return {k: served.policy.samples for k, served in sorted(lesson.served.items())}
 
 
 def state(conn: Connection) -> list[tuple[Any, ...]]:
@@ -130,7 +140,7 @@ def test_the_database_decides_as_python_does(conn: Connection, care: Care) -> No
 
 def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
+    found = offers(replays(conn, care), care, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     _, served = publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
@@ -148,7 +158,35 @@ def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> Non
     assert replace(policy, signature=None, price=0.0) == sent_policy
     for k in (1, 3, 30, 100):
         assert read(conn, care)[k][0] == served[k].policy
+        assert read(conn, care)[k][0].index_no == care.indexes[0].number
         assert len(read(conn, care)[k][1]) == 0
+    for k in (300, 1000):  # nobody asked for so many rows: a guess, of which nothing is expected
+        guess = read(conn, care)[k][0]
+        assert np.isnan(guess.expected_recall)
+        assert np.isnan(served[k].policy.expected_recall)
+        assert replace(guess, expected_recall=0.0) == replace(served[k].policy, expected_recall=0.0)
+        assert (guess.certified, guess.recall_bound, guess.samples) == (False, 0, 0)
+        assert one(conn, "SELECT expected_recall FROM vectuned.bank WHERE k_class = %s", k) is None
+
+
+def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> None:
+    practise(conn, care, 600)
+    lesson = learn(conn, care, NEVER)
+    rows = conn.execute(
+        "SELECT k_class, shape, bucket, access_path, index_no, effort, requires, share, expected_recall, "
+        "recall_bound, proven, samples, serves FROM vectuned.measured_path ORDER BY k_class"
+    ).fetchall()
+    assert rows == [
+        (
+            k, None, None, "hnsw", care.indexes[0].number, s.policy.fixed_ef, None, 1.0,
+            s.policy.expected_recall if k <= 100 else None, s.policy.recall_bound, s.policy.certified,
+            s.policy.samples, True,
+        )
+        for k, s in sorted(lesson.served.items())
+    ]  # fmt: skip
+    spent = conn.execute("SELECT k_class, ms FROM vectuned.measured_path ORDER BY k_class").fetchall()
+    assert [k for k, ms in spent if ms is None] == [300, 1000]
+    assert all(ms > 0 for k, ms in spent if k <= 100)
 
 
 def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, care: Care) -> None:
@@ -179,12 +217,16 @@ def test_too_few_replays_publish_nothing(conn: Connection, care: Care) -> None:
     lesson = learn(conn, care)
     assert (lesson.replays, lesson.version, lesson.served) == (30, None, {})
     assert state(conn) == []
-    # A class that too few replays looked at has no setting of its own.
+    # A class that too few replays looked at has no setting of its own, but one that follows from the others.
     lesson = learn(conn, replace(care, min_samples=30))
-    assert sorted(lesson.served) == [1, 3, 10, 30, 100]
+    assert proven_samples(lesson) == {1: 30, 3: 30, 10: 30, 30: 30, 100: 30, 300: 0, 1000: 0}
     practise(conn, care, 5, seed=50, k=1000)
     lesson = learn(conn, replace(care, min_samples=30))
-    assert sorted(lesson.served) == [1, 3, 10, 30, 100]
+    assert proven_samples(lesson) == {1: 35, 3: 35, 10: 35, 30: 35, 100: 35, 300: 0, 1000: 0}
+    for k in (300, 1000):
+        assert not lesson.served[k].policy.certified
+        assert "no search for so many rows was replayed" in lesson.served[k].policy.reason
+        assert lesson.served[k].policy.fixed_ef >= min(1.5 * k, 1000)
 
 
 def test_a_rebuilt_index_is_learned_anew(conn: Connection, care: Care) -> None:
@@ -213,12 +255,17 @@ def test_listeners_are_told(conn: Connection, care: Care, database: str) -> None
     }
     event = one(conn, "SELECT details FROM vectuned.event ORDER BY id DESC LIMIT 1")
     assert event["version"] == lesson.version
-    assert sorted(event["classes"], key=int) == ["1", "3", "10", "30", "100"]
+    assert {int(k): path["ef_search"] for k, path in event["classes"].items()} == {
+        k: served.policy.fixed_ef for k, served in lesson.served.items()
+    }
+    assert sorted(lesson.served) == [1, 3, 10, 30, 100, 300, 1000]
+    for path in event["classes"].values():
+        assert (path["index_no"], path["probes"]) == (care.indexes[0].number, None)
 
 
 def test_others_see_a_whole_bank_at_every_moment(conn: Connection, care: Care, database: str) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
+    found = offers(replays(conn, care), care, ALWAYS)
     assert found[10].adaptive is not None
     sample = drawn(24, seed=5)
     publish(conn, care, found, sample, least_saving=-0.99)
@@ -240,8 +287,8 @@ def test_others_see_a_whole_bank_at_every_moment(conn: Connection, care: Care, d
     watcher.join()
     patterns = len(found[10].adaptive.patterns)
     assert seen == {
-        (5, 1, patterns, "hnsw_adaptive"),
-        ((1, 0), (3, 0), (10, patterns), (30, 0), (100, 0)),
+        (7, 1, patterns, "hnsw_adaptive"),
+        ((1, 0), (3, 0), (10, patterns), (30, 0), (100, 0), (300, 0), (1000, 0)),
     }
 
 
@@ -249,7 +296,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, care: Car
     practise(conn, care, 600)
     learn(conn, care, ALWAYS)
     before, bank = state(conn), read(conn, care)
-    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
+    found = offers(replays(conn, care), care, ALWAYS)
     adaptive = found[100].adaptive or found[10].adaptive
     assert adaptive is not None
     damaged = replace(adaptive.patterns, effort=adaptive.patterns.effort * np.nan)
@@ -262,7 +309,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, care: Car
 
 def test_publishers_wait_for_each_other(conn: Connection, care: Care, database: str) -> None:
     practise(conn, care, 250)
-    found = offers(load(conn, care, care.indexes[0]), care, Options())
+    found = offers(replays(conn, care), care, Options())
     versions: list[int] = []
 
     def work() -> None:
@@ -301,7 +348,7 @@ def test_a_saving_is_measured_end_to_end(conn: Connection, care: Care) -> None:
 
 def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, care: Care) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
+    found = offers(replays(conn, care), care, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     far = replace(adaptive.policy, reach=0.0)
@@ -319,7 +366,7 @@ def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, c
 
 def test_many_patterns_are_published(conn: Connection, care: Care) -> None:
     practise(conn, care, 600)
-    found = offers(load(conn, care, care.indexes[0]), care, ALWAYS)
+    found = offers(replays(conn, care), care, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     rng = np.random.default_rng(1)
