@@ -229,17 +229,52 @@ def _print_status(
 
 
 _CLASS_HEADINGS: Final = (
-    "  k up to", "access path", "state", "ef_search", "recall", "at least", "samples", "patterns", "saving",
+    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "samples", "patterns",
+    "saving",
 )  # fmt: skip
 
 
 def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
     unproven = "" if row["certified"] else " (unproven)"
     return (
-        f"  {row['k_class']}", row["access_path"], row["state"], str(row["ef_search"]),
-        f"{row['expected_recall']:.3f}", f"{row['recall_bound']:.3f}{unproven}", f"{row['samples']:,}",
-        str(row["patterns"]), "" if row["saving"] is None else f"{row['saving']:.2f}",
+        f"  {row['k_class']}", row["access_path"], row["path_index"], row["state"],
+        f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
+        "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
+        f"{row['recall_bound']:.3f}{unproven}", f"{row['samples']:,}", str(row["patterns"]),
+        "" if row["saving"] is None else f"{row['saving']:.2f}",
     )  # fmt: skip
+
+
+def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("relation", help="table, with its schema if that is not in the search_path")
+    parser.add_argument("column", nargs="?", help="its tuned column, where there are several")
+
+
+def _recommend(context: Context) -> None:
+    options, console = context.options, context.console
+    values = {"relation": options.relation, "column_name": options.column}
+    with context.session() as conn:
+        rows = conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
+    if console.as_json:
+        console.document({"relation": options.relation, "recommendations": rows})
+        return
+    if not rows:
+        console.line(f"nothing was learned of {options.relation} yet: vectuned learn --once")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        console.line(f"\n{_KINDS[kind]}")
+        for row in (row for row in rows if row["kind"] == kind):
+            console.line(f"  {row['subject']}: {row['recommendation']}\n    {row['reason']}")
+            if row["statement"] is not None:
+                console.line(f"    {row['statement']};")
+
+
+_KINDS: Final = {
+    "search": "What serves searches (and what plain SQL would have to set)",
+    "filtered search": "What serves filtered searches",
+    "index": "Indexes that would help filtered searches, the most useful first",
+    "filter index": "Indexes that filters lack",
+    "statistics": "Statistics that are missing",
+}
 
 
 def _learn_arguments(parser: argparse.ArgumentParser) -> None:
@@ -274,7 +309,8 @@ def _learn(context: Context) -> None:
                 "version": lesson.version,
                 "classes": {
                     k: {
-                        "access_path": s.policy.access_path, "ef_search": s.policy.fixed_ef,
+                        "access_path": s.policy.access_path, "ef_search": s.policy.ef_search,
+                        "probes": s.policy.probes,
                         "recall_bound": s.policy.recall_bound, "patterns": s.patterns, "saving": s.saving,
                     }
                     for k, s in lesson.served.items()
@@ -338,6 +374,14 @@ COMMANDS: Final = (
         "A paragraph for each column and a row for each class of k.",
         _none,
         _status,
+    ),
+    Command(
+        "recommend",
+        "say what serves a column and why, and which indexes would help",
+        "What every class of k and every kind of filter is served with, with the evidence; and the statements "
+        "that only the table's owner can run.",
+        _recommend_arguments,
+        _recommend,
     ),
     Command(
         "learn",

@@ -216,8 +216,8 @@ def _others(
     """Measure the ways that have no rungs, as far as they were tried."""
     ways = []
     for place, (path, effort) in enumerate(OTHERS):
-        # The planner's way is tried first; a scan that was left out after it would have been slower than exact
-        # search, and what it would have found nobody knows.
+        # The planner's way is tried first; a scan left out after it would have been slower than exact search,
+        # and what it would have found nobody knows.
         tried = np.isfinite(seen.other_ms[:, 0])
         if np.isfinite(seen.other_ms[:, place]).sum() >= _FEWEST:
             there = np.isfinite(seen.other_ms[tried, place])

@@ -76,6 +76,7 @@ AS $$
     FROM vectuned.measured_path p
     LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = p.index_no
     WHERE p.column_id = c.id AND p.serves AND p.bucket IS NOT NULL AND p.samples > 0
+      AND p.k_class IN (SELECT vectuned._k_class(t.k) FROM vectuned.trajectory t WHERE t.column_id = c.id AND t.filter IS NOT NULL)
     ORDER BY p.k_class, p.shape, p.bucket, p.requires::text
 $$;
 
