@@ -36,7 +36,7 @@ class Worker:
     def __init__(self, conn: psycopg.Connection[Any], settings: Settings) -> None:
         self.conn = conn
         self.settings = settings
-        self._opened: set[tuple[int, int]] = set()
+        self._opened: dict[int, set[int]] = {}
 
     @property
     def options(self) -> Options:
@@ -55,10 +55,12 @@ class Worker:
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
         care = next((c for c in tuned_columns(self.conn) if c.column.id == care.column.id), care)
+        opened = self._opened.get(care.column.id, set())
+        # Only those there are: of a partitioned table a generation may come back.
+        self._opened[care.column.id] = set(care.generations)
         for index in care.indexes:
-            if (care.column.id, index.generation) in self._opened:
+            if index.generation in opened:
                 continue
-            self._opened.add((care.column.id, index.generation))
             wanted = {**values, "generation": index.generation, "requires": index.requires}
             count = self.conn.execute(queries()["reopen"], {**wanted, "count": _REOPENED * care.min_samples})
             if count.rowcount > 0:
