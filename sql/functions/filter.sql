@@ -96,7 +96,12 @@ BEGIN
         type := base;
     END LOOP;
     type_name := format_type(type, -1);
-    symbol := vectuned._filter_operator(type, operator);
+    -- The usual types have the operators of these names; looking them up would take half of all the time here.
+    symbol := CASE WHEN type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'text'::regtype, 'varchar'::regtype,
+                                 'bool'::regtype, 'uuid'::regtype, 'numeric'::regtype, 'float4'::regtype, 'float8'::regtype,
+                                 'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+        THEN 'OPERATOR(pg_catalog.' || CASE operator WHEN 'in' THEN '=' WHEN 'not in' THEN '<>' ELSE operator END || ')'
+        ELSE vectuned._filter_operator(type, operator) END;
     -- Numbers that an integer column cannot hold are compared as what they are.
     digits := CASE type WHEN 'int2'::regtype THEN 4 WHEN 'int4'::regtype THEN 9 WHEN 'int8'::regtype THEN 18 END;
     IF kind <> 'array' THEN
