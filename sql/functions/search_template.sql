@@ -151,9 +151,8 @@ BEGIN
                     NULL;
                 END;
             END IF;
-        ELSE
-            path := NULL;
         END IF;
+        path := CASE WHEN signature IS NOT NULL THEN path END;
         IF probes IS NULL THEN
             path := 'hnsw';
             PERFORM set_config('hnsw.ef_search', ef::text, true);
