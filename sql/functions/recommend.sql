@@ -81,7 +81,7 @@ AS $$
 $$;
 
 -- Indexes that would help. A partial one over the vectors of a filter that is asked for often and costs more than a
--- search without a filter: within it that is what the filtered search becomes. At most eight, the most useful first.
+-- search without a filter: within it that is what the filtered search becomes. At most sixteen, the most useful first.
 -- And an ordinary one for columns that are filtered by and have none, without which exact search reads the table.
 CREATE OR REPLACE FUNCTION vectuned._recommend_indexes(c vectuned.tuned_column)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, evidence jsonb)
@@ -114,7 +114,7 @@ AS $$
     best AS (
         SELECT p.filter, sum(p.searches) AS searches, min(p.total) AS total, avg(p.fraction) AS fraction, sum(p.gain) AS gain,
                sum(p.ms * p.searches) / sum(p.searches) AS ms, sum(p.alone_ms * p.searches) / sum(p.searches) AS alone_ms
-        FROM priced p GROUP BY p.filter ORDER BY sum(p.gain) DESC LIMIT 8),
+        FROM priced p GROUP BY p.filter ORDER BY sum(p.gain) DESC LIMIT 16),
     main AS (
         SELECT pg_relation_size(c.index_relation) AS bytes,
                (SELECT string_agg(o, ', ') FROM pg_class r CROSS JOIN LATERAL unnest(r.reloptions) o
