@@ -378,7 +378,7 @@ COMMANDS: Final = (
     Command(
         "recommend",
         "say what serves a column and why, and which indexes would help",
-        "What every class of k and every kind of filter is served with, with the evidence; and the statements "
+        "What every class of k and every kind of filter is served with, with the evidence; and statements "
         "that only the table's owner can run.",
         _recommend_arguments,
         _recommend,

@@ -147,12 +147,12 @@ def test_a_filter_that_costs_no_more_than_a_search_without_needs_no_index(
     assert recommended(conn, "index") == []
 
 
-def test_the_most_useful_eight_come_first(conn: Connection, column: int) -> None:
-    for number in range(10):
+def test_the_most_useful_sixteen_come_first(conn: Connection, column: int) -> None:
+    for number in range(18):
         asked(conn, column, {"kind": f"k{number}"}, 20 + number)
     rows = recommended(conn, "index")
     assert [json.loads(row["subject"])["kind"] for row in rows] == [
-        f"k{number}" for number in range(9, 1, -1)
+        f"k{number}" for number in range(17, 1, -1)
     ]
     assert [row["gain_ms"] for row in rows] == sorted((row["gain_ms"] for row in rows), reverse=True)
 
