@@ -155,7 +155,8 @@ def _choose_index(
         best = 0
     if best == 0 and proven[0] is not offer.fixed[0]:
         best = int(np.argmin(millis))
-    why = f"{proven[best].policy.reason}; the quickest of {len(proven)} indexes, {millis[best]:.2f} ms"
+    place = "the quickest" if best == np.argmin(millis) else "hardly slower than the quickest"
+    why = f"{proven[best].policy.reason}; {place} of {len(proven)} indexes, {millis[best]:.2f} ms"
     return replace(proven[best], policy=replace(proven[best].policy, reason=why))
 
 

@@ -184,8 +184,9 @@ def test_one_index_over_all_rows_is_enough(
     conn.execute(raw(f"CREATE INDEX single ON items USING {definition}"))
     column = enable(conn)
     assert conn.execute(
-        "SELECT c.id, c.metric, c.index_relation::regclass::text, i.index_no, i.index_relation::regclass::text, "
-        "i.method, i.form, i.requires FROM vectuned.tuned_column c JOIN vectuned.tuned_index i ON i.column_id = c.id"
+        "SELECT c.id, c.metric, c.index_relation::regclass::text, i.index_no, "
+        "i.index_relation::regclass::text, i.method, i.form, i.requires "
+        "FROM vectuned.tuned_column c JOIN vectuned.tuned_index i ON i.column_id = c.id"
     ).fetchall() == [(column, metric, "single", 1, "single", method, form, None)]
     wanted = dict(exact(conn, QUERY, 60, metric=metric))
     found = search(conn, QUERY, 5)

@@ -238,7 +238,8 @@ def test_a_restored_database_searches_and_learns_after_migrate(
         assert search(fresh, query) == exact(fresh, query)
         for column, (relation, rows) in enumerate({"items": 300, "others": 200}.items(), start=1):
             numbers = fresh.execute(
-                "SELECT i.index_no FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id "
+                "SELECT i.index_no FROM vectuned.tuned_index i "
+                "JOIN vectuned.tuned_column c ON c.id = i.column_id "
                 "WHERE c.id = %s AND i.index_relation = c.index_relation "
                 "AND i.index_relation = (%s || '_embedding_idx')::regclass",
                 (column, relation),

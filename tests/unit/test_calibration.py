@@ -14,11 +14,20 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.learning import ladder
-from vectuned.learning.calibration import Candidate, Evidence, adaptive_policy, fixed_policy
-from vectuned.learning.optimizer import SearchOptimizer
+from vectuned.learning.calibration import (
+    Candidate,
+    Evidence,
+    adaptive_policy,
+    extrapolated_policy,
+    fixed_policy,
+)
+from vectuned.learning.optimizer import Policy, SearchOptimizer
 from vectuned.learning.reasoning_bank import ReasoningBank
 
+from .samples import hnsw, ivfflat
+
 Floats = npt.NDArray[np.float64]
+MS_PER_BLOCK = 0.002
 DATA = Path(__file__).parents[1] / "data" / "replays.npz"
 
 
@@ -27,7 +36,8 @@ def population() -> Evidence:
     """Replays of real queries at k = 10."""
     with np.load(DATA) as file:
         probes = {length: file[f"probe_{length}"].astype(np.float64) for length in ladder.PROBES}
-        return Evidence(10, probes, file["recall"] / 10.0, file["blocks"].astype(np.float64))
+        blocks = file["blocks"].astype(np.float64)
+        return Evidence(10, probes, file["recall"] / 10.0, blocks, MS_PER_BLOCK * blocks)
 
 
 def draw(population: Evidence, count: int, seed: int) -> Evidence:
@@ -94,6 +104,8 @@ def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
     recall, cost = served(fixed, evidence)
     assert recall.mean() == pytest.approx(fixed.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(fixed.cost, rel=1e-12)
+    assert fixed.ms == pytest.approx(MS_PER_BLOCK * fixed.cost)
+    assert np.isnan(adaptive.ms)  # only a measurement end to end says what the probe and the lookup take
 
 
 def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
@@ -189,3 +201,85 @@ def test_patterns_too_near_to_tell_apart_are_merged(population: Evidence) -> Non
     bank = ReasoningBank(adaptive.patterns)
     assert len(bank) <= 64
     assert bank.consolidate(0.0) == 0
+
+
+def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: int = 400) -> Evidence:
+    """Make replays through an IVFFlat index whose recall is `best` from so many probes on, 0.5 below."""
+    rungs = np.array(ladder.probe_rungs(lists), dtype=np.float64)
+    recall = np.tile(np.where(rungs >= at, best, 0.5), (count, 1))
+    return Evidence(k, {}, recall, np.tile(3 * rungs, (count, 1)), np.tile(rungs / 10, (count, 1)))
+
+
+@pytest.mark.parametrize("k", [1, 10, 1000])
+def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
+    index = ivfflat(4, lists=100)
+    assert 12 in index.rungs
+    fixed = fixed_policy(listed(12, k=k), 0.95, index=index)
+    policy = fixed.policy
+    assert (policy.access_path, policy.method, policy.index_no) == ("ivfflat", "ivfflat", 4)
+    # Between 8 and 12 probes recall is read between the rungs: 11 give 0.875.
+    assert (policy.probes, policy.ef_search, policy.fixed_ef) == (12, None, 12)
+    assert (policy.certified, policy.expected_recall, policy.recall_bound) == (True, 1.0, 0.95)
+    assert policy.reason == "probes 12 is the smallest proven to reach 0.95"
+    assert (policy.k_class, policy.samples, policy.target_recall) == (k, 400, 0.95)
+    assert fixed.cost == pytest.approx(36)
+    assert fixed.ms == pytest.approx(1.2)
+    assert len(fixed.patterns) == 0
+
+
+def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
+    index = ivfflat(4, lists=100)
+    easy = fixed_policy(listed(1), 0.95, index=index)
+    assert (easy.policy.probes, easy.policy.certified) == (1, True)
+    assert 0.98 < easy.policy.recall_bound < 1
+    never = fixed_policy(listed(12, best=0.94), 0.95, index=index)
+    assert (never.policy.probes, never.policy.certified) == (100, False)
+    assert never.policy.reason == "no probes is proven to reach 0.95 with 400 replays: the largest serves"
+    assert never.policy.recall_bound < 0.94
+    assert never.cost == pytest.approx(300)
+    assert never.ms == pytest.approx(10)
+    for lists in (1, 2, 7, 128, 5000):
+        fixed = fixed_policy(listed(1, lists=lists), 0.95, index=ivfflat(1, lists=lists))
+        assert (fixed.policy.probes, fixed.policy.certified) == (1, True)
+        worse = fixed_policy(listed(1, lists=lists, best=0.9), 0.95, index=ivfflat(1, lists=lists))
+        assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
+
+
+def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -> None:
+    plain = fixed_policy(population, 0.95)
+    named = fixed_policy(population, 0.95, index=hnsw(6, form="halfvec"))
+    assert plain.policy.index_no is None
+    assert named.policy == replace(plain.policy, index_no=6)
+    assert (named.cost, named.ms) == (plain.cost, plain.ms)
+    assert (named.policy.probes, named.policy.ef_search) == (None, plain.policy.fixed_ef)
+
+
+def learned(**efs: int) -> list[Policy]:
+    """Make the fixed settings of classes of k, k10=40 and the like."""
+    return [
+        Policy(int(name[1:]), ef, 0.97, 0.95, True, 300, 0.95, "why", index_no=2) for name, ef in efs.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "k", "ef"),
+    [
+        (learned(k10=40), 30, 120),  # of one class nothing is known but that effort grows no quicker than k
+        (learned(k10=40, k100=200), 300, 450),  # the power law says 431: 1.5 * k
+        (learned(k10=100, k100=400), 300, 775),
+        (learned(k10=100, k100=400), 1000, 1000),
+        (learned(k100=400, k10=100), 300, 775),  # in whatever order
+        (learned(k1=10, k3=90), 10, 300),  # no steeper than k itself
+        (learned(k10=300, k100=310), 300, 537),  # and no flatter than its root
+        (learned(k30=900, k100=100), 300, 450),
+        (learned(k1=10, k3=14, k10=40, k30=56, k100=160), 300, 450),
+    ],
+)
+def test_classes_above_all_that_were_seen_are_guessed(known: list[Policy], k: int, ef: int) -> None:
+    guess = extrapolated_policy(known, k)
+    assert (guess.k_class, guess.fixed_ef, guess.ef_search, guess.probes) == (k, ef, ef, None)
+    assert np.isnan(guess.expected_recall)
+    assert (guess.recall_bound, guess.certified, guess.samples) == (0.0, False, 0)
+    assert (guess.target_recall, guess.index_no, guess.access_path) == (0.95, 2, "hnsw")
+    largest = max(policy.k_class for policy in known)
+    assert f"ef_search {ef} follows from what up to {largest} rows take" in guess.reason

@@ -31,7 +31,10 @@ def evidence(
     shape: str = "kind =",
     seed: int = 0,
 ) -> FilteredEvidence:
-    """Build replays whose recall is 1 from the rung `at` on and 0.5 below; effort costs `effort_ms` a unit."""
+    """Build replays whose recall is 1 from the rung `at` on and 0.5 below.
+
+    Effort takes `effort_ms` for each row or list.
+    """
     rng = np.random.default_rng(seed)
     efforts = np.array(rungs, dtype=np.float64)
     recall = np.tile(np.where(at <= efforts, 1.0, 0.5), (count, 1))

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.ladder import HIGHEST, K_CLASSES, PROBES, RUNGS, at_efforts, ef_search, effort, k_class
+from vectuned.learning.ladder import (
+    HIGHEST,
+    K_CLASSES,
+    PROBES,
+    RUNGS,
+    at_efforts,
+    ef_search,
+    effort,
+    k_class,
+    probe_rungs,
+)
 
 
 def test_every_k_belongs_to_the_smallest_class_that_holds_it() -> None:
@@ -72,3 +82,30 @@ def test_recall_stays_within_0_and_1() -> None:
 def test_single_precision_curves_are_read_in_double() -> None:
     curve = np.linspace(0, 1, 14, dtype=np.float32)[None, :]
     assert at_efforts(curve, [0.3]).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("lists", "highest"),
+    [(1, 1), (2, 2), (100, 100), (128, 128), (200, 128), (1000, 253), (10_000, 800), (32_768, 1448)],
+)
+def test_probes_have_as_many_rungs_as_ef_search(lists: int, highest: int) -> None:
+    rungs = probe_rungs(lists)
+    assert len(rungs) == len(RUNGS)
+    assert (rungs[0], rungs[-1]) == (1, highest)
+    assert list(rungs) == sorted(rungs)
+    assert all(isinstance(rung, int) for rung in rungs)
+    steps = np.array(rungs[1:]) / np.array(rungs[:-1])
+    assert steps.max() <= 2
+
+
+@pytest.mark.parametrize("lists", [2, 100, 1000, 10_000])
+def test_probes_are_positions_between_their_rungs(lists: int) -> None:
+    rungs = probe_rungs(lists)
+    every = np.arange(1, rungs[-1] + 1)
+    positions = effort(every, rungs)
+    assert positions[-1] == HIGHEST
+    assert (np.diff(positions) > 0).all()
+    # A curve that says how many lists were probed comes back at each of them, also where rungs repeat.
+    curve = np.array(rungs, dtype=np.float64)[None, :]
+    np.testing.assert_allclose(at_efforts(curve, positions)[0], every)
+    np.testing.assert_array_equal(ef_search(positions, 1, rungs), every)
