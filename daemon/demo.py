@@ -329,8 +329,11 @@ def _print(result: dict[str, Any], console: Console) -> None:
     ]
     console.table(_HEADINGS, rows, left=2)
     advice = result["advice"]
-    console.line(f"\nThe advice that was followed ({advice['seconds']:.0f} s, replays included):")
-    for statement in advice["statements"]:
+    console.line(
+        f"\nThe advice that was followed in {advice['seconds']:.0f} s, replays included: "
+        f"{len(advice['statements'])} partial indexes such as"
+    )
+    for statement in advice["statements"][:2]:
         console.line(f"  {statement}")
     console.line()
     for target in TARGETS:

@@ -31,11 +31,20 @@ def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: P
     assert result["unfiltered"] == result["targets"]["0.95"]
     filtered = result["filtered"]
     assert {name: set(arm) for name, arm in filtered.items()} == dict.fromkeys(
-        ("default", "relaxed", "relaxed_200", "exact", "vectuned"), FIGURES
+        ("default", "relaxed", "relaxed_200", "exact", "vectuned", "relaxed_advised"), FIGURES
     )
     assert filtered["default"]["recall"] < 0.6
     assert filtered["default"]["recall"] < filtered["relaxed"]["recall"] < filtered["relaxed_200"]["recall"]
     assert filtered["exact"]["recall"] == 1
-    assert filtered["vectuned"]["recall"] >= 0.96
+    assert result["filtered_before_advice"]["exact"]["recall"] == 1
+    for vectuned_arm in (
+        filtered["vectuned"],
+        result["filtered_before_advice"]["vectuned"],
+        result["unrelated"]["vectuned"],
+    ):
+        assert vectuned_arm["recall"] >= 0.966
+    assert result["unrelated"]["exact"]["recall"] == 1
+    assert result["advice"]["statements"]
+    assert all(" USING hnsw (embedding " in statement for statement in result["advice"]["statements"])
     # Talk goes to stderr, and only there.
     assert "training searches" in done.stderr
