@@ -202,17 +202,18 @@ RETURN {bytes}::bigint;
 VACUUM (TRUNCATE true) vectuned.inbox;
 
 -- name: replays_since
--- How many replays a column has that its bank was not learned from, and whether there is nothing better to publish
--- without them: a usable bank, or, where filtered searches alone were seen, what was published of those.
+-- How many replays a column has that its bank was not learned from, and whether what was published last fits: these
+-- indexes and no others, this target. (Of filtered searches alone there is no bank.)
 WITH latest AS (
-    SELECT e.action = 'publish' AND e.details @> jsonb_build_object(
-               'generations', to_jsonb(%(generations)s::oid[]::text[]::bigint[]), 'target_recall', %(target_recall)s::float8) AS fits,
+    SELECT e.action = 'publish' AND (e.details ->> 'target_recall')::float8 = %(target_recall)s
+           AND e.details -> 'generations' @> g.now AND e.details -> 'generations' <@ g.now AS fits,
            CASE e.action WHEN 'publish' THEN e.happened_at END AS published_at
-    FROM vectuned.event e WHERE e.column_id = %(column_id)s AND e.action IN ('publish', 'disable') ORDER BY e.id DESC LIMIT 1)
+    FROM vectuned.event e CROSS JOIN (SELECT to_jsonb(%(generations)s::oid[]::text[]::bigint[])) g (now)
+    WHERE e.column_id = %(column_id)s AND e.action IN ('publish', 'disable') ORDER BY e.id DESC LIMIT 1)
 SELECT count(*) AS fresh,
-       EXISTS (SELECT FROM vectuned.bank b WHERE b.column_id = %(column_id)s
-               AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s)
-       OR coalesce((SELECT l.fits FROM latest l), false) AS served
+       coalesce((SELECT l.fits FROM latest l),
+                EXISTS (SELECT FROM vectuned.bank b WHERE b.column_id = %(column_id)s
+                        AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s)) AS served
 FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = ANY (%(generations)s::oid[])
   AND r.replayed_at > coalesce((SELECT l.published_at FROM latest l),

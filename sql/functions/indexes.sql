@@ -181,21 +181,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN i.requires IS NOT NULL
                   OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation)
-                     AND NOT EXISTS (SELECT FROM vectuned.tuned_index o
-                                     WHERE o.column_id = i.column_id AND o.requires IS NOT NULL) THEN condition
-                ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
-$$;
-
--- The condition of a filter as it is written for an index of all rows: so that the planner cannot take a partial
--- index instead, which was not measured. Of a partitioned table it also cannot leave out parts, so only where need be.
-CREATE OR REPLACE FUNCTION vectuned._condition_for(i vectuned.tuned_index, condition text) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN i.requires IS NOT NULL
-                  OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation)
-                     AND NOT EXISTS (SELECT FROM vectuned.tuned_index o
-                                     WHERE o.column_id = i.column_id AND o.requires IS NOT NULL) THEN condition
+                     AND NOT EXISTS (
+                         SELECT FROM pg_index x CROSS JOIN LATERAL pg_partition_tree(x.indrelid) t
+                         JOIN pg_index o ON o.indrelid = t.relid AND o.indpred IS NOT NULL
+                         JOIN pg_class r ON r.oid = o.indexrelid
+                         JOIN pg_am m ON m.oid = r.relam AND m.amname IN ('hnsw', 'ivfflat')
+                         WHERE x.indexrelid = i.index_relation) THEN condition
                 ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
 $$;
 
@@ -220,8 +211,9 @@ AS $$
     FROM vectuned._plan_indexes(plan) used
 $$;
 
--- Whether the planner takes an index where it is asked for, at its highest effort too. Others may answer the same
--- statement: those of the other method are made to look as costly as can be, here and wherever one is searched.
+-- Whether the planner takes an index where it is asked for, at its lowest effort and its highest: others may answer the
+-- same statement, and what they cost to look through grows otherwise, with m for example. Those of the other method are made to look as costly as can be, here and
+-- wherever one is searched.
 CREATE OR REPLACE FUNCTION vectuned._takes_index(c vectuned.tuned_column, i vectuned.tuned_index, condition text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
@@ -234,17 +226,22 @@ SET ivfflat.probes = 32768
 AS $$
 DECLARE
     f record;
+    effort int;
     plan json;
 BEGIN
     SELECT * INTO f FROM vectuned._index_fragments(c, i);
-    IF i.method = 'ivfflat' THEN
-        -- learning/ladder.py, probe_rungs
-        PERFORM set_config('ivfflat.probes', least(i.lists, greatest(128, round(8 * sqrt(i.lists))))::int::text, true);
-    END IF;
-    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT 10',
-                   (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering)
-        INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
-    RETURN vectuned._plan_reads(plan, i.index_relation);
+    -- The ends of learning/ladder.py, RUNGS and probe_rungs.
+    FOREACH effort IN ARRAY CASE i.method WHEN 'hnsw' THEN ARRAY[10, 1000]
+                            ELSE ARRAY[1, least(i.lists, greatest(128, round(8 * sqrt(i.lists))))::int] END LOOP
+        PERFORM set_config(CASE i.method WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, effort::text, true);
+        EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT 10',
+                       (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering)
+            INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
+        IF NOT vectuned._plan_reads(plan, i.index_relation) THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
 END
 $$;
 

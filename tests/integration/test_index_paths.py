@@ -90,7 +90,10 @@ def test_filtered_searches_on_every_path(conn: Connection, kind: str) -> None:
     column, numbers = prepare(conn, kind)
     inside = {str(n) for n in range(2, ROWS + 1, 2)}
     every = [{key: d for key, d in exact(conn, query, ROWS, kind=kind) if key in inside} for query in QUERIES]
-    paths = [("exact", None, None), ("planner", "items_embedding_idx", None)]
+    paths: list[tuple[str, str | None, int | None]] = [
+        ("exact", None, None),
+        ("planner", "items_embedding_idx", None),
+    ]
     paths += [("hnsw_continued", "items_embedding_idx", 200), ("ivfflat", "lists", 10)]
     paths += [("hnsw", name, 300) for name in numbers if name != "lists"]
     for path, name, effort in paths:

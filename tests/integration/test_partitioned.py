@@ -179,7 +179,7 @@ def test_a_part_that_comes_or_goes_is_another_generation(conn: Connection, care:
     if listed:
         conn.execute("CREATE TABLE part_3 PARTITION OF items FOR VALUES IN (3)")
         conn.execute(raw(f"INSERT INTO items VALUES (100000, 3, 0, '{text(QUERIES[0])}')"))
-        assert search(conn, QUERIES[0], 1) == [("[100000, 3]", pytest.approx(0, abs=1e-6))]
+        assert [key for key, _ in search(conn, QUERIES[0], 1)] == ["[100000, 3]"]
     else:
         conn.execute("ALTER TABLE items DETACH PARTITION part_2")
         conn.execute("CREATE TABLE part_3 PARTITION OF items FOR VALUES WITH (MODULUS 3, REMAINDER 2)")
@@ -200,7 +200,9 @@ def test_all_indexes_of_parts(conn: Connection, care: Care) -> None:
     for what in (
         f"half ON items USING hnsw ((embedding::halfvec({DIMENSIONS})) halfvec_cosine_ops)",
         f"bits ON items USING hnsw ((binary_quantize(embedding)::bit({DIMENSIONS})) bit_hamming_ops)",
-        "kinds ON items USING hnsw (embedding vector_cosine_ops) WHERE kind = 3",
+        "kinds ON items USING hnsw (embedding vector_cosine_ops) WITH (m = 4) WHERE kind = 3",
+        # At low efforts the planner takes the main one, of smaller m: it does not count.
+        "tenants ON items USING hnsw (embedding vector_cosine_ops) WHERE tenant = 1",
     ):
         conn.execute(raw(f"CREATE INDEX {what}"))
     worker = Worker(conn, load_settings(None, {}, {}))
