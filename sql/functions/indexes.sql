@@ -279,6 +279,16 @@ BEGIN
           AND t.lists IS NOT DISTINCT FROM entry.lists;
         CONTINUE WHEN FOUND;
         DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation = entry.index_relation;
+        changed := true;
+        -- One like it that is gone was the same, before a restore or by another name: what was learned goes on serving.
+        UPDATE vectuned.tuned_index t SET index_relation = entry.index_relation, share = entry.share
+        WHERE (t.column_id, t.index_no) = (
+            SELECT o.column_id, o.index_no FROM vectuned.tuned_index o
+            WHERE o.column_id = c.id AND o.marker = entry.marker AND o.requires IS NOT DISTINCT FROM entry.requires
+              AND o.form = entry.form AND o.method = entry.method AND o.lists IS NOT DISTINCT FROM entry.lists
+              AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = o.index_relation AND x.indrelid = c.relation)
+            ORDER BY o.index_no LIMIT 1);
+        CONTINUE WHEN FOUND;
         -- Numbers are not used again: what was measured of an index that is gone must not count for another.
         SELECT greatest(coalesce(max(t.index_no), 0), coalesce((SELECT max(p.index_no) FROM vectuned.measured_path p
                                                                 WHERE p.column_id = c.id), 0)) + 1
@@ -286,7 +296,6 @@ BEGIN
         INSERT INTO vectuned.tuned_index
         VALUES (c.id, number, entry.index_relation, entry.method, entry.form, entry.marker, entry.requires, entry.share,
                 entry.lists);
-        changed := true;
     END LOOP;
     DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation <> ALL (kept);
     changed := changed OR FOUND;

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from .tables import build, clustered, enable, exact, fill, make, one, plain_role, raw, search, text
+from .tables import build, clustered, enable, exact, fill, make, one, plain_role, raw, search, serve, text
 
 Connection = psycopg.Connection[Any]
 
@@ -403,3 +403,18 @@ def test_only_the_owner_may_enable(conn: Connection, database: str) -> None:
             with pytest.raises(errors.InsufficientPrivilege):
                 reader.execute(raw(f"SELECT vectuned.{call}"))
     assert one(conn, "SELECT enabled FROM vectuned.tuned_column")
+
+
+def test_an_index_made_again_goes_on_under_its_number(conn: Connection) -> None:
+    make(conn, clustered(200, 4, seed=1))
+    column = enable(conn)
+    serve(conn, column, 1, 77)
+    conn.execute("DROP INDEX items_embedding_idx")
+    conn.execute("CREATE INDEX other ON items USING hnsw ((embedding::halfvec(4)) halfvec_cosine_ops)")
+    build(conn)
+    assert one(conn, "SELECT vectuned._refresh_column(%s)", column)
+    known = conn.execute("SELECT index_no, form FROM vectuned.tuned_index ORDER BY index_no").fetchall()
+    assert known == [(1, "plain"), (2, "halfvec")]
+    assert one(conn, "SELECT ef_search FROM vectuned.params('items', '[1,2,3,4]')") == 77
+    assert "rebuilt" in one(conn, "SELECT reason FROM vectuned.params('items', '[1,2,3,4]')")
+    assert not one(conn, "SELECT vectuned._refresh_column(%s)", column)
