@@ -1,0 +1,512 @@
+"""Measure a mixed workload, what a filtered search costs over its bare statement, and k from 1 to 1,000.
+
+Run as `python benchmarks/mixed.py [--parts mixed overhead k] [--dsn ...]`; it replaces the schema
+vectuned_demo of the embedded server or of the database of --dsn. Half of the searches are filtered by the
+query's own lexical category, k is 1, 10 or 50, and vectuned learns from such searches. Arms run in blocks of
+50 whose order is drawn; times are what the client waits for.
+
+mixed: by class, against the best single setting of plain SQL, which is the quickest ef_search of a grid, with
+relaxed iterative scans, by which every class of searches that vectuned learned from too reaches the target.
+overhead: filtered searches against the statement that vectuned chose, prepared by the client, planned for its
+value. k: searches of all rows, for numbers of rows that were mostly never asked for.
+
+The figures to watch: recall >= target in every class and mean <= 0.7 of the best single setting's; overhead
+<= 0.35 ms at the median; never fewer than k rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from pgvector import Vector
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from vectuned.config.errors import VectunedError
+from vectuned.config.settings import load_settings
+from vectuned.daemon import demo_data
+from vectuned.daemon.connection import choose_database, open_database
+from vectuned.daemon.console import Console
+from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, SCHEMA, TABLE
+from vectuned.daemon.evaluation import Arm, bare_arm, bare_filtered_arm, tuned_arm
+from vectuned.daemon.session import open_session
+from vectuned.daemon.worker import Worker
+from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.neighbors import Bools, Floats, Ints
+from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
+from vectuned.reasoning.corpus import load_wordnet
+from vectuned.reasoning.embedder import StaticEmbedder
+from vectuned.sql.loader import migrate, queries
+
+Connection = psycopg.Connection[Any]
+Search = Callable[[Vector, int, str | None], list[float]]
+"""Takes query, k and the category to search in, None for all rows; returns the distances found."""
+
+KS: Final = (1, 10, 50)
+MANY_KS: Final = (1, 3, 10, 30, 100, 300, 1000)
+EFS: Final = (50, 80, 120, 160, 200, 280, 400, 560, 800)  # none under k
+RELATION: Final = f"{SCHEMA}.{TABLE}"
+_BLOCK: Final = 50
+_WARM_UP: Final = 60
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Searches: the query of each, its k, int64 (n,), and the category it is filtered by, None if not."""
+
+    queries: list[Vector]
+    ks: Ints
+    values: list[str | None]
+
+    @classmethod
+    def of(cls, asked: demo_data.Asked) -> Mixture:
+        """Take the six classes in turn; the queries come in an order that was drawn."""
+        values = [category if i % 2 else None for i, category in enumerate(asked.categories)]
+        ks = np.array([KS[i // 2 % len(KS)] for i in range(len(asked))], dtype=np.int64)
+        return cls([Vector(vector) for vector in asked.vectors], ks, values)
+
+    def take(self, mask: Bools) -> Mixture:
+        """Return the searches of a mask."""
+        rows = np.flatnonzero(mask).tolist()
+        return Mixture([self.queries[i] for i in rows], self.ks[mask], [self.values[i] for i in rows])
+
+    @property
+    def filtered(self) -> Bools:
+        """Say which searches are filtered."""
+        return np.array([value is not None for value in self.values])
+
+    @property
+    def classes(self) -> dict[str, Bools]:
+        """Say which searches belong to each class that there is, and to all together."""
+        kinds = {"all rows": ~self.filtered, "filtered": self.filtered}
+        masks = {f"{name}, k {k}": kind & (self.ks == k) for name, kind in kinds.items() for k in KS}
+        return {name: mask for name, mask in masks.items() if mask.any()} | {"all": self.ks > 0}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a client was given: distances float64 (n, widest k) padded with +inf, and milliseconds (n,)."""
+
+    distances: Floats
+    millis: Floats
+
+    def figures(self, asked: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
+        """Return recall, tail, short answers and times of every class and of all together."""
+        recall = recall_at_k(self.distances, truth, asked.ks)
+        short = np.isfinite(self.distances).sum(axis=1) < np.minimum(asked.ks, truth.counts)
+        found = {}
+        for name, mask in asked.classes.items():
+            own, (p50, p99) = recall[mask], np.quantile(self.millis[mask], [0.5, 0.99])
+            values = {
+                "searches": mask.sum(), "recall": own.mean(), "below_08": (own < 0.8).mean(),
+                "short": short[mask].sum(), "mean_ms": self.millis[mask].mean(), "p50_ms": p50, "p99_ms": p99,
+            }  # fmt: skip
+            found[name] = {label: round(float(value), 4) for label, value in values.items()}
+        return found
+
+
+def pair(free: Arm, matching: Arm) -> Search:
+    """Search all rows by one arm and those of a category by another."""
+
+    def search(query: Vector, k: int, value: str | None) -> list[float]:
+        arm = free if value is None else matching
+        parameters = arm.parameters(query, k, value)
+        rows = arm.conn.execute(arm.statement, parameters, prepare=True, binary=True).fetchall()
+        return [row[-1] for row in rows]
+
+    return search
+
+
+def ratio(ours: Floats, theirs: Floats, seed: int) -> dict[str, float]:
+    """Return the ratio of the mean times and its upper 95 % bound, blocks drawn anew."""
+    starts = np.arange(0, len(ours), _BLOCK)
+    sums = np.stack([np.add.reduceat(ours, starts), np.add.reduceat(theirs, starts)], axis=1)
+    totals = sums[np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))].sum(axis=1)
+    bound = np.quantile(totals[:, 0] / totals[:, 1], 0.95)
+    return {"ratio": round(float(ours.mean() / theirs.mean()), 4), "at_most": round(float(bound), 4)}
+
+
+class Bench:
+    """The tuned table on a server, and how to search it in several ways."""
+
+    def __init__(self, conninfo: str, conn: Connection, options: argparse.Namespace, talk: Console) -> None:
+        self.conninfo, self.conn, self.options, self.talk = conninfo, conn, options, talk
+        self.worker = Worker(conn, load_settings())
+        self.care = self.enable(sample_rate=1.0)
+
+    def enable(self, sample_rate: float) -> Care:
+        """Have that share of searches recorded."""
+        self.conn.execute(
+            "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
+            (RELATION, self.options.target, sample_rate),
+        )
+        cares = [(care, care.column) for care in tuned_columns(self.conn)]
+        return next(care for care, column in cares if (column.schema, column.table) == (SCHEMA, TABLE))
+
+    def learn(self, training: Mixture) -> None:
+        """Have vectuned record all of these searches, replay and learn; after that 5 % are recorded."""
+        count = len(training.ks)
+        with ExitStack() as stack, self.talk.progress("training searches", count) as progress:
+            search = self.tuned(stack)
+            for i, k in enumerate(training.ks.tolist()):
+                search(training.queries[i], k, training.values[i])
+                progress(i + 1)
+        self.worker.drain()
+        with self.talk.progress("replays", count) as progress:
+            self.worker.replay(self.care, count, progress)
+        self.care = self.enable(sample_rate=0.05)
+        self.worker.learn(self.care)
+
+    def follow_advice(self) -> list[str]:
+        """Create the indexes that vectuned recommends and learn about them; return the statements."""
+        values = {"relation": RELATION, "column_name": self.care.column.column}
+        rows = self.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
+        statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
+        with self.talk.progress("recommended indexes", len(statements)):
+            for statement in statements:
+                self.conn.execute(statement.encode())
+        self.care = self.worker.refresh(self.care)
+        with self.talk.progress("replays through them", self.options.training) as progress:
+            self.worker.replay(self.care, self.options.training, progress)
+        self.worker.learn(self.care)
+        return statements
+
+    def truth(self, asked: Mixture) -> Truth:
+        """Find the exact answers."""
+        names = sorted({value for value in asked.values if value is not None})
+        filters = [sql.SQL("{} = {}").format(sql.Identifier(ATTRIBUTE), sql.Literal(n)) for n in names]
+        return exact_neighbors(
+            self.conn, self.care.column, np.array([query.to_numpy() for query in asked.queries]), asked.ks,
+            filters=[*filters, None],
+            filter_of=np.array([len(names) if v is None else names.index(v) for v in asked.values]),
+        )  # fmt: skip
+
+    def session(self, stack: ExitStack) -> Connection:
+        """Open a connection."""
+        return stack.enter_context(open_session(self.conninfo))
+
+    def plain(self, stack: ExitStack, ef: int, *, iterative: bool = True, advised: bool = False) -> Search:
+        """Search with one setting for everything; a connection for each of the two statements' plans."""
+        free, matching, column = self.session(stack), self.session(stack), self.care.column
+        if iterative:
+            free.execute("SET hnsw.iterative_scan = relaxed_order")
+        return pair(
+            bare_arm(free, column, ef, INDEX),
+            bare_filtered_arm(matching, column, ATTRIBUTE, ef, iterative=iterative, advised=advised),
+        )
+
+    def tuned(self, stack: ExitStack) -> Search:
+        """Search through vectuned."""
+        conn, column = self.session(stack), self.care.column
+        return pair(tuned_arm(conn, column, 0), tuned_arm(conn, column, 0, attribute=ATTRIBUTE))
+
+    def race(self, ways: dict[str, Search], asked: Mixture, label: str, seed: int = 0) -> dict[str, Seen]:
+        """Do every search in every way, in blocks whose order of ways is drawn anew."""
+        rng, count = np.random.default_rng(self.options.seed + seed), len(asked.ks)
+        seen = {n: Seen(np.full((count, int(asked.ks.max())), np.inf), np.zeros(count)) for n in ways}
+        searches = list(zip(asked.queries, asked.ks.tolist(), asked.values, strict=True))
+        for search in ways.values():
+            for each in searches[:_WARM_UP]:
+                search(*each)
+        with self.talk.progress(label, count * len(ways)) as progress:
+            for start in range(0, count, _BLOCK):
+                for name in rng.permutation(list(ways)):
+                    for i in range(start, min(start + _BLOCK, count)):
+                        began = perf_counter()
+                        found = ways[name](*searches[i])
+                        seen[name].millis[i] = (perf_counter() - began) * 1000
+                        seen[name].distances[i, : len(found)] = found
+                progress(min(start + _BLOCK, count) * len(ways))
+        return seen
+
+
+def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
+    """Find the quickest ef_search by which every class reaches the target; if none does, the surest."""
+    truth, ways = bench.truth(asked), dict[str, Search]()
+    with ExitStack() as stack:
+        for ef in EFS:
+            try:
+                ways[str(ef)] = bench.plain(stack, ef)
+            except VectunedError as error:
+                bench.talk.say(f"ef_search {ef} is left out: {error}")
+        seen = bench.race(ways, asked, "grid of single settings")
+    grid = {}
+    for name, each in seen.items():
+        figures = each.figures(asked, truth)
+        mean_ms = figures.pop("all")["mean_ms"]
+        grid[name] = {"worst_recall": min(own["recall"] for own in figures.values()), "mean_ms": mean_ms}
+    reaching = [name for name in grid if grid[name]["worst_recall"] >= bench.options.target]
+    best = (
+        min(reaching, key=lambda name: grid[name]["mean_ms"]) if reaching
+        else max(grid, key=lambda name: grid[name]["worst_recall"])
+    )  # fmt: skip
+    return {"ef_search": int(best), "reaches_target": bool(reaching), "grid": grid}
+
+
+def mixed(bench: Bench, asked: Mixture, truth: Truth, ef: int, label: str) -> dict[str, Any]:
+    """Compare the default, the best single setting and vectuned."""
+    with ExitStack() as stack:
+        ways = {
+            "default": bench.plain(stack, 40, iterative=False),
+            "best single": bench.plain(stack, ef),
+            "vectuned": bench.tuned(stack),
+        }
+        if len(bench.care.indexes) > 1:
+            ways["best single, advised indexes"] = bench.plain(stack, ef, advised=True)
+        seen = bench.race(ways, asked, label)
+    against = ratio(seen["vectuned"].millis, seen["best single"].millis, bench.options.seed)
+    return {"arms": {name: each.figures(asked, truth) for name, each in seen.items()}} | against
+
+
+def overhead(bench: Bench, asked: Mixture) -> dict[str, Any]:
+    """Compare filtered searches with their bare statements, each pair `options.repeat` times.
+
+    planning_p50_ms is what the bare statements cost more if they are sent, parsed and planned each time.
+    """
+    asked = asked.take(asked.filtered)
+    with ExitStack() as stack:
+        bare = Bare(bench, stack)
+        searches = zip(asked.queries, asked.ks.tolist(), asked.values, strict=True)
+        paths = np.array([bare.prepare(query, k, str(value)) for query, k, value in searches])
+        ways: dict[str, Search] = {
+            "bare": bare.search,
+            "planned": partial(bare.search, prepared=False),
+            "vectuned": bench.tuned(stack),
+        }
+        # The first round plans every statement.
+        runs = [bench.race(ways, asked, "overhead", seed=i) for i in range(bench.options.repeat + 1)][1:]
+    theirs, planned, ours = (np.array([run[name].millis for run in runs]) for name in ways)
+    result = {}
+    for name in [*sorted(set(paths.tolist())), "all"]:
+        mask = (paths == name) | (name == "all")
+        more = (ours - theirs)[:, mask]
+        values = {
+            "searches": mask.sum(), "bare_p50_ms": np.median(theirs[:, mask]),
+            "vectuned_p50_ms": np.median(ours[:, mask]), "more_p50_ms": np.median(more),
+            "more_mean_ms": more.mean(), "planning_p50_ms": np.median((planned - theirs)[:, mask]),
+        }  # fmt: skip
+        result[name] = {label: round(float(value), 4) for label, value in values.items()}
+    return {"paths": result, "pieces_ms": pieces(bench, sorted({str(value) for value in asked.values}))}
+
+
+class Bare:
+    """Answer filtered searches as vectuned would, by statements that the client prepares for each value."""
+
+    def __init__(self, bench: Bench, stack: ExitStack) -> None:
+        self._bench, self._stack = bench, stack
+        self._sessions: dict[tuple[str, int], Connection] = {}
+        self._steps: dict[tuple[int, str], list[tuple[Connection, sql.Composed, int]]] = {}
+
+    def prepare(self, query: Vector, k: int, value: str) -> str:
+        """Ask vectuned how it would search, make statements for that, and say which way it is."""
+        row = self._bench.conn.execute(
+            "SELECT access_path, index::text, ef_search FROM vectuned.params(%s::regclass, %s, %s, %s)",
+            (RELATION, query, k, json.dumps({ATTRIBUTE: value})),
+        ).fetchone()
+        assert row is not None
+        part = row[1] not in (None, f"{SCHEMA}.{INDEX}")
+        # After an index that gave too few rows comes, as in vectuned, every row that matches.
+        steps = [*([(row[0], row[2] or 0)] if row[0] != "exact" else []), ("exact", 0)]
+        self._steps[k, value] = [
+            (self._session(path, ef), bare_statement(self._bench.care, path, part, k, value),
+             1 if path == "exact" else 2)
+            for path, ef in steps
+        ]  # fmt: skip
+        return f"{row[0]}, partial index" if part else str(row[0])
+
+    def search(self, query: Vector, k: int, value: str | None, prepared: bool = True) -> list[float]:
+        """Return the distances found."""
+        found: list[float] = []
+        for conn, statement, times in self._steps[k, str(value)]:
+            rows = conn.execute(statement, (query,) * times, prepare=prepared, binary=True).fetchall()
+            found = [row[-1] for row in rows]
+            if len(found) == k:
+                break
+        return found
+
+    def _session(self, path: str, ef: int) -> Connection:
+        if (path, ef) not in self._sessions:
+            conn = self._sessions[path, ef] = self._bench.session(self._stack)
+            conn.prepared_max = None
+            settings = {"plan_cache_mode": "force_generic_plan"}  # planned once; the values are literals
+            if path != "exact":
+                settings["hnsw.ef_search"] = str(ef)
+            if path == "hnsw_continued":
+                settings |= {"hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": str(100 * ef)}
+            if path not in ("exact", "planner"):
+                settings["enable_sort"] = "off"
+            for name, value in settings.items():
+                conn.execute("SELECT set_config(%s, %s, false)", (name, value))
+        return self._sessions[path, ef]
+
+
+def bare_statement(care: Care, path: str, part: bool, k: int, value: str) -> sql.Composed:
+    """Write the statement that answers a filtered search by an access path."""
+    column = care.column
+    rows = "SELECT {id}, {distance} AS distance FROM {table} WHERE {attribute} = {value}"
+    if path == "exact":
+        text = f"SELECT * FROM ({rows} OFFSET 0) m ORDER BY distance LIMIT {{k}}"
+    else:
+        marker = " AND {dims}({vector}) > 0" if part else ""
+        text = f"{rows}{marker} ORDER BY {{distance}} LIMIT {{k}}"
+    return sql.SQL(text).format(
+        id=sql.Identifier(column.key_columns[0]), distance=column.distance(sql.Placeholder()),
+        table=column.relation, attribute=sql.Identifier(ATTRIBUTE), value=sql.Literal(value),
+        dims=sql.Identifier(column.extension_schema, "vector_dims"), vector=column.vector, k=sql.Literal(k),
+    )  # fmt: skip
+
+
+def pieces(bench: Bench, values: list[str]) -> dict[str, float]:
+    """Time inside the database what a filtered search does besides its statement, in ms a search."""
+    column, value = bench.care.column, values[0]
+    compiled = "* INTO r FROM vectuned._compile_filter({id}, {table}::regclass, f)"
+    parts = {
+        "nothing": "PERFORM f",
+        "filter compiled": f"SELECT {compiled}",
+        "filter compiled, path looked up":
+            f"SELECT {compiled}; PERFORM * FROM vectuned._served_path({{id}}, 10, f, r.shape, r.fraction)",
+        "statement parsed and planned, by the index": "EXECUTE {hnsw} INTO p USING q",
+        "statement parsed and planned, exact": "EXECUTE {exact} INTO p USING q",
+        "whole search, no row meets the filter":
+            "PERFORM * FROM vectuned.search({table}::regclass, q, 10, {none})",
+    }  # fmt: skip
+    known: dict[str, sql.Composable] = {
+        "id": sql.Literal(column.id), "table": sql.Literal(RELATION), "d": sql.Literal(column.dimensions),
+        "vector": sql.Identifier(column.extension_schema, "vector"),
+        "none": sql.Literal(json.dumps({ATTRIBUTE: "none"})),
+        "filters": sql.Literal([json.dumps({ATTRIBUTE: value}) for value in values * 30]),
+    }  # fmt: skip
+    for path in ("hnsw", "exact"):
+        text = bare_statement(bench.care, path, False, 10, value).as_string()
+        known[path] = sql.Literal("EXPLAIN " + text.replace("%s", "$1"))
+    times = {}
+    for name, piece in parts.items():
+        statement = sql.SQL(
+            "DO $do$ DECLARE f jsonb; p text; r record; "
+            "q {vector} := array_fill(1::real, ARRAY[{d}])::{vector}; "
+            f"BEGIN FOREACH f IN ARRAY {{filters}}::jsonb[] LOOP {piece}; END LOOP; END $do$"
+        ).format(**known)
+        took = []
+        for _ in range(5):
+            began = perf_counter()
+            bench.conn.execute(statement)
+            took.append((perf_counter() - began) * 1000 / (30 * len(values)))
+        times[name] = float(np.median(took))
+    return {name: round(took - times["nothing"], 4) for name, took in times.items() if name != "nothing"}
+
+
+def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
+    """Search all rows for every k, those too that nothing was learned of."""
+    chosen = asked.queries[: bench.options.per_k]
+    same = {k: Mixture(chosen, np.full(len(chosen), k), [None] * len(chosen)) for k in MANY_KS}
+    truth, result = bench.truth(same[MANY_KS[-1]]), {}
+    for k in MANY_KS:
+        with ExitStack() as stack:
+            seen = bench.race({"vectuned": bench.tuned(stack)}, same[k], f"k = {k}")["vectuned"]
+        result[str(k)] = seen.figures(same[k], truth)["all"]
+    return result
+
+
+def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
+    """Load, learn, and measure the parts that were asked for."""
+    corpus = load_wordnet()
+    sizes = demo_data.Sizes(options.training, options.held_out, options.seed)
+    rows, *drawn = demo_data.vectors(corpus, StaticEmbedder(), sizes, talk)
+    training, asked = map(Mixture.of, drawn)
+    result: dict[str, Any] = {
+        "options": {name: value for name, value in vars(options).items() if name not in ("dsn", "json")},
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
+        "rows": len(rows), "dimensions": rows.shape[1],
+    }  # fmt: skip
+    with psycopg.connect(conninfo, autocommit=True) as admin:
+        migrate(admin)
+    with open_session(conninfo) as conn:
+        demo_data.load_table(conn, corpus, rows, talk)
+        demo_data.build_index(conn, conninfo, len(rows), talk)
+        bench = Bench(conninfo, conn, options, talk)
+        bench.learn(training)
+        if "mixed" in options.parts:
+            truth = bench.truth(asked)
+            single = best_single(bench, training.take(np.arange(len(training.ks)) < options.grid))
+            result |= {
+                "single": single,
+                "before_advice": mixed(bench, asked, truth, single["ef_search"], "before advice"),
+            }
+        if options.advice:
+            result["advice"] = bench.follow_advice()
+            if "mixed" in options.parts:
+                result["after_advice"] = mixed(bench, asked, truth, single["ef_search"], "after advice")
+        if "overhead" in options.parts:
+            result["overhead"] = overhead(bench, asked)
+        if "k" in options.parts:
+            result["by_k"] = by_k(bench, asked)
+    return result
+
+
+def show(result: dict[str, Any], talk: Console) -> None:
+    """Print the tables."""
+
+    def table(title: str, rows: dict[str, dict[str, float]]) -> None:
+        names = list(next(iter(rows.values())))
+        body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
+        talk.table(["", *names], body, title=title)
+        talk.line()
+
+    if "single" in result:
+        single = result["single"]
+        table("ef_search, relaxed iterative scans", single["grid"])
+        found = "the quickest to reach" if single["reaches_target"] else "the surest, for none reaches"
+        talk.line(f"Best single setting: ef_search {single['ef_search']}, {found} the target.\n")
+    for phase in (phase for phase in ("before_advice", "after_advice") if phase in result):
+        for arm, figures in result[phase]["arms"].items():
+            table(f"{phase.replace('_', ' ')}: {arm}", figures)
+        worst = min(own["recall"] for own in result[phase]["arms"]["vectuned"].values())
+        talk.line(
+            f"vectuned: {result[phase]['ratio']:.3f} of the best single setting's mean (at most "
+            f"{result[phase]['at_most']:.3f} with 95 % confidence), recall of the worst class {worst:.3f}\n"
+        )
+    if "overhead" in result:
+        table("filtered searches and their bare statements", result["overhead"]["paths"])
+        table("in the database", {n: {"ms": ms} for n, ms in result["overhead"]["pieces_ms"].items()})
+    if "by_k" in result:
+        table("all rows, by k", result["by_k"])
+
+
+def main() -> None:
+    """Run the benchmark and print its result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--dsn", help="a database whose schema vectuned_demo may be replaced")
+    parts = ("mixed", "overhead", "k")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
+    parser.add_argument("--target", type=float, default=0.95)
+    parser.add_argument("--training", type=int, default=3000, help="searches to learn from")
+    parser.add_argument("--held-out", type=int, default=1500, help="searches to be judged by")
+    parser.add_argument("--grid", type=int, default=600, help="searches to find the best single setting by")
+    parser.add_argument("--per-k", type=int, default=200, help="searches for every k")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of the overhead")
+    parser.add_argument("--advice", action=argparse.BooleanOptionalAction, default=True, help="follow it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    options = parser.parse_args()
+    talk = Console()
+    with open_database(choose_database(options.dsn, {})) as conninfo:
+        result = measure(conninfo, options, talk)
+    show(result, talk)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
