@@ -4,11 +4,12 @@
 
 -- condition: SQL over the table t, identifiers quoted, literals typed; NULL where everything matches.
 -- shape: the columns and operators without the values, the same for every filter of a kind.
--- fraction: the share of rows that match, by the published statistics, conditions taken as independent.
+-- fraction: the share of rows that match, by the published statistics, conditions taken as independent. Runs with the
+-- owner's rights: the statistics hold values of rows, which are not for everyone to list.
 CREATE OR REPLACE FUNCTION vectuned._compile_filter(
     p_column_id int, p_relation regclass, filter jsonb,
     OUT condition text, OUT shape text, OUT fraction float8)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -19,17 +20,45 @@ DECLARE
     share float8;
     parts text[] := '{}';
     shapes text[] := '{}';
+    plain boolean;
 BEGIN
     IF jsonb_typeof(filter) <> 'object' THEN
         RAISE EXCEPTION 'a filter must be a JSON object of columns and what they must be, got %', jsonb_typeof(filter)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'For example {"tenant": 5, "price": {"<": 10}}.';
+    END IF;
+    -- Nearly every filter is made of equalities on columns of the usual types: one statement for all of them. The search
+    -- before has emptied the processor's caches, so that everything touched here costs several times what it seems to.
+    fraction := 1;
+    FOR entry IN
+        SELECT e.key, a.attname, j.value, coalesce((s.common ->> j.value)::float8, s.other_fraction, 0.1) AS share,
+               CASE jsonb_typeof(e.value)
+                   WHEN 'string' THEN CASE a.atttypid WHEN 25 THEN 'text' WHEN 2950 THEN 'uuid' WHEN 1043 THEN 'varchar' END
+                   WHEN 'boolean' THEN CASE a.atttypid WHEN 16 THEN 'bool' END
+                   WHEN 'number' THEN CASE
+                       WHEN position('.' IN j.value) > 0 THEN NULL
+                       WHEN a.atttypid = 23 AND length(j.value) <= 9 THEN 'int4'
+                       WHEN a.atttypid = 20 AND length(j.value) <= 18 THEN 'int8'
+                       WHEN a.atttypid = 21 AND length(j.value) <= 4 THEN 'int2' END END AS type
+        FROM jsonb_each(filter) e
+        CROSS JOIN LATERAL (SELECT e.value #>> '{}' AS value) j
+        LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = e.key::name AND a.attname = e.key
+                                AND a.attnum > 0 AND NOT a.attisdropped
+        LEFT JOIN vectuned.filter_statistics s ON s.column_id = p_column_id AND s.attribute = a.attname
+    LOOP
+        plain := entry.type IS NOT NULL;
+        EXIT WHEN NOT plain;
+        condition := concat_ws(' AND ', condition, format('t.%I OPERATOR(pg_catalog.=) %L::%s', entry.attname, entry.value, entry.type));
+        shape := concat_ws(', ', shape, entry.key || ' =');
+        fraction := fraction * entry.share;
+    END LOOP;
+    IF plain THEN
+        RETURN;
     END IF;
     fraction := 1;
     FOR entry IN
         SELECT e.key, e.value, a.attname, a.atttypid
         FROM jsonb_each(filter) e
         LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = e.key AND a.attnum > 0 AND NOT a.attisdropped
-        ORDER BY e.key
     LOOP
         IF entry.attname IS NULL THEN
             RAISE EXCEPTION 'column "%" of the filter does not exist in %', entry.key, p_relation

@@ -1,6 +1,6 @@
 -- The function that `vectuned.enable` makes for the filtered searches of a column. Its statements carry the
 -- filter's values as literals (partial indexes need them, and so do the planner's estimates), so they are
--- planned anew each time. Tokens as in search_template.sql.
+-- planned anew each time; whatever else is asked here keeps its plan. Tokens as in search_template.sql.
 
 CREATE OR REPLACE FUNCTION vectuned._filtered_template() RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -10,6 +10,7 @@ CREATE OR REPLACE FUNCTION vectuned.{filtered_name}(query @extschema@.vector, k 
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 SET jit = off
 SET enable_sort = on
 SET hnsw.iterative_scan = off
