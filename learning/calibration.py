@@ -19,6 +19,7 @@ from .reasoning_bank import Patterns, ReasoningBank
 _PRICES: Final = 120
 _TRAINING_SHARE: Final = 1 / 3
 _FEWEST: Final = 20
+_GROWTH: Final = 0.9
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,14 @@ def fixed_policy(
 
 
 def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
-    """Guess the ef_search of a class of k above all that were learned: a power law in k, nothing proven.
+    """Guess the ef_search of a class of k above all that were learned; nothing of it is proven.
 
-    Never fewer than k * 1.5 rows are looked at, as far as pgvector's limit allows.
+    For so many rows it grows nearly in proportion to k: with the power 0.5 that smaller classes suggest,
+    300 rows came at recall 0.937 where 0.95 was asked for.
     """
-    ks = np.array([policy.k_class for policy in learned], dtype=np.float64)
-    efs = np.array([policy.fixed_ef for policy in learned], dtype=np.float64)
-    slope = float(np.polyfit(np.log(ks), np.log(efs), 1)[0]) if len(learned) > 1 else 1.0
     largest = max(learned, key=lambda policy: policy.k_class)
-    ef = largest.fixed_ef * (k / largest.k_class) ** float(np.clip(slope, 0.5, 1.0))
-    ef = min(max(round(ef), round(1.5 * k)), ladder.RUNGS[-1])
+    ef = round(largest.fixed_ef * (k / largest.k_class) ** _GROWTH)
+    ef = min(max(ef, round(1.5 * k)), ladder.RUNGS[-1])
     return replace(
         largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, certified=False,
         samples=0, reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
