@@ -11,7 +11,7 @@ FIGURES = {"recall", "below_08", "mean_ms", "p50_ms", "p99_ms", "ef_search"}
 
 
 def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: Path) -> None:
-    arguments = ("demo", "--json", "--queries", "1200", "--held-out", "600")
+    arguments = ("demo", "--json", "--queries", "600", "--held-out", "400")
     done = vectuned.run(*arguments, timeout=600, environment={"VECTUNED_HOME": str(home)})
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -23,9 +23,9 @@ def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: P
             ("default", "fixed", "vectuned"), FIGURES
         )
         assert 0.84 < arms["default"]["recall"] < 0.91
-        # The proof holds for the mean over all queries; 600 of them stray from it by 0.006 (one sigma), so
+        # The proof holds for the mean over all queries; 400 of them stray from it by 0.0074 (one sigma), so
         # this fails by chance in fewer than one of a hundred runs even if the mean were the target itself.
-        assert arms["vectuned"]["recall"] >= float(target) - 0.014
+        assert arms["vectuned"]["recall"] >= float(target) - 0.018
         assert result["learned"][target]["certified"]
         assert result["learned"][target]["recall_bound"] >= float(target)
     assert result["unfiltered"] == result["targets"]["0.95"]

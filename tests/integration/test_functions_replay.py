@@ -114,9 +114,10 @@ def test_another_plan_is_refused(conn: Connection) -> None:
     assert raised.value.diag.message_hint == "Run vectuned.enable again if the column has another index now."
     build(conn)
     assert enable(conn) == column
-    with pytest.raises(errors.NoDataFound):  # the number of the index that is gone means no other
-        replayed(conn, column, QUERIES[0])
-    assert replayed(conn, column, QUERIES[0], 2)[1] == list(RUNGS)
+    # One made like the index that is gone goes on under its number.
+    assert replayed(conn, column, QUERIES[0])[1] == list(RUNGS)
+    with pytest.raises(errors.NoDataFound):
+        replayed(conn, column, QUERIES[0], 2)
 
 
 def test_unknown_columns_and_indexes_are_refused(conn: Connection) -> None:
