@@ -53,7 +53,7 @@ from .worker import Worker
 
 K: Final = 10
 DEFAULT_EF: Final = 40
-TARGETS: Final = (0.95, 0.98)  # the last one stays in force, for the filtered searches too
+TARGETS: Final = (0.98, 0.95)  # the last one stays in force, for the filtered searches too
 _PRODUCTION_SAMPLE_RATE: Final = 0.05
 
 
@@ -107,7 +107,7 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         pgvector = str(_scalar(conn, "SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
 
     result: dict[str, Any] = {
-        "unfiltered": {name: outcome.as_dict() for name, outcome in runs[TARGETS[0]].items()},
+        "unfiltered": {name: outcome.as_dict() for name, outcome in runs[TARGETS[-1]].items()},
         "targets": {
             f"{target:g}": {name: outcome.as_dict() for name, outcome in runs[target].items()}
             for target in TARGETS
@@ -288,7 +288,7 @@ def _print(result: dict[str, Any], console: Console) -> None:
         f"{corpus['heldout_queries']:,} held-out queries, recall@{K}, times as the client waits"
     )
     rows = []
-    for target in TARGETS:
+    for target in reversed(TARGETS):
         run, learned = result["targets"][f"{target:g}"], result["learned"][f"{target:g}"]
         how = (
             "effort by query"
@@ -336,7 +336,7 @@ def _print(result: dict[str, Any], console: Console) -> None:
     for statement in advice["statements"][:2]:
         console.line(f"  {statement}")
     console.line()
-    for target in TARGETS:
+    for target in reversed(TARGETS):
         learned = result["learned"][f"{target:g}"]
         console.line(
             f"target {target:.2f}: at least {learned['recall_bound']:.3f} with 95 % confidence from "
