@@ -335,7 +335,7 @@ COMMANDS: Final = (
         "show on real text what recall the defaults give and what vectuned makes of it",
         "Loads WordNet's 117,659 glosses into the embedded server (or, with --dsn, into the schema "
         "vectuned_demo there), builds the usual HNSW index, lets vectuned learn from real queries, and "
-        "compares on held-out ones. Takes two to three minutes.",
+        "compares on held-out ones. Takes three to six minutes.",
         _demo_arguments,
         _demo,
     ),

@@ -17,7 +17,7 @@ from vectuned.learning.neighbors import Singles
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
 
-from .tables import Connection, clustered, enable, make, one, raw, search, text
+from .tables import Connection, build, clustered, enable, make, one, raw, search, text
 
 ROWS, DIMENSIONS, TARGET = 8000, 24, 0.9
 SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)
@@ -26,7 +26,7 @@ SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)
 @pytest.fixture
 def care(conn: Connection) -> Care:
     """A column of some thousand vectors with a category of unequal classes, all searches recorded."""
-    make(conn, clustered(ROWS, DIMENSIONS, seed=1))
+    make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
     chosen = np.random.default_rng(3).choice(len(SHARES), size=ROWS, p=SHARES)
     with conn.cursor() as cursor:
@@ -35,6 +35,7 @@ def care(conn: Connection) -> Care:
             cursor.execute("UPDATE items SET category = %s WHERE id = ANY (%s)", (f"c{number}", keys))
     conn.execute("CREATE INDEX ON items (category)")
     conn.execute("VACUUM (ANALYZE, FULL) items")
+    build(conn)
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
     (care,) = tuned_columns(conn)
     return care

@@ -25,18 +25,18 @@ ROWS, DIMENSIONS, LISTS, TARGET = 3000, 24, 50, 0.9
 
 @pytest.fixture
 def care(conn: Connection) -> Care:
-    """A column with an IVFFlat index alone, 240 searches of which were replayed."""
+    """A column with an IVFFlat index alone, 180 searches of which were replayed."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1, spread=1.5), index=False)
     conn.execute(
         f"CREATE INDEX ON items USING ivfflat (embedding vector_cosine_ops) WITH (lists = {LISTS})".encode()
     )
     conn.execute("VACUUM ANALYZE items")
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
-    for query in clustered(240, DIMENSIONS, seed=2, spread=1.5):
+    for query in clustered(180, DIMENSIONS, seed=2, spread=1.5):
         search(conn, query)
     drain(conn)
     (care,) = tuned_columns(conn)
-    assert replay(conn, care, pending(conn, care.column, 1000)) == 240
+    assert replay(conn, care, pending(conn, care.column, 1000)) == 180
     return care
 
 
