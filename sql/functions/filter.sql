@@ -216,11 +216,10 @@ BEGIN
 END
 $$;
 
--- The share of rows that a comparison leaves; a tenth where nothing is known. Runs with the owner's rights: the
--- statistics hold values of rows, which are not for everyone to list.
+-- The share of rows that a comparison leaves; a tenth where nothing is known.
 CREATE OR REPLACE FUNCTION vectuned._filter_share(p_column_id int, p_attribute name, operator text, value jsonb)
 RETURNS float8
-LANGUAGE plpgsql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable

@@ -9,16 +9,8 @@ RETURN $template$
 CREATE OR REPLACE FUNCTION vectuned.{filtered_name}(query @extschema@.vector, k int, filter jsonb)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
-SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan
-SET jit = off
+{settings}
 SET enable_sort = on
-SET hnsw.iterative_scan = off
-SET hnsw.ef_search = 40
-SET hnsw.max_scan_tuples = 20000
-SET hnsw.scan_mem_multiplier = 4
-SET ivfflat.iterative_scan = off
-SET ivfflat.probes = 32768
 AS $@$
 #variable_conflict use_variable
 DECLARE

@@ -68,6 +68,7 @@ AS $$
 DECLARE
     c vectuned.tuned_column;
     f record;
+    given record;
     tokens jsonb;
     template text;
     quote text := 'search';
@@ -85,17 +86,24 @@ DECLARE
     sorted text;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = column_id;
+    -- Static SQL knows the query as q, statements that are executed as $1.
     SELECT * INTO f FROM vectuned._fragments(c, 'q');
+    SELECT * INTO given FROM vectuned._fragments(c);
     PERFORM '[1]'::@extschema@.vector;
     sorted := CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END;
     FOR i IN
-        SELECT t.index_no, t.index_relation, t.lists, t.index_relation = c.index_relation AS is_main, t.requires, s.*,
-               vectuned._condition_for(t, '%s') AS condition,
-               p.ordering AS ordering_by_parameter
-        FROM vectuned.tuned_index t
-        CROSS JOIN LATERAL vectuned._index_fragments(c, t, 'q') s
-        CROSS JOIN LATERAL vectuned._index_fragments(c, t) p
-        WHERE t.column_id = c.id ORDER BY t.index_relation = c.index_relation, t.index_no
+        SELECT n.*, n.index_relation = c.index_relation AS is_main, s.*,
+               vectuned._condition_for(r.entry, '%s') AS condition, e.ordering AS ordering_by_parameter
+        FROM (SELECT t.* FROM vectuned.tuned_index t WHERE t.column_id = c.id
+              -- The main index is gone: the table is scanned, until there is one and it is found.
+              UNION ALL
+              SELECT c.id, 0, c.index_relation, 'hnsw', 'plain', 'true', NULL, 1, NULL
+              WHERE NOT EXISTS (SELECT FROM vectuned.tuned_index t
+                                WHERE t.column_id = c.id AND t.index_relation = c.index_relation)) n
+        CROSS JOIN LATERAL (SELECT ROW(n.*)::vectuned.tuned_index AS entry) r
+        CROSS JOIN LATERAL vectuned._index_fragments(c, r.entry, 'q') s
+        CROSS JOIN LATERAL vectuned._index_fragments(c, r.entry) e
+        ORDER BY is_main, n.index_no
     LOOP
         statement := format(CASE WHEN i.ranked
             THEN 'SELECT array_agg(n.id%7$s), array_agg(n.distance%7$s) INTO found_ids, found_distances '
@@ -115,7 +123,7 @@ BEGIN
                  'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s AND '
             ELSE 'SELECT array_agg(n.id), array_agg(n.distance) FROM (SELECT r.id, r.distance '
                  'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s AND ' END,
-            f.key, (vectuned._fragments(c)).distance, f.relation, i.narrow));
+            f.key, given.distance, f.relation, i.narrow));
         tails := tails || format(' WHEN %s THEN %L', i.index_no, format(CASE WHEN i.ranked
             THEN ' ORDER BY %s LIMIT $2) n'
             ELSE ' ORDER BY %s LIMIT $3) r ORDER BY r.distance + 0 LIMIT $2) n' END, i.ordering_by_parameter));
@@ -126,23 +134,12 @@ BEGIN
             main := i;
         END IF;
     END LOOP;
-    IF searches = '' THEN
-        -- No index at all: the table is scanned, until there is one and it is found.
-        SELECT 0 AS index_no, f.present AS narrow, NULL::int AS lists INTO main;
-        searches := format('SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances '
-            'FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s ORDER BY %2$s LIMIT k) n;',
-            f.key, f.distance, f.relation, f.present);
-        heads := format(' WHEN 0 THEN %L', format('SELECT array_agg(n.id ORDER BY n.distance + 0), array_agg(n.distance '
-            'ORDER BY n.distance + 0) FROM (SELECT %1$s AS id, %2$s AS distance FROM %3$s t WHERE %4$s AND ',
-            f.key, (vectuned._fragments(c)).distance, f.relation, f.present));
-        tails := format(' WHEN 0 THEN %L', format(' ORDER BY %s LIMIT $2) n', (vectuned._fragments(c)).distance));
-        nearest := ' WHEN 0 THEN k';
-        conditions := ' WHEN 0 THEN ''%s''';
-        oids := format(' WHEN 0 THEN %s', c.index_relation);
-    END IF;
     tokens := jsonb_build_object(
         'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
-        'every_head', quote_literal((vectuned._fragments(c)).every_head), 'every_tail', quote_literal(f.every_tail),
+        'every_head', quote_literal(given.every_head), 'every_tail', quote_literal(f.every_tail),
+        'settings', 'SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off '
+            'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40 SET hnsw.max_scan_tuples = 20000 '
+            'SET hnsw.scan_mem_multiplier = 4 SET ivfflat.iterative_scan = off SET ivfflat.probes = 32768',
         'id', c.id, 'type', f.type, 'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
         'distance', f.distance, 'narrow', main.narrow, 'exact', f.exact, 'zero', f.zero,
         'searches', searches,
@@ -155,7 +152,7 @@ BEGIN
         'main_ef', CASE WHEN main.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN main.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, main.lists)::text END,
         'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);
-    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || f.every_head || searches || heads) > 0 LOOP
+    WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || given.every_head || searches || heads) > 0 LOOP
         quote := quote || '_';
     END LOOP;
     FOREACH template IN ARRAY ARRAY[vectuned._search_template(), vectuned._filtered_template()] LOOP

@@ -1,13 +1,14 @@
 -- Anyone may search; what was recorded is for the owner. Functions run with the caller's rights on the tables.
 GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
-GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vectuned.measured_path, vectuned.pattern, vectuned.status TO PUBLIC;
+GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vectuned.measured_path, vectuned.pattern,
+    vectuned.status TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature, vectuned._decide, vectuned._decide_by_probe,
-    vectuned._record, vectuned._inbox_bytes, vectuned._compile_filter, vectuned._filter_test, vectuned._filter_operator,
-    vectuned._filter_share, vectuned._filter_number, vectuned._is_bigint, vectuned._common_share, vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function, vectuned._search_anew, vectuned._check_query,
-    vectuned._tuned_column, vectuned._fragments, vectuned._index_fragments, vectuned._generation,
-    vectuned._probe, vectuned._default_effort, vectuned.params, vectuned.apply, vectuned.search,
-    vectuned.search_rows
+GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
+    vectuned._decide, vectuned._decide_by_probe, vectuned._record, vectuned._inbox_bytes, vectuned._compile_filter,
+    vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
+    vectuned._search_anew, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
+    vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort, vectuned.params,
+    vectuned.apply, vectuned.search, vectuned.search_rows
     TO PUBLIC;
 
 -- The functions of the columns already enabled lost their grant just now.

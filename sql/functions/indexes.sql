@@ -212,8 +212,8 @@ AS $$
 $$;
 
 -- Whether the planner takes an index where it is asked for, at its lowest effort and its highest: others may answer the
--- same statement, and what they cost to look through grows otherwise, with m for example. Those of the other method are made to look as costly as can be, here and
--- wherever one is searched.
+-- same statement, and what they cost to look through grows otherwise, with m for example. Those of the other method
+-- are made to look as costly as can be, here and wherever one is searched.
 CREATE OR REPLACE FUNCTION vectuned._takes_index(c vectuned.tuned_column, i vectuned.tuned_index, condition text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
@@ -258,6 +258,7 @@ DECLARE
     kept oid[] := '{}';
     changed boolean := false;
     main oid;
+    same boolean;
     number int;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
@@ -273,21 +274,21 @@ BEGIN
         CONTINUE WHEN NOT vectuned._takes_index(c, entry, condition);
         kept := kept || entry.index_relation;
         main := coalesce(main, CASE WHEN entry.requires IS NULL THEN entry.index_relation END);
-        UPDATE vectuned.tuned_index t SET share = entry.share
-        WHERE t.column_id = c.id AND t.index_relation = entry.index_relation AND t.marker = entry.marker
-          AND t.requires IS NOT DISTINCT FROM entry.requires AND t.form = entry.form AND t.method = entry.method
-          AND t.lists IS NOT DISTINCT FROM entry.lists;
-        CONTINUE WHEN FOUND;
-        DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation = entry.index_relation;
-        changed := true;
-        -- One like it that is gone was the same, before a restore or by another name: what was learned goes on serving.
+        -- Itself, as it was; or one like it that is gone, by which it was the same before a restore or by another name:
+        -- what was learned goes on serving.
+        SELECT t.index_no, t.index_relation = entry.index_relation INTO number, same
+        FROM vectuned.tuned_index t
+        WHERE t.column_id = c.id AND t.marker = entry.marker AND t.requires IS NOT DISTINCT FROM entry.requires
+          AND t.form = entry.form AND t.method = entry.method AND t.lists IS NOT DISTINCT FROM entry.lists
+          AND (t.index_relation = entry.index_relation
+               OR NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = t.index_relation AND x.indrelid = c.relation))
+        ORDER BY t.index_relation <> entry.index_relation, t.index_no LIMIT 1;
+        IF same IS NOT TRUE THEN
+            DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation = entry.index_relation;
+            changed := true;
+        END IF;
         UPDATE vectuned.tuned_index t SET index_relation = entry.index_relation, share = entry.share
-        WHERE (t.column_id, t.index_no) = (
-            SELECT o.column_id, o.index_no FROM vectuned.tuned_index o
-            WHERE o.column_id = c.id AND o.marker = entry.marker AND o.requires IS NOT DISTINCT FROM entry.requires
-              AND o.form = entry.form AND o.method = entry.method AND o.lists IS NOT DISTINCT FROM entry.lists
-              AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = o.index_relation AND x.indrelid = c.relation)
-            ORDER BY o.index_no LIMIT 1);
+        WHERE t.column_id = c.id AND t.index_no = number;
         CONTINUE WHEN FOUND;
         -- Numbers are not used again: what was measured of an index that is gone must not count for another.
         SELECT greatest(coalesce(max(t.index_no), 0), coalesce((SELECT max(p.index_no) FROM vectuned.measured_path p

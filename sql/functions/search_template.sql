@@ -1,6 +1,6 @@
 -- The function that `vectuned.enable` makes for a column, with static SQL so that plans are kept.
--- vectuned._generate fills the tokens in braces, $@$ is a quote that none of them holds. The table is t, its columns are always written t.column,
--- and every other plain name is a variable.
+-- vectuned._generate fills the tokens in braces, $@$ is a quote that none of them holds. The table is t, its columns
+-- are always written t.column, and every other plain name is a variable.
 
 CREATE OR REPLACE FUNCTION vectuned._search_template() RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -9,16 +9,8 @@ RETURN $template$
 CREATE OR REPLACE FUNCTION vectuned.{name}(query @extschema@.vector, k int)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
-SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan
+{settings}
 SET enable_sort = off
-SET jit = off
-SET hnsw.iterative_scan = off
-SET hnsw.ef_search = 40
-SET hnsw.max_scan_tuples = 20000
-SET hnsw.scan_mem_multiplier = 4
-SET ivfflat.iterative_scan = off
-SET ivfflat.probes = 32768
 AS $@$
 #variable_conflict use_variable
 DECLARE
