@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import RidgeCV
 
 from vectuned.config.errors import UsageError
+from vectuned.daemon.evaluation import BLOCK, race
 from vectuned.learning import signature
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.distillation import distil
@@ -62,7 +63,6 @@ SEEN: Final = 40  # rows asked of a first search with one probe
 PROFILE_RANKS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 SEEN_RANKS: Final = (1, 2, 3, 5, 10, 15, 20, 30, 40)
 BINS: Final = 128
-BLOCK: Final = 50
 TABLE: Final = "vectuned_ivfflat"
 INDEX: Final = "vectuned_ivfflat_lists"
 COLUMN: Final = TunedColumn(0, "public", TABLE, "embedding", "cosine", "vector", 256, ("id",), "public")
@@ -172,7 +172,8 @@ def measure(conn: Connection, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     expected = curves_from_lists(conn, truth, vectors, list_of, centroids)
     train, held = slice(0, options.train), slice(options.train, None)
-    recall, ms = curves(conn, vectors[held], _part(truth, held), rng)
+    answers = truth.take(np.arange(options.train, len(vectors)))
+    recall, ms = curves(conn, vectors[held], answers, rng)
     past = Searches({n: f[train] for n, f in features.items()}, first_ms[train], expected[train], np.empty(0))
     new = Searches({n: f[held] for n, f in features.items()}, first_ms[held], recall, ms)
     predicted = predictions(past, new, options.seed)
@@ -188,9 +189,7 @@ def measure(conn: Connection, options: argparse.Namespace) -> dict[str, Any]:
             "training_off_by": (expected[held].mean(axis=0) - recall.mean(axis=0)).round(4).tolist(),
         },
         "policies": {str(t): policies(predicted, new, t) for t in options.target},
-        "end_to_end": {
-            str(t): end_to_end(conn, past, new, _part(truth, held), t, rng) for t in options.target
-        },
+        "end_to_end": {str(t): end_to_end(conn, past, new, answers, t, rng) for t in options.target},
     }  # fmt: skip
 
 
@@ -351,7 +350,8 @@ def end_to_end(
     _race(conn, list(calls.values()), vectors[:BLOCK], rng)  # warms up
     with _only_index_scans(conn, half * (2 + 2 * len(_WAYS))):
         found, ms = _race(conn, list(calls.values()), vectors, rng)
-    recall = np.array([recall_at_k(each, _part(truth, slice(half, 2 * half)), K) for each in found])
+    answers = truth.take(np.arange(half, 2 * half))
+    recall = np.array([recall_at_k(each, answers, K) for each in found])
     result: dict[str, Any] = {}
     for arm, name in enumerate(calls):
         result[name] = {"recall": round(float(recall[arm].mean()), 4), **_times(ms[arm])}
@@ -384,16 +384,14 @@ def _race(
     conn: Connection, calls: list[str], vectors: Singles, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Call functions in shuffled blocks: distances (calls, n, K), a client's milliseconds (calls, n)."""
-    found, ms = np.full((len(calls), len(vectors), K), np.inf), np.empty((len(calls), len(vectors)))
-    for first in range(0, len(vectors), BLOCK):
-        for arm in rng.permutation(len(calls)):
-            statement = f"SELECT nearest FROM pg_temp.{calls[arm]}".encode()
-            for i in range(first, min(first + BLOCK, len(vectors))):
-                started = time.perf_counter()
-                rows = conn.execute(statement, (vectors[i],), binary=True).fetchall()
-                ms[arm, i] = (time.perf_counter() - started) * 1000
-                found[arm, i, : len(rows[0][0])] = rows[0][0]
-    return found, ms
+
+    def way(call: str) -> Callable[[Singles], list[float]]:
+        statement = f"SELECT nearest FROM pg_temp.{call}".encode()
+        return lambda vector: list(conn.execute(statement, (vector,), binary=True).fetchall()[0][0])
+
+    searches = [(vector,) for vector in vectors]
+    seen = race({call: way(call) for call in calls}, searches, K, seed=rng, warm_up=0).values()
+    return np.array([each.distances for each in seen]), np.array([each.millis for each in seen])
 
 
 def _saving(ms: Floats, recall: Floats, arm: int, rows: Ints) -> float:
@@ -457,11 +455,6 @@ def _means(rows: Singles, labels: Ints) -> Singles:
     sums = np.zeros((int(labels.max()) + 1, rows.shape[1]))
     np.add.at(sums, labels, rows)
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), dtype=np.float32)
-
-
-def _part(truth: Truth, part: slice) -> Truth:
-    arrays = {f.name: getattr(truth, f.name)[part] for f in fields(truth) if f.name != "scanned"}
-    return replace(truth, **arrays)
 
 
 @contextmanager

@@ -40,7 +40,16 @@ from vectuned.daemon import demo_data
 from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.console import Console
 from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, SCHEMA, TABLE
-from vectuned.daemon.evaluation import Arm, bare_arm, bare_filtered_arm, tuned_arm
+from vectuned.daemon.evaluation import (
+    BLOCK,
+    Arm,
+    Seen,
+    bare_arm,
+    bare_filtered_arm,
+    bare_statement,
+    race,
+    tuned_arm,
+)
 from vectuned.daemon.session import open_session
 from vectuned.daemon.worker import Worker
 from vectuned.learning.catalogue import Care, tuned_columns
@@ -58,8 +67,6 @@ KS: Final = (1, 10, 50)
 MANY_KS: Final = (1, 3, 10, 30, 100, 300, 1000)
 EFS: Final = (50, 80, 120, 160, 200, 280, 400, 560, 800)  # none under k
 RELATION: Final = f"{SCHEMA}.{TABLE}"
-_BLOCK: Final = 50
-_WARM_UP: Final = 60
 
 
 @dataclass(frozen=True)
@@ -95,43 +102,33 @@ class Mixture:
         return {name: mask for name, mask in masks.items() if mask.any()} | {"all": self.ks > 0}
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a client was given: distances float64 (n, widest k) padded with +inf, and milliseconds (n,)."""
-
-    distances: Floats
-    millis: Floats
-
-    def figures(self, asked: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
-        """Return recall, tail, short answers and times of every class and of all together."""
-        recall = recall_at_k(self.distances, truth, asked.ks)
-        short = np.isfinite(self.distances).sum(axis=1) < np.minimum(asked.ks, truth.counts)
-        found = {}
-        for name, mask in asked.classes.items():
-            own, (p50, p99) = recall[mask], np.quantile(self.millis[mask], [0.5, 0.99])
-            values = {
-                "searches": mask.sum(), "recall": own.mean(), "below_08": (own < 0.8).mean(),
-                "short": short[mask].sum(), "mean_ms": self.millis[mask].mean(), "p50_ms": p50, "p99_ms": p99,
-            }  # fmt: skip
-            found[name] = {label: round(float(value), 4) for label, value in values.items()}
-        return found
+def figures(seen: Seen, asked: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
+    """Return recall, tail, short answers and times of every class and of all together."""
+    recall = recall_at_k(seen.distances, truth, asked.ks)
+    short = np.isfinite(seen.distances).sum(axis=1) < np.minimum(asked.ks, truth.counts)
+    found = {}
+    for name, mask in asked.classes.items():
+        own, (p50, p99) = recall[mask], np.quantile(seen.millis[mask], [0.5, 0.99])
+        values = {
+            "searches": mask.sum(), "recall": own.mean(), "below_08": (own < 0.8).mean(),
+            "short": short[mask].sum(), "mean_ms": seen.millis[mask].mean(), "p50_ms": p50, "p99_ms": p99,
+        }  # fmt: skip
+        found[name] = {label: round(float(value), 4) for label, value in values.items()}
+    return found
 
 
 def pair(free: Arm, matching: Arm) -> Search:
     """Search all rows by one arm and those of a category by another."""
 
     def search(query: Vector, k: int, value: str | None) -> list[float]:
-        arm = free if value is None else matching
-        parameters = arm.parameters(query, k, value)
-        rows = arm.conn.execute(arm.statement, parameters, prepare=True, binary=True).fetchall()
-        return [row[-1] for row in rows]
+        return (free if value is None else matching).search(query, k, value)
 
     return search
 
 
 def ratio(ours: Floats, theirs: Floats, seed: int) -> dict[str, float]:
     """Return the ratio of the mean times and its upper 95 % bound, blocks drawn anew."""
-    starts = np.arange(0, len(ours), _BLOCK)
+    starts = np.arange(0, len(ours), BLOCK)
     sums = np.stack([np.add.reduceat(ours, starts), np.add.reduceat(theirs, starts)], axis=1)
     totals = sums[np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))].sum(axis=1)
     bound = np.quantile(totals[:, 0] / totals[:, 1], 0.95)
@@ -213,23 +210,10 @@ class Bench:
         return pair(tuned_arm(conn, column, 0), tuned_arm(conn, column, 0, attribute=ATTRIBUTE))
 
     def race(self, ways: dict[str, Search], asked: Mixture, label: str, seed: int = 0) -> dict[str, Seen]:
-        """Do every search in every way, in blocks whose order of ways is drawn anew."""
-        rng, count = np.random.default_rng(self.options.seed + seed), len(asked.ks)
-        seen = {n: Seen(np.full((count, int(asked.ks.max())), np.inf), np.zeros(count)) for n in ways}
+        """Do every search in every way."""
         searches = list(zip(asked.queries, asked.ks.tolist(), asked.values, strict=True))
-        for search in ways.values():
-            for each in searches[:_WARM_UP]:
-                search(*each)
-        with self.talk.progress(label, count * len(ways)) as progress:
-            for start in range(0, count, _BLOCK):
-                for name in rng.permutation(list(ways)):
-                    for i in range(start, min(start + _BLOCK, count)):
-                        began = perf_counter()
-                        found = ways[name](*searches[i])
-                        seen[name].millis[i] = (perf_counter() - began) * 1000
-                        seen[name].distances[i, : len(found)] = found
-                progress(min(start + _BLOCK, count) * len(ways))
-        return seen
+        with self.talk.progress(label, len(searches) * len(ways)) as progress:
+            return race(ways, searches, int(asked.ks.max()), seed=self.options.seed + seed, progress=progress)
 
 
 def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
@@ -244,9 +228,9 @@ def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
         seen = bench.race(ways, asked, "grid of single settings")
     grid = {}
     for name, each in seen.items():
-        figures = each.figures(asked, truth)
-        mean_ms = figures.pop("all")["mean_ms"]
-        grid[name] = {"worst_recall": min(own["recall"] for own in figures.values()), "mean_ms": mean_ms}
+        classes = figures(each, asked, truth)
+        mean_ms = classes.pop("all")["mean_ms"]
+        grid[name] = {"worst_recall": min(own["recall"] for own in classes.values()), "mean_ms": mean_ms}
     reaching = [name for name in grid if grid[name]["worst_recall"] >= bench.options.target]
     best = (
         min(reaching, key=lambda name: grid[name]["mean_ms"]) if reaching
@@ -267,7 +251,7 @@ def mixed(bench: Bench, asked: Mixture, truth: Truth, ef: int, label: str) -> di
             ways["best single, advised indexes"] = bench.plain(stack, ef, advised=True)
         seen = bench.race(ways, asked, label)
     against = ratio(seen["vectuned"].millis, seen["best single"].millis, bench.options.seed)
-    return {"arms": {name: each.figures(asked, truth) for name, each in seen.items()}} | against
+    return {"arms": {name: figures(each, asked, truth) for name, each in seen.items()}} | against
 
 
 def overhead(bench: Bench, asked: Mixture) -> dict[str, Any]:
@@ -320,7 +304,7 @@ class Bare:
         # After an index that gave too few rows comes, as in vectuned, every row that matches.
         steps = [*([(row[0], row[2] or 0)] if row[0] != "exact" else []), ("exact", 0)]
         self._steps[k, value] = [
-            (self._session(path, ef), bare_statement(self._bench.care, path, part, k, value),
+            (self._session(path, ef), statement_by(self._bench.care, path, part, k, value),
              1 if path == "exact" else 2)
             for path, ef in steps
         ]  # fmt: skip
@@ -352,20 +336,12 @@ class Bare:
         return self._sessions[path, ef]
 
 
-def bare_statement(care: Care, path: str, part: bool, k: int, value: str) -> sql.Composed:
+def statement_by(care: Care, path: str, part: bool, k: int, value: str) -> sql.Composed:
     """Write the statement that answers a filtered search by an access path."""
-    column = care.column
-    rows = "SELECT {id}, {distance} AS distance FROM {table} WHERE {attribute} = {value}"
-    if path == "exact":
-        text = f"SELECT * FROM ({rows} OFFSET 0) m ORDER BY distance LIMIT {{k}}"
-    else:
-        marker = " AND {dims}({vector}) > 0" if part else ""
-        text = f"{rows}{marker} ORDER BY {{distance}} LIMIT {{k}}"
-    return sql.SQL(text).format(
-        id=sql.Identifier(column.key_columns[0]), distance=column.distance(sql.Placeholder()),
-        table=column.relation, attribute=sql.Identifier(ATTRIBUTE), value=sql.Literal(value),
-        dims=sql.Identifier(column.extension_schema, "vector_dims"), vector=column.vector, k=sql.Literal(k),
-    )  # fmt: skip
+    exact = path == "exact"
+    return bare_statement(
+        care.column, ATTRIBUTE, sql.Literal(value), sql.Literal(k), exact=exact, advised=part and not exact
+    )
 
 
 def pieces(bench: Bench, values: list[str]) -> dict[str, float]:
@@ -389,7 +365,7 @@ def pieces(bench: Bench, values: list[str]) -> dict[str, float]:
         "filters": sql.Literal([json.dumps({ATTRIBUTE: value}) for value in values * 30]),
     }  # fmt: skip
     for path in ("hnsw", "exact"):
-        text = bare_statement(bench.care, path, False, 10, value).as_string()
+        text = statement_by(bench.care, path, False, 10, value).as_string()
         known[path] = sql.Literal("EXPLAIN " + text.replace("%s", "$1"))
     times = {}
     for name, piece in parts.items():
@@ -415,7 +391,7 @@ def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
     for k in MANY_KS:
         with ExitStack() as stack:
             seen = bench.race({"vectuned": bench.tuned(stack)}, same[k], f"k = {k}")["vectuned"]
-        result[str(k)] = seen.figures(same[k], truth)["all"]
+        result[str(k)] = figures(seen, same[k], truth)["all"]
     return result
 
 
@@ -470,8 +446,8 @@ def show(result: dict[str, Any], talk: Console) -> None:
         found = "the quickest to reach" if single["reaches_target"] else "the surest, for none reaches"
         talk.line(f"Best single setting: ef_search {single['ef_search']}, {found} the target.\n")
     for phase in (phase for phase in ("before_advice", "after_advice") if phase in result):
-        for arm, figures in result[phase]["arms"].items():
-            table(f"{phase.replace('_', ' ')}: {arm}", figures)
+        for arm, classes in result[phase]["arms"].items():
+            table(f"{phase.replace('_', ' ')}: {arm}", classes)
         worst = min(own["recall"] for own in result[phase]["arms"]["vectuned"].values())
         talk.line(
             f"vectuned: {result[phase]['ratio']:.3f} of the best single setting's mean (at most "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from time import perf_counter
 from typing import Any, Final
 
@@ -23,8 +24,16 @@ GRID: Final = (
     10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 600,
     700, 800, 900, 1000,
 )  # fmt: skip
-_BLOCK: Final = 50
-_WARM_UP: Final = 100
+BLOCK: Final = 50
+_PARAMETER: Final = sql.Placeholder()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a client was given: distances float64 (n, width) padded with +inf, and milliseconds (n,)."""
+
+    distances: Floats
+    millis: Floats
 
 
 @dataclass(frozen=True)
@@ -52,16 +61,45 @@ class Arm:
     parameters: Callable[[Vector, int, str | None], tuple[Any, ...]]
     ef_search: int
 
+    def search(self, query: Vector, k: int, value: str | None) -> list[float]:
+        """Return the distances found."""
+        parameters = self.parameters(query, k, value)
+        rows = self.conn.execute(self.statement, parameters, prepare=True, binary=True).fetchall()
+        return [row[-1] for row in rows]
+
+
+def bare_statement(
+    column: TunedColumn,
+    attribute: str | None = None,
+    value: sql.Composable = _PARAMETER,
+    k: sql.Composable = _PARAMETER,
+    *,
+    exact: bool = False,
+    advised: bool = False,
+) -> sql.Composed:
+    """Write plain SQL for the k nearest rows, where `attribute` is given of those with a value of it.
+
+    `exact`: compare with every such row. `advised`: with the condition by which statements ask for the
+    partial indexes that vectuned recommends.
+    """
+    keys, distance = map(sql.Identifier, column.key_columns), column.distance(_PARAMETER)
+    rows = sql.SQL("SELECT {}, {} AS distance FROM {}").format(
+        sql.SQL(", ").join(keys), distance, column.relation
+    )
+    if attribute is not None:
+        rows += sql.SQL(" WHERE {} = {}").format(sql.Identifier(attribute), value)
+    if advised:
+        dims = sql.Identifier(column.extension_schema, "vector_dims")
+        rows += sql.SQL(" AND {}({}) > 0").format(dims, column.vector)
+    if exact:
+        return sql.SQL("SELECT * FROM ({} OFFSET 0) m ORDER BY distance LIMIT {}").format(rows, k)
+    return rows + sql.SQL(" ORDER BY {} LIMIT {}").format(distance, k)
+
 
 def bare_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int, index: str) -> Arm:
     """Search as people do: plain SQL at a fixed ef_search. VectunedError if it would not use the index."""
     conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
-    statement = sql.SQL("SELECT {}, {} AS distance FROM {} ORDER BY {} LIMIT %s").format(
-        sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-        column.distance(sql.Placeholder()),
-        column.relation,
-        column.distance(sql.Placeholder()),
-    )
+    statement = bare_statement(column)
     probe = Vector(np.ones(column.dimensions, dtype=np.float32))
     row = conn.execute(
         sql.SQL("EXPLAIN (FORMAT JSON) ") + statement, (probe, probe, 10), prepare=False
@@ -82,39 +120,18 @@ def bare_filtered_arm(
     iterative: bool,
     advised: bool = False,
 ) -> Arm:
-    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of that value.
-
-    `advised`: with the condition by which statements ask for the partial indexes that vectuned recommends.
-    """
+    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of that value."""
     conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
     conn.execute("SET plan_cache_mode = force_custom_plan")
     if iterative:
         conn.execute("SET hnsw.iterative_scan = relaxed_order")
-    marker = sql.SQL(" AND {}({}) > 0").format(
-        sql.Identifier(column.extension_schema, "vector_dims"), column.vector
-    )
-    statement = sql.SQL("SELECT {}, {} AS distance FROM {} WHERE {} = %s{} ORDER BY {} LIMIT %s").format(
-        sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-        column.distance(sql.Placeholder()),
-        column.relation,
-        sql.Identifier(attribute),
-        marker if advised else sql.SQL(""),
-        column.distance(sql.Placeholder()),
-    )
+    statement = bare_statement(column, attribute, advised=advised)
     return Arm(conn, statement, lambda vector, k, value: (vector, value, vector, k), ef)
 
 
 def exact_filtered_arm(conn: psycopg.Connection[Any], column: TunedColumn, attribute: str) -> Arm:
     """Compare with every row that matches, found by the filter's own index."""
-    statement = sql.SQL(
-        "SELECT * FROM (SELECT {}, {} AS distance FROM {} WHERE {} = %s OFFSET 0) m"
-        " ORDER BY distance LIMIT %s"
-    ).format(
-        sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-        column.distance(sql.Placeholder()),
-        column.relation,
-        sql.Identifier(attribute),
-    )
+    statement = bare_statement(column, attribute, exact=True)
     return Arm(conn, statement, lambda vector, k, value: (vector, value, k), 0)
 
 
@@ -134,6 +151,40 @@ def tuned_arm(
     return Arm(conn, statement, lambda vector, k, value: (vector, k, json.dumps({attribute: value})), ef)
 
 
+def race(
+    ways: Mapping[str, Callable[..., list[float]]],
+    searches: Sequence[tuple[Any, ...]],
+    width: int,
+    *,
+    seed: int | np.random.Generator = 0,
+    warm_up: int = 100,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Seen]:
+    """Do every search in every way, in blocks of 50 whose order of ways is drawn anew.
+
+    A way takes what a search consists of and returns the distances found, at most `width`. Times are what the
+    client waits for, rows fetched. Before that each way does the first `warm_up` searches unmeasured.
+    """
+    rng, names, count, done = np.random.default_rng(seed), list(ways), len(searches), 0
+    seen = {name: Seen(np.full((count, width), np.inf), np.zeros(count)) for name in names}
+    for way in ways.values():
+        for search in searches[:warm_up]:
+            way(*search)
+    for start in range(0, count, BLOCK):
+        block = range(start, min(start + BLOCK, count))
+        for place in rng.permutation(len(names)):
+            name = names[place]
+            for i in block:
+                began = perf_counter()
+                found = ways[name](*searches[i])
+                seen[name].millis[i] = (perf_counter() - began) * 1000
+                seen[name].distances[i, : len(found)] = found
+            done += len(block)
+            if progress is not None:
+                progress(done)
+    return seen
+
+
 def compare(
     arms: dict[str, Arm],
     vectors: Singles,
@@ -144,35 +195,11 @@ def compare(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Outcome]:
-    """Run every query through every arm, in blocks of 50 whose order of arms is drawn anew.
-
-    `values` are what each query filters by, if the arms filter.
-
-    Times are what the client waits for, rows fetched. Before that each arm searches 100 times unmeasured.
-    """
-    rng = np.random.default_rng(seed)
-    names = list(arms)
-    millis = {name: np.zeros(len(vectors)) for name in names}
-    distances = {name: np.full((len(vectors), k), np.inf) for name in names}
-    queries = [Vector(vector) for vector in vectors]
-    filters = values if values is not None else [None] * len(queries)
-    for name in names:
-        for query, value in zip(queries[:_WARM_UP], filters, strict=False):
-            _search(arms[name], query, k, value)
-    done = 0
-    for start in range(0, len(vectors), _BLOCK):
-        block = range(start, min(start + _BLOCK, len(vectors)))
-        for place in rng.permutation(len(names)):
-            name = names[place]
-            for i in block:
-                began = perf_counter()
-                found = _search(arms[name], queries[i], k, filters[i])
-                millis[name][i] = (perf_counter() - began) * 1000
-                distances[name][i, : len(found)] = found
-                done += 1
-            if progress is not None:
-                progress(done)
-    return {name: _outcome(distances[name], millis[name], truth, k, arms[name].ef_search) for name in names}
+    """Race every query through every arm; `values` are what each query filters by, if the arms filter."""
+    ways = {name: arm.search for name, arm in arms.items()}
+    searches = list(zip(map(Vector, vectors), repeat(k), values or repeat(None)))
+    seen = race(ways, searches, k, seed=seed, progress=progress)
+    return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
 
 
 def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int:
@@ -185,14 +212,8 @@ def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int
     return grid[int(reached[0])] if len(reached) else grid[-1]
 
 
-def _search(arm: Arm, query: Vector, k: int, value: str | None) -> list[float]:
-    parameters = arm.parameters(query, k, value)
-    rows = arm.conn.execute(arm.statement, parameters, prepare=True, binary=True).fetchall()
-    return [row[-1] for row in rows]
-
-
-def _outcome(distances: Floats, millis: Floats, truth: Truth, k: int, ef: int) -> Outcome:
-    recall = recall_at_k(distances, truth, k)
+def _outcome(seen: Seen, truth: Truth, k: int, ef: int) -> Outcome:
+    recall, millis = recall_at_k(seen.distances, truth, k), seen.millis
     p50, p99 = np.quantile(millis, [0.5, 0.99])
     return Outcome(
         float(recall.mean()), float((recall < 0.8).mean()), float(millis.mean()), float(p50), float(p99), ef
