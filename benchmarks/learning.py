@@ -225,6 +225,9 @@ def replaying(conn: Connection, care: Care, options: argparse.Namespace) -> dict
         vectors,
         [10] * len(vectors),
         [[] for _ in vectors],
+        [None] * len(vectors),
+        [None] * len(vectors),
+        [False] * len(vectors),
     )
     marks: list[float] = []
 

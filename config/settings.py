@@ -68,6 +68,18 @@ class LearningSettings(_Section):
     confidence: float = Field(
         default=0.95, ge=0.5, lt=1, description="Confidence of every statement made about recall."
     )
+    false_alarms: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="Probability of ever raising a false alarm about a class of searches whose recall is what was promised.",
+    )
+    drift_share: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of a table's rows that may come, go or change before it is learned about again.",
+    )
     clusters: int = Field(
         default=64,
         ge=1,

@@ -16,6 +16,7 @@ from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
+from vectuned.learning.watch import Limits, calm_down, watch_recall, watch_table
 from vectuned.sql.loader import queries
 
 log = logging.getLogger(__name__)
@@ -44,16 +45,23 @@ class Worker:
         learning = self.settings.learning
         return Options(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
 
+    @property
+    def limits(self) -> Limits:
+        """What is tolerated, by the settings."""
+        learning = self.settings.learning
+        return Limits(learning.confidence, learning.false_alarms, learning.drift_share)
+
     def columns(self) -> list[Care]:
         """Return the columns that are enabled."""
         return [care for care in tuned_columns(self.conn) if care.enabled]
 
     def refresh(self, care: Care) -> Care:
-        """Look what indexes a column has now, and have its latest searches replayed on new ones."""
+        """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
         values = {"column_id": care.column.id}
         row = self.conn.execute(queries()["refresh_column"], values).fetchone()
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
+        watch_table(self.conn, care, self.limits)
         care = next((c for c in tuned_columns(self.conn) if c.column.id == care.column.id), care)
         opened = self._opened.get(care.column.id, set())
         # Only those there are: of a partitioned table a generation may come back.
@@ -90,6 +98,7 @@ class Worker:
         if not len(trajectories):
             return 0
         done = replay(self.conn, care, trajectories, progress=progress)
+        watch_recall(self.conn, care, self.limits)
         log.info("replayed %d searches of %s", done, care.column, extra={"action": "replay"})
         return done
 
@@ -102,7 +111,11 @@ class Worker:
 
     def learn(self, care: Care) -> Lesson:
         """Learn about a column and publish, if there are enough replays."""
-        return learn(self.conn, self.refresh(care), self.options)
+        care = self.refresh(care)
+        lesson = learn(self.conn, care, self.options)
+        if lesson.version is not None:
+            calm_down(self.conn, care)
+        return lesson
 
     def learn_all(self) -> int:
         """Learn about every enabled column of which there is news; return how many were published."""
@@ -117,6 +130,7 @@ class Worker:
         """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
         values = {
             "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
+            "learn_from": care.learn_from,
         }  # fmt: skip
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None

@@ -45,6 +45,8 @@ class TunedIndex:
 class Care:
     """A tuned column with the settings that `vectuned.enable` gave it, and its indexes.
 
+    On `alert` more searches are recorded and checked; replays before number `learn_from` no longer count.
+
     The first of `indexes` is the one that searches until something was learned; none are left where all
     were dropped.
     """
@@ -60,6 +62,8 @@ class Care:
     default_ef: int
     default_probes: int
     indexes: tuple[TunedIndex, ...]
+    alert: bool = False
+    learn_from: int = 0
 
     @property
     def generation(self) -> int | None:
@@ -84,6 +88,7 @@ def tuned_columns(conn: psycopg.Connection[Any]) -> list[Care]:
             ),
             r.enabled, r.target_recall, r.sample_rate, r.trajectory_window, r.learning_rate, r.min_samples,
             r.store_vectors, r.default_ef, r.default_probes, _indexes(conn, r.id, r.partitioned),
+            r.alert, r.learn_from,
         )
         for r in rows
     ]  # fmt: skip

@@ -82,7 +82,7 @@ def load(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> Replay
     """Read the newest replays through an index as it is now, up to the column's trajectory window."""
     values = {
         "column_id": care.column.id, "generation": index.generation, "count": care.trajectory_window,
-        "width": WIDTH,
+        "width": WIDTH, "learn_from": care.learn_from,
     }  # fmt: skip
     rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
     # A search for many rows has its chunk looked at for classes that others were not.

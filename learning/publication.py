@@ -81,6 +81,8 @@ def publish(
             raise VectunedError(f"{care.column} was disabled meanwhile: nothing is published for it.")
         row = conn.execute(queries()["next_version"], column).fetchone()
         version = int(row[0]) if row else 1
+        row = conn.execute(queries()["last_replay"], column).fetchone()
+        last_replay = int(row[0]) if row else 0
         conn.execute(queries()["refresh_statistics"], column)
         conn.execute(queries()["delete_bank"], column)
         conn.execute(queries()["delete_measured"], column)
@@ -104,7 +106,7 @@ def publish(
                 **column, "action": "publish",
                 "details": json.dumps({
                     "version": version, "classes": details, "generations": care.generations,
-                    "target_recall": care.target_recall,
+                    "target_recall": care.target_recall, "last_replay": last_replay,
                 }),
             },
         )  # fmt: skip

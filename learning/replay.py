@@ -21,6 +21,7 @@ from .evidence import WIDTH
 from .ladder import K_CLASSES, PROBES, k_class
 from .neighbors import Bools, Floats, Ints, Singles
 from .scan import SCAN_TIMEOUT_MS, Aim, Scans
+from .served import search_again
 from .trajectory import Trajectories
 from .truth import Truth, exact_neighbors, recall_at_k
 
@@ -142,6 +143,7 @@ class _Chunk:
             _require_generation(self.conn, self.care, index)
         for scan in scans.values():
             self._store(scan, probes if scan.index is main else None)
+        self._check()
         self._mark()
 
     def _replayed(self, index: TunedIndex) -> set[Any]:
@@ -226,13 +228,43 @@ class _Chunk:
         with self.conn.cursor() as cursor:
             cursor.executemany(queries()["insert_replay"], rows)
 
+    def _recall(self, distances: list[list[float]]) -> Floats:
+        """Compute the recall (n,) of answers, each to its own k and filter."""
+        recall = _served_recall(distances, self.truth, self.ks)
+        if self.filtered_truth is not None:
+            answers = [d for d, own in zip(distances, self.filtered, strict=True) if own]
+            recall[self.filtered] = _served_recall(answers, self.filtered_truth, self.ks[self.filtered])
+        return recall
+
+    def _check(self) -> None:
+        """Check what the searches are served with now; those replayed before have been learned from."""
+        searches = self.searches
+        own = np.array([
+            fresh and self.filtered[i] == (searches.filters[i] is not None)
+            for i, fresh in enumerate(searches.fresh)
+        ], dtype=np.bool_)  # fmt: skip
+        answers = [
+            search_again(self.conn, self.care, searches, i) if own[i] else None for i in range(len(searches))
+        ]
+        recall = self._recall([answer or [] for answer in answers])
+        recall[[answer is None for answer in answers]] = np.nan
+        with self.conn.cursor() as cursor:
+            cursor.executemany(
+                queries()["insert_check"],
+                [
+                    {
+                        "column_id": self.care.column.id, "query_id": searches.query_ids[i],
+                        "k_class": k_class(int(self.ks[i])), "shape": self.shapes[i] or "",
+                        "recall": None if np.isnan(recall[i]) else float(recall[i]),
+                    }
+                    for i in (int(place) for place in np.flatnonzero(own))
+                ],
+            )  # fmt: skip
+
     def _mark(self) -> None:
         """Mark the searches replayed, with the recall that each was served with."""
         searches = self.searches
-        served = _served_recall(searches.distances, self.truth, self.ks)
-        if self.filtered_truth is not None:
-            answers = [d for d, own in zip(searches.distances, self.filtered, strict=True) if own]
-            served[self.filtered] = _served_recall(answers, self.filtered_truth, self.ks[self.filtered])
+        served = self._recall(searches.distances)
         with self.conn.cursor() as cursor:
             cursor.executemany(
                 queries()["mark_replayed"],

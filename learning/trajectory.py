@@ -23,7 +23,7 @@ class Trajectories:
 
     `vectors` float32 (n, d); `ks` how many rows each asked for; `distances` what each returned, ascending;
     `filters` as JSON text, None where there was none, and `fractions`, the share of rows each was thought to
-    match.
+    match; `fresh`, those never replayed before.
     """
 
     query_ids: list[UUID]
@@ -33,6 +33,7 @@ class Trajectories:
     distances: list[list[float]]
     filters: list[str | None]
     fractions: list[float | None]
+    fresh: list[bool]
 
     def __len__(self) -> int:
         return len(self.query_ids)
@@ -41,7 +42,7 @@ class Trajectories:
         """Return a part of the searches."""
         return Trajectories(
             self.query_ids[part], self.recorded_at[part], self.vectors[part], self.ks[part],
-            self.distances[part], self.filters[part], self.fractions[part],
+            self.distances[part], self.filters[part], self.fractions[part], self.fresh[part],
         )  # fmt: skip
 
 
@@ -73,4 +74,5 @@ def pending(conn: psycopg.Connection[Any], column: TunedColumn, count: int) -> T
         [row.distances for row in rows],
         [row.filter for row in rows],
         [row.fraction for row in rows],
+        [row.fresh for row in rows],
     )

@@ -3,7 +3,8 @@
 -- name: tuned_columns
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
        x.nspname AS extension_schema, c.target_recall, c.sample_rate, c.trajectory_window, c.learning_rate,
-       c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, r.relkind = 'p' AS partitioned
+       c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, c.alert, c.learn_from,
+       r.relkind = 'p' AS partitioned
 FROM vectuned.tuned_column c
 JOIN pg_class r ON r.oid = c.relation
 JOIN pg_namespace n ON n.oid = r.relnamespace
@@ -37,7 +38,7 @@ SELECT vectuned._drain(%(batch)s);
 
 -- name: pending
 -- Sampled searches not yet replayed, the newest first: they say most about what is asked now.
-SELECT query_id, query, k, distances, recorded_at, filter::text, fraction FROM vectuned.trajectory
+SELECT query_id, query, k, distances, recorded_at, filter::text, fraction, recall IS NULL AS fresh FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
@@ -94,14 +95,15 @@ SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall,
        shape
 FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
-ORDER BY replayed_at DESC, query_id LIMIT %(count)s;
+  AND replay_no >= %(learn_from)s
+ORDER BY replay_no DESC LIMIT %(count)s;
 
 -- name: trim_replays
 -- Of each index its newest; of one that is gone, none.
 DELETE FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND (r.generation <> ALL (%(generations)s::oid[]) OR (r.query_id, r.generation) IN (
     SELECT o.query_id, o.generation
-    FROM (SELECT p.query_id, p.generation, row_number() OVER (PARTITION BY p.generation ORDER BY p.replayed_at DESC, p.query_id) AS place
+    FROM (SELECT p.query_id, p.generation, row_number() OVER (PARTITION BY p.generation ORDER BY p.replay_no DESC) AS place
           FROM vectuned.replay p WHERE p.column_id = %(column_id)s) o
     WHERE o.place > %(window)s));
 
@@ -207,7 +209,7 @@ VACUUM (TRUNCATE true) vectuned.inbox;
 WITH latest AS (
     SELECT e.action = 'publish' AND (e.details ->> 'target_recall')::float8 = %(target_recall)s
            AND e.details -> 'generations' @> g.now AND e.details -> 'generations' <@ g.now AS fits,
-           CASE e.action WHEN 'publish' THEN e.happened_at END AS published_at
+           CASE e.action WHEN 'publish' THEN (e.details ->> 'last_replay')::bigint END AS last_replay
     FROM vectuned.event e CROSS JOIN (SELECT to_jsonb(%(generations)s::oid[]::text[]::bigint[])) g (now)
     WHERE e.column_id = %(column_id)s AND e.action IN ('publish', 'disable') ORDER BY e.id DESC LIMIT 1)
 SELECT count(*) AS fresh,
@@ -216,8 +218,103 @@ SELECT count(*) AS fresh,
                         AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s)) AS served
 FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = ANY (%(generations)s::oid[])
-  AND r.replayed_at > coalesce((SELECT l.published_at FROM latest l),
-                               (SELECT max(b.published_at) FROM vectuned.bank b WHERE b.column_id = %(column_id)s), '-infinity');
+  AND r.replay_no > greatest((SELECT l.last_replay FROM latest l), %(learn_from)s - 1);
+
+-- name: last_replay
+SELECT coalesce(max(replay_no), 0) FROM vectuned.replay WHERE column_id = %(column_id)s;
+
+-- name: check_search
+-- A search as it is served now; nothing is recorded of it.
+SELECT coalesce(array_agg(s.distance ORDER BY s.distance), '{}')
+FROM (SELECT set_config('vectuned.record', 'off', true)) o
+CROSS JOIN LATERAL vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, %(filter)s::jsonb, %(column_name)s) s;
+
+-- name: insert_check
+INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall)
+VALUES (%(column_id)s, %(query_id)s, %(k_class)s, %(shape)s,
+        (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = %(column_id)s), %(recall)s);
+
+-- name: since_baseline
+SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);
+
+-- name: set_baseline
+SELECT vectuned._set_baseline(%(column_id)s);
+
+-- name: set_alert
+SELECT vectuned._set_alert(%(column_id)s, %(alert)s);
+
+-- name: fall_back
+SELECT vectuned._fall_back(%(column_id)s, %(k_class)s, %(shape)s, %(why)s);
+
+-- name: begin_anew
+SELECT vectuned._begin_anew(%(column_id)s, %(k_class)s, %(shape)s);
+
+-- name: learn_from
+UPDATE vectuned.tuned_column SET learn_from = %(learn_from)s WHERE id = %(column_id)s;
+
+-- name: first_replay_since
+-- The first replay of the searches that were checked from a check on; the next one there will be, if there is none.
+SELECT coalesce(min(r.replay_no), (SELECT coalesce(max(o.replay_no), 0) + 1 FROM vectuned.replay o))
+FROM vectuned.recall_check k
+JOIN vectuned.replay r ON r.column_id = k.column_id AND r.query_id = k.query_id
+WHERE k.column_id = %(column_id)s AND k.check_no >= %(check_no)s;
+
+-- name: reopen_all
+-- Has the latest searches replayed again, on a table that is not what it was.
+UPDATE vectuned.trajectory t SET replayed_at = NULL
+FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s AND o.query IS NOT NULL ORDER BY o.recorded_at DESC LIMIT %(count)s) o
+WHERE t.query_id = o.query_id AND t.recorded_at = o.recorded_at AND t.replayed_at IS NOT NULL;
+
+-- name: forget_queries
+-- Queries of an embedding model that is no longer in use say nothing.
+UPDATE vectuned.trajectory SET query = NULL, replayed_at = coalesce(replayed_at, now())
+WHERE column_id = %(column_id)s AND query IS NOT NULL;
+
+-- name: delete_replays
+DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
+
+-- name: promises
+-- Of each class that was ever checked, the statement as it stands and what serves it now.
+SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
+       p.effort AS promised_effort, coalesce(p.alarms, 0) AS alarms, coalesce(p.evidence, 1) AS evidence,
+       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort
+FROM (SELECT DISTINCT o.k_class, o.shape FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s) k
+LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = k.k_class AND p.shape = k.shape
+LEFT JOIN vectuned.bank b ON b.column_id = %(column_id)s AND b.k_class = k.k_class AND k.shape = ''
+ORDER BY k.k_class, k.shape;
+
+-- name: checks
+SELECT check_no, recall FROM vectuned.recall_check
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
+ORDER BY check_no;
+
+-- name: last_check
+SELECT coalesce(max(check_no), 0) FROM vectuned.recall_check;
+
+-- name: upsert_promise
+INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, checks, unknown, recall,
+                                   recall_bound, below_08, below_08_bound, evidence, alarms)
+VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(checks)s,
+        %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s)
+ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
+    since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
+    first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
+    effort = excluded.effort, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
+    recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
+    evidence = excluded.evidence, alarms = excluded.alarms, updated_at = now();
+
+-- name: trim_checks
+DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <= (
+    SELECT o.check_no FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s
+    ORDER BY o.check_no DESC OFFSET %(window)s LIMIT 1);
+
+-- name: promise_kept
+-- Whether what serves is proven, for every class of searches without a filter that is asked for.
+SELECT coalesce(bool_and(b.certified), false) FROM vectuned.bank b
+WHERE b.column_id = %(column_id)s AND b.k_class IN (
+    SELECT r.k_class FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.replay_no >= %(learn_from)s
+    GROUP BY r.k_class HAVING count(*) >= %(min_samples)s);
 
 -- name: enable
 SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall => %(target_recall)s,

@@ -27,9 +27,13 @@ CREATE TABLE vectuned.tuned_column (
     min_samples        int NOT NULL CHECK (min_samples > 0),
     store_vectors      boolean NOT NULL,
     enabled            boolean NOT NULL DEFAULT true,
+    alert              boolean NOT NULL DEFAULT false,
+    learn_from         bigint NOT NULL DEFAULT 0,
     created_at         timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation, column_name)
 );
+COMMENT ON COLUMN vectuned.tuned_column.alert IS 'more searches are recorded and checked, until what serves is proven again';
+COMMENT ON COLUMN vectuned.tuned_column.learn_from IS 'replays before this number say nothing about how things are now';
 COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
     'what searches until something was learned; not regclass: a dump restores rows before indexes, and the name would not be known yet';
 
@@ -104,6 +108,7 @@ CREATE INDEX trajectory_pending ON vectuned.trajectory (column_id, recorded_at) 
 
 -- A sampled search searched again through one index: recall and cost at every rung of effort.
 CREATE TABLE vectuned.replay (
+    replay_no    bigint GENERATED ALWAYS AS IDENTITY,
     query_id     uuid NOT NULL,
     column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     replayed_at  timestamptz NOT NULL DEFAULT now(),
@@ -123,7 +128,7 @@ CREATE TABLE vectuned.replay (
     other_ms         real[],
     PRIMARY KEY (column_id, query_id, generation)
 );
-CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replayed_at DESC);
+CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replay_no DESC);
 COMMENT ON COLUMN vectuned.replay.generation IS 'which index, and which building of it';
 COMMENT ON COLUMN vectuned.replay.fraction IS
     'of a filtered search: the share of the rows in the index that are estimated to match';
@@ -227,6 +232,55 @@ CREATE TABLE vectuned.filter_statistics (
 COMMENT ON COLUMN vectuned.filter_statistics.common IS 'share of rows by value, of the most common values';
 COMMENT ON COLUMN vectuned.filter_statistics.other_fraction IS 'share of rows of each value that is not among them';
 COMMENT ON COLUMN vectuned.filter_statistics.bounds IS 'quantiles of the other values, numbers or seconds';
+
+-- Searches as they are served, held against the exact answer in one snapshot; newest last. Holds no values of rows.
+CREATE TABLE vectuned.recall_check (
+    check_no    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    column_id   int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    query_id    uuid NOT NULL,
+    checked_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    k_class     int NOT NULL,
+    shape       text NOT NULL,
+    version     int,
+    recall      real CHECK (recall BETWEEN 0 AND 1)
+);
+CREATE INDEX recall_check_recent ON vectuned.recall_check (column_id, k_class, shape, check_no);
+COMMENT ON COLUMN vectuned.recall_check.shape IS 'the columns and operators of the filter, empty where there was none';
+COMMENT ON COLUMN vectuned.recall_check.recall IS 'NULL: the check was given up, nothing is known';
+
+-- What may be said of the recall that each class of searches is served with, since that last changed.
+CREATE TABLE vectuned.promise (
+    column_id       int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    k_class         int NOT NULL,
+    shape           text NOT NULL,
+    first_check     bigint NOT NULL,
+    since           timestamptz NOT NULL DEFAULT now(),
+    access_path     text,
+    index_no        int,
+    effort          int,
+    checks          int NOT NULL DEFAULT 0,
+    unknown         int NOT NULL DEFAULT 0,
+    recall          float8,
+    recall_bound    float8 NOT NULL DEFAULT 0,
+    below_08        float8,
+    below_08_bound  float8 NOT NULL DEFAULT 1,
+    evidence        float8 NOT NULL DEFAULT 1,
+    alarms          int NOT NULL DEFAULT 0,
+    updated_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (column_id, k_class, shape)
+);
+COMMENT ON COLUMN vectuned.promise.recall_bound IS 'at least, with the configured confidence at every time it is looked at';
+COMMENT ON COLUMN vectuned.promise.evidence IS 'against the target being met: odds of a bet on it that began with 1';
+
+-- A tuned table as it was when it was last learned about, to tell that it is another now.
+CREATE TABLE vectuned.baseline (
+    column_id   int PRIMARY KEY REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    taken_at    timestamptz NOT NULL DEFAULT now(),
+    generation  oid,
+    rows        float8 NOT NULL,
+    witnesses   jsonb NOT NULL
+);
+COMMENT ON COLUMN vectuned.baseline.witnesses IS 'keys of some rows and digests of their vectors';
 
 -- What happened to a column and why, newest last.
 CREATE TABLE vectuned.event (

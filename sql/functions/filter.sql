@@ -395,4 +395,6 @@ AS $$
     ON CONFLICT (column_id, attribute) DO UPDATE SET
         null_fraction = excluded.null_fraction, other_fraction = excluded.other_fraction,
         common = excluded.common, bounds = excluded.bounds, refreshed_at = now()
+    WHERE (t.null_fraction, t.other_fraction, t.common, t.bounds)
+          IS DISTINCT FROM (excluded.null_fraction, excluded.other_fraction, excluded.common, excluded.bounds)
 $$;

@@ -151,7 +151,9 @@ BEGIN
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
         'main_ef', CASE WHEN main.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN main.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, main.lists)::text END,
-        'sample_rate', CASE WHEN c.enabled THEN c.sample_rate ELSE 0 END);
+        'sample_rate', CASE WHEN NOT c.enabled THEN 0
+            -- At least every fifth search until what serves is proven again, unless none is to be recorded at all.
+            WHEN c.alert AND c.sample_rate > 0 THEN least(greatest(5 * c.sample_rate, 0.2), 1) ELSE c.sample_rate END);
     WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || given.every_head || searches || heads) > 0 LOOP
         quote := quote || '_';
     END LOOP;

@@ -313,7 +313,8 @@ BEGIN
 END
 $$;
 
--- What the daemon asks before it works on a column: are its indexes still the ones that are known?
+-- What the daemon asks before it works on a column: are its indexes still the ones that are known? What ANALYZE has
+-- found out since is taken over as well.
 CREATE OR REPLACE FUNCTION vectuned._refresh_column(p_column_id int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -321,6 +322,7 @@ AS $$
 BEGIN
     PERFORM '[1]'::@extschema@.vector;
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    PERFORM vectuned._refresh_statistics(p_column_id);
     IF NOT vectuned._refresh_indexes(p_column_id) THEN
         RETURN false;
     END IF;

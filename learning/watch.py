@@ -1,0 +1,178 @@
+"""Watching a column: whether its searches keep the promise, and whether its table is still the one learned about."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from vectuned.sql.loader import queries
+
+from .catalogue import Care
+from .monitor import Alarm, alarm, statement
+
+log = logging.getLogger(__name__)
+
+_REOPENED: Final = 3  # in shares of min_samples: searches replayed again on a table that has changed
+_LOWERED: Final = 0.9  # an effort under this share of the promised one is another setting
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is tolerated: `confidence` of statements, the probability of `false_alarms` ever, of a class.
+
+    `drift`: the share of rows that may come, go or change before what was learned no longer counts.
+    """
+
+    confidence: float = 0.95
+    false_alarms: float = 0.05
+    drift: float = 0.2
+
+
+def watch_table(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> str | None:
+    """See whether a column's table is another than the one learned about, and act if so; return how it changed.
+
+    'rewritten' (most likely by another embedding model: its old queries and replays are dropped), 'rebuilt'
+    (the main index), 'deletes' or 'growth' (the latest searches are replayed again). In each case searches
+    fall back, more of them are checked, and what is said of their recall begins anew, in one transaction.
+    """
+    column = {"column_id": care.column.id}
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
+    seen = cursor.execute(queries()["since_baseline"], column).fetchone()
+    if seen is None:
+        conn.execute(queries()["set_baseline"], column)
+        return None
+    gone, rewritten = seen.gone or 0.0, seen.rewritten or 0.0
+    if rewritten >= limits.drift:
+        change, why = "rewritten", f"{rewritten:.0%} of the vectors were rewritten"
+    elif seen.rebuilt:
+        change, why = "rebuilt", "the index was rebuilt"
+    elif gone >= limits.drift or seen.growth <= 1.0 - limits.drift:
+        change, why = "deletes", f"{max(gone, 1.0 - seen.growth):.0%} of the rows are gone"
+    elif seen.growth >= 1.0 + limits.drift:
+        change, why = "growth", f"the table has {seen.growth:.2f} times the rows"
+    else:
+        return None
+    with conn.transaction():
+        if change == "rewritten":
+            conn.execute(queries()["forget_queries"], column)
+        if change != "rebuilt":
+            conn.execute(queries()["delete_replays"], column)
+        if change in ("deletes", "growth"):
+            conn.execute(queries()["reopen_all"], {**column, "count": _REOPENED * care.min_samples})
+        conn.execute(queries()["set_baseline"], column)
+        figures = {"growth": seen.growth, "gone": gone, "rewritten": rewritten}
+        _fall_back(conn, care, None, None, change, why, figures)
+    return change
+
+
+def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> int:
+    """Bring up to date what is said of each class's recall, and act on alarms; return how many were raised.
+
+    A class is what searches share: the class of k and the filter's columns and operators. On an alarm it
+    falls back, more searches are checked, and only replays from the change on are learned from. A statement
+    begins anew where another index or path serves, or clearly less effort.
+    """
+    column = {"column_id": care.column.id}
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
+    raised = 0
+    for row in cursor.execute(queries()["promises"], column).fetchall():
+        first = row.first_check or 0
+        if row.promised_path is not None and _is_another(row):
+            last = conn.execute(queries()["last_check"]).fetchone()
+            first = int(last[0]) + 1 if last is not None else 0
+        key = {**column, "k_class": row.k_class, "shape": row.shape}
+        checks = conn.execute(queries()["checks"], {**key, "first_check": first}).fetchall()
+        recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
+        said = statement(recalls, limits.confidence)
+        heard = alarm(recalls, care.target_recall, limits.false_alarms)
+        with conn.transaction():
+            conn.execute(
+                queries()["upsert_promise"],
+                {
+                    **key, "first_check": first, "access_path": row.access_path, "index_no": row.index_no,
+                    "effort": row.effort, "checks": said.checks, "unknown": said.unknown,
+                    "recall": said.mean if said.checks else None, "recall_bound": said.lower,
+                    "below_08": said.tail if said.checks else None, "below_08_bound": said.tail_upper,
+                    "evidence": heard.evidence, "alarms": row.alarms + heard.raised,
+                },
+            )  # fmt: skip
+            if heard.raised:
+                raised += 1
+                began = checks[heard.began or 0][0]
+                start = conn.execute(
+                    queries()["first_replay_since"], {**column, "check_no": began}
+                ).fetchone()
+                conn.execute(queries()["learn_from"], {**column, "learn_from": start[0] if start else 0})
+                _fall_back(
+                    conn, care, row.k_class, row.shape, "alarm", _alarming(recalls, heard, care),
+                    {
+                        "k_class": row.k_class, "shape": row.shape, "evidence": heard.evidence,
+                        "recall": float(np.nanmean(recalls[heard.began :])), "checks": said.checks,
+                    },
+                )  # fmt: skip
+    conn.execute(queries()["trim_checks"], {**column, "window": care.trajectory_window})
+    return raised
+
+
+def calm_down(conn: psycopg.Connection[Any], care: Care) -> bool:
+    """Check as many searches as usual again once what serves is proven; return whether that is so now."""
+    if not care.alert:
+        return False
+    values = {
+        "column_id": care.column.id, "learn_from": care.learn_from, "min_samples": care.min_samples,
+    }  # fmt: skip
+    with conn.transaction():
+        row = conn.execute(queries()["promise_kept"], values).fetchone()
+        if row is None or not row[0]:
+            return False
+        conn.execute(queries()["set_alert"], {"column_id": care.column.id, "alert": False})
+        _tell(conn, care, "proven", {"target_recall": care.target_recall})
+    log.info("what serves %s is proven again", care.column, extra={"action": "proven"})
+    return True
+
+
+def _is_another(row: Any) -> bool:
+    """Say whether what serves a class is another setting than the one that was spoken of."""
+    return (
+        (row.access_path, row.index_no) != (row.promised_path, row.promised_index)
+        or (row.effort or 0) < _LOWERED * (row.promised_effort or 0)
+    )  # fmt: skip
+
+
+def _alarming(recalls: Any, heard: Alarm, care: Care) -> str:
+    count = int(np.count_nonzero(~np.isnan(recalls[heard.began :])))
+    mean = float(np.nanmean(recalls[heard.began :]))
+    return f"the last {count} checks found a recall of {mean:.3f} where {care.target_recall:g} was promised"
+
+
+def _fall_back(
+    conn: psycopg.Connection[Any],
+    care: Care,
+    k_class: int | None,
+    shape: str | None,
+    action: str,
+    why: str,
+    figures: dict[str, Any],
+) -> None:
+    """Serve without relying on what was learned, check more, begin anew; tell everyone."""
+    key = {"column_id": care.column.id, "k_class": k_class, "shape": shape}
+    conn.execute(queries()["fall_back"], {**key, "why": why})
+    conn.execute(queries()["begin_anew"], key)
+    conn.execute(queries()["set_alert"], {"column_id": care.column.id, "alert": True})
+    _tell(conn, care, action, {"why": why, **figures})
+    log.warning(
+        "%s: %s; searches fall back until it is learned again", care.column, why, extra={"action": action}
+    )
+
+
+def _tell(conn: psycopg.Connection[Any], care: Care, action: str, details: dict[str, Any]) -> None:
+    values = {"column_id": care.column.id, "action": action, "details": json.dumps(details)}
+    conn.execute(queries()["insert_event"], values)
+    payload = json.dumps({"action": action, "column_id": care.column.id})
+    conn.execute(queries()["notify"], {"payload": payload})

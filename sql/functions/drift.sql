@@ -1,0 +1,139 @@
+-- Whether a tuned table is still the one that was learned about, and what to do until it was learned about again.
+
+-- How many rows a table has now, without counting: those per page when it was last analyzed, times its pages now.
+CREATE OR REPLACE FUNCTION vectuned._row_estimate(p_relation regclass) RETURNS float8
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(sum(least(
+        CASE WHEN r.reltuples > 0 AND r.relpages > 0
+             THEN r.reltuples::float8 / r.relpages * (pg_relation_size(r.oid) / current_setting('block_size')::int)
+             ELSE nullif(pg_stat_get_live_tuples(r.oid), 0) END,
+        -- Pages also grow by updates, which this does not count; it is 0 after a crash.
+        nullif(pg_stat_get_live_tuples(r.oid), 0))), 0)
+    FROM (SELECT p_relation::oid AS relid WHERE (SELECT o.relkind <> 'p' FROM pg_class o WHERE o.oid = p_relation)
+          UNION ALL
+          SELECT t.relid FROM pg_partition_tree(p_relation) t
+          WHERE t.isleaf AND (SELECT o.relkind = 'p' FROM pg_class o WHERE o.oid = p_relation)) t
+    JOIN pg_class r ON r.oid = t.relid
+$$;
+
+-- Remembers a tuned table as it is: about how many rows, and of some of them what their vectors are.
+CREATE OR REPLACE FUNCTION vectuned._set_baseline(p_column_id int) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c vectuned.tuned_column;
+    rows float8;
+    witnesses jsonb;
+BEGIN
+    SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
+    rows := vectuned._row_estimate(c.relation);
+    -- Some 1,000 rows on random pages, and 100 of them.
+    EXECUTE format(
+        'SELECT coalesce(jsonb_agg(jsonb_build_array(n.key, n.digest)), ''[]'') FROM ('
+        'SELECT ARRAY[%s] AS key, md5(t.%I::text) AS digest FROM %s t TABLESAMPLE SYSTEM ($1) '
+        'WHERE t.%2$I IS NOT NULL ORDER BY random() LIMIT 100) n',
+        (SELECT string_agg(format('t.%I::text', u.name), ', ' ORDER BY u.place)
+         FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)),
+        c.column_name, (vectuned._fragments(c)).relation)
+    INTO witnesses USING least(greatest(100 * 1000 / greatest(rows, 1), 0.01), 100)::real;
+    IF jsonb_array_length(witnesses) < 50 AND rows < 100000 THEN
+        -- Too few pages, or rows on few of them.
+        EXECUTE format(
+            'SELECT coalesce(jsonb_agg(jsonb_build_array(n.key, n.digest)), ''[]'') FROM ('
+            'SELECT ARRAY[%s] AS key, md5(t.%I::text) AS digest FROM %s t WHERE t.%2$I IS NOT NULL '
+            'ORDER BY random() LIMIT 100) n',
+            (SELECT string_agg(format('t.%I::text', u.name), ', ' ORDER BY u.place)
+             FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)),
+            c.column_name, (vectuned._fragments(c)).relation)
+        INTO witnesses;
+    END IF;
+    INSERT INTO vectuned.baseline AS b (column_id, generation, rows, witnesses)
+    VALUES (c.id, vectuned._generation(c.index_relation), rows, witnesses)
+    ON CONFLICT (column_id) DO UPDATE SET taken_at = now(), generation = excluded.generation, rows = excluded.rows,
+                                          witnesses = excluded.witnesses;
+END
+$$;
+
+-- What became of the table since: its rows over those at the time, and the shares of the witnesses that are gone or
+-- have another vector (NULL without witnesses). No row where there is no baseline.
+CREATE OR REPLACE FUNCTION vectuned._since_baseline(p_column_id int)
+RETURNS TABLE (rebuilt boolean, growth float8, gone float8, rewritten float8)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c vectuned.tuned_column;
+    b vectuned.baseline;
+BEGIN
+    SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
+    SELECT * INTO b FROM vectuned.baseline t WHERE t.column_id = p_column_id;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    rebuilt := b.generation IS DISTINCT FROM vectuned._generation(c.index_relation);
+    growth := vectuned._row_estimate(c.relation) / nullif(b.rows, 0);
+    EXECUTE format(
+        'SELECT avg((n.digest IS NULL)::int), avg(coalesce(n.digest <> n.known, false)::int) FROM ('
+        'SELECT w.value ->> 1 AS known, (SELECT md5(t.%I::text) FROM %s t WHERE %s) AS digest '
+        'FROM jsonb_array_elements($1) w) n',
+        c.column_name, (vectuned._fragments(c)).relation,
+        (SELECT string_agg(format('t.%I = (w.value -> 0 ->> %s)::%s', u.name, u.place - 1, format_type(a.atttypid, -1)),
+                           ' AND ' ORDER BY u.place)
+         FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)
+         JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = u.name))
+    INTO gone, rewritten USING b.witnesses;
+    RETURN NEXT;
+END
+$$;
+
+-- Has more searches recorded, and so checked, or as many as was asked for again; says whether that changed anything.
+CREATE OR REPLACE FUNCTION vectuned._set_alert(p_column_id int, p_alert boolean) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM '[1]'::@extschema@.vector;
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    UPDATE vectuned.tuned_column t SET alert = p_alert WHERE t.id = p_column_id AND t.alert <> p_alert;
+    IF FOUND THEN
+        PERFORM vectuned._generate(p_column_id);
+    END IF;
+    RETURN FOUND;
+END
+$$;
+
+-- Serves a column without relying on what was learned, until it is learned about again: searches without a filter
+-- with twice the fixed effort, filtered ones exactly wherever that was measured. p_k_class and p_shape limit it to
+-- one class (shape: '' for searches without a filter); NULL means all.
+CREATE OR REPLACE FUNCTION vectuned._fall_back(p_column_id int, p_k_class int, p_shape text, p_why text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE vectuned.bank b
+    SET access_path = CASE WHEN b.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END,
+        ef_search = least(2 * b.ef_search, 1000), probes = least(2 * b.probes, 32768),
+        certified = false, recall_bound = 0, expected_recall = NULL, saving = NULL,
+        reason = p_why || coalesce('; ef_search ' || least(2 * b.ef_search, 1000), '; probes ' || least(2 * b.probes, 32768))
+                 || ' serves until it is learned again'
+    WHERE b.column_id = p_column_id AND (p_k_class IS NULL OR b.k_class = p_k_class) AND coalesce(p_shape, '') = '';
+    UPDATE vectuned.measured_path m SET serves = (m.access_path = 'exact')
+    WHERE m.column_id = p_column_id AND (p_k_class IS NULL OR m.k_class = p_k_class)
+      AND m.shape IS NOT NULL AND (p_shape IS NULL OR m.shape = p_shape)
+      AND m.serves <> (m.access_path = 'exact');
+$$;
+
+-- What is said of a class of searches begins anew: what serves it is another now. NULL means all of a column's.
+CREATE OR REPLACE FUNCTION vectuned._begin_anew(p_column_id int, p_k_class int, p_shape text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE vectuned.promise p
+    SET first_check = (SELECT coalesce(max(k.check_no), 0) + 1 FROM vectuned.recall_check k), since = now(),
+        access_path = NULL, index_no = NULL, effort = NULL, checks = 0, unknown = 0, recall = NULL, recall_bound = 0,
+        below_08 = NULL, below_08_bound = 1, evidence = 1, updated_at = now()
+    WHERE p.column_id = p_column_id AND (p_k_class IS NULL OR p.k_class = p_k_class)
+      AND (p_shape IS NULL OR p.shape = p_shape);
+$$;
