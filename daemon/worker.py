@@ -62,7 +62,7 @@ class Worker:
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
         watch_table(self.conn, care, self.limits)
-        care = next((c for c in tuned_columns(self.conn) if c.column.id == care.column.id), care)
+        care = next(iter(tuned_columns(self.conn, care.column.id)), care)
         opened = self._opened.get(care.column.id, set())
         # Only those there are: of a partitioned table a generation may come back.
         self._opened[care.column.id] = set(care.generations)

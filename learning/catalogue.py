@@ -76,10 +76,10 @@ class Care:
         return [index.generation for index in self.indexes]
 
 
-def tuned_columns(conn: psycopg.Connection[Any]) -> list[Care]:
-    """Read every tuned column whose table still exists, in the order they were enabled."""
+def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[Care]:
+    """Read every tuned column, or one, whose table still exists, in the order they were enabled."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["tuned_columns"]).fetchall()
+    rows = cursor.execute(queries()["tuned_columns"], {"column_id": column_id}).fetchall()
     return [
         Care(
             TunedColumn(

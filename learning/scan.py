@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 from pgvector import Vector
 from psycopg import sql
@@ -94,8 +95,12 @@ class Scans:
             return False
         seen, counts = np.array(row[0] or [], dtype=np.float64), np.array(row[1], dtype=np.int64)
         self.finished[i] = True
+        blocks, ms = row[2], row[3]
+        entries = np.array(counts if row[9] is None else row[9], dtype=np.int64)
+        if (entries > counts).any():
+            counts, blocks, ms = _by_entries(self.index, entries, counts, blocks, ms)
         self._store(i, seen, counts, row[4])
-        self.blocks[i], self.ms[i] = _prolonged(row[2], self.index), _prolonged(row[3], self.index)
+        self.blocks[i], self.ms[i] = _prolonged(blocks, self.index), _prolonged(ms, self.index)
         if condition is not None:
             self.exact_ms[i] = row[5]
             if aim.filter_goal is not None and aim.filter_bound is not None:
@@ -177,6 +182,23 @@ def _prolonged(costs: list[float], index: TunedIndex) -> Floats:
         -1
     ] / efforts[reached - 1]
     return np.concatenate([known, known[-1] + rise * (efforts[reached:] - efforts[reached - 1])])
+
+
+def _by_entries(
+    index: TunedIndex, entries: Ints, counts: Ints, blocks: npt.ArrayLike, ms: npt.ArrayLike
+) -> tuple[Ints, Floats, Floats]:
+    """Bring what a scan saw through dead rows to what searches would see: their effort counts those as well.
+
+    `entries` and `counts` (reached,): what the index gave by each rung, and the rows among it that exist.
+    Returns counts, blocks and milliseconds by the time the index had given as many as the rungs say.
+    """
+    rungs = np.asarray(index.rungs[: len(entries)], dtype=np.float64)
+    seen = np.interp(rungs, np.append(0, entries), np.append(0, counts))
+    return (
+        np.floor(seen + 1e-6).astype(np.int64),
+        np.interp(rungs, entries, blocks),
+        np.interp(rungs, entries, ms),
+    )
 
 
 def _run(conn: psycopg.Connection[Any], care: Care, values: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -1,4 +1,4 @@
-"""A served search once more, as it is served now, to be held against the exact answer of the same snapshot."""
+"""A served search once more, as it is served now, to be held against the exact answer at that time."""
 
 from __future__ import annotations
 

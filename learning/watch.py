@@ -1,4 +1,4 @@
-"""Watching a column: whether its searches keep the promise, and whether its table is still the one learned about."""
+"""Watching a column: do its searches keep the promise, and is its table still the one learned about?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Limits:
 
 
 def watch_table(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> str | None:
-    """See whether a column's table is another than the one learned about, and act if so; return how it changed.
+    """See whether a column's table is another than the one learned about, act, and return how it changed.
 
     'rewritten' (most likely by another embedding model: its old queries and replays are dropped), 'rebuilt'
     (the main index), 'deletes' or 'growth' (the latest searches are replayed again). In each case searches

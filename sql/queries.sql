@@ -10,6 +10,7 @@ JOIN pg_class r ON r.oid = c.relation
 JOIN pg_namespace n ON n.oid = r.relnamespace
 CROSS JOIN (SELECT s.nspname FROM pg_extension e JOIN pg_namespace s ON s.oid = e.extnamespace
             WHERE e.extname = 'vector') x
+WHERE %(column_id)s::int IS NULL OR c.id = %(column_id)s
 ORDER BY c.id;
 
 -- name: tuned_indexes
@@ -43,7 +44,8 @@ WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
 -- name: replay_search
-SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms
+SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms,
+       r.entries
 FROM vectuned._replay(
     %(column_id)s, %(index_no)s, %(query)s, %(rungs)s, %(condition)s, %(k)s, %(depth)s, %(goal)s, %(bound)s,
     %(filter_goal)s, %(filter_bound)s, %(thorough)s, %(exact_ms)s) r;

@@ -114,10 +114,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     UPDATE vectuned.bank b
     SET access_path = CASE WHEN b.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END,
-        ef_search = least(2 * b.ef_search, 1000), probes = least(2 * b.probes, 32768),
+        ef_search = CASE WHEN b.probes IS NULL THEN least(2 * b.ef_search, 1000) END,
+        probes = CASE WHEN b.ef_search IS NULL THEN least(2 * b.probes, 32768) END,
         certified = false, recall_bound = 0, expected_recall = NULL, saving = NULL,
-        reason = p_why || coalesce('; ef_search ' || least(2 * b.ef_search, 1000), '; probes ' || least(2 * b.probes, 32768))
-                 || ' serves until it is learned again'
+        reason = p_why || '; twice the effort serves until it is learned again'
     WHERE b.column_id = p_column_id AND (p_k_class IS NULL OR b.k_class = p_k_class) AND coalesce(p_shape, '') = '';
     UPDATE vectuned.measured_path m SET serves = (m.access_path = 'exact')
     WHERE m.column_id = p_column_id AND (p_k_class IS NULL OR m.k_class = p_k_class)

@@ -1,7 +1,8 @@
 -- Searches once more through one index and reports what every rung of effort saw and cost.
 
 -- An HNSW index is scanned once, the scan continued from rung to rung: distances are in the order the scan gave them
--- and counts[i] is how many of them had come at rungs[i]. That scan does not apply the condition of a filtered search;
+-- and counts[i] is how many of them had come at rungs[i], and entries[i] how many the index had given by then: more,
+-- where it still holds rows that are dead. That scan does not apply the condition of a filtered search;
 -- matched says which rows meet it. IVFFlat and the indexes of partitioned tables cannot be widened, they are searched
 -- anew at every rung, the condition applied, for depth rows: counts[i] is where the distances of rungs[i] end.
 -- Distances are those of the stored vectors, whatever the index compares.
@@ -17,7 +18,7 @@ CREATE OR REPLACE FUNCTION vectuned._replay(
     filter_goal int DEFAULT NULL, filter_bound float8 DEFAULT NULL, thorough boolean DEFAULT false,
     known_exact_ms float8 DEFAULT NULL,
     OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[], OUT matched boolean[],
-    OUT exact_ms float8, OUT other_distances float8[], OUT other_counts int[], OUT other_ms float8[])
+    OUT exact_ms float8, OUT other_distances float8[], OUT other_counts int[], OUT other_ms float8[], OUT entries bigint[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
@@ -51,6 +52,7 @@ DECLARE
     filter_hits int := 0;
     total int := 0;
     blocks_before bigint;
+    entries_before bigint;
     started timestamptz;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
@@ -135,6 +137,7 @@ BEGIN
 
     PERFORM set_config('hnsw.ef_search', rungs[1]::text, true);
     blocks_before := pg_stat_get_xact_blocks_fetched(i.index_relation);
+    entries_before := pg_stat_get_xact_tuples_returned(i.index_relation);
     started := clock_timestamp();
     OPEN scan NO SCROLL FOR EXECUTE statement USING query;
     FOREACH rung IN ARRAY rungs LOOP
@@ -154,6 +157,7 @@ BEGIN
         END LOOP;
         reached := rung;
         counts := counts || total;
+        entries := entries || (pg_stat_get_xact_tuples_returned(i.index_relation) - entries_before);
         blocks := blocks || (pg_stat_get_xact_blocks_fetched(i.index_relation) - blocks_before)::float8;
         ms := ms || extract(epoch FROM clock_timestamp() - started)::float8 * 1000;
         EXIT WHEN goal IS NOT NULL AND (hits >= goal OR required <> 'true')
