@@ -91,7 +91,7 @@ def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> 
     `recalls` as in `statement`. While the mean of each check given those before it is at least `target`, the
     probability that an alarm is ever raised is at most `false_alarms`, over all checks to come. The checks
     given must go back to a time chosen without regard to them, such as when the setting came into use.
-    Everything follows from the checks: 10,000 take about 10 ms. Raises UsageError for anything that is no
+    Everything follows from the checks; 50,000 take about 20 ms. Raises UsageError for anything that is no
     recall, target or probability.
 
     A bettor stakes against the target what the last checks suggest: next to nothing while they reach it,
@@ -100,7 +100,12 @@ def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> 
     bit by bit at every check, with shares 500 / ((500 + t) (501 + t)), which sum to 1, so that an early
     loss does not blind it to a late drop. All together it is a nonnegative supermartingale that starts at 1.
 
-    Measured by benchmarks/promise.py.
+    On WordNet (benchmarks/promise.py, 300 deployments) the median delay of a drop to the target - 0.03 after
+    1,000 good checks, for targets of 0.9, 0.95 and 0.98, is 567, 328 and 169 checks. It is 773, 425 and 168
+    with constant stakes that restart the same way, 888, 473 and 183 with a Shiryaev-Roberts e-detector whose
+    promise ends after 10,000 checks, 2101, 1270 and 671 without restarts. Where recall spreads widely nobody
+    is much faster: at 0.9 the best bet gains 0.008 a check, so that to get from 1 to 20 takes it 360 checks
+    even if it begins with the drop. Other windows (150 to 600) and shares differ by a few percent.
 
     Source: Ville (1939), "Etude critique de la notion de collectif", his inequality; Waudby-Smith & Ramdas
     (2024), as in `statement`, bets; Shin, Ramdas & Rinaldo (2024), "E-detectors: a nonparametric framework
