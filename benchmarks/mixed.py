@@ -32,14 +32,13 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 from psycopg import sql
-from psycopg.rows import dict_row
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon import demo_data
 from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, SCHEMA, TABLE
+from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, RELATION, SCHEMA, enable, follow_advice
 from vectuned.daemon.evaluation import (
     BLOCK,
     Arm,
@@ -47,17 +46,18 @@ from vectuned.daemon.evaluation import (
     bare_arm,
     bare_filtered_arm,
     bare_statement,
+    filtered_truth,
     race,
     tuned_arm,
 )
 from vectuned.daemon.session import open_session
 from vectuned.daemon.worker import Worker
-from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.catalogue import Care
 from vectuned.learning.neighbors import Bools, Floats, Ints
-from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
+from vectuned.learning.truth import Truth, recall_at_k
 from vectuned.reasoning.corpus import load_wordnet
 from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate, queries
+from vectuned.sql.loader import migrate
 
 Connection = psycopg.Connection[Any]
 Search = Callable[[Vector, int, str | None], list[float]]
@@ -66,7 +66,6 @@ Search = Callable[[Vector, int, str | None], list[float]]
 KS: Final = (1, 10, 50)
 MANY_KS: Final = (1, 3, 10, 30, 100, 300, 1000)
 EFS: Final = (50, 80, 120, 160, 200, 280, 400, 560, 800)  # none under k
-RELATION: Final = f"{SCHEMA}.{TABLE}"
 
 
 @dataclass(frozen=True)
@@ -141,16 +140,7 @@ class Bench:
     def __init__(self, conninfo: str, conn: Connection, options: argparse.Namespace, talk: Console) -> None:
         self.conninfo, self.conn, self.options, self.talk = conninfo, conn, options, talk
         self.worker = Worker(conn, load_settings())
-        self.care = self.enable(sample_rate=1.0)
-
-    def enable(self, sample_rate: float) -> Care:
-        """Have that share of searches recorded."""
-        self.conn.execute(
-            "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
-            (RELATION, self.options.target, sample_rate),
-        )
-        cares = [(care, care.column) for care in tuned_columns(self.conn)]
-        return next(care for care, column in cares if (column.schema, column.table) == (SCHEMA, TABLE))
+        self.care = enable(conn, target=options.target, sample_rate=1.0)
 
     def learn(self, training: Mixture) -> None:
         """Have vectuned record all of these searches, replay and learn; after that 5 % are recorded."""
@@ -163,32 +153,13 @@ class Bench:
         self.worker.drain()
         with self.talk.progress("replays", count) as progress:
             self.worker.replay(self.care, count, progress)
-        self.care = self.enable(sample_rate=0.05)
+        self.care = enable(self.conn, target=self.options.target, sample_rate=0.05)
         self.worker.learn(self.care)
-
-    def follow_advice(self) -> list[str]:
-        """Create the indexes that vectuned recommends and learn about them; return the statements."""
-        values = {"relation": RELATION, "column_name": self.care.column.column}
-        rows = self.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
-        statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
-        with self.talk.progress("recommended indexes", len(statements)):
-            for statement in statements:
-                self.conn.execute(statement.encode())
-        self.care = self.worker.refresh(self.care)
-        with self.talk.progress("replays through them", self.options.training) as progress:
-            self.worker.replay(self.care, self.options.training, progress)
-        self.worker.learn(self.care)
-        return statements
 
     def truth(self, asked: Mixture) -> Truth:
         """Find the exact answers."""
-        names = sorted({value for value in asked.values if value is not None})
-        filters = [sql.SQL("{} = {}").format(sql.Identifier(ATTRIBUTE), sql.Literal(n)) for n in names]
-        return exact_neighbors(
-            self.conn, self.care.column, np.array([query.to_numpy() for query in asked.queries]), asked.ks,
-            filters=[*filters, None],
-            filter_of=np.array([len(names) if v is None else names.index(v) for v in asked.values]),
-        )  # fmt: skip
+        vectors = np.array([query.to_numpy() for query in asked.queries])
+        return filtered_truth(self.conn, self.care.column, vectors, asked.ks, ATTRIBUTE, asked.values)
 
     def session(self, stack: ExitStack) -> Connection:
         """Open a connection."""
@@ -421,7 +392,7 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
                 "before_advice": mixed(bench, asked, truth, single["ef_search"], "before advice"),
             }
         if options.advice:
-            result["advice"] = bench.follow_advice()
+            bench.care, result["advice"] = follow_advice(bench.worker, bench.care, talk)
             if "mixed" in options.parts:
                 result["after_advice"] = mixed(bench, asked, truth, single["ef_search"], "after advice")
         if "overhead" in options.parts:

@@ -17,8 +17,8 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.ladder import at_efforts, effort
-from vectuned.learning.neighbors import Floats, Singles
-from vectuned.learning.truth import Truth, recall_at_k
+from vectuned.learning.neighbors import Floats, Ints, Singles
+from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
 
 GRID: Final = (
     10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 600,
@@ -149,6 +149,24 @@ def tuned_arm(
         sql.Literal(relation)
     )
     return Arm(conn, statement, lambda vector, k, value: (vector, k, json.dumps({attribute: value})), ef)
+
+
+def filtered_truth(
+    conn: psycopg.Connection[Any],
+    column: TunedColumn,
+    vectors: Singles,
+    k: int | Ints,
+    attribute: str,
+    values: Sequence[str | None],
+) -> Truth:
+    """Find the exact answers among the rows with each query's value of an attribute, of all rows for None."""
+    names = list(dict.fromkeys(values))
+    name = sql.Identifier(attribute)
+    return exact_neighbors(
+        conn, column, vectors, k,
+        filters=[None if n is None else sql.SQL("{} = {}").format(name, sql.Literal(n)) for n in names],
+        filter_of=np.array([names.index(value) for value in values]),
+    )  # fmt: skip
 
 
 def race(
