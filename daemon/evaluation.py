@@ -20,6 +20,8 @@ from vectuned.learning.ladder import at_efforts, effort
 from vectuned.learning.neighbors import Floats, Ints, Singles
 from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
 
+from .console import Console
+
 GRID: Final = (
     10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 600,
     700, 800, 900, 1000,
@@ -218,6 +220,14 @@ def compare(
     searches = list(zip(map(Vector, vectors), repeat(k), values or repeat(None)))
     seen = race(ways, searches, k, seed=seed, progress=progress)
     return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
+
+
+def show_figures(console: Console, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print named rows of the same named figures as a table."""
+    names = list(next(iter(rows.values())))
+    body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
+    console.table(["", *names], body, title=title)
+    console.line()
 
 
 def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int:
