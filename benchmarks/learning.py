@@ -45,6 +45,7 @@ Singles = npt.NDArray[np.float32]
 Connection = psycopg.Connection[Any]
 
 _SIZES = (64, 500, 10_000)
+_MS_PER_BUFFER = 0.002
 _STATUS = Path("/proc/self/status")
 
 
@@ -88,14 +89,15 @@ def evidence(options: argparse.Namespace) -> Evidence:
         with np.load(options.data) as file:
             rows = rng.integers(0, len(file["recall"]), options.replays)
             probes = {n: file[f"probe_{n}"][rows].astype(np.float64) for n in ladder.PROBES}
-            return Evidence(10, probes, file["recall"][rows] / 10.0, file["blocks"][rows].astype(np.float64))
+            cost = file["blocks"][rows].astype(np.float64)
+            return Evidence(10, probes, file["recall"][rows] / 10.0, cost, _MS_PER_BUFFER * cost)
     hardness = rng.random((options.replays, 1))
     steps = rng.gamma(1 + 3 * hardness, 1.0, (options.replays, ladder.PROBES[-1]))
     seen = 1 + np.cumsum(steps, axis=1) / 100
     chance = 1 - hardness * np.exp(-np.arange(len(ladder.RUNGS)) / 4)
     recall = np.sort(rng.binomial(10, chance) / 10, axis=1)
     cost = np.array(ladder.RUNGS) * 15.0 * rng.uniform(0.8, 1.2, (options.replays, 1)) + 200
-    return Evidence(10, {n: seen[:, :n] for n in ladder.PROBES}, recall, cost)
+    return Evidence(10, {n: seen[:, :n] for n in ladder.PROBES}, recall, cost, _MS_PER_BUFFER * cost)
 
 
 def distillation(options: argparse.Namespace) -> dict[str, Any]:
@@ -225,6 +227,8 @@ def replaying(conn: Connection, care: Care, options: argparse.Namespace) -> dict
         vectors,
         [10] * len(vectors),
         [[] for _ in vectors],
+        [None] * len(vectors),
+        [None] * len(vectors),
     )
     marks: list[float] = []
 
