@@ -31,6 +31,7 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
+from vectuned.daemon.evaluation import scratch_database
 from vectuned.learning import ladder, signature
 from vectuned.learning.calibration import Evidence, adaptive_policy, fixed_policy
 from vectuned.learning.catalogue import Care, tuned_columns
@@ -61,7 +62,11 @@ def main() -> None:
         "distillation": distillation(options),
         "bank": bank(options),
     }  # fmt: skip
-    with _server(options.dsn) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+    memory = {"shared_buffers": "512MB", "maintenance_work_mem": "512MB"}
+    with scratch_database(options.dsn, memory) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+        if options.dsn is None:
+            conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            migrate(conn)
         register_vector(conn)
         row = conn.execute("SELECT current_setting('server_version')").fetchone()
         result["machine"]["postgresql"] = row[0] if row else None
@@ -318,25 +323,6 @@ def _synthetic(conn: Connection, rows: int, dimensions: int, seed: int) -> int:
     if row is None:
         raise RuntimeError("vectuned.enable left no tuned column")
     return int(row[0])
-
-
-@contextmanager
-def _server(dsn: str | None) -> Iterator[str]:
-    """Yield the DSN given, or that of an embedded server with the schema, for the length of the run."""
-    if dsn is not None:
-        yield dsn
-        return
-    from vectuned.daemon.embedded import EmbeddedServer
-
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        home.chmod(0o755)  # as root the server runs as somebody else
-        settings = {"shared_buffers": "512MB", "maintenance_work_mem": "512MB"}
-        with EmbeddedServer(home, settings=settings) as server:
-            with psycopg.connect(server.dsn, autocommit=True) as conn:
-                conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
-                migrate(conn)
-            yield server.dsn
 
 
 def _resident_mb() -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final
 
@@ -20,6 +23,7 @@ from vectuned.learning.ladder import at_efforts, effort
 from vectuned.learning.neighbors import Floats, Ints, Singles
 from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
 
+from .connection import choose_database, open_database
 from .console import Console
 
 GRID: Final = (
@@ -220,6 +224,15 @@ def compare(
     searches = list(zip(map(Vector, vectors), repeat(k), values or repeat(None)))
     seen = race(ways, searches, k, seed=seed, progress=progress)
     return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
+
+
+@contextmanager
+def scratch_database(dsn: str | None, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yield the DSN that is given, or that of an embedded server in a folder that goes away afterwards."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # as root the server runs as somebody else, who must pass through
+        with open_database(choose_database(dsn, {}), Path(folder) / "home", settings=settings) as conninfo:
+            yield conninfo
 
 
 def show_figures(console: Console, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
