@@ -27,12 +27,12 @@ def lower_bound(values: npt.ArrayLike, confidence: float = 0.95, seed: int = 0) 
     a lower bound needs, and Ville's inequality. Each bet loses no more by a smaller candidate mean, so the
     means that are rejected form an interval and halving finds its end.
     """
-    return float(lower_bounds(_sample(values, 1)[:, None], confidence, seed)[0])
+    return float(lower_bounds(sample_of(values, 1)[:, None], confidence, seed)[0])
 
 
 def upper_bound(values: npt.ArrayLike, confidence: float = 0.95, seed: int = 0) -> float:
     """Bound the mean of a distribution on [0, 1] from above; see `lower_bound`. No values give 1."""
-    return 1.0 - lower_bound(1.0 - _sample(values, 1), confidence, seed)
+    return 1.0 - lower_bound(1.0 - sample_of(values, 1), confidence, seed)
 
 
 def lower_bounds(values: npt.ArrayLike, confidence: float = 0.95, seed: int = 0) -> Floats:
@@ -40,9 +40,18 @@ def lower_bounds(values: npt.ArrayLike, confidence: float = 0.95, seed: int = 0)
 
     Each bound holds with the given confidence by itself, not all of them together.
     """
-    sample = _shuffled(_sample(values, 2), seed)
-    wealth = _wealth_needed(confidence)
-    stakes = _stakes(sample, wealth)
+    sample = _shuffled(sample_of(values, 2), seed)
+    return bounds_in_order(sample, wealth_needed(confidence), max(len(sample), 1))
+
+
+def bounds_in_order(sample: Floats, wealth: float, bets: float | Floats) -> Floats:
+    """Bound the mean of each column from below by betting on the rows in the order given.
+
+    `sample` (n, m) within 0 and 1, `wealth` the logarithm of the capital that rejects a mean, `bets` a number
+    or (n, 1): over how many bets each stake spreads its risk, which nothing after its row may decide.
+    Returns (m,); the source is that of `lower_bound`.
+    """
+    stakes = _stakes(sample, wealth, bets)
     low, high = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
@@ -65,25 +74,25 @@ def smallest_safe(
     algorithms to achieve risk control", Annals of Applied Statistics 19(2), fixed-sequence testing: from
     the highest effort downwards, until `lower_bound` first falls short of the target.
     """
-    sample = _shuffled(_sample(curves, 2), seed)
+    sample = _shuffled(sample_of(curves, 2), seed)
     if not 0.0 < target <= 1.0:
         raise UsageError(f"A target recall of {target} cannot be certified: give one above 0 and up to 1.")
-    wealth = _wealth_needed(confidence)
+    wealth = wealth_needed(confidence)
     candidate = np.full(sample.shape[1], target)
-    proven = _largest_log_capital(sample, _stakes(sample, wealth), candidate) >= wealth
+    proven = _largest_log_capital(sample, _stakes(sample, wealth, max(len(sample), 1)), candidate) >= wealth
     unproven = np.flatnonzero(~proven)
     first = int(unproven[-1]) + 1 if len(unproven) else 0
     return first if first < len(proven) else None
 
 
-def _stakes(sample: Floats, wealth: float) -> Floats:
-    """Size each bet by the variance seen before it: (n, m), the `wealth` wanted being a logarithm."""
+def _stakes(sample: Floats, wealth: float, bets: float | Floats) -> Floats:
+    """Size each bet by the variance seen before it: (n, m); see `bounds_in_order`."""
     count = len(sample)
     seen = np.arange(1, count + 1, dtype=np.float64)[:, None] + 1.0
     means = (0.5 + np.cumsum(sample, axis=0)) / seen
     variances = (0.25 + np.cumsum((sample - means) ** 2, axis=0)) / seen
     before = np.concatenate([np.full((1, sample.shape[1]), 0.25), variances[:-1]])[:count]
-    stakes: Floats = np.sqrt(2.0 * wealth / (max(count, 1) * before))
+    stakes: Floats = np.sqrt(2.0 * wealth / (bets * before))
     return stakes
 
 
@@ -95,8 +104,11 @@ def _largest_log_capital(sample: Floats, stakes: Floats, means: Floats) -> Float
     return largest
 
 
-def _wealth_needed(confidence: float) -> float:
-    """Return the logarithm of the capital that by Ville's inequality is too much to be chance."""
+def wealth_needed(confidence: float) -> float:
+    """Return the logarithm of the capital that by Ville's inequality is too much to be chance.
+
+    Source: Ville (1939), "Etude critique de la notion de collectif".
+    """
     if not 0.0 < confidence < 1.0:
         raise UsageError(
             f"A confidence of {confidence} cannot be had: give one between 0 and 1, such as 0.95."
@@ -109,7 +121,7 @@ def _shuffled(sample: Floats, seed: int) -> Floats:
     return sample[np.random.default_rng(seed).permutation(len(sample))]
 
 
-def _sample(values: npt.ArrayLike, dimensions: int) -> Floats:
+def sample_of(values: npt.ArrayLike, dimensions: int) -> Floats:
     """Return the values as float64, or refuse them."""
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != dimensions:
