@@ -169,7 +169,10 @@ def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) 
 
 
 def follow_advice(worker: Worker, care: Care, console: Console) -> tuple[Care, list[str]]:
-    """Create the indexes that vectuned recommends and learn about them; return these as statements, too."""
+    """Create the indexes that vectuned recommends and learn about them.
+
+    Returns the column with its new indexes, and the statements that made them.
+    """
     values = {"relation": RELATION, "column_name": care.column.column}
     rows = worker.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
     statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]

@@ -226,6 +226,16 @@ def compare(
     return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
 
 
+def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int:
+    """Return the smallest ef_search of a grid whose mean recall reaches the target; the largest if none.
+
+    `recall` (n, rungs): replays, as anyone who measured could have them.
+    """
+    means = at_efforts(recall, effort(grid)).mean(axis=0)
+    reached = np.flatnonzero(means >= target)
+    return grid[int(reached[0])] if len(reached) else grid[-1]
+
+
 @contextmanager
 def scratch_database(dsn: str | None, settings: Mapping[str, str] | None = None) -> Iterator[str]:
     """Yield the DSN that is given, or that of an embedded server in a folder that goes away afterwards."""
@@ -241,16 +251,6 @@ def show_figures(console: Console, title: str, rows: Mapping[str, Mapping[str, f
     body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
     console.table(["", *names], body, title=title)
     console.line()
-
-
-def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int:
-    """Return the smallest ef_search of a grid whose mean recall reaches the target; the largest if none.
-
-    `recall` (n, rungs): replays, as anyone who measured could have them.
-    """
-    means = at_efforts(recall, effort(grid)).mean(axis=0)
-    reached = np.flatnonzero(means >= target)
-    return grid[int(reached[0])] if len(reached) else grid[-1]
 
 
 def _outcome(seen: Seen, truth: Truth, k: int, ef: int) -> Outcome:
