@@ -25,13 +25,11 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -43,7 +41,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import RidgeCV
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.evaluation import BLOCK, race
+from vectuned.daemon.evaluation import BLOCK, race, scratch_database
 from vectuned.learning import signature
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.distillation import distil
@@ -125,7 +123,10 @@ def main() -> None:
     """Run the benchmark and print its result."""
     options = _parser().parse_args()
     started = time.perf_counter()
-    with _server(options.dsn) as dsn, psycopg.connect(dsn, autocommit=True, prepare_threshold=1) as conn:
+    with (
+        scratch_database(options.dsn) as dsn,
+        psycopg.connect(dsn, autocommit=True, prepare_threshold=1) as conn,
+    ):
         conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
         register_vector(conn)
         try:
@@ -455,20 +456,6 @@ def _means(rows: Singles, labels: Ints) -> Singles:
     sums = np.zeros((int(labels.max()) + 1, rows.shape[1]))
     np.add.at(sums, labels, rows)
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), dtype=np.float32)
-
-
-@contextmanager
-def _server(dsn: str | None) -> Iterator[str]:
-    """Yield the DSN given, or that of an embedded server, for the length of the run."""
-    if dsn is not None:
-        yield dsn
-        return
-    from vectuned.daemon.embedded import EmbeddedServer
-
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # as root the server runs as somebody else
-        with EmbeddedServer(Path(folder) / "home") as server:
-            yield server.dsn
 
 
 def _parser() -> argparse.ArgumentParser:

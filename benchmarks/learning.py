@@ -31,6 +31,7 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
+from vectuned.daemon.evaluation import scratch_database
 from vectuned.learning import ladder, signature
 from vectuned.learning.calibration import Evidence, adaptive_policy, fixed_policy
 from vectuned.learning.catalogue import Care, tuned_columns
@@ -45,6 +46,7 @@ Singles = npt.NDArray[np.float32]
 Connection = psycopg.Connection[Any]
 
 _SIZES = (64, 500, 10_000)
+_MS_PER_BUFFER = 0.002
 _STATUS = Path("/proc/self/status")
 
 
@@ -60,7 +62,11 @@ def main() -> None:
         "distillation": distillation(options),
         "bank": bank(options),
     }  # fmt: skip
-    with _server(options.dsn) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+    memory = {"shared_buffers": "512MB", "maintenance_work_mem": "512MB"}
+    with scratch_database(options.dsn, memory) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+        if options.dsn is None:
+            conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            migrate(conn)
         register_vector(conn)
         row = conn.execute("SELECT current_setting('server_version')").fetchone()
         result["machine"]["postgresql"] = row[0] if row else None
@@ -88,14 +94,15 @@ def evidence(options: argparse.Namespace) -> Evidence:
         with np.load(options.data) as file:
             rows = rng.integers(0, len(file["recall"]), options.replays)
             probes = {n: file[f"probe_{n}"][rows].astype(np.float64) for n in ladder.PROBES}
-            return Evidence(10, probes, file["recall"][rows] / 10.0, file["blocks"][rows].astype(np.float64))
+            cost = file["blocks"][rows].astype(np.float64)
+            return Evidence(10, probes, file["recall"][rows] / 10.0, cost, _MS_PER_BUFFER * cost)
     hardness = rng.random((options.replays, 1))
     steps = rng.gamma(1 + 3 * hardness, 1.0, (options.replays, ladder.PROBES[-1]))
     seen = 1 + np.cumsum(steps, axis=1) / 100
     chance = 1 - hardness * np.exp(-np.arange(len(ladder.RUNGS)) / 4)
     recall = np.sort(rng.binomial(10, chance) / 10, axis=1)
     cost = np.array(ladder.RUNGS) * 15.0 * rng.uniform(0.8, 1.2, (options.replays, 1)) + 200
-    return Evidence(10, {n: seen[:, :n] for n in ladder.PROBES}, recall, cost)
+    return Evidence(10, {n: seen[:, :n] for n in ladder.PROBES}, recall, cost, _MS_PER_BUFFER * cost)
 
 
 def distillation(options: argparse.Namespace) -> dict[str, Any]:
@@ -317,25 +324,6 @@ def _synthetic(conn: Connection, rows: int, dimensions: int, seed: int) -> int:
     if row is None:
         raise RuntimeError("vectuned.enable left no tuned column")
     return int(row[0])
-
-
-@contextmanager
-def _server(dsn: str | None) -> Iterator[str]:
-    """Yield the DSN given, or that of an embedded server with the schema, for the length of the run."""
-    if dsn is not None:
-        yield dsn
-        return
-    from vectuned.daemon.embedded import EmbeddedServer
-
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        home.chmod(0o755)  # as root the server runs as somebody else
-        settings = {"shared_buffers": "512MB", "maintenance_work_mem": "512MB"}
-        with EmbeddedServer(home, settings=settings) as server:
-            with psycopg.connect(server.dsn, autocommit=True) as conn:
-                conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
-                migrate(conn)
-            yield server.dsn
 
 
 def _resident_mb() -> float:

@@ -1,17 +1,16 @@
-"""Measure a mixed workload, what a filtered search costs over its bare statement, and k from 1 to 1,000.
+"""Measure a mixed workload, and k from 1 to 1,000.
 
-Run as `python benchmarks/mixed.py [--parts mixed overhead k] [--dsn ...]`; it replaces the schema
-vectuned_demo of the embedded server or of the database of --dsn. Half of the searches are filtered by the
-query's own lexical category, k is 1, 10 or 50, and vectuned learns from such searches. Arms run in blocks of
-50 whose order is drawn; times are what the client waits for.
+Run as `python benchmarks/mixed.py [--parts mixed k] [--dsn ...]`; it replaces the schema vectuned_demo of the
+embedded server or of the database of --dsn. Half of the searches are filtered by the query's own lexical
+category, k is 1, 10 or 50, and vectuned learns from such searches. Arms run in blocks of 50 whose order is
+drawn; times are what the client waits for.
 
 mixed: by class, against the best single setting of plain SQL, which is the quickest ef_search of a grid, with
 relaxed iterative scans, by which every class of searches that vectuned learned from too reaches the target.
-overhead: filtered searches against the statement that vectuned chose, prepared by the client, planned for its
-value. k: searches of all rows, for numbers of rows that were mostly never asked for.
+k: searches of all rows, for numbers of rows that were mostly never asked for.
 
-The figures to watch: recall >= target in every class and mean <= 0.7 of the best single setting's; overhead
-<= 0.35 ms at the median; never fewer than k rows.
+The figures to watch: recall >= target in every class and mean <= 0.7 of the best single setting's; never
+fewer than k rows.
 """
 
 from __future__ import annotations
@@ -23,41 +22,37 @@ import platform
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 import psycopg
 from pgvector import Vector
-from psycopg import sql
-from psycopg.rows import dict_row
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon import demo_data
 from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, SCHEMA, TABLE
+from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, enable, follow_advice
 from vectuned.daemon.evaluation import (
     BLOCK,
     Arm,
     Seen,
     bare_arm,
     bare_filtered_arm,
-    bare_statement,
+    filtered_truth,
     race,
+    show_figures,
     tuned_arm,
 )
 from vectuned.daemon.session import open_session
 from vectuned.daemon.worker import Worker
-from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.neighbors import Bools, Floats, Ints
-from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
+from vectuned.learning.truth import Truth, recall_at_k
 from vectuned.reasoning.corpus import load_wordnet
 from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate, queries
+from vectuned.sql.loader import migrate
 
 Connection = psycopg.Connection[Any]
 Search = Callable[[Vector, int, str | None], list[float]]
@@ -66,7 +61,6 @@ Search = Callable[[Vector, int, str | None], list[float]]
 KS: Final = (1, 10, 50)
 MANY_KS: Final = (1, 3, 10, 30, 100, 300, 1000)
 EFS: Final = (50, 80, 120, 160, 200, 280, 400, 560, 800)  # none under k
-RELATION: Final = f"{SCHEMA}.{TABLE}"
 
 
 @dataclass(frozen=True)
@@ -141,16 +135,7 @@ class Bench:
     def __init__(self, conninfo: str, conn: Connection, options: argparse.Namespace, talk: Console) -> None:
         self.conninfo, self.conn, self.options, self.talk = conninfo, conn, options, talk
         self.worker = Worker(conn, load_settings())
-        self.care = self.enable(sample_rate=1.0)
-
-    def enable(self, sample_rate: float) -> Care:
-        """Have that share of searches recorded."""
-        self.conn.execute(
-            "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
-            (RELATION, self.options.target, sample_rate),
-        )
-        cares = [(care, care.column) for care in tuned_columns(self.conn)]
-        return next(care for care, column in cares if (column.schema, column.table) == (SCHEMA, TABLE))
+        self.care = enable(conn, target=options.target, sample_rate=1.0)
 
     def learn(self, training: Mixture) -> None:
         """Have vectuned record all of these searches, replay and learn; after that 5 % are recorded."""
@@ -163,32 +148,13 @@ class Bench:
         self.worker.drain()
         with self.talk.progress("replays", count) as progress:
             self.worker.replay(self.care, count, progress)
-        self.care = self.enable(sample_rate=0.05)
+        self.care = enable(self.conn, target=self.options.target, sample_rate=0.05)
         self.worker.learn(self.care)
-
-    def follow_advice(self) -> list[str]:
-        """Create the indexes that vectuned recommends and learn about them; return the statements."""
-        values = {"relation": RELATION, "column_name": self.care.column.column}
-        rows = self.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
-        statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
-        with self.talk.progress("recommended indexes", len(statements)):
-            for statement in statements:
-                self.conn.execute(statement.encode())
-        self.care = self.worker.refresh(self.care)
-        with self.talk.progress("replays through them", self.options.training) as progress:
-            self.worker.replay(self.care, self.options.training, progress)
-        self.worker.learn(self.care)
-        return statements
 
     def truth(self, asked: Mixture) -> Truth:
         """Find the exact answers."""
-        names = sorted({value for value in asked.values if value is not None})
-        filters = [sql.SQL("{} = {}").format(sql.Identifier(ATTRIBUTE), sql.Literal(n)) for n in names]
-        return exact_neighbors(
-            self.conn, self.care.column, np.array([query.to_numpy() for query in asked.queries]), asked.ks,
-            filters=[*filters, None],
-            filter_of=np.array([len(names) if v is None else names.index(v) for v in asked.values]),
-        )  # fmt: skip
+        vectors = np.array([query.to_numpy() for query in asked.queries])
+        return filtered_truth(self.conn, self.care.column, vectors, asked.ks, ATTRIBUTE, asked.values)
 
     def session(self, stack: ExitStack) -> Connection:
         """Open a connection."""
@@ -209,11 +175,11 @@ class Bench:
         conn, column = self.session(stack), self.care.column
         return pair(tuned_arm(conn, column, 0), tuned_arm(conn, column, 0, attribute=ATTRIBUTE))
 
-    def race(self, ways: dict[str, Search], asked: Mixture, label: str, seed: int = 0) -> dict[str, Seen]:
+    def race(self, ways: dict[str, Search], asked: Mixture, label: str) -> dict[str, Seen]:
         """Do every search in every way."""
         searches = list(zip(asked.queries, asked.ks.tolist(), asked.values, strict=True))
         with self.talk.progress(label, len(searches) * len(ways)) as progress:
-            return race(ways, searches, int(asked.ks.max()), seed=self.options.seed + seed, progress=progress)
+            return race(ways, searches, int(asked.ks.max()), seed=self.options.seed, progress=progress)
 
 
 def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
@@ -254,135 +220,6 @@ def mixed(bench: Bench, asked: Mixture, truth: Truth, ef: int, label: str) -> di
     return {"arms": {name: figures(each, asked, truth) for name, each in seen.items()}} | against
 
 
-def overhead(bench: Bench, asked: Mixture) -> dict[str, Any]:
-    """Compare filtered searches with their bare statements, each pair `options.repeat` times.
-
-    planning_p50_ms is what the bare statements cost more if they are sent, parsed and planned each time.
-    """
-    asked = asked.take(asked.filtered)
-    with ExitStack() as stack:
-        bare = Bare(bench, stack)
-        searches = zip(asked.queries, asked.ks.tolist(), asked.values, strict=True)
-        paths = np.array([bare.prepare(query, k, str(value)) for query, k, value in searches])
-        ways: dict[str, Search] = {
-            "bare": bare.search,
-            "planned": partial(bare.search, prepared=False),
-            "vectuned": bench.tuned(stack),
-        }
-        # The first round plans every statement.
-        runs = [bench.race(ways, asked, "overhead", seed=i) for i in range(bench.options.repeat + 1)][1:]
-    theirs, planned, ours = (np.array([run[name].millis for run in runs]) for name in ways)
-    result = {}
-    for name in [*sorted(set(paths.tolist())), "all"]:
-        mask = (paths == name) | (name == "all")
-        more = (ours - theirs)[:, mask]
-        values = {
-            "searches": mask.sum(), "bare_p50_ms": np.median(theirs[:, mask]),
-            "vectuned_p50_ms": np.median(ours[:, mask]), "more_p50_ms": np.median(more),
-            "more_mean_ms": more.mean(), "planning_p50_ms": np.median((planned - theirs)[:, mask]),
-        }  # fmt: skip
-        result[name] = {label: round(float(value), 4) for label, value in values.items()}
-    return {"paths": result, "pieces_ms": pieces(bench, sorted({str(value) for value in asked.values}))}
-
-
-class Bare:
-    """Answer filtered searches as vectuned would, by statements that the client prepares for each value."""
-
-    def __init__(self, bench: Bench, stack: ExitStack) -> None:
-        self._bench, self._stack = bench, stack
-        self._sessions: dict[tuple[str, int], Connection] = {}
-        self._steps: dict[tuple[int, str], list[tuple[Connection, sql.Composed, int]]] = {}
-
-    def prepare(self, query: Vector, k: int, value: str) -> str:
-        """Ask vectuned how it would search, make statements for that, and say which way it is."""
-        row = self._bench.conn.execute(
-            "SELECT access_path, index::text, ef_search FROM vectuned.params(%s::regclass, %s, %s, %s)",
-            (RELATION, query, k, json.dumps({ATTRIBUTE: value})),
-        ).fetchone()
-        assert row is not None
-        part = row[1] not in (None, f"{SCHEMA}.{INDEX}")
-        # After an index that gave too few rows comes, as in vectuned, every row that matches.
-        steps = [*([(row[0], row[2] or 0)] if row[0] != "exact" else []), ("exact", 0)]
-        self._steps[k, value] = [
-            (self._session(path, ef), statement_by(self._bench.care, path, part, k, value),
-             1 if path == "exact" else 2)
-            for path, ef in steps
-        ]  # fmt: skip
-        return f"{row[0]}, partial index" if part else str(row[0])
-
-    def search(self, query: Vector, k: int, value: str | None, prepared: bool = True) -> list[float]:
-        """Return the distances found."""
-        found: list[float] = []
-        for conn, statement, times in self._steps[k, str(value)]:
-            rows = conn.execute(statement, (query,) * times, prepare=prepared, binary=True).fetchall()
-            found = [row[-1] for row in rows]
-            if len(found) == k:
-                break
-        return found
-
-    def _session(self, path: str, ef: int) -> Connection:
-        if (path, ef) not in self._sessions:
-            conn = self._sessions[path, ef] = self._bench.session(self._stack)
-            conn.prepared_max = None
-            settings = {"plan_cache_mode": "force_generic_plan"}  # planned once; the values are literals
-            if path != "exact":
-                settings["hnsw.ef_search"] = str(ef)
-            if path == "hnsw_continued":
-                settings |= {"hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": str(100 * ef)}
-            if path not in ("exact", "planner"):
-                settings["enable_sort"] = "off"
-            for name, value in settings.items():
-                conn.execute("SELECT set_config(%s, %s, false)", (name, value))
-        return self._sessions[path, ef]
-
-
-def statement_by(care: Care, path: str, part: bool, k: int, value: str) -> sql.Composed:
-    """Write the statement that answers a filtered search by an access path."""
-    exact = path == "exact"
-    return bare_statement(
-        care.column, ATTRIBUTE, sql.Literal(value), sql.Literal(k), exact=exact, advised=part and not exact
-    )
-
-
-def pieces(bench: Bench, values: list[str]) -> dict[str, float]:
-    """Time inside the database what a filtered search does besides its statement, in ms a search."""
-    column, value = bench.care.column, values[0]
-    compiled = "* INTO r FROM vectuned._compile_filter({id}, {table}::regclass, f)"
-    parts = {
-        "nothing": "PERFORM f",
-        "filter compiled": f"SELECT {compiled}",
-        "filter compiled, path looked up":
-            f"SELECT {compiled}; PERFORM * FROM vectuned._served_path({{id}}, 10, f, r.shape, r.fraction)",
-        "statement parsed and planned, by the index": "EXECUTE {hnsw} INTO p USING q",
-        "statement parsed and planned, exact": "EXECUTE {exact} INTO p USING q",
-        "whole search, no row meets the filter":
-            "PERFORM * FROM vectuned.search({table}::regclass, q, 10, {none})",
-    }  # fmt: skip
-    known: dict[str, sql.Composable] = {
-        "id": sql.Literal(column.id), "table": sql.Literal(RELATION), "d": sql.Literal(column.dimensions),
-        "vector": sql.Identifier(column.extension_schema, "vector"),
-        "none": sql.Literal(json.dumps({ATTRIBUTE: "none"})),
-        "filters": sql.Literal([json.dumps({ATTRIBUTE: value}) for value in values * 30]),
-    }  # fmt: skip
-    for path in ("hnsw", "exact"):
-        text = statement_by(bench.care, path, False, 10, value).as_string()
-        known[path] = sql.Literal("EXPLAIN " + text.replace("%s", "$1"))
-    times = {}
-    for name, piece in parts.items():
-        statement = sql.SQL(
-            "DO $do$ DECLARE f jsonb; p text; r record; "
-            "q {vector} := array_fill(1::real, ARRAY[{d}])::{vector}; "
-            f"BEGIN FOREACH f IN ARRAY {{filters}}::jsonb[] LOOP {piece}; END LOOP; END $do$"
-        ).format(**known)
-        took = []
-        for _ in range(5):
-            began = perf_counter()
-            bench.conn.execute(statement)
-            took.append((perf_counter() - began) * 1000 / (30 * len(values)))
-        times[name] = float(np.median(took))
-    return {name: round(took - times["nothing"], 4) for name, took in times.items() if name != "nothing"}
-
-
 def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
     """Search all rows for every k, those too that nothing was learned of."""
     chosen = asked.queries[: bench.options.per_k]
@@ -421,11 +258,9 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
                 "before_advice": mixed(bench, asked, truth, single["ef_search"], "before advice"),
             }
         if options.advice:
-            result["advice"] = bench.follow_advice()
+            bench.care, result["advice"] = follow_advice(bench.worker, bench.care, talk)
             if "mixed" in options.parts:
                 result["after_advice"] = mixed(bench, asked, truth, single["ef_search"], "after advice")
-        if "overhead" in options.parts:
-            result["overhead"] = overhead(bench, asked)
         if "k" in options.parts:
             result["by_k"] = by_k(bench, asked)
     return result
@@ -433,45 +268,34 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
 
 def show(result: dict[str, Any], talk: Console) -> None:
     """Print the tables."""
-
-    def table(title: str, rows: dict[str, dict[str, float]]) -> None:
-        names = list(next(iter(rows.values())))
-        body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
-        talk.table(["", *names], body, title=title)
-        talk.line()
-
     if "single" in result:
         single = result["single"]
-        table("ef_search, relaxed iterative scans", single["grid"])
+        show_figures(talk, "ef_search, relaxed iterative scans", single["grid"])
         found = "the quickest to reach" if single["reaches_target"] else "the surest, for none reaches"
         talk.line(f"Best single setting: ef_search {single['ef_search']}, {found} the target.\n")
     for phase in (phase for phase in ("before_advice", "after_advice") if phase in result):
         for arm, classes in result[phase]["arms"].items():
-            table(f"{phase.replace('_', ' ')}: {arm}", classes)
+            show_figures(talk, f"{phase.replace('_', ' ')}: {arm}", classes)
         worst = min(own["recall"] for own in result[phase]["arms"]["vectuned"].values())
         talk.line(
             f"vectuned: {result[phase]['ratio']:.3f} of the best single setting's mean (at most "
             f"{result[phase]['at_most']:.3f} with 95 % confidence), recall of the worst class {worst:.3f}\n"
         )
-    if "overhead" in result:
-        table("filtered searches and their bare statements", result["overhead"]["paths"])
-        table("in the database", {n: {"ms": ms} for n, ms in result["overhead"]["pieces_ms"].items()})
     if "by_k" in result:
-        table("all rows, by k", result["by_k"])
+        show_figures(talk, "all rows, by k", result["by_k"])
 
 
 def main() -> None:
     """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dsn", help="a database whose schema vectuned_demo may be replaced")
-    parts = ("mixed", "overhead", "k")
+    parts = ("mixed", "k")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
     parser.add_argument("--target", type=float, default=0.95)
     parser.add_argument("--training", type=int, default=3000, help="searches to learn from")
     parser.add_argument("--held-out", type=int, default=1500, help="searches to be judged by")
     parser.add_argument("--grid", type=int, default=600, help="searches to find the best single setting by")
     parser.add_argument("--per-k", type=int, default=200, help="searches for every k")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds of the overhead")
     parser.add_argument("--advice", action=argparse.BooleanOptionalAction, default=True, help="follow it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")

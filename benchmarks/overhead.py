@@ -14,15 +14,12 @@ import os
 import platform
 import sys
 
-import numpy as np
-
 from vectuned.config.errors import UsageError
 from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.demo import K
-from vectuned.daemon.demo_data import INDEX, SCHEMA, TABLE
+from vectuned.daemon.demo_data import INDEX, cares, draw
 from vectuned.daemon.evaluation import bare_arm, compare, tuned_arm
 from vectuned.daemon.session import open_session
-from vectuned.learning.catalogue import tuned_columns
 from vectuned.learning.truth import exact_neighbors
 from vectuned.reasoning.corpus import load_wordnet
 from vectuned.reasoning.embedder import StaticEmbedder
@@ -43,18 +40,16 @@ def main() -> None:
 
 def measure(conninfo: str, options: argparse.Namespace) -> dict[str, object]:
     """Compare the arms `options.repeat` times, each time with another order."""
-    asked = load_wordnet().queries()
-    chosen = np.random.default_rng(options.seed).permutation(len(asked))[: options.queries]
-    vectors = StaticEmbedder().encode([asked[i].text for i in chosen])
+    vectors = draw(load_wordnet(), StaticEmbedder(), options.queries, options.seed).vectors
     with open_session(conninfo) as admin, open_session(conninfo) as plain, open_session(conninfo) as tuned:
-        cares = [c for c in tuned_columns(admin) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
+        found = cares(admin)
         row = admin.execute(
             "SELECT access_path, ef_search FROM vectuned.bank WHERE column_id = %s AND k_class = %s",
-            (cares[0].column.id if cares else None, K),
+            (found[0].column.id if found else None, K),
         ).fetchone()
         if row is None:
             raise UsageError("There is nothing to measure in this database: run `vectuned demo` there first.")
-        care, (path, ef) = cares[0], row
+        care, (path, ef) = found[0], row
         set_path = "UPDATE vectuned.bank SET access_path = %s WHERE column_id = %s AND k_class = %s"
         truth = exact_neighbors(admin, care.column, vectors, K)
         arms = {

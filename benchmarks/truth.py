@@ -13,10 +13,7 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
+from vectuned.daemon.evaluation import scratch_database
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.truth import exact_neighbors
 
@@ -40,7 +38,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 def main() -> None:
     """Run the benchmark and print its result."""
     options = _parser().parse_args()
-    with _server(options.dsn) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+    with scratch_database(options.dsn) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
         register_vector(conn)
         column = _describe(conn, options)
@@ -115,20 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     return parser
-
-
-@contextmanager
-def _server(dsn: str | None) -> Iterator[str]:
-    """Give the DSN to use: the one given, or that of an embedded server started for the occasion."""
-    if dsn is not None:
-        yield dsn
-        return
-    from vectuned.daemon.embedded import EmbeddedServer
-
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # the server may run as another user, who must pass through
-        with EmbeddedServer(Path(folder) / "home") as server:
-            yield server.dsn
 
 
 def _describe(conn: Connection, options: argparse.Namespace) -> TunedColumn:

@@ -72,7 +72,7 @@ class LearningSettings(_Section):
         default=0.05,
         gt=0,
         le=0.5,
-        description="Probability of ever raising a false alarm about a class of searches that keeps its promise.",
+        description="Probability of ever raising a false alarm about searches that keep the promise.",
     )
     drift_share: float = Field(
         default=0.2,

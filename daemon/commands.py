@@ -223,6 +223,11 @@ def _print_status(
         f"{stats['awaiting_replay']:,} to replay, {stats['replays']:,} replayed"
         + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
     )
+    if stats["successes"] + stats["failures"] + stats["unknown"] + stats["feedback"]:
+        console.line(
+            f"  verdicts: {stats['successes']:,} successes, {stats['failures']:,} failures, "
+            f"{stats['unknown']:,} unknown; {stats['feedback']:,} searches with feedback"
+        )
     served = [_class_row(r) for r in classes if r["k_class"] is not None]
     if served:
         console.table(_CLASS_HEADINGS, served, left=3)
@@ -321,6 +326,7 @@ def _learn(context: Context) -> None:
                 f"{care.column}: {replayed} replayed, "
                 + (needed if lesson.version is None else f"version {lesson.version} published")
             )
+        worker.judge()
     if console.as_json:
         console.document({"columns": report})
 

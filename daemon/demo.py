@@ -9,32 +9,30 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
-import numpy as np
 import psycopg
 from pgvector import Vector
-from psycopg import sql
-from psycopg.rows import dict_row
 
 from vectuned.config.settings import Settings
-from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.catalogue import Care
 from vectuned.learning.evidence import load
 from vectuned.learning.learner import Lesson
-from vectuned.learning.neighbors import Singles
 from vectuned.learning.truth import Truth, exact_neighbors
 from vectuned.reasoning.corpus import load_wordnet
 from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate, queries
+from vectuned.sql.loader import migrate
 
 from .console import Console
 from .demo_data import (
     ATTRIBUTE,
     INDEX,
+    RELATION,
     SCHEMA,
-    TABLE,
     UNRELATED,
     Asked,
     Sizes,
     build_index,
+    enable,
+    follow_advice,
     load_table,
     vectors,
 )  # fmt: skip
@@ -46,6 +44,7 @@ from .evaluation import (
     best_fixed,
     compare,
     exact_filtered_arm,
+    filtered_truth,
     tuned_arm,
 )
 from .session import open_session
@@ -72,14 +71,13 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         load_table(conn, corpus, rows, console)
         build_seconds = build_index(conn, conninfo, len(rows), console)
         worker = Worker(conn, settings)
-        relation = f"{SCHEMA}.{TABLE}"
         console.say(
             "\nSearching with vectuned.search, most searches filtered by a lexical category or a topic; "
             "nothing is learned yet, every search is recorded."
         )
-        care = _enable(conn, relation, target=TARGETS[-1], sample_rate=1.0)
+        care = enable(conn, target=TARGETS[-1], sample_rate=1.0)
         with console.progress("training searches", len(training)) as progress:
-            _search_all(conn, relation, training, progress)
+            _search_all(conn, training, progress)
         worker.drain()
         with console.progress("replaying at every effort", len(training)) as progress:
             worker.replay(care, len(training), progress)
@@ -89,18 +87,20 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         runs: dict[float, dict[str, Outcome]] = {}
         lessons: dict[float, Lesson] = {}
         for target in TARGETS:
-            care = _enable(conn, relation, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
+            care = enable(conn, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
             lessons[target] = worker.learn(care)
             fixed = best_fixed(evidence.recall, target)
             served = lessons[target].served[K].policy.fixed_ef
             label = f"held-out, target {target:g}"
             runs[target] = _compare(conninfo, care, heldout, truth, fixed, served, sizes.seed, console, label)
-        asked = heldout.first(sizes.heldout // 2)
+        asked = heldout.take(slice(sizes.heldout // 2))
         before = _compare_filtered(conninfo, conn, care, asked, sizes.seed, console, advised=False)
-        advice, advised_seconds = _follow_advice(conn, worker, care, console)
+        started = monotonic()
+        care, advice = follow_advice(worker, care, console)
+        advised_seconds = monotonic() - started
         filtered = _compare_filtered(conninfo, conn, care, asked, sizes.seed, console, advised=True)
         unrelated = _compare_unrelated(
-            conninfo, conn, care, asked.first(len(asked) // 2), sizes.seed, console
+            conninfo, conn, care, asked.take(slice(len(asked) // 2)), sizes.seed, console
         )
         index_bytes = _scalar(conn, "SELECT pg_relation_size(%s)", f"{SCHEMA}.{INDEX}")
         server = str(_scalar(conn, "SHOW server_version"))
@@ -118,7 +118,7 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         "advice": {"seconds": round(advised_seconds, 1), "statements": advice},
         "corpus": {
             "name": "WordNet 3.0, lemmas and glosses; usage examples as queries",
-            "relation": relation, "rows": len(rows), "dimensions": rows.shape[1],
+            "relation": RELATION, "rows": len(rows), "dimensions": rows.shape[1],
             "embedder": f"{embedder.name} {embedder.version}", "training_queries": len(training),
             "heldout_queries": len(heldout), "filtered_queries": len(asked), "k": K,
             "index_mb": round(index_bytes / 2**20, 1),
@@ -134,21 +134,13 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
     return result
 
 
-def _enable(conn: psycopg.Connection[Any], relation: str, *, target: float, sample_rate: float) -> Care:
-    conn.execute(
-        "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
-        (relation, target, sample_rate),
-    )
-    return next(c for c in tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE))
-
-
-def _search_all(conn: psycopg.Connection[Any], relation: str, asked: Asked, progress: Any) -> None:
+def _search_all(conn: psycopg.Connection[Any], asked: Asked, progress: Any) -> None:
     """Search for everything asked, with its filter if it has one."""
     for number, vector in enumerate(asked.vectors):
         condition = asked.filtered_by(number)
         conn.execute(
             "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s, %s)",
-            (relation, Vector(vector), K, None if condition is None else json.dumps(condition)),
+            (RELATION, Vector(vector), K, None if condition is None else json.dumps(condition)),
         ).fetchall()
         progress(number + 1)
 
@@ -175,17 +167,6 @@ def _compare(
             return compare(arms, heldout.vectors, truth, K, seed=seed, progress=progress)
 
 
-def _filtered_truth(
-    conn: psycopg.Connection[Any], care: Care, vectors: Singles, attribute: str, values: list[str]
-) -> Truth:
-    names = sorted(set(values))
-    return exact_neighbors(
-        conn, care.column, vectors, K,
-        filters=[sql.SQL("{} = {}").format(sql.Identifier(attribute), sql.Literal(name)) for name in names],
-        filter_of=np.array([names.index(value) for value in values]),
-    )  # fmt: skip
-
-
 def _compare_filtered(
     conninfo: str,
     conn: psycopg.Connection[Any],
@@ -202,7 +183,7 @@ def _compare_filtered(
     usual setting with the same new indexes, which plain SQL may use as well.
     """
     column = care.column
-    truth = _filtered_truth(conn, care, heldout.vectors, ATTRIBUTE, heldout.categories)
+    truth = filtered_truth(conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
     with ExitStack() as stack:
 
         def session() -> psycopg.Connection[Any]:
@@ -233,7 +214,7 @@ def _compare_unrelated(
     conninfo: str, conn: psycopg.Connection[Any], care: Care, heldout: Asked, seed: int, console: Console
 ) -> dict[str, Outcome]:
     """Compare where the filter has nothing to do with the query."""
-    truth = _filtered_truth(conn, care, heldout.vectors, UNRELATED, heldout.topics)
+    truth = filtered_truth(conn, care.column, heldout.vectors, K, UNRELATED, heldout.topics)
     with open_session(conninfo) as first, open_session(conninfo) as second, open_session(conninfo) as third:
         arms = {
             "relaxed": bare_filtered_arm(first, care.column, UNRELATED, DEFAULT_EF, iterative=True),
@@ -244,27 +225,6 @@ def _compare_unrelated(
             return compare(
                 arms, heldout.vectors, truth, K, values=heldout.topics, seed=seed, progress=progress
             )
-
-
-def _follow_advice(
-    conn: psycopg.Connection[Any], worker: Worker, care: Care, console: Console
-) -> tuple[list[str], float]:
-    """Create the indexes that vectuned recommends and learn about them; return the statements and seconds."""
-    began = monotonic()
-    values = {"relation": f"{SCHEMA}.{TABLE}", "column_name": care.column.column}
-    cursor = conn.cursor(row_factory=dict_row)
-    rows = cursor.execute(queries()["recommend"], values).fetchall()
-    statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
-    with console.progress("creating the recommended indexes", len(statements)) as progress:
-        for number, statement in enumerate(statements, 1):
-            conn.execute(statement.encode())
-            progress(number)
-    care = worker.refresh(care)
-    waiting = _scalar(conn, "SELECT awaiting_replay FROM vectuned.stats(%s::regclass)", f"{SCHEMA}.{TABLE}")
-    with console.progress("replaying through them", waiting) as progress:
-        worker.replay(care, waiting, progress)
-    worker.learn(care)
-    return statements, monotonic() - began
 
 
 def _learned(lesson: Lesson) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the demonstration searches: WordNet's glosses in a table, its usage examples as queries."""
+"""What the demonstration searches: WordNet's glosses in a tuned table, its usage examples as queries."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 from psycopg import sql
+from psycopg.rows import dict_row
 
-from vectuned.learning.catalogue import tuned_columns
+from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.neighbors import Singles
 from vectuned.reasoning.corpus import Corpus
 from vectuned.reasoning.embedder import StaticEmbedder
 from vectuned.sql.loader import queries
 
 from .console import Console
+from .worker import Worker
 
 SCHEMA: Final = "vectuned_demo"
 TABLE: Final = "wordnet"
+RELATION: Final = f"{SCHEMA}.{TABLE}"
 INDEX: Final = "wordnet_embedding"
 ATTRIBUTE: Final = "category"
 UNRELATED: Final = "topic"
@@ -50,9 +53,9 @@ class Asked:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def first(self, count: int) -> Asked:
-        """Return the first `count` queries."""
-        return Asked(self.vectors[:count], self.categories[:count], self.topics[:count])
+    def take(self, part: slice) -> Asked:
+        """Return a part of the queries."""
+        return Asked(self.vectors[part], self.categories[part], self.topics[part])
 
     def filtered_by(self, number: int) -> dict[str, str] | None:
         """Say what the search for a query is filtered by: of five two by category, one by topic, two not."""
@@ -68,32 +71,30 @@ def vectors(
     corpus: Corpus, embedder: StaticEmbedder, sizes: Sizes, console: Console
 ) -> tuple[Singles, Asked, Asked]:
     """Embed the glosses, and usage examples as queries: rows, queries to learn from, and held-out ones."""
-    texts, asked = corpus.texts(), corpus.queries()
+    texts = corpus.texts()
     with console.progress("embedding glosses", len(texts)) as progress:
         rows = embedder.encode(texts, progress=progress)
-    chosen = np.random.default_rng(sizes.seed).permutation(len(asked))[: sizes.training + sizes.heldout]
-    vectors = embedder.encode([asked[i].text for i in chosen])
+    asked = draw(corpus, embedder, sizes.training + sizes.heldout, sizes.seed)
+    return rows, asked.take(slice(sizes.training)), asked.take(slice(sizes.training, None))
+
+
+def draw(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int) -> Asked:
+    """Draw usage examples and embed them as queries."""
+    examples = corpus.queries()
+    chosen = [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))[:count]]
     category = {synset.id: synset.category for synset in corpus.synsets}
-    categories = [category[asked[i].source] for i in chosen]
-    topics = [categories[i] for i in np.random.default_rng(sizes.seed + 1).permutation(len(categories))]
-    cut = sizes.training
-    return (
-        rows,
-        Asked(vectors[:cut], categories[:cut], topics[:cut]),
-        Asked(vectors[cut:], categories[cut:], topics[cut:]),
-    )
+    categories = [category[example.source] for example in chosen]
+    topics = [categories[i] for i in np.random.default_rng(seed + 1).permutation(len(categories))]
+    return Asked(embedder.encode([example.text for example in chosen]), categories, topics)
 
 
 def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console: Console) -> None:
     """Make the table anew, with ordinary indexes on what is filtered by."""
     table = sql.Identifier(SCHEMA, TABLE)
     conn.execute("SET client_min_messages = warning")
-    for care in tuned_columns(conn):
-        if (care.column.schema, care.column.table) == (SCHEMA, TABLE):
-            conn.execute(
-                queries()["disable"],
-                {"relation": f"{SCHEMA}.{TABLE}", "column_name": care.column.column, "forget": True},
-            )
+    for care in cares(conn):
+        values = {"relation": RELATION, "column_name": care.column.column, "forget": True}
+        conn.execute(queries()["disable"], values)
     conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(SCHEMA)))
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
     conn.execute(
@@ -151,3 +152,39 @@ def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, consol
     if failed:
         raise failed[0]
     return monotonic() - began
+
+
+def cares(conn: psycopg.Connection[Any]) -> list[Care]:
+    """Return the columns of the table that vectuned knows: one, or none before `enable`."""
+    return [c for c in tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
+
+
+def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) -> Care:
+    """Have vectuned tune the table for a target, and record that share of its searches."""
+    conn.execute(
+        "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
+        (RELATION, target, sample_rate),
+    )
+    return cares(conn)[0]
+
+
+def follow_advice(worker: Worker, care: Care, console: Console) -> tuple[Care, list[str]]:
+    """Create the indexes that vectuned recommends and learn about them.
+
+    Returns the column with its new indexes, and the statements that made them.
+    """
+    values = {"relation": RELATION, "column_name": care.column.column}
+    rows = worker.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
+    statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
+    with console.progress("creating the recommended indexes", len(statements)) as progress:
+        for number, statement in enumerate(statements, 1):
+            worker.conn.execute(statement.encode())
+            progress(number)
+    care = worker.refresh(care)
+    waiting = worker.conn.execute(
+        "SELECT awaiting_replay FROM vectuned.stats(%s::regclass)", (RELATION,)
+    ).fetchall()[0][0]
+    with console.progress("replaying through them", waiting) as progress:
+        worker.replay(care, waiting, progress)
+    worker.learn(care)
+    return care, statements

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final
 
@@ -17,8 +20,11 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.ladder import at_efforts, effort
-from vectuned.learning.neighbors import Floats, Singles
-from vectuned.learning.truth import Truth, recall_at_k
+from vectuned.learning.neighbors import Floats, Ints, Singles
+from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
+
+from .connection import choose_database, open_database
+from .console import Console
 
 GRID: Final = (
     10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 600,
@@ -151,6 +157,24 @@ def tuned_arm(
     return Arm(conn, statement, lambda vector, k, value: (vector, k, json.dumps({attribute: value})), ef)
 
 
+def filtered_truth(
+    conn: psycopg.Connection[Any],
+    column: TunedColumn,
+    vectors: Singles,
+    k: int | Ints,
+    attribute: str,
+    values: Sequence[str | None],
+) -> Truth:
+    """Find the exact answers among the rows with each query's value of an attribute, of all rows for None."""
+    names = list(dict.fromkeys(values))
+    name = sql.Identifier(attribute)
+    return exact_neighbors(
+        conn, column, vectors, k,
+        filters=[None if n is None else sql.SQL("{} = {}").format(name, sql.Literal(n)) for n in names],
+        filter_of=np.array([names.index(value) for value in values]),
+    )  # fmt: skip
+
+
 def race(
     ways: Mapping[str, Callable[..., list[float]]],
     searches: Sequence[tuple[Any, ...]],
@@ -210,6 +234,23 @@ def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int
     means = at_efforts(recall, effort(grid)).mean(axis=0)
     reached = np.flatnonzero(means >= target)
     return grid[int(reached[0])] if len(reached) else grid[-1]
+
+
+@contextmanager
+def scratch_database(dsn: str | None, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yield the DSN that is given, or that of an embedded server in a folder that goes away afterwards."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # as root the server runs as somebody else, who must pass through
+        with open_database(choose_database(dsn, {}), Path(folder) / "home", settings=settings) as conninfo:
+            yield conninfo
+
+
+def show_figures(console: Console, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print named rows of the same named figures as a table."""
+    names = list(next(iter(rows.values())))
+    body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
+    console.table(["", *names], body, title=title)
+    console.line()
 
 
 def _outcome(seen: Seen, truth: Truth, k: int, ef: int) -> Outcome:

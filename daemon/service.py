@@ -30,7 +30,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: the way out of a job whe
 
 
 class Service:
-    """Run drain, replay, learn and maintenance on their schedules, one at a time, on one connection.
+    """Run the worker's jobs on their schedules, one at a time, on one connection.
 
     A job that fails is logged and runs again at its next time; a lost connection is opened anew with
     growing pauses. Handlers of signals only set a flag.
@@ -81,10 +81,12 @@ class Service:
         jobs: list[tuple[Callable[[Worker], object], float]] = [
             (lambda w: w.drain(), every.drain_seconds),
             (lambda w: w.replay_all(self._check_stop), every.replay_seconds),
+            (lambda w: w.judge(), every.replay_seconds),
             (lambda w: w.learn_all(), every.learn_seconds),
             (lambda w: w.maintain(), every.consolidate_seconds),
         ]
-        for name, (work, seconds) in zip(("drain", "replay", "learn", "maintain"), jobs, strict=True):
+        names = ("drain", "replay", "judge", "learn", "maintain")
+        for name, (work, seconds) in zip(names, jobs, strict=True):
             scheduler.add_job(self._attempt, "interval", (name, work), id=name, seconds=seconds)
         return scheduler
 

@@ -1,4 +1,4 @@
-"""The daemon's work on one database: drain, replay, learn, maintain. Each is one call and may be repeated."""
+"""The daemon's work on one database: drain, replay, judge, learn, maintain. Each may be repeated."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.judging import judge
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
@@ -25,6 +26,7 @@ Progress = Callable[[int], None]
 T = TypeVar("T")
 
 _REOPENED: Final = 3
+_PATIENCE_MS: Final = 1000
 
 
 class Worker:
@@ -109,6 +111,16 @@ class Worker:
             for care in self.columns()
         )
 
+    def judge(self) -> int:
+        """Judge the searches that were replayed or spoken of by users; return how many."""
+        total = 0
+        for care in self.columns():
+            judged = self._guarded(care, lambda c: judge(self.conn, c)) or 0
+            if judged:
+                log.info("judged %d searches of %s", judged, care.column, extra={"action": "judge"})
+            total += judged
+        return total
+
     def learn(self, care: Care) -> Lesson:
         """Learn about a column and publish, if there are enough replays."""
         care = self.refresh(care)
@@ -137,8 +149,13 @@ class Worker:
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
 
     def maintain(self) -> None:
-        """Make the coming days' partitions and drop those past their retention."""
-        self.conn.execute(queries()["partition"], {"days": self.settings.schedule.retention_days})
+        """Make the coming days' partitions and drop those past their retention.
+
+        That locks out searches' feedback, so it gives up where somebody holds the tables for long.
+        """
+        with self.conn.transaction():
+            self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
+            self.conn.execute(queries()["partition"], {"days": self.settings.schedule.retention_days})
 
     def _guarded(self, care: Care, work: Callable[[Care], T]) -> T | None:
         """Do work on a column; what fails for this column alone is logged and must not stop the others."""

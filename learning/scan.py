@@ -196,8 +196,8 @@ def _by_entries(
     seen = np.interp(rungs, np.append(0, entries), np.append(0, counts))
     return (
         np.floor(seen + 1e-6).astype(np.int64),
-        np.interp(rungs, entries, blocks),
-        np.interp(rungs, entries, ms),
+        np.interp(rungs, entries, np.asarray(blocks, dtype=np.float64)),
+        np.interp(rungs, entries, np.asarray(ms, dtype=np.float64)),
     )
 
 

@@ -79,6 +79,9 @@ WHERE i.column_id = %(column_id)s AND i.index_no = %(index_no)s;
 -- name: limit_statement
 SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
+-- name: limit_wait
+SELECT set_config('lock_timeout', %(milliseconds)s, true);
+
 -- name: insert_replay
 INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
                              shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms)
@@ -88,9 +91,68 @@ VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s,
 ON CONFLICT (column_id, query_id, generation) DO NOTHING;
 
 -- name: mark_replayed
+-- What is known of the search has changed, so it is to be judged anew.
 UPDATE vectuned.trajectory
-SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN query END
+SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN query END,
+    verdict = NULL, verdict_confidence = NULL, recommendation = NULL
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
+
+-- name: unjudged
+-- Searches that were replayed and not judged since, and those on which there is other feedback than was judged.
+WITH due AS (
+    (SELECT t.query_id, t.recorded_at FROM vectuned.trajectory t
+     WHERE t.column_id = %(column_id)s AND t.replayed_at IS NOT NULL AND t.verdict IS NULL LIMIT %(count)s)
+    UNION
+    (SELECT t.query_id, t.recorded_at FROM vectuned.feedback f
+     JOIN vectuned.trajectory t ON t.query_id = f.query_id AND t.recorded_at = f.recorded_at
+     WHERE f.column_id = %(column_id)s AND f.judged < f.revision LIMIT %(count)s))
+SELECT t.query_id, t.recorded_at, t.recall, t.k, vectuned._k_class(t.k) AS k_class, t.filter IS NOT NULL AS filtered, t.distances,
+       t.latency_ms, t.access_path, t.ef_search, t.probes, t.index_no,
+       coalesce(cardinality(f.relevant), 0) AS relevant, coalesce(cardinality(f.irrelevant), 0) AS irrelevant,
+       coalesce(f.revision, 0) AS revision, b.certified IS TRUE AS certified,
+       EXISTS (SELECT FROM jsonb_object_keys(CASE jsonb_typeof(t.filter) WHEN 'object' THEN t.filter ELSE '{}' END) AS n (name)
+               JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = n.name AND NOT a.attisdropped
+               WHERE NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.relation AND x.indisvalid AND x.indpred IS NULL
+                                 AND x.indkey[0] = a.attnum)) AS index_missing
+FROM due d
+JOIN vectuned.trajectory t ON t.query_id = d.query_id AND t.recorded_at = d.recorded_at
+JOIN vectuned.tuned_column c ON c.id = t.column_id
+LEFT JOIN vectuned.feedback f ON f.query_id = t.query_id AND f.recorded_at = t.recorded_at
+LEFT JOIN vectuned.bank b ON b.column_id = t.column_id AND b.k_class = vectuned._k_class(t.k) AND b.version = t.bank_version;
+
+-- name: usual_latency
+-- Median and 95th percentile of the latest searches of each class of k, with and without filters; of few, nothing.
+SELECT vectuned._k_class(t.k) AS k_class, t.filtered,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY t.latency_ms) AS usual,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY t.latency_ms) AS slow
+FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.latency_ms FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
+GROUP BY 1, 2 HAVING count(*) >= %(least)s;
+
+-- name: store_verdicts
+-- Not where the search was replayed again meanwhile, and of the feedback only what was read.
+WITH judged AS (
+    SELECT * FROM unnest(%(query_ids)s::uuid[], %(recorded_at)s::timestamptz[], %(recalls)s::real[], %(outcomes)s::text[],
+                         %(confidences)s::real[], %(recommendations)s::text[], %(revisions)s::int[])
+        AS u (query_id, recorded_at, recall, outcome, confidence, recommendation, revision)),
+stored AS (
+    UPDATE vectuned.trajectory t
+    SET verdict = j.outcome, verdict_confidence = j.confidence, recommendation = j.recommendation
+    FROM judged j
+    WHERE t.query_id = j.query_id AND t.recorded_at = j.recorded_at AND t.recall IS NOT DISTINCT FROM j.recall
+    RETURNING j.query_id, j.recorded_at, j.revision),
+noted AS (
+    UPDATE vectuned.feedback f SET judged = s.revision FROM stored s
+    WHERE f.query_id = s.query_id AND f.recorded_at = s.recorded_at AND f.judged < s.revision)
+SELECT count(*) FROM stored;
+
+-- name: verdict_counts
+-- Of the latest searches, by class of k, with and without filters.
+SELECT vectuned._k_class(t.k) AS k_class, t.filtered, count(*) FILTER (WHERE t.verdict = 'success') AS successes,
+       count(*) FILTER (WHERE t.verdict = 'failure') AS failures, count(*) FILTER (WHERE t.verdict = 'unknown') AS unknown
+FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.verdict FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
+WHERE t.verdict IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2;
 
 -- name: replays
 SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,

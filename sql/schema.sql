@@ -77,6 +77,8 @@ CREATE UNLOGGED TABLE vectuned.inbox (
     filter        jsonb,
     fraction      float8
 );
+-- Feedback may come before the drain does.
+CREATE INDEX inbox_query ON vectuned.inbox (query_id);
 
 -- The durable record. A partition a day, made in advance; the default one catches what no other takes.
 CREATE TABLE vectuned.trajectory (
@@ -98,13 +100,38 @@ CREATE TABLE vectuned.trajectory (
     fraction      float8,
     recall        real,
     replayed_at   timestamptz,
+    verdict             text CHECK (verdict IN ('success', 'failure', 'unknown')),
+    verdict_confidence  real CHECK (verdict_confidence BETWEEN 0 AND 1),
+    recommendation      text,
     PRIMARY KEY (query_id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
+COMMENT ON COLUMN vectuned.trajectory.verdict IS 'learning/verdict.py; NULL: not judged yet, which says as little as unknown';
 
 CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAULT;
 
 CREATE INDEX trajectory_recent ON vectuned.trajectory (column_id, recorded_at DESC);
 CREATE INDEX trajectory_pending ON vectuned.trajectory (column_id, recorded_at) WHERE replayed_at IS NULL;
+CREATE INDEX trajectory_unjudged ON vectuned.trajectory (column_id) WHERE replayed_at IS NOT NULL AND verdict IS NULL;
+
+-- What users said of the results of a recorded search. It goes with the day of the search, as trajectories do; it may
+-- come before its trajectory is drained, so there is no foreign key.
+CREATE TABLE vectuned.feedback (
+    query_id     uuid NOT NULL,
+    column_id    int NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    given_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    relevant     text[] NOT NULL,
+    irrelevant   text[] NOT NULL,
+    revision     int NOT NULL DEFAULT 1,
+    judged       int NOT NULL DEFAULT 0,
+    PRIMARY KEY (query_id, recorded_at)
+) PARTITION BY RANGE (recorded_at);
+COMMENT ON COLUMN vectuned.feedback.recorded_at IS 'when the search was recorded';
+COMMENT ON COLUMN vectuned.feedback.judged IS 'the revision that the verdict took into account';
+
+CREATE TABLE vectuned.feedback_default PARTITION OF vectuned.feedback DEFAULT;
+
+CREATE INDEX feedback_unjudged ON vectuned.feedback (column_id) WHERE judged < revision;
 
 -- A sampled search searched again through one index: recall and cost at every rung of effort.
 CREATE TABLE vectuned.replay (

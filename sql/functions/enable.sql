@@ -80,6 +80,7 @@ BEGIN
     IF forget THEN
         DELETE FROM vectuned.tuned_column t WHERE t.id = c.id;
         DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
+        DELETE FROM vectuned.feedback f WHERE f.column_id = c.id;
         EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || c.id);
         EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb)', '_filtered_' || c.id);
     ELSE

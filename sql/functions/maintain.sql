@@ -20,12 +20,26 @@ AS $$
                t.index_no, t.probes
         FROM taken t
         JOIN vectuned.tuned_column c ON c.id = t.column_id AND c.dimensions = @extschema@.vector_dims(t.query)
-        WHERE t.k BETWEEN 1 AND 1000 AND cardinality(t.distances) = cardinality(t.result_ids))
+        WHERE t.k BETWEEN 1 AND 1000 AND cardinality(t.distances) = cardinality(t.result_ids)
+          AND coalesce(array_ndims(t.distances), 1) = 1 AND NOT EXISTS (SELECT FROM unnest(t.distances) d WHERE d IS NULL)
+          AND coalesce(jsonb_typeof(t.filter), 'object') = 'object')
     SELECT count(*) FROM taken
 $$;
 
--- Makes the partitions of the days from today on, and drops those that ended before the retention began.
+-- Makes the partitions of the days from today on, and drops those that ended before the retention began: of
+-- trajectories, which are counted, and of the feedback on them.
 CREATE OR REPLACE FUNCTION vectuned._partition(days_ahead int, retention interval) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.partition', 0));
+    PERFORM vectuned._partition_table('feedback', days_ahead, retention);
+    RETURN vectuned._partition_table('trajectory', days_ahead, retention);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION vectuned._partition_table(parent name, days_ahead int, retention interval) RETURNS int
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -35,14 +49,13 @@ DECLARE
     name text;
     changed int := 0;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.partition', 0));
     FOR i IN 0 .. days_ahead LOOP
         day := today + i;
-        name := 'trajectory_' || to_char(day, 'YYYYMMDD');
+        name := parent || '_' || to_char(day, 'YYYYMMDD');
         IF to_regclass('vectuned.' || quote_ident(name)) IS NULL THEN
             BEGIN
-                EXECUTE format('CREATE TABLE vectuned.%I PARTITION OF vectuned.trajectory FOR VALUES FROM (%L) TO (%L)',
-                    name, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
+                EXECUTE format('CREATE TABLE vectuned.%I PARTITION OF vectuned.%I FOR VALUES FROM (%L) TO (%L)',
+                    name, parent, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
                 changed := changed + 1;
             EXCEPTION WHEN check_violation THEN
                 -- Rows of that day already lie in the default partition; they stay there.
@@ -52,13 +65,13 @@ BEGIN
     END LOOP;
     FOR name IN
         SELECT r.relname FROM pg_inherits h JOIN pg_class r ON r.oid = h.inhrelid
-        WHERE h.inhparent = 'vectuned.trajectory'::regclass AND r.relname ~ '^trajectory_\d{8}$'
+        WHERE h.inhparent = format('vectuned.%I', parent)::regclass AND r.relname ~ '_\d{8}$'
           AND to_date(right(r.relname, 8), 'YYYYMMDD') < today - retention
     LOOP
         EXECUTE format('DROP TABLE vectuned.%I', name);
         changed := changed + 1;
     END LOOP;
-    DELETE FROM vectuned.trajectory_default t WHERE t.recorded_at < now() - retention;
+    EXECUTE format('DELETE FROM vectuned.%I t WHERE t.recorded_at < now() - $1', parent || '_default') USING retention;
     RETURN changed;
 END
 $$;

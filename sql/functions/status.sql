@@ -52,12 +52,14 @@ LEFT JOIN LATERAL (
     WHERE k.column_id = c.id) b ON true
 ORDER BY c.id, b.k_class;
 
--- Counters of one tuned column.
+-- Counters of one tuned column. Successes, failures and unknown are the verdicts on the searches of its window; a search
+-- that was not judged yet is in none of them. feedback is the number of searches that users spoke of.
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
     OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
     OUT bank_version int, OUT recent_recall float8, OUT recent_below_08 float8, OUT recent_latency_ms float8,
-    OUT last_search timestamptz, OUT last_published timestamptz)
+    OUT last_search timestamptz, OUT last_published timestamptz,
+    OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -74,6 +76,12 @@ BEGIN
     SELECT avg(t.latency_ms) INTO recent_latency_ms
     FROM (SELECT r.latency_ms FROM vectuned.trajectory r WHERE r.column_id = c.id
           ORDER BY r.recorded_at DESC LIMIT 1000) t;
+    SELECT count(*) FILTER (WHERE t.verdict = 'success'), count(*) FILTER (WHERE t.verdict = 'failure'),
+           count(*) FILTER (WHERE t.verdict = 'unknown')
+    INTO successes, failures, unknown
+    FROM (SELECT r.verdict FROM vectuned.trajectory r WHERE r.column_id = c.id
+          ORDER BY r.recorded_at DESC LIMIT c.trajectory_window) t;
+    SELECT count(*) INTO feedback FROM vectuned.feedback f WHERE f.column_id = c.id;
     SELECT count(*), greatest(max(i.recorded_at), last_search) INTO in_inbox, last_search
     FROM vectuned.inbox i WHERE i.column_id = c.id;
     SELECT count(*) INTO replays FROM vectuned.replay r WHERE r.column_id = c.id;

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from psycopg import sql
 
 import vectuned
 from vectuned.daemon.connection import connect
@@ -116,12 +117,18 @@ def open_folder() -> Iterator[Path]:
 
 @functools.cache
 def prepared_home() -> Path:
-    """Make, once, a home whose server was stopped and that holds one row."""
+    """Make, once, a home whose server was stopped and that holds one row.
+
+    It lacks the databases that no test enters: they are most of the files that a copy has to create.
+    """
     path = Path(tempfile.mkdtemp(prefix="vt-"))
     atexit.register(shutil.rmtree, path)
     path.chmod(0o755)
     with EmbeddedServer(path, settings=FAST) as server, connect(server.dsn) as conn:
         conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        conn.execute("UPDATE pg_database SET datistemplate = false")
+        for name in ("postgres", "template0", "template1"):
+            conn.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
     return path
 
 

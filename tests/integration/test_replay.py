@@ -116,7 +116,7 @@ def test_a_probe_is_what_a_search_of_that_effort_sees(conn: Connection, care: Ca
     replayed(conn, care)
     trajectories = conn.execute(
         "SELECT t.query FROM vectuned.replay r JOIN vectuned.trajectory t USING (query_id) "
-        "ORDER BY r.replayed_at DESC, r.query_id"
+        "ORDER BY r.replay_no DESC"
     ).fetchall()
     vectors = np.array([row[0].to_numpy() for row in trajectories], dtype=np.float32)
     replays = load(conn, care, care.indexes[0])

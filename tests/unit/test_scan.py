@@ -57,10 +57,11 @@ def answer(
     matched: list[bool] | None = None,
     exact_ms: float | None = None,
     others: tuple[list[float] | None, list[int] | None, list[float] | None] = (None, None, None),
+    entries: list[int] | None = None,
 ) -> tuple[Any, ...]:
     """Make a row of the statement that replays; costs end where the counts do."""
     reached = len(counts)
-    return (distances, counts, blocks[:reached], ms[:reached], matched, exact_ms, *others)
+    return (distances, counts, blocks[:reached], ms[:reached], matched, exact_ms, *others, entries)
 
 
 def searched(
@@ -118,6 +119,20 @@ def test_a_continued_scan_is_scored_at_every_rung() -> None:
     np.testing.assert_array_equal(scans.blocks, [BLOCKS])
     np.testing.assert_array_equal(scans.ms, [MS])
     assert not scans.given_up.any()
+
+
+def test_dead_rows_count_as_effort() -> None:
+    # Of all that the index gives a half is dead: a search of n sees what n / 2 would.
+    seen = np.full(1000, 100.0)
+    seen[10::11] = np.arange(len(seen[10::11]))
+    alive = searched(hnsw(), answer(seen.tolist(), list(RUNGS)))
+    halved = searched(hnsw(), answer(seen.tolist(), list(RUNGS), entries=[2 * rung for rung in RUNGS]))
+    nearest = truth([np.arange(100.0)])
+    for place in range(2, len(RUNGS)):
+        if RUNGS[place] // 2 in RUNGS:
+            half = alive.recall(ALL, nearest, 90)[0, RUNGS.index(RUNGS[place] // 2)]
+            assert halved.recall(ALL, nearest, 90)[0, place] == half
+    assert (halved.blocks[0] <= alive.blocks[0]).all()
 
 
 def test_a_scan_that_ended_early_is_carried_on() -> None:

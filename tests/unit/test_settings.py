@@ -65,6 +65,8 @@ def test_every_key_can_be_set_by_its_variable() -> None:
             "batch_min": 5,
             "replay_batch": 50,
             "confidence": 0.9,
+            "false_alarms": 0.01,
+            "drift_share": 0.5,
             "clusters": 8,
             "seed": 7,
             "step_aside": 0.1,
