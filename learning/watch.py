@@ -100,6 +100,7 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
                     "recall": said.mean if said.checks else None, "recall_bound": said.lower,
                     "below_08": said.tail if said.checks else None, "below_08_bound": said.tail_upper,
                     "evidence": heard.evidence, "alarms": row.alarms + heard.raised,
+                    "confidence": said.confidence,
                 },
             )  # fmt: skip
             if heard.raised:

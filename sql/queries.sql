@@ -252,6 +252,11 @@ SELECT relation::text, column_name, enabled, metric, dimensions, index_relation:
        patterns, version, published_at, reason
 FROM vectuned.status;
 
+-- name: said
+SELECT relation::text, column_name, k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound,
+       confidence, evidence, alarms, statement
+FROM vectuned.promises;
+
 -- name: inbox_bytes
 SELECT pg_table_size('vectuned.inbox');
 
@@ -358,15 +363,15 @@ SELECT coalesce(max(check_no), 0) FROM vectuned.recall_check;
 
 -- name: upsert_promise
 INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, checks, unknown, recall,
-                                   recall_bound, below_08, below_08_bound, evidence, alarms)
+                                   recall_bound, below_08, below_08_bound, evidence, alarms, confidence)
 VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(checks)s,
-        %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s)
+        %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s, %(confidence)s)
 ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
     since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
     first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
     effort = excluded.effort, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
     recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
-    evidence = excluded.evidence, alarms = excluded.alarms, updated_at = now();
+    evidence = excluded.evidence, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
 
 -- name: trim_checks
 DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <= (
