@@ -83,14 +83,15 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
     raised = 0
     for row in cursor.execute(queries()["promises"], column).fetchall():
         first = row.first_check or 0
-        if row.promised_path is not None and _is_another(row):
+        if row.checks and _is_another(row):
             last = conn.execute(queries()["last_check"]).fetchone()
             first = int(last[0]) + 1 if last is not None else 0
         key = {**column, "k_class": row.k_class, "shape": row.shape}
         checks = conn.execute(queries()["checks"], {**key, "first_check": first}).fetchall()
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
         said = statement(recalls, limits.confidence)
-        heard = alarm(recalls, care.target_recall, limits.false_alarms)
+        # Before anything was learned nothing was promised.
+        heard = alarm(recalls if row.learned else [], care.target_recall, limits.false_alarms)
         with conn.transaction():
             conn.execute(
                 queries()["upsert_promise"],

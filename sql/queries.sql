@@ -346,8 +346,11 @@ DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 -- name: promises
 -- Of each class that was ever checked, the statement as it stands and what serves it now.
 SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
-       p.effort AS promised_effort, coalesce(p.alarms, 0) AS alarms, coalesce(p.evidence, 1) AS evidence,
-       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort
+       p.effort AS promised_effort, coalesce(p.alarms, 0) AS alarms, coalesce(p.checks, 0) AS checks,
+       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
+       b.access_path IS NOT NULL OR EXISTS (
+           SELECT FROM vectuned.measured_path m
+           WHERE m.column_id = %(column_id)s AND m.k_class = k.k_class AND m.shape = k.shape) AS learned
 FROM (SELECT DISTINCT o.k_class, o.shape FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s) k
 LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = k.k_class AND p.shape = k.shape
 LEFT JOIN vectuned.bank b ON b.column_id = %(column_id)s AND b.k_class = k.k_class AND k.shape = ''
