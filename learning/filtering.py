@@ -9,7 +9,7 @@ the matching rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from .catalogue import TunedIndex
 from .neighbors import Bools, Floats, Ints
-from .promise import lower_bound, smallest_safe
+from .promise import Demand, lower_bound, smallest_safe
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
+_Kind = tuple[str, int]  # of filters: their shape and bucket
 
 BUCKETS: Final = 40
 # What has no rungs, as sql/functions/replay.sql tries it: plain SQL, and scans that go on until k rows match.
@@ -28,7 +29,10 @@ OTHERS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
     ("hnsw_continued", 200),
     ("hnsw_continued", 800),
 )
-_BY_MATCHES: Final = ("exact", "planner")  # what they cost grows with the matching rows
+_BY_MATCHES: Final = (
+    "exact",
+    "planner",
+)  # what they cost grows with the matching rows: no promise for filters that match more
 _FEWEST: Final = 30
 
 
@@ -56,12 +60,6 @@ class FilteredEvidence:
 
     def __len__(self) -> int:
         return len(self.fraction)
-
-    @classmethod
-    def of(cls, parts: Sequence[FilteredEvidence]) -> FilteredEvidence:
-        """Put together what was seen through several indexes with the same rungs."""
-        names = [field.name for field in fields(cls) if field.name != "k"]
-        return cls(parts[0].k, *(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def take(self, rows: Bools) -> FilteredEvidence:
         """Return the replays at `rows`."""
@@ -105,10 +103,7 @@ def buckets(fraction: Floats) -> Ints:
 
 
 def choose_paths(
-    evidence: Sequence[tuple[TunedIndex, FilteredEvidence]],
-    target: float,
-    confidence: float = 0.95,
-    seed: int = 0,
+    evidence: Sequence[tuple[TunedIndex, FilteredEvidence]], demand: Demand
 ) -> tuple[Choice, ...]:
     """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
@@ -121,77 +116,35 @@ def choose_paths(
     found: list[Choice] = []
     for shape in shapes:
         own = [(index, seen.take(seen.shape == shape)) for index, seen in evidence]
-        found += _choose(own, shape, target, confidence, seed)
+        found += _choose(own, shape, demand)
     return tuple(found)
 
 
-def _choose(
-    evidence: list[tuple[TunedIndex, FilteredEvidence]],
-    shape: str,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> list[Choice]:
+def _choose(evidence: list[tuple[TunedIndex, FilteredEvidence]], shape: str, demand: Demand) -> list[Choice]:
     """Choose for filters of one shape."""
     general: dict[int, list[Choice]] = {}
-    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, FilteredEvidence]]] = {}
+    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, _Curves]]] = {}
     for index, seen in evidence:
         own = buckets(seen.fraction)
         for bucket in (int(b) for b in np.unique(own)):
             part = seen.take(own == bucket)
             if len(part) < _FEWEST:
                 continue
+            kind, curves = (shape, bucket), _Curves.through(index, part)
             if index.requires is None:
                 ways = general.setdefault(bucket, [])
                 if not ways:
-                    ways.append(_exact(index, part, shape, bucket))
-                    ways += _others(index, part, shape, bucket, target, confidence, seed)
-                ways.append(_by_rungs(index, part, shape, bucket, target, confidence, seed))
+                    ways += [_exact(part, kind), *_others(index, part, kind, demand)]
+                ways.append(_by_rungs(index, curves, kind, demand))
             else:
-                partial.setdefault((bucket, index.rungs), []).append((index, part))
-    found: list[Choice] = []
-    for bucket, ways in general.items():
-        found += _served(ways)
-        if bucket == min(general):
-            densest = next(way for way in _served(ways) if way.serves)
-            # What grows with the matching rows is no promise for filters that match more.
-            denser_too = () if densest.access_path in ("exact", "planner") else range(bucket)
-            found += [replace(densest, bucket=denser, samples=0) for denser in denser_too]
+                partial.setdefault((bucket, index.rungs), []).append((index, curves))
+    found = [way for bucket in sorted(general) for way in _served(general[bucket])]
+    densest = next((way for way in found if way.serves), None)
+    if densest is not None and densest.access_path not in _BY_MATCHES:
+        found += [replace(densest, bucket=denser, samples=0) for denser in range(densest.bucket)]
     for (bucket, _), group in partial.items():
-        found += _partial(group, shape, bucket, target, confidence, seed)
+        found += _partial(group, (shape, bucket), demand)
     return sorted(found, key=lambda way: (way.bucket, way.ms))
-
-
-def _partial(
-    group: list[tuple[TunedIndex, FilteredEvidence]],
-    shape: str,
-    bucket: int,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> list[Choice]:
-    """Choose for the partial indexes that answer filters of one kind, each against exact search.
-
-    Where one has too few replays for a proof of its own, the effort that is proven for all of them together
-    serves, unless its own replays speak against it.
-    """
-    pooled = _by_rungs(
-        group[0][0], FilteredEvidence.of([seen for _, seen in group]), shape, bucket, target, confidence, seed
-    )
-    ways = []
-    for index, seen in group:
-        way = _by_rungs(index, seen, shape, bucket, target, confidence, seed)
-        if not way.proven and pooled.proven:
-            rungs, recall, cost = _curves(index, seen)
-            at = int(np.flatnonzero(rungs == pooled.effort)[0])
-            mean = float(recall[:, at].mean())
-            if mean >= target:
-                way = replace(
-                    way, effort=pooled.effort, recall=mean, bound=pooled.bound, proven=True,
-                    ms=float(cost[:, at].mean()),
-                )  # fmt: skip
-        ways.append(replace(way, serves=way.proven and way.ms < seen.exact_ms.mean()))
-    return ways
 
 
 def _served(ways: list[Choice]) -> list[Choice]:
@@ -200,74 +153,103 @@ def _served(ways: list[Choice]) -> list[Choice]:
     return [replace(way, serves=way is best) for way in ways]
 
 
-def _exact(index: TunedIndex, seen: FilteredEvidence, shape: str, bucket: int) -> Choice:
-    return Choice(shape, bucket, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
+def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Demand) -> list[Choice]:
+    """Choose for the partial indexes that answer filters of one kind, each against exact search.
+
+    Where one has too few replays for a proof of its own, the effort that is proven for all of them together
+    serves, unless its own replays speak against it.
+    """
+    pooled = _by_rungs(group[0][0], _Curves.of([curves for _, curves in group]), kind, demand)
+    ways = []
+    for index, own in group:
+        way = _by_rungs(index, own, kind, demand)
+        if not way.proven and pooled.proven:
+            at = int(np.flatnonzero(own.efforts == pooled.effort)[0])
+            mean = float(own.recall[:, at].mean())
+            if mean >= demand.target:
+                way = replace(
+                    way, effort=pooled.effort, recall=mean, bound=pooled.bound, proven=True,
+                    ms=float(own.ms[:, at].mean()),
+                )  # fmt: skip
+        ways.append(replace(way, serves=way.proven and way.ms < own.exact_ms.mean()))
+    return ways
 
 
-def _others(
-    index: TunedIndex,
-    seen: FilteredEvidence,
-    shape: str,
-    bucket: int,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> list[Choice]:
+def _exact(seen: FilteredEvidence, kind: _Kind) -> Choice:
+    return Choice(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
+
+
+def _others(index: TunedIndex, seen: FilteredEvidence, kind: _Kind, demand: Demand) -> list[Choice]:
     """Measure the ways that have no rungs, as far as they were tried."""
+    # The planner's way is tried first; a scan left out after it would have been slower than exact search,
+    # and what it would have found nobody knows.
+    tried = np.isfinite(seen.other_ms[:, 0])
     ways = []
     for place, (path, effort) in enumerate(OTHERS):
-        # The planner's way is tried first; a scan left out after it would have been slower than exact search,
-        # and what it would have found nobody knows.
-        tried = np.isfinite(seen.other_ms[:, 0])
         if np.isfinite(seen.other_ms[:, place]).sum() >= _FEWEST:
             there = np.isfinite(seen.other_ms[tried, place])
             recall = np.where(there, seen.other_recall[tried, place], 0.0)
             ms = float(np.where(there, seen.other_ms[tried, place], seen.exact_ms[tried]).mean())
-            bound = lower_bound(recall, confidence, seed)
+            bound = lower_bound(recall, demand.confidence, demand.seed)
+            proven = bound >= demand.target
             ways.append(
                 Choice(
-                    shape, bucket, path, index.number, effort, float(recall.mean()), bound, bound >= target,
-                    ms, int(tried.sum()),
+                    *kind, path, index.number, effort, float(recall.mean()), bound, proven, ms,
+                    int(tried.sum()),
                 )
             )  # fmt: skip
     return ways
 
 
-def _curves(index: TunedIndex, seen: FilteredEvidence) -> tuple[Ints, Floats, Floats]:
-    """Return the efforts that can serve (m,), and recall and milliseconds at each, (n, m).
+@dataclass(frozen=True)
+class _Curves:
+    """What each effort of an index that can serve would have given n filtered searches.
 
-    A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
-    whose scan was given up, and it is not credited with the exact answer.
+    `efforts` int64 (m,); `recall` and `ms` float64 (n, m); `exact_ms` float64 (n,), of the exact answer.
     """
-    rungs = np.array(index.rungs, dtype=np.int64)
-    usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
-    recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
-    cost = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
-    return rungs[usable], recall, cost
+
+    efforts: Ints
+    recall: Floats
+    ms: Floats
+    exact_ms: Floats
+
+    @classmethod
+    def through(cls, index: TunedIndex, seen: FilteredEvidence) -> _Curves:
+        """Read the replays through an index.
+
+        A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
+        whose scan was given up, and it is not credited with the exact answer.
+        """
+        rungs = np.array(index.rungs, dtype=np.int64)
+        usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
+        recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
+        ms = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
+        return cls(rungs[usable], recall, ms, seen.exact_ms)
+
+    @classmethod
+    def of(cls, parts: Sequence[_Curves]) -> _Curves:
+        """Put together what was seen of the same efforts."""
+        recall, ms, exact_ms = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("recall", "ms", "exact_ms")
+        )
+        return cls(parts[0].efforts, recall, ms, exact_ms)
 
 
-def _by_rungs(
-    index: TunedIndex,
-    seen: FilteredEvidence,
-    shape: str,
-    bucket: int,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> Choice:
+def _by_rungs(index: TunedIndex, seen: _Curves, kind: _Kind, demand: Demand) -> Choice:
     """Choose the cheapest proven effort of an index; the most thorough, unproven, if there is none.
 
     An effort counts as proven if the lower bound on mean recall reaches the target (fixed-sequence testing
     downwards from the highest effort that is cheaper than exact search).
     """
-    rungs, recall, costs = _curves(index, seen)
-    cost = costs.mean(axis=0)
-    cheaper = np.flatnonzero(cost < seen.exact_ms.mean())
+    ms = seen.ms.mean(axis=0)
+    cheaper = np.flatnonzero(ms < seen.exact_ms.mean())
     highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
-    safe = smallest_safe(recall[:, :highest], target, confidence, seed) if highest else None
-    at = len(rungs) - 1 if safe is None else safe + int(np.argmin(cost[safe:highest]))
+    safe = None
+    if highest:
+        safe = smallest_safe(seen.recall[:, :highest], demand.target, demand.confidence, demand.seed)
+    at = len(ms) - 1 if safe is None else safe + int(np.argmin(ms[safe:highest]))
     return Choice(
-        shape, bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
-        lower_bound(recall[:, at], confidence, seed), safe is not None, float(cost[at]), len(seen),
-        requires=index.requires, share=index.share,
+        *kind, index.method, index.number, int(seen.efforts[at]), float(seen.recall[:, at].mean()),
+        lower_bound(seen.recall[:, at], demand.confidence, demand.seed), safe is not None, float(ms[at]),
+        len(seen.recall), requires=index.requires, share=index.share,
     )  # fmt: skip

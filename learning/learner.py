@@ -18,6 +18,7 @@ from .evidence import Replays, load
 from .filtering import choose_paths
 from .ladder import K_CLASSES
 from .neighbors import Singles
+from .promise import Demand
 from .publication import Offer, Served, publish
 from .reasoning_bank import Patterns
 
@@ -57,6 +58,7 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     replays promise that they save anything. Classes above all that were looked at are extrapolated.
     """
     main, seen = replays[0]
+    demand = Demand(care.target_recall, options.confidence, options.seed)
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
         fixed = tuple(
@@ -70,8 +72,8 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
             adaptive = _adaptive(seen, k, fixed[0], options)
         filtered = choose_paths(
             [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
-            care.target_recall, options.confidence, options.seed,
-        )  # fmt: skip
+            demand,
+        )
         found[k] = Offer(fixed, adaptive, filtered, asked)
     learned = {k: offer.fixed[0].policy for k, offer in found.items() if offer.fixed}
     for k in K_CLASSES:

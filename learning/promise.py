@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -117,3 +119,15 @@ def _sample(values: npt.ArrayLike, dimensions: int) -> Floats:
     if not ((sample >= 0.0) & (sample <= 1.0)).all():
         raise UsageError("A sample must lie within 0 and 1 throughout: leave out what is unknown.")
     return sample
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an effort must be proven to give: a mean recall of `target`, with `confidence`.
+
+    `seed` is of the order in which the proof bets on the replays.
+    """
+
+    target: float
+    confidence: float = 0.95
+    seed: int = 0
