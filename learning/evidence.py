@@ -27,8 +27,7 @@ class Replays:
     `asked` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
     `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
     padded with +inf, none of an index that is not probed; `recall` float64 (n, c, rungs), NaN where a class
-    was not looked at; `blocks` and `ms`
-    float64 (n, rungs), index buffers and milliseconds.
+    was not looked at; `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds.
 
     Of filtered searches also: `fraction` float64 (n,) of the index's rows thought to match, NaN where there
     was no filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
