@@ -13,7 +13,7 @@ from .catalogue import TunedIndex
 from .distillation import MERGED, choose_efforts, distil
 from .neighbors import Floats, Ints
 from .optimizer import Policy, decide, serve
-from .promise import Bools, lower_bound, smallest_safe
+from .promise import Bools, Demand, lower_bound, smallest_safe
 from .reasoning_bank import Patterns, ReasoningBank
 
 _PRICES: Final = 120
@@ -56,14 +56,7 @@ class Candidate:
     ms: float
 
 
-def fixed_policy(
-    evidence: Evidence,
-    target: float,
-    confidence: float = 0.95,
-    seed: int = 0,
-    *,
-    index: TunedIndex | None = None,
-) -> Candidate:
+def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
     """Find the smallest effort proven to reach the target; the largest, uncertified, if none is.
 
     That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`.
@@ -74,27 +67,30 @@ def fixed_policy(
     choices = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
     efforts = ladder.effort(choices, rungs)
     recall = ladder.at_efforts(evidence.recall, efforts)
-    safe = smallest_safe(recall, target, confidence, seed)
+    safe = smallest_safe(recall, demand.target, demand.confidence, demand.seed)
     at = len(choices) - 1 if safe is None else safe
-    named = f"{'ef_search' if method == 'hnsw' else 'probes'}"
     policy = Policy(
         evidence.k,
         int(choices[at]),
         float(recall[:, at].mean()),
-        _bound(recall, safe, target, confidence, seed),
+        _bound(recall, safe, demand),
         safe is not None,
         len(evidence),
-        target,
-        f"{named} {choices[at]} is the smallest proven to reach {target:g}"
-        if safe is not None
-        else f"no {named} is proven to reach {target:g} with {len(evidence)} replays: the largest serves",
+        demand.target,
+        "",
         index_no=None if index is None else index.number,
         method=method,
         rungs=rungs,
     )
     chosen = efforts[at : at + 1]
     cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
-    return Candidate(policy, Patterns.none(), cost, ms)
+    why = (
+        f"{policy.setting} is the smallest proven to reach {demand.target:g}"
+        if policy.certified
+        else f"no {policy.effort_name} is proven to reach {demand.target:g} with {len(evidence)} replays: "
+        "the largest serves"
+    )
+    return Candidate(replace(policy, reason=why), Patterns.none(), cost, ms)
 
 
 def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
@@ -114,12 +110,7 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
 
 
 def adaptive_policy(
-    evidence: Evidence,
-    fixed: Policy,
-    *,
-    clusters: int = 64,
-    confidence: float = 0.95,
-    seed: int = 0,
+    evidence: Evidence, fixed: Policy, demand: Demand, *, clusters: int = 64
 ) -> Candidate | None:
     """Learn patterns on some of the replays, prove an operating point on the others.
 
@@ -127,31 +118,31 @@ def adaptive_policy(
     dearest downwards by fixed-sequence testing. Returns None where nothing proven is left: too few
     replays, or no probe shorter than the fixed setting.
     """
-    order = np.random.default_rng(seed).permutation(len(evidence))
+    order = np.random.default_rng(demand.seed).permutation(len(evidence))
     cut = int(len(order) * _TRAINING_SHARE)
     training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
     best: tuple[float, _Trial] | None = None
     for probe_ef in sorted(evidence.probes):
         if probe_ef < evidence.k + 4 or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
             continue
-        trial = _Trial.fit(training, fixed, probe_ef, clusters, seed)
+        trial = _Trial.fit(training, fixed, probe_ef, clusters, demand.seed)
         if trial is not None:
             recall, cost = trial.outcomes(training)
-            enough = np.flatnonzero(recall.mean(axis=0) >= fixed.target_recall)
+            enough = np.flatnonzero(recall.mean(axis=0) >= demand.target)
             if len(enough) and (best is None or cost[:, enough[0]].mean() < best[0]):
                 best = (float(cost[:, enough[0]].mean()), trial)
     if best is None:
         return None
     trial = best[1]
     recall, cost = trial.outcomes(heldout)
-    safe = smallest_safe(recall, fixed.target_recall, confidence, seed)
+    safe = smallest_safe(recall, demand.target, demand.confidence, demand.seed)
     if safe is None:
         return None
     policy = replace(
         trial.policy,
         price=float(trial.prices[safe]),
         expected_recall=float(recall[:, safe].mean()),
-        recall_bound=_bound(recall, safe, fixed.target_recall, confidence, seed),
+        recall_bound=_bound(recall, safe, demand),
         samples=len(heldout),
     )
     patterns = replace(
@@ -160,7 +151,7 @@ def adaptive_policy(
     return Candidate(policy, patterns, float(cost[:, safe].mean()), float("nan"))
 
 
-def _bound(recall: Floats, safe: int | None, target: float, confidence: float, seed: int) -> float:
+def _bound(recall: Floats, safe: int | None, demand: Demand) -> float:
     """Say what is proven of the mean recall at the chosen effort, `recall` being (n, efforts).
 
     That is the target: a bound computed at an effort that was chosen by the same sample would exceed the
@@ -168,8 +159,8 @@ def _bound(recall: Floats, safe: int | None, target: float, confidence: float, s
     efforts, where none smaller or none higher was to choose, does its own bound hold.
     """
     if safe is None or safe == 0:
-        return lower_bound(recall[:, -1 if safe is None else 0], confidence, seed)
-    return target
+        return lower_bound(recall[:, -1 if safe is None else 0], demand.confidence, demand.seed)
+    return demand.target
 
 
 @dataclass(frozen=True)

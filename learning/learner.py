@@ -62,14 +62,14 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
         fixed = tuple(
-            fixed_policy(each.evidence(k), care.target_recall, options.confidence, options.seed, index=index)
+            fixed_policy(each.evidence(k), demand, index=index)
             for index, each in replays
             if index.requires is None and k in each.k_classes and len(each.evidence(k)) >= care.min_samples
         )
         asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
         adaptive = None
         if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
-            adaptive = _adaptive(seen, k, fixed[0], options)
+            adaptive = _adaptive(seen, k, fixed[0], demand, options.clusters)
         filtered = choose_paths(
             [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
             demand,
@@ -85,14 +85,11 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     return found
 
 
-def _adaptive(seen: Replays, k: int, fixed: Candidate, options: Options) -> Candidate | None:
+def _adaptive(seen: Replays, k: int, fixed: Candidate, demand: Demand, clusters: int) -> Candidate | None:
     """Learn effort by query where it promises to save anything."""
     if not fixed.policy.certified:
         return None
-    adaptive = adaptive_policy(
-        seen.evidence(k), fixed.policy, clusters=options.clusters, confidence=options.confidence,
-        seed=options.seed,
-    )  # fmt: skip
+    adaptive = adaptive_policy(seen.evidence(k), fixed.policy, demand, clusters=clusters)
     if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
         return None
     return adaptive

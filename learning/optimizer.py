@@ -69,6 +69,24 @@ class Policy:
         """Return the fixed probes of IVFFlat; None of HNSW."""
         return self.fixed_ef if self.method == "ivfflat" else None
 
+    @property
+    def effort_name(self) -> str:
+        """Name what `fixed_ef` sets."""
+        return "ef_search" if self.method == "hnsw" else "probes"
+
+    @property
+    def setting(self) -> str:
+        """Say what the fixed setting is, as in "ef_search 40"."""
+        return f"{self.effort_name} {self.fixed_ef}"
+
+    @property
+    def path(self) -> dict[str, str | int | None]:
+        """Return what serves, as the columns of the bank name it."""
+        return {
+            "access_path": self.access_path, "index_no": self.index_no, "ef_search": self.ef_search,
+            "probes": self.probes,
+        }  # fmt: skip
+
 
 class SearchOptimizer:
     """Choose search parameters by the three nearest patterns, weighted by nearness.

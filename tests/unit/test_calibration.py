@@ -22,6 +22,7 @@ from vectuned.learning.calibration import (
     fixed_policy,
 )
 from vectuned.learning.optimizer import Policy, SearchOptimizer
+from vectuned.learning.promise import Demand
 from vectuned.learning.reasoning_bank import ReasoningBank
 
 from .samples import hnsw, ivfflat
@@ -63,7 +64,7 @@ def test_a_certified_fixed_setting_meets_the_target(population: Evidence, target
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified = 0, 0
     for seed in range(200):
-        candidate = fixed_policy(draw(population, 300, seed), target, seed=seed)
+        candidate = fixed_policy(draw(population, 300, seed), Demand(target, seed=seed))
         if candidate.policy.certified:
             certified += 1
             failures += served(candidate, population)[0].mean() < target
@@ -77,8 +78,8 @@ def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> N
     failures, found, savings = 0, 0, list[float]()
     for seed in range(60):
         evidence = draw(population, 900, 1000 + seed)
-        fixed = fixed_policy(evidence, 0.95, seed=seed)
-        adaptive = adaptive_policy(evidence, fixed.policy, seed=seed)
+        fixed = fixed_policy(evidence, Demand(0.95, seed=seed))
+        adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=seed))
         if adaptive is not None:
             found += 1
             recall, cost = served(adaptive, population)
@@ -92,8 +93,8 @@ def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> N
 
 def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
     evidence = draw(population, 900, 7)
-    fixed = fixed_policy(evidence, 0.95)
-    adaptive = adaptive_policy(evidence, fixed.policy, seed=3)
+    fixed = fixed_policy(evidence, Demand(0.95))
+    adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=3))
     assert adaptive is not None
     order = np.random.default_rng(3).permutation(900)
     heldout = evidence.take(order[300:])
@@ -110,8 +111,8 @@ def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
 
 def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
     evidence = draw(population, 600, 1)
-    fixed = fixed_policy(evidence, 0.95)
-    one, two = (adaptive_policy(evidence, fixed.policy, seed=5) for _ in range(2))
+    fixed = fixed_policy(evidence, Demand(0.95))
+    one, two = (adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
     assert one is not None
     assert two is not None
     np.testing.assert_array_equal(one.patterns.effort, two.patterns.effort)
@@ -120,42 +121,42 @@ def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
 
 def test_a_higher_target_never_takes_less_effort(population: Evidence) -> None:
     evidence = draw(population, 1500, 2)
-    efs = [fixed_policy(evidence, target).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
+    efs = [fixed_policy(evidence, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
     assert efs == sorted(efs)
     assert efs[0] == 10
 
 
 def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evidence) -> None:
     easy = replace(population, recall=np.ones_like(population.recall))
-    fixed = fixed_policy(easy, 0.95)
+    fixed = fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
     assert 0.98 < fixed.policy.recall_bound < 1.0  # more than was asked for is proven too
-    assert adaptive_policy(easy, fixed.policy) is None  # no probe is shorter than that
+    assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
 
 
 def test_a_target_out_of_reach_is_said_to_be(population: Evidence) -> None:
     capped = replace(population, recall=np.minimum(population.recall, 0.9))
-    fixed = fixed_policy(capped, 0.95)
+    fixed = fixed_policy(capped, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (1000, False)
     assert "no ef_search is proven to reach 0.95 with 500 replays" in fixed.policy.reason
     assert fixed.policy.recall_bound < 0.95
-    assert adaptive_policy(capped, fixed.policy) is None
+    assert adaptive_policy(capped, fixed.policy, Demand(0.95)) is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 30, 61])
 def test_few_replays_prove_nothing(population: Evidence, count: int) -> None:
     few = population.take(np.arange(count))
     if count:
-        assert not fixed_policy(few, 0.99).policy.certified
-    generous = fixed_policy(population, 0.95).policy
-    assert adaptive_policy(few, generous) is None
+        assert not fixed_policy(few, Demand(0.99)).policy.certified
+    generous = fixed_policy(population, Demand(0.95)).policy
+    assert adaptive_policy(few, generous, Demand(0.95)) is None
 
 
 def test_probes_that_tell_nothing_do_no_harm(population: Evidence) -> None:
     evidence = draw(population, 900, 3)
     blind = replace(evidence, probes={n: np.tile(p[:1], (900, 1)) for n, p in evidence.probes.items()})
-    fixed = fixed_policy(blind, 0.95)
-    adaptive = adaptive_policy(blind, fixed.policy)
+    fixed = fixed_policy(blind, Demand(0.95))
+    adaptive = adaptive_policy(blind, fixed.policy, Demand(0.95))
     assert adaptive is not None
     assert len(adaptive.patterns) == 1
     assert adaptive.cost > 0.95 * fixed.cost  # nothing to gain, and less to prove it with
@@ -168,8 +169,8 @@ def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -
     for seen in probes.values():
         seen[::3, 25:] = np.inf
     short = replace(evidence, probes=probes)
-    fixed = fixed_policy(short, 0.95)
-    adaptive = adaptive_policy(short, fixed.policy)
+    fixed = fixed_policy(short, Demand(0.95))
+    adaptive = adaptive_policy(short, fixed.policy, Demand(0.95))
     assert adaptive is not None
     optimizer = SearchOptimizer(ReasoningBank(adaptive.patterns), adaptive.policy)
     assert adaptive.policy.signature is not None
@@ -177,26 +178,26 @@ def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -
     assert (efs[::3] == fixed.policy.fixed_ef).all()
     assert (efs[1::3] != fixed.policy.fixed_ef).mean() > 0.5
     every = replace(evidence, probes={n: np.full_like(p, np.inf) for n, p in probes.items()})
-    assert adaptive_policy(every, fixed.policy) is None
+    assert adaptive_policy(every, fixed.policy, Demand(0.95)) is None
 
 
 def test_large_k_takes_long_probes_or_none(population: Evidence) -> None:
     evidence = draw(population, 900, 5)
-    hundred = fixed_policy(replace(evidence, k=100), 0.95)
+    hundred = fixed_policy(replace(evidence, k=100), Demand(0.95))
     assert hundred.policy.fixed_ef >= 100
-    found = adaptive_policy(replace(evidence, k=100), replace(hundred.policy, fixed_ef=400))
+    found = adaptive_policy(replace(evidence, k=100), replace(hundred.policy, fixed_ef=400), Demand(0.95))
     assert found is not None
     assert found.policy.signature is not None
     assert found.policy.signature.probe_ef == 112
-    thousand = fixed_policy(replace(evidence, k=1000), 0.95)
+    thousand = fixed_policy(replace(evidence, k=1000), Demand(0.95))
     assert thousand.policy.fixed_ef == 1000
-    assert adaptive_policy(replace(evidence, k=1000), thousand.policy) is None
+    assert adaptive_policy(replace(evidence, k=1000), thousand.policy, Demand(0.95)) is None
 
 
 def test_patterns_too_near_to_tell_apart_are_merged(population: Evidence) -> None:
     evidence = draw(population, 900, 6)
     coarse = replace(evidence, probes={n: np.round(p, 1) for n, p in evidence.probes.items()})
-    adaptive = adaptive_policy(coarse, fixed_policy(coarse, 0.95).policy)
+    adaptive = adaptive_policy(coarse, fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
     assert adaptive is not None
     bank = ReasoningBank(adaptive.patterns)
     assert len(bank) <= 64
@@ -214,7 +215,7 @@ def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: 
 def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
     index = ivfflat(4, lists=100)
     assert 12 in index.rungs
-    fixed = fixed_policy(listed(12, k=k), 0.95, index=index)
+    fixed = fixed_policy(listed(12, k=k), Demand(0.95), index=index)
     policy = fixed.policy
     assert (policy.access_path, policy.method, policy.index_no) == ("ivfflat", "ivfflat", 4)
     # Between 8 and 12 probes recall is read between the rungs: 11 give 0.875.
@@ -229,25 +230,25 @@ def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
 
 def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
     index = ivfflat(4, lists=100)
-    easy = fixed_policy(listed(1), 0.95, index=index)
+    easy = fixed_policy(listed(1), Demand(0.95), index=index)
     assert (easy.policy.probes, easy.policy.certified) == (1, True)
     assert 0.98 < easy.policy.recall_bound < 1
-    never = fixed_policy(listed(12, best=0.94), 0.95, index=index)
+    never = fixed_policy(listed(12, best=0.94), Demand(0.95), index=index)
     assert (never.policy.probes, never.policy.certified) == (100, False)
     assert never.policy.reason == "no probes is proven to reach 0.95 with 400 replays: the largest serves"
     assert never.policy.recall_bound < 0.94
     assert never.cost == pytest.approx(300)
     assert never.ms == pytest.approx(10)
     for lists in (1, 2, 7, 128, 5000):
-        fixed = fixed_policy(listed(1, lists=lists), 0.95, index=ivfflat(1, lists=lists))
+        fixed = fixed_policy(listed(1, lists=lists), Demand(0.95), index=ivfflat(1, lists=lists))
         assert (fixed.policy.probes, fixed.policy.certified) == (1, True)
-        worse = fixed_policy(listed(1, lists=lists, best=0.9), 0.95, index=ivfflat(1, lists=lists))
+        worse = fixed_policy(listed(1, lists=lists, best=0.9), Demand(0.95), index=ivfflat(1, lists=lists))
         assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
 
 
 def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -> None:
-    plain = fixed_policy(population, 0.95)
-    named = fixed_policy(population, 0.95, index=hnsw(6, form="halfvec"))
+    plain = fixed_policy(population, Demand(0.95))
+    named = fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
     assert plain.policy.index_no is None
     assert named.policy == replace(plain.policy, index_no=6)
     assert (named.cost, named.ms) == (plain.cost, plain.ms)
