@@ -13,7 +13,7 @@ from .catalogue import TunedIndex
 from .distillation import MERGED, choose_efforts, distil
 from .neighbors import Floats, Ints
 from .optimizer import Policy, decide, serve
-from .promise import Bools, Demand, lower_bound, smallest_safe
+from .promise import Bools, Demand, above_tail, lower_bound, smallest_proven, upper_bound
 from .reasoning_bank import Patterns, ReasoningBank
 
 _PRICES: Final = 120
@@ -37,6 +37,10 @@ class Evidence:
     cost: Floats
     ms: Floats
 
+    def recall_at(self, efforts: Floats) -> tuple[Floats, Floats]:
+        """Return recall at positions (m,) or (n, m) on the ladder, and if it is not in the tail, (n, m)."""
+        return ladder.at_efforts(self.recall, efforts), ladder.at_efforts(above_tail(self.recall), efforts)
+
     def take(self, rows: Ints | Bools) -> Evidence:
         """Return the replays at `rows`, indices or a mask."""
         probes = {length: seen[rows] for length, seen in self.probes.items()}
@@ -57,7 +61,7 @@ class Candidate:
 
 
 def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
-    """Find the smallest effort proven to reach the target; the largest, uncertified, if none is.
+    """Find the smallest effort proven to meet the demand; the largest, uncertified, if none is.
 
     That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`.
     """
@@ -66,31 +70,28 @@ def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None
     least = max(rungs[0], evidence.k if method == "hnsw" else 1)
     choices = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
     efforts = ladder.effort(choices, rungs)
-    recall = ladder.at_efforts(evidence.recall, efforts)
-    safe = smallest_safe(recall, demand.target, demand.confidence, demand.seed)
+    recall, above = evidence.recall_at(efforts)
+    safe = smallest_proven(recall, above, demand)
     at = len(choices) - 1 if safe is None else safe
     policy = Policy(
-        evidence.k,
-        int(choices[at]),
-        float(recall[:, at].mean()),
-        _bound(recall, safe, demand),
-        safe is not None,
-        len(evidence),
-        demand.target,
-        "",
-        index_no=None if index is None else index.number,
-        method=method,
-        rungs=rungs,
-    )
+        evidence.k, int(choices[at]), float("nan"), 0.0, safe is not None, len(evidence), demand.target, "",
+        index_no=None if index is None else index.number, method=method, rungs=rungs,
+    )  # fmt: skip
+    policy = _measured(policy, recall, above, safe, demand)
     chosen = efforts[at : at + 1]
     cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
-    why = (
-        f"{policy.setting} is the smallest proven to reach {demand.target:g}"
-        if policy.certified
-        else f"no {policy.effort_name} is proven to reach {demand.target:g} with {len(evidence)} replays: "
+    return Candidate(replace(policy, reason=_reason(policy, demand)), Patterns.none(), cost, ms)
+
+
+def _reason(policy: Policy, demand: Demand) -> str:
+    """Say why a fixed setting was chosen."""
+    if policy.certified:
+        return f"{policy.setting} is the smallest proven to reach {demand}"
+    few = f" (it takes at least {demand.flawless})" if policy.samples < demand.flawless else ""
+    return (
+        f"no {policy.effort_name} is proven to reach {demand} with {policy.samples} replays{few}: "
         "the largest serves"
     )
-    return Candidate(replace(policy, reason=why), Patterns.none(), cost, ms)
 
 
 def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
@@ -127,40 +128,42 @@ def adaptive_policy(
             continue
         trial = _Trial.fit(training, fixed, probe_ef, clusters, demand.seed)
         if trial is not None:
-            recall, cost = trial.outcomes(training)
-            enough = np.flatnonzero(recall.mean(axis=0) >= demand.target)
+            recall, above, cost = trial.outcomes(training)
+            enough = np.flatnonzero(demand.met(recall, above))
             if len(enough) and (best is None or cost[:, enough[0]].mean() < best[0]):
                 best = (float(cost[:, enough[0]].mean()), trial)
     if best is None:
         return None
     trial = best[1]
-    recall, cost = trial.outcomes(heldout)
-    safe = smallest_safe(recall, demand.target, demand.confidence, demand.seed)
+    recall, above, cost = trial.outcomes(heldout)
+    safe = smallest_proven(recall, above, demand)
     if safe is None:
         return None
-    policy = replace(
-        trial.policy,
-        price=float(trial.prices[safe]),
-        expected_recall=float(recall[:, safe].mean()),
-        recall_bound=_bound(recall, safe, demand),
-        samples=len(heldout),
-    )
+    policy = replace(trial.policy, price=float(trial.prices[safe]), samples=len(heldout))
+    policy = _measured(policy, recall, above, safe, demand)
     patterns = replace(
         trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe]
     )
     return Candidate(policy, patterns, float(cost[:, safe].mean()), float("nan"))
 
 
-def _bound(recall: Floats, safe: int | None, demand: Demand) -> float:
-    """Say what is proven of the mean recall at the chosen effort, `recall` being (n, efforts).
+def _measured(policy: Policy, recall: Floats, above: Floats, safe: int | None, demand: Demand) -> Policy:
+    """Have a policy say what was measured at the chosen effort, and what of it is proven.
 
-    That is the target: a bound computed at an effort that was chosen by the same sample would exceed the
-    truth more often than promised (7 % instead of 5 % where it was counted). Only at an end of the
-    efforts, where none smaller or none higher was to choose, does its own bound hold.
+    `recall` and `above` (n, efforts). Proven is what was asked for: a bound computed at an effort that was
+    chosen by the same sample would exceed the truth more often than promised (7 % instead of 5 % where it was
+    counted). Only at an end of the efforts, where none smaller or none higher was to choose, does its own
+    bound hold.
     """
-    if safe is None or safe == 0:
-        return lower_bound(recall[:, -1 if safe is None else 0], demand.confidence, demand.seed)
-    return demand.target
+    at = -1 if safe is None else safe
+    recall_bound, tail_bound = demand.target, demand.max_tail
+    if at <= 0:
+        recall_bound = lower_bound(recall[:, at], demand.confidence, demand.seed)
+        tail_bound = upper_bound(1.0 - above[:, at], demand.confidence, demand.seed)
+    return replace(
+        policy, expected_recall=float(recall[:, at].mean()), recall_bound=recall_bound,
+        tail=float(1.0 - above[:, at].mean()), tail_bound=tail_bound,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,8 @@ class _Trial:
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
         return cls(policy, bank, prices, effort, expected)
 
-    def outcomes(self, evidence: Evidence) -> tuple[Floats, Floats]:
-        """Return what each price would have given each replay: recall and cost, (n, prices)."""
+    def outcomes(self, evidence: Evidence) -> tuple[Floats, Floats, Floats]:
+        """Return what each price would have given each replay, (n, prices): recall, not in the tail, cost."""
         way = self.policy.signature
         assert way is not None
         effort = decide(self.effort, self.bank, self.policy, evidence.probes[way.probe_ef])
@@ -212,4 +215,4 @@ class _Trial:
         cost = ladder.at_efforts(evidence.cost, efforts)
         if self.policy.method == "ivfflat":
             cost = cost + evidence.cost[:, :1]  # the probe is a search of its own
-        return ladder.at_efforts(evidence.recall, efforts), cost
+        return *evidence.recall_at(efforts), cost

@@ -23,7 +23,7 @@ from vectuned.learning.calibration import (
 )
 from vectuned.learning.optimizer import Policy, SearchOptimizer
 from vectuned.learning.promise import Demand
-from vectuned.learning.reasoning_bank import ReasoningBank
+from vectuned.learning.reasoning_bank import Patterns, ReasoningBank
 
 from .samples import hnsw, ivfflat
 
@@ -46,17 +46,26 @@ def draw(population: Evidence, count: int, seed: int) -> Evidence:
     return population.take(np.random.default_rng(seed).integers(0, len(population), count))
 
 
-def served(candidate: Candidate, evidence: Evidence) -> tuple[Floats, Floats]:
-    """Return recall and cost of each replay under a policy."""
+def efforts(candidate: Candidate, evidence: Evidence) -> Floats:
+    """Return the position on the ladder that each replay is served with, (n, 1)."""
     way = candidate.policy.signature
     if way is None:
         efs = np.full(len(evidence), candidate.policy.fixed_ef)
     else:
         optimizer = SearchOptimizer(ReasoningBank(candidate.patterns), candidate.policy)
         efs = optimizer.ef_search(evidence.probes[way.probe_ef], evidence.k)
-    efforts = ladder.effort(efs)[:, None]
-    recall = ladder.at_efforts(evidence.recall, efforts)[:, 0]
-    return recall, ladder.at_efforts(evidence.cost, efforts)[:, 0]
+    return ladder.effort(efs)[:, None]
+
+
+def served(candidate: Candidate, evidence: Evidence) -> tuple[Floats, Floats]:
+    """Return recall and cost of each replay under a policy."""
+    at = efforts(candidate, evidence)
+    return ladder.at_efforts(evidence.recall, at)[:, 0], ladder.at_efforts(evidence.cost, at)[:, 0]
+
+
+def tail(candidate: Candidate, evidence: Evidence) -> float:
+    """Return the share of replays with a recall under 0.8 under a policy, interpolated between the rungs."""
+    return 1 - float(evidence.recall_at(efforts(candidate, evidence))[1].mean())
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
@@ -89,6 +98,99 @@ def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> N
     assert failures <= 9
     assert found >= 50
     assert np.median(savings) > 1.1
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95])
+def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
+    population: Evidence, target: float
+) -> None:
+    # vectuned.enable's default: of HNSW at a fixed effort the mean is what counts.
+    for seed in range(10):
+        evidence = draw(population, 600, seed)
+        plain = fixed_policy(evidence, Demand(target)).policy
+        limited = fixed_policy(evidence, Demand(target, max_tail=2.5 * (1 - target))).policy
+        assert limited.fixed_ef == plain.fixed_ef
+        assert limited.tail == plain.tail
+        assert limited.tail == pytest.approx(tail(Candidate(limited, Patterns.none(), 0, 0), evidence))
+        assert (limited.tail_bound, plain.tail_bound) == (2.5 * (1 - target), 1.0)
+
+
+def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
+    failures, certified, dearer = 0, 0, 0
+    for seed in range(200):
+        evidence = draw(population, 300, seed)
+        demand = Demand(0.9, seed=seed, max_tail=0.06)
+        candidate = fixed_policy(evidence, demand)
+        if candidate.policy.certified:
+            certified += 1
+            failures += tail(candidate, population) > 0.06
+            dearer += (
+                candidate.policy.fixed_ef
+                > fixed_policy(evidence, replace(demand, max_tail=1)).policy.fixed_ef
+            )
+            assert (candidate.policy.recall_bound, candidate.policy.tail_bound) == (0.9, 0.06)
+            assert candidate.policy.reason.endswith("proven to reach 0.9 and at most 6 % under 0.8")
+    assert failures <= 20
+    assert certified >= 190
+    assert dearer == certified
+
+
+def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 20, more than 4 with probability 0.003 at most.
+    failures, found = 0, 0
+    for seed in range(20):
+        evidence = draw(population, 900, 1000 + seed)
+        demand = Demand(0.9, seed=seed, max_tail=0.07)
+        adaptive = adaptive_policy(evidence, fixed_policy(evidence, demand).policy, demand)
+        if adaptive is not None:
+            found += 1
+            failures += tail(adaptive, population) > 0.07
+            assert adaptive.policy.tail_bound == 0.07
+            assert adaptive.policy.tail is not None
+            assert adaptive.policy.tail < 0.07
+    assert failures <= 4
+    assert found >= 15
+
+
+def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Evidence) -> None:
+    # A quarter of the searches, which their probes show, finds three rows of four with little effort and the
+    # fourth only with all; the others find everything from 160 on. The mean is had cheaply, the tail is not.
+    spread = population.probes[56][:, -1] - population.probes[56][:, 0]
+    hard = (spread < np.quantile(spread, 0.25))[:, None]
+    efs = np.array(ladder.RUNGS)
+    recall = np.where(hard, np.where(efs < 1000, 0.75, 1.0), np.where(efs < 160, 0.5, 1.0))
+    evidence = draw(replace(population, recall=recall), 900, 8)
+    free, bound = Demand(0.9), Demand(0.9, max_tail=0.15)
+    tails = {}
+    for demand in (free, bound):
+        fixed = fixed_policy(evidence, demand)
+        assert fixed.policy.certified
+        adaptive = adaptive_policy(evidence, fixed.policy, demand)
+        assert adaptive is not None
+        assert adaptive.cost < 0.9 * fixed.cost
+        tails[demand] = tail(adaptive, evidence)
+    assert tails[free] > 0.2
+    assert tails[bound] < 0.15
+
+
+def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Evidence) -> None:
+    few = population.take(np.arange(60))
+    reason = fixed_policy(few, Demand(0.99)).policy.reason
+    assert reason == (
+        "no ef_search is proven to reach 0.99 with 60 replays (it takes at least 402): the largest serves"
+    )
+    reason = fixed_policy(few, Demand(0.5, max_tail=0.01)).policy.reason
+    assert reason == (
+        "no ef_search is proven to reach 0.5 and at most 1 % under 0.8 with 60 replays "
+        "(it takes at least 402): the largest serves"
+    )
+    capped = replace(population, recall=np.minimum(population.recall, 0.79))
+    policy = fixed_policy(capped, Demand(0.5, max_tail=0.5)).policy
+    assert policy.reason == (
+        "no ef_search is proven to reach 0.5 and at most 50 % under 0.8 with 500 replays: the largest serves"
+    )
+    assert (policy.certified, policy.tail, policy.tail_bound) == (False, 1.0, 1.0)
 
 
 def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
@@ -131,6 +233,8 @@ def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evide
     fixed = fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
     assert 0.98 < fixed.policy.recall_bound < 1.0  # more than was asked for is proven too
+    assert fixed.policy.tail == 0
+    assert fixed.policy.tail_bound == pytest.approx(1 - fixed.policy.recall_bound)
     assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
 
 
@@ -279,6 +383,7 @@ def test_classes_above_all_that_were_seen_are_guessed(known: list[Policy], k: in
     assert (guess.k_class, guess.fixed_ef, guess.ef_search, guess.probes) == (k, ef, ef, None)
     assert np.isnan(guess.expected_recall)
     assert (guess.recall_bound, guess.certified, guess.samples) == (0.0, False, 0)
+    assert (guess.tail, guess.tail_bound) == (None, None)
     assert (guess.target_recall, guess.index_no, guess.access_path) == (0.95, 2, "hnsw")
     largest = max(policy.k_class for policy in known)
     assert f"ef_search {ef} follows from what up to {largest} rows take" in guess.reason
