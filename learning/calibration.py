@@ -104,8 +104,9 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
     ef = round(largest.fixed_ef * (k / largest.k_class) ** _GROWTH)
     ef = min(max(ef, round(1.5 * k)), ladder.RUNGS[-1])
     return replace(
-        largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, certified=False,
-        samples=0, reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
+        largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, tail=None,
+        tail_bound=None, certified=False, samples=0,
+        reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
         f"{largest.k_class} rows take",
     )  # fmt: skip
 

@@ -58,7 +58,7 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     replays promise that they save anything. Classes above all that were looked at are extrapolated.
     """
     main, seen = replays[0]
-    demand = Demand(care.target_recall, options.confidence, options.seed)
+    demand = Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
         fixed = tuple(

@@ -98,7 +98,7 @@ def publish(
                 **column, "action": "publish",
                 "details": json.dumps({
                     "version": version, "classes": details, "generations": care.generations,
-                    "target_recall": care.target_recall,
+                    "target_recall": care.target_recall, "max_tail": care.max_tail,
                 }),
             },
         )  # fmt: skip
@@ -182,7 +182,8 @@ def _insert(
             **key, **policy.path, "version": version, "generation": generation,
             "rungs": list(policy.rungs) if way and policy.method == "ivfflat" else None,
             "expected_recall": policy.expected_recall if known else None,
-            "recall_bound": policy.recall_bound, "certified": policy.certified, "samples": policy.samples,
+            "recall_bound": policy.recall_bound, "tail": policy.tail, "tail_bound": policy.tail_bound,
+            "certified": policy.certified, "samples": policy.samples,
             "target_recall": policy.target_recall, "reason": policy.reason, "saving": saving,
             "probe_ef": way.probe_ef if way else None,
             "center": way.center.tolist() if way else None,
@@ -303,7 +304,7 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
             row.certified, row.samples,
             row.target_recall, row.reason, way, row.reach or 0.0, index_no=row.index_no,
             method="hnsw" if row.probes is None else "ivfflat",
-            rungs=RUNGS if row.rungs is None else tuple(row.rungs),
+            rungs=RUNGS if row.rungs is None else tuple(row.rungs), tail=row.tail, tail_bound=row.tail_bound,
         )  # fmt: skip
         patterns = Patterns.none()
         if row.centroids is not None:

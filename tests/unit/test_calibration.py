@@ -362,7 +362,8 @@ def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -
 def learned(**efs: int) -> list[Policy]:
     """Make the fixed settings of classes of k, k10=40 and the like."""
     return [
-        Policy(int(name[1:]), ef, 0.97, 0.95, True, 300, 0.95, "why", index_no=2) for name, ef in efs.items()
+        Policy(int(name[1:]), ef, 0.97, 0.95, True, 300, 0.95, "why", index_no=2, tail=0.03, tail_bound=0.1)
+        for name, ef in efs.items()
     ]
 
 
