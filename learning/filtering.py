@@ -8,7 +8,7 @@ the matching rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .catalogue import TunedIndex
 from .neighbors import Bools, Floats, Ints
-from .promise import Demand, lower_bound, smallest_safe
+from .promise import ENOUGH, Demand, above_tail, lower_bound, smallest_proven
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
 _Kind = tuple[str, int]  # of filters: their shape and bucket
@@ -70,6 +70,9 @@ class FilteredEvidence:
         )  # fmt: skip
 
 
+_Cells = dict[_Kind, FilteredEvidence]
+
+
 @dataclass(frozen=True)
 class Choice:
     """What one way to answer filters of a shape and bucket was measured to give.
@@ -107,37 +110,44 @@ def choose_paths(
 ) -> tuple[Choice, ...]:
     """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
-    That is the cheapest that is proven to reach the target; a partial index serves its filters where it is
-    cheaper than exact search was for the same. `evidence` by index, the main one first. Filters
-    that match more than any that was seen are served like the densest seen, if that is a scan of an index: it
-    finds more of their rows. Of others that nothing is known of, the database decides itself.
+    That is the cheapest that is proven to meet the demand, by the replays of its shape and bucket or, where
+    they are few, by a pool that they are part of. A partial index serves its filters where it is cheaper than
+    exact search was for the same. `evidence` by index, the main one first. Filters that match more than any
+    that was seen are served like the densest seen, if that is a scan of an index: it finds more of their
+    rows. Of others that nothing is known of, the database decides itself.
     """
-    shapes = sorted({str(shape) for _, seen in evidence for shape in np.unique(seen.shape)})
+    cells = [(index, _cells(seen)) for index, seen in evidence]
     found: list[Choice] = []
-    for shape in shapes:
-        own = [(index, seen.take(seen.shape == shape)) for index, seen in evidence]
-        found += _choose(own, shape, demand)
+    for shape in sorted({shape for _, own in cells for shape, _ in own}):
+        found += _choose(cells, shape, demand)
     return tuple(found)
 
 
-def _choose(evidence: list[tuple[TunedIndex, FilteredEvidence]], shape: str, demand: Demand) -> list[Choice]:
+def _cells(seen: FilteredEvidence) -> _Cells:
+    """Tell replays apart by shape and bucket."""
+    own = buckets(seen.fraction)
+    return {
+        (shape, bucket): seen.take((seen.shape == shape) & (own == bucket))
+        for shape, bucket in sorted(set(zip(seen.shape.tolist(), own.tolist(), strict=True)))
+    }
+
+
+def _choose(cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand) -> list[Choice]:
     """Choose for filters of one shape."""
     general: dict[int, list[Choice]] = {}
     partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, _Curves]]] = {}
-    for index, seen in evidence:
-        own = buckets(seen.fraction)
-        for bucket in (int(b) for b in np.unique(own)):
-            part = seen.take(own == bucket)
-            if len(part) < _FEWEST:
+    for index, every in cells:
+        for kind, seen in every.items():
+            if kind[0] != shape or len(seen) < _FEWEST:
                 continue
-            kind, curves = (shape, bucket), _Curves.through(index, part)
-            if index.requires is None:
-                ways = general.setdefault(bucket, [])
-                if not ways:
-                    ways += [_exact(part, kind), *_others(index, part, kind, demand)]
-                ways.append(_by_rungs(index, curves, kind, demand))
-            else:
-                partial.setdefault((bucket, index.rungs), []).append((index, curves))
+            if index.requires is not None:
+                curves = _Curves.through(index, seen)
+                partial.setdefault((kind[1], index.rungs), []).append((index, curves))
+                continue
+            ways = general.setdefault(kind[1], [])
+            if not ways:
+                ways += [_exact(seen, kind), *_others(index, every, kind, demand)]
+            ways.append(_by_rungs(index, every, kind, demand))
     found = [way for bucket in sorted(general) for way in _served(general[bucket])]
     densest = next((way for way in found if way.serves), None)
     if densest is not None and densest.access_path not in _BY_MATCHES:
@@ -154,23 +164,11 @@ def _served(ways: list[Choice]) -> list[Choice]:
 
 
 def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Demand) -> list[Choice]:
-    """Choose for the partial indexes that answer filters of one kind, each against exact search.
-
-    Where one has too few replays for a proof of its own, the effort that is proven for all of them together
-    serves, unless its own replays speak against it.
-    """
-    pooled = _by_rungs(group[0][0], _Curves.of([curves for _, curves in group]), kind, demand)
+    """Choose for the partial indexes that answer filters of one kind, each against exact search."""
+    pooled = _Curves.of(curves for _, curves in group)
     ways = []
     for index, own in group:
-        way = _by_rungs(index, own, kind, demand)
-        if not way.proven and pooled.proven:
-            at = int(np.flatnonzero(own.efforts == pooled.effort)[0])
-            mean = float(own.recall[:, at].mean())
-            if mean >= demand.target:
-                way = replace(
-                    way, effort=pooled.effort, recall=mean, bound=pooled.bound, proven=True,
-                    ms=float(own.ms[:, at].mean()),
-                )  # fmt: skip
+        way = _judge(index, index.method, kind, own, [pooled], demand)
         ways.append(replace(way, serves=way.proven and way.ms < own.exact_ms.mean()))
     return ways
 
@@ -179,39 +177,51 @@ def _exact(seen: FilteredEvidence, kind: _Kind) -> Choice:
     return Choice(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
 
 
-def _others(index: TunedIndex, seen: FilteredEvidence, kind: _Kind, demand: Demand) -> list[Choice]:
+def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> list[Choice]:
     """Measure the ways that have no rungs, as far as they were tried."""
-    # The planner's way is tried first; a scan left out after it would have been slower than exact search,
-    # and what it would have found nobody knows.
-    tried = np.isfinite(seen.other_ms[:, 0])
     ways = []
-    for place, (path, effort) in enumerate(OTHERS):
-        if np.isfinite(seen.other_ms[:, place]).sum() >= _FEWEST:
-            there = np.isfinite(seen.other_ms[tried, place])
-            recall = np.where(there, seen.other_recall[tried, place], 0.0)
-            ms = float(np.where(there, seen.other_ms[tried, place], seen.exact_ms[tried]).mean())
-            bound = lower_bound(recall, demand.confidence, demand.seed)
-            proven = bound >= demand.target
-            ways.append(
-                Choice(
-                    *kind, path, index.number, effort, float(recall.mean()), bound, proven, ms,
-                    int(tried.sum()),
+    for place, (path, _) in enumerate(OTHERS):
+        if np.isfinite(every[kind].other_ms[:, place]).sum() >= _FEWEST:
+            own = _Curves.tried(every[kind], place)
+            pools = (
+                _Curves.of(
+                    _Curves.tried(seen, place) for seen in pool if np.isfinite(seen.other_ms[:, place]).any()
                 )
-            )  # fmt: skip
+                for pool in _pools(every, kind)
+            )
+            ways.append(_judge(index, path, kind, own, pools, demand))
     return ways
+
+
+def _by_rungs(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> Choice:
+    """Measure the cheapest proven effort of an index; the most thorough, unproven, if there is none."""
+    own = _Curves.through(index, every[kind])
+    pools = (_Curves.of(_Curves.through(index, seen) for seen in pool) for pool in _pools(every, kind))
+    return _judge(index, index.method, kind, own, pools, demand)
+
+
+def _pools(every: _Cells, kind: _Kind) -> Iterator[list[FilteredEvidence]]:
+    """Yield what filters of a kind are pooled with: those of the neighbouring buckets, or of other shapes."""
+    shape, bucket = kind
+    yield [seen for (s, b), seen in every.items() if s == shape and abs(b - bucket) <= 1]
+    yield [seen for (_, b), seen in every.items() if b == bucket]
 
 
 @dataclass(frozen=True)
 class _Curves:
-    """What each effort of an index that can serve would have given n filtered searches.
+    """What each effort that can serve would have given n filtered searches.
 
-    `efforts` int64 (m,); `recall` and `ms` float64 (n, m); `exact_ms` float64 (n,), of the exact answer.
+    `efforts` (m,), None where there is none to choose; `recall` and `ms` float64 (n, m); `exact_ms` float64
+    (n,), of the exact answer.
     """
 
-    efforts: Ints
+    efforts: tuple[int | None, ...]
     recall: Floats
     ms: Floats
     exact_ms: Floats
+
+    def __len__(self) -> int:
+        return len(self.recall)
 
     @classmethod
     def through(cls, index: TunedIndex, seen: FilteredEvidence) -> _Curves:
@@ -220,36 +230,70 @@ class _Curves:
         A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
         whose scan was given up, and it is not credited with the exact answer.
         """
-        rungs = np.array(index.rungs, dtype=np.int64)
-        usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
+        usable = [at for at, rung in enumerate(index.rungs) if rung >= seen.k or index.method != "hnsw"]
         recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
         ms = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
-        return cls(rungs[usable], recall, ms, seen.exact_ms)
+        return cls(tuple(index.rungs[at] for at in usable), recall, ms, seen.exact_ms)
 
     @classmethod
-    def of(cls, parts: Sequence[_Curves]) -> _Curves:
+    def tried(cls, seen: FilteredEvidence, place: int) -> _Curves:
+        """Read the replays by a way that has no rungs.
+
+        The planner's way is tried first; a scan left out after it would have been slower than exact search,
+        and what it would have found nobody knows.
+        """
+        tried = np.isfinite(seen.other_ms[:, 0])
+        there, exact_ms = np.isfinite(seen.other_ms[tried, place]), seen.exact_ms[tried]
+        recall = np.where(there, seen.other_recall[tried, place], 0.0)
+        ms = np.where(there, seen.other_ms[tried, place], exact_ms)
+        return cls((OTHERS[place][1],), recall[:, None], ms[:, None], exact_ms)
+
+    @classmethod
+    def of(cls, parts: Iterable[_Curves]) -> _Curves:
         """Put together what was seen of the same efforts."""
+        each = list(parts)
         recall, ms, exact_ms = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("recall", "ms", "exact_ms")
+            np.concatenate([getattr(part, name) for part in each]) for name in ("recall", "ms", "exact_ms")
         )
-        return cls(parts[0].efforts, recall, ms, exact_ms)
+        return cls(each[0].efforts, recall, ms, exact_ms)
+
+    def proven(self, demand: Demand) -> Bools:
+        """Say which efforts are proven to meet a demand, down from the highest cheaper than exact search."""
+        cheaper = np.flatnonzero(self.ms.mean(axis=0) < self.exact_ms.mean())
+        highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
+        recall = self.recall[:, :highest]
+        safe = smallest_proven(recall, above_tail(recall), demand)
+        at = np.arange(len(self.efforts))
+        proven: Bools = (at >= (highest if safe is None else safe)) & (at < highest)
+        return proven
 
 
-def _by_rungs(index: TunedIndex, seen: _Curves, kind: _Kind, demand: Demand) -> Choice:
-    """Choose the cheapest proven effort of an index; the most thorough, unproven, if there is none.
+def _judge(
+    index: TunedIndex,
+    path: FilteredPath,
+    kind: _Kind,
+    own: _Curves,
+    pools: Iterable[_Curves],
+    demand: Demand,
+) -> Choice:
+    """Choose the cheapest proven effort of a way; the most thorough, unproven, if there is none.
 
-    An effort counts as proven if the lower bound on mean recall reaches the target (fixed-sequence testing
-    downwards from the highest effort that is cheaper than exact search).
+    Where its own replays are few, what is proven for a pool that they are part of serves, unless their own
+    means speak against it. That is the first of `pools` with enough replays, or the largest, whatever it
+    holds: only one is tested, and it and the replays alone may err half as often each.
     """
-    ms = seen.ms.mean(axis=0)
-    cheaper = np.flatnonzero(ms < seen.exact_ms.mean())
-    highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
-    safe = None
-    if highest:
-        safe = smallest_safe(seen.recall[:, :highest], demand.target, demand.confidence, demand.seed)
-    at = len(ms) - 1 if safe is None else safe + int(np.argmin(ms[safe:highest]))
+    enough = ENOUGH * demand.flawless
+    pool = max(pools, key=lambda pool: min(len(pool), enough)) if len(own) < enough else own
+    pooled = len(pool) > len(own)
+    each = replace(demand, confidence=(1.0 + demand.confidence) / 2.0) if pooled else demand
+    ms = own.ms.mean(axis=0)
+    tested, usable = own, own.proven(each)
+    if pooled and not usable.any():
+        tested, usable = pool, pool.proven(each) & demand.met(own.recall, above_tail(own.recall))
+    proven = bool(usable.any())
+    at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
+    bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)
     return Choice(
-        *kind, index.method, index.number, int(seen.efforts[at]), float(seen.recall[:, at].mean()),
-        lower_bound(seen.recall[:, at], demand.confidence, demand.seed), safe is not None, float(ms[at]),
-        len(seen.recall), requires=index.requires, share=index.share,
+        *kind, path, index.number, own.efforts[at], float(own.recall[:, at].mean()), bound, proven,
+        float(ms[at]), len(own), requires=index.requires, share=index.share,
     )  # fmt: skip

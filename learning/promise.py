@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 TAIL: Final = 0.8  # a search with less recall is in the tail
+ENOUGH: Final = 3  # times as many replays as a proof takes at least are not few: some may miss rows
 _LARGEST_STAKE = 0.75  # share of the capital that one bet may lose; Waudby-Smith & Ramdas use 1/2 or 3/4
 _HALVINGS = 24  # candidate means are told apart down to 2**-24
 

@@ -380,3 +380,111 @@ def test_the_choice_holds_on_other_searches() -> None:
         choice = only(choose_paths([(MAIN, replace(given, recall=recall))], Demand(0.9, seed=trial)))
         missed += choice.effort is not None and curve[RUNGS.index(choice.effort)] < 0.9
     assert missed <= 18
+
+
+def test_the_tail_has_to_be_proven_too() -> None:
+    given = evidence(200, at=10)
+    recall = given.recall.copy()
+    recall[:30, SHAPE < 100] = 0.79  # of three searches in twenty
+    given = replace(given, recall=recall)
+    assert only(choose_paths([(MAIN, given)], Demand(0.9))).effort == 10
+    assert only(choose_paths([(MAIN, given)], Demand(0.9, max_tail=0.3))).effort == 10
+    assert only(choose_paths([(MAIN, given)], Demand(0.9, max_tail=0.1))).effort == 112
+    planned = others(evidence(200), 0, 100, recall=1.0, ms=0.2)
+    assert only(choose_paths([(MAIN, planned)], Demand(0.9, max_tail=0.1))).access_path == "planner"
+    planned.other_recall[:15, 0] = 0.79
+    assert only(choose_paths([(MAIN, planned)], Demand(0.9))).access_path == "planner"
+    assert only(choose_paths([(MAIN, planned)], Demand(0.9, max_tail=0.1))).access_path == "hnsw"
+
+
+# Shares of matching rows in the buckets 2, 3, 4 and 5.
+BESIDE = (0.4, 0.3, 0.2, 0.15)
+
+
+def test_few_replays_are_pooled_with_those_of_the_neighbouring_buckets() -> None:
+    # 0.98 takes 200 flawless replays: none of the buckets proves it by itself.
+    alone = evidence(40, fraction=BESIDE[1])
+    assert way(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
+    beside = [evidence(120, fraction=BESIDE[0]), evidence(120, fraction=BESIDE[2])]
+    choice = way(choose_paths([(MAIN, joined((alone, *beside)))], Demand(0.98)), 1, "hnsw")
+    assert (choice.effort, choice.proven, choice.serves, choice.samples) == (56, True, True, 40)
+    assert 0.98 <= choice.bound < 1
+    # Those farther away say nothing of it, nor does another index.
+    far = [evidence(240, fraction=BESIDE[3])]
+    assert not way(choose_paths([(MAIN, joined((alone, *far)))], Demand(0.98)), 1, "hnsw").proven
+    half = (hnsw(2, form="halfvec"), joined(beside))
+    assert not way(choose_paths([(MAIN, alone), half], Demand(0.98)), 1, "hnsw").proven
+    # Neighbours that take more effort have it take more.
+    harder = [beside[0], evidence(120, fraction=BESIDE[2], at=160)]
+    assert way(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
+
+
+def test_few_replays_are_pooled_with_other_shapes_where_neighbours_are_too_few() -> None:
+    alone, beside = evidence(40), evidence(50, fraction=BESIDE[0])
+    shapes = [evidence(150, shape="tenant ="), evidence(600, shape="kind =, tenant =", at=20)]
+    found = choose_paths([(MAIN, joined((alone, beside, *shapes)))], Demand(0.98))
+    choices = [w for w in found if w.shape == "kind =" and w.bucket == 3 and w.index_no == 1]
+    assert [(w.effort, w.proven, w.samples) for w in choices] == [(56, True, 40)]
+
+
+def test_a_pool_does_not_serve_what_its_own_replays_speak_against() -> None:
+    beside = [evidence(300, fraction=BESIDE[0]), evidence(300, fraction=BESIDE[2])]
+    alone = evidence(40)
+    slower = alone.recall.copy()
+    slower[:4, SHAPE < 200] = 0.7  # mean 0.97
+    found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
+    assert (way(found, 1, "hnsw").effort, way(found, 1, "hnsw").proven) == (224, True)
+    slower[:4] = 0.7
+    found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
+    assert not way(found, 1, "hnsw").proven
+    assert way(found, None, "exact").serves
+    slower[:4] = 0.79  # mean 0.979, and a tenth of the searches in the tail
+    given = joined((replace(alone, recall=slower), *beside))
+    assert way(choose_paths([(MAIN, given)], Demand(0.97)), 1, "hnsw").proven
+    assert not way(choose_paths([(MAIN, given)], Demand(0.97, max_tail=0.05)), 1, "hnsw").proven
+
+
+def test_what_has_no_rungs_is_pooled_too() -> None:
+    parts = [others(evidence(60, fraction=share), 0, 60, recall=1.0, ms=0.2) for share in BESIDE[:3]]
+    assert not way(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
+    planner = way(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
+    assert (planner.proven, planner.serves, planner.samples) == (True, True, 60)
+    # Of those that it was not tried on nothing follows, neither for it nor against it.
+    untried = choose_paths([(MAIN, joined((parts[1], evidence(600, fraction=BESIDE[0]))))], Demand(0.97))
+    assert not way(untried, 1, "planner").proven
+
+
+def test_partial_indexes_are_pooled_with_their_like() -> None:
+    numbers = range(3, 11)
+    group = [(partial(no, f'{{"kind": {no}}}', 0.1), evidence(90, fraction=0.9, at=20)) for no in numbers]
+    (single,) = choose_paths(group[:1], Demand(0.98))
+    assert (single.proven, single.serves, single.effort) == (False, False, 1000)
+    found = choose_paths(group, Demand(0.98))
+    assert [(w.index_no, w.effort, w.proven, w.serves, w.samples) for w in found] == [
+        (no, 20, True, True, 90) for no in numbers
+    ]
+    index, seen = group[1]
+    harder = np.where((np.arange(90) < 4)[:, None] & (SHAPE < 80), 0.5, seen.recall)  # mean 0.978
+    group[1] = (index, replace(seen, recall=harder))
+    efforts = {w.index_no: (w.effort, w.proven) for w in choose_paths(group, Demand(0.98))}
+    assert efforts == {no: (80 if no == 4 else 20, True) for no in numbers}
+
+
+def test_pooling_errs_no_more_often_than_promised() -> None:
+    # The same mean just below the target in every bucket and shape: were the true error rate 5 %, more than
+    # 48 errors of 600 would be seen with probability 0.0007.
+    errors, pooled = 0, 0
+    cells = [(BESIDE[0], "kind ="), (BESIDE[1], "kind ="), (BESIDE[2], "kind ="), (BESIDE[1], "tenant =")]
+    for trial in range(600):
+        rng = np.random.default_rng(trial)
+        parts = []
+        for fraction, shape in cells:
+            given = evidence(50, fraction=fraction, shape=shape, exact_ms=50.0)
+            missed = rng.random((50, 1)) < 0.101
+            parts.append(replace(given, recall=np.where(missed, 0.0, np.ones_like(given.recall))))
+        found = choose_paths([(MAIN, joined(parts))], Demand(0.9, seed=trial))
+        (choice,) = (w for w in found if (w.shape, w.bucket, w.index_no) == ("kind =", 3, 1))
+        errors += choice.proven
+        pooled += choice.proven and choice.recall < 1
+    assert errors <= 48
+    assert pooled > 0
