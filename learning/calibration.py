@@ -28,7 +28,8 @@ class Evidence:
 
     `probes` by length, float64 (n, length) each: the distances that a search with that ef_search sees, in
     order, padded with +inf where there were fewer; `recall` float64 (n, rungs) at this k; `cost` float64
-    (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds.
+    (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds; `own` bool (n,), searches of the class
+    itself, the others being pooled with them; None where all are.
     """
 
     k: int
@@ -36,6 +37,7 @@ class Evidence:
     recall: Floats
     cost: Floats
     ms: Floats
+    own: Bools | None = None
 
     def recall_at(self, efforts: Floats) -> tuple[Floats, Floats]:
         """Return recall at positions (m,) or (n, m) on the ladder, and if it is not in the tail, (n, m)."""
@@ -44,7 +46,25 @@ class Evidence:
     def take(self, rows: Ints | Bools) -> Evidence:
         """Return the replays at `rows`, indices or a mask."""
         probes = {length: seen[rows] for length, seen in self.probes.items()}
-        return replace(self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows])
+        own = None if self.own is None else self.own[rows]
+        return replace(
+            self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows], own=own
+        )
+
+    def alone(self) -> Evidence:
+        """Return the replays of the class itself."""
+        return self if self.own is None else self.take(self.own)
+
+    def agreed(self, recall: Floats, above: Floats, safe: int, demand: Demand) -> int | None:
+        """Return the smallest effort from `safe` on whose means over the class's own searches meet a demand.
+
+        `recall` and `above` (n, m). What is proven for all of a pool together, from `safe` on, may not hold
+        for a class that is a small part of it. Fewer than 20 searches say nothing against it.
+        """
+        if self.own is None or np.count_nonzero(self.own) < _FEWEST:
+            return safe
+        met = np.flatnonzero(demand.met(recall[self.own], above[self.own])[safe:])
+        return safe + int(met[0]) if len(met) else None
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -63,7 +83,8 @@ class Candidate:
 def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
     """Find the smallest effort proven to meet the demand; the largest, uncertified, if none is.
 
-    That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`.
+    That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`. Of
+    what is proven for a pool, the smallest that the class's own searches agree to.
     """
     rungs = ladder.RUNGS if index is None else index.rungs
     method = "hnsw" if index is None else index.method
@@ -72,6 +93,10 @@ def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None
     efforts = ladder.effort(choices, rungs)
     recall, above = evidence.recall_at(efforts)
     safe = smallest_proven(recall, above, demand)
+    if safe is not None:
+        safe = evidence.agreed(recall, above, safe, demand)
+        if safe is None:
+            return fixed_policy(evidence.alone(), demand, index=index)
     at = len(choices) - 1 if safe is None else safe
     policy = Policy(
         evidence.k, int(choices[at]), float("nan"), 0.0, safe is not None, len(evidence), demand.target, "",
@@ -138,6 +163,8 @@ def adaptive_policy(
     trial = best[1]
     recall, above, cost = trial.outcomes(heldout)
     safe = smallest_proven(recall, above, demand)
+    if safe is not None:
+        safe = heldout.agreed(recall, above, safe, demand)
     if safe is None:
         return None
     policy = replace(trial.policy, price=float(trial.prices[safe]), samples=len(heldout))

@@ -53,10 +53,17 @@ class Replays:
     def __len__(self) -> int:
         return len(self.asked)
 
-    def evidence(self, k: int) -> Evidence:
-        """Return what the replays that looked at class `k`, one of `k_classes`, say about it."""
+    def evidence(self, k: int, enough: int | None = None) -> Evidence:
+        """Return what the replays that looked at class `k`, one of `k_classes`, say about it.
+
+        Where `enough` searches of the class itself were replayed, only those: who asks for so many rows may
+        ask for other things.
+        """
         recall = self.recall[:, self.k_classes.index(k)]
-        return Evidence(k, self.probes, recall, self.blocks, self.ms).take(np.isfinite(recall[:, 0]))
+        looked, own = np.isfinite(recall[:, 0]), self.asked == k
+        alone = enough is not None and np.count_nonzero(looked & own) >= enough
+        evidence = Evidence(k, self.probes, recall, self.blocks, self.ms, own)
+        return evidence.take(looked & own if alone else looked)
 
     def filtered_evidence(self, k: int) -> FilteredEvidence:
         """Return what the filtered replays that looked at class `k` say about it."""
