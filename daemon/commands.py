@@ -116,6 +116,11 @@ def _enable_arguments(parser: argparse.ArgumentParser) -> None:
     _column_arguments(parser)
     parser.add_argument("--target-recall", type=float, default=0.95, metavar="R", help="default %(default)s")
     parser.add_argument(
+        "--max-tail", type=float, metavar="P",
+        help="share of searches with a recall under 0.8 that is tolerated (default 2.5 times what the target "
+        "recall leaves)",
+    )  # fmt: skip
+    parser.add_argument(
         "--sample-rate",
         type=float,
         default=0.05,
@@ -139,9 +144,9 @@ def _enable(context: Context) -> None:
     options = context.options
     values = {
         "relation": options.relation, "column_name": options.column, "target_recall": options.target_recall,
-        "sample_rate": options.sample_rate, "trajectory_window": options.trajectory_window,
-        "learning_rate": options.learning_rate, "min_samples": options.min_samples,
-        "store_vectors": not options.forget_vectors,
+        "max_tail": options.max_tail, "sample_rate": options.sample_rate,
+        "trajectory_window": options.trajectory_window, "learning_rate": options.learning_rate,
+        "min_samples": options.min_samples, "store_vectors": not options.forget_vectors,
     }  # fmt: skip
     with context.session() as conn:
         row = conn.execute(queries()["enable"], values).fetchone()
@@ -201,8 +206,8 @@ def _status(context: Context) -> None:
 
 
 _COLUMN_FIELDS: Final = (
-    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "sample_rate",
-    "state",
+    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "max_tail",
+    "sample_rate", "state",
 )  # fmt: skip
 
 
@@ -215,7 +220,8 @@ def _print_status(
 ) -> None:
     console.line(
         f"{row['relation']}.{row['column_name']}: {row['state']}, target recall {row['target_recall']:g}, "
-        f"{row['metric']}, {row['dimensions']} dimensions, index {row['index']}"
+        f"at most {row['max_tail']:.1%} under 0.8, {row['metric']}, {row['dimensions']} dimensions, "
+        f"index {row['index']}"
     )
     recall = stats["recent_recall"]
     console.line(
@@ -234,8 +240,8 @@ def _print_status(
 
 
 _CLASS_HEADINGS: Final = (
-    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "samples", "patterns",
-    "saving",
+    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "under 0.8", "at most",
+    "samples", "patterns", "saving",
 )  # fmt: skip
 
 
@@ -245,7 +251,9 @@ def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
         f"  {row['k_class']}", row["access_path"], row["path_index"], row["state"],
         f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
         "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
-        f"{row['recall_bound']:.3f}{unproven}", f"{row['samples']:,}", str(row["patterns"]),
+        f"{row['recall_bound']:.3f}{unproven}",
+        *("unknown" if row[name] is None else f"{row[name]:.1%}" for name in ("tail", "tail_bound")),
+        f"{row['samples']:,}", str(row["patterns"]),
         "" if row["saving"] is None else f"{row['saving']:.2f}",
     )  # fmt: skip
 
@@ -314,9 +322,8 @@ def _learn(context: Context) -> None:
                 "version": lesson.version,
                 "classes": {
                     k: {
-                        "access_path": s.policy.access_path, "ef_search": s.policy.ef_search,
-                        "probes": s.policy.probes,
-                        "recall_bound": s.policy.recall_bound, "patterns": s.patterns, "saving": s.saving,
+                        **s.policy.path, "recall_bound": s.policy.recall_bound,
+                        "tail_bound": s.policy.tail_bound, "patterns": s.patterns, "saving": s.saving,
                     }
                     for k, s in lesson.served.items()
                 },

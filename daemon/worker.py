@@ -143,6 +143,7 @@ class Worker:
         values = {
             "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
             "learn_from": care.learn_from,
+            "max_tail": care.max_tail,
         }  # fmt: skip
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None

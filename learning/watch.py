@@ -14,11 +14,13 @@ from psycopg.rows import namedtuple_row
 from vectuned.sql.loader import queries
 
 from .catalogue import Care
-from .monitor import Alarm, alarm, statement
+from .monitor import LOW, Alarm, alarm, statement, tail_alarm
+from .neighbors import Floats
 
 log = logging.getLogger(__name__)
 
 _REOPENED: Final = 3  # in shares of min_samples: searches replayed again on a table that has changed
+_FOR_THE_TAIL: Final = 0.2
 _LOWERED: Final = 0.9  # an effort under this share of the promised one is another setting
 
 
@@ -91,7 +93,7 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
         said = statement(recalls, limits.confidence)
         # Before anything was learned nothing was promised.
-        heard = alarm(recalls if row.learned else [], care.target_recall, limits.false_alarms)
+        heard = _listen(recalls if row.learned else recalls[:0], care, limits)
         with conn.transaction():
             conn.execute(
                 queries()["upsert_promise"],
@@ -139,6 +141,15 @@ def calm_down(conn: psycopg.Connection[Any], care: Care) -> bool:
     return True
 
 
+def _listen(recalls: Floats, care: Care, limits: Limits) -> Alarm:
+    """Raise an alarm about the mean recall or about the tail; most of what may go wrong goes to the mean."""
+    heard = alarm(recalls, care.target_recall, (1.0 - _FOR_THE_TAIL) * limits.false_alarms)
+    if heard.raised or care.max_tail >= 1.0:
+        return heard
+    tail = tail_alarm(recalls, care.max_tail, _FOR_THE_TAIL * limits.false_alarms)
+    return tail if tail.raised else heard
+
+
 def _is_another(row: Any) -> bool:
     """Say whether what serves a class is another setting than the one that was spoken of."""
     return (
@@ -147,10 +158,14 @@ def _is_another(row: Any) -> bool:
     )  # fmt: skip
 
 
-def _alarming(recalls: Any, heard: Alarm, care: Care) -> str:
+def _alarming(recalls: Floats, heard: Alarm, care: Care) -> str:
     count = int(np.count_nonzero(~np.isnan(recalls[heard.began :])))
     mean = float(np.nanmean(recalls[heard.began :]))
-    return f"the last {count} checks found a recall of {mean:.3f} where {care.target_recall:g} was promised"
+    low = float(np.nanmean(recalls[heard.began :] < LOW))
+    return (
+        f"the last {count} checks found a recall of {mean:.3f}, and under {LOW:g} in {low:.1%}, where "
+        f"{care.target_recall:g} and at most {care.max_tail:.1%} were promised"
+    )
 
 
 def _fall_back(

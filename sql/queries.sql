@@ -2,7 +2,7 @@
 
 -- name: tuned_columns
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
-       x.nspname AS extension_schema, c.target_recall, c.sample_rate, c.trajectory_window, c.learning_rate,
+       x.nspname AS extension_schema, c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate,
        c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, c.alert, c.learn_from,
        r.relkind = 'p' AS partitioned
 FROM vectuned.tuned_column c
@@ -186,11 +186,11 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_clas
 
 -- name: insert_bank
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
-                           rungs, expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights,
+                           rungs, expected_recall, recall_bound, tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights,
                            reach, saving, reason)
 VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
-        %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s,
-        %(weights)s, %(reach)s, %(saving)s, %(reason)s);
+        %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(tail)s, %(tail_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s,
+        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s);
 
 -- name: delete_measured
 DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s;
@@ -212,8 +212,8 @@ VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(
 
 -- name: bank
 -- One statement, so that a publish meanwhile cannot mix two banks.
-SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.certified,
-       b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
+SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.tail, b.tail_bound,
+       b.certified, b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
 FROM vectuned.bank b
 CROSS JOIN LATERAL (
     SELECT array_agg(t.centroid::real[] ORDER BY t.pattern_no) AS centroids,
@@ -247,9 +247,9 @@ SELECT * FROM vectuned.recommend_params(%(relation)s::regclass, %(column_name)s)
 SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
 -- name: status
-SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, sample_rate,
-       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, certified, samples, saving,
-       patterns, version, published_at, reason
+SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, max_tail, sample_rate,
+       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, tail, tail_bound, certified,
+       samples, saving, patterns, version, published_at, reason
 FROM vectuned.status;
 
 -- name: said
@@ -274,9 +274,10 @@ VACUUM (TRUNCATE true) vectuned.inbox;
 
 -- name: replays_since
 -- How many replays a column has that its bank was not learned from, and whether what was published last fits: these
--- indexes and no others, this target. (Of filtered searches alone there is no bank.)
+-- indexes and no others, this target and limit. (Of filtered searches alone there is no bank.)
 WITH latest AS (
     SELECT e.action = 'publish' AND (e.details ->> 'target_recall')::float8 = %(target_recall)s
+           AND (e.details ->> 'max_tail')::float8 = %(max_tail)s
            AND e.details -> 'generations' @> g.now AND e.details -> 'generations' <@ g.now AS fits,
            CASE e.action WHEN 'publish' THEN (e.details ->> 'last_replay')::bigint END AS last_replay
     FROM vectuned.event e CROSS JOIN (SELECT to_jsonb(%(generations)s::oid[]::text[]::bigint[])) g (now)
@@ -392,7 +393,7 @@ WHERE b.column_id = %(column_id)s AND b.k_class IN (
 SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall => %(target_recall)s,
                        sample_rate => %(sample_rate)s, trajectory_window => %(trajectory_window)s,
                        learning_rate => %(learning_rate)s, min_samples => %(min_samples)s,
-                       store_vectors => %(store_vectors)s);
+                       store_vectors => %(store_vectors)s, max_tail => %(max_tail)s);
 
 -- name: disable
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);

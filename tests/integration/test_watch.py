@@ -104,7 +104,7 @@ def test_a_broken_promise_raises_an_alarm(conn: Connection, worker: Worker) -> N
     details = one(conn, "SELECT details FROM vectuned.event WHERE action = 'alarm'")
     assert details["k_class"] == 10
     assert details["recall"] < TARGET
-    assert "was promised" in one(conn, "SELECT reason FROM vectuned.bank WHERE k_class = 10")
+    assert "promised" in one(conn, "SELECT reason FROM vectuned.bank WHERE k_class = 10")
     assert one(conn, "SELECT checks FROM vectuned.promise") == 0
     assert one(conn, "SELECT alarms FROM vectuned.promise") == 1
     heard = [json.loads(n.payload)["action"] for n in listener.notifies(timeout=5, stop_after=1)]
