@@ -45,9 +45,9 @@ class TunedIndex:
 class Care:
     """A tuned column with the settings that `vectuned.enable` gave it, and its indexes.
 
-    `max_tail` is the share of searches with a recall under 0.8 that is tolerated. On `alert` more searches are
-    recorded and checked; replays before number `learn_from` no longer count. The first of `indexes` is the one
-    that searches until something was learned; none are left where all were dropped.
+    `max_tail` is the share of searches with a recall under 0.8 that is tolerated. On `alert` more searches
+    are recorded and checked; replays before number `learn_from` no longer count. The first of `indexes` is
+    the one that searches until something was learned; none are left where all were dropped.
     """
 
     column: TunedColumn

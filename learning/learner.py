@@ -16,8 +16,9 @@ from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_poli
 from .catalogue import Care, TunedIndex
 from .evidence import Replays, load
 from .filtering import choose_paths
-from .ladder import K_CLASSES
+from .ladder import HIGHEST, K_CLASSES
 from .neighbors import Singles
+from .optimizer import raised
 from .promise import ENOUGH, Demand
 from .publication import Offer, Served, publish
 from .reasoning_bank import Patterns
@@ -111,6 +112,9 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         )  # fmt: skip
         return Lesson(count, None, {})
     offered = offers(replays, care, options)
+    for row in conn.execute(queries()["margins"], {"column_id": care.column.id}).fetchall():
+        if row[1] > 0 and row[0] in offered:
+            offered[row[0]] = _with_margin(offered[row[0]], row[1])
     sample = _recent_queries(conn, care, _SAMPLE)
     version, served = publish(conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed)
     conn.execute(
@@ -122,6 +126,21 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         extra={"action": "publish"},
     )  # fmt: skip
     return Lesson(count, version, served)
+
+
+def _with_margin(offer: Offer, rungs: float) -> Offer:
+    """Raise whatever is offered by a margin; more effort than was proven is proven as well."""
+
+    def lift(candidate: Candidate) -> Candidate:
+        policy, patterns = raised(candidate.policy, rungs), candidate.patterns
+        effort = np.minimum(patterns.effort + rungs, HIGHEST)
+        why = f"{policy.reason}; {rungs:.2g} rungs more after failures"
+        return replace(
+            candidate, policy=replace(policy, reason=why), patterns=replace(patterns, effort=effort)
+        )
+
+    adaptive = None if offer.adaptive is None else lift(offer.adaptive)
+    return replace(offer, fixed=tuple(lift(candidate) for candidate in offer.fixed), adaptive=adaptive)
 
 
 def _recent_queries(conn: psycopg.Connection[Any], care: Care, count: int) -> Singles:

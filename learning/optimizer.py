@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -89,6 +89,13 @@ class Policy:
             "access_path": self.access_path, "index_no": self.index_no, "ef_search": self.ef_search,
             "probes": self.probes,
         }  # fmt: skip
+
+
+def raised(policy: Policy, rungs: float) -> Policy:
+    """Return the policy with its fixed setting some rungs higher."""
+    least = policy.k_class if policy.method == "hnsw" else 1
+    position = ladder.effort(policy.fixed_ef, policy.rungs) + rungs
+    return replace(policy, fixed_ef=int(ladder.ef_search(position, least, policy.rungs)))
 
 
 class SearchOptimizer:

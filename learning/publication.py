@@ -100,7 +100,8 @@ def publish(
                 **column, "action": "publish",
                 "details": json.dumps({
                     "version": version, "classes": details, "generations": care.generations,
-                    "target_recall": care.target_recall, "max_tail": care.max_tail, "last_replay": last_replay,
+                    "target_recall": care.target_recall, "max_tail": care.max_tail,
+                    "last_replay": last_replay,
                 }),
             },
         )  # fmt: skip

@@ -14,8 +14,9 @@ from psycopg.rows import namedtuple_row
 from vectuned.sql.loader import queries
 
 from .catalogue import Care
-from .monitor import LOW, Alarm, alarm, statement, tail_alarm
+from .monitor import Alarm, alarm, statement, tail_alarm
 from .neighbors import Floats
+from .promise import TAIL
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,11 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     raised = 0
     for row in cursor.execute(queries()["promises"], column).fetchall():
+        key = {**column, "k_class": row.k_class, "shape": row.shape}
         first = row.first_check or 0
         if row.checks and _is_another(row):
-            last = conn.execute(queries()["last_check"]).fetchone()
-            first = int(last[0]) + 1 if last is not None else 0
-        key = {**column, "k_class": row.k_class, "shape": row.shape}
+            latest = conn.execute(queries()["first_check"], key).fetchone()
+            first = int(latest[0]) if latest is not None else 0
         checks = conn.execute(queries()["checks"], {**key, "first_check": first}).fetchall()
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
         said = statement(recalls, limits.confidence)
@@ -161,9 +162,9 @@ def _is_another(row: Any) -> bool:
 def _alarming(recalls: Floats, heard: Alarm, care: Care) -> str:
     count = int(np.count_nonzero(~np.isnan(recalls[heard.began :])))
     mean = float(np.nanmean(recalls[heard.began :]))
-    low = float(np.nanmean(recalls[heard.began :] < LOW))
+    low = float(np.nanmean(recalls[heard.began :] < TAIL))
     return (
-        f"the last {count} checks found a recall of {mean:.3f}, and under {LOW:g} in {low:.1%}, where "
+        f"the last {count} checks found a recall of {mean:.3f}, and under {TAIL:g} in {low:.1%}, where "
         f"{care.target_recall:g} and at most {care.max_tail:.1%} were promised"
     )
 

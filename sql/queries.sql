@@ -154,6 +154,27 @@ FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.verdict FROM vectuned.traj
       WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
 WHERE t.verdict IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2;
 
+-- name: margins
+-- Of each class of k: its margin, and the verdicts since that was last moved on searches that a bank served.
+SELECT p.k_class, p.margin, count(t.*) FILTER (WHERE t.verdict = 'success') AS successes,
+       count(t.*) FILTER (WHERE t.verdict = 'failure') AS failures, max(t.recorded_at) AS latest
+FROM vectuned.promise p
+LEFT JOIN vectuned.trajectory t ON t.column_id = p.column_id AND t.filter IS NULL AND vectuned._k_class(t.k) = p.k_class
+    AND t.verdict IS NOT NULL AND t.bank_version IS NOT NULL AND (p.margin_since IS NULL OR t.recorded_at > p.margin_since)
+WHERE p.column_id = %(column_id)s AND p.shape = ''
+GROUP BY p.k_class, p.margin ORDER BY p.k_class;
+
+-- name: set_margin
+UPDATE vectuned.promise SET margin = %(margin)s, margin_since = %(latest)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = '';
+
+-- name: raise_patterns
+UPDATE vectuned.pattern SET effort = least(effort + %(rungs)s, 13) WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: raise_effort
+UPDATE vectuned.bank SET ef_search = %(ef_search)s, probes = %(probes)s, reason = reason || %(why)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
 -- name: replays
 SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
        shape
@@ -362,8 +383,12 @@ SELECT check_no, recall FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
 ORDER BY check_no;
 
--- name: last_check
-SELECT coalesce(max(check_no), 0) FROM vectuned.recall_check;
+-- name: first_check
+-- The first check of what is served now, of a class; the next one there will be, if there is none.
+SELECT coalesce(min(k.check_no), (SELECT coalesce(max(o.check_no), 0) + 1 FROM vectuned.recall_check o))
+FROM vectuned.recall_check k
+WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s
+  AND k.version = (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = k.column_id);
 
 -- name: upsert_promise
 INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, checks, unknown, recall,

@@ -299,10 +299,13 @@ CREATE TABLE vectuned.promise (
     evidence        float8 NOT NULL DEFAULT 1,
     alarms          int NOT NULL DEFAULT 0,
     confidence      float8 NOT NULL DEFAULT 0.95,
+    margin          float8 NOT NULL DEFAULT 0 CHECK (margin BETWEEN 0 AND 13),
+    margin_since    timestamptz,
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class, shape)
 );
 COMMENT ON COLUMN vectuned.promise.recall_bound IS 'at least, with this confidence, at every time it is looked at';
+COMMENT ON COLUMN vectuned.promise.margin IS 'rungs of effort on top of what was learned, after failures; verdicts up to margin_since made it so';
 COMMENT ON COLUMN vectuned.promise.evidence IS 'against the target being met: odds of a bet on it that began with 1';
 
 -- A tuned table as it was when it was last learned about, to tell that it is another now.
