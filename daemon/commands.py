@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg.rows import TupleRow, dict_row
@@ -17,6 +17,7 @@ from vectuned.config.errors import UsageError
 from vectuned.config.settings import Settings
 from vectuned.sql.loader import migrate, queries
 
+from . import status
 from .connection import choose_database, connect, open_database
 from .console import Console
 from .session import open_session
@@ -174,88 +175,11 @@ def _disable(context: Context) -> None:
 
 def _status(context: Context) -> None:
     with context.session() as conn:
-        cursor = conn.cursor(row_factory=dict_row)
-        classes = cursor.execute(queries()["status"]).fetchall()
-        columns = {(row["relation"], row["column_name"]): row for row in classes}
-        stats = {
-            key: cursor.execute(queries()["stats"], {"relation": key[0], "column_name": key[1]}).fetchone()
-            for key in columns
-        }
+        columns = status.read(conn)
     if context.console.as_json:
-        context.console.document(
-            {
-                "columns": [
-                    {
-                        **{name: row[name] for name in _COLUMN_FIELDS},
-                        **(stats[key] or {}),
-                        "classes": [
-                            {name: value for name, value in r.items() if name not in _COLUMN_FIELDS}
-                            for r in classes
-                            if (r["relation"], r["column_name"]) == key and r["k_class"] is not None
-                        ],
-                    }
-                    for key, row in columns.items()
-                ]
-            }
-        )
-        return
-    if not classes:
-        context.console.line("no tuned columns yet: vectuned enable RELATION COLUMN")
-    for key, row in columns.items():
-        _print_status(context.console, row, stats[key] or {}, [r for r in classes if _key(r) == key])
-
-
-_COLUMN_FIELDS: Final = (
-    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "max_tail",
-    "sample_rate", "state",
-)  # fmt: skip
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str]:
-    return row["relation"], row["column_name"]
-
-
-def _print_status(
-    console: Console, row: dict[str, Any], stats: dict[str, Any], classes: list[dict[str, Any]]
-) -> None:
-    console.line(
-        f"{row['relation']}.{row['column_name']}: {row['state']}, target recall {row['target_recall']:g}, "
-        f"at most {row['max_tail']:.1%} under 0.8, {row['metric']}, {row['dimensions']} dimensions, "
-        f"index {row['index']}"
-    )
-    recall = stats["recent_recall"]
-    console.line(
-        f"  {stats['trajectories']:,} searches recorded, {stats['in_inbox']:,} in the inbox, "
-        f"{stats['awaiting_replay']:,} to replay, {stats['replays']:,} replayed"
-        + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
-    )
-    if stats["successes"] + stats["failures"] + stats["unknown"] + stats["feedback"]:
-        console.line(
-            f"  verdicts: {stats['successes']:,} successes, {stats['failures']:,} failures, "
-            f"{stats['unknown']:,} unknown; {stats['feedback']:,} searches with feedback"
-        )
-    served = [_class_row(r) for r in classes if r["k_class"] is not None]
-    if served:
-        console.table(_CLASS_HEADINGS, served, left=3)
-
-
-_CLASS_HEADINGS: Final = (
-    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "under 0.8", "at most",
-    "samples", "patterns", "saving",
-)  # fmt: skip
-
-
-def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
-    unproven = "" if row["certified"] else " (unproven)"
-    return (
-        f"  {row['k_class']}", row["access_path"], row["path_index"], row["state"],
-        f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
-        "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
-        f"{row['recall_bound']:.3f}{unproven}",
-        *("unknown" if row[name] is None else f"{row[name]:.1%}" for name in ("tail", "tail_bound")),
-        f"{row['samples']:,}", str(row["patterns"]),
-        "" if row["saving"] is None else f"{row['saving']:.2f}",
-    )  # fmt: skip
+        context.console.document({"columns": columns})
+    else:
+        status.show(context.console, columns)
 
 
 def _recommend_arguments(parser: argparse.ArgumentParser) -> None:

@@ -91,10 +91,13 @@ VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s,
 ON CONFLICT (column_id, query_id, generation) DO NOTHING;
 
 -- name: mark_replayed
--- What is known of the search has changed, so it is to be judged anew.
+-- Where its recall was not known before, the search is to be judged anew. A table that has changed since says nothing
+-- of what an answer was worth at its time.
 UPDATE vectuned.trajectory
-SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN query END,
-    verdict = NULL, verdict_confidence = NULL, recommendation = NULL
+SET replayed_at = now(), query = CASE WHEN %(keep)s THEN query END, recall = coalesce(recall, %(recall)s),
+    verdict = CASE WHEN recall IS NOT NULL THEN verdict END,
+    verdict_confidence = CASE WHEN recall IS NOT NULL THEN verdict_confidence END,
+    recommendation = CASE WHEN recall IS NOT NULL THEN recommendation END
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: unjudged
@@ -269,14 +272,20 @@ SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
 -- name: status
 SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, max_tail, sample_rate,
+       alert,
        state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, tail, tail_bound, certified,
        samples, saving, patterns, version, published_at, reason
 FROM vectuned.status;
 
 -- name: said
-SELECT relation::text, column_name, k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound,
-       confidence, evidence, alarms, statement
-FROM vectuned.promises;
+-- What exact checks prove of a column's classes of searches.
+SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, confidence, evidence, alarms,
+       statement
+FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name = %(column_name)s;
+
+-- name: events
+SELECT e.happened_at, e.action, e.details FROM vectuned.event e JOIN vectuned.tuned_column c ON c.id = e.column_id
+WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s ORDER BY e.id DESC LIMIT %(count)s;
 
 -- name: inbox_bytes
 SELECT pg_table_size('vectuned.inbox');

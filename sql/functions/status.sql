@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE VIEW vectuned.status AS
 SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
-       c.max_tail, c.sample_rate,
+       c.max_tail, c.sample_rate, c.alert,
        b.k_class, coalesce(b.access_path, CASE WHEN e.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END) AS access_path,
        CASE WHEN b.k_class IS NULL THEN e.ef_search ELSE b.ef_search END AS ef_search,
        CASE WHEN b.k_class IS NULL THEN e.probes ELSE b.probes END AS probes,
