@@ -41,7 +41,8 @@ def read(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
             column["promises"] = cursor.execute(queries()["said"], key).fetchall()
             column["events"] = cursor.execute(queries()["events"], {**key, "count": _EVENTS}).fetchall()
         if row["k_class"] is not None:
-            column["classes"].append({n: value for n, value in row.items() if n not in _OF_THE_COLUMN})
+            own = {name: row[name] for name in row if name not in _OF_THE_COLUMN}
+            column["classes"].append({**own, "state": row["state"]})
     return list(columns.values())
 
 
