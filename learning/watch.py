@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -94,13 +94,15 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
         said = statement(recalls, limits.confidence)
         # Before anything was learned nothing was promised.
-        heard = _listen(recalls if row.learned else recalls[:0], care, limits)
+        promised = _as_promised(care, row.target)
+        heard = _listen(recalls if row.learned else recalls[:0], promised, limits)
         with conn.transaction():
             conn.execute(
                 queries()["upsert_promise"],
                 {
                     **key, "first_check": first, "access_path": row.access_path, "index_no": row.index_no,
-                    "effort": row.effort, "checks": said.checks, "unknown": said.unknown,
+                    "effort": row.effort, "target": row.target, "checks": said.checks,
+                    "unknown": said.unknown,
                     "recall": said.mean if said.checks else None, "recall_bound": said.lower,
                     "below_08": said.tail if said.checks else None, "below_08_bound": said.tail_upper,
                     "evidence": heard.evidence, "alarms": row.alarms + heard.raised,
@@ -115,7 +117,7 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
                 ).fetchone()
                 conn.execute(queries()["learn_from"], {**column, "learn_from": start[0] if start else 0})
                 _fall_back(
-                    conn, care, row.k_class, row.shape, "alarm", _alarming(recalls, heard, care),
+                    conn, care, row.k_class, row.shape, "alarm", _alarming(recalls, heard, promised),
                     {
                         "k_class": row.k_class, "shape": row.shape, "evidence": heard.evidence,
                         "recall": float(np.nanmean(recalls[heard.began :])), "checks": said.checks,
@@ -142,6 +144,13 @@ def calm_down(conn: psycopg.Connection[Any], care: Care) -> bool:
     return True
 
 
+def _as_promised(care: Care, target: float | None) -> Care:
+    """Return the column with the target that what serves was published for: that may have been another."""
+    if target is None or target == care.target_recall:
+        return care
+    return replace(care, target_recall=target, max_tail=1.0)
+
+
 def _listen(recalls: Floats, care: Care, limits: Limits) -> Alarm:
     """Raise an alarm about the mean recall or about the tail; most of what may go wrong goes to the mean."""
     heard = alarm(recalls, care.target_recall, (1.0 - _FOR_THE_TAIL) * limits.false_alarms)
@@ -152,9 +161,10 @@ def _listen(recalls: Floats, care: Care, limits: Limits) -> Alarm:
 
 
 def _is_another(row: Any) -> bool:
-    """Say whether what serves a class is another setting than the one that was spoken of."""
+    """Say whether what serves a class is another setting, or for another target, than what was spoken of."""
     return (
-        (row.access_path, row.index_no) != (row.promised_path, row.promised_index)
+        (row.access_path, row.index_no, row.target)
+        != (row.promised_path, row.promised_index, row.promised_target)
         or (row.effort or 0) < _LOWERED * (row.promised_effort or 0)
     )  # fmt: skip
 

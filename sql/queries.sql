@@ -377,7 +377,9 @@ DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 -- name: promises
 -- Of each class that was ever checked, the statement as it stands and what serves it now.
 SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
-       p.effort AS promised_effort, coalesce(p.alarms, 0) AS alarms, coalesce(p.checks, 0) AS checks,
+       p.effort AS promised_effort, p.target_recall AS promised_target,
+       coalesce(b.target_recall, (SELECT max(o.target_recall) FROM vectuned.bank o WHERE o.column_id = %(column_id)s)) AS target,
+       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks, 0) AS checks,
        b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
        b.access_path IS NOT NULL OR EXISTS (
            SELECT FROM vectuned.measured_path m
@@ -400,14 +402,14 @@ WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(sh
   AND k.version = (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = k.column_id);
 
 -- name: upsert_promise
-INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, checks, unknown, recall,
-                                   recall_bound, below_08, below_08_bound, evidence, alarms, confidence)
-VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(checks)s,
-        %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s, %(confidence)s)
+INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, target_recall, checks, unknown,
+                                   recall, recall_bound, below_08, below_08_bound, evidence, alarms, confidence)
+VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(target)s,
+        %(checks)s, %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s, %(confidence)s)
 ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
     since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
     first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
-    effort = excluded.effort, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
+    effort = excluded.effort, target_recall = excluded.target_recall, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
     recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
     evidence = excluded.evidence, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
 

@@ -89,7 +89,8 @@ BEGIN
         EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || c.id);
         EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb)', '_filtered_' || c.id);
     ELSE
-        UPDATE vectuned.tuned_column t SET enabled = false WHERE t.id = c.id;
+        UPDATE vectuned.tuned_column t SET enabled = false, alert = false WHERE t.id = c.id;
+        DELETE FROM vectuned.promise p WHERE p.column_id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
         DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id;
         IF EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation) THEN

@@ -289,6 +289,7 @@ CREATE TABLE vectuned.promise (
     access_path     text,
     index_no        int,
     effort          int,
+    target_recall   float8,
     checks          int NOT NULL DEFAULT 0,
     unknown         int NOT NULL DEFAULT 0,
     recall          float8,

@@ -113,6 +113,20 @@ def test_a_broken_promise_raises_an_alarm(conn: Connection, worker: Worker) -> N
     assert heard == ["alarm"]
 
 
+def test_another_target_is_another_promise(conn: Connection, worker: Worker) -> None:
+    ask(worker, 100, seed=60)
+    enable(conn, target_recall=0.99, sample_rate=1.0, min_samples=100)
+    ask(worker, 200, seed=61)  # still served, and promised, what was published for 0.9
+    assert actions(conn) == ["publish"]
+    assert one(conn, "SELECT checks FROM vectuned.promise") == 300
+    worker.learn_all()
+    ask(worker, 50, seed=63)
+    assert one(conn, "SELECT checks FROM vectuned.promise") == 50
+    assert one(conn, "SELECT target_recall FROM vectuned.promise") == 0.99
+    conn.execute("SELECT vectuned.disable('items', 'embedding')")
+    assert one(conn, "SELECT count(*) FROM vectuned.promise") == 0
+
+
 def test_more_is_checked_until_it_is_proven_again(conn: Connection, worker: Worker) -> None:
     enable(conn, target_recall=TARGET, sample_rate=0.05, min_samples=100)
     conn.execute("REINDEX INDEX items_embedding_idx")
