@@ -73,7 +73,9 @@ class Scenario:
         self.halves = halves
         self.options = options
         self.rng = np.random.default_rng(options.seed)
-        self.worker = Worker(conn, load_settings(None, {"learning.replay_batch": 1000}, {}))
+        self.worker = Worker(
+            conn, load_settings(None, {"learning.replay_batch": 1000, "learning.batch_min": 100}, {})
+        )
         self.rotation: Singles | None = None
         self.kept = 40
         self.seen = 0
@@ -301,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", type=float, default=0.95)
     parser.add_argument("--sample-rate", type=float, default=0.2)
     parser.add_argument("--searches", type=int, default=250, help="searches in a step")
-    parser.add_argument("--steps", type=int, default=12, help="steps in a phase")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a phase")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="SVG or PNG")
