@@ -26,30 +26,23 @@ AS $$
 DECLARE
     c vectuned.tuned_column;
     rows float8;
+    sample text;
     witnesses jsonb;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
     rows := vectuned._row_estimate(c.relation);
-    -- Some 1,000 rows on random pages, and 100 of them.
-    EXECUTE format(
-        'SELECT coalesce(jsonb_agg(jsonb_build_array(n.key, n.digest)), ''[]'') FROM ('
-        'SELECT ARRAY[%s] AS key, md5(t.%I::text) AS digest FROM %s t TABLESAMPLE SYSTEM ($1) '
-        'WHERE t.%2$I IS NOT NULL ORDER BY random() LIMIT 100) n',
-        (SELECT string_agg(format('t.%I::text', u.name), ', ' ORDER BY u.place)
-         FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)),
-        c.column_name, (vectuned._fragments(c)).relation)
-    INTO witnesses USING least(greatest(100 * 1000 / greatest(rows, 1), 0.01), 100)::real;
-    IF jsonb_array_length(witnesses) < 50 AND rows < 100000 THEN
-        -- Too few pages, or rows on few of them.
+    -- 100 of some 1,000 rows on random pages; of all rows where those are on few pages.
+    FOREACH sample IN ARRAY ARRAY['TABLESAMPLE SYSTEM ($1)', 'WHERE $1 IS NOT NULL'] LOOP
         EXECUTE format(
             'SELECT coalesce(jsonb_agg(jsonb_build_array(n.key, n.digest)), ''[]'') FROM ('
-            'SELECT ARRAY[%s] AS key, md5(t.%I::text) AS digest FROM %s t WHERE t.%2$I IS NOT NULL '
-            'ORDER BY random() LIMIT 100) n',
-            (SELECT string_agg(format('t.%I::text', u.name), ', ' ORDER BY u.place)
+            'SELECT ARRAY[%s] AS key, md5(o.%I::text) AS digest FROM (SELECT * FROM %s t %s) o '
+            'WHERE o.%2$I IS NOT NULL ORDER BY random() LIMIT 100) n',
+            (SELECT string_agg(format('o.%I::text', u.name), ', ' ORDER BY u.place)
              FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)),
-            c.column_name, (vectuned._fragments(c)).relation)
-        INTO witnesses;
-    END IF;
+            c.column_name, (vectuned._fragments(c)).relation, sample)
+        INTO witnesses USING least(greatest(100 * 1000 / greatest(rows, 1), 0.01), 100)::real;
+        EXIT WHEN jsonb_array_length(witnesses) >= 50 OR rows >= 100000;
+    END LOOP;
     INSERT INTO vectuned.baseline AS b (column_id, generation, rows, witnesses)
     VALUES (c.id, vectuned._generation(c.index_relation), rows, witnesses)
     ON CONFLICT (column_id) DO UPDATE SET taken_at = now(), generation = excluded.generation, rows = excluded.rows,
