@@ -1,7 +1,7 @@
 """Change the world under a tuned column and see how long its searches stay below what was promised.
 
 Run as `python benchmarks/drift.py [--dsn ...] [--json FILE] [--plot FILE]`; without a DSN it starts an
-embedded server in a temporary folder. Takes about ten minutes; `--plot` needs matplotlib. Half of WordNet's
+embedded server in a temporary folder. Takes ten minutes or more; `--plot` needs matplotlib. Half of WordNet's
 glosses, by lexical category, are the rows, usage examples of the same half the queries. When that is learned,
 the table is doubled by the other half, queries turn to that half, the index is rebuilt, a third of the rows
 is deleted, and all vectors are rewritten in another space (a random rotation), queries following.
@@ -281,6 +281,8 @@ def _halves(options: argparse.Namespace) -> Halves:
     drawn = np.random.default_rng(options.seed).permutation(len(examples))[:20_000]
     asked = embedder.encode([examples[i].text for i in drawn])
     belongs = np.array([half[synset.category] for synset in corpus.synsets])
+    left_out = np.random.default_rng(options.seed + 1).permutation(len(belongs))[options.rows :]
+    belongs[left_out] = -1
     asks = np.array([of_source[examples[i].source] for i in drawn])
     ids = [np.flatnonzero(belongs == side).tolist() for side in (0, 1)]
     return Halves((ids[0], ids[1]), (rows[ids[0]], rows[ids[1]]), (asked[asks == 0], asked[asks == 1]))
@@ -302,6 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dsn", help="a database in which vectuned may be installed (default: embedded)")
     parser.add_argument("--target", type=float, default=0.95)
     parser.add_argument("--sample-rate", type=float, default=0.2)
+    parser.add_argument("--rows", type=int, default=50_000, help="how many of the glosses")
     parser.add_argument("--searches", type=int, default=250, help="searches in a step")
     parser.add_argument("--steps", type=int, default=10, help="steps in a phase")
     parser.add_argument("--seed", type=int, default=0)
