@@ -104,11 +104,12 @@ def _benchmark(context: Context) -> None:
 
 def _shares(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(
-            f"--percentiles must be numbers from 0 to 1, such as 0.5,0.99, not {text}."
-        ) from error
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = [float("nan")]
+    if not all(0.0 <= share <= 1.0 for share in shares):
+        raise UsageError(f"--percentiles must be numbers from 0 to 1, such as 0.5,0.99, not {text}.")
+    return shares
 
 
 def _print_benchmark(console: Console, result: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def choose(offered: Sequence[Price], objective: Objective) -> tuple[Price, str]:
         best = within[-1]
         return best, f"{best.target:g} is the highest proven target within {AFFORDABLE:g} times the time"
     if len(proven) == 1:
-        return current, "no higher target is proven"
+        return current, f"{current.target:g} stays: no higher target is proven"
     gain = np.array([price.target for price in proven]) - current.target
     spent = np.array([price.ms for price in proven]) - current.ms
     if spent[-1] <= 0:

@@ -282,7 +282,7 @@ def test_one_that_fails_says_so_and_the_next_is_done(
     failures: list[Callable[[Worker], Any]] = [
         lambda worker: worker.conn.execute("SELECT 1 / 0"),
         lambda _: (_ for _ in ()).throw(VectunedError("The moon is not full.")),
-        lambda _: {}["nothing"],  # type: ignore[dict-item]
+        lambda _: dict[str, int]()["nothing"],
         lambda worker: worker.conn.close(),
         lambda _: None,
     ]
@@ -377,9 +377,10 @@ def test_the_service_does_what_is_asked(
         eventually(conn, "SELECT vectuned._daemon_runs()")
         number = request(conn, "benchmark_recall('items', sample_queries => 20)")
         found = conn.execute("SELECT state, result FROM vectuned.request_result(%s, '1 min')", (number,))
-        state, result = found.fetchone() or (None, None)
-        assert state == "done"
-        assert result["queries"]["recorded"] == 20
+        end = found.fetchone()
+        assert end is not None
+        assert end[0] == "done"
+        assert end[1]["queries"]["recorded"] == 20
     finally:
         service._on_signal(15, None)
         daemon.join()
