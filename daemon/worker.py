@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.learning.catalogue import Care, tuned_columns
-from vectuned.learning.judging import judge
+from vectuned.learning.judging import judge, move_margins
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
@@ -115,11 +115,20 @@ class Worker:
         """Judge the searches that were replayed or spoken of by users; return how many."""
         total = 0
         for care in self.columns():
-            judged = self._guarded(care, lambda c: judge(self.conn, c)) or 0
+            judged = self._guarded(care, self._judge) or 0
             if judged:
                 log.info("judged %d searches of %s", judged, care.column, extra={"action": "judge"})
             total += judged
         return total
+
+    def _judge(self, care: Care) -> int:
+        judged = judge(self.conn, care)
+        for k, margin in move_margins(self.conn, care).items():
+            log.info(
+                "%s: %.2g rungs on top of what was learned for up to %d rows", care.column, margin, k,
+                extra={"action": "margin"},
+            )  # fmt: skip
+        return judged
 
     def learn(self, care: Care) -> Lesson:
         """Learn about a column and publish, if there are enough replays."""
@@ -143,6 +152,7 @@ class Worker:
         values = {
             "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
             "learn_from": care.learn_from,
+            "max_tail": care.max_tail,
         }  # fmt: skip
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None
