@@ -182,8 +182,8 @@ class Benchmark:
             return "by the kind of filter, see vectuned.recommend_params"
         if policy is None:
             return "nothing learned yet: the default"
-        effort = f"{'ef_search' if policy.method == 'hnsw' else 'probes'} {policy.fixed_ef}"
-        return f"effort by query, or {effort}" if policy.signature is not None else effort
+        by_query = policy.signature is not None
+        return f"effort by query, or {policy.setting}" if by_query else policy.setting
 
     def _default_setting(self) -> str:
         """Say what plain SQL searches with: the settings of this session, and the index that is taken."""

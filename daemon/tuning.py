@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vectuned.config.errors import VectunedError
-from vectuned.learning.calibration import Candidate
 from vectuned.learning.catalogue import Care, TunedIndex
 from vectuned.learning.evidence import Replays, load
 from vectuned.learning.ladder import at_efforts, effort
-from vectuned.learning.learner import Lesson
 from vectuned.learning.publication import read
 from vectuned.learning.tuning import Objective, Price, choose, prices, together
 from vectuned.sql.loader import queries
@@ -80,7 +78,7 @@ class Tuning:
         confidence = worker.options.confidence
         report |= {
             "target": {"old": care.target_recall, "new": chosen.target}, "why": why,
-            "old": self._serving(care, replays, chosen), "new": _settings(chosen),
+            "old": self._serving(care, replays, chosen.settings), "new": _settings(chosen, care),
             "targets": [_priced(price) for price in offered], "confidence": confidence,
             "proofs": sum(price.proofs for price in offered),
             "confidence_of_all_proofs_together": round(together(offered, confidence), 4),
@@ -88,41 +86,44 @@ class Tuning:
             "proof holds with the confidence by itself",
         }  # fmt: skip
         if self.apply:
-            lesson = self._apply(care, chosen, report)
-            report |= {"applied": True, "version": lesson.version, "new": _served(lesson, chosen)}
+            report |= self._apply(care, replays, chosen, report)
         return {**report, "summary": _summary(report)}
 
-    def _apply(self, care: Care, chosen: Price, report: dict[str, Any]) -> Lesson:
+    def _apply(self, care: Care, replays: Loaded, chosen: Price, report: dict[str, Any]) -> dict[str, Any]:
+        """Set the target, learn and publish, and tell of it; return what the report is to say now."""
         conn, column = self.worker.conn, {"column_id": care.column.id}
         with conn.transaction():
             if chosen.target != care.target_recall:
                 targets = {**column, "old": care.target_recall, "new": chosen.target}
                 if conn.execute(queries()["set_target"], targets).rowcount != 1:
                     raise VectunedError(f"The target of {care.column} was changed meanwhile: tune it again.")
+                # Searches served for the old target say nothing against the new one.
+                conn.execute(queries()["begin_anew"], {**column, "k_class": None, "shape": None})
             lesson = self.worker.learn(care)
             if lesson.version is None:
                 raise VectunedError(f"The replays of {care.column} were dropped meanwhile: tune it again.")
-            details = {name: report[name] for name in ("optimize_for", "target", "why", "old")}
-            details |= {"version": lesson.version, "new": _served(lesson, chosen)}
+            now = self._serving(care, replays, chosen.settings)
+            changed = {"applied": True, "version": lesson.version, "new": now}
+            details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
             event = {**column, "action": "auto_tune", "details": json.dumps(details)}
             conn.execute(queries()["insert_event"], event)
-        return lesson
+        return changed
 
-    def _serving(self, care: Care, replays: Loaded, chosen: Price) -> dict[str, Any]:
-        """Say what serves each class of k until now, with what its replays say of the fixed setting."""
+    def _serving(self, care: Care, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:
+        """Say what serves each class of k now, and how long its replays took with the fixed setting."""
         bank = read(self.worker.conn, care)
         found = {}
-        for k in chosen.settings:
+        for k in classes:
             policy = bank[k][0] if k in bank else None
             number = None if policy is None else policy.index_no
             index, each = next(((i, r) for i, r in replays if i.number == number), replays[0])
-            default = care.default_ef if index.method == "hnsw" else care.default_probes
-            fixed = max(k, default) if policy is None and index.method == "hnsw" else default
-            fixed = fixed if policy is None else policy.fixed_ef
-            evidence = each.evidence(k)
+            default = max(k, care.default_ef) if index.method == "hnsw" else care.default_probes
+            fixed, evidence = default if policy is None else policy.fixed_ef, each.evidence(k)
             at = effort(np.array([fixed]), index.rungs)
+            setting = f"{'ef_search' if index.method == 'hnsw' else 'probes'} {fixed}"
+            adaptive = policy is not None and policy.signature is not None
             found[str(k)] = {
-                "setting": _named(index.method, fixed), "index": index.name,
+                "setting": f"effort by query, or {setting}" if adaptive else setting, "index": index.name,
                 "recall": round(float(at_efforts(evidence.recall, at).mean()), 4),
                 "recall_at_least": None if policy is None else round(policy.recall_bound, 4),
                 "proven": policy is not None and policy.certified,
@@ -131,42 +132,25 @@ class Tuning:
         return found
 
 
-def _named(method: str, effort: int) -> str:
-    return f"{'ef_search' if method == 'hnsw' else 'probes'} {effort}"
-
-
-def _setting(candidate: Candidate, ms: float | None) -> dict[str, Any]:
-    policy = candidate.policy
+def _settings(price: Price, care: Care) -> dict[str, Any]:
+    """Say what a target would be served with, before any margin."""
+    names = {index.number: index.name for index in care.indexes}
     return {
-        "setting": _named(policy.method, policy.fixed_ef), "index_no": policy.index_no,
-        "recall": round(policy.expected_recall, 4), "recall_at_least": round(policy.recall_bound, 4),
-        "proven": policy.certified, "ms": None if ms is None else round(ms, 4),
+        str(k): {
+            "setting": candidate.policy.setting, "index": names.get(candidate.policy.index_no or 0),
+            "recall": round(candidate.policy.expected_recall, 4),
+            "recall_at_least": round(candidate.policy.recall_bound, 4),
+            "proven": candidate.policy.certified, "ms": round(candidate.ms, 4),
+        }
+        for k, candidate in price.settings.items()
     }  # fmt: skip
-
-
-def _settings(price: Price) -> dict[str, Any]:
-    return {str(k): _setting(candidate, candidate.ms) for k, candidate in price.settings.items()}
 
 
 def _priced(price: Price) -> dict[str, Any]:
     return {
         "target": price.target, "proven": price.proven, "ms": round(price.ms, 4),
-        "settings": {str(k): _named(c.policy.method, c.policy.fixed_ef) for k, c in price.settings.items()},
+        "settings": {str(k): candidate.policy.setting for k, candidate in price.settings.items()},
     }  # fmt: skip
-
-
-def _served(lesson: Lesson, chosen: Price) -> dict[str, Any]:
-    """Say what serves after the publish; the milliseconds are the replays' where it is what they priced."""
-    found = {}
-    for k, candidate in chosen.settings.items():
-        served, priced = lesson.served[k], candidate.policy
-        same = (served.policy.index_no, served.policy.fixed_ef) == (priced.index_no, priced.fixed_ef)
-        own = Candidate(served.policy, candidate.patterns, candidate.cost, candidate.ms)
-        found[str(k)] = {
-            **_setting(own, candidate.ms if same else None),
-            "access_path": served.policy.access_path, "saving": served.saving,
-        }  # fmt: skip
-    return found
 
 
 def _summary(report: dict[str, Any]) -> str:
@@ -174,9 +158,7 @@ def _summary(report: dict[str, Any]) -> str:
     kept = f"target {old:g} kept" if old == new else f"target {old:g} -> {new:g}"
     steps = "; ".join(
         f"k up to {k}: {report['old'][k]['setting']} -> {each['setting']}, recall {each['recall']:.3f}, "
-        f"at least {each['recall_at_least']:.3f}, {report['old'][k]['ms']:.2f} -> "
-        + ("unknown" if each["ms"] is None else f"{each['ms']:.2f}")
-        + " ms"
+        f"at least {each['recall_at_least']:.3f}, {report['old'][k]['ms']:.2f} -> {each['ms']:.2f} ms"
         for k, each in report["new"].items()
     )
     done = f"version {report['version']} published" if report["applied"] else "nothing changed, as was asked"

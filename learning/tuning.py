@@ -8,10 +8,11 @@ from typing import Final, Literal
 
 import numpy as np
 
-from .calibration import Candidate, Evidence, fixed_policy
+from .calibration import Candidate, fixed_policy
 from .catalogue import Care, TunedIndex
 from .evidence import Replays
 from .learner import Options
+from .promise import ENOUGH, Demand
 
 Objective = Literal["recall", "latency", "balanced"]
 
@@ -40,7 +41,7 @@ def prices(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
 
     `replays` by index, the main one first. Classes of k count that searches belong to and that enough
     replays looked at; without any the list is empty. Every proof is at the confidence of `options` by
-    itself, as that of a publish will be.
+    itself, as that of a publish will be, and includes the column's limit of the tail.
     """
     weights = _asked(replays, care)
     if not weights:
@@ -106,10 +107,12 @@ def _asked(replays: Sequence[tuple[TunedIndex, Replays]], care: Care) -> dict[in
 def _price(
     replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options, weights: dict[int, int]
 ) -> Price:
+    demand = Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
+    enough = max(care.min_samples, ENOUGH * demand.flawless)
     settings, proofs = {}, 0
     for k in weights:
         tried = [
-            _proof(each.evidence(k), care, options, index)
+            fixed_policy(each.evidence(k, enough), demand, index=index)
             for index, each in replays
             if index.requires is None and k in each.k_classes and len(each.evidence(k)) >= care.min_samples
         ]
@@ -119,7 +122,3 @@ def _price(
     ms = np.average([settings[k].ms for k in weights], weights=list(weights.values()))
     proven_all = all(candidate.policy.certified for candidate in settings.values())
     return Price(care.target_recall, settings, float(ms), proven_all, proofs)
-
-
-def _proof(evidence: Evidence, care: Care, options: Options, index: TunedIndex) -> Candidate:
-    return fixed_policy(evidence, care.target_recall, options.confidence, options.seed, index=index)

@@ -102,6 +102,27 @@ def test_for_latency_the_quickest_proven_setting_of_the_target_serves(conn: Conn
     assert measured(conn)["recall"] >= 0.89
 
 
+def test_searches_served_for_the_old_target_raise_no_alarm(conn: Connection) -> None:
+    tuned(conn, target=0.9)
+    worker = Worker(conn, settings(learning__replay_batch=1000))
+    for seed in (2, 3):
+        ask(conn, 300, seed=seed)
+        worker.drain()
+        worker.replay_all()
+        worker.learn_all()
+    ask(conn, 100, seed=4)
+    result = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall')"))
+    assert result["replayed"] == 100
+    assert result["target"]["new"] >= 0.98
+    was = one(conn, "SELECT avg(recall) FROM vectuned.recall_check WHERE version IS NOT NULL")
+    assert was < 0.97
+    ask(conn, 50, seed=5)
+    worker.drain()
+    assert worker.replay_all() == 50
+    assert one(conn, "SELECT checks FROM vectuned.promise WHERE k_class = 10") == 50
+    assert one(conn, "SELECT count(*) FROM vectuned.event WHERE action = 'alarm'") == 0
+
+
 @pytest.mark.usefixtures("column")
 def test_balanced_spends_no_more_than_for_recall(conn: Connection) -> None:
     high = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall', apply => false)"))
