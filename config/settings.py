@@ -112,6 +112,9 @@ class ScheduleSettings(_Section):
     learn_seconds: float = Field(
         default=300.0, gt=0, le=604_800, description="Seconds between two passes of learning and publishing."
     )
+    request_seconds: float = Field(
+        default=2.0, gt=0, le=604_800, description="Seconds between two looks for what was asked for in SQL."
+    )
     consolidate_seconds: float = Field(
         default=3600.0,
         gt=0,
@@ -119,7 +122,10 @@ class ScheduleSettings(_Section):
         description="Seconds between two rounds of merging and pruning patterns.",
     )
     retention_days: int = Field(
-        default=30, ge=1, le=36_500, description="Days that trajectories and their query vectors are kept."
+        default=30,
+        ge=1,
+        le=36_500,
+        description="Days that trajectories, their query vectors and finished requests are kept.",
     )
 
 

@@ -16,7 +16,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
+from vectuned.sql.loader import queries
 
+from .requests import serve_request
 from .session import open_session
 from .worker import Worker
 
@@ -84,8 +86,9 @@ class Service:
             (lambda w: w.judge(), every.replay_seconds),
             (lambda w: w.learn_all(), every.learn_seconds),
             (lambda w: w.maintain(), every.consolidate_seconds),
+            (self._serve_request, every.request_seconds),
         ]
-        names = ("drain", "replay", "judge", "learn", "maintain")
+        names = ("drain", "replay", "judge", "learn", "maintain", "request")
         for name, (work, seconds) in zip(names, jobs, strict=True):
             scheduler.add_job(self._attempt, "interval", (name, work), id=name, seconds=seconds)
         return scheduler
@@ -105,6 +108,11 @@ class Service:
                 log.error("%s failed: %s", name, error, extra={"action": name})
         except Exception:
             log.exception("%s failed", name, extra={"action": name})
+
+    def _serve_request(self, worker: Worker) -> None:
+        row = worker.conn.execute(queries()["requests_waiting"]).fetchone()
+        if row is not None and row[0]:
+            serve_request(self._conninfo, self._settings, self._stop)
 
     def _check_stop(self, _done: int) -> None:
         if self._stop.is_set():
@@ -131,6 +139,7 @@ class Service:
         )
         self._worker = Worker(conn, self._settings)
         self._worker.prepare()
+        conn.execute(queries()["announce"])
         return self._worker
 
     def _columns(self) -> list[Any]:

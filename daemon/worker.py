@@ -159,13 +159,15 @@ class Worker:
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
 
     def maintain(self) -> None:
-        """Make the coming days' partitions and drop those past their retention.
+        """Make the coming days' partitions and drop those past their retention, as well as finished requests.
 
         That locks out searches' feedback, so it gives up where somebody holds the tables for long.
         """
+        days = {"days": self.settings.schedule.retention_days}
+        self.conn.execute(queries()["forget_requests"], days)
         with self.conn.transaction():
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
-            self.conn.execute(queries()["partition"], {"days": self.settings.schedule.retention_days})
+            self.conn.execute(queries()["partition"], days)
 
     def _guarded(self, care: Care, work: Callable[[Care], T]) -> T | None:
         """Do work on a column; what fails for this column alone is logged and must not stop the others."""
@@ -174,11 +176,12 @@ class Worker:
         except (VectunedError, psycopg.Error) as error:
             if self.conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
                 raise
-            log.warning("%s is passed over: %s", care.column, _sentence(error), extra={"action": "skip"})
+            log.warning("%s is passed over: %s", care.column, sentence(error), extra={"action": "skip"})
             return None
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """Say what went wrong, as the server or we put it."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
     return str(error)

@@ -100,7 +100,7 @@ class _Chunk:
         ks = np.array(searches.ks, dtype=np.int64)
         deepest = max(_LEAST_K, k_class(int(ks.max())))
         conn.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
-        conditions, shapes = _conditions(conn, care, searches.filters)
+        conditions, shapes = compile_filters(conn, care, searches.filters)
         filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
         truth = exact_neighbors(conn, care.column, searches.vectors, deepest)
         filtered_truth = _filtered_truth(conn, care, searches.vectors, conditions, deepest)
@@ -283,7 +283,7 @@ class _Chunk:
             )
 
 
-def _conditions(
+def compile_filters(
     conn: psycopg.Connection[Any], care: Care, filters: list[str | None]
 ) -> tuple[list[sql.Composable | None], list[str | None]]:
     """Compile filters to SQL and shapes, each different one once; one that no longer fits counts as none.

@@ -439,3 +439,73 @@ SELECT to_regclass('vectuned.tuned_column') IS NOT NULL;
 
 -- name: index_progress
 SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
+
+-- name: announce
+-- Says, as long as this session lasts, that a daemon runs.
+SELECT pg_advisory_lock_shared(hashtextextended('vectuned.daemon', 0));
+
+-- name: requests_waiting
+SELECT EXISTS (SELECT FROM vectuned.request WHERE state IN ('queued', 'running'));
+
+-- name: hold_requests
+-- Who holds this works on requests: those that run without it were left behind.
+SELECT pg_try_advisory_lock(hashtextextended('vectuned.requests', 0));
+
+-- name: put_back_requests
+UPDATE vectuned.request SET
+    state = CASE WHEN cancelling THEN 'cancelled' WHEN attempts >= %(attempts)s THEN 'failed' ELSE 'queued' END,
+    error = CASE WHEN NOT cancelling AND attempts >= %(attempts)s THEN 'the daemon ended ' || attempts || ' times while it was at this' END,
+    finished_at = CASE WHEN cancelling OR attempts >= %(attempts)s THEN clock_timestamp() END,
+    started_at = CASE WHEN cancelling OR attempts >= %(attempts)s THEN started_at END, done = 0, total = NULL
+WHERE state = 'running' RETURNING request_id, state;
+
+-- name: take_request
+UPDATE vectuned.request r SET state = 'running', started_at = clock_timestamp(), attempts = r.attempts + 1
+WHERE r.request_id = (SELECT o.request_id FROM vectuned.request o WHERE o.state = 'queued'
+                      ORDER BY o.request_id LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING r.request_id, r.column_id, r.kind, r.arguments;
+
+-- name: tell_request
+UPDATE vectuned.request SET done = %(done)s, total = %(total)s
+WHERE request_id = %(request_id)s AND state = 'running' RETURNING cancelling;
+
+-- name: finish_request
+WITH finished AS (
+    UPDATE vectuned.request SET state = %(state)s, result = %(result)s::jsonb, error = %(error)s,
+        done = coalesce(%(done)s, done), total = coalesce(%(done)s, total), finished_at = clock_timestamp()
+    WHERE request_id = %(request_id)s AND state = 'running' RETURNING request_id, column_id, state)
+SELECT pg_notify('vectuned', jsonb_build_object('action', 'request_' || f.state, 'column_id', f.column_id,
+                                                'request_id', f.request_id)::text)
+FROM finished f;
+
+-- name: put_back_request
+-- The daemon stops; that is no failed attempt.
+UPDATE vectuned.request SET state = 'queued', started_at = NULL, attempts = attempts - 1, done = 0, total = NULL
+WHERE request_id = %(request_id)s AND state = 'running';
+
+-- name: forget_requests
+DELETE FROM vectuned.request WHERE finished_at < now() - make_interval(days => %(days)s);
+
+-- name: check_request
+SELECT vectuned._check_request(%(kind)s, %(arguments)s::jsonb);
+
+-- name: find_column
+SELECT (vectuned._tuned_column(%(relation)s::regclass, %(column_name)s)).id;
+
+-- name: count_pending
+SELECT count(*) FROM vectuned.trajectory
+WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL;
+
+-- name: recorded_searches
+-- The newest searches whose vectors are stored, of the same ones one: without a filter, with one, or both (NULL).
+SELECT d.query, d.filter::text
+FROM (SELECT DISTINCT ON (o.query, o.filter) o.query, o.filter, o.recorded_at
+      FROM (SELECT t.query, t.filter, t.recorded_at FROM vectuned.trajectory t
+            WHERE t.column_id = %(column_id)s AND t.query IS NOT NULL
+              AND (%(filtered)s::boolean IS NULL OR (t.filter IS NOT NULL) = %(filtered)s)
+            ORDER BY t.recorded_at DESC LIMIT 5 * %(count)s) o
+      ORDER BY o.query, o.filter, o.recorded_at DESC) d
+ORDER BY d.recorded_at DESC LIMIT %(count)s;
+
+-- name: set_target
+UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;

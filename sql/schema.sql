@@ -328,3 +328,28 @@ CREATE TABLE vectuned.event (
     details      jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX event_recent ON vectuned.event (column_id, id DESC);
+
+-- What the daemon was asked to do for a column, and what came of it.
+CREATE TABLE vectuned.request (
+    request_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    column_id     int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    kind          text NOT NULL CHECK (kind IN ('auto_tune', 'benchmark_recall', 'benchmark_latency')),
+    arguments     jsonb NOT NULL,
+    state         text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+    cancelling    boolean NOT NULL DEFAULT false,
+    attempts      int NOT NULL DEFAULT 0,
+    done          int NOT NULL DEFAULT 0,
+    total         int,
+    result        jsonb,
+    error         text,
+    requested_by  name NOT NULL,
+    requested_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at    timestamptz,
+    finished_at   timestamptz,
+    CHECK ((state IN ('done', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+    CHECK ((state = 'done') = (result IS NOT NULL) AND (state = 'failed') = (error IS NOT NULL))
+);
+CREATE INDEX request_waiting ON vectuned.request (request_id) WHERE state IN ('queued', 'running');
+CREATE INDEX request_of_column ON vectuned.request (column_id);
+COMMENT ON COLUMN vectuned.request.done IS 'searches done so far, of total';
+COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon began with it; it is given up when the daemon died of it';

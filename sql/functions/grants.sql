@@ -8,7 +8,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
     vectuned._search_anew, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort, vectuned.params,
-    vectuned.apply, vectuned.search, vectuned.search_rows, vectuned.record_feedback
+    vectuned.apply, vectuned.search, vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs
     TO PUBLIC;
 
 -- The functions of the columns already enabled lost their grant just now.

@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from .conftest import Installed
 
 ROWS, DIMENSIONS = 4000, 32
-VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn")
+VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark")
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
