@@ -296,7 +296,10 @@ CROSS JOIN LATERAL vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, %(f
 -- name: insert_check
 INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall)
 VALUES (%(column_id)s, %(query_id)s, %(k_class)s, %(shape)s,
-        (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = %(column_id)s), %(recall)s);
+        %(version)s, %(recall)s);
+
+-- name: bank_version
+SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
 
 -- name: since_baseline
 SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);
