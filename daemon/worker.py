@@ -174,7 +174,7 @@ class Worker:
                 size.failed()
             raise
         if self.pace is not None and size is not None:
-            size.learn(spent.wall - spent.scanning, spent.scanning, spent.searches)
+            size.learn(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
             self.pace.replayed[care.column.id] += done
         return done
 

@@ -103,6 +103,8 @@ def _conditions(
                     )
                     conn.execute(check, prepare=False)
                     compiled[text] = (condition, row[1])
+        except psycopg.errors.SerializationFailure:
+            raise  # a standby ended it, which says nothing about the filter
         except psycopg.errors.Error as error:
             log.warning(
                 "a filter on %s is passed over: %s", care.column, error.diag.message_primary,

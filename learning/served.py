@@ -40,7 +40,11 @@ def search_again(
             row = conn.execute(queries()["check_search"], values).fetchone()
     except psycopg.errors.Error as error:
         cancelled = isinstance(error, psycopg.errors.QueryCanceled)
-        if conn.closed or (cancelled and (perf_counter() - started) * 1000 < timeout_ms):
+        if (
+            conn.closed
+            or isinstance(error, psycopg.errors.SerializationFailure)
+            or (cancelled and (perf_counter() - started) * 1000 < timeout_ms)
+        ):
             raise
         log.warning(
             "a check of %s was given up: %s", care.column, error.diag.message_primary or error,

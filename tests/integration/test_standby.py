@@ -145,6 +145,8 @@ def test_the_standby_serves_what_was_published(servers: Servers, conn: Connectio
 def test_a_paused_standby_is_waited_for(
     servers: Servers, conn: Connection, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert worker.standby is not None
+    worker.standby.ready(conn)
     with replica(servers, conn) as reader:
         reader.execute("SELECT pg_wal_replay_pause()")
         try:
