@@ -131,7 +131,7 @@ class Worker:
                 "%d searches of %s are too old to be replayed", skipped, care.column,
                 extra={"action": "replay"},
             )  # fmt: skip
-        done, size = 0, 1
+        done = 0
         while done < count and self._waiting(care):
             if self.pace is not None:
                 self.pace.wait()

@@ -194,6 +194,24 @@ def test_a_standby_that_is_down_is_waited_for(
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 30
 
 
+def test_a_standby_that_goes_away_amid_a_pass(servers: Servers, conn: Connection, worker: Worker) -> None:
+    _, standby = servers
+    ask(conn, 20, seed=2)
+    worker.drain()
+
+    def stop(done: int) -> None:
+        if done == 5:
+            standby.stop()
+
+    try:
+        assert worker.replay_all(stop) == 0
+        for table in ("replay", "recall_check"):
+            assert one(conn, f"SELECT count(*) FROM vectuned.{table}") == 0
+    finally:
+        standby.start()
+    assert worker.replay_all() == 20
+
+
 def test_without_a_standby_nothing_is_waited_for_any_more(conn: Connection, worker: Worker) -> None:
     conn.execute("INSERT INTO vectuned.event (action) VALUES ('standby_waits')")
     worker.prepare()
