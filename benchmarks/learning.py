@@ -37,6 +37,7 @@ from vectuned.learning.calibration import Evidence, adaptive_policy, fixed_polic
 from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.distillation import distil
 from vectuned.learning.optimizer import SearchOptimizer
+from vectuned.learning.promise import Demand
 from vectuned.learning.reasoning_bank import Patterns, ReasoningBank, support
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import Trajectories
@@ -111,11 +112,11 @@ def distillation(options: argparse.Namespace) -> dict[str, Any]:
     seen = data.probes[56]
     way = signature.fit(seen, 10, 56, data.recall)
     signatures = way.transform(seen)
-    fixed = fixed_policy(data, options.target)
-    adaptive = adaptive_policy(data, fixed.policy)
+    fixed = fixed_policy(data, Demand(options.target))
+    adaptive = adaptive_policy(data, fixed.policy, Demand(options.target))
 
     def whole() -> None:
-        adaptive_policy(data, fixed_policy(data, options.target).policy)
+        adaptive_policy(data, fixed_policy(data, Demand(options.target)).policy, Demand(options.target))
 
     return {
         "replays": len(data),
@@ -156,7 +157,7 @@ def _bank_of(count: int, options: argparse.Namespace) -> dict[str, Any]:
     wanted = patterns(1000, options.seed + 1).centroids
     data = evidence(options)
     way = signature.fit(data.probes[56], 10, 56, data.recall)
-    policy = replace(fixed_policy(data, options.target).policy, signature=way, reach=1e9)
+    policy = replace(fixed_policy(data, Demand(options.target)).policy, signature=way, reach=1e9)
     optimizer, probe = SearchOptimizer(held, policy), data.probes[56][0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.npz"

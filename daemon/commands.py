@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg.rows import TupleRow, dict_row
@@ -17,6 +17,7 @@ from vectuned.config.errors import UsageError
 from vectuned.config.settings import Settings
 from vectuned.sql.loader import migrate, queries
 
+from . import status
 from .connection import choose_database, connect, open_database
 from .console import Console
 from .session import open_session
@@ -116,6 +117,11 @@ def _enable_arguments(parser: argparse.ArgumentParser) -> None:
     _column_arguments(parser)
     parser.add_argument("--target-recall", type=float, default=0.95, metavar="R", help="default %(default)s")
     parser.add_argument(
+        "--max-tail", type=float, metavar="P",
+        help="share of searches with a recall under 0.8 that is tolerated (default 2.5 times what the target "
+        "recall leaves)",
+    )  # fmt: skip
+    parser.add_argument(
         "--sample-rate",
         type=float,
         default=0.05,
@@ -139,9 +145,9 @@ def _enable(context: Context) -> None:
     options = context.options
     values = {
         "relation": options.relation, "column_name": options.column, "target_recall": options.target_recall,
-        "sample_rate": options.sample_rate, "trajectory_window": options.trajectory_window,
-        "learning_rate": options.learning_rate, "min_samples": options.min_samples,
-        "store_vectors": not options.forget_vectors,
+        "max_tail": options.max_tail, "sample_rate": options.sample_rate,
+        "trajectory_window": options.trajectory_window, "learning_rate": options.learning_rate,
+        "min_samples": options.min_samples, "store_vectors": not options.forget_vectors,
     }  # fmt: skip
     with context.session() as conn:
         row = conn.execute(queries()["enable"], values).fetchone()
@@ -169,87 +175,11 @@ def _disable(context: Context) -> None:
 
 def _status(context: Context) -> None:
     with context.session() as conn:
-        cursor = conn.cursor(row_factory=dict_row)
-        classes = cursor.execute(queries()["status"]).fetchall()
-        columns = {(row["relation"], row["column_name"]): row for row in classes}
-        stats = {
-            key: cursor.execute(queries()["stats"], {"relation": key[0], "column_name": key[1]}).fetchone()
-            for key in columns
-        }
+        columns = status.read(conn)
     if context.console.as_json:
-        context.console.document(
-            {
-                "columns": [
-                    {
-                        **{name: row[name] for name in _COLUMN_FIELDS},
-                        **(stats[key] or {}),
-                        "classes": [
-                            {name: value for name, value in r.items() if name not in _COLUMN_FIELDS}
-                            for r in classes
-                            if (r["relation"], r["column_name"]) == key and r["k_class"] is not None
-                        ],
-                    }
-                    for key, row in columns.items()
-                ]
-            }
-        )
-        return
-    if not classes:
-        context.console.line("no tuned columns yet: vectuned enable RELATION COLUMN")
-    for key, row in columns.items():
-        _print_status(context.console, row, stats[key] or {}, [r for r in classes if _key(r) == key])
-
-
-_COLUMN_FIELDS: Final = (
-    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "sample_rate",
-    "state",
-)  # fmt: skip
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str]:
-    return row["relation"], row["column_name"]
-
-
-def _print_status(
-    console: Console, row: dict[str, Any], stats: dict[str, Any], classes: list[dict[str, Any]]
-) -> None:
-    console.line(
-        f"{row['relation']}.{row['column_name']}: {row['state']}, target recall {row['target_recall']:g}, "
-        f"{row['metric']}, {row['dimensions']} dimensions, index {row['index']}"
-    )
-    recall = stats["recent_recall"]
-    console.line(
-        f"  {stats['trajectories']:,} searches recorded, {stats['in_inbox']:,} in the inbox, "
-        f"{stats['awaiting_replay']:,} to replay, {stats['replays']:,} replayed"
-        + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
-    )
-    if stats["successes"] + stats["failures"] + stats["unknown"] + stats["feedback"]:
-        console.line(
-            f"  verdicts: {stats['successes']:,} successes, {stats['failures']:,} failures, "
-            f"{stats['unknown']:,} unknown; {stats['feedback']:,} searches with feedback"
-        )
-    if stats["behind"] is not None:
-        console.line(f"  behind: {stats['behind']}")
-    served = [_class_row(r) for r in classes if r["k_class"] is not None]
-    if served:
-        console.table(_CLASS_HEADINGS, served, left=3)
-
-
-_CLASS_HEADINGS: Final = (
-    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "samples", "patterns",
-    "saving",
-)  # fmt: skip
-
-
-def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
-    unproven = "" if row["certified"] else " (unproven)"
-    return (
-        f"  {row['k_class']}", row["access_path"], row["path_index"], row["state"],
-        f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
-        "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
-        f"{row['recall_bound']:.3f}{unproven}", f"{row['samples']:,}", str(row["patterns"]),
-        "" if row["saving"] is None else f"{row['saving']:.2f}",
-    )  # fmt: skip
+        context.console.document({"columns": columns})
+    else:
+        status.show(context.console, columns)
 
 
 def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -321,9 +251,8 @@ def _learn(context: Context) -> None:
                 "version": lesson.version,
                 "classes": {
                     k: {
-                        "access_path": s.policy.access_path, "ef_search": s.policy.ef_search,
-                        "probes": s.policy.probes,
-                        "recall_bound": s.policy.recall_bound, "patterns": s.patterns, "saving": s.saving,
+                        **s.policy.path, "recall_bound": s.policy.recall_bound,
+                        "tail_bound": s.policy.tail_bound, "patterns": s.patterns, "saving": s.saving,
                     }
                     for k, s in lesson.served.items()
                 },

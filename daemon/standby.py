@@ -25,7 +25,7 @@ class Standby:
     """Connect to the standby that the settings name, when it is needed and as often as it takes.
 
     `idle` waits for some seconds, and may raise to end the work instead; `clock` gives seconds and never goes
-    back.
+    back. `waited_for` is what was said of it last, None before anything was.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Standby:
         self._idle = idle
         self._clock = clock
         self._conn: psycopg.Connection[Any] | None = None
+        self.waited_for: bool | None = None
 
     def ready(self, primary: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
         """Return a connection to the standby once it has everything that the primary has now.

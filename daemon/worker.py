@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.learning.catalogue import Care, tuned_columns
-from vectuned.learning.judging import judge
+from vectuned.learning.judging import judge, move_margins
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.spent import Spent
@@ -57,7 +57,6 @@ class Worker:
         self.settings = settings
         self.pace = pace
         self.standby = standby
-        self._standby_waits: bool | None = None
         self._opened: dict[int, set[int]] = {}
 
     @property
@@ -185,10 +184,10 @@ class Worker:
             for care in self.columns():
                 total += self._guarded(care, lambda c: self.replay(c, batch, progress)) or 0
         except StandbyUnreadyError as error:
-            if not self._standby_waits:
+            if self.standby is not None and not self.standby.waited_for:
+                self.standby.waited_for = True
                 log.warning("%s", error, extra={"action": "standby"})
                 self._tell(None, "standby_waits", {"why": str(error)})
-            self._standby_waits = True
         return total
 
     def watch_backlog(self) -> None:
@@ -212,11 +211,20 @@ class Worker:
         total = 0
         for care in self.columns():
             with self._work():
-                judged = self._guarded(care, lambda c: judge(self.conn, c)) or 0
+                judged = self._guarded(care, self._judge) or 0
             if judged:
                 log.info("judged %d searches of %s", judged, care.column, extra={"action": "judge"})
             total += judged
         return total
+
+    def _judge(self, care: Care) -> int:
+        judged = judge(self.conn, care)
+        for k, margin in move_margins(self.conn, care).items():
+            log.info(
+                "%s: %.2g rungs on top of what was learned for up to %d rows", care.column, margin, k,
+                extra={"action": "margin"},
+            )  # fmt: skip
+        return judged
 
     def learn(self, care: Care) -> Lesson:
         """Learn about a column and publish, if there are enough replays."""
@@ -243,6 +251,7 @@ class Worker:
         values = {
             "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
             "learn_from": care.learn_from,
+            "max_tail": care.max_tail,
         }  # fmt: skip
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None
@@ -269,9 +278,9 @@ class Worker:
         if self.standby is None:
             return None
         reader = self.standby.ready(self.conn)
-        if self._standby_waits is not False:
+        if self.standby.waited_for is not False:
             self._over(None, "standby_waits", "standby_ready")
-            self._standby_waits = False
+            self.standby.waited_for = False
         return reader
 
     def _tell(self, column_id: int | None, action: str, details: dict[str, Any]) -> None:

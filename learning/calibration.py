@@ -13,7 +13,7 @@ from .catalogue import TunedIndex
 from .distillation import MERGED, choose_efforts, distil
 from .neighbors import Floats, Ints
 from .optimizer import Policy, decide, serve
-from .promise import Bools, lower_bound, smallest_safe
+from .promise import Bools, Demand, above_tail, lower_bound, smallest_proven, upper_bound
 from .reasoning_bank import Patterns, ReasoningBank
 
 _PRICES: Final = 120
@@ -28,7 +28,8 @@ class Evidence:
 
     `probes` by length, float64 (n, length) each: the distances that a search with that ef_search sees, in
     order, padded with +inf where there were fewer; `recall` float64 (n, rungs) at this k; `cost` float64
-    (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds.
+    (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds; `own` bool (n,), searches of the class
+    itself, the others being pooled with them; None where all are.
     """
 
     k: int
@@ -36,11 +37,34 @@ class Evidence:
     recall: Floats
     cost: Floats
     ms: Floats
+    own: Bools | None = None
+
+    def recall_at(self, efforts: Floats) -> tuple[Floats, Floats]:
+        """Return recall at positions (m,) or (n, m) on the ladder, and if it is not in the tail, (n, m)."""
+        return ladder.at_efforts(self.recall, efforts), ladder.at_efforts(above_tail(self.recall), efforts)
 
     def take(self, rows: Ints | Bools) -> Evidence:
         """Return the replays at `rows`, indices or a mask."""
         probes = {length: seen[rows] for length, seen in self.probes.items()}
-        return replace(self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows])
+        own = None if self.own is None else self.own[rows]
+        return replace(
+            self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows], own=own
+        )
+
+    def alone(self) -> Evidence:
+        """Return the replays of the class itself."""
+        return self if self.own is None else self.take(self.own)
+
+    def agreed(self, recall: Floats, above: Floats, safe: int, demand: Demand) -> int | None:
+        """Return the smallest effort from `safe` on whose means over the class's own searches meet a demand.
+
+        `recall` and `above` (n, m). What is proven for all of a pool together, from `safe` on, may not hold
+        for a class that is a small part of it. Fewer than 20 searches say nothing against it.
+        """
+        if self.own is None or np.count_nonzero(self.own) < _FEWEST:
+            return safe
+        met = np.flatnonzero(demand.met(recall[self.own], above[self.own])[safe:])
+        return safe + int(met[0]) if len(met) else None
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -56,45 +80,43 @@ class Candidate:
     ms: float
 
 
-def fixed_policy(
-    evidence: Evidence,
-    target: float,
-    confidence: float = 0.95,
-    seed: int = 0,
-    *,
-    index: TunedIndex | None = None,
-) -> Candidate:
-    """Find the smallest effort proven to reach the target; the largest, uncertified, if none is.
+def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
+    """Find the smallest effort proven to meet the demand; the largest, uncertified, if none is.
 
-    That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`.
+    That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`. Of
+    what is proven for a pool, the smallest that the class's own searches agree to.
     """
     rungs = ladder.RUNGS if index is None else index.rungs
     method = "hnsw" if index is None else index.method
     least = max(rungs[0], evidence.k if method == "hnsw" else 1)
     choices = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
     efforts = ladder.effort(choices, rungs)
-    recall = ladder.at_efforts(evidence.recall, efforts)
-    safe = smallest_safe(recall, target, confidence, seed)
+    recall, above = evidence.recall_at(efforts)
+    safe = smallest_proven(recall, above, demand)
+    if safe is not None:
+        safe = evidence.agreed(recall, above, safe, demand)
+        if safe is None:
+            return fixed_policy(evidence.alone(), demand, index=index)
     at = len(choices) - 1 if safe is None else safe
-    named = f"{'ef_search' if method == 'hnsw' else 'probes'}"
     policy = Policy(
-        evidence.k,
-        int(choices[at]),
-        float(recall[:, at].mean()),
-        _bound(recall, safe, target, confidence, seed),
-        safe is not None,
-        len(evidence),
-        target,
-        f"{named} {choices[at]} is the smallest proven to reach {target:g}"
-        if safe is not None
-        else f"no {named} is proven to reach {target:g} with {len(evidence)} replays: the largest serves",
-        index_no=None if index is None else index.number,
-        method=method,
-        rungs=rungs,
-    )
+        evidence.k, int(choices[at]), float("nan"), 0.0, safe is not None, len(evidence), demand.target, "",
+        index_no=None if index is None else index.number, method=method, rungs=rungs,
+    )  # fmt: skip
+    policy = _measured(policy, recall, above, safe, demand)
     chosen = efforts[at : at + 1]
     cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
-    return Candidate(policy, Patterns.none(), cost, ms)
+    return Candidate(replace(policy, reason=_reason(policy, demand)), Patterns.none(), cost, ms)
+
+
+def _reason(policy: Policy, demand: Demand) -> str:
+    """Say why a fixed setting was chosen."""
+    if policy.certified:
+        return f"{policy.setting} is the smallest proven to reach {demand}"
+    few = f" (it takes at least {demand.flawless})" if policy.samples < demand.flawless else ""
+    return (
+        f"no {policy.effort_name} is proven to reach {demand} with {policy.samples} replays{few}: "
+        "the largest serves"
+    )
 
 
 def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
@@ -107,19 +129,15 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
     ef = round(largest.fixed_ef * (k / largest.k_class) ** _GROWTH)
     ef = min(max(ef, round(1.5 * k)), ladder.RUNGS[-1])
     return replace(
-        largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, certified=False,
-        samples=0, reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
+        largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, tail=None,
+        tail_bound=None, certified=False, samples=0,
+        reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
         f"{largest.k_class} rows take",
     )  # fmt: skip
 
 
 def adaptive_policy(
-    evidence: Evidence,
-    fixed: Policy,
-    *,
-    clusters: int = 64,
-    confidence: float = 0.95,
-    seed: int = 0,
+    evidence: Evidence, fixed: Policy, demand: Demand, *, clusters: int = 64
 ) -> Candidate | None:
     """Learn patterns on some of the replays, prove an operating point on the others.
 
@@ -127,49 +145,53 @@ def adaptive_policy(
     dearest downwards by fixed-sequence testing. Returns None where nothing proven is left: too few
     replays, or no probe shorter than the fixed setting.
     """
-    order = np.random.default_rng(seed).permutation(len(evidence))
+    order = np.random.default_rng(demand.seed).permutation(len(evidence))
     cut = int(len(order) * _TRAINING_SHARE)
     training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
     best: tuple[float, _Trial] | None = None
     for probe_ef in sorted(evidence.probes):
         if probe_ef < evidence.k + 4 or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
             continue
-        trial = _Trial.fit(training, fixed, probe_ef, clusters, seed)
+        trial = _Trial.fit(training, fixed, probe_ef, clusters, demand.seed)
         if trial is not None:
-            recall, cost = trial.outcomes(training)
-            enough = np.flatnonzero(recall.mean(axis=0) >= fixed.target_recall)
+            recall, above, cost = trial.outcomes(training)
+            enough = np.flatnonzero(demand.met(recall, above))
             if len(enough) and (best is None or cost[:, enough[0]].mean() < best[0]):
                 best = (float(cost[:, enough[0]].mean()), trial)
     if best is None:
         return None
     trial = best[1]
-    recall, cost = trial.outcomes(heldout)
-    safe = smallest_safe(recall, fixed.target_recall, confidence, seed)
+    recall, above, cost = trial.outcomes(heldout)
+    safe = smallest_proven(recall, above, demand)
+    if safe is not None:
+        safe = heldout.agreed(recall, above, safe, demand)
     if safe is None:
         return None
-    policy = replace(
-        trial.policy,
-        price=float(trial.prices[safe]),
-        expected_recall=float(recall[:, safe].mean()),
-        recall_bound=_bound(recall, safe, fixed.target_recall, confidence, seed),
-        samples=len(heldout),
-    )
+    policy = replace(trial.policy, price=float(trial.prices[safe]), samples=len(heldout))
+    policy = _measured(policy, recall, above, safe, demand)
     patterns = replace(
         trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe]
     )
     return Candidate(policy, patterns, float(cost[:, safe].mean()), float("nan"))
 
 
-def _bound(recall: Floats, safe: int | None, target: float, confidence: float, seed: int) -> float:
-    """Say what is proven of the mean recall at the chosen effort, `recall` being (n, efforts).
+def _measured(policy: Policy, recall: Floats, above: Floats, safe: int | None, demand: Demand) -> Policy:
+    """Have a policy say what was measured at the chosen effort, and what of it is proven.
 
-    That is the target: a bound computed at an effort that was chosen by the same sample would exceed the
-    truth more often than promised (7 % instead of 5 % where it was counted). Only at an end of the
-    efforts, where none smaller or none higher was to choose, does its own bound hold.
+    `recall` and `above` (n, efforts). Proven is what was asked for: a bound computed at an effort that was
+    chosen by the same sample would exceed the truth more often than promised (7 % instead of 5 % where it was
+    counted). Only at an end of the efforts, where none smaller or none higher was to choose, does its own
+    bound hold.
     """
-    if safe is None or safe == 0:
-        return lower_bound(recall[:, -1 if safe is None else 0], confidence, seed)
-    return target
+    at = -1 if safe is None else safe
+    recall_bound, tail_bound = demand.target, demand.max_tail
+    if at <= 0:
+        recall_bound = lower_bound(recall[:, at], demand.confidence, demand.seed)
+        tail_bound = upper_bound(1.0 - above[:, at], demand.confidence, demand.seed)
+    return replace(
+        policy, expected_recall=float(recall[:, at].mean()), recall_bound=recall_bound,
+        tail=float(1.0 - above[:, at].mean()), tail_bound=tail_bound,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -211,8 +233,8 @@ class _Trial:
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
         return cls(policy, bank, prices, effort, expected)
 
-    def outcomes(self, evidence: Evidence) -> tuple[Floats, Floats]:
-        """Return what each price would have given each replay: recall and cost, (n, prices)."""
+    def outcomes(self, evidence: Evidence) -> tuple[Floats, Floats, Floats]:
+        """Return what each price would have given each replay, (n, prices): recall, not in the tail, cost."""
         way = self.policy.signature
         assert way is not None
         effort = decide(self.effort, self.bank, self.policy, evidence.probes[way.probe_ef])
@@ -221,4 +243,4 @@ class _Trial:
         cost = ladder.at_efforts(evidence.cost, efforts)
         if self.policy.method == "ivfflat":
             cost = cost + evidence.cost[:, :1]  # the probe is a search of its own
-        return ladder.at_efforts(evidence.recall, efforts), cost
+        return *evidence.recall_at(efforts), cost

@@ -45,15 +45,15 @@ class TunedIndex:
 class Care:
     """A tuned column with the settings that `vectuned.enable` gave it, and its indexes.
 
-    On `alert` more searches are recorded and checked; replays before number `learn_from` no longer count.
-
-    The first of `indexes` is the one that searches until something was learned; none are left where all
-    were dropped.
+    `max_tail` is the share of searches with a recall under 0.8 that is tolerated. On `alert` more searches
+    are recorded and checked; replays before number `learn_from` no longer count. The first of `indexes` is
+    the one that searches until something was learned; none are left where all were dropped.
     """
 
     column: TunedColumn
     enabled: bool
     target_recall: float
+    max_tail: float
     sample_rate: float
     trajectory_window: int
     learning_rate: float
@@ -86,9 +86,9 @@ def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -
                 r.id, r.nspname, r.relname, r.column_name, r.metric, r.vector_type, r.dimensions,
                 tuple(r.key_columns), r.extension_schema,
             ),
-            r.enabled, r.target_recall, r.sample_rate, r.trajectory_window, r.learning_rate, r.min_samples,
-            r.store_vectors, r.default_ef, r.default_probes, _indexes(conn, r.id, r.partitioned),
-            r.alert, r.learn_from,
+            r.enabled, r.target_recall, r.max_tail, r.sample_rate, r.trajectory_window, r.learning_rate,
+            r.min_samples, r.store_vectors, r.default_ef, r.default_probes,
+            _indexes(conn, r.id, r.partitioned), r.alert, r.learn_from,
         )
         for r in rows
     ]  # fmt: skip

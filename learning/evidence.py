@@ -27,8 +27,7 @@ class Replays:
     `asked` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
     `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
     padded with +inf, none of an index that is not probed; `recall` float64 (n, c, rungs), NaN where a class
-    was not looked at; `blocks` and `ms`
-    float64 (n, rungs), index buffers and milliseconds.
+    was not looked at; `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds.
 
     Of filtered searches also: `fraction` float64 (n,) of the index's rows thought to match, NaN where there
     was no filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
@@ -54,10 +53,17 @@ class Replays:
     def __len__(self) -> int:
         return len(self.asked)
 
-    def evidence(self, k: int) -> Evidence:
-        """Return what the replays that looked at class `k`, one of `k_classes`, say about it."""
+    def evidence(self, k: int, enough: int | None = None) -> Evidence:
+        """Return what the replays that looked at class `k`, one of `k_classes`, say about it.
+
+        Where `enough` searches of the class itself were replayed, only those: who asks for so many rows may
+        ask for other things.
+        """
         recall = self.recall[:, self.k_classes.index(k)]
-        return Evidence(k, self.probes, recall, self.blocks, self.ms).take(np.isfinite(recall[:, 0]))
+        looked, own = np.isfinite(recall[:, 0]), self.asked == k
+        alone = enough is not None and np.count_nonzero(looked & own) >= enough
+        evidence = Evidence(k, self.probes, recall, self.blocks, self.ms, own)
+        return evidence.take(looked & own if alone else looked)
 
     def filtered_evidence(self, k: int) -> FilteredEvidence:
         """Return what the filtered replays that looked at class `k` say about it."""

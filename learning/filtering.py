@@ -8,8 +8,8 @@ the matching rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from .catalogue import TunedIndex
 from .neighbors import Bools, Floats, Ints
-from .promise import lower_bound, smallest_safe
+from .promise import ENOUGH, Demand, above_tail, lower_bound, smallest_proven
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
+_Kind = tuple[str, int]  # of filters: their shape and bucket
 
 BUCKETS: Final = 40
 # What has no rungs, as sql/functions/replay.sql tries it: plain SQL, and scans that go on until k rows match.
@@ -28,7 +29,10 @@ OTHERS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
     ("hnsw_continued", 200),
     ("hnsw_continued", 800),
 )
-_BY_MATCHES: Final = ("exact", "planner")  # what they cost grows with the matching rows
+_BY_MATCHES: Final = (
+    "exact",
+    "planner",
+)  # what they cost grows with the matching rows: no promise for filters that match more
 _FEWEST: Final = 30
 
 
@@ -57,12 +61,6 @@ class FilteredEvidence:
     def __len__(self) -> int:
         return len(self.fraction)
 
-    @classmethod
-    def of(cls, parts: Sequence[FilteredEvidence]) -> FilteredEvidence:
-        """Put together what was seen through several indexes with the same rungs."""
-        names = [field.name for field in fields(cls) if field.name != "k"]
-        return cls(parts[0].k, *(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
     def take(self, rows: Bools) -> FilteredEvidence:
         """Return the replays at `rows`."""
         return FilteredEvidence(
@@ -70,6 +68,9 @@ class FilteredEvidence:
             self.scan_ms[rows], self.exact_ms[rows], self.other_recall[rows], self.other_ms[rows],
             self.shape[rows],
         )  # fmt: skip
+
+
+_Cells = dict[_Kind, FilteredEvidence]
 
 
 @dataclass(frozen=True)
@@ -105,93 +106,55 @@ def buckets(fraction: Floats) -> Ints:
 
 
 def choose_paths(
-    evidence: Sequence[tuple[TunedIndex, FilteredEvidence]],
-    target: float,
-    confidence: float = 0.95,
-    seed: int = 0,
+    evidence: Sequence[tuple[TunedIndex, FilteredEvidence]], demand: Demand
 ) -> tuple[Choice, ...]:
     """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
-    That is the cheapest that is proven to reach the target; a partial index serves its filters where it is
-    cheaper than exact search was for the same. `evidence` by index, the main one first. Filters
-    that match more than any that was seen are served like the densest seen, if that is a scan of an index: it
-    finds more of their rows. Of others that nothing is known of, the database decides itself.
+    That is the cheapest that is proven to meet the demand, by the replays of its shape and bucket or, where
+    they are few, by a pool that they are part of. A partial index serves its filters where it is cheaper than
+    exact search was for the same. `evidence` by index, the main one first. Filters that match more than any
+    that was seen are served like the densest seen, if that is a scan of an index: it finds more of their
+    rows. Of others that nothing is known of, the database decides itself.
     """
-    shapes = sorted({str(shape) for _, seen in evidence for shape in np.unique(seen.shape)})
+    cells = [(index, _cells(seen)) for index, seen in evidence]
     found: list[Choice] = []
-    for shape in shapes:
-        own = [(index, seen.take(seen.shape == shape)) for index, seen in evidence]
-        found += _choose(own, shape, target, confidence, seed)
+    for shape in sorted({shape for _, own in cells for shape, _ in own}):
+        found += _choose(cells, shape, demand)
     return tuple(found)
 
 
-def _choose(
-    evidence: list[tuple[TunedIndex, FilteredEvidence]],
-    shape: str,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> list[Choice]:
+def _cells(seen: FilteredEvidence) -> _Cells:
+    """Tell replays apart by shape and bucket."""
+    own = buckets(seen.fraction)
+    return {
+        (shape, bucket): seen.take((seen.shape == shape) & (own == bucket))
+        for shape, bucket in sorted(set(zip(seen.shape.tolist(), own.tolist(), strict=True)))
+    }
+
+
+def _choose(cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand) -> list[Choice]:
     """Choose for filters of one shape."""
     general: dict[int, list[Choice]] = {}
-    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, FilteredEvidence]]] = {}
-    for index, seen in evidence:
-        own = buckets(seen.fraction)
-        for bucket in (int(b) for b in np.unique(own)):
-            part = seen.take(own == bucket)
-            if len(part) < _FEWEST:
+    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, _Curves]]] = {}
+    for index, every in cells:
+        for kind, seen in every.items():
+            if kind[0] != shape or len(seen) < _FEWEST:
                 continue
-            if index.requires is None:
-                ways = general.setdefault(bucket, [])
-                if not ways:
-                    ways.append(_exact(index, part, shape, bucket))
-                    ways += _others(index, part, shape, bucket, target, confidence, seed)
-                ways.append(_by_rungs(index, part, shape, bucket, target, confidence, seed))
-            else:
-                partial.setdefault((bucket, index.rungs), []).append((index, part))
-    found: list[Choice] = []
-    for bucket, ways in general.items():
-        found += _served(ways)
-        if bucket == min(general):
-            densest = next(way for way in _served(ways) if way.serves)
-            # What grows with the matching rows is no promise for filters that match more.
-            denser_too = () if densest.access_path in ("exact", "planner") else range(bucket)
-            found += [replace(densest, bucket=denser, samples=0) for denser in denser_too]
+            if index.requires is not None:
+                curves = _Curves.through(index, seen)
+                partial.setdefault((kind[1], index.rungs), []).append((index, curves))
+                continue
+            ways = general.setdefault(kind[1], [])
+            if not ways:
+                ways += [_exact(seen, kind), *_others(index, every, kind, demand)]
+            ways.append(_by_rungs(index, every, kind, demand))
+    found = [way for bucket in sorted(general) for way in _served(general[bucket])]
+    densest = next((way for way in found if way.serves), None)
+    if densest is not None and densest.access_path not in _BY_MATCHES:
+        found += [replace(densest, bucket=denser, samples=0) for denser in range(densest.bucket)]
     for (bucket, _), group in partial.items():
-        found += _partial(group, shape, bucket, target, confidence, seed)
+        found += _partial(group, (shape, bucket), demand)
     return sorted(found, key=lambda way: (way.bucket, way.ms))
-
-
-def _partial(
-    group: list[tuple[TunedIndex, FilteredEvidence]],
-    shape: str,
-    bucket: int,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> list[Choice]:
-    """Choose for the partial indexes that answer filters of one kind, each against exact search.
-
-    Where one has too few replays for a proof of its own, the effort that is proven for all of them together
-    serves, unless its own replays speak against it.
-    """
-    pooled = _by_rungs(
-        group[0][0], FilteredEvidence.of([seen for _, seen in group]), shape, bucket, target, confidence, seed
-    )
-    ways = []
-    for index, seen in group:
-        way = _by_rungs(index, seen, shape, bucket, target, confidence, seed)
-        if not way.proven and pooled.proven:
-            rungs, recall, cost = _curves(index, seen)
-            at = int(np.flatnonzero(rungs == pooled.effort)[0])
-            mean = float(recall[:, at].mean())
-            if mean >= target:
-                way = replace(
-                    way, effort=pooled.effort, recall=mean, bound=pooled.bound, proven=True,
-                    ms=float(cost[:, at].mean()),
-                )  # fmt: skip
-        ways.append(replace(way, serves=way.proven and way.ms < seen.exact_ms.mean()))
-    return ways
 
 
 def _served(ways: list[Choice]) -> list[Choice]:
@@ -200,74 +163,137 @@ def _served(ways: list[Choice]) -> list[Choice]:
     return [replace(way, serves=way is best) for way in ways]
 
 
-def _exact(index: TunedIndex, seen: FilteredEvidence, shape: str, bucket: int) -> Choice:
-    return Choice(shape, bucket, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
-
-
-def _others(
-    index: TunedIndex,
-    seen: FilteredEvidence,
-    shape: str,
-    bucket: int,
-    target: float,
-    confidence: float,
-    seed: int,
-) -> list[Choice]:
-    """Measure the ways that have no rungs, as far as they were tried."""
+def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Demand) -> list[Choice]:
+    """Choose for the partial indexes that answer filters of one kind, each against exact search."""
+    pooled = _Curves.of(curves for _, curves in group)
     ways = []
-    for place, (path, effort) in enumerate(OTHERS):
-        # The planner's way is tried first; a scan left out after it would have been slower than exact search,
-        # and what it would have found nobody knows.
-        tried = np.isfinite(seen.other_ms[:, 0])
-        if np.isfinite(seen.other_ms[:, place]).sum() >= _FEWEST:
-            there = np.isfinite(seen.other_ms[tried, place])
-            recall = np.where(there, seen.other_recall[tried, place], 0.0)
-            ms = float(np.where(there, seen.other_ms[tried, place], seen.exact_ms[tried]).mean())
-            bound = lower_bound(recall, confidence, seed)
-            ways.append(
-                Choice(
-                    shape, bucket, path, index.number, effort, float(recall.mean()), bound, bound >= target,
-                    ms, int(tried.sum()),
-                )
-            )  # fmt: skip
+    for index, own in group:
+        way = _judge(index, index.method, kind, own, [pooled], demand)
+        ways.append(replace(way, serves=way.proven and way.ms < own.exact_ms.mean()))
     return ways
 
 
-def _curves(index: TunedIndex, seen: FilteredEvidence) -> tuple[Ints, Floats, Floats]:
-    """Return the efforts that can serve (m,), and recall and milliseconds at each, (n, m).
+def _exact(seen: FilteredEvidence, kind: _Kind) -> Choice:
+    return Choice(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
 
-    A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
-    whose scan was given up, and it is not credited with the exact answer.
+
+def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> list[Choice]:
+    """Measure the ways that have no rungs, as far as they were tried."""
+    ways = []
+    for place, (path, _) in enumerate(OTHERS):
+        if np.isfinite(every[kind].other_ms[:, place]).sum() >= _FEWEST:
+            own = _Curves.tried(every[kind], place)
+            pools = (
+                _Curves.of(
+                    _Curves.tried(seen, place) for seen in pool if np.isfinite(seen.other_ms[:, place]).any()
+                )
+                for pool in _pools(every, kind)
+            )
+            ways.append(_judge(index, path, kind, own, pools, demand))
+    return ways
+
+
+def _by_rungs(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> Choice:
+    """Measure the cheapest proven effort of an index; the most thorough, unproven, if there is none."""
+    own = _Curves.through(index, every[kind])
+    pools = (_Curves.of(_Curves.through(index, seen) for seen in pool) for pool in _pools(every, kind))
+    return _judge(index, index.method, kind, own, pools, demand)
+
+
+def _pools(every: _Cells, kind: _Kind) -> Iterator[list[FilteredEvidence]]:
+    """Yield what filters of a kind are pooled with: those of the neighbouring buckets, or of other shapes."""
+    shape, bucket = kind
+    yield [seen for (s, b), seen in every.items() if s == shape and abs(b - bucket) <= 1]
+    yield [seen for (_, b), seen in every.items() if b == bucket]
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """What each effort that can serve would have given n filtered searches.
+
+    `efforts` (m,), None where there is none to choose; `recall` and `ms` float64 (n, m); `exact_ms` float64
+    (n,), of the exact answer.
     """
-    rungs = np.array(index.rungs, dtype=np.int64)
-    usable = rungs >= seen.k if index.method == "hnsw" else np.ones(len(rungs), dtype=np.bool_)
-    recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
-    cost = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
-    return rungs[usable], recall, cost
+
+    efforts: tuple[int | None, ...]
+    recall: Floats
+    ms: Floats
+    exact_ms: Floats
+
+    def __len__(self) -> int:
+        return len(self.recall)
+
+    @classmethod
+    def through(cls, index: TunedIndex, seen: FilteredEvidence) -> _Curves:
+        """Read the replays through an index.
+
+        A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
+        whose scan was given up, and it is not credited with the exact answer.
+        """
+        usable = [at for at, rung in enumerate(index.rungs) if rung >= seen.k or index.method != "hnsw"]
+        recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
+        ms = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
+        return cls(tuple(index.rungs[at] for at in usable), recall, ms, seen.exact_ms)
+
+    @classmethod
+    def tried(cls, seen: FilteredEvidence, place: int) -> _Curves:
+        """Read the replays by a way that has no rungs.
+
+        The planner's way is tried first; a scan left out after it would have been slower than exact search,
+        and what it would have found nobody knows.
+        """
+        tried = np.isfinite(seen.other_ms[:, 0])
+        there, exact_ms = np.isfinite(seen.other_ms[tried, place]), seen.exact_ms[tried]
+        recall = np.where(there, seen.other_recall[tried, place], 0.0)
+        ms = np.where(there, seen.other_ms[tried, place], exact_ms)
+        return cls((OTHERS[place][1],), recall[:, None], ms[:, None], exact_ms)
+
+    @classmethod
+    def of(cls, parts: Iterable[_Curves]) -> _Curves:
+        """Put together what was seen of the same efforts."""
+        each = list(parts)
+        recall, ms, exact_ms = (
+            np.concatenate([getattr(part, name) for part in each]) for name in ("recall", "ms", "exact_ms")
+        )
+        return cls(each[0].efforts, recall, ms, exact_ms)
+
+    def proven(self, demand: Demand) -> Bools:
+        """Say which efforts are proven to meet a demand, down from the highest cheaper than exact search."""
+        cheaper = np.flatnonzero(self.ms.mean(axis=0) < self.exact_ms.mean())
+        highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
+        recall = self.recall[:, :highest]
+        safe = smallest_proven(recall, above_tail(recall), demand)
+        at = np.arange(len(self.efforts))
+        proven: Bools = (at >= (highest if safe is None else safe)) & (at < highest)
+        return proven
 
 
-def _by_rungs(
+def _judge(
     index: TunedIndex,
-    seen: FilteredEvidence,
-    shape: str,
-    bucket: int,
-    target: float,
-    confidence: float,
-    seed: int,
+    path: FilteredPath,
+    kind: _Kind,
+    own: _Curves,
+    pools: Iterable[_Curves],
+    demand: Demand,
 ) -> Choice:
-    """Choose the cheapest proven effort of an index; the most thorough, unproven, if there is none.
+    """Choose the cheapest proven effort of a way; the most thorough, unproven, if there is none.
 
-    An effort counts as proven if the lower bound on mean recall reaches the target (fixed-sequence testing
-    downwards from the highest effort that is cheaper than exact search).
+    Where its own replays are few, what is proven for a pool that they are part of serves, unless their own
+    means speak against it. That is the first of `pools` with enough replays, or the largest, whatever it
+    holds: only one is tested, and it and the replays alone may err half as often each.
     """
-    rungs, recall, costs = _curves(index, seen)
-    cost = costs.mean(axis=0)
-    cheaper = np.flatnonzero(cost < seen.exact_ms.mean())
-    highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
-    safe = smallest_safe(recall[:, :highest], target, confidence, seed) if highest else None
-    at = len(rungs) - 1 if safe is None else safe + int(np.argmin(cost[safe:highest]))
+    enough = ENOUGH * demand.flawless
+    pool = max(pools, key=lambda pool: min(len(pool), enough)) if len(own) < enough else own
+    pooled = len(pool) > len(own)
+    each = replace(demand, confidence=(1.0 + demand.confidence) / 2.0) if pooled else demand
+    ms = own.ms.mean(axis=0)
+    tested, usable = own, own.proven(each)
+    if pooled and not usable.any():
+        tested, usable = pool, pool.proven(each) & demand.met(own.recall, above_tail(own.recall))
+    proven = bool(usable.any())
+    at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
+    bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)
     return Choice(
-        shape, bucket, index.method, index.number, int(rungs[at]), float(recall[:, at].mean()),
-        lower_bound(recall[:, at], confidence, seed), safe is not None, float(cost[at]), len(seen),
-        requires=index.requires, share=index.share,
+        *kind, path, index.number, own.efforts[at], float(own.recall[:, at].mean()), bound, proven,
+        float(ms[at]), len(own), requires=index.requires, share=index.share,
     )  # fmt: skip

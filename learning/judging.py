@@ -12,6 +12,9 @@ from vectuned.sql.loader import queries
 
 from . import ladder
 from .catalogue import Care
+from .margin import conclusion, next_margin
+from .optimizer import raised
+from .publication import read
 from .verdict import Counts, Signals, Verdicts, diversity
 from .verdict import judge as judge_signals
 
@@ -49,6 +52,42 @@ def class_counts(conn: psycopg.Connection[Any], care: Care) -> dict[tuple[int, b
         (row.k_class, row.filtered): Counts(row.successes, row.failures, row.unknown)
         for row in cursor.execute(queries()["verdict_counts"], values).fetchall()
     }
+
+
+def move_margins(conn: psycopg.Connection[Any], care: Care) -> dict[int, float]:
+    """Move each class's margin of effort by its verdicts since it was last moved; return those that moved.
+
+    Failures beyond the share that the column tolerates raise what serves at once; a margin that successes
+    lowered counts from the next publish on. Each move starts the counting anew.
+    """
+    moved = {}
+    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
+    for row in cursor.execute(queries()["margins"], {"column_id": care.column.id}).fetchall():
+        allowed = 1.0 - min(care.max_tail, 0.5)
+        if not conclusion(row.failures, row.successes, target=allowed):
+            continue
+        margin = next_margin(row.margin, row.failures, row.successes, care.learning_rate, target=allowed)
+        key = {"column_id": care.column.id, "k_class": row.k_class}
+        with conn.transaction():
+            conn.execute(queries()["set_margin"], {**key, "margin": margin, "latest": row.latest})
+            if margin > row.margin:
+                _raise(conn, care, row.k_class, margin - row.margin)
+        if margin != row.margin:
+            moved[int(row.k_class)] = margin
+    return moved
+
+
+def _raise(conn: psycopg.Connection[Any], care: Care, k: int, rungs: float) -> None:
+    """Serve a class of k with some rungs more, until the next publish does."""
+    served = read(conn, care).get(k)
+    if served is None:
+        return
+    policy = raised(served[0], rungs)
+    key = {"column_id": care.column.id, "k_class": k}
+    why = f"; {rungs:.2g} rungs more after failures"
+    values = {**key, "ef_search": policy.ef_search, "probes": policy.probes, "why": why}
+    conn.execute(queries()["raise_effort"], values)
+    conn.execute(queries()["raise_patterns"], {**key, "rungs": rungs})
 
 
 def _usual(conn: psycopg.Connection[Any], care: Care) -> dict[tuple[int, bool], tuple[float, float]]:

@@ -12,12 +12,14 @@ import psycopg
 
 from vectuned.sql.loader import queries
 
-from .calibration import Candidate, adaptive_policy, extrapolated_policy, fixed_policy
+from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_policy, fixed_policy
 from .catalogue import Care, TunedIndex
 from .evidence import Replays, load
 from .filtering import choose_paths
-from .ladder import K_CLASSES
+from .ladder import HIGHEST, K_CLASSES
 from .neighbors import Singles
+from .optimizer import raised
+from .promise import ENOUGH, Demand
 from .publication import Offer, Served, publish
 from .reasoning_bank import Patterns
 
@@ -52,26 +54,29 @@ class Lesson:
 def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options) -> dict[int, Offer]:
     """Work out what each class of k may be served with, from the replays by index, the main one first.
 
-    Every class that enough replays looked at gets its fixed setting on every index that holds all rows.
+    Every class that enough replays looked at gets its fixed setting on every index that holds all rows, by
+    its own searches if those suffice, else by all pooled.
     Patterns are learned on the main index for the classes that searches really belong to, if the held-out
     replays promise that they save anything. Classes above all that were looked at are extrapolated.
     """
     main, seen = replays[0]
+    demand = Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
+    enough = max(care.min_samples, ENOUGH * demand.flawless)
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
         fixed = tuple(
-            fixed_policy(each.evidence(k), care.target_recall, options.confidence, options.seed, index=index)
+            fixed_policy(each.evidence(k, enough), demand, index=index)
             for index, each in replays
             if index.requires is None and k in each.k_classes and len(each.evidence(k)) >= care.min_samples
         )
         asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
         adaptive = None
         if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
-            adaptive = _adaptive(seen, k, fixed[0], options)
+            adaptive = _adaptive(seen.evidence(k, enough), fixed[0], demand, options.clusters)
         filtered = choose_paths(
             [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
-            care.target_recall, options.confidence, options.seed,
-        )  # fmt: skip
+            demand,
+        )
         found[k] = Offer(fixed, adaptive, filtered, asked)
     learned = {k: offer.fixed[0].policy for k, offer in found.items() if offer.fixed}
     for k in K_CLASSES:
@@ -83,14 +88,11 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     return found
 
 
-def _adaptive(seen: Replays, k: int, fixed: Candidate, options: Options) -> Candidate | None:
+def _adaptive(evidence: Evidence, fixed: Candidate, demand: Demand, clusters: int) -> Candidate | None:
     """Learn effort by query where it promises to save anything."""
     if not fixed.policy.certified:
         return None
-    adaptive = adaptive_policy(
-        seen.evidence(k), fixed.policy, clusters=options.clusters, confidence=options.confidence,
-        seed=options.seed,
-    )  # fmt: skip
+    adaptive = adaptive_policy(evidence, fixed.policy, demand, clusters=clusters)
     if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
         return None
     return adaptive
@@ -110,6 +112,9 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         )  # fmt: skip
         return Lesson(count, None, {})
     offered = offers(replays, care, options)
+    for row in conn.execute(queries()["margins"], {"column_id": care.column.id}).fetchall():
+        if row[1] > 0 and row[0] in offered:
+            offered[row[0]] = _with_margin(offered[row[0]], row[1])
     sample = _recent_queries(conn, care, _SAMPLE)
     version, served = publish(conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed)
     conn.execute(
@@ -121,6 +126,21 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         extra={"action": "publish"},
     )  # fmt: skip
     return Lesson(count, version, served)
+
+
+def _with_margin(offer: Offer, rungs: float) -> Offer:
+    """Raise whatever is offered by a margin; more effort than was proven is proven as well."""
+
+    def lift(candidate: Candidate) -> Candidate:
+        policy, patterns = raised(candidate.policy, rungs), candidate.patterns
+        effort = np.minimum(patterns.effort + rungs, HIGHEST)
+        why = f"{policy.reason}; {rungs:.2g} rungs more after failures"
+        return replace(
+            candidate, policy=replace(policy, reason=why), patterns=replace(patterns, effort=effort)
+        )
+
+    adaptive = None if offer.adaptive is None else lift(offer.adaptive)
+    return replace(offer, fixed=tuple(lift(candidate) for candidate in offer.fixed), adaptive=adaptive)
 
 
 def _recent_queries(conn: psycopg.Connection[Any], care: Care, count: int) -> Singles:

@@ -10,10 +10,7 @@ import numpy.typing as npt
 
 from vectuned.config.errors import UsageError
 
-from .promise import Bools, Floats, bounds_in_order, sample_of, wealth_needed
-
-LOW: Final = 0.8
-"""A search with a recall under this has lost too much to be excused by the mean; their share is the tail."""
+from .promise import TAIL, Bools, Floats, bounds_in_order, sample_of, wealth_needed
 
 _WINDOWS: Final = (200, 400)  # checks that decide a stake
 _CAUTION: Final = 20  # checks without a drop that every window is thought to begin with
@@ -29,7 +26,7 @@ class Statement:
     """What checks prove of the searches served, each bound with `confidence` by itself.
 
     `checks` with a known recall and `unknown` ones without; `mean` recall, NaN without checks, and its
-    `lower` bound; `tail`, the share of searches with a recall under LOW, NaN without checks, and its
+    `lower` bound; `tail`, the share of searches with a recall under TAIL, NaN without checks, and its
     bound `tail_upper`.
     """
 
@@ -73,7 +70,7 @@ def statement(recalls: npt.ArrayLike, confidence: float = 0.95) -> Statement:
     wealth = wealth_needed(confidence)
     checks, known = _checks(recalls)
     found = checks[known]
-    good = (found >= LOW).astype(np.float64)
+    good = (found >= TAIL).astype(np.float64)
     return Statement(
         checks=len(found),
         unknown=len(checks) - len(found),
@@ -118,14 +115,14 @@ def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> 
 
 
 def tail_alarm(recalls: npt.ArrayLike, limit: float, false_alarms: float = 0.05) -> Alarm:
-    """Look for a rise of the share of searches with a recall under LOW above `limit`, 0 to under 1.
+    """Look for a rise of the share of searches with a recall under TAIL above `limit`, 0 to under 1.
 
     The same as `alarm` of the searches that are not under it; see there.
     """
     if not 0.0 <= limit < 1.0:
         raise UsageError(f"A limit of {limit} cannot be watched: give a share from 0 to under 1.")
     checks, known = _checks(recalls)
-    good = (checks[known] >= LOW).astype(np.float64)
+    good = (checks[known] >= TAIL).astype(np.float64)
     return _alarm(good, np.flatnonzero(known), 1.0 - limit, false_alarms)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,7 +34,8 @@ class Policy:
     `fixed_ef` is the certified fixed setting, of IVFFlat its probes, for the index `index_no` (None: the one
     that searches until something was learned), measured at `rungs`; with a `signature` and patterns in the
     bank each search asks the bank, and falls back on the fixed setting farther than `reach` from every
-    pattern.
+    pattern. `recall_bound` says what is proven of the mean recall, `tail_bound` of the `tail`, the share of
+    searches with a recall under 0.8; None where no replay says anything of it.
     """
 
     k_class: int
@@ -51,6 +52,8 @@ class Policy:
     index_no: int | None = None
     method: Literal["hnsw", "ivfflat"] = "hnsw"
     rungs: tuple[int, ...] = ladder.RUNGS
+    tail: float | None = None
+    tail_bound: float | None = None
 
     @property
     def access_path(self) -> AccessPath:
@@ -68,6 +71,31 @@ class Policy:
     def probes(self) -> int | None:
         """Return the fixed probes of IVFFlat; None of HNSW."""
         return self.fixed_ef if self.method == "ivfflat" else None
+
+    @property
+    def effort_name(self) -> str:
+        """Name what `fixed_ef` sets."""
+        return "ef_search" if self.method == "hnsw" else "probes"
+
+    @property
+    def setting(self) -> str:
+        """Say what the fixed setting is, as in "ef_search 40"."""
+        return f"{self.effort_name} {self.fixed_ef}"
+
+    @property
+    def path(self) -> dict[str, str | int | None]:
+        """Return what serves, as the columns of the bank name it."""
+        return {
+            "access_path": self.access_path, "index_no": self.index_no, "ef_search": self.ef_search,
+            "probes": self.probes,
+        }  # fmt: skip
+
+
+def raised(policy: Policy, rungs: float) -> Policy:
+    """Return the policy with its fixed setting some rungs higher."""
+    least = policy.k_class if policy.method == "hnsw" else 1
+    position = ladder.effort(policy.fixed_ef, policy.rungs) + rungs
+    return replace(policy, fixed_ef=int(ladder.ef_search(position, least, policy.rungs)))
 
 
 class SearchOptimizer:

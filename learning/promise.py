@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +14,8 @@ from vectuned.config.errors import UsageError
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+TAIL: Final = 0.8  # a search with less recall is in the tail
+ENOUGH: Final = 3  # times as many replays as a proof takes at least are not few: some may miss rows
 _LARGEST_STAKE = 0.75  # share of the capital that one bet may lose; Waudby-Smith & Ramdas use 1/2 or 3/4
 _HALVINGS = 24  # candidate means are told apart down to 2**-24
 
@@ -129,3 +135,97 @@ def sample_of(values: npt.ArrayLike, dimensions: int) -> Floats:
     if not ((sample >= 0.0) & (sample <= 1.0)).all():
         raise UsageError("A sample must lie within 0 and 1 throughout: leave out what is unknown.")
     return sample
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an effort must be proven to give, both with `confidence`: a mean recall of `target`, and a tail.
+
+    The tail is the share of searches with a recall under 0.8, at most `max_tail`. `seed` is of the order in
+    which the proof bets on the replays.
+    """
+
+    target: float
+    confidence: float = 0.95
+    seed: int = 0
+    max_tail: float = 1.0
+
+    def __str__(self) -> str:
+        tail = f" and at most {100 * self.max_tail:g} % under {TAIL}" if self.max_tail < 1.0 else ""
+        return f"{self.target:g}{tail}"
+
+    @property
+    def flawless(self) -> int:
+        """Return the fewest replays that can prove it, if each finds everything."""
+        tail = flawless_needed(1.0 - self.max_tail, self.confidence) if self.max_tail < 1.0 else 0
+        return max(flawless_needed(self.target, self.confidence), tail)
+
+    def met(self, recall: Floats, above: Floats) -> Bools:
+        """Say at which efforts a sample's own means meet it, no proof: (n, m) each in, bool (m,) out."""
+        met: Bools = (recall.mean(axis=0) >= self.target) & (above.mean(axis=0) >= 1.0 - self.max_tail)
+        return met
+
+
+def above_tail(recall: npt.ArrayLike) -> Floats:
+    """Return 1 where a recall is not in the tail, 0 where it is, of the same shape.
+
+    Between the rungs of a curve these are to be interpolated as recalls are, not recalls compared after that.
+    """
+    return np.asarray(np.asarray(recall) >= TAIL, dtype=np.float64)
+
+
+def smallest_proven(recall: Floats, above: Floats, demand: Demand) -> int | None:
+    """Find the smallest effort that is proven to meet a demand, by its mean recall and by its tail.
+
+    `recall` and `above` (n, m), the latter from `above_tail`, as `smallest_safe` takes them. Returns the
+    index of the effort, None if not even the highest is proven. The probability that its mean recall is
+    below the target or its tail above the limit is at most 1 - confidence: an effort passes only if both
+    are rejected by themselves, so neither needs a correction, and all higher ones must have passed.
+    Conformal risk control's bound on what the next search is expected to lose, n / (n + 1) of the mean loss
+    plus 1 / (n + 1), must be within either limit, too. It nearly always is; not where the bets were won
+    early and what came after spoke against it.
+
+    Source: Berger (1982), "Multiparameter hypothesis testing and acceptance sampling", Technometrics 24(4),
+    the intersection-union test; `smallest_safe` for the sequence; Angelopoulos, Bates, Fisch, Lei & Schuster
+    (2024), "Conformal risk control", ICLR.
+    """
+    demanded = [(recall, demand.target)]
+    if demand.max_tail < 1.0:
+        demanded.append((above, 1.0 - demand.max_tail))
+    first = 0
+    for values, least in demanded:
+        safe = smallest_safe(values, least, demand.confidence, demand.seed)
+        if safe is None:
+            return None
+        failing = np.flatnonzero(values.sum(axis=0) < (len(values) + 1) * least)
+        first = max(first, safe, int(failing[-1]) + 1 if len(failing) else 0)
+    return first if first < recall.shape[1] else None
+
+
+@cache
+def flawless_needed(target: float, confidence: float = 0.95) -> int:
+    """Return the fewest replays that prove a mean of `target`, if every one of them is flawless.
+
+    By `smallest_proven`'s own bounds, so that of a tail of at most t it is what a mean of 1 - t takes. With
+    95 % confidence:
+
+        target     0.9   0.95   0.98   0.99   0.995
+        replays     38     78    200    402     806
+
+    A bet never stakes more than three quarters of the capital, so that few losses do not ruin it; one that
+    knew beforehand that there are none would need 29, 59, 149, 299 and 598.
+    """
+    demand = Demand(target, confidence)
+
+    def proves(count: int) -> bool:
+        ones = np.ones((count, 1))
+        return smallest_proven(ones, ones, demand) is not None
+
+    enough = 1
+    while not proves(enough):
+        enough *= 2
+    few = enough // 2
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if proves(middle) else (middle, enough)
+    return enough

@@ -93,20 +93,15 @@ def publish(
                 _insert(conn, care, version, chosen, saving)
                 served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
             _insert_measured(conn, care, k, offer, chosen)
-        details = {
-            str(k): {
-                "access_path": s.policy.access_path, "index_no": s.policy.index_no,
-                "ef_search": s.policy.ef_search, "probes": s.policy.probes, "saving": s.saving,
-            }
-            for k, s in served.items()
-        }  # fmt: skip
+        details = {str(k): {**s.policy.path, "saving": s.saving} for k, s in served.items()}
         conn.execute(
             queries()["insert_event"],
             {
                 **column, "action": "publish",
                 "details": json.dumps({
                     "version": version, "classes": details, "generations": care.generations,
-                    "target_recall": care.target_recall, "last_replay": last_replay,
+                    "target_recall": care.target_recall, "max_tail": care.max_tail,
+                    "last_replay": last_replay,
                 }),
             },
         )  # fmt: skip
@@ -139,12 +134,13 @@ def _choose_index(
 ) -> Candidate:
     """Choose the quickest of the indexes whose fixed setting is proven; the main one if none is.
 
-    Where the class is asked for they are measured end to end, else by their replays. Another index than the
-    main one has to be 5 % quicker.
+    Where the class is asked for they are measured end to end, else by their replays. To take the place of
+    the main index, if that is proven, another has to be 5 % quicker.
     """
+    main = offer.fixed[0]
     proven = [candidate for candidate in offer.fixed if candidate.policy.certified]
     if len(proven) < 2:
-        return proven[0] if proven else offer.fixed[0]
+        return proven[0] if proven else main
     millis = [candidate.ms for candidate in proven]
     if offer.asked and len(sample):
         _insert(conn, care, version, proven[0], None)
@@ -152,14 +148,13 @@ def _choose_index(
         spent = _measure(conn, care, policies, sample[:_INDEX_SAMPLE], seed)
         millis = [float(times.sum()) / len(sample[:_INDEX_SAMPLE]) * 1000 for times in spent]
         _withdraw(conn, care, policies[0].k_class)
-    best = int(np.argmin(millis))
-    if millis[best] > _CLEARLY * millis[0]:
-        best = 0
-    if best == 0 and proven[0] is not offer.fixed[0]:
-        best = int(np.argmin(millis))
-    place = "the quickest" if best == np.argmin(millis) else "hardly slower than the quickest"
-    why = f"{proven[best].policy.reason}; {place} of {len(proven)} indexes, {millis[best]:.2f} ms"
-    return replace(proven[best], policy=replace(proven[best].policy, reason=why))
+    quickest = int(np.argmin(millis))
+    stays = proven[0] is main and millis[quickest] > _CLEARLY * millis[0]
+    best = 0 if stays else quickest
+    place = "the quickest" if best == quickest else "hardly slower than the quickest"
+    policy = proven[best].policy
+    why = f"{policy.reason}; {place} of {len(proven)} indexes, {millis[best]:.2f} ms"
+    return replace(proven[best], policy=replace(policy, reason=why))
 
 
 def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_saving: float) -> Candidate:
@@ -171,8 +166,7 @@ def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_sa
         measured = f"effort by query may cost {1 / saving:.2f} of that by measurement, and stepped aside"
         why = f"{fixed.policy.reason}; {measured}"
         return replace(fixed, policy=replace(fixed.policy, reason=why))
-    effort = "ef_search" if fixed.policy.method == "hnsw" else "probes"
-    measured = f"measured to cost at most {1 / saving:.2f} of {effort} {fixed.policy.fixed_ef}"
+    measured = f"measured to cost at most {1 / saving:.2f} of {fixed.policy.setting}"
     why = f"{adaptive.policy.reason}, {measured}"
     return replace(adaptive, policy=replace(adaptive.policy, reason=why))
 
@@ -188,11 +182,11 @@ def _insert(
     conn.execute(
         queries()["insert_bank"],
         {
-            **key, "version": version, "generation": generation, "access_path": policy.access_path,
-            "index_no": policy.index_no, "ef_search": policy.ef_search, "probes": policy.probes,
+            **key, **policy.path, "version": version, "generation": generation,
             "rungs": list(policy.rungs) if way and policy.method == "ivfflat" else None,
             "expected_recall": policy.expected_recall if known else None,
-            "recall_bound": policy.recall_bound, "certified": policy.certified, "samples": policy.samples,
+            "recall_bound": policy.recall_bound, "tail": policy.tail, "tail_bound": policy.tail_bound,
+            "certified": policy.certified, "samples": policy.samples,
             "target_recall": policy.target_recall, "reason": policy.reason, "saving": saving,
             "probe_ef": way.probe_ef if way else None,
             "center": way.center.tolist() if way else None,
@@ -292,13 +286,7 @@ def _measure(
 
 
 def _serve(conn: psycopg.Connection[Any], key: dict[str, Any], policy: Policy) -> None:
-    conn.execute(
-        queries()["serve_path"],
-        {
-            **key, "access_path": policy.access_path, "index_no": policy.index_no,
-            "ef_search": policy.ef_search, "probes": policy.probes,
-        },
-    )  # fmt: skip
+    conn.execute(queries()["serve_path"], {**key, **policy.path})
 
 
 def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, Patterns]]:
@@ -319,7 +307,7 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
             row.certified, row.samples,
             row.target_recall, row.reason, way, row.reach or 0.0, index_no=row.index_no,
             method="hnsw" if row.probes is None else "ivfflat",
-            rungs=RUNGS if row.rungs is None else tuple(row.rungs),
+            rungs=RUNGS if row.rungs is None else tuple(row.rungs), tail=row.tail, tail_bound=row.tail_bound,
         )  # fmt: skip
         patterns = Patterns.none()
         if row.centroids is not None:

@@ -14,11 +14,14 @@ from psycopg.rows import namedtuple_row
 from vectuned.sql.loader import queries
 
 from .catalogue import Care
-from .monitor import Alarm, alarm, statement
+from .monitor import Alarm, alarm, statement, tail_alarm
+from .neighbors import Floats
+from .promise import TAIL
 
 log = logging.getLogger(__name__)
 
 _REOPENED: Final = 3  # in shares of min_samples: searches replayed again on a table that has changed
+_FOR_THE_TAIL: Final = 0.2
 _LOWERED: Final = 0.9  # an effort under this share of the promised one is another setting
 
 
@@ -82,15 +85,16 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     raised = 0
     for row in cursor.execute(queries()["promises"], column).fetchall():
-        first = row.first_check or 0
-        if row.promised_path is not None and _is_another(row):
-            last = conn.execute(queries()["last_check"]).fetchone()
-            first = int(last[0]) + 1 if last is not None else 0
         key = {**column, "k_class": row.k_class, "shape": row.shape}
+        first = row.first_check or 0
+        if row.checks and _is_another(row):
+            latest = conn.execute(queries()["first_check"], key).fetchone()
+            first = int(latest[0]) if latest is not None else 0
         checks = conn.execute(queries()["checks"], {**key, "first_check": first}).fetchall()
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
         said = statement(recalls, limits.confidence)
-        heard = alarm(recalls, care.target_recall, limits.false_alarms)
+        # Before anything was learned nothing was promised.
+        heard = _listen(recalls if row.learned else recalls[:0], care, limits)
         with conn.transaction():
             conn.execute(
                 queries()["upsert_promise"],
@@ -100,6 +104,7 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
                     "recall": said.mean if said.checks else None, "recall_bound": said.lower,
                     "below_08": said.tail if said.checks else None, "below_08_bound": said.tail_upper,
                     "evidence": heard.evidence, "alarms": row.alarms + heard.raised,
+                    "confidence": said.confidence,
                 },
             )  # fmt: skip
             if heard.raised:
@@ -137,6 +142,15 @@ def calm_down(conn: psycopg.Connection[Any], care: Care) -> bool:
     return True
 
 
+def _listen(recalls: Floats, care: Care, limits: Limits) -> Alarm:
+    """Raise an alarm about the mean recall or about the tail; most of what may go wrong goes to the mean."""
+    heard = alarm(recalls, care.target_recall, (1.0 - _FOR_THE_TAIL) * limits.false_alarms)
+    if heard.raised or care.max_tail >= 1.0:
+        return heard
+    tail = tail_alarm(recalls, care.max_tail, _FOR_THE_TAIL * limits.false_alarms)
+    return tail if tail.raised else heard
+
+
 def _is_another(row: Any) -> bool:
     """Say whether what serves a class is another setting than the one that was spoken of."""
     return (
@@ -145,10 +159,14 @@ def _is_another(row: Any) -> bool:
     )  # fmt: skip
 
 
-def _alarming(recalls: Any, heard: Alarm, care: Care) -> str:
+def _alarming(recalls: Floats, heard: Alarm, care: Care) -> str:
     count = int(np.count_nonzero(~np.isnan(recalls[heard.began :])))
     mean = float(np.nanmean(recalls[heard.began :]))
-    return f"the last {count} checks found a recall of {mean:.3f} where {care.target_recall:g} was promised"
+    low = float(np.nanmean(recalls[heard.began :] < TAIL))
+    return (
+        f"the last {count} checks found a recall of {mean:.3f}, and under {TAIL:g} in {low:.1%}, where "
+        f"{care.target_recall:g} and at most {care.max_tail:.1%} were promised"
+    )
 
 
 def _fall_back(

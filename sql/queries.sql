@@ -2,7 +2,7 @@
 
 -- name: tuned_columns
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
-       x.nspname AS extension_schema, c.target_recall, c.sample_rate, c.trajectory_window, c.learning_rate,
+       x.nspname AS extension_schema, c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate,
        c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, c.alert, c.learn_from,
        r.relkind = 'p' AS partitioned
 FROM vectuned.tuned_column c
@@ -135,10 +135,13 @@ VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s,
 ON CONFLICT (column_id, query_id, generation) DO NOTHING;
 
 -- name: mark_replayed
--- What is known of the search has changed, so it is to be judged anew.
+-- Where its recall was not known before, the search is to be judged anew. A table that has changed since says nothing
+-- of what an answer was worth at its time.
 UPDATE vectuned.trajectory
-SET replayed_at = now(), recall = %(recall)s, query = CASE WHEN %(keep)s THEN query END,
-    verdict = NULL, verdict_confidence = NULL, recommendation = NULL
+SET replayed_at = now(), query = CASE WHEN %(keep)s THEN query END, recall = coalesce(recall, %(recall)s),
+    verdict = CASE WHEN recall IS NOT NULL THEN verdict END,
+    verdict_confidence = CASE WHEN recall IS NOT NULL THEN verdict_confidence END,
+    recommendation = CASE WHEN recall IS NOT NULL THEN recommendation END
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: unjudged
@@ -198,6 +201,27 @@ FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.verdict FROM vectuned.traj
       WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
 WHERE t.verdict IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2;
 
+-- name: margins
+-- Of each class of k: its margin, and the verdicts since that was last moved on searches that a bank served.
+SELECT p.k_class, p.margin, count(t.*) FILTER (WHERE t.verdict = 'success') AS successes,
+       count(t.*) FILTER (WHERE t.verdict = 'failure') AS failures, max(t.recorded_at) AS latest
+FROM vectuned.promise p
+LEFT JOIN vectuned.trajectory t ON t.column_id = p.column_id AND t.filter IS NULL AND vectuned._k_class(t.k) = p.k_class
+    AND t.verdict IS NOT NULL AND t.bank_version IS NOT NULL AND (p.margin_since IS NULL OR t.recorded_at > p.margin_since)
+WHERE p.column_id = %(column_id)s AND p.shape = ''
+GROUP BY p.k_class, p.margin ORDER BY p.k_class;
+
+-- name: set_margin
+UPDATE vectuned.promise SET margin = %(margin)s, margin_since = %(latest)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = '';
+
+-- name: raise_patterns
+UPDATE vectuned.pattern SET effort = least(effort + %(rungs)s, 13) WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: raise_effort
+UPDATE vectuned.bank SET ef_search = %(ef_search)s, probes = %(probes)s, reason = reason || %(why)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
 -- name: replays
 SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
        shape
@@ -230,11 +254,11 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_clas
 
 -- name: insert_bank
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
-                           rungs, expected_recall, recall_bound, certified, samples, target_recall, probe_ef, center, weights,
+                           rungs, expected_recall, recall_bound, tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights,
                            reach, saving, reason)
 VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
-        %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s, %(center)s,
-        %(weights)s, %(reach)s, %(saving)s, %(reason)s);
+        %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(tail)s, %(tail_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s,
+        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s);
 
 -- name: delete_measured
 DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s;
@@ -256,8 +280,8 @@ VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(
 
 -- name: bank
 -- One statement, so that a publish meanwhile cannot mix two banks.
-SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.certified,
-       b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
+SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.tail, b.tail_bound,
+       b.certified, b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
 FROM vectuned.bank b
 CROSS JOIN LATERAL (
     SELECT array_agg(t.centroid::real[] ORDER BY t.pattern_no) AS centroids,
@@ -291,10 +315,21 @@ SELECT * FROM vectuned.recommend_params(%(relation)s::regclass, %(column_name)s)
 SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
 -- name: status
-SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, sample_rate,
-       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, certified, samples, saving,
-       patterns, version, published_at, reason
+SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, max_tail, sample_rate,
+       alert,
+       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, tail, tail_bound, certified,
+       samples, saving, patterns, version, published_at, reason
 FROM vectuned.status;
+
+-- name: said
+-- What exact checks prove of a column's classes of searches.
+SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, confidence, evidence, alarms,
+       statement
+FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name = %(column_name)s;
+
+-- name: events
+SELECT e.happened_at, e.action, e.details FROM vectuned.event e JOIN vectuned.tuned_column c ON c.id = e.column_id
+WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s ORDER BY e.id DESC LIMIT %(count)s;
 
 -- name: inbox_bytes
 SELECT pg_table_size('vectuned.inbox');
@@ -313,9 +348,10 @@ VACUUM (TRUNCATE true) vectuned.inbox;
 
 -- name: replays_since
 -- How many replays a column has that its bank was not learned from, and whether what was published last fits: these
--- indexes and no others, this target. (Of filtered searches alone there is no bank.)
+-- indexes and no others, this target and limit. (Of filtered searches alone there is no bank.)
 WITH latest AS (
     SELECT e.action = 'publish' AND (e.details ->> 'target_recall')::float8 = %(target_recall)s
+           AND (e.details ->> 'max_tail')::float8 = %(max_tail)s
            AND e.details -> 'generations' @> g.now AND e.details -> 'generations' <@ g.now AS fits,
            CASE e.action WHEN 'publish' THEN (e.details ->> 'last_replay')::bigint END AS last_replay
     FROM vectuned.event e CROSS JOIN (SELECT to_jsonb(%(generations)s::oid[]::text[]::bigint[])) g (now)
@@ -388,8 +424,11 @@ DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 -- name: promises
 -- Of each class that was ever checked, the statement as it stands and what serves it now.
 SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
-       p.effort AS promised_effort, coalesce(p.alarms, 0) AS alarms, coalesce(p.evidence, 1) AS evidence,
-       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort
+       p.effort AS promised_effort, coalesce(p.alarms, 0) AS alarms, coalesce(p.checks, 0) AS checks,
+       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
+       b.access_path IS NOT NULL OR EXISTS (
+           SELECT FROM vectuned.measured_path m
+           WHERE m.column_id = %(column_id)s AND m.k_class = k.k_class AND m.shape = k.shape) AS learned
 FROM (SELECT DISTINCT o.k_class, o.shape FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s) k
 LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = k.k_class AND p.shape = k.shape
 LEFT JOIN vectuned.bank b ON b.column_id = %(column_id)s AND b.k_class = k.k_class AND k.shape = ''
@@ -400,20 +439,24 @@ SELECT check_no, recall FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
 ORDER BY check_no;
 
--- name: last_check
-SELECT coalesce(max(check_no), 0) FROM vectuned.recall_check;
+-- name: first_check
+-- The first check of what is served now, of a class; the next one there will be, if there is none.
+SELECT coalesce(min(k.check_no), (SELECT coalesce(max(o.check_no), 0) + 1 FROM vectuned.recall_check o))
+FROM vectuned.recall_check k
+WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s
+  AND k.version = (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = k.column_id);
 
 -- name: upsert_promise
 INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, checks, unknown, recall,
-                                   recall_bound, below_08, below_08_bound, evidence, alarms)
+                                   recall_bound, below_08, below_08_bound, evidence, alarms, confidence)
 VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(checks)s,
-        %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s)
+        %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s, %(confidence)s)
 ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
     since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
     first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
     effort = excluded.effort, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
     recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
-    evidence = excluded.evidence, alarms = excluded.alarms, updated_at = now();
+    evidence = excluded.evidence, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
 
 -- name: trim_checks
 DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <= (
@@ -431,7 +474,7 @@ WHERE b.column_id = %(column_id)s AND b.k_class IN (
 SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall => %(target_recall)s,
                        sample_rate => %(sample_rate)s, trajectory_window => %(trajectory_window)s,
                        learning_rate => %(learning_rate)s, min_samples => %(min_samples)s,
-                       store_vectors => %(store_vectors)s);
+                       store_vectors => %(store_vectors)s, max_tail => %(max_tail)s);
 
 -- name: disable
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);

@@ -116,7 +116,7 @@ AS $$
     SET access_path = CASE WHEN b.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END,
         ef_search = CASE WHEN b.probes IS NULL THEN least(2 * b.ef_search, 1000) END,
         probes = CASE WHEN b.ef_search IS NULL THEN least(2 * b.probes, 32768) END,
-        certified = false, recall_bound = 0, expected_recall = NULL, saving = NULL,
+        certified = false, recall_bound = 0, expected_recall = NULL, tail = NULL, tail_bound = 1, saving = NULL,
         reason = p_why || '; twice the effort serves until it is learned again'
     WHERE b.column_id = p_column_id AND (p_k_class IS NULL OR b.k_class = p_k_class) AND coalesce(p_shape, '') = '';
     UPDATE vectuned.measured_path m SET serves = (m.access_path = 'exact')

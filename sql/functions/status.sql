@@ -2,12 +2,12 @@
 
 CREATE OR REPLACE VIEW vectuned.status AS
 SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
-       c.sample_rate,
+       c.max_tail, c.sample_rate, c.alert,
        b.k_class, coalesce(b.access_path, CASE WHEN e.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END) AS access_path,
        CASE WHEN b.k_class IS NULL THEN e.ef_search ELSE b.ef_search END AS ef_search,
        CASE WHEN b.k_class IS NULL THEN e.probes ELSE b.probes END AS probes,
        coalesce(b.index_relation, c.index_relation)::regclass AS path_index,
-       b.expected_recall, b.recall_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
+       b.expected_recall, b.recall_bound, b.tail, b.tail_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
        CASE WHEN r.fits IS NULL THEN 'table missing: vectuned.disable(' || c.relation::oid || ', ..., forget => true)'
             WHEN NOT c.enabled THEN 'disabled'
             WHEN NOT r.fits
@@ -81,7 +81,8 @@ $$;
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
     OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
-    OUT bank_version int, OUT recent_recall float8, OUT recent_below_08 float8, OUT recent_latency_ms float8,
+    OUT bank_version int, OUT recent_recall float8, OUT recent_below_08 float8, OUT max_tail float8,
+    OUT recent_latency_ms float8,
     OUT last_search timestamptz, OUT last_published timestamptz,
     OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
     OUT behind text)
@@ -92,6 +93,7 @@ AS $$
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
 BEGIN
+    max_tail := c.max_tail;
     SELECT count(*), count(*) FILTER (WHERE t.replayed_at IS NULL AND t.query IS NOT NULL), max(t.recorded_at)
     INTO trajectories, awaiting_replay, last_search
     FROM vectuned.trajectory t WHERE t.column_id = c.id;
@@ -118,3 +120,14 @@ BEGIN
     FROM vectuned.bank b WHERE b.column_id = c.id;
 END
 $$;
+
+-- What exact checks prove of the searches served, per class of k and kind of filter.
+CREATE OR REPLACE VIEW vectuned.promises AS
+SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.since, p.checks, p.unknown, p.recall,
+       p.recall_bound, p.below_08, p.below_08_bound, p.confidence, p.evidence, p.alarms,
+       format('recall of the searches for up to %s rows%s served since %s: %s, at least %s with %s %% confidence, from %s exact checks',
+              p.k_class, ' by ' || nullif(p.shape, ''), to_char(p.since, 'YYYY-MM-DD HH24:MI'),
+              coalesce(round(p.recall::numeric, 3)::text, 'unknown'), trunc(p.recall_bound::numeric, 3),
+              round(100 * p.confidence::numeric, 3)::float8, p.checks) AS statement
+FROM vectuned.promise p JOIN vectuned.tuned_column c ON c.id = p.column_id
+ORDER BY c.id, p.shape, p.k_class;

@@ -20,6 +20,7 @@ CREATE TABLE vectuned.tuned_column (
     default_ef         int NOT NULL CHECK (default_ef BETWEEN 1 AND 1000),
     default_probes     int NOT NULL DEFAULT 1 CHECK (default_probes > 0),
     target_recall      float8 NOT NULL CHECK (target_recall > 0 AND target_recall < 1),
+    max_tail           float8 NOT NULL CHECK (max_tail > 0 AND max_tail <= 1),
     sample_rate        float8 NOT NULL CHECK (sample_rate BETWEEN 0 AND 1),
     trajectory_window  int NOT NULL CHECK (trajectory_window > 0),
     learning_rate      float8 NOT NULL CHECK (learning_rate > 0 AND learning_rate <= 1),
@@ -33,6 +34,7 @@ CREATE TABLE vectuned.tuned_column (
 );
 COMMENT ON COLUMN vectuned.tuned_column.alert IS 'more searches are recorded and checked, until what serves is proven again';
 COMMENT ON COLUMN vectuned.tuned_column.learn_from IS 'replays before this number say nothing about how things are now';
+COMMENT ON COLUMN vectuned.tuned_column.max_tail IS 'the share of searches with a recall under 0.8 that is tolerated';
 COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
     'what searches until something was learned; not regclass: a dump restores rows before indexes, and the name would not be known yet';
 
@@ -177,6 +179,8 @@ CREATE TABLE vectuned.bank (
     rungs            int[] CHECK (cardinality(rungs) = 14),
     expected_recall  float8,
     recall_bound     float8 NOT NULL,
+    tail             float8,
+    tail_bound       float8,
     certified        boolean NOT NULL,
     samples          int NOT NULL,
     target_recall    float8 NOT NULL,
@@ -193,6 +197,7 @@ CREATE TABLE vectuned.bank (
         access_path NOT LIKE '%\_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
 COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL: the one that searches until something was learned';
+COMMENT ON COLUMN vectuned.bank.tail IS 'the share of replays with a recall under 0.8; tail_bound: at most, with 95 % confidence';
 COMMENT ON COLUMN vectuned.bank.rungs IS 'of IVFFlat: the probes that the positions of an effort stand for';
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS
@@ -292,10 +297,14 @@ CREATE TABLE vectuned.promise (
     below_08_bound  float8 NOT NULL DEFAULT 1,
     evidence        float8 NOT NULL DEFAULT 1,
     alarms          int NOT NULL DEFAULT 0,
+    confidence      float8 NOT NULL DEFAULT 0.95,
+    margin          float8 NOT NULL DEFAULT 0 CHECK (margin BETWEEN 0 AND 13),
+    margin_since    timestamptz,
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class, shape)
 );
-COMMENT ON COLUMN vectuned.promise.recall_bound IS 'at least, with the configured confidence at every time it is looked at';
+COMMENT ON COLUMN vectuned.promise.recall_bound IS 'at least, with this confidence, at every time it is looked at';
+COMMENT ON COLUMN vectuned.promise.margin IS 'rungs of effort on top of what was learned, after failures; verdicts up to margin_since made it so';
 COMMENT ON COLUMN vectuned.promise.evidence IS 'against the target being met: odds of a bet on it that began with 1';
 
 -- A tuned table as it was when it was last learned about, to tell that it is another now.

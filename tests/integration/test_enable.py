@@ -215,7 +215,8 @@ def test_a_partitioned_table_is_tuned_by_the_index_over_all_of_it(conn: Connecti
 
 @pytest.mark.parametrize(
     ("setting", "values"),
-    [("target_recall", [0.4, 1.0, "NaN", "Infinity", None]), ("sample_rate", [-0.1, 1.1, "NaN", None]),
+    [("target_recall", [0.4, 1.0, "NaN", "Infinity", None]), ("max_tail", [0, -0.1, 1.1, "NaN"]),
+     ("sample_rate", [-0.1, 1.1, "NaN", None]),
      ("trajectory_window", [0, -1, None]), ("learning_rate", [0, 1.5, "NaN", None]),
      ("min_samples", [0, None]),
      ("store_vectors", [None])],
@@ -249,6 +250,23 @@ def test_enabling_again_changes_settings(conn: Connection) -> None:
     search(conn, QUERY)
     assert conn.execute("SELECT ef_search, k FROM vectuned.inbox").fetchall() == [(77, 10)]
     assert one(conn, "SELECT count(*) FROM vectuned.event WHERE action = 'enable'") == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "max_tail"),
+    [(0.95, None, 0.125), (0.98, None, 0.05), (0.999, None, 0.0025), (0.5, None, 1.0), (0.95, 0.02, 0.02),
+     (0.95, 1, 1.0)],
+)  # fmt: skip
+def test_the_tail_is_limited_by_what_the_target_leaves(
+    conn: Connection, target: float, given: float | None, max_tail: float
+) -> None:
+    make(conn, VECTORS)
+    enable(conn, target_recall=target, max_tail=given)
+    assert one(conn, "SELECT max_tail FROM vectuned.tuned_column") == max_tail
+    assert one(conn, "SELECT max_tail FROM vectuned.status") == max_tail
+    assert one(conn, "SELECT max_tail FROM vectuned.stats('items')") == max_tail
+    enable(conn, target_recall=0.9)
+    assert one(conn, "SELECT max_tail FROM vectuned.tuned_column") == 0.25
 
 
 def test_enabling_again_takes_up_another_index(conn: Connection) -> None:

@@ -13,6 +13,7 @@ from vectuned.learning.evidence import load
 from vectuned.learning.ladder import ef_search, probe_rungs
 from vectuned.learning.learner import Options, learn
 from vectuned.learning.optimizer import SearchOptimizer
+from vectuned.learning.promise import Demand
 from vectuned.learning.publication import Offer, publish, read
 from vectuned.learning.reasoning_bank import ReasoningBank
 from vectuned.learning.replay import replay
@@ -44,8 +45,8 @@ def candidates(conn: Connection, care: Care) -> tuple[Candidate, Candidate]:
     """Learn the fixed setting, and effort by query whether or not it saves anything."""
     (index,) = care.indexes
     evidence = load(conn, care, index).evidence(10)
-    fixed = fixed_policy(evidence, TARGET, index=index)
-    adaptive = adaptive_policy(evidence, fixed.policy, clusters=16)
+    fixed = fixed_policy(evidence, Demand(TARGET), index=index)
+    adaptive = adaptive_policy(evidence, fixed.policy, Demand(TARGET), clusters=16)
     assert adaptive is not None
     return fixed, adaptive
 

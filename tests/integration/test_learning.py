@@ -166,7 +166,27 @@ def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> Non
         assert np.isnan(served[k].policy.expected_recall)
         assert replace(guess, expected_recall=0.0) == replace(served[k].policy, expected_recall=0.0)
         assert (guess.certified, guess.recall_bound, guess.samples) == (False, 0, 0)
+        assert (guess.tail, guess.tail_bound) == (None, None)
         assert one(conn, "SELECT expected_recall FROM vectuned.bank WHERE k_class = %s", k) is None
+
+
+def test_the_tail_is_published_with_what_is_proven_of_it(conn: Connection, care: Care) -> None:
+    practise(conn, care, 400)
+    lesson = learn(conn, care, NEVER)
+    rows = conn.execute("SELECT k_class, tail, tail_bound, max_tail FROM vectuned.status").fetchall()
+    assert rows == [
+        (k, s.policy.tail, s.policy.tail_bound, care.max_tail) for k, s in sorted(lesson.served.items())
+    ]
+    assert care.max_tail == pytest.approx(2.5 * (1 - TARGET))
+    for _, tail, bound, limit in rows[:5]:
+        assert 0 <= tail <= bound <= limit
+    # A limit that the fixed setting does not keep to takes more effort.
+    strict = learn(conn, replace(care, max_tail=0.02), NEVER).served[10].policy
+    served = lesson.served[10].policy
+    assert strict.tail is not None
+    assert served.tail is not None
+    assert strict.fixed_ef > served.fixed_ef
+    assert strict.tail < served.tail
 
 
 def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> None:

@@ -48,6 +48,18 @@ def test_drain_replay_and_learn_until_nothing_is_new(conn: Connection) -> None:
     assert worker.learn_all() == 1
 
 
+def test_another_target_or_limit_is_news(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings())
+    ask(conn, 40, seed=2)
+    worker.drain()
+    worker.replay_all()
+    assert [worker.learn_all(), worker.learn_all()] == [1, 0]
+    for target, max_tail in ((0.9, None), (0.9, 0.01)):
+        enable(conn, sample_rate=1.0, min_samples=20, target_recall=target, max_tail=max_tail)
+        assert [worker.learn_all(), worker.learn_all()] == [1, 0]
+
+
 def test_learning_can_be_switched_off(conn: Connection) -> None:
     table(conn)
     worker = Worker(conn, settings(enabled=False))

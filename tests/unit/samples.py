@@ -44,13 +44,15 @@ def index(
     )  # fmt: skip
 
 
-def care(*indexes: TunedIndex, min_samples: int = 100, target_recall: float = 0.95) -> Care:
+def care(
+    *indexes: TunedIndex, min_samples: int = 100, target_recall: float = 0.95, max_tail: float = 1.0
+) -> Care:
     """Take a column with some indexes into care."""
     column = TunedColumn(7, "public", "items", "embedding", "l2", "vector", 4, ("id",), "public")
     return Care(
-        column, enabled=True, target_recall=target_recall, sample_rate=1.0, trajectory_window=10_000,
-        learning_rate=0.1, min_samples=min_samples, store_vectors=True, default_ef=40, default_probes=1,
-        indexes=indexes,
+        column, enabled=True, target_recall=target_recall, max_tail=max_tail, sample_rate=1.0,
+        trajectory_window=10_000, learning_rate=0.1, min_samples=min_samples, store_vectors=True,
+        default_ef=40, default_probes=1, indexes=indexes,
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from vectuned.learning.calibration import (
     fixed_policy,
 )
 from vectuned.learning.optimizer import Policy, SearchOptimizer
-from vectuned.learning.reasoning_bank import ReasoningBank
+from vectuned.learning.promise import Demand
+from vectuned.learning.reasoning_bank import Patterns, ReasoningBank
 
 from .samples import hnsw, ivfflat
 
@@ -45,17 +46,26 @@ def draw(population: Evidence, count: int, seed: int) -> Evidence:
     return population.take(np.random.default_rng(seed).integers(0, len(population), count))
 
 
-def served(candidate: Candidate, evidence: Evidence) -> tuple[Floats, Floats]:
-    """Return recall and cost of each replay under a policy."""
+def efforts(candidate: Candidate, evidence: Evidence) -> Floats:
+    """Return the position on the ladder that each replay is served with, (n, 1)."""
     way = candidate.policy.signature
     if way is None:
         efs = np.full(len(evidence), candidate.policy.fixed_ef)
     else:
         optimizer = SearchOptimizer(ReasoningBank(candidate.patterns), candidate.policy)
         efs = optimizer.ef_search(evidence.probes[way.probe_ef], evidence.k)
-    efforts = ladder.effort(efs)[:, None]
-    recall = ladder.at_efforts(evidence.recall, efforts)[:, 0]
-    return recall, ladder.at_efforts(evidence.cost, efforts)[:, 0]
+    return ladder.effort(efs)[:, None]
+
+
+def served(candidate: Candidate, evidence: Evidence) -> tuple[Floats, Floats]:
+    """Return recall and cost of each replay under a policy."""
+    at = efforts(candidate, evidence)
+    return ladder.at_efforts(evidence.recall, at)[:, 0], ladder.at_efforts(evidence.cost, at)[:, 0]
+
+
+def tail(candidate: Candidate, evidence: Evidence) -> float:
+    """Return the share of replays with a recall under 0.8 under a policy, interpolated between the rungs."""
+    return 1 - float(evidence.recall_at(efforts(candidate, evidence))[1].mean())
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
@@ -63,7 +73,7 @@ def test_a_certified_fixed_setting_meets_the_target(population: Evidence, target
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified = 0, 0
     for seed in range(200):
-        candidate = fixed_policy(draw(population, 300, seed), target, seed=seed)
+        candidate = fixed_policy(draw(population, 300, seed), Demand(target, seed=seed))
         if candidate.policy.certified:
             certified += 1
             failures += served(candidate, population)[0].mean() < target
@@ -77,8 +87,8 @@ def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> N
     failures, found, savings = 0, 0, list[float]()
     for seed in range(60):
         evidence = draw(population, 900, 1000 + seed)
-        fixed = fixed_policy(evidence, 0.95, seed=seed)
-        adaptive = adaptive_policy(evidence, fixed.policy, seed=seed)
+        fixed = fixed_policy(evidence, Demand(0.95, seed=seed))
+        adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=seed))
         if adaptive is not None:
             found += 1
             recall, cost = served(adaptive, population)
@@ -90,10 +100,103 @@ def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> N
     assert np.median(savings) > 1.1
 
 
+@pytest.mark.parametrize("target", [0.9, 0.95])
+def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
+    population: Evidence, target: float
+) -> None:
+    # vectuned.enable's default: of HNSW at a fixed effort the mean is what counts.
+    for seed in range(10):
+        evidence = draw(population, 600, seed)
+        plain = fixed_policy(evidence, Demand(target)).policy
+        limited = fixed_policy(evidence, Demand(target, max_tail=2.5 * (1 - target))).policy
+        assert limited.fixed_ef == plain.fixed_ef
+        assert limited.tail == plain.tail
+        assert limited.tail == pytest.approx(tail(Candidate(limited, Patterns.none(), 0, 0), evidence))
+        assert (limited.tail_bound, plain.tail_bound) == (2.5 * (1 - target), 1.0)
+
+
+def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
+    failures, certified, dearer = 0, 0, 0
+    for seed in range(200):
+        evidence = draw(population, 300, seed)
+        demand = Demand(0.9, seed=seed, max_tail=0.06)
+        candidate = fixed_policy(evidence, demand)
+        if candidate.policy.certified:
+            certified += 1
+            failures += tail(candidate, population) > 0.06
+            dearer += (
+                candidate.policy.fixed_ef
+                > fixed_policy(evidence, replace(demand, max_tail=1)).policy.fixed_ef
+            )
+            assert (candidate.policy.recall_bound, candidate.policy.tail_bound) == (0.9, 0.06)
+            assert candidate.policy.reason.endswith("proven to reach 0.9 and at most 6 % under 0.8")
+    assert failures <= 20
+    assert certified >= 190
+    assert dearer == certified
+
+
+def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 20, more than 4 with probability 0.003 at most.
+    failures, found = 0, 0
+    for seed in range(20):
+        evidence = draw(population, 900, 1000 + seed)
+        demand = Demand(0.9, seed=seed, max_tail=0.07)
+        adaptive = adaptive_policy(evidence, fixed_policy(evidence, demand).policy, demand)
+        if adaptive is not None:
+            found += 1
+            failures += tail(adaptive, population) > 0.07
+            assert adaptive.policy.tail_bound == 0.07
+            assert adaptive.policy.tail is not None
+            assert adaptive.policy.tail < 0.07
+    assert failures <= 4
+    assert found >= 15
+
+
+def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Evidence) -> None:
+    # A quarter of the searches, which their probes show, finds three rows of four with little effort and the
+    # fourth only with all; the others find everything from 160 on. The mean is had cheaply, the tail is not.
+    spread = population.probes[56][:, -1] - population.probes[56][:, 0]
+    hard = (spread < np.quantile(spread, 0.25))[:, None]
+    efs = np.array(ladder.RUNGS)
+    recall = np.where(hard, np.where(efs < 1000, 0.75, 1.0), np.where(efs < 160, 0.5, 1.0))
+    evidence = draw(replace(population, recall=recall), 900, 8)
+    free, bound = Demand(0.9), Demand(0.9, max_tail=0.15)
+    tails = {}
+    for demand in (free, bound):
+        fixed = fixed_policy(evidence, demand)
+        assert fixed.policy.certified
+        adaptive = adaptive_policy(evidence, fixed.policy, demand)
+        assert adaptive is not None
+        assert adaptive.cost < 0.9 * fixed.cost
+        tails[demand] = tail(adaptive, evidence)
+    assert tails[free] > 0.2
+    assert tails[bound] < 0.15
+
+
+def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Evidence) -> None:
+    few = population.take(np.arange(60))
+    reason = fixed_policy(few, Demand(0.99)).policy.reason
+    assert reason == (
+        "no ef_search is proven to reach 0.99 with 60 replays (it takes at least 402): the largest serves"
+    )
+    reason = fixed_policy(few, Demand(0.5, max_tail=0.01)).policy.reason
+    assert reason == (
+        "no ef_search is proven to reach 0.5 and at most 1 % under 0.8 with 60 replays "
+        "(it takes at least 402): the largest serves"
+    )
+    capped = replace(population, recall=np.minimum(population.recall, 0.79))
+    policy = fixed_policy(capped, Demand(0.5, max_tail=0.5)).policy
+    assert policy.reason == (
+        "no ef_search is proven to reach 0.5 and at most 50 % under 0.8 with 500 replays: the largest serves"
+    )
+    assert (policy.certified, policy.tail, policy.tail_bound) == (False, 1.0, 1.0)
+
+
 def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
     evidence = draw(population, 900, 7)
-    fixed = fixed_policy(evidence, 0.95)
-    adaptive = adaptive_policy(evidence, fixed.policy, seed=3)
+    fixed = fixed_policy(evidence, Demand(0.95))
+    adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=3))
     assert adaptive is not None
     order = np.random.default_rng(3).permutation(900)
     heldout = evidence.take(order[300:])
@@ -110,8 +213,8 @@ def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
 
 def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
     evidence = draw(population, 600, 1)
-    fixed = fixed_policy(evidence, 0.95)
-    one, two = (adaptive_policy(evidence, fixed.policy, seed=5) for _ in range(2))
+    fixed = fixed_policy(evidence, Demand(0.95))
+    one, two = (adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
     assert one is not None
     assert two is not None
     np.testing.assert_array_equal(one.patterns.effort, two.patterns.effort)
@@ -120,42 +223,44 @@ def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
 
 def test_a_higher_target_never_takes_less_effort(population: Evidence) -> None:
     evidence = draw(population, 1500, 2)
-    efs = [fixed_policy(evidence, target).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
+    efs = [fixed_policy(evidence, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
     assert efs == sorted(efs)
     assert efs[0] == 10
 
 
 def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evidence) -> None:
     easy = replace(population, recall=np.ones_like(population.recall))
-    fixed = fixed_policy(easy, 0.95)
+    fixed = fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
     assert 0.98 < fixed.policy.recall_bound < 1.0  # more than was asked for is proven too
-    assert adaptive_policy(easy, fixed.policy) is None  # no probe is shorter than that
+    assert fixed.policy.tail == 0
+    assert fixed.policy.tail_bound == pytest.approx(1 - fixed.policy.recall_bound)
+    assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
 
 
 def test_a_target_out_of_reach_is_said_to_be(population: Evidence) -> None:
     capped = replace(population, recall=np.minimum(population.recall, 0.9))
-    fixed = fixed_policy(capped, 0.95)
+    fixed = fixed_policy(capped, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (1000, False)
     assert "no ef_search is proven to reach 0.95 with 500 replays" in fixed.policy.reason
     assert fixed.policy.recall_bound < 0.95
-    assert adaptive_policy(capped, fixed.policy) is None
+    assert adaptive_policy(capped, fixed.policy, Demand(0.95)) is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 30, 61])
 def test_few_replays_prove_nothing(population: Evidence, count: int) -> None:
     few = population.take(np.arange(count))
     if count:
-        assert not fixed_policy(few, 0.99).policy.certified
-    generous = fixed_policy(population, 0.95).policy
-    assert adaptive_policy(few, generous) is None
+        assert not fixed_policy(few, Demand(0.99)).policy.certified
+    generous = fixed_policy(population, Demand(0.95)).policy
+    assert adaptive_policy(few, generous, Demand(0.95)) is None
 
 
 def test_probes_that_tell_nothing_do_no_harm(population: Evidence) -> None:
     evidence = draw(population, 900, 3)
     blind = replace(evidence, probes={n: np.tile(p[:1], (900, 1)) for n, p in evidence.probes.items()})
-    fixed = fixed_policy(blind, 0.95)
-    adaptive = adaptive_policy(blind, fixed.policy)
+    fixed = fixed_policy(blind, Demand(0.95))
+    adaptive = adaptive_policy(blind, fixed.policy, Demand(0.95))
     assert adaptive is not None
     assert len(adaptive.patterns) == 1
     assert adaptive.cost > 0.95 * fixed.cost  # nothing to gain, and less to prove it with
@@ -168,8 +273,8 @@ def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -
     for seen in probes.values():
         seen[::3, 25:] = np.inf
     short = replace(evidence, probes=probes)
-    fixed = fixed_policy(short, 0.95)
-    adaptive = adaptive_policy(short, fixed.policy)
+    fixed = fixed_policy(short, Demand(0.95))
+    adaptive = adaptive_policy(short, fixed.policy, Demand(0.95))
     assert adaptive is not None
     optimizer = SearchOptimizer(ReasoningBank(adaptive.patterns), adaptive.policy)
     assert adaptive.policy.signature is not None
@@ -177,26 +282,26 @@ def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -
     assert (efs[::3] == fixed.policy.fixed_ef).all()
     assert (efs[1::3] != fixed.policy.fixed_ef).mean() > 0.5
     every = replace(evidence, probes={n: np.full_like(p, np.inf) for n, p in probes.items()})
-    assert adaptive_policy(every, fixed.policy) is None
+    assert adaptive_policy(every, fixed.policy, Demand(0.95)) is None
 
 
 def test_large_k_takes_long_probes_or_none(population: Evidence) -> None:
     evidence = draw(population, 900, 5)
-    hundred = fixed_policy(replace(evidence, k=100), 0.95)
+    hundred = fixed_policy(replace(evidence, k=100), Demand(0.95))
     assert hundred.policy.fixed_ef >= 100
-    found = adaptive_policy(replace(evidence, k=100), replace(hundred.policy, fixed_ef=400))
+    found = adaptive_policy(replace(evidence, k=100), replace(hundred.policy, fixed_ef=400), Demand(0.95))
     assert found is not None
     assert found.policy.signature is not None
     assert found.policy.signature.probe_ef == 112
-    thousand = fixed_policy(replace(evidence, k=1000), 0.95)
+    thousand = fixed_policy(replace(evidence, k=1000), Demand(0.95))
     assert thousand.policy.fixed_ef == 1000
-    assert adaptive_policy(replace(evidence, k=1000), thousand.policy) is None
+    assert adaptive_policy(replace(evidence, k=1000), thousand.policy, Demand(0.95)) is None
 
 
 def test_patterns_too_near_to_tell_apart_are_merged(population: Evidence) -> None:
     evidence = draw(population, 900, 6)
     coarse = replace(evidence, probes={n: np.round(p, 1) for n, p in evidence.probes.items()})
-    adaptive = adaptive_policy(coarse, fixed_policy(coarse, 0.95).policy)
+    adaptive = adaptive_policy(coarse, fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
     assert adaptive is not None
     bank = ReasoningBank(adaptive.patterns)
     assert len(bank) <= 64
@@ -214,7 +319,7 @@ def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: 
 def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
     index = ivfflat(4, lists=100)
     assert 12 in index.rungs
-    fixed = fixed_policy(listed(12, k=k), 0.95, index=index)
+    fixed = fixed_policy(listed(12, k=k), Demand(0.95), index=index)
     policy = fixed.policy
     assert (policy.access_path, policy.method, policy.index_no) == ("ivfflat", "ivfflat", 4)
     # Between 8 and 12 probes recall is read between the rungs: 11 give 0.875.
@@ -229,25 +334,25 @@ def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
 
 def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
     index = ivfflat(4, lists=100)
-    easy = fixed_policy(listed(1), 0.95, index=index)
+    easy = fixed_policy(listed(1), Demand(0.95), index=index)
     assert (easy.policy.probes, easy.policy.certified) == (1, True)
     assert 0.98 < easy.policy.recall_bound < 1
-    never = fixed_policy(listed(12, best=0.94), 0.95, index=index)
+    never = fixed_policy(listed(12, best=0.94), Demand(0.95), index=index)
     assert (never.policy.probes, never.policy.certified) == (100, False)
     assert never.policy.reason == "no probes is proven to reach 0.95 with 400 replays: the largest serves"
     assert never.policy.recall_bound < 0.94
     assert never.cost == pytest.approx(300)
     assert never.ms == pytest.approx(10)
     for lists in (1, 2, 7, 128, 5000):
-        fixed = fixed_policy(listed(1, lists=lists), 0.95, index=ivfflat(1, lists=lists))
+        fixed = fixed_policy(listed(1, lists=lists), Demand(0.95), index=ivfflat(1, lists=lists))
         assert (fixed.policy.probes, fixed.policy.certified) == (1, True)
-        worse = fixed_policy(listed(1, lists=lists, best=0.9), 0.95, index=ivfflat(1, lists=lists))
+        worse = fixed_policy(listed(1, lists=lists, best=0.9), Demand(0.95), index=ivfflat(1, lists=lists))
         assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
 
 
 def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -> None:
-    plain = fixed_policy(population, 0.95)
-    named = fixed_policy(population, 0.95, index=hnsw(6, form="halfvec"))
+    plain = fixed_policy(population, Demand(0.95))
+    named = fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
     assert plain.policy.index_no is None
     assert named.policy == replace(plain.policy, index_no=6)
     assert (named.cost, named.ms) == (plain.cost, plain.ms)
@@ -257,7 +362,8 @@ def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -
 def learned(**efs: int) -> list[Policy]:
     """Make the fixed settings of classes of k, k10=40 and the like."""
     return [
-        Policy(int(name[1:]), ef, 0.97, 0.95, True, 300, 0.95, "why", index_no=2) for name, ef in efs.items()
+        Policy(int(name[1:]), ef, 0.97, 0.95, True, 300, 0.95, "why", index_no=2, tail=0.03, tail_bound=0.1)
+        for name, ef in efs.items()
     ]
 
 
@@ -278,6 +384,7 @@ def test_classes_above_all_that_were_seen_are_guessed(known: list[Policy], k: in
     assert (guess.k_class, guess.fixed_ef, guess.ef_search, guess.probes) == (k, ef, ef, None)
     assert np.isnan(guess.expected_recall)
     assert (guess.recall_bound, guess.certified, guess.samples) == (0.0, False, 0)
+    assert (guess.tail, guess.tail_bound) == (None, None)
     assert (guess.target_recall, guess.index_no, guess.access_path) == (0.95, 2, "hnsw")
     largest = max(policy.k_class for policy in known)
     assert f"ef_search {ef} follows from what up to {largest} rows take" in guess.reason

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning import monitor
 from vectuned.learning.monitor import Alarm, alarm, statement, tail_alarm
-from vectuned.learning.promise import lower_bound
+from vectuned.learning.promise import TAIL, lower_bound
 
 Floats = npt.NDArray[np.float64]
 
@@ -257,4 +256,4 @@ def test_same_checks_give_the_same_answers() -> None:
     checks = recalls(np.random.default_rng(13), 0.9, 500)
     assert statement(checks) == statement(checks)
     assert alarm(checks, 0.95) == alarm(list(checks), 0.95)
-    assert monitor.LOW == 0.8
+    assert TAIL == 0.8

@@ -10,7 +10,16 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.promise import lower_bound, lower_bounds, smallest_safe, upper_bound
+from vectuned.learning.promise import (
+    Demand,
+    above_tail,
+    flawless_needed,
+    lower_bound,
+    lower_bounds,
+    smallest_proven,
+    smallest_safe,
+    upper_bound,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -150,3 +159,105 @@ def test_many_efforts_are_judged_quickly() -> None:
     start = time.perf_counter()
     assert smallest_safe(curves, 0.95) is not None
     assert time.perf_counter() - start < 1.0
+
+
+def test_a_recall_of_four_fifths_is_not_in_the_tail() -> None:
+    recalls = np.array([[0.0, 0.7, 23 / 30, 0.79], [0.8, 4 / 5, 24 / 30, np.float32(0.8)]])
+    assert above_tail(recalls).tolist() == [[0.0] * 4, [1.0] * 4]
+
+
+def test_both_the_mean_and_the_tail_have_to_be_proven() -> None:
+    curves = curves_of(np.random.default_rng(11), np.linspace(0.8, 0.995, 30), 500)
+    above = above_tail(curves)
+    for target in (0.85, 0.9, 0.95):
+        mean = smallest_safe(curves, target)
+        assert smallest_proven(curves, above, Demand(target)) == mean
+        for max_tail in (0.01, 0.05, 0.2, 0.5):
+            tail = smallest_safe(above, 1 - max_tail)
+            found = smallest_proven(curves, above, Demand(target, max_tail=max_tail))
+            assert found == (None if mean is None or tail is None else max(mean, tail))
+    assert smallest_proven(curves, above, Demand(0.85, max_tail=0.01)) != smallest_safe(curves, 0.85)
+    lost = np.ones((500, 3))
+    assert smallest_proven(lost, np.zeros((500, 3)), Demand(0.9, max_tail=0.1)) is None
+    assert smallest_proven(np.zeros((500, 3)), lost, Demand(0.9, max_tail=0.1)) is None
+    assert smallest_proven(np.empty((0, 3)), np.empty((0, 3)), Demand(0.9)) is None
+    assert smallest_proven(np.empty((50, 0)), np.empty((50, 0)), Demand(0.9)) is None
+
+
+@pytest.mark.parametrize("bad", ["mean", "tail"])
+def test_a_demand_of_two_errs_no_more_often_than_one(bad: str) -> None:
+    # One of the two just fails up to the second last effort. 600 tries: were the true error rate 5 %, more
+    # than 48 errors would be seen with probability 0.0007.
+    rng = np.random.default_rng(12)
+    demand = Demand(0.9, max_tail=0.1)
+    short = np.array([0.101, 0.101, 0.03])  # the share of searches that fail by the one
+    errors = 0
+    for seed in range(600):
+        failed = rng.random((300, 1)) < short
+        recall = np.where(failed, 0.79, 0.99) if bad == "tail" else np.where(failed, 0.0, 1.0)
+        above = above_tail(recall) if bad == "tail" else np.ones_like(recall)
+        found = smallest_proven(recall, above, Demand(0.9, seed=seed, max_tail=demand.max_tail))
+        errors += found is not None and found < 2
+    assert errors <= 48
+
+
+def test_what_is_proven_is_also_what_the_next_search_may_expect() -> None:
+    # Conformal risk control: n / (n + 1) of the loss seen plus 1 / (n + 1) is at most 1 - target.
+    rng = np.random.default_rng(13)
+    for _ in range(200):
+        count = int(rng.integers(20, 400))
+        curves = curves_of(rng, np.linspace(0.85, 0.999, 12), count)
+        demand = Demand(float(rng.choice([0.9, 0.95])), max_tail=0.2)
+        found = smallest_proven(curves, above_tail(curves), demand)
+        for values, limit in ((curves, 1 - demand.target), (above_tail(curves), demand.max_tail)):
+            if found is not None:
+                loss = 1 - values[:, found:].mean(axis=0)
+                assert (count / (count + 1) * loss + 1 / (count + 1) <= limit + 1e-12).all()
+    # With little confidence asked for it is what counts.
+    assert flawless_needed(0.9, 0.2) == 9
+    assert smallest_safe(np.ones((8, 1)), 0.9, 0.2) == 0
+
+
+def test_bets_won_early_prove_nothing_that_the_whole_sample_denies() -> None:
+    # The order that bets are made in is drawn; of these orders some have the misses come last.
+    curves = np.ones((400, 1))
+    curves[:41] = 0.0
+    proven = [seed for seed in range(2000) if smallest_safe(curves, 0.9, seed=seed) == 0]
+    assert proven
+    for seed in proven:
+        assert smallest_proven(curves, curves, Demand(0.9, seed=seed)) is None
+        assert smallest_proven(np.ones((400, 1)), curves, Demand(0.9, seed=seed, max_tail=0.1)) is None
+
+
+@pytest.mark.parametrize(("target", "count"), [(0.9, 38), (0.95, 78), (0.98, 200), (0.99, 402), (0.995, 806)])
+def test_so_many_flawless_replays_prove_a_target(target: float, count: int) -> None:
+    assert flawless_needed(target) == count
+    assert f"{count}" in (flawless_needed.__doc__ or "")
+    for few in (count - 1, count - 2, count // 2, 1):
+        assert smallest_safe(np.ones((few, 1)), target) is None
+    for many in (count, count + 1, 2 * count):
+        assert smallest_safe(np.ones((many, 1)), target) == 0
+    # One miss in the sample, and it takes more.
+    missed = np.ones((count, 1))
+    missed[0] = 0.0
+    assert smallest_safe(missed, target) is None
+
+
+def test_confidence_costs_replays_and_the_stricter_of_two_demands_counts() -> None:
+    by_confidence = [flawless_needed(0.95, confidence) for confidence in (0.8, 0.9, 0.95, 0.99)]
+    assert by_confidence == sorted(by_confidence)
+    assert len(set(by_confidence)) == 4
+    assert Demand(0.95).flawless == Demand(0.95, max_tail=0.125).flawless == 78
+    assert Demand(0.95, max_tail=0.01).flawless == Demand(0.99).flawless == 402
+    assert [str(Demand(0.95)), str(Demand(0.98, max_tail=0.05))] == [
+        "0.95",
+        "0.98 and at most 5 % under 0.8",
+    ]
+
+
+def test_the_means_of_a_sample_may_meet_a_demand_without_proof() -> None:
+    recall = np.array([[0.7, 0.9, 1.0], [1.0, 0.9, 0.9]])
+    above = above_tail(recall)
+    assert Demand(0.9).met(recall, above).tolist() == [False, True, True]
+    assert Demand(0.85, max_tail=0.4).met(recall, above).tolist() == [False, True, True]
+    assert Demand(0.85, max_tail=0.5).met(recall, above).tolist() == [True, True, True]

@@ -1,0 +1,102 @@
+"""What `vectuned status` says: of each tuned column what was recorded, what serves, and what is promised."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from vectuned.sql.loader import queries
+
+from .console import Console
+
+_OF_THE_COLUMN: Final = (
+    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "max_tail",
+    "sample_rate", "alert", "state",
+)  # fmt: skip
+_HEADINGS: Final = (
+    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "under 0.8", "at most",
+    "samples", "patterns", "saving",
+)  # fmt: skip
+_EVENTS: Final = 5
+
+
+def read(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+    """Return the status of every tuned column.
+
+    Each with its settings and counters, and lists of its `classes` of k and what serves them, of `promises`,
+    what exact checks prove of the searches served, and of its latest `events`, the newest first.
+    """
+    cursor = conn.cursor(row_factory=dict_row)
+    columns: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in cursor.execute(queries()["status"]).fetchall():
+        key = {"relation": row["relation"], "column_name": row["column_name"]}
+        column = columns.get((row["relation"], row["column_name"]))
+        if column is None:
+            column = {name: row[name] for name in _OF_THE_COLUMN}
+            columns[row["relation"], row["column_name"]] = column
+            column |= cursor.execute(queries()["stats"], key).fetchone() or {}
+            column["classes"] = []
+            column["promises"] = cursor.execute(queries()["said"], key).fetchall()
+            column["events"] = cursor.execute(queries()["events"], {**key, "count": _EVENTS}).fetchall()
+        if row["k_class"] is not None:
+            own = {name: row[name] for name in row if name not in _OF_THE_COLUMN}
+            column["classes"].append({**own, "state": row["state"]})
+    return list(columns.values())
+
+
+def show(console: Console, columns: list[dict[str, Any]]) -> None:
+    """Print the status of columns for people."""
+    if not columns:
+        console.line("no tuned columns yet: vectuned enable RELATION COLUMN")
+    for column in columns:
+        _show_column(console, column)
+
+
+def _show_column(console: Console, column: dict[str, Any]) -> None:
+    console.line(
+        f"{column['relation']}.{column['column_name']}: {column['state']}, target recall "
+        f"{column['target_recall']:g}, {column['metric']}, {column['dimensions']} dimensions, "
+        f"index {column['index']}"
+    )
+    recall = column["recent_recall"]
+    # On a standby nobody knows.
+    inbox = "" if column["in_inbox"] is None else f"{column['in_inbox']:,} in the inbox, "
+    console.line(
+        f"  {column['trajectories']:,} searches recorded, {inbox}"
+        f"{column['awaiting_replay']:,} to replay, {column['replays']:,} replayed"
+        + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
+    )
+    if column["successes"] + column["failures"] + column["unknown"] + column["feedback"]:
+        console.line(
+            f"  verdicts: {column['successes']:,} successes, {column['failures']:,} failures, "
+            f"{column['unknown']:,} unknown; {column['feedback']:,} searches with feedback"
+        )
+    if column["behind"] is not None:
+        console.line(f"  behind: {column['behind']}")
+    if column["alert"]:
+        console.line("  more searches are recorded and checked until what serves is proven again")
+    if column["classes"]:
+        console.table(_HEADINGS, [_class_row(row) for row in column["classes"]], left=3)
+    for promise in column["promises"]:
+        if promise["checks"]:
+            console.line(f"  {promise['statement']}")
+    for event in column["events"]:
+        if "why" in event["details"]:
+            console.line(
+                f"  {event['happened_at']:%Y-%m-%d %H:%M} {event['action']}: {event['details']['why']}"
+            )
+
+
+def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
+    unproven = "" if row["certified"] else " (unproven)"
+    return (
+        f"  {row['k_class']}", row["access_path"], row["path_index"], row["state"],
+        f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
+        "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
+        f"{row['recall_bound']:.3f}{unproven}",
+        *("unknown" if row[name] is None else f"{row[name]:.1%}" for name in ("tail", "tail_bound")),
+        f"{row['samples']:,}", str(row["patterns"]),
+        "" if row["saving"] is None else f"{row['saving']:.2f}",
+    )  # fmt: skip
