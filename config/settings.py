@@ -38,6 +38,12 @@ class DatabaseSettings(_Section):
         description="Connection string or URI; empty means libpq's own variables (PGHOST, PGSERVICE, ...) "
         "and, without those, the embedded server.",
     )
+    replay_dsn: str = Field(
+        default="",
+        repr=False,
+        description="Connection string or URI of a hot standby of that server, on which searches are "
+        "replayed and checked; empty means on the server itself.",
+    )
     connect_timeout: int = Field(
         default=10, ge=1, le=3600, description="Seconds to wait for a connection to be made."
     )
@@ -129,6 +135,36 @@ class ScheduleSettings(_Section):
     )
 
 
+class BudgetSettings(_Section):
+    """What replaying, checking and learning may take from everybody else."""
+
+    core_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Share of one core that replaying, checking and learning may take, on the server and in "
+        "the daemon together.",
+    )
+    pause_above: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Other statements running on the server above which replaying waits; 0 means never.",
+    )
+    statement_timeout_seconds: float = Field(
+        default=60.0,
+        ge=0.1,
+        le=86_400,
+        description="Seconds after which the replay or the check of one search is given up as unknown.",
+    )
+    lag_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Seconds that a standby is given to catch up with its primary before it is replayed on.",
+    )
+
+
 class InboxSettings(_Section):
     """The table that searches are recorded in until they are drained."""
 
@@ -173,6 +209,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     learning: LearningSettings = LearningSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    budget: BudgetSettings = BudgetSettings()
     inbox: InboxSettings = InboxSettings()
     logging: LoggingSettings = LoggingSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -218,15 +218,20 @@ def _learn_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--once", action="store_true", required=True, help="one pass over everything, then exit"
     )
+    parser.add_argument("--within-budget", action="store_true", help="keep to [budget] of the configuration")
 
 
 def _learn(context: Context) -> None:
+    from .pace import Pace
+    from .standby import open_standby
     from .worker import Worker
 
     console = context.console
     report = []
-    with context.session() as conn:
-        worker = Worker(conn, context.settings)
+    standby = open_standby(context.settings)
+    pace = Pace(context.settings.budget) if context.options.within_budget else None
+    with context.session() as conn, closing(standby) if standby else nullcontext():
+        worker = Worker(conn, context.settings, pace=pace, standby=standby)
         worker.drain()
         columns = worker.columns()
         if not columns:

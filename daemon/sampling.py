@@ -11,8 +11,8 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.catalogue import Care
+from vectuned.learning.chunk import compile_filters
 from vectuned.learning.neighbors import Singles
-from vectuned.learning.replay import compile_filters
 from vectuned.sql.loader import queries
 
 LEAST: Final = 20

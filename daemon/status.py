@@ -61,8 +61,10 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         f"index {column['index']}"
     )
     recall = column["recent_recall"]
+    # On a standby nobody knows.
+    inbox = "" if column["in_inbox"] is None else f"{column['in_inbox']:,} in the inbox, "
     console.line(
-        f"  {column['trajectories']:,} searches recorded, {column['in_inbox']:,} in the inbox, "
+        f"  {column['trajectories']:,} searches recorded, {inbox}"
         f"{column['awaiting_replay']:,} to replay, {column['replays']:,} replayed"
         + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
     )
@@ -71,6 +73,8 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
             f"  verdicts: {column['successes']:,} successes, {column['failures']:,} failures, "
             f"{column['unknown']:,} unknown; {column['feedback']:,} searches with feedback"
         )
+    if column["behind"] is not None:
+        console.line(f"  behind: {column['behind']}")
     if column["alert"]:
         console.line("  more searches are recorded and checked until what serves is proven again")
     if column["classes"]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -16,9 +18,13 @@ from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.judging import judge, move_margins
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
-from vectuned.learning.trajectory import drain, pending
+from vectuned.learning.spent import Spent
+from vectuned.learning.trajectory import Trajectories, drain, pending
 from vectuned.learning.watch import Limits, calm_down, watch_recall, watch_table
 from vectuned.sql.loader import queries
+
+from .pace import Pace
+from .standby import Standby, StandbyUnreadyError
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +33,30 @@ T = TypeVar("T")
 
 _REOPENED: Final = 3
 _PATIENCE_MS: Final = 1000
+_ADVICE: Final = "raise budget.core_share or lower sample_rate"
+_ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
 
 
 class Worker:
     """Do the daemon's work through one autocommit connection.
 
     A column that cannot be worked on (its index dropped, a plan that is not the one to be measured) is
-    logged and passed over; the others go on.
+    logged and passed over; the others go on. With a `pace` it keeps within the budget and says when it falls
+    behind; with a `standby` searches are replayed there.
     """
 
-    def __init__(self, conn: psycopg.Connection[Any], settings: Settings) -> None:
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any],
+        settings: Settings,
+        *,
+        pace: Pace | None = None,
+        standby: Standby | None = None,
+    ) -> None:
         self.conn = conn
         self.settings = settings
+        self.pace = pace
+        self.standby = standby
         self._opened: dict[int, set[int]] = {}
 
     @property
@@ -84,6 +102,8 @@ class Worker:
         """Bring into the database what the settings say of it."""
         limit = sql.Literal(self.settings.inbox.max_mb * 1024 * 1024)
         self.conn.execute(queries()["bound_inbox"].format(bytes=limit))
+        if self.standby is None:
+            self._over(None, "standby_waits", "standby_ready")
 
     def drain(self) -> int:
         """Move recorded searches to the durable table; return how many."""
@@ -94,28 +114,104 @@ class Worker:
         return moved
 
     def replay(self, care: Care, count: int, progress: Progress | None = None) -> int:
-        """Replay up to `count` searches of a column, the newest first; return how many."""
-        care = self.refresh(care)
-        trajectories = pending(self.conn, care.column, count)
+        """Replay up to `count` searches of a column, the newest first; return how many.
+
+        Those beyond the column's window are not replayed any more. Raises StandbyUnreadyError where they are
+        to be replayed on a standby that cannot be used now.
+        """
+        with self._work():
+            care = self.refresh(care)
+            values = {
+                "column_id": care.column.id, "window": care.trajectory_window, "keep": care.store_vectors,
+            }  # fmt: skip
+            skipped = self.conn.execute(queries()["skip_old"], values).rowcount
+        if skipped:
+            log.info(
+                "%d searches of %s are too old to be replayed", skipped, care.column,
+                extra={"action": "replay"},
+            )  # fmt: skip
+        done = 0
+        while done < count and self._waiting(care):
+            if self.pace is not None:
+                self.pace.wait()
+            reader = self._reader()
+            size = count - done
+            if self.pace is not None:
+                if not self.pace.wait_for(reader or self.conn):
+                    break
+                size = self.pace.sizes[care.column.id].size(min(size, self.settings.learning.replay_batch))
+            trajectories = pending(self.conn, care.column, size)
+            done += self._pass(care, trajectories, reader, progress and _from(progress, done))
+            if len(trajectories) < size:
+                break
+        if done:
+            with self._work():
+                watch_recall(self.conn, care, self.limits)
+            log.info("replayed %d searches of %s", done, care.column, extra={"action": "replay"})
+        return done
+
+    def _pass(
+        self,
+        care: Care,
+        trajectories: Trajectories,
+        reader: psycopg.Connection[Any] | None,
+        progress: Progress | None,
+    ) -> int:
+        """Replay searches in one pass over the table, and learn how many the next should have."""
         if not len(trajectories):
             return 0
-        done = replay(self.conn, care, trajectories, progress=progress)
-        watch_recall(self.conn, care, self.limits)
-        log.info("replayed %d searches of %s", done, care.column, extra={"action": "replay"})
+        timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
+        size = self.pace.sizes[care.column.id] if self.pace is not None else None
+        try:
+            with self._work() as spent:
+                done = replay(
+                    self.conn, care, trajectories, reader=reader, progress=progress, timeout_ms=timeout_ms,
+                    spent=spent,
+                )  # fmt: skip
+        except psycopg.errors.SerializationFailure:
+            if size is not None:  # a standby ends what stands in the way of its own replay
+                size.failed()
+            raise
+        if self.pace is not None and size is not None:
+            size.learn(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
+            self.pace.replayed[care.column.id] += done
         return done
 
     def replay_all(self, progress: Progress | None = None) -> int:
-        """Replay a batch of every enabled column; return how many searches."""
-        return sum(
-            self._guarded(care, lambda c: self.replay(c, self.settings.learning.replay_batch, progress)) or 0
-            for care in self.columns()
-        )
+        """Replay a batch of every enabled column; return how many, 0 while a standby is not ready."""
+        total, batch = 0, self.settings.learning.replay_batch
+        try:
+            for care in self.columns():
+                total += self._guarded(care, lambda c: self.replay(c, batch, progress)) or 0
+        except StandbyUnreadyError as error:
+            if self.standby is not None and not self.standby.waited_for:
+                self.standby.waited_for = True
+                log.warning("%s", error, extra={"action": "standby"})
+                self._tell(None, "standby_waits", {"why": str(error)})
+        return total
+
+    def watch_backlog(self) -> None:
+        """Say of every column whether replaying keeps up."""
+        if self.pace is None:
+            return
+        for care in self.columns():
+            column = care.column.id
+            backlog, replayed = self.pace.backlogs[column], self.pace.replayed.pop(column, 0)
+            behind = backlog.saw(self._waiting(care), replayed)
+            if behind is None:
+                self._over(column, "behind", "caught_up")
+            elif behind.due:
+                advice = _ADVICE_BUSY if self.pace.busy else _ADVICE
+                log.warning("%s is behind: %s; %s", care.column, behind, advice, extra={"action": "behind"})
+                figures = {"waiting": behind.waiting, "per_minute": behind.per_minute, "advice": advice}
+                self._tell(column, "behind", figures)
 
     def judge(self) -> int:
         """Judge the searches that were replayed or spoken of by users; return how many."""
         total = 0
         for care in self.columns():
-            judged = self._guarded(care, self._judge) or 0
+            with self._work():
+                judged = self._guarded(care, self._judge) or 0
             if judged:
                 log.info("judged %d searches of %s", judged, care.column, extra={"action": "judge"})
             total += judged
@@ -132,10 +228,13 @@ class Worker:
 
     def learn(self, care: Care) -> Lesson:
         """Learn about a column and publish, if there are enough replays."""
-        care = self.refresh(care)
-        lesson = learn(self.conn, care, self.options)
-        if lesson.version is not None:
-            calm_down(self.conn, care)
+        if self.pace is not None:
+            self.pace.wait()
+        with self._work():
+            care = self.refresh(care)
+            lesson = learn(self.conn, care, self.options)
+            if lesson.version is not None:
+                calm_down(self.conn, care)
         return lesson
 
     def learn_all(self) -> int:
@@ -169,15 +268,46 @@ class Worker:
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
             self.conn.execute(queries()["partition"], days)
 
+    def _work(self) -> AbstractContextManager[Spent]:
+        return self.pace.work() if self.pace is not None else nullcontext(Spent())
+
+    def _waiting(self, care: Care) -> int:
+        row = self.conn.execute(queries()["waiting"], {"column_id": care.column.id}).fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def _reader(self) -> psycopg.Connection[Any] | None:
+        """Return the connection to replay on, the standby's once that has caught up; None: our own."""
+        if self.standby is None:
+            return None
+        reader = self.standby.ready(self.conn)
+        if self.standby.waited_for is not False:
+            self._over(None, "standby_waits", "standby_ready")
+            self.standby.waited_for = False
+        return reader
+
+    def _tell(self, column_id: int | None, action: str, details: dict[str, Any]) -> None:
+        values = {"column_id": column_id, "action": action, "details": json.dumps(details)}
+        self.conn.execute(queries()["insert_event"], values)
+
+    def _over(self, column_id: int | None, began: str, ended: str) -> None:
+        self.conn.execute(queries()["over"], {"column_id": column_id, "began": began, "ended": ended})
+
     def _guarded(self, care: Care, work: Callable[[Care], T]) -> T | None:
         """Do work on a column; what fails for this column alone is logged and must not stop the others."""
         try:
             return work(care)
+        except StandbyUnreadyError:
+            raise
         except (VectunedError, psycopg.Error) as error:
             if self.conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
                 raise
             log.warning("%s is passed over: %s", care.column, sentence(error), extra={"action": "skip"})
             return None
+
+
+def _from(progress: Progress, before: int) -> Progress:
+    """Count on from what was done before."""
+    return lambda done: progress(before + done)
 
 
 def sentence(error: Exception) -> str:

@@ -48,8 +48,11 @@ class Scans:
     meet the condition; `exact_ms` float64 (n,).
     """
 
-    def __init__(self, care: Care, index: TunedIndex, count: int, depth: int) -> None:
+    def __init__(
+        self, care: Care, index: TunedIndex, count: int, depth: int, timeout_ms: int = SCAN_TIMEOUT_MS
+    ) -> None:
         self.care = care
+        self.timeout_ms = timeout_ms
         self.index = index
         self.depth = depth
         self._rungs = len(index.rungs)
@@ -83,6 +86,7 @@ class Scans:
         row = _run(
             conn,
             self.care,
+            self.timeout_ms,
             {
                 "column_id": self.care.column.id, "index_no": self.index.number, "query": Vector(vector),
                 "rungs": list(self.index.rungs), "k": k, "depth": self.depth,
@@ -201,16 +205,18 @@ def _by_entries(
     )
 
 
-def _run(conn: psycopg.Connection[Any], care: Care, values: dict[str, Any]) -> tuple[Any, ...] | None:
+def _run(
+    conn: psycopg.Connection[Any], care: Care, timeout_ms: int, values: dict[str, Any]
+) -> tuple[Any, ...] | None:
     started = perf_counter()
     try:
         with conn.transaction():  # a savepoint: one search too slow must not undo the others
             row = conn.execute(queries()["replay_search"], values).fetchone()
     except psycopg.errors.QueryCanceled:
-        if (perf_counter() - started) * 1000 < SCAN_TIMEOUT_MS:
+        if (perf_counter() - started) * 1000 < timeout_ms:
             raise  # somebody else cancelled it
         log.warning(
-            "a replay on %s took longer than %d ms: passed over", care.column, SCAN_TIMEOUT_MS,
+            "a replay on %s took longer than %d ms: passed over", care.column, timeout_ms,
             extra={"action": "replay"},
         )  # fmt: skip
         return None

@@ -19,7 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def search_again(
-    conn: psycopg.Connection[Any], care: Care, searches: Trajectories, i: int
+    conn: psycopg.Connection[Any],
+    care: Care,
+    searches: Trajectories,
+    i: int,
+    timeout_ms: int = SCAN_TIMEOUT_MS,
 ) -> list[float] | None:
     """Search as any client would now and return the distances, ascending; None if it was given up.
 
@@ -36,7 +40,11 @@ def search_again(
             row = conn.execute(queries()["check_search"], values).fetchone()
     except psycopg.errors.Error as error:
         cancelled = isinstance(error, psycopg.errors.QueryCanceled)
-        if conn.closed or (cancelled and (perf_counter() - started) * 1000 < SCAN_TIMEOUT_MS):
+        if (
+            conn.closed
+            or isinstance(error, psycopg.errors.SerializationFailure)
+            or (cancelled and (perf_counter() - started) * 1000 < timeout_ms)
+        ):
             raise
         log.warning(
             "a check of %s was given up: %s", care.column, error.diag.message_primary or error,

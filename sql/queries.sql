@@ -43,6 +43,50 @@ SELECT query_id, query, k, distances, recorded_at, filter::text, fraction, recal
 WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
+-- name: waiting
+SELECT count(*) FROM vectuned.trajectory
+WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL;
+
+-- name: skip_old
+-- Searches older than the newest that count need not be replayed any more: nothing is known of them.
+UPDATE vectuned.trajectory t SET replayed_at = now(), query = CASE WHEN %(keep)s THEN t.query END
+WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT NULL AND t.recorded_at < (
+    SELECT o.recorded_at FROM vectuned.trajectory o WHERE o.column_id = %(column_id)s
+    ORDER BY o.recorded_at DESC OFFSET %(window)s - 1 LIMIT 1);
+
+-- name: others_active
+-- Statements that others run now; our own sessions are told by their name.
+SELECT count(*) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state IN ('active', 'fastpath function call') AND pid <> pg_backend_pid()
+  AND application_name IS DISTINCT FROM current_setting('application_name');
+
+-- name: wal_written
+-- The end of the log. At the very beginning of a page what was written last ends before the page's header.
+SELECT l - CASE WHEN o IN (24, 40) THEN o ELSE 0 END
+FROM (SELECT l, (l - '0/0'::pg_lsn) % current_setting('wal_block_size')::int AS o FROM pg_current_wal_insert_lsn() l) w;
+
+-- name: wal_replayed
+SELECT pg_is_in_recovery(), coalesce(r >= %(place)s::pg_lsn, false), pg_size_pretty(%(place)s::pg_lsn - r),
+       CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END, pg_last_xact_replay_timestamp()
+FROM pg_last_wal_replay_lsn() r;
+
+-- name: system_identity
+SELECT s.system_identifier::text, d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database();
+
+-- name: column_identity
+-- Where pg_control_system() is forbidden.
+SELECT d.oid, (SELECT md5(string_agg(concat_ws(' ', c.id, c.relation::oid, c.column_name, extract(epoch FROM c.created_at)), ','
+                                     ORDER BY c.id)) FROM vectuned.tuned_column c)
+FROM pg_database d WHERE d.datname = current_database();
+
+-- name: over
+-- Says that something is over, if it was said to have begun.
+INSERT INTO vectuned.event (column_id, action)
+SELECT %(column_id)s::int, %(ended)s
+WHERE (SELECT e.action FROM vectuned.event e
+       WHERE e.column_id IS NOT DISTINCT FROM %(column_id)s::int AND e.action IN (%(began)s, %(ended)s)
+       ORDER BY e.id DESC LIMIT 1) = %(began)s;
+
 -- name: replay_search
 SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms,
        r.entries
@@ -332,7 +376,10 @@ CROSS JOIN LATERAL vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, %(f
 -- name: insert_check
 INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall)
 VALUES (%(column_id)s, %(query_id)s, %(k_class)s, %(shape)s,
-        (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = %(column_id)s), %(recall)s);
+        %(version)s, %(recall)s);
+
+-- name: bank_version
+SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
 
 -- name: since_baseline
 SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);

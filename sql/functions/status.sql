@@ -52,15 +52,40 @@ LEFT JOIN LATERAL (
     WHERE k.column_id = c.id) b ON true
 ORDER BY c.id, b.k_class;
 
+-- Whether replaying falls behind, and what would help; NULL where it keeps up. p_waiting: searches to be replayed.
+CREATE OR REPLACE FUNCTION vectuned._behind(p_column_id int, p_waiting bigint) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN p_waiting = 0 THEN NULL
+        WHEN s.action = 'standby_waits' THEN format('%s searches wait: %s', n.waiting, s.details ->> 'why')
+        WHEN e.action = 'behind' THEN format('%s searches wait%s; %s', n.waiting,
+            CASE WHEN r.minutes IS NULL THEN ' and none was replayed lately'
+                 WHEN r.minutes < 120 THEN format(', %s minutes at the present rate', greatest(round(r.minutes), 1))
+                 ELSE format(', %s hours at the present rate', to_char(r.minutes / 60, 'FM999,999,990')) END,
+            e.details ->> 'advice') END
+    FROM (SELECT to_char(p_waiting, 'FM999,999,999,999') AS waiting) n
+    LEFT JOIN LATERAL (
+        SELECT v.action, v.details FROM vectuned.event v
+        WHERE v.column_id IS NULL AND v.action IN ('standby_waits', 'standby_ready') ORDER BY v.id DESC LIMIT 1) s ON true
+    LEFT JOIN LATERAL (
+        SELECT v.action, v.details FROM vectuned.event v
+        WHERE v.column_id = p_column_id AND v.action IN ('behind', 'caught_up') ORDER BY v.id DESC LIMIT 1) e ON true
+    CROSS JOIN LATERAL (SELECT p_waiting / nullif((e.details ->> 'per_minute')::numeric, 0) AS minutes) r
+$$;
+
 -- Counters of one tuned column. Successes, failures and unknown are the verdicts on the searches of its window; a search
--- that was not judged yet is in none of them. feedback is the number of searches that users spoke of.
+-- that was not judged yet is in none of them. feedback is the number of searches that users spoke of. behind is NULL
+-- where replaying keeps up. On a standby in_inbox is NULL: what is unlogged cannot be read there.
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
     OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
     OUT bank_version int, OUT recent_recall float8, OUT recent_below_08 float8, OUT max_tail float8,
     OUT recent_latency_ms float8,
     OUT last_search timestamptz, OUT last_published timestamptz,
-    OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint)
+    OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
+    OUT behind text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -84,8 +109,11 @@ BEGIN
     FROM (SELECT r.verdict FROM vectuned.trajectory r WHERE r.column_id = c.id
           ORDER BY r.recorded_at DESC LIMIT c.trajectory_window) t;
     SELECT count(*) INTO feedback FROM vectuned.feedback f WHERE f.column_id = c.id;
-    SELECT count(*), greatest(max(i.recorded_at), last_search) INTO in_inbox, last_search
-    FROM vectuned.inbox i WHERE i.column_id = c.id;
+    IF NOT pg_is_in_recovery() THEN
+        SELECT count(*), greatest(max(i.recorded_at), last_search) INTO in_inbox, last_search
+        FROM vectuned.inbox i WHERE i.column_id = c.id;
+    END IF;
+    behind := vectuned._behind(c.id, awaiting_replay);
     SELECT count(*) INTO replays FROM vectuned.replay r WHERE r.column_id = c.id;
     SELECT count(*) INTO patterns FROM vectuned.pattern p WHERE p.column_id = c.id;
     SELECT max(b.version), max(b.published_at) INTO bank_version, last_published

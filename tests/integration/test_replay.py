@@ -182,7 +182,7 @@ def test_truth_and_scan_see_one_snapshot(
                 other.execute("INSERT INTO items VALUES (%s, %s)", (100_000 + number, text(query)))
         return truth
 
-    monkeypatch.setattr("vectuned.learning.replay.exact_neighbors", then_others_write)
+    monkeypatch.setattr("vectuned.learning.chunk.exact_neighbors", then_others_write)
     replayed(conn, care)
     assert one(conn, "SELECT count(*) FROM items") < ROWS
     replays = load(conn, care, care.indexes[0])
@@ -260,10 +260,8 @@ def test_a_scan_that_takes_too_long_is_passed_over(
     monkeypatch.setattr(
         "vectuned.learning.scan.queries", lambda: {**statements, "replay_search": replay_search}
     )
-    monkeypatch.setattr("vectuned.learning.replay.SCAN_TIMEOUT_MS", 1000)
-    monkeypatch.setattr("vectuned.learning.scan.SCAN_TIMEOUT_MS", 1000)
     with caplog.at_level("WARNING"):
-        replayed(conn, care)
+        assert replay(conn, care, pending(conn, care.column, 10), timeout_ms=1000) == 4
     assert "took longer than 1000 ms" in caplog.text
     assert len(load(conn, care, care.indexes[0])) == 3
     # It counts as looked at, or it would come back for ever; its recall is known all the same.

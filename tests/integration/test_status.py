@@ -65,3 +65,22 @@ def test_each_column_has_its_own_promises(conn: Connection) -> None:
     (promise,) = second["promises"]
     assert promise["checks"] == 5
     assert promise["statement"].endswith("from 5 exact checks")
+
+
+def test_falling_behind_and_a_standby_are_told(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+    make(conn, clustered(300, DIMENSIONS, seed=3))
+    column = enable(conn, sample_rate=1.0)
+    for query in clustered(5, DIMENSIONS, seed=4):
+        search(conn, query)
+    Worker(conn, load_settings(None, {}, {})).drain()
+    details = json.dumps({"per_minute": 0.1, "advice": "raise budget.core_share or lower sample_rate"})
+    conn.execute(
+        "INSERT INTO vectuned.event (column_id, action, details) VALUES (%s, 'behind', %s)", (column, details)
+    )
+    (read,) = status.read(conn)
+    status.show(Console(as_json=False, quiet=False), [read | {"in_inbox": None}])
+    said = "".join(capsys.readouterr())
+    assert (
+        "  behind: 5 searches wait, 50 minutes at the present rate; raise budget.core_share or lower" in said
+    )
+    assert "5 searches recorded, 5 to replay" in said

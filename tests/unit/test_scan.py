@@ -12,7 +12,6 @@ import pytest
 from psycopg import errors, sql
 
 from vectuned.config.errors import VectunedError
-from vectuned.learning import scan
 from vectuned.learning.catalogue import TunedIndex
 from vectuned.learning.ladder import RUNGS
 from vectuned.learning.scan import Aim, Scans
@@ -238,18 +237,17 @@ def test_what_has_no_rungs_is_scored_too() -> None:
     assert without.other_recall(0, 1, two, 4) == []
 
 
-def test_searches_that_did_not_finish_are_left_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_searches_that_did_not_finish_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     index = hnsw()
     scans = Scans(care(index), index, 3, 100)
     row = answer(list(np.arange(1000.0)), list(RUNGS))
     conn = cast(psycopg.Connection[Any], Answers(row, errors.QueryCanceled(), row, errors.QueryCanceled()))
     assert scans.search(conn, 0, QUERY, 10, None, Aim())
-    with monkeypatch.context() as patch, caplog.at_level("WARNING"):
-        patch.setattr(scan, "SCAN_TIMEOUT_MS", 0)
+    scans.timeout_ms = 0
+    with caplog.at_level("WARNING"):
         assert not scans.search(conn, 1, QUERY, 10, None, Aim())
     assert "took longer than 0 ms" in caplog.text
+    scans.timeout_ms = 60_000
     assert scans.search(conn, 2, QUERY, 10, None, Aim())
     assert scans.finished.tolist() == [True, False, True]
     assert scans.recall(scans.finished, truth([np.arange(10.0)] * 2), 10).shape == (2, 14)

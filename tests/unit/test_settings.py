@@ -59,7 +59,12 @@ def test_each_source_overrides_the_one_before(file: Path) -> None:
 
 def test_every_key_can_be_set_by_its_variable() -> None:
     chosen: dict[str, dict[str, object]] = {
-        "database": {"dsn": "dbname=shop", "connect_timeout": 3, "application_name": "tuner"},
+        "database": {
+            "dsn": "dbname=shop",
+            "replay_dsn": "host=standby",
+            "connect_timeout": 3,
+            "application_name": "tuner",
+        },
         "learning": {
             "enabled": False,
             "batch_min": 5,
@@ -78,6 +83,12 @@ def test_every_key_can_be_set_by_its_variable() -> None:
             "request_seconds": 2.75,
             "consolidate_seconds": 3.5,
             "retention_days": 4,
+        },
+        "budget": {
+            "core_share": 0.5,
+            "pause_above": 8,
+            "statement_timeout_seconds": 5.5,
+            "lag_seconds": 2.5,
         },
         "inbox": {"max_mb": 1},
         "logging": {"level": "DEBUG", "format": "json"},
@@ -134,7 +145,10 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
         ("debug = true", "unknown section [debug] (known: database, learning, "),
         ("database = 5", "database must be a section, [database]."),
         ("[database]\ndns = ''", "unknown key database.dns (did you mean dsn?)."),
-        ("[database]\nx = ''", "unknown key database.x (known: dsn, connect_timeout, application_name)."),
+        (
+            "[database]\nx = ''",
+            "unknown key database.x (known: dsn, replay_dsn, connect_timeout, application_name).",
+        ),
         ("[database.dsn]\nhost = 'a'", "database.dsn must be text."),
         ("[database]\ndsn = 5", "database.dsn must be text."),
         (
@@ -164,6 +178,7 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
             "[schedule]\ndrain_seconds = 0",
             "schedule.drain_seconds must be a number more than 0 and at most 604800.",
         ),
+        ("[budget]\ncore_share = 0", "budget.core_share must be a number more than 0 and at most 1."),
         ("[schedule]\ndrain_seconds = inf", "schedule.drain_seconds must be a number"),
         ("[logging]\nlevel = 'info'", "logging.level must be one of DEBUG, INFO, WARNING, ERROR."),
     ],
@@ -239,8 +254,9 @@ def test_settings_are_frozen() -> None:
 
 
 def test_a_password_shows_neither_in_repr_nor_in_errors(file: Path) -> None:
-    settings = load_settings(overrides={"database.dsn": "postgresql://u:hunter2@h/d"}, environ={})
-    assert settings.database.dsn == "postgresql://u:hunter2@h/d"
+    secret = "postgresql://u:hunter2@h/d"
+    settings = load_settings(overrides={"database.dsn": secret, "database.replay_dsn": secret}, environ={})
+    assert settings.database.dsn == secret
     assert "hunter2" not in repr(settings)
     file.write_text("[database]\ndsn = ['postgresql://u:hunter2@h/d']\n")
     with pytest.raises(ConfigurationError) as caught:
