@@ -10,7 +10,7 @@ import numpy as np
 
 from . import ladder, signature
 from .catalogue import TunedIndex
-from .distillation import MERGED, choose_efforts, distil
+from .distillation import BANDWIDTH, MERGED, choose_efforts, distil
 from .neighbors import Floats, Ints
 from .optimizer import Policy, decide, serve
 from .promise import Bools, Demand, above_tail, lower_bound, smallest_proven, upper_bound
@@ -219,7 +219,8 @@ class _Trial:
         policy = replace(
             fixed,
             signature=way,
-            reach=float(np.quantile(distances[:, 0], 0.995)) + 1.0,
+            # Others lie farther off than what the clusters were made of; the curves tell of that much around.
+            reach=float(np.quantile(distances[:, 0], 0.995)) + BANDWIDTH,
             certified=True,
             reason="effort by what a short probe sees",
         )
