@@ -192,18 +192,16 @@ WITH placed AS (
     FROM vectuned.replay p WHERE p.column_id = %(column_id)s),
 leaving AS (
     SELECT l.query_id, l.generation, l.kept, l.replay_no,
-           l.kept OR l.probed AND EXISTS (
+           l.generation = ANY (%(generations)s::oid[]) AND (l.kept OR l.probed AND EXISTS (
                SELECT FROM vectuned.trajectory t
                WHERE t.query_id = l.query_id AND t.column_id = %(column_id)s AND t.bank_version IS NOT NULL
-                 AND t.filter IS NULL AND t.recall < 0.8) AS failed
+                 AND t.filter IS NULL AND t.recall < 0.8)) AS failed
     FROM placed l
     WHERE l.kept OR l.place > %(window)s OR l.generation <> ALL (%(generations)s::oid[])),
 ranked AS (
     SELECT l.*, row_number() OVER (PARTITION BY l.generation, l.failed ORDER BY l.replay_no DESC) AS place FROM leaving l),
 settled AS (
-    SELECT r.query_id, r.generation, r.kept,
-           r.failed AND r.place <= %(window)s / 10 AND r.generation = ANY (%(generations)s::oid[]) AS stays
-    FROM ranked r),
+    SELECT r.query_id, r.generation, r.kept, r.failed AND r.place <= %(window)s / 10 AS stays FROM ranked r),
 saved AS (
     UPDATE vectuned.replay r SET kept = true FROM settled s
     WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND s.stays AND NOT s.kept)
