@@ -137,7 +137,7 @@ def patterns(count: int, seed: int) -> Patterns:
         np.sort(rng.random((count, len(ladder.RUNGS))), axis=1).astype(np.float32),
         np.cumsum(rng.random((count, len(ladder.RUNGS))), axis=1).astype(np.float32),
         samples, rng.uniform(2, 13, count), rng.random(count), support(samples),
-        np.zeros(count, dtype=np.int64),
+        np.zeros(count), np.zeros(count), np.zeros(count),
     )  # fmt: skip
 
 

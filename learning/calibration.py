@@ -10,7 +10,8 @@ import numpy as np
 
 from . import ladder, signature
 from .catalogue import TunedIndex
-from .distillation import MERGED, choose_efforts, distil
+from .distillation import BANDWIDTH, MERGED, choose_efforts, distil, estimate
+from .lineage import Past, inherit, prune
 from .neighbors import Floats, Ints
 from .optimizer import Policy, decide, serve
 from .promise import Bools, Demand, above_tail, lower_bound, smallest_proven, upper_bound
@@ -29,7 +30,8 @@ class Evidence:
     `probes` by length, float64 (n, length) each: the distances that a search with that ef_search sees, in
     order, padded with +inf where there were fewer; `recall` float64 (n, rungs) at this k; `cost` float64
     (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds; `own` bool (n,), searches of the class
-    itself, the others being pooled with them; None where all are.
+    itself, the others being pooled with them; None where all are. `weight` float64 (n,) from 0 to 1, how much
+    each counts in training; None where all count alike. To prove something all always count alike.
     """
 
     k: int
@@ -38,6 +40,7 @@ class Evidence:
     cost: Floats
     ms: Floats
     own: Bools | None = None
+    weight: Floats | None = None
 
     def recall_at(self, efforts: Floats) -> tuple[Floats, Floats]:
         """Return recall at positions (m,) or (n, m) on the ladder, and if it is not in the tail, (n, m)."""
@@ -47,8 +50,28 @@ class Evidence:
         """Return the replays at `rows`, indices or a mask."""
         probes = {length: seen[rows] for length, seen in self.probes.items()}
         own = None if self.own is None else self.own[rows]
+        weight = None if self.weight is None else self.weight[rows]
         return replace(
-            self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows], own=own
+            self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows], own=own,
+            weight=weight,
+        )  # fmt: skip
+
+    def seen_by(self, probe_ef: int) -> Evidence:
+        """Return the replays whose probe of that length saw as many rows."""
+        return self.take(np.flatnonzero(np.isfinite(self.probes[probe_ef]).all(axis=1)))
+
+    def joined(self, others: Evidence) -> Evidence:
+        """Return these replays followed by others of the class, all counted as its own."""
+
+        def both(name: str) -> Floats:
+            return np.concatenate([getattr(self, name), getattr(others, name)])
+
+        weight = [np.ones(len(e)) if e.weight is None else e.weight for e in (self, others)]
+        probes = {
+            length: np.concatenate([seen, others.probes[length]]) for length, seen in self.probes.items()
+        }
+        return Evidence(
+            self.k, probes, both("recall"), both("cost"), both("ms"), weight=np.concatenate(weight)
         )
 
     def alone(self) -> Evidence:
@@ -137,13 +160,20 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
 
 
 def adaptive_policy(
-    evidence: Evidence, fixed: Policy, demand: Demand, *, clusters: int = 64
+    evidence: Evidence,
+    fixed: Policy,
+    demand: Demand,
+    *,
+    clusters: int = 64,
+    counter_examples: Evidence | None = None,
+    past: Past | None = None,
 ) -> Candidate | None:
     """Learn patterns on some of the replays, prove an operating point on the others.
 
     The probe is chosen on the training replays; the held-out ones decide the price of effort, from the
-    dearest downwards by fixed-sequence testing. Returns None where nothing proven is left: too few
-    replays, or no probe shorter than the fixed setting.
+    dearest downwards by fixed-sequence testing. `counter_examples`, which are no random sample, are learned
+    from and nothing else; patterns inherit from the `past`. Returns None where nothing proven is left: too
+    few replays, or no probe shorter than the fixed setting.
     """
     order = np.random.default_rng(demand.seed).permutation(len(evidence))
     cut = int(len(order) * _TRAINING_SHARE)
@@ -152,7 +182,7 @@ def adaptive_policy(
     for probe_ef in sorted(evidence.probes):
         if probe_ef < evidence.k + 4 or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
             continue
-        trial = _Trial.fit(training, fixed, probe_ef, clusters, demand.seed)
+        trial = _Trial.fit(training, counter_examples, fixed, probe_ef, clusters, demand.seed, past)
         if trial is not None:
             recall, above, cost = trial.outcomes(training)
             enough = np.flatnonzero(demand.met(recall, above))
@@ -205,21 +235,41 @@ class _Trial:
     expected: Floats
 
     @classmethod
-    def fit(cls, training: Evidence, fixed: Policy, probe_ef: int, clusters: int, seed: int) -> _Trial | None:
-        usable = np.flatnonzero(np.isfinite(training.probes[probe_ef]).all(axis=1))
-        if len(usable) < _FEWEST:
+    def fit(
+        cls,
+        training: Evidence,
+        counter_examples: Evidence | None,
+        fixed: Policy,
+        probe_ef: int,
+        clusters: int,
+        seed: int,
+        past: Past | None,
+    ) -> _Trial | None:
+        """Learn, merge, inherit, prune and only then estimate curves; None where too little is left."""
+        training = training.seen_by(probe_ef)
+        if len(training) < _FEWEST:
             return None
-        training = training.take(usable)
-        seen = training.probes[probe_ef]
-        way = signature.fit(seen, training.k, probe_ef, training.recall)
-        signatures = way.transform(seen)
-        bank = ReasoningBank(distil(signatures, training.recall, training.cost, clusters=clusters, seed=seed))
+        way = signature.fit(training.probes[probe_ef], training.k, probe_ef, training.recall)
+        learned = training
+        if counter_examples is not None:
+            learned = training.joined(counter_examples.seen_by(probe_ef))
+        signatures = way.transform(learned.probes[probe_ef])
+        curves = (learned.recall, learned.cost)
+        bank = ReasoningBank(distil(signatures, *curves, weight=learned.weight, clusters=clusters, seed=seed))
         bank.consolidate(MERGED)
+        if past is not None:
+            met = bank.lookup(signatures, 1)[0][:, 0]
+            bank = ReasoningBank(inherit(bank.patterns, met, learned.probes, past))
+            prune(bank)
+        if not len(bank):
+            return None
+        bank = ReasoningBank(estimate(bank.patterns, signatures, *curves, learned.weight))
         _, distances = bank.lookup(signatures, 1)
         policy = replace(
             fixed,
             signature=way,
-            reach=float(np.quantile(distances[:, 0], 0.995)) + 1.0,
+            # Others lie farther off than what the clusters were made of; the curves tell of that much around.
+            reach=float(np.quantile(distances[:, 0], 0.995)) + BANDWIDTH,
             certified=True,
             reason="effort by what a short probe sees",
         )

@@ -14,6 +14,7 @@ from .calibration import Evidence
 from .catalogue import Care, TunedIndex
 from .filtering import OTHERS, FilteredEvidence
 from .ladder import PROBES
+from .lineage import COUNTER_EXAMPLE, weights
 from .neighbors import Floats, Ints
 
 WIDTH: Final = sum(PROBES)
@@ -34,6 +35,8 @@ class Replays:
     int64 (n, rungs), how many those were, -1 where the scan was given up before; `exact_ms` float64 (n,),
     of the exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of the
     ways that have no rungs, NaN where they were not tried; `shapes`, each filter's columns and operators.
+
+    `weight` float64 (n,) says how much each counts in training, the older the less; None where all alike.
     """
 
     asked: Ints
@@ -49,6 +52,7 @@ class Replays:
     other_recall: Floats
     other_ms: Floats
     shapes: tuple[str | None, ...]
+    weight: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -62,7 +66,7 @@ class Replays:
         recall = self.recall[:, self.k_classes.index(k)]
         looked, own = np.isfinite(recall[:, 0]), self.asked == k
         alone = enough is not None and np.count_nonzero(looked & own) >= enough
-        evidence = Evidence(k, self.probes, recall, self.blocks, self.ms, own)
+        evidence = Evidence(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
         return evidence.take(looked & own if alone else looked)
 
     def filtered_evidence(self, k: int) -> FilteredEvidence:
@@ -84,11 +88,16 @@ class Replays:
         )
 
 
-def load(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> Replays:
-    """Read the newest replays through an index as it is now, up to the column's trajectory window."""
+def load(
+    conn: psycopg.Connection[Any], care: Care, index: TunedIndex, *, counter_examples: bool = False
+) -> Replays:
+    """Read the newest replays through an index as it is now, up to the column's trajectory window.
+
+    Or the counter-examples that were kept when they left the window: these are no random sample.
+    """
     values = {
         "column_id": care.column.id, "generation": index.generation, "count": care.trajectory_window,
-        "width": WIDTH, "learn_from": care.learn_from,
+        "width": WIDTH, "learn_from": care.learn_from, "kept": counter_examples,
     }  # fmt: skip
     rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
     # A search for many rows has its chunk looked at for classes that others were not.
@@ -108,6 +117,8 @@ def load(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> Replay
             filtered_recall[i, places], matches[i] = row[7], row[8]
         if row[10]:
             other_recall[i, places, : len(row[11])], other_ms[i, : len(row[11])] = row[10], row[11]
+    newer = np.arange(len(rows)) + (care.trajectory_window if counter_examples else 0)
+    weight = weights(newer, care.learning_rate, care.min_samples)
     seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, WIDTH)
     return Replays(
         np.array([row[0] for row in rows], dtype=np.int64),
@@ -125,4 +136,5 @@ def load(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> Replay
         other_recall,
         other_ms,
         tuple(row[12] for row in rows),
+        COUNTER_EXAMPLE * weight if counter_examples else weight,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import psycopg
 
+from vectuned.config.errors import UsageError
 from vectuned.sql.loader import queries
 
 from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_policy, fixed_policy
@@ -17,11 +18,13 @@ from .catalogue import Care, TunedIndex
 from .evidence import Replays, load
 from .filtering import choose_paths
 from .ladder import HIGHEST, K_CLASSES
+from .lineage import Past, used
 from .neighbors import Singles
 from .optimizer import raised
 from .promise import ENOUGH, Demand
-from .publication import Offer, Served, publish
+from .publication import Offer, Served, publish, read
 from .reasoning_bank import Patterns
+from .signature import COMPONENTS
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +54,23 @@ class Lesson:
     served: dict[int, Served]
 
 
-def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options) -> dict[int, Offer]:
+def offers(
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    care: Care,
+    options: Options,
+    *,
+    counter_examples: Replays | None = None,
+    past: Mapping[int, Past] | None = None,
+) -> dict[int, Offer]:
     """Work out what each class of k may be served with, from the replays by index, the main one first.
 
     Every class that enough replays looked at gets its fixed setting on every index that holds all rows, by
     its own searches if those suffice, else by all pooled.
     Patterns are learned on the main index for the classes that searches really belong to, if the held-out
     replays promise that they save anything. Classes above all that were looked at are extrapolated.
+
+    `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
+    from the `past` by class of k.
     """
     main, seen = replays[0]
     demand = Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
@@ -72,7 +85,12 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
         asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
         adaptive = None
         if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
-            adaptive = _adaptive(seen.evidence(k, enough), fixed[0], demand, options.clusters)
+            kept = counter_examples
+            adaptive = _adaptive(
+                seen.evidence(k, enough), fixed[0], demand, options.clusters,
+                kept.evidence(k).alone() if kept and kept.probes and k in kept.k_classes else None,
+                (past or {}).get(k),
+            )  # fmt: skip
         filtered = choose_paths(
             [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
             demand,
@@ -88,11 +106,20 @@ def offers(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     return found
 
 
-def _adaptive(evidence: Evidence, fixed: Candidate, demand: Demand, clusters: int) -> Candidate | None:
+def _adaptive(
+    evidence: Evidence,
+    fixed: Candidate,
+    demand: Demand,
+    clusters: int,
+    counter_examples: Evidence | None,
+    past: Past | None,
+) -> Candidate | None:
     """Learn effort by query where it promises to save anything."""
     if not fixed.policy.certified:
         return None
-    adaptive = adaptive_policy(evidence, fixed.policy, demand, clusters=clusters)
+    adaptive = adaptive_policy(
+        evidence, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
+    )
     if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
         return None
     return adaptive
@@ -111,7 +138,8 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
             extra={"action": "learn"},
         )  # fmt: skip
         return Lesson(count, None, {})
-    offered = offers(replays, care, options)
+    counter_examples = load(conn, care, care.indexes[0], counter_examples=True)
+    offered = offers(replays, care, options, counter_examples=counter_examples, past=_past(conn, care))
     for row in conn.execute(queries()["margins"], {"column_id": care.column.id}).fetchall():
         if row[1] > 0 and row[0] in offered:
             offered[row[0]] = _with_margin(offered[row[0]], row[1])
@@ -126,6 +154,26 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         extra={"action": "publish"},
     )  # fmt: skip
     return Lesson(count, version, served)
+
+
+def _past(conn: psycopg.Connection[Any], care: Care) -> dict[int, Past]:
+    """Read what serves by patterns, and count what searches that were recorded since made of them.
+
+    A bank that something broke has no heirs, but must not stand in the way of the next one.
+    """
+    values = {"column_id": care.column.id, "count": care.trajectory_window}
+    rows = conn.execute(queries()["lookups"], values).fetchall()
+    asked = np.array([row[0] for row in rows], dtype=np.int64)
+    try:
+        signatures = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, COMPONENTS)
+        return {
+            k: Past(policy, used(patterns, signatures[asked == k], care.learning_rate, care.min_samples))
+            for k, (policy, patterns) in read(conn, care).items()
+            if policy.signature is not None
+        }
+    except (UsageError, ValueError, TypeError) as error:
+        log.warning("the bank of %s is unusable: %s", care.column, error, extra={"action": "learn"})
+        return {}
 
 
 def _with_margin(offer: Offer, rungs: float) -> Offer:

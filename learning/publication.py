@@ -203,7 +203,8 @@ def _insert(
                     "effort": float(patterns.effort[i]),
                     "expected_recall": float(patterns.expected_recall[i]),
                     "confidence": float(patterns.confidence[i]), "samples": int(patterns.samples[i]),
-                    "usage": int(patterns.usage[i]), "recall": patterns.recall[i].tolist(),
+                    "usage": float(patterns.usage[i]), "chances": float(patterns.chances[i]),
+                    "born": float(patterns.born[i]), "recall": patterns.recall[i].tolist(),
                     "cost": patterns.cost[i].tolist(),
                 }
                 for i in range(len(patterns))
@@ -315,7 +316,8 @@ def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, P
                 np.array(row.centroids, dtype=np.float32), np.array(row.recall, dtype=np.float32),
                 np.array(row.cost, dtype=np.float32), np.array(row.pattern_samples, dtype=np.int64),
                 np.array(row.effort, dtype=np.float64), np.array(row.pattern_recall, dtype=np.float64),
-                np.array(row.confidence, dtype=np.float64), np.array(row.usage, dtype=np.int64),
+                np.array(row.confidence, dtype=np.float64), np.array(row.usage, dtype=np.float64),
+                np.array(row.chances, dtype=np.float64), np.array(row.born, dtype=np.float64),
             )  # fmt: skip
         found[row.k_class] = (policy, patterns)
     return found

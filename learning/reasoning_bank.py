@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hnswlib
 import numpy as np
@@ -20,7 +20,7 @@ from .signature import COMPONENTS, LIMIT
 
 NEIGHBOURS: Final = 3
 SOFTENING: Final = 8.0
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Patterns:
     `centroids` float32 (p, 4), whole numbers; `recall` and `cost` float32 (p, rungs), cost in index buffers;
     `samples` int64 (p,), replays behind the curves; `effort` float64 (p,), the position on the ladder to
     search with; `expected_recall` there; `confidence` float64 (p,) from 0 to 1, growing with samples;
-    `usage` int64 (p,), how often a lookup met the pattern first.
+    `usage` float64 (p,), how often a lookup met the pattern first, of `chances`, all lookups since it was
+    stored, older ones counting less (learning/lineage.py); `born` float64 (p,), when its like was first
+    published, in seconds since 1970, 0 before.
     """
 
     centroids: Singles
@@ -40,7 +42,9 @@ class Patterns:
     effort: Floats
     expected_recall: Floats
     confidence: Floats
-    usage: Ints
+    usage: Floats
+    chances: Floats
+    born: Floats
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -55,11 +59,16 @@ class Patterns:
         return Patterns(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in _FIELDS))
 
     @classmethod
+    def at(cls, centroids: Singles) -> Patterns:
+        """Return new patterns of which nothing is known but where they lie."""
+        curve, one = np.zeros((len(centroids), len(RUNGS)), np.float32), np.zeros(len(centroids))
+        count = np.zeros(len(centroids), dtype=np.int64)
+        return cls(centroids, curve, curve, count, one, one, one, one, one, one)
+
+    @classmethod
     def none(cls) -> Patterns:
         """Return no patterns."""
-        curve, one = np.zeros((0, len(RUNGS)), np.float32), np.zeros(0)
-        count = np.zeros(0, dtype=np.int64)
-        return cls(np.zeros((0, COMPONENTS), np.float32), curve, curve, count, one, one, one, count)
+        return cls.at(np.zeros((0, COMPONENTS), np.float32))
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Patterns))
@@ -102,8 +111,6 @@ class ReasoningBank:
     def __init__(self, patterns: Patterns | None = None) -> None:
         self.patterns = patterns if patterns is not None else Patterns.none()
         check(self.patterns)
-        self._lookups = 0
-        self._born = np.zeros(len(self.patterns), dtype=np.int64)
         self._build()
 
     def __len__(self) -> int:
@@ -126,24 +133,26 @@ class ReasoningBank:
         check(patterns)
         first = len(self)
         self.patterns = self.patterns.joined(patterns)
-        self._born = np.append(self._born, np.full(len(patterns), self._lookups, dtype=np.int64))
         self._build()
         return np.arange(first, len(self), dtype=np.int64)
 
     def note_usage(self, numbers: npt.ArrayLike) -> None:
-        """Count lookups that met the patterns in `numbers` first, one each, repeats counting again."""
+        """Count lookups that met the patterns in `numbers` first, one each, repeats counting again.
+
+        To every pattern each of them was a chance.
+        """
         met = np.asarray(numbers, dtype=np.int64)
-        self.patterns = replace(
-            self.patterns, usage=self.patterns.usage + np.bincount(met, minlength=len(self))
-        )
-        self._lookups += len(met)
+        old = self.patterns
+        usage = old.usage + np.bincount(met, minlength=len(self))
+        self.patterns = replace(old, usage=usage, chances=old.chances + len(met))
 
     def consolidate(self, radius: float) -> int:
         """Merge patterns closer than `radius` to a better supported one; return how many went.
 
-        A merged pattern's curves are the means by samples of those it replaces, its effort the highest and
-        its expected recall the lowest among them: a merge may cost work, never recall. What lookups near it
-        blend may still change, so consolidate before efforts are proven, not after.
+        A merged pattern's curves are the means by samples of those it replaces, until they are estimated
+        anew (learning/distillation.py), its effort the highest and its expected recall the lowest among them:
+        a merge may cost work, never recall. It is as old as the oldest. What lookups near it blend may still
+        change, so consolidate before efforts are proven, not after.
         """
         if not radius >= 0:
             raise UsageError(
@@ -168,36 +177,32 @@ class ReasoningBank:
             np.add.at(sums, group, values * weight[:, None])
             return (sums / total[:, None]).astype(np.float32)
 
-        def add(values: Ints) -> Ints:
-            sums = np.zeros(len(kept), dtype=np.int64)
-            np.add.at(sums, group, values)
-            return sums
+        def gather(how: np.ufunc, values: Ints | Floats, start: float = 0.0) -> Any:
+            result = np.full(len(kept), start, dtype=values.dtype)
+            how.at(result, group, values)
+            return result
 
-        effort, expected = np.zeros(len(kept)), np.ones(len(kept))
-        np.maximum.at(effort, group, old.effort)
-        np.minimum.at(expected, group, old.expected_recall)
-        born = np.full(len(kept), self._lookups, dtype=np.int64)
-        np.minimum.at(born, group, self._born)
-        samples = add(old.samples)
+        samples = gather(np.add, old.samples)
+        born = gather(np.minimum, np.where(old.born > 0, old.born, np.inf), np.inf)
         self.patterns = Patterns(
             np.rint(mean(old.centroids)), np.minimum(mean(old.recall), np.float32(1)), mean(old.cost),
-            samples, effort, expected, support(samples), add(old.usage),
+            samples, gather(np.maximum, old.effort), gather(np.minimum, old.expected_recall, 1.0),
+            support(samples), gather(np.add, old.usage), gather(np.maximum, old.chances),
+            np.where(np.isfinite(born), born, 0.0),
         )  # fmt: skip
-        self._born = born
         self._build()
         return merged
 
-    def prune(self, min_usage: int, min_confidence: float, chances: int = 0) -> int:
+    def prune(self, min_usage: float, min_confidence: float, chances: float = 0) -> int:
         """Drop patterns that are both hardly used and hardly supported; return how many went.
 
         A pattern stored fewer than `chances` lookups ago has not had the time to be used, and stays.
         """
-        fresh = self._lookups - self._born < chances
+        fresh = self.patterns.chances < chances
         keep = fresh | (self.patterns.usage >= min_usage) | (self.patterns.confidence >= min_confidence)
         dropped = int((~keep).sum())
         if dropped:
             self.patterns = self.patterns.take(keep)
-            self._born = self._born[keep]
             self._build()
         return dropped
 
@@ -205,12 +210,10 @@ class ReasoningBank:
         """Write the bank to `path`, arrays in numpy's own format, replacing the file at once."""
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         arrays = {name: getattr(self.patterns, name) for name in _FIELDS}
-        head = json.dumps({"format": _FORMAT, "rungs": RUNGS, "lookups": self._lookups})
+        head = json.dumps({"format": _FORMAT, "rungs": RUNGS})
         try:
             with partial.open("wb") as file:
-                np.savez_compressed(
-                    file, head=np.frombuffer(head.encode(), dtype=np.uint8), born=self._born, **arrays
-                )
+                np.savez_compressed(file, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -226,7 +229,6 @@ class ReasoningBank:
                 head = json.loads(file["head"].tobytes())
                 version = (head["format"], tuple(head["rungs"]))
                 if version == (_FORMAT, RUNGS):
-                    lookups, born = int(head["lookups"]), file["born"].astype(np.int64)
                     arrays = [file[name] for name in _FIELDS]
         except FileNotFoundError as error:
             raise UsageError(f"There is no ReasoningBank at {path}.") from error
@@ -234,11 +236,7 @@ class ReasoningBank:
             raise UsageError(f"{path} is not a ReasoningBank, or is damaged ({error}).") from error
         if version != (_FORMAT, RUNGS):
             raise UsageError(f"{path} was written by another version of vectuned: learn again to replace it.")
-        bank = cls(Patterns(*arrays))
-        if born.shape != (len(bank),):
-            raise UsageError(f"{path} is not a ReasoningBank, or is damaged ({len(born)} dates of birth).")
-        bank._lookups, bank._born = lookups, born
-        return bank
+        return cls(Patterns(*arrays))
 
     def _build(self) -> None:
         self._index = hnswlib.BFIndex(space="l2", dim=COMPONENTS)

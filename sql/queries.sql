@@ -227,17 +227,42 @@ SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall,
        shape
 FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
-  AND replay_no >= %(learn_from)s
+  AND replay_no >= %(learn_from)s AND kept = %(kept)s
 ORDER BY replay_no DESC LIMIT %(count)s;
 
 -- name: trim_replays
--- Of each index its newest; of one that is gone, none.
-DELETE FROM vectuned.replay r
-WHERE r.column_id = %(column_id)s AND (r.generation <> ALL (%(generations)s::oid[]) OR (r.query_id, r.generation) IN (
-    SELECT o.query_id, o.generation
-    FROM (SELECT p.query_id, p.generation, row_number() OVER (PARTITION BY p.generation ORDER BY p.replay_no DESC) AS place
-          FROM vectuned.replay p WHERE p.column_id = %(column_id)s) o
-    WHERE o.place > %(window)s));
+-- Of each index its newest; of one that is gone, none. Searches that a bank served with a recall under 0.8 are kept as
+-- counter-examples when they leave the window, the newest of them, up to a tenth of it.
+WITH placed AS (
+    SELECT p.query_id, p.generation, p.kept, p.replay_no, p.probe <> '{}' AS probed,
+           row_number() OVER (PARTITION BY p.generation, p.kept ORDER BY p.replay_no DESC) AS place
+    FROM vectuned.replay p WHERE p.column_id = %(column_id)s),
+leaving AS (
+    SELECT l.query_id, l.generation, l.kept, l.replay_no,
+           l.generation = ANY (%(generations)s::oid[]) AND (l.kept OR l.probed AND EXISTS (
+               SELECT FROM vectuned.trajectory t
+               WHERE t.query_id = l.query_id AND t.column_id = %(column_id)s AND t.bank_version IS NOT NULL
+                 AND t.filter IS NULL AND t.recall < 0.8)) AS failed
+    FROM placed l
+    WHERE l.kept OR l.place > %(window)s OR l.generation <> ALL (%(generations)s::oid[])),
+ranked AS (
+    SELECT l.*, row_number() OVER (PARTITION BY l.generation, l.failed ORDER BY l.replay_no DESC) AS place FROM leaving l),
+settled AS (
+    SELECT r.query_id, r.generation, r.kept, r.failed AND r.place <= %(window)s / 10 AS stays FROM ranked r),
+saved AS (
+    UPDATE vectuned.replay r SET kept = true FROM settled s
+    WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND s.stays AND NOT s.kept)
+DELETE FROM vectuned.replay r USING settled s
+WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND NOT s.stays;
+
+-- name: lookups
+-- What searches saw whom the bank that serves now answered by its patterns.
+SELECT vectuned._k_class(t.k), t.signature::real[]
+FROM vectuned.trajectory t
+JOIN (SELECT max(b.version) AS version, min(b.published_at) AS published_at
+      FROM vectuned.bank b WHERE b.column_id = %(column_id)s) b ON b.version = t.bank_version
+WHERE t.column_id = %(column_id)s AND t.recorded_at >= b.published_at AND t.signature IS NOT NULL
+ORDER BY t.recorded_at DESC LIMIT %(count)s;
 
 -- name: hold_column
 -- One publish at a time, and none on a column that is being disabled.
@@ -274,9 +299,9 @@ SELECT vectuned._refresh_statistics(%(column_id)s);
 
 -- name: insert_pattern
 INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, expected_recall, confidence, samples,
-                              usage, recall, cost)
+                              usage, chances, recall, cost, created_at)
 VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(expected_recall)s, %(confidence)s,
-        %(samples)s, %(usage)s, %(recall)s, %(cost)s);
+        %(samples)s, %(usage)s, %(chances)s, %(recall)s, %(cost)s, coalesce(to_timestamp(nullif(%(born)s::float8, 0)), now()));
 
 -- name: bank
 -- One statement, so that a publish meanwhile cannot mix two banks.
@@ -290,7 +315,9 @@ CROSS JOIN LATERAL (
            array_agg(t.effort ORDER BY t.pattern_no) AS effort,
            array_agg(t.expected_recall ORDER BY t.pattern_no) AS pattern_recall,
            array_agg(t.confidence ORDER BY t.pattern_no) AS confidence,
-           array_agg(t.usage ORDER BY t.pattern_no) AS usage
+           array_agg(t.usage ORDER BY t.pattern_no) AS usage,
+           array_agg(t.chances ORDER BY t.pattern_no) AS chances,
+           array_agg(extract(epoch FROM t.created_at)::float8 ORDER BY t.pattern_no) AS born
     FROM vectuned.pattern t WHERE t.column_id = b.column_id AND t.k_class = b.k_class) p
 WHERE b.column_id = %(column_id)s ORDER BY b.k_class;
 

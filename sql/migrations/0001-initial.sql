@@ -154,9 +154,12 @@ CREATE TABLE vectuned.replay (
     exact_ms         real,
     other_recall     real[],
     other_ms         real[],
+    kept             boolean NOT NULL DEFAULT false,
     PRIMARY KEY (column_id, query_id, generation)
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replay_no DESC);
+COMMENT ON COLUMN vectuned.replay.kept IS
+    'a counter-example that outlived the window: no random sample, learned from and never part of a proof';
 COMMENT ON COLUMN vectuned.replay.generation IS 'which index, and which building of it';
 COMMENT ON COLUMN vectuned.replay.fraction IS
     'of a filtered search: the share of the rows in the index that are estimated to match';
@@ -240,13 +243,16 @@ CREATE TABLE vectuned.pattern (
     expected_recall  float8 NOT NULL,
     confidence       float8 NOT NULL,
     samples          int NOT NULL,
-    usage            bigint NOT NULL DEFAULT 0,
+    usage            float8 NOT NULL DEFAULT 0 CHECK (usage >= 0 AND usage < 'Infinity'),
+    chances          float8 NOT NULL DEFAULT 0 CHECK (chances >= 0 AND chances < 'Infinity'),
     recall           real[] NOT NULL,
     cost             real[] NOT NULL,
     created_at       timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class, pattern_no),
     FOREIGN KEY (column_id, k_class) REFERENCES vectuned.bank ON DELETE CASCADE
 );
+COMMENT ON COLUMN vectuned.pattern.usage IS 'how many recorded searches met it first, earlier ones counting less; chances: of how many';
+COMMENT ON COLUMN vectuned.pattern.created_at IS 'when the first of its line was published';
 COMMENT ON COLUMN vectuned.pattern.effort IS 'position on the ladder of rungs, 0 = the lowest, fractions between';
 
 -- What is known of the values that searches filter by, from the planner's statistics, quick to look up.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,11 @@ def test_both_decide_the_same(conn: Connection, patterns: int, spread: int) -> N
     column = enable(conn)
     centroids, values = bank(conn, column, patterns, seed=patterns, spread=spread)
     size = len(centroids)
-    zeros, ones = np.zeros((size, 14)), np.ones(size)
     known = ReasoningBank(
-        Patterns(centroids.astype(np.float32), zeros.astype(np.float32), zeros.astype(np.float32),
-                 ones.astype(np.int64), values[:, 0], values[:, 1], values[:, 2], ones.astype(np.int64))
+        replace(
+            Patterns.at(centroids.astype(np.float32)),
+            effort=values[:, 0], expected_recall=values[:, 1], confidence=values[:, 2],
+        )
     )  # fmt: skip
     rng = np.random.default_rng(seed=spread)
     signatures = rng.integers(-spread - 1, spread + 2, size=(500, 4)).astype(np.float32)

@@ -145,7 +145,9 @@ def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> Non
     assert adaptive is not None
     _, served = publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
     policy, patterns = read(conn, care)[10]
-    for name in vars(patterns):
+    assert not adaptive.patterns.born.any()
+    assert len(set(patterns.born)) == 1  # born with the publish
+    for name in set(vars(patterns)) - {"born"}:
         written, back = getattr(adaptive.patterns, name), getattr(patterns, name)
         assert back.dtype == written.dtype, name
         np.testing.assert_array_equal(back, written, err_msg=name)
@@ -207,6 +209,78 @@ def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> Non
     spent = conn.execute("SELECT k_class, ms FROM vectuned.measured_path ORDER BY k_class").fetchall()
     assert [k for k, ms in spent if ms is None] == [300, 1000]
     assert all(ms > 0 for k, ms in spent if k <= 100)
+
+
+def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, care: Care) -> None:
+    practise(conn, care, 600)
+    learn(conn, care, ALWAYS)
+    first = read(conn, care)[10][1]
+    assert not np.append(first.usage, first.chances).any()
+    learn(conn, care, ALWAYS)  # nobody searched: nothing is known of usage, and nothing changes
+    second = read(conn, care)[10][1]
+    assert len(second) == len(first)
+    assert not second.usage.any()
+    assert set(second.born) == set(first.born)
+    practise(conn, care, 100, seed=300)
+    served = one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE signature IS NOT NULL")
+    assert served > 90
+    learn(conn, care, ALWAYS)
+    third = read(conn, care)[10][1]
+    assert served * 0.5 < third.usage.sum() <= served
+    assert third.usage.max() < served / 4
+    assert third.chances.max() == pytest.approx(served)
+    assert (third.born == first.born[0]).mean() > 0.9
+    assert one(conn, "SELECT count(*) FROM vectuned.pattern WHERE created_at < now()") == len(third)
+    learn(conn, care, ALWAYS)  # those lookups were counted
+    assert read(conn, care)[10][1].usage.sum() <= third.usage.sum()
+    # A bank that something broke does not stand in the way of the next one.
+    conn.execute("ALTER TABLE vectuned.pattern DROP CONSTRAINT pattern_effort_check")
+    conn.execute("UPDATE vectuned.pattern SET effort = 'NaN'")
+    learn(conn, care, ALWAYS)
+    last = read(conn, care)[10][1]
+    assert np.isfinite(last.effort).all()
+    assert last.born.min() > first.born[0]
+
+
+def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection, care: Care) -> None:
+    practise(conn, care, 400)
+    learn(conn, care, ALWAYS)
+    conn.execute("UPDATE vectuned.bank SET access_path = 'hnsw', ef_search = 20")  # so that many fail
+    practise(conn, care, 200, seed=500)
+    failed = [
+        row[0]
+        for row in conn.execute(
+            "SELECT query_id FROM vectuned.trajectory JOIN vectuned.replay USING (column_id, query_id) "
+            "WHERE bank_version IS NOT NULL AND trajectory.recall < 0.8 ORDER BY replay_no DESC"
+        )
+    ]
+    assert len(failed) > 40
+    narrow = replace(care, trajectory_window=300)
+    practise(conn, care, 300, seed=900)
+    learn(conn, narrow, NEVER)
+    (kept,) = conn.execute(
+        "SELECT array_agg(query_id ORDER BY replay_no DESC) FROM vectuned.replay WHERE kept"
+    )
+    assert kept[0] == failed[:30]  # a tenth of the window, the oldest gone first
+    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE NOT kept") == 300
+    index = care.indexes[0]
+    sample, examples = load(conn, narrow, index), load(conn, narrow, index, counter_examples=True)
+    assert (len(sample), len(examples)) == (300, 30)
+    assert sample.weight is not None
+    assert examples.weight is not None
+    assert examples.weight.max() < sample.weight.min()
+    lesson = learn(conn, narrow, ALWAYS)
+    assert lesson.replays == 300
+    found = offers([(index, sample)], narrow, ALWAYS, counter_examples=examples)[10]
+    assert found.fixed[0].policy.samples == 300
+    assert found.fixed[0].policy == offers([(index, sample)], narrow, ALWAYS)[10].fixed[0].policy
+    # They stay while no newer ones come, and go with their index.
+    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE kept") == 30
+    conn.execute("REINDEX INDEX items_embedding_idx")
+    again = replace(only(conn), min_samples=10)
+    practise(conn, again, 20, seed=1500)
+    learn(conn, again, NEVER)
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
 
 
 def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, care: Care) -> None:

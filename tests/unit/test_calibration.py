@@ -21,6 +21,7 @@ from vectuned.learning.calibration import (
     extrapolated_policy,
     fixed_policy,
 )
+from vectuned.learning.lineage import Past, used
 from vectuned.learning.optimizer import Policy, SearchOptimizer
 from vectuned.learning.promise import Demand
 from vectuned.learning.reasoning_bank import Patterns, ReasoningBank
@@ -236,6 +237,68 @@ def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evide
     assert fixed.policy.tail == 0
     assert fixed.policy.tail_bound == pytest.approx(1 - fixed.policy.recall_bound)
     assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
+
+
+def failures_of(population: Evidence, count: int) -> Evidence:
+    """Draw searches that the default setting failed, as they are kept."""
+    failed = np.flatnonzero(ladder.at_efforts(population.recall, [4.0])[:, 0] < 0.8)
+    kept = population.take(np.random.default_rng(11).choice(failed, count))
+    return replace(kept, weight=np.full(count, 0.1))
+
+
+def test_counter_examples_are_learned_from_and_prove_nothing(population: Evidence) -> None:
+    evidence = draw(population, 900, 12)
+    fixed = fixed_policy(evidence, Demand(0.95)).policy
+    plain = adaptive_policy(evidence, fixed, Demand(0.95))
+    kept = failures_of(population, 90)
+    taught = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=kept)
+    assert plain is not None
+    assert taught is not None
+    assert taught.policy.samples == plain.policy.samples == 600
+    assert not np.array_equal(taught.patterns.centroids, plain.patterns.centroids)
+    heldout = evidence.take(np.random.default_rng(0).permutation(900)[300:])
+    recall, cost = served(taught, heldout)
+    assert recall.mean() == pytest.approx(taught.policy.expected_recall, abs=1e-12)
+    assert cost.mean() == pytest.approx(taught.cost, rel=1e-12)
+    # None of them changes anything where none is told of.
+    none = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=kept.take(np.arange(0)))
+    assert none is not None
+    np.testing.assert_array_equal(none.patterns.effort, plain.patterns.effort)
+
+
+def test_weights_prove_nothing(population: Evidence) -> None:
+    evidence = draw(population, 900, 13)
+    weighted = replace(evidence, weight=np.linspace(1, 0.01, 900))
+    fixed, same = (fixed_policy(each, Demand(0.95)) for each in (evidence, weighted))
+    assert fixed.policy == same.policy
+    adaptive = adaptive_policy(weighted, fixed.policy, Demand(0.95))
+    assert adaptive is not None
+    heldout = evidence.take(np.random.default_rng(0).permutation(900)[300:])
+    assert served(adaptive, heldout)[0].mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
+
+
+def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 40, more than 7 with probability 0.002 at most.
+    failures, found, past = 0, 0, None
+    kept, demand = failures_of(population, 60), Demand(0.95)
+    for seed in range(40):
+        evidence = replace(draw(population, 900, 3000 + seed), weight=np.linspace(1, 0.3, 900))
+        fixed = fixed_policy(evidence, demand).policy
+        adaptive = adaptive_policy(evidence, fixed, demand, counter_examples=kept, past=past)
+        if adaptive is None:
+            continue
+        found += 1
+        failures += served(adaptive, population)[0].mean() < 0.95
+        way = adaptive.policy.signature
+        assert way is not None
+        # The searches that prove are looked up too, as in service.
+        asked = way.transform(evidence.probes[way.probe_ef])
+        born = np.where(adaptive.patterns.born > 0, adaptive.patterns.born, 1.0 + seed)
+        past = Past(adaptive.policy, used(replace(adaptive.patterns, born=born), asked, 0.1, 200))
+    assert failures <= 7
+    assert found >= 34
+    assert past is not None
+    assert (past.patterns.born == 1.0).mean() > 0.9  # forty passes later they are still of the first line
 
 
 def test_a_target_out_of_reach_is_said_to_be(population: Evidence) -> None:

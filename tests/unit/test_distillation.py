@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vectuned.learning.distillation import BANDWIDTH, choose_efforts, distil
+from vectuned.learning.distillation import BANDWIDTH, choose_efforts, distil, estimate
 from vectuned.learning.ladder import HIGHEST, RUNGS
 from vectuned.learning.reasoning_bank import Patterns, check
 from vectuned.learning.signature import fit
@@ -70,6 +70,41 @@ def test_patterns_say_more_of_other_replays_than_their_members_alone() -> None:
     assert errors[0] < 0.95 * general
 
 
+def test_replays_without_weight_are_as_if_they_were_not_there() -> None:
+    signatures, recall, cost = drawn(600, 4)
+    counted = np.arange(600) % 3 < 2
+    weighted = distil(signatures, recall, cost, weight=np.where(counted, 0.5, 0.0), clusters=1)
+    alone = distil(signatures[counted], recall[counted], cost[counted], clusters=1)
+    np.testing.assert_array_equal(weighted.centroids, alone.centroids)
+    np.testing.assert_allclose(weighted.recall, alone.recall, rtol=1e-6)
+    np.testing.assert_allclose(weighted.cost, alone.cost, rtol=1e-6)
+    assert weighted.samples.tolist() == [200]  # four hundred that count half
+    assert weighted.confidence[0] < alone.confidence[0]
+    assert len(distil(signatures, recall, cost, weight=np.where(np.arange(600) < 40, 1.0, 0.0))) == 10
+
+
+def test_what_patterns_say_follows_the_replays_that_count() -> None:
+    signatures, recall, cost = drawn(1000, 5)
+    worse = np.maximum(recall - 0.2, 0.0)
+    both = np.vstack([signatures, signatures]), np.vstack([recall, worse]), np.vstack([cost, cost])
+    means = [
+        float(distil(*both, weight=np.where(np.arange(2000) < 1000, 1.0, old)).recall.mean())
+        for old in (1.0, 0.3, 0.0)
+    ]
+    assert means == sorted(means)
+    assert means[2] == pytest.approx(distil(signatures, recall, cost).recall.mean(), abs=0.01)
+
+
+def test_patterns_that_were_moved_are_estimated_anew() -> None:
+    signatures, recall, cost = drawn(500, 12)
+    patterns = distil(signatures, recall, cost, clusters=8)
+    moved = replace(patterns, centroids=patterns.centroids[::-1].copy(), usage=np.arange(8.0))
+    again = estimate(moved, signatures, recall, cost)
+    np.testing.assert_allclose(again.recall, patterns.recall[::-1], rtol=1e-6)
+    np.testing.assert_array_equal(again.samples, patterns.samples[::-1])
+    np.testing.assert_array_equal(again.usage, np.arange(8.0))
+
+
 def test_a_lonely_replay_is_drawn_towards_all() -> None:
     signatures, recall, cost = drawn(400, 6)
     signatures[:4] = 900.0
@@ -99,9 +134,7 @@ def known() -> Patterns:
     """Two patterns: one that is found at once, one that needs the top of the ladder."""
     curves = np.array([np.ones(14), np.linspace(0, 1, 14)], dtype=np.float32)
     cost = np.tile(np.arange(1, 15, dtype=np.float32) * 100, (2, 1))
-    zero, count = np.zeros(2), np.array([20, 20], dtype=np.int64)
-    centroids = np.zeros((2, 4), np.float32)
-    return Patterns(centroids, curves, cost, count, zero, zero, zero, count)
+    return replace(Patterns.at(np.zeros((2, 4), np.float32)), recall=curves, cost=cost)
 
 
 def test_the_easy_get_little_effort_and_the_hard_get_much() -> None:

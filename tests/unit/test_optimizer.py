@@ -32,17 +32,13 @@ def bank(places: list[float], efforts: list[float]) -> ReasoningBank:
     centroids = np.zeros((count, 4), np.float32)
     centroids[:, 0] = places
     samples = np.arange(1, count + 1, dtype=np.int64)
-    curves = np.zeros((count, 14), np.float32)
     return ReasoningBank(
-        Patterns(
-            centroids,
-            curves,
-            curves,
-            samples,
-            np.array(efforts, dtype=np.float64),
-            np.linspace(0.9, 0.99, count),
-            samples / (samples + 10.0),
-            np.zeros(count, dtype=np.int64),
+        replace(
+            Patterns.at(centroids),
+            samples=samples,
+            effort=np.array(efforts, dtype=np.float64),
+            expected_recall=np.linspace(0.9, 0.99, count),
+            confidence=samples / (samples + 10.0),
         )
     )
 

@@ -32,7 +32,9 @@ def patterns(count: int, seed: int, spread: float = 64.0) -> Patterns:
         rng.uniform(2, 13, count),
         rng.uniform(0.5, 1, count),
         support(samples),
-        rng.integers(0, 5, count),
+        rng.integers(0, 5, count).astype(np.float64),
+        rng.integers(5, 100, count).astype(np.float64),
+        rng.choice([0.0, 1.8e9, 1.9e9], count),
     )
 
 
@@ -108,8 +110,10 @@ def test_what_is_stored_is_found() -> None:
         ({"cost": np.full((2, 14), -1, np.float32)}, "cost outside 0"),
         ({"cost": np.zeros((2, 14))}, "cost of type float64: float32"),
         ({"samples": np.array([1, -1])}, "samples outside 0"),
-        ({"usage": np.array([1.0, 2.0])}, "usage of type float64: int64"),
+        ({"usage": np.array([1, 2])}, "usage of type int64: float64"),
         ({"usage": np.array(["1", "2"])}, "usage of type <U1"),
+        ({"chances": np.array([-1.0, 2.0])}, "chances outside 0"),
+        ({"born": np.array([0.0, np.nan])}, "Pattern 1 has a born that is not a finite number"),
         ({"centroids": np.full((2, 4), 0.5, np.float32)}, "not whole numbers"),
         ({"centroids": np.full((2, 4), 1001, np.float32)}, "not whole numbers between -1000 and 1000"),
         ({"centroids": np.full((2, 3), 1, np.float32)}, r"centroids of shape \(2, 3\)"),
@@ -130,11 +134,12 @@ def test_a_refused_store_changes_nothing() -> None:
 
 
 def test_usage_is_counted_with_repeats() -> None:
-    bank = ReasoningBank(replace(patterns(4, 1), usage=np.zeros(4, dtype=np.int64)))
+    bank = ReasoningBank(replace(patterns(4, 1), usage=np.zeros(4), chances=np.array([0.0, 0, 1, 2.5])))
     bank.note_usage([1, 1, 3])
     bank.note_usage([])
     bank.note_usage(np.array([3]))
     assert bank.patterns.usage.tolist() == [0, 2, 0, 2]
+    assert bank.patterns.chances.tolist() == [4, 4, 5, 6.5]
 
 
 @pytest.mark.parametrize("radius", [0.0, 2.0, 6.0, 1e9])
@@ -168,7 +173,9 @@ def test_one_merge_worked_out_by_hand() -> None:
         samples=np.array([10, 30, 5]),
         effort=np.array([5.0, 4.0, 1.0]),
         expected_recall=np.array([0.97, 0.95, 0.9]),
-        usage=np.array([1, 2, 4]),
+        usage=np.array([1.0, 2.5, 4.0]),
+        chances=np.array([10.0, 20.0, 30.0]),
+        born=np.array([0.0, 1.8e9, 0.0]),
     )
     bank = ReasoningBank(two)
     assert bank.consolidate(5.0) == 1
@@ -176,7 +183,9 @@ def test_one_merge_worked_out_by_hand() -> None:
     assert bank.patterns.samples.tolist() == [40, 5]
     assert bank.patterns.effort.tolist() == [5.0, 1.0]
     assert bank.patterns.expected_recall.tolist() == [0.95, 0.9]
-    assert bank.patterns.usage.tolist() == [3, 4]
+    assert bank.patterns.usage.tolist() == [3.5, 4]
+    assert bank.patterns.chances.tolist() == [20, 30]
+    assert bank.patterns.born.tolist() == [1.8e9, 0]
     np.testing.assert_allclose(bank.patterns.recall[0], (two.recall[0] + 3 * two.recall[1]) / 4, rtol=1e-6)
     assert bank.lookup(np.array([[3, 0, 0, 0]], np.float32), 1)[0].tolist() == [[0]]
 
@@ -192,7 +201,7 @@ def test_nothing_near_nothing_merged() -> None:
 
 
 def test_only_the_unused_and_unsupported_are_pruned() -> None:
-    four = replace(patterns(4, 1), usage=np.array([0, 0, 9, 9]), confidence=np.array([0.1, 0.9, 0.1, 0.9]))
+    four = replace(patterns(4, 1), usage=np.array([0.0, 0, 9, 9]), confidence=np.array([0.1, 0.9, 0.1, 0.9]))
     bank = ReasoningBank(four)
     assert bank.prune(min_usage=1, min_confidence=0.5) == 1
     assert same(bank.patterns, four.take([1, 2, 3]))
@@ -203,7 +212,7 @@ def test_only_the_unused_and_unsupported_are_pruned() -> None:
 
 
 def test_fresh_patterns_get_their_chance() -> None:
-    unused = replace(patterns(3, 1), usage=np.zeros(3, dtype=np.int64), confidence=np.full(3, 0.1))
+    unused = replace(patterns(3, 1), usage=np.zeros(3), chances=np.zeros(3), confidence=np.full(3, 0.1))
     bank = ReasoningBank(unused)
     assert bank.prune(1, 0.5, chances=100) == 0
     bank.note_usage([0] * 60)
@@ -216,7 +225,7 @@ def test_fresh_patterns_get_their_chance() -> None:
 
 
 def test_a_merged_pattern_is_as_old_as_its_oldest() -> None:
-    old = replace(patterns(1, 1), usage=np.zeros(1, dtype=np.int64), confidence=np.zeros(1))
+    old = replace(patterns(1, 1), usage=np.zeros(1), chances=np.zeros(1), confidence=np.zeros(1))
     bank = ReasoningBank(old)
     bank.note_usage(np.zeros(0, dtype=np.int64))
     bank.store(patterns(1, 2, spread=300.0))
@@ -238,7 +247,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_age_is_saved_too(tmp_path: Path) -> None:
-    unused = replace(patterns(2, 1), usage=np.zeros(2, dtype=np.int64), confidence=np.zeros(2))
+    unused = replace(patterns(2, 1), usage=np.zeros(2), chances=np.zeros(2), confidence=np.zeros(2))
     bank = ReasoningBank(unused)
     bank.note_usage([0] * 100)
     bank.store(unused)
@@ -303,9 +312,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        ({"format": 2, "rungs": [10, 1000]}, "another version of vectuned"),
+        ({"format": 3, "rungs": [10, 1000]}, "another version of vectuned"),
         ({"format": 1, "rungs": [10, 1000]}, "another version of vectuned"),
-        ({"format": 1}, "not a ReasoningBank"),
+        ({"format": 2}, "not a ReasoningBank"),
         ([], "not a ReasoningBank"),
         ("{", "not a ReasoningBank"),
     ],
@@ -324,7 +333,7 @@ def test_other_heads_are_refused(tmp_path: Path, head: Any, words: str) -> None:
         {"effort": np.full(5, np.nan)},
         {"effort": np.array(list("abcde"))},
         {"samples": np.zeros(4, dtype=np.int64)},
-        {"born": np.zeros(3, dtype=np.int64)},
+        {"born": np.zeros(3)},
     ],
 )
 def test_unusable_content_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
