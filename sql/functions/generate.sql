@@ -327,16 +327,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c vectuned.tuned_column;
-    found record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
     FOR c IN SELECT * FROM vectuned.tuned_column t ORDER BY t.id LOOP
         BEGIN
-            IF NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = c.index_relation AND x.indrelid = c.relation) THEN
-                SELECT * INTO found FROM vectuned._inspect(c.relation, c.column_name);
-                UPDATE vectuned.tuned_column t SET index_relation = found.index_relation
-                WHERE t.id = c.id AND t.metric = found.metric;
-            END IF;
             PERFORM vectuned._refresh_indexes(c.id);
             PERFORM vectuned._generate(c.id);
         EXCEPTION WHEN undefined_table OR undefined_column OR undefined_object OR wrong_object_type THEN

@@ -22,6 +22,7 @@ from .tables import (
     publish,
     raw,
     search,
+    search_filtered,
     settings,
     text,
 )
@@ -40,17 +41,6 @@ def prepare(
     conn.execute("UPDATE items SET name = 'n' || kind WHERE kind <> 3")
     conn.execute("VACUUM ANALYZE items")
     return enable(conn, sample_rate=rate)
-
-
-def found(
-    conn: Connection, query: Any, k: int, condition: object, relation: str = "items"
-) -> list[tuple[str, float]]:
-    """Search with a filter."""
-    rows = conn.execute(
-        "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s, %s::jsonb)",
-        (relation, text(query), k, json.dumps(condition)),
-    ).fetchall()
-    return [(str(r[0]), float(r[1])) for r in rows]
 
 
 def among(conn: Connection, query: Any, where: str, **how: Any) -> dict[str, float]:
@@ -132,7 +122,7 @@ def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, e
         for query in QUERIES[:2]:
             for where, condition in conditions.items():
                 every = among(conn, query, where, kind=kind, metric=metric)
-                answer = found(conn, query, k, condition)
+                answer = search_filtered(conn, query, k, condition)
                 assert len(answer) == len({key for key, _ in answer}) == min(k, len(every))
                 assert all(every[key] == distance for key, distance in answer)
                 distances = np.array([distance for _, distance in answer])
@@ -157,10 +147,10 @@ def test_zero_and_null_vectors_are_left_out(conn: Connection, metric: str, ef: i
     wanted = exact(conn, QUERIES[0], 40, metric=metric)
     assert len(wanted) == (30 if metric == "cosine" else 31)
     for k in (5, 30, 31, 32, 40):
-        assert found(conn, QUERIES[0], k, {"id": {">": 0}}) == wanted[:k]
+        assert search_filtered(conn, QUERIES[0], k, {"id": {">": 0}}) == wanted[:k]
     conn.execute("DROP INDEX items_embedding_idx")
     for k in (5, 30, 31, 32, 40):
-        assert found(conn, QUERIES[0], k, {"id": {">": 0}}) == wanted[:k]
+        assert search_filtered(conn, QUERIES[0], k, {"id": {">": 0}}) == wanted[:k]
 
 
 @pytest.mark.parametrize("ef", [EXACT, 100])
@@ -179,7 +169,7 @@ def test_bad_queries_are_named_with_a_filter_too(conn: Connection, kind: str, ef
         cases.append(([70000.0] * 16, 10, "22003", '^"70000" is out of range for type halfvec'))
     for query, k, state, words in cases:
         with pytest.raises(psycopg.Error, match=words) as raised:
-            found(conn, query, k, {"kind": 0})
+            search_filtered(conn, query, k, {"kind": 0})
         assert raised.value.sqlstate == state
     assert recorded(conn) == []
 
@@ -208,7 +198,7 @@ def test_composite_and_uuid_keys(conn: Connection) -> None:
                     "WHERE tenant = 2 ORDER BY 2 LIMIT 20"
                 )
             ).fetchall()
-            assert found(conn, QUERIES[0], 20, {"tenant": 2}, table) == wanted
+            assert search_filtered(conn, QUERIES[0], 20, {"tenant": 2}, table) == wanted
             rows = conn.execute(
                 (
                     f"SELECT tenant, embedding <-> %s FROM vectuned.search_rows(NULL::{table}, %s, 20, %s)"
@@ -224,7 +214,7 @@ def test_search_rows_with_a_filter(conn: Connection) -> None:
         "SELECT id::text, kind, name FROM vectuned.search_rows(NULL::items, %s, 50, %s)",
         (text(QUERIES[0]), '{"kind": [4, 5]}'),
     ).fetchall()
-    answer = found(conn, QUERIES[0], 50, {"kind": [4, 5]})
+    answer = search_filtered(conn, QUERIES[0], 50, {"kind": [4, 5]})
     assert [row[0] for row in rows] == [key for key, _ in answer]
     assert {row[1:] for row in rows} == {(4, "n4"), (5, "n5")}
     assert len(recorded(conn)) == 2
@@ -235,21 +225,21 @@ def test_transactions_settings_and_preferences(conn: Connection) -> None:
     for ef in (EXACT, 200):
         force(conn, column, ef, [{"kind": 0}], k_class=10)
         before = settings(conn)
-        wanted = found(conn, QUERIES[0], 10, {"kind": 0})
+        wanted = search_filtered(conn, QUERIES[0], 10, {"kind": 0})
         assert len(recorded(conn)) == 1
         with conn.transaction():
-            found(conn, QUERIES[0], 10, {"kind": 0})
+            search_filtered(conn, QUERIES[0], 10, {"kind": 0})
             assert settings(conn) == before
         with conn.transaction():
             conn.execute("SET TRANSACTION READ ONLY")
-            assert found(conn, QUERIES[0], 10, {"kind": 0}) == wanted
+            assert search_filtered(conn, QUERIES[0], 10, {"kind": 0}) == wanted
         assert settings(conn) == before
         assert len(recorded(conn)) == 1
         conn.execute("SET vectuned.record = off")
-        assert found(conn, QUERIES[0], 10, {"kind": 0}) == wanted
+        assert search_filtered(conn, QUERIES[0], 10, {"kind": 0}) == wanted
         conn.execute("RESET vectuned.record")
         with pytest.raises(psycopg.Error):
-            found(conn, QUERIES[0], 10, {"kind": "x"})
+            search_filtered(conn, QUERIES[0], 10, {"kind": "x"})
         assert settings(conn) == {**before, "vectuned.record": ""} or settings(conn) == before
         assert recorded(conn) == []
 
@@ -258,7 +248,9 @@ def test_other_roles_and_row_security(conn: Connection, database: str) -> None:
     prepare(conn)
     query = QUERIES[0]
     with plain_role(conn, database, "SELECT ON items") as reader:
-        assert found(reader, query, 10, {"kind": 1}) == found(conn, query, 10, {"kind": 1})
+        assert search_filtered(reader, query, 10, {"kind": 1}) == search_filtered(
+            conn, query, 10, {"kind": 1}
+        )
         assert one(
             reader, "SELECT access_path FROM vectuned.params('items', %s, 10, '{\"kind\": 1}')", text(query)
         )
@@ -269,12 +261,12 @@ def test_other_roles_and_row_security(conn: Connection, database: str) -> None:
         conn.execute("CREATE POLICY fifths ON items USING (id % 5 = 0)")
         for k in (10, 1000):
             every = among(conn, query, "kind = 1 AND id % 5 = 0")
-            answer = found(reader, query, k, {"kind": 1})
+            answer = search_filtered(reader, query, k, {"kind": 1})
             assert answer == sorted(every.items(), key=lambda pair: pair[1])[:k]
-        assert found(reader, query, 10, {"id": 7}) == []
+        assert search_filtered(reader, query, 10, {"id": 7}) == []
         assert recorded(conn) == []
     with plain_role(conn, database) as stranger, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        found(stranger, query, 10, {"kind": 1})
+        search_filtered(stranger, query, 10, {"kind": 1})
 
 
 def test_the_filters_own_index_is_used(conn: Connection) -> None:
@@ -287,22 +279,22 @@ def test_the_filters_own_index_is_used(conn: Connection) -> None:
         statement = "SELECT pg_stat_get_xact_numscans(%s::regclass::oid)"
         with conn.transaction():
             before = one(conn, statement, index)
-            assert len(found(conn, QUERIES[0], 10, condition)) == 10
+            assert len(search_filtered(conn, QUERIES[0], 10, condition)) == 10
             assert one(conn, statement, index) == before + 1
 
 
 def test_a_table_that_was_renamed_is_searched_all_the_same(conn: Connection) -> None:
     prepare(conn)
-    wanted = {k: found(conn, QUERIES[0], k, {"kind": 3}) for k in (1, 10, 300)}
+    wanted = {k: search_filtered(conn, QUERIES[0], k, {"kind": 3}) for k in (1, 10, 300)}
     recorded(conn)
     conn.execute("ALTER TABLE items RENAME TO moved")
     for k, answer in wanted.items():
-        assert found(conn, QUERIES[0], k, {"kind": 3}, "moved") == answer
-        assert len(found(conn, QUERIES[0], k, {}, "moved")) == k
+        assert search_filtered(conn, QUERIES[0], k, {"kind": 3}, "moved") == answer
+        assert len(search_filtered(conn, QUERIES[0], k, {}, "moved")) == k
     with pytest.raises(
         psycopg.errors.InvalidTextRepresentation, match=r"does not fit the columns of public\.moved"
     ):
-        found(conn, QUERIES[0], 10, {"kind": "x"}, "moved")
+        search_filtered(conn, QUERIES[0], 10, {"kind": "x"}, "moved")
     assert recorded(conn) == []
 
 
@@ -317,7 +309,7 @@ def test_the_path_chosen_is_the_path_told_and_recorded(conn: Connection) -> None
         ).fetchone()
         assert row is not None
         assert row[5:] == (None, None if row[0] == "exact" else "items_embedding_idx")
-        found(conn, QUERIES[0], k, condition)
+        search_filtered(conn, QUERIES[0], k, condition)
         return tuple(row[:5])
 
     # Nothing learned: up to 10,000 matching rows exactly, more through the index.
@@ -354,9 +346,11 @@ def test_the_path_chosen_is_the_path_told_and_recorded(conn: Connection) -> None
     force(conn, column, 10, [{"kind": 5}], k_class=10)
     assert told({"kind": 5})[:2] == ("hnsw", 10)
     assert [row[0] for row in recorded(conn)] == ["exact_after_hnsw"]
-    assert found(conn, QUERIES[0], 10, {"kind": 5}) == found(conn, QUERIES[0], 10, {"kind": [5, 99]})
+    assert search_filtered(conn, QUERIES[0], 10, {"kind": 5}) == search_filtered(
+        conn, QUERIES[0], 10, {"kind": [5, 99]}
+    )
     # No filter at all is none.
     recorded(conn)
     assert told({}, k=30)[0] == "hnsw"
-    assert found(conn, QUERIES[0], 30, {}) == search(conn, QUERIES[0], 30)
+    assert search_filtered(conn, QUERIES[0], 30, {}) == search(conn, QUERIES[0], 30)
     assert {(row[0], row[2], row[3]) for row in recorded(conn)} == {("hnsw", None, None)}
