@@ -109,7 +109,7 @@ class Scans:
             self.exact_ms[i] = row[5]
             if aim.filter_goal is not None and aim.filter_bound is not None:
                 last = self._last(i)
-                self.given_up[i, len(counts) :] = np.count_nonzero(last <= aim.filter_bound) < aim.filter_goal
+                self.given_up[i, len(row[1]) :] = np.count_nonzero(last <= aim.filter_bound) < aim.filter_goal
         ends = [0, *(row[7] or [])]
         others = np.array(row[6] or [], dtype=np.float64)
         self._others[i] = [others[start:end] for start, end in pairwise(ends)]
@@ -194,14 +194,16 @@ def _by_entries(
     """Bring what a scan saw through dead rows to what searches would see: their effort counts those as well.
 
     `entries` and `counts` (reached,): what the index gave by each rung, and the rows among it that exist.
-    Returns counts, blocks and milliseconds by the time the index had given as many as the rungs say.
+    Returns counts (rungs,), blocks and milliseconds (reached,) by the time the index had given as many as the
+    rungs say; counts stay at the last where the scan ended before.
     """
-    rungs = np.asarray(index.rungs[: len(entries)], dtype=np.float64)
+    rungs = np.asarray(index.rungs, dtype=np.float64)
     seen = np.interp(rungs, np.append(0, entries), np.append(0, counts))
+    reached = rungs[: len(entries)]
     return (
         np.floor(seen + 1e-6).astype(np.int64),
-        np.interp(rungs, entries, np.asarray(blocks, dtype=np.float64)),
-        np.interp(rungs, entries, np.asarray(ms, dtype=np.float64)),
+        np.interp(reached, entries, np.asarray(blocks, dtype=np.float64)),
+        np.interp(reached, entries, np.asarray(ms, dtype=np.float64)),
     )
 
 

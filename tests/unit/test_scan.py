@@ -134,6 +134,14 @@ def test_dead_rows_count_as_effort() -> None:
     assert (halved.blocks[0] <= alive.blocks[0]).all()
 
 
+def test_a_scan_through_dead_rows_that_ended_early_has_seen_all_it_saw() -> None:
+    # The last of the nearest came with the last of the rungs reached, among three times as many dead ones.
+    seen = [*(100.0 + np.arange(19.0)), 0.0]
+    scans = searched(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), aim=Aim(1, 0.0))
+    recall = scans.recall(ALL, truth([[0.0]]), 1)[0]
+    assert recall.tolist() == [float(rung >= 80) for rung in RUNGS]
+
+
 def test_a_scan_that_ended_early_is_carried_on() -> None:
     scans = searched(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), aim=Aim(10, 9.0))
     nearest = truth([np.arange(10.0)])
