@@ -47,7 +47,17 @@ def conn(servers: Servers) -> Iterator[Connection]:
         connection.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 4")
         connection.execute("CREATE INDEX ON items (kind); ANALYZE items")
         enable(connection, sample_rate=1.0, min_samples=20)
+        assert eventually(lambda: _is_there(servers[1], name))
         yield connection
+
+
+def _is_there(standby: HotStandby, database: str) -> bool:
+    """Whether the standby has got so far as to have a database."""
+    try:
+        psycopg.connect(standby.dsn(database)).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def settings(dsn: str, **budget: Any) -> Settings:
