@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -21,6 +22,17 @@ from vectuned.daemon.embedded import EmbeddedServer
 
 _numbers = itertools.count(1)
 _ROOM = 4 << 30
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what the command line does to the process's logging when a test runs it within."""
+    ours, theirs = logging.getLogger("vectuned"), logging.getLogger("apscheduler")
+    before = (list(ours.handlers), ours.propagate, ours.level, theirs.level)
+    yield
+    ours.handlers[:], ours.propagate = before[0], before[1]
+    ours.setLevel(before[2])
+    theirs.setLevel(before[3])
 
 
 @pytest.fixture(scope="session")
