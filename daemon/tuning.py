@@ -48,7 +48,7 @@ class Tuning:
                 "Learning is switched off in the configuration (learning.enabled): nothing can be applied."
             )
         worker.drain()
-        row = worker.conn.execute(queries()["count_pending"], {"column_id": care.column.id}).fetchone()
+        row = worker.conn.execute(queries()["waiting"], {"column_id": care.column.id}).fetchone()
         return cls(worker, care, objective, apply, min(int(row[0]) if row else 0, sample_queries))
 
     def run(self, progress: Progress) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.spent import Spent
 from vectuned.learning.trajectory import Trajectories, drain, pending
-from vectuned.learning.watch import Limits, calm_down, watch_recall, watch_table
+from vectuned.learning.watch import REOPENED, Limits, calm_down, watch_recall, watch_table
 from vectuned.sql.loader import queries
 
 from .pace import Pace
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 T = TypeVar("T")
 
-_REOPENED: Final = 3
 _PATIENCE_MS: Final = 1000
 _ADVICE: Final = "raise budget.core_share or lower sample_rate"
 _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
@@ -90,7 +89,7 @@ class Worker:
             if index.generation in opened:
                 continue
             wanted = {**values, "generation": index.generation, "requires": index.requires}
-            count = self.conn.execute(queries()["reopen"], {**wanted, "count": _REOPENED * care.min_samples})
+            count = self.conn.execute(queries()["reopen"], {**wanted, "count": REOPENED * care.min_samples})
             if count.rowcount > 0:
                 log.info(
                     "%d searches of %s wait to be replayed on %s", count.rowcount, care.column, index.name,

@@ -20,7 +20,7 @@ from .promise import TAIL
 
 log = logging.getLogger(__name__)
 
-_REOPENED: Final = 3  # in shares of min_samples: searches replayed again on a table that has changed
+REOPENED: Final = 3  # in shares of min_samples: searches replayed again where index or table is another
 _FOR_THE_TAIL: Final = 0.2
 _LOWERED: Final = 0.9  # an effort under this share of the promised one is another setting
 
@@ -67,7 +67,10 @@ def watch_table(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> st
         if change != "rebuilt":
             conn.execute(queries()["delete_replays"], column)
         if change in ("deletes", "growth"):
-            conn.execute(queries()["reopen_all"], {**column, "count": _REOPENED * care.min_samples})
+            count = REOPENED * care.min_samples
+            conn.execute(
+                queries()["reopen"], {**column, "generation": None, "requires": None, "count": count}
+            )
         conn.execute(queries()["set_baseline"], column)
         figures = {"growth": seen.growth, "gone": gone, "rewritten": rewritten}
         _fall_back(conn, care, None, None, change, why, figures)

@@ -25,7 +25,8 @@ ORDER BY i.index_relation = c.index_relation DESC, i.index_no;
 SELECT vectuned._refresh_column(%(column_id)s);
 
 -- name: reopen
--- Has searches replayed again, on an index that was not there when they were.
+-- Has the latest searches replayed again: on an index (generation) that was not there when they were, or, without one,
+-- on a table that is not what it was.
 UPDATE vectuned.trajectory t SET replayed_at = NULL
 FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
       WHERE o.column_id = %(column_id)s AND o.query IS NOT NULL
@@ -433,13 +434,6 @@ FROM vectuned.recall_check k
 JOIN vectuned.replay r ON r.column_id = k.column_id AND r.query_id = k.query_id
 WHERE k.column_id = %(column_id)s AND k.check_no >= %(check_no)s;
 
--- name: reopen_all
--- Has the latest searches replayed again, on a table that is not what it was.
-UPDATE vectuned.trajectory t SET replayed_at = NULL
-FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
-      WHERE o.column_id = %(column_id)s AND o.query IS NOT NULL ORDER BY o.recorded_at DESC LIMIT %(count)s) o
-WHERE t.query_id = o.query_id AND t.recorded_at = o.recorded_at AND t.replayed_at IS NOT NULL;
-
 -- name: forget_queries
 -- Queries of an embedding model that is no longer in use say nothing.
 UPDATE vectuned.trajectory SET query = NULL, replayed_at = coalesce(replayed_at, now())
@@ -565,10 +559,6 @@ SELECT vectuned._check_request(%(kind)s, %(arguments)s::jsonb);
 
 -- name: find_column
 SELECT (vectuned._tuned_column(%(relation)s::regclass, %(column_name)s)).id;
-
--- name: count_pending
-SELECT count(*) FROM vectuned.trajectory
-WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL;
 
 -- name: recorded_searches
 -- The newest searches whose vectors are stored, of the same ones one: without a filter, with one, or both (NULL).
