@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.catalogue import Care, TunedIndex
+from vectuned.learning.events import record_event
 from vectuned.learning.evidence import Replays, load
 from vectuned.learning.ladder import at_efforts, effort
 from vectuned.learning.publication import read
@@ -105,8 +105,7 @@ class Tuning:
             now = self._serving(care, replays, chosen.settings)
             changed = {"applied": True, "version": lesson.version, "new": now}
             details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
-            event = {**column, "action": "auto_tune", "details": json.dumps(details)}
-            conn.execute(queries()["insert_event"], event)
+            record_event(conn, care.column.id, "auto_tune", details)
         return changed
 
     def _serving(self, care: Care, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:

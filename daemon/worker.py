@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from psycopg.rows import dict_row
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.events import record_event
 from vectuned.learning.judging import judge, move_margins
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
@@ -186,7 +186,7 @@ class Worker:
             if self.standby is not None and not self.standby.waited_for:
                 self.standby.waited_for = True
                 log.warning("%s", error, extra={"action": "standby"})
-                self._tell(None, "standby_waits", {"why": str(error)})
+                record_event(self.conn, None, "standby_waits", {"why": str(error)})
         return total
 
     def watch_backlog(self) -> None:
@@ -203,7 +203,7 @@ class Worker:
                 advice = _ADVICE_BUSY if self.pace.busy else _ADVICE
                 log.warning("%s is behind: %s; %s", care.column, behind, advice, extra={"action": "behind"})
                 figures = {"waiting": behind.waiting, "per_minute": behind.per_minute, "advice": advice}
-                self._tell(column, "behind", figures)
+                record_event(self.conn, column, "behind", figures)
 
     def judge(self) -> int:
         """Judge the searches that were replayed or spoken of by users; return how many."""
@@ -283,10 +283,6 @@ class Worker:
             self._over(None, "standby_waits", "standby_ready")
             self.standby.waited_for = False
         return reader
-
-    def _tell(self, column_id: int | None, action: str, details: dict[str, Any]) -> None:
-        values = {"column_id": column_id, "action": action, "details": json.dumps(details)}
-        self.conn.execute(queries()["insert_event"], values)
 
     def _over(self, column_id: int | None, began: str, ended: str) -> None:
         self.conn.execute(queries()["over"], {"column_id": column_id, "began": began, "ended": ended})

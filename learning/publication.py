@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
@@ -19,6 +18,7 @@ from vectuned.sql.loader import queries
 
 from .calibration import Candidate
 from .catalogue import Care
+from .events import record_event, tell
 from .filtering import Choice
 from .ladder import RUNGS
 from .neighbors import Floats, Singles
@@ -94,19 +94,14 @@ def publish(
                 served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
             _insert_measured(conn, care, k, offer, chosen)
         details = {str(k): {**s.policy.path, "saving": s.saving} for k, s in served.items()}
-        conn.execute(
-            queries()["insert_event"],
+        record_event(
+            conn, care.column.id, "publish",
             {
-                **column, "action": "publish",
-                "details": json.dumps({
-                    "version": version, "classes": details, "generations": care.generations,
-                    "target_recall": care.target_recall, "max_tail": care.max_tail,
-                    "last_replay": last_replay,
-                }),
+                "version": version, "classes": details, "generations": care.generations,
+                "target_recall": care.target_recall, "max_tail": care.max_tail, "last_replay": last_replay,
             },
         )  # fmt: skip
-        payload = json.dumps({"action": "publish", "column_id": care.column.id, "version": version})
-        conn.execute(queries()["notify"], {"payload": payload})
+        tell(conn, care.column.id, "publish", version=version)
     return version, served
 
 

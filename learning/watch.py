@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,6 +13,7 @@ from psycopg.rows import namedtuple_row
 from vectuned.sql.loader import queries
 
 from .catalogue import Care
+from .events import record_event, tell
 from .monitor import Alarm, alarm, statement, tail_alarm
 from .neighbors import Floats
 from .promise import TAIL
@@ -203,7 +203,5 @@ def _fall_back(
 
 
 def _tell(conn: psycopg.Connection[Any], care: Care, action: str, details: dict[str, Any]) -> None:
-    values = {"column_id": care.column.id, "action": action, "details": json.dumps(details)}
-    conn.execute(queries()["insert_event"], values)
-    payload = json.dumps({"action": action, "column_id": care.column.id})
-    conn.execute(queries()["notify"], {"payload": payload})
+    record_event(conn, care.column.id, action, details)
+    tell(conn, care.column.id, action)
