@@ -57,6 +57,12 @@ class Replays:
     def __len__(self) -> int:
         return len(self.asked)
 
+    def looked_at(self, k: int) -> int:
+        """Count the replays that looked at class `k`."""
+        if k not in self.k_classes:
+            return 0
+        return int(np.count_nonzero(np.isfinite(self.recall[:, self.k_classes.index(k), 0])))
+
     def evidence(self, k: int, enough: int | None = None) -> Evidence:
         """Return what the replays that looked at class `k`, one of `k_classes`, say about it.
 

@@ -65,29 +65,24 @@ def offers(
     """Work out what each class of k may be served with, from the replays by index, the main one first.
 
     Every class that enough replays looked at gets its fixed setting on every index that holds all rows, by
-    its own searches if those suffice, else by all pooled.
-    Patterns are learned on the main index for the classes that searches really belong to, if the held-out
-    replays promise that they save anything. Classes above all that were looked at are extrapolated.
+    its own searches if those suffice, else by all pooled. Patterns are learned on the main index for the
+    classes that searches really belong to, if the held-out replays promise that they save anything. Classes
+    above all that were looked at are extrapolated.
 
     `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
     from the `past` by class of k.
     """
     main, seen = replays[0]
-    demand = Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
-    enough = max(care.min_samples, ENOUGH * demand.flawless)
+    demand = demanded(care, options)
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
-        fixed = tuple(
-            fixed_policy(each.evidence(k, enough), demand, index=index)
-            for index, each in replays
-            if index.requires is None and k in each.k_classes and len(each.evidence(k)) >= care.min_samples
-        )
+        fixed = fixed_settings(replays, k, care, demand)
         asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
         adaptive = None
         if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
             kept = counter_examples
             adaptive = _adaptive(
-                seen.evidence(k, enough), fixed[0], demand, options.clusters,
+                seen.evidence(k, _enough(care, demand)), fixed[0], demand, options.clusters,
                 kept.evidence(k).alone() if kept and kept.probes and k in kept.k_classes else None,
                 (past or {}).get(k),
             )  # fmt: skip
@@ -104,6 +99,27 @@ def offers(
                 found.get(k, Offer(())), fixed=(Candidate(policy, Patterns.none(), np.nan, np.nan),)
             )
     return found
+
+
+def demanded(care: Care, options: Options) -> Demand:
+    """Return what every setting of a column has to be proven to give."""
+    return Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
+
+
+def fixed_settings(
+    replays: Sequence[tuple[TunedIndex, Replays]], k: int, care: Care, demand: Demand
+) -> tuple[Candidate, ...]:
+    """Find the fixed setting of a class of k on every index that holds all rows and was looked at enough."""
+    return tuple(
+        fixed_policy(each.evidence(k, _enough(care, demand)), demand, index=index)
+        for index, each in replays
+        if index.requires is None and each.looked_at(k) >= care.min_samples
+    )
+
+
+def _enough(care: Care, demand: Demand) -> int:
+    """Return how many searches of a class of k speak for it by themselves."""
+    return max(care.min_samples, ENOUGH * demand.flawless)
 
 
 def _adaptive(

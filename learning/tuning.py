@@ -8,11 +8,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from .calibration import Candidate, fixed_policy
+from .calibration import Candidate
 from .catalogue import Care, TunedIndex
 from .evidence import Replays
-from .learner import Options
-from .promise import ENOUGH, Demand
+from .learner import Options, demanded, fixed_settings
 
 Objective = Literal["recall", "latency", "balanced"]
 
@@ -101,21 +100,16 @@ def _asked(replays: Sequence[tuple[TunedIndex, Replays]], care: Care) -> dict[in
         return {}
     seen = replays[0][1]
     counts = {k: int(np.count_nonzero(seen.asked == k)) for k in seen.k_classes}
-    return {k: n for k, n in counts.items() if n and len(seen.evidence(k)) >= care.min_samples}
+    return {k: n for k, n in counts.items() if n and seen.looked_at(k) >= care.min_samples}
 
 
 def _price(
     replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options, weights: dict[int, int]
 ) -> Price:
-    demand = Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
-    enough = max(care.min_samples, ENOUGH * demand.flawless)
+    demand = demanded(care, options)
     settings, proofs = {}, 0
     for k in weights:
-        tried = [
-            fixed_policy(each.evidence(k, enough), demand, index=index)
-            for index, each in replays
-            if index.requires is None and k in each.k_classes and len(each.evidence(k)) >= care.min_samples
-        ]
+        tried = fixed_settings(replays, k, care, demand)
         proven = [candidate for candidate in tried if candidate.policy.certified]
         settings[k] = min(proven, key=lambda candidate: candidate.ms) if proven else tried[0]
         proofs += len(tried)
