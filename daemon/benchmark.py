@@ -17,7 +17,7 @@ from vectuned.learning.ladder import k_class
 from vectuned.learning.neighbors import Bools, Floats
 from vectuned.learning.promise import lower_bound, upper_bound
 from vectuned.learning.publication import read
-from vectuned.learning.scan import SCAN_TIMEOUT_MS
+from vectuned.learning.scan import SCAN_TIMEOUT_MS, ends_all
 from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
 from vectuned.sql.loader import queries
 
@@ -145,9 +145,7 @@ class Benchmark:
                         distances = way(*search)
                     found[name][i, : len(distances)] = distances
                 except psycopg.Error as error:
-                    took = (perf_counter() - started) * 1000
-                    by_hand = isinstance(error, psycopg.errors.QueryCanceled) and took < SCAN_TIMEOUT_MS
-                    if self.conn.closed or by_hand:
+                    if ends_all(self.conn, error, perf_counter() - started, SCAN_TIMEOUT_MS):
                         raise
                     found[name][i] = np.nan
                 progress(len(ways) * i + place + 1)

@@ -207,6 +207,17 @@ def _by_entries(
     )
 
 
+def ends_all(conn: psycopg.Connection[Any], error: psycopg.Error, seconds: float, timeout_ms: int) -> bool:
+    """Say whether an error after some seconds ends the work, and not just the one search that it hit.
+
+    That is a lost connection, a standby that had to end the transaction, and a statement that somebody
+    cancelled before its time was out.
+    """
+    if conn.closed or isinstance(error, psycopg.errors.SerializationFailure):
+        return True
+    return isinstance(error, psycopg.errors.QueryCanceled) and seconds * 1000 < timeout_ms
+
+
 def _run(
     conn: psycopg.Connection[Any], care: Care, timeout_ms: int, values: dict[str, Any]
 ) -> tuple[Any, ...] | None:
@@ -214,9 +225,9 @@ def _run(
     try:
         with conn.transaction():  # a savepoint: one search too slow must not undo the others
             row = conn.execute(queries()["replay_search"], values).fetchone()
-    except psycopg.errors.QueryCanceled:
-        if (perf_counter() - started) * 1000 < timeout_ms:
-            raise  # somebody else cancelled it
+    except psycopg.errors.QueryCanceled as error:
+        if ends_all(conn, error, perf_counter() - started, timeout_ms):
+            raise
         log.warning(
             "a replay on %s took longer than %d ms: passed over", care.column, timeout_ms,
             extra={"action": "replay"},

@@ -12,7 +12,7 @@ from pgvector import Vector
 from vectuned.sql.loader import queries
 
 from .catalogue import Care
-from .scan import SCAN_TIMEOUT_MS
+from .scan import SCAN_TIMEOUT_MS, ends_all
 from .trajectory import Trajectories
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,7 @@ def search_again(
         with conn.transaction():
             row = conn.execute(queries()["check_search"], values).fetchone()
     except psycopg.errors.Error as error:
-        cancelled = isinstance(error, psycopg.errors.QueryCanceled)
-        if (
-            conn.closed
-            or isinstance(error, psycopg.errors.SerializationFailure)
-            or (cancelled and (perf_counter() - started) * 1000 < timeout_ms)
-        ):
+        if ends_all(conn, error, perf_counter() - started, timeout_ms):
             raise
         log.warning(
             "a check of %s was given up: %s", care.column, error.diag.message_primary or error,
