@@ -28,6 +28,8 @@ TO_THE_END = Aim()
 class Answers:
     """Stands for a connection that gives prepared answers, and keeps what was asked."""
 
+    closed = False
+
     def __init__(self, *rows: tuple[Any, ...] | Exception) -> None:
         self.rows = list(rows)
         self.asked: list[dict[str, Any]] = []
