@@ -15,10 +15,10 @@ from psycopg import sql
 from vectuned.learning.catalogue import Care
 from vectuned.learning.ladder import k_class
 from vectuned.learning.neighbors import Bools, Floats
-from vectuned.learning.promise import lower_bound, upper_bound
+from vectuned.learning.promise import TAIL, lower_bound, upper_bound
 from vectuned.learning.publication import read
 from vectuned.learning.scan import SCAN_TIMEOUT_MS, ends_all
-from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
+from vectuned.learning.truth import exact_among, recall_at_k
 from vectuned.sql.loader import queries
 
 from .evaluation import race
@@ -27,7 +27,6 @@ from .sampling import Sample
 Progress = Callable[[int], None]
 Way = Callable[..., list[float]]
 
-_POOR: Final = 0.8
 _WARM_UP: Final = 100
 _SERVED: Final = "SELECT distance FROM vectuned.search($1::regclass, $2, $3, $4::jsonb, $5)"
 
@@ -64,7 +63,8 @@ class Benchmark:
             self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self.conn.execute("SET LOCAL statement_timeout = 0")
             self.conn.execute("SET LOCAL vectuned.record = off")
-            truth = self._truth()
+            sample = self.sample
+            truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)
             self.conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
             ways: dict[str, Way] = {"served": self._served, "default": self._plain}
             searches = list(
@@ -94,15 +94,6 @@ class Benchmark:
             "queries": self.sample.describe(), "rows": truth.scanned, **figures,
             "summary": self._summary(figures),
         }  # fmt: skip
-
-    def _truth(self) -> Truth:
-        texts = [None if c is None else c.as_string(self.conn) for c in self.sample.conditions]
-        distinct = dict(zip(texts, self.sample.conditions, strict=True))
-        places = {text: place for place, text in enumerate(distinct)}
-        return exact_neighbors(
-            self.conn, self.care.column, self.sample.vectors, self.k,
-            filters=list(distinct.values()), filter_of=np.array([places[text] for text in texts]),
-        )  # fmt: skip
 
     def _served(self, query: Vector, filter_text: str | None, _: sql.Composable | None) -> list[float]:
         column = self.care.column
@@ -153,7 +144,7 @@ class Benchmark:
 
     def _recall(self, recall: Floats, given_up: Bools) -> dict[str, Any]:
         known, certain = recall[~given_up], (self.confidence, self.seed)
-        poor = (known < _POOR).astype(np.float64)
+        poor = (known < TAIL).astype(np.float64)
         return {
             "recall": _mean(known), "recall_at_least": round(lower_bound(known, *certain), 4),
             "recall_at_most": round(upper_bound(known, *certain), 4), "below_08": _mean(poor),
@@ -207,7 +198,7 @@ class Benchmark:
                 continue
             text = (
                 f"{words}: recall@{self.k} {each['recall']:.3f} ({each['recall_at_least']:.3f} to "
-                f"{each['recall_at_most']:.3f}), {100 * each['below_08']:.1f} % under {_POOR}"
+                f"{each['recall_at_most']:.3f}), {100 * each['below_08']:.1f} % under {TAIL}"
             )
             said.append(text + (f", {each['mean_ms']:.2f} ms" if "mean_ms" in each else ""))
         return "; ".join(said)

@@ -21,7 +21,8 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.ladder import at_efforts, effort
 from vectuned.learning.neighbors import Floats, Ints, Singles
-from vectuned.learning.truth import Truth, exact_neighbors, recall_at_k
+from vectuned.learning.promise import TAIL
+from vectuned.learning.truth import Truth, exact_among, recall_at_k
 
 from .connection import choose_database, open_database
 from .console import Console
@@ -166,13 +167,9 @@ def filtered_truth(
     values: Sequence[str | None],
 ) -> Truth:
     """Find the exact answers among the rows with each query's value of an attribute, of all rows for None."""
-    names = list(dict.fromkeys(values))
     name = sql.Identifier(attribute)
-    return exact_neighbors(
-        conn, column, vectors, k,
-        filters=[None if n is None else sql.SQL("{} = {}").format(name, sql.Literal(n)) for n in names],
-        filter_of=np.array([names.index(value) for value in values]),
-    )  # fmt: skip
+    conditions = [None if v is None else sql.SQL("{} = {}").format(name, sql.Literal(v)) for v in values]
+    return exact_among(conn, column, vectors, k, conditions)
 
 
 def race(
@@ -257,5 +254,5 @@ def _outcome(seen: Seen, truth: Truth, k: int, ef: int) -> Outcome:
     recall, millis = recall_at_k(seen.distances, truth, k), seen.millis
     p50, p99 = np.quantile(millis, [0.5, 0.99])
     return Outcome(
-        float(recall.mean()), float((recall < 0.8).mean()), float(millis.mean()), float(p50), float(p99), ef
+        float(recall.mean()), float((recall < TAIL).mean()), float(millis.mean()), float(p50), float(p99), ef
     )

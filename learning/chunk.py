@@ -16,7 +16,7 @@ from .catalogue import Care
 from .ladder import K_CLASSES, k_class
 from .neighbors import Bools, Floats, Ints, Singles
 from .trajectory import Trajectories
-from .truth import Truth, exact_neighbors, recall_at_k
+from .truth import Truth, exact_among, exact_neighbors, recall_at_k
 
 log = logging.getLogger(__name__)
 
@@ -125,14 +125,7 @@ def _filtered_truth(
     own = [i for i, condition in enumerate(conditions) if condition is not None]
     if not own:
         return None
-    present = [condition for condition in conditions if condition is not None]
-    texts = [condition.as_string(conn) for condition in present]
-    distinct = dict(zip(texts, present, strict=True))
-    position = {text: place for place, text in enumerate(distinct)}
-    return exact_neighbors(
-        conn, care.column, vectors[own], deepest,
-        filters=list(distinct.values()), filter_of=np.array([position[text] for text in texts]),
-    )  # fmt: skip
+    return exact_among(conn, care.column, vectors[own], deepest, [conditions[i] for i in own])
 
 
 def to_complete(conn: psycopg.Connection[Any], care: Care, count: int) -> Bools:

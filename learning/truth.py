@@ -114,6 +114,26 @@ def exact_neighbors(
     return Truth(found.distances, tolerances, counts, found.tableoids, found.ctids, scanned)
 
 
+def exact_among(
+    conn: psycopg.Connection[Any],
+    column: TunedColumn,
+    queries: npt.ArrayLike,
+    k: int | npt.ArrayLike,
+    conditions: Sequence[sql.Composable | None],
+) -> Truth:
+    """Find the exact k nearest rows of every query among those that meet its own condition, None meaning all.
+
+    See `exact_neighbors`; conditions that are the same SQL are looked at once.
+    """
+    texts = [None if condition is None else condition.as_string(conn) for condition in conditions]
+    distinct = dict(zip(texts, conditions, strict=True))
+    places = {text: place for place, text in enumerate(distinct)}
+    return exact_neighbors(
+        conn, column, queries, k,
+        filters=list(distinct.values()), filter_of=np.array([places[text] for text in texts]),
+    )  # fmt: skip
+
+
 def epsilon(metric: Metric, dimensions: int, distances: npt.ArrayLike, scale: npt.ArrayLike = 1.0) -> Floats:
     """Say how far pgvector's float32 arithmetic may put a distance from its true value.
 
