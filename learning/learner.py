@@ -156,9 +156,9 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         return Lesson(count, None, {})
     counter_examples = load(conn, care, care.indexes[0], counter_examples=True)
     offered = offers(replays, care, options, counter_examples=counter_examples, past=_past(conn, care))
-    for row in conn.execute(queries()["margins"], {"column_id": care.column.id}).fetchall():
-        if row[1] > 0 and row[0] in offered:
-            offered[row[0]] = _with_margin(offered[row[0]], row[1])
+    for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": care.column.id}).fetchall():
+        if k in offered:
+            offered[k] = _with_margin(offered[k], margin)
     sample = _recent_queries(conn, care, _SAMPLE)
     version, served = publish(conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed)
     conn.execute(

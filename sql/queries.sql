@@ -212,6 +212,9 @@ LEFT JOIN vectuned.trajectory t ON t.column_id = p.column_id AND t.filter IS NUL
 WHERE p.column_id = %(column_id)s AND p.shape = ''
 GROUP BY p.k_class, p.margin ORDER BY p.k_class;
 
+-- name: margins_in_force
+SELECT k_class, margin FROM vectuned.promise WHERE column_id = %(column_id)s AND shape = '' AND margin > 0;
+
 -- name: set_margin
 UPDATE vectuned.promise SET margin = %(margin)s, margin_since = %(latest)s
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = '';
