@@ -182,7 +182,8 @@ def _status(context: Context) -> None:
         status.show(context.console, columns)
 
 
-def _recommend_arguments(parser: argparse.ArgumentParser) -> None:
+def optional_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take a relation, and its column where there are several."""
     parser.add_argument("relation", help="table, with its schema if that is not in the search_path")
     parser.add_argument("column", nargs="?", help="its tuned column, where there are several")
 
@@ -322,7 +323,7 @@ COMMANDS: Final = (
         "say what serves a column and why, and which indexes would help",
         "What every class of k and every kind of filter is served with, with the evidence; and statements "
         "that only the table's owner can run.",
-        _recommend_arguments,
+        optional_column_arguments,
         _recommend,
     ),
     Command(

@@ -11,7 +11,7 @@ import psycopg
 from vectuned.config.errors import UsageError
 from vectuned.sql.loader import queries
 
-from .commands import Command, Context
+from .commands import Command, Context, optional_column_arguments
 from .console import Console
 
 _LABELS: Final = {
@@ -21,13 +21,8 @@ _LABELS: Final = {
 }
 
 
-def _column_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("relation", help="table, with its schema if that is not in the search_path")
-    parser.add_argument("column", nargs="?", help="its tuned column, where there are several")
-
-
 def _tune_arguments(parser: argparse.ArgumentParser) -> None:
-    _column_arguments(parser)
+    optional_column_arguments(parser)
     parser.add_argument(
         "--optimize-for", choices=("recall", "latency", "balanced"), default="balanced",
         help="recall: the highest proven target within twice the time; latency: the quickest proven setting "
@@ -66,7 +61,7 @@ def _tune(context: Context) -> None:
 
 def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("recall", "latency"), help="latency measures the recall as well")
-    _column_arguments(parser)
+    optional_column_arguments(parser)
     parser.add_argument("-k", type=int, default=10, help="rows a search asks for (default %(default)s)")
     parser.add_argument(
         "--sample-queries", type=int, default=200, metavar="N",
