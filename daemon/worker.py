@@ -249,8 +249,7 @@ class Worker:
         """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
         values = {
             "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
-            "learn_from": care.learn_from,
-            "max_tail": care.max_tail,
+            "learn_from": care.learn_from, "max_tail": care.max_tail,
         }  # fmt: skip
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None

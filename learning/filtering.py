@@ -29,10 +29,8 @@ OTHERS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
     ("hnsw_continued", 200),
     ("hnsw_continued", 800),
 )
-_BY_MATCHES: Final = (
-    "exact",
-    "planner",
-)  # what they cost grows with the matching rows: no promise for filters that match more
+# What they cost grows with the matching rows: that is no promise for filters that match more.
+_BY_MATCHES: Final = ("exact", "planner")
 _FEWEST: Final = 30
 
 

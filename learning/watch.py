@@ -114,16 +114,17 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
             )  # fmt: skip
             if heard.raised:
                 raised += 1
-                began = checks[heard.began or 0][0]
+                began = heard.began or 0
+                recent = recalls[began:][~np.isnan(recalls[began:])]
                 start = conn.execute(
-                    queries()["first_replay_since"], {**column, "check_no": began}
+                    queries()["first_replay_since"], {**column, "check_no": checks[began][0]}
                 ).fetchone()
                 conn.execute(queries()["learn_from"], {**column, "learn_from": start[0] if start else 0})
                 _fall_back(
-                    conn, care, row.k_class, row.shape, "alarm", _alarming(recalls, heard, promised),
+                    conn, care, row.k_class, row.shape, "alarm", _alarming(recent, promised),
                     {
                         "k_class": row.k_class, "shape": row.shape, "evidence": heard.evidence,
-                        "recall": float(np.nanmean(recalls[heard.began :])), "checks": said.checks,
+                        "recall": float(recent.mean()), "checks": said.checks,
                     },
                 )  # fmt: skip
     conn.execute(queries()["trim_checks"], {**column, "window": care.trajectory_window})
@@ -172,13 +173,11 @@ def _is_another(row: Any) -> bool:
     )  # fmt: skip
 
 
-def _alarming(recalls: Floats, heard: Alarm, care: Care) -> str:
-    count = int(np.count_nonzero(~np.isnan(recalls[heard.began :])))
-    mean = float(np.nanmean(recalls[heard.began :]))
-    low = float(np.nanmean(recalls[heard.began :] < TAIL))
+def _alarming(recent: Floats, care: Care) -> str:
     return (
-        f"the last {count} checks found a recall of {mean:.3f}, and under {TAIL:g} in {low:.1%}, where "
-        f"{care.target_recall:g} and at most {care.max_tail:.1%} were promised"
+        f"the last {len(recent)} checks found a recall of {recent.mean():.3f}, and under {TAIL:g} in "
+        f"{(recent < TAIL).mean():.1%}, where {care.target_recall:g} and at most {care.max_tail:.1%} "
+        "were promised"
     )
 
 
