@@ -78,7 +78,7 @@ class LearningSettings(_Section):
         default=0.05,
         gt=0,
         le=0.5,
-        description="Probability of ever raising a false alarm about searches that keep the promise.",
+        description="Probability of a false alarm, within a window of checks, while the promise is kept.",
     )
     drift_share: float = Field(
         default=0.2,

@@ -27,9 +27,10 @@ _LOWERED: Final = 0.9  # an effort under this share of the promised one is anoth
 
 @dataclass(frozen=True)
 class Limits:
-    """What is tolerated: `confidence` of statements, the probability of `false_alarms` ever, of a class.
+    """What is tolerated.
 
-    `drift`: the share of rows that may come, go or change before what was learned no longer counts.
+    `confidence` of statements; `false_alarms`, their probability for a class within a window of checks;
+    `drift`, the share of rows that may come, go or change before what was learned no longer counts.
     """
 
     confidence: float = 0.95
@@ -82,7 +83,8 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
 
     A class is what searches share: the class of k and the filter's columns and operators. On an alarm it
     falls back, more searches are checked, and only replays from the change on are learned from. A statement
-    begins anew where another index or path serves, or clearly less effort.
+    begins anew where another index or path serves, or clearly less effort, and when its first checks have
+    left the column's window of them.
     """
     column = {"column_id": care.column.id}
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
@@ -90,10 +92,14 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
     for row in cursor.execute(queries()["promises"], column).fetchall():
         key = {**column, "k_class": row.k_class, "shape": row.shape}
         first = row.first_check or 0
-        if row.checks and _is_another(row):
+        if row.seen and _is_another(row):
             latest = conn.execute(queries()["first_check"], key).fetchone()
             first = int(latest[0]) if latest is not None else 0
         checks = conn.execute(queries()["checks"], {**key, "first_check": first}).fetchall()
+        if first == row.first_check and len(checks) < row.seen:
+            # The first of them have been dropped since. A sliding window would be a test without end, whose
+            # false alarms nothing bounds: what is said begins anew with the checks to come.
+            first, checks = checks[-1][0] + 1 if checks else first, []
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
         said = statement(recalls, limits.confidence)
         # Before anything was learned nothing was promised.

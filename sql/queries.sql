@@ -450,7 +450,7 @@ DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
        p.effort AS promised_effort, p.target_recall AS promised_target,
        coalesce(b.target_recall, (SELECT max(o.target_recall) FROM vectuned.bank o WHERE o.column_id = %(column_id)s)) AS target,
-       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks, 0) AS checks,
+       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks + p.unknown, 0) AS seen,
        b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
        b.access_path IS NOT NULL OR EXISTS (
            SELECT FROM vectuned.measured_path m

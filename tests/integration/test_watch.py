@@ -127,6 +127,25 @@ def test_another_target_is_another_promise(conn: Connection, worker: Worker) -> 
     assert one(conn, "SELECT count(*) FROM vectuned.promise") == 0
 
 
+def test_a_statement_begins_anew_when_its_first_checks_are_dropped(conn: Connection, worker: Worker) -> None:
+    enable(conn, target_recall=TARGET, sample_rate=1.0, min_samples=100, trajectory_window=250)
+    ask(worker, 120, seed=70)
+    ask(worker, 120, seed=75)
+    assert one(conn, "SELECT checks FROM vectuned.promise") == 240
+    ask(worker, 40, seed=71)  # the checks of before anything was learned are dropped first
+    assert one(conn, "SELECT checks FROM vectuned.promise") == 280
+    assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 250
+    ask(worker, 20, seed=72)
+    assert one(conn, "SELECT checks FROM vectuned.promise") == 0
+    ask(worker, 100, seed=73)
+    ask(worker, 100, seed=74)
+    assert one(conn, "SELECT checks FROM vectuned.promise") == 200
+    assert one(
+        conn, "SELECT first_check > (SELECT min(check_no) FROM vectuned.recall_check) FROM vectuned.promise"
+    )
+    assert "alarm" not in actions(conn)
+
+
 def test_more_is_checked_until_it_is_proven_again(conn: Connection, worker: Worker) -> None:
     enable(conn, target_recall=TARGET, sample_rate=0.05, min_samples=100)
     conn.execute("REINDEX INDEX items_embedding_idx")
