@@ -97,8 +97,6 @@ class Tuning:
                 targets = {**column, "old": care.target_recall, "new": chosen.target}
                 if conn.execute(queries()["set_target"], targets).rowcount != 1:
                     raise VectunedError(f"The target of {care.column} was changed meanwhile: tune it again.")
-                # Searches served for the old target say nothing against the new one.
-                conn.execute(queries()["begin_anew"], {**column, "k_class": None, "shape": None})
             lesson = self.worker.learn(care)
             if lesson.version is None:
                 raise VectunedError(f"The replays of {care.column} were dropped meanwhile: tune it again.")
