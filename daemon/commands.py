@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -224,14 +224,13 @@ def _learn_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _learn(context: Context) -> None:
     from .pace import Pace
-    from .standby import open_standby
+    from .standby import using_standby
     from .worker import Worker
 
     console = context.console
     report = []
-    standby = open_standby(context.settings)
     pace = Pace(context.settings.budget) if context.options.within_budget else None
-    with context.session() as conn, closing(standby) if standby else nullcontext():
+    with context.session() as conn, using_standby(context.settings) as standby:
         worker = Worker(conn, context.settings, pace=pace, standby=standby)
         worker.drain()
         columns = worker.columns()

@@ -138,13 +138,14 @@ def _print_benchmark(console: Console, result: dict[str, Any]) -> None:
 def _do(context: Context, kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Do at once what SQL asks the daemon for, and return the result."""
     from .requests import prepare
+    from .standby import using_standby
     from .worker import Worker
 
     options = context.options
-    with context.session() as conn:
+    with context.session() as conn, using_standby(context.settings) as standby:
         conn.execute(queries()["check_request"], {"kind": kind, "arguments": json.dumps(arguments)})
         found = _find(conn, options.relation, options.column)
-        job = prepare(Worker(conn, context.settings), found, kind, arguments)
+        job = prepare(Worker(conn, context.settings, standby=standby), found, kind, arguments)
         with context.console.progress(f"{_LABELS[kind]} {options.relation}", job.total) as progress:
             return job.run(progress)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,7 @@ from vectuned.sql.loader import queries
 from .benchmark import Benchmark, Progress
 from .sampling import sample_searches
 from .session import open_session
+from .standby import using_standby
 from .tuning import Tuning
 from .worker import Worker, sentence
 
@@ -80,16 +82,25 @@ def serve_request(conninfo: str, settings: Settings, stop: threading.Event | Non
         if asked is None:
             return False
         log.info("request %d: %s", asked.request_id, asked.kind, extra={"action": "request"})
-        with _open(conninfo, settings) as conn:
-            _serve(desk, Worker(conn, settings), asked, stop or threading.Event())
+        stop = stop or threading.Event()
+        with _open(conninfo, settings) as conn, using_standby(settings, _until(stop)) as standby:
+            _serve(desk, Worker(conn, settings, standby=standby), asked, stop)
     return True
+
+
+def _until(stop: threading.Event) -> Callable[[float], None]:
+    def idle(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise Withdrawn
+
+    return idle
 
 
 def _serve(desk: psycopg.Connection[Any], worker: Worker, asked: Any, stop: threading.Event) -> None:
     """Do one request, and write into its row how it ended."""
     end: dict[str, Any] = {"state": "failed", "result": None, "error": None, "done": None}
     try:
-        with _Watch(desk, worker.conn, asked.request_id, stop) as watch:
+        with _Watch(desk, worker, asked.request_id, stop) as watch:
             job = prepare(worker, asked.column_id, asked.kind, asked.arguments)
             watch.total = job.total
             end |= {"result": json.dumps(job.run(watch.progress)), "state": "done", "done": job.total}
@@ -100,7 +111,7 @@ def _serve(desk: psycopg.Connection[Any], worker: Worker, asked: Any, stop: thre
         end["state"] = "cancelled"
     except (VectunedError, psycopg.Error) as error:
         end["error"] = sentence(error)
-    except Exception as error:
+    except Exception as error:  # a fault of ours: whoever asked must hear of it, and the daemon goes on
         log.exception("request %d failed", asked.request_id, extra={"action": "request"})
         end["error"] = f"an unexpected error, see the daemon's log: {error!r}"
     desk.execute(queries()["finish_request"], {"request_id": asked.request_id, **end})
@@ -115,11 +126,10 @@ class _Watch:
     """
 
     def __init__(
-        self, desk: psycopg.Connection[Any], conn: psycopg.Connection[Any], request_id: int,
-        stop: threading.Event,
-    ) -> None:  # fmt: skip
+        self, desk: psycopg.Connection[Any], worker: Worker, request_id: int, stop: threading.Event
+    ) -> None:
         self.total: int | None = None
-        self._desk, self._conn, self._request_id, self._stop = desk, conn, request_id, stop
+        self._desk, self._worker, self._request_id, self._stop = desk, worker, request_id, stop
         self._done = 0
         self._ended, self._withdrawn = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._tell, name="request", daemon=True)
@@ -152,7 +162,9 @@ class _Watch:
                 wanted = False  # without this connection nobody could be told of the end either
             if not wanted:
                 self._withdrawn.set()
-                self._conn.cancel_safe(timeout=5.0)
+                self._worker.conn.cancel_safe(timeout=5.0)
+                if self._worker.standby is not None:
+                    self._worker.standby.cancel()
                 return
 
 

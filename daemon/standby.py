@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Final
 
 import psycopg
@@ -121,6 +122,14 @@ class Standby:
 def open_standby(settings: Settings, idle: Callable[[float], None] = time.sleep) -> Standby | None:
     """Make the standby that the settings name, without connecting to it; None if they name none."""
     return Standby(settings, idle) if settings.database.replay_dsn.strip() else None
+
+
+@contextmanager
+def using_standby(settings: Settings, idle: Callable[[float], None] = time.sleep) -> Iterator[Standby | None]:
+    """Make the standby that the settings name, if any, and close it in the end."""
+    standby = open_standby(settings, idle)
+    with closing(standby) if standby is not None else nullcontext():
+        yield standby
 
 
 def _same_database(primary: psycopg.Connection[Any], conn: psycopg.Connection[Any]) -> bool:

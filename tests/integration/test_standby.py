@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.embedded import EmbeddedServer
+from vectuned.daemon.requests import serve_request
 from vectuned.daemon.standby import Standby
 from vectuned.daemon.worker import Worker
 from vectuned.sql.loader import queries
@@ -125,6 +126,26 @@ def test_a_replay_on_the_standby_teaches_the_primary(
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check WHERE version = 1") == 5
     assert worker.replay_all() == 0
     assert events(conn) == []
+
+
+def test_a_request_replays_on_the_standby(servers: Servers, conn: Connection, worker: Worker) -> None:
+    ask(conn, 40, seed=5)
+    conn.execute("SELECT vectuned.auto_tune('items', apply => false)")
+    before = scanned(conn)
+    assert serve_request(conn.info.dsn, worker.settings)
+    row = conn.execute("SELECT state, error, result ->> 'replayed' FROM vectuned.requests").fetchone()
+    assert row == ("done", None, "40")
+    assert scanned(conn) == before
+
+
+def test_a_request_fails_where_the_standby_cannot_be_used(servers: Servers, conn: Connection) -> None:
+    ask(conn, 5, seed=6)
+    conn.execute("SELECT vectuned.auto_tune('items', apply => false)")
+    assert serve_request(conn.info.dsn, settings(conn.info.dsn))
+    row = conn.execute("SELECT state, error FROM vectuned.requests").fetchone()
+    assert row is not None
+    assert row[0] == "failed"
+    assert "standby" in row[1]
 
 
 def test_the_standby_serves_what_was_published(servers: Servers, conn: Connection, worker: Worker) -> None:
