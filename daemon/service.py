@@ -135,7 +135,7 @@ class Service:
         except VectunedError as error:
             if not self._stop.is_set():
                 log.error("%s failed: %s", name, error, extra={"action": name})
-        except Exception:
+        except Exception:  # a fault of ours in one job must not end the others
             log.exception("%s failed", name, extra={"action": name})
 
     def _serve_request(self, worker: Worker) -> None:

@@ -21,6 +21,7 @@ OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
 def raw(statement: str) -> sql.SQL:
     """Take a text that the tests made for SQL, which psycopg's types would have written out as a literal."""
+    # mypy sees that a str is no LiteralString; where typing lacks that type there is nothing to ignore.
     return sql.SQL(statement)  # type: ignore[arg-type, unused-ignore]
 
 
