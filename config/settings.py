@@ -187,6 +187,17 @@ class LoggingSettings(_Section):
     )
 
 
+class MetricsSettings(_Section):
+    """The endpoint that Prometheus scrapes."""
+
+    listen: str = Field(
+        default="",
+        pattern=r"^(([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})?$",
+        json_schema_extra={"expected": "an address and a port, such as 127.0.0.1:9187, or empty"},
+        description="Address and port at which the daemon serves metrics; empty means nowhere.",
+    )
+
+
 class EmbeddedSettings(_Section):
     """The server that vectuned runs itself when it is given none."""
 
@@ -212,6 +223,7 @@ class Settings(BaseSettings):
     budget: BudgetSettings = BudgetSettings()
     inbox: InboxSettings = InboxSettings()
     logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
 
     @classmethod
@@ -362,6 +374,8 @@ def _expected(model: type[_Section], key: str) -> str:
         "maxLength": "of at most {} characters",
     }
     bounds = [text.format(schema[name]) for name, text in limits.items() if name in schema]
+    if "expected" in schema:
+        return str(schema["expected"])
     return " ".join((kinds[schema["type"]], " and ".join(bounds))).strip()
 
 

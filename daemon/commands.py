@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -173,7 +173,22 @@ def _disable(context: Context) -> None:
     context.console.line(f"{options.relation}.{options.column} is no longer tuned; {kept}")
 
 
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
+        help="show it anew every so many seconds (2 if not said) until interrupted",
+    )  # fmt: skip
+
+
 def _status(context: Context) -> None:
+    seconds = context.options.watch
+    if seconds is not None:
+        if not 0.1 <= seconds <= 3600:
+            raise UsageError("--watch takes 0.1 to 3600 seconds.")
+        timeout = context.settings.database.connect_timeout
+        with context.database() as conninfo, suppress(KeyboardInterrupt):  # the way to end it
+            status.watch(context.console, lambda: open_session(conninfo, connect_timeout=timeout), seconds)
+        return
     with context.session() as conn:
         columns = status.read(conn)
     if context.console.as_json:
@@ -314,7 +329,7 @@ COMMANDS: Final = (
         "status",
         "show what is tuned, what serves, and why",
         "A paragraph for each column and a row for each class of k.",
-        _none,
+        _status_arguments,
         _status,
     ),
     Command(

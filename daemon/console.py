@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from time import monotonic
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 class Console:
@@ -36,6 +37,12 @@ class Console:
         sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
         sys.stdout.flush()
 
+    def record(self, value: Any) -> None:
+        """Write one JSON document on a line of its own, if the answer is to be JSON."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, default=_plain) + "\n")
+            sys.stdout.flush()
+
     def line(self, text: str = "") -> None:
         """Write a line of the answer to stdout, unless it is to be JSON."""
         if not self.as_json:
@@ -53,6 +60,22 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self._out.print(table)
+
+    @contextmanager
+    def frames(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Show frames, on a terminal each in place of the one before; yields what one is written within."""
+        if self.as_json or not self._out.is_terminal:
+            yield nullcontext
+            return
+        with self._out.screen() as screen:
+
+            @contextmanager
+            def frame() -> Iterator[None]:
+                with self._out.capture() as captured:
+                    yield
+                screen.update(Text.from_ansi(captured.get()))
+
+            yield frame
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

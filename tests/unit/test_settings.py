@@ -92,6 +92,7 @@ def test_every_key_can_be_set_by_its_variable() -> None:
         },
         "inbox": {"max_mb": 1},
         "logging": {"level": "DEBUG", "format": "json"},
+        "metrics": {"listen": "127.0.0.1:9187"},
         "embedded": {"home": "/srv/vectuned"},
     }
     assert [(section, key) for section, values in chosen.items() for key in values] == KEYS
