@@ -137,7 +137,7 @@ def _drawn(
     for number, (a, b) in enumerate(points):
         if len(points) > 1 and not line.labels and number != line.chosen:
             continue
-        radius = 6 if number == line.chosen else 3
+        radius = 6 if number == line.chosen or len(points) == 1 else 3
         label = line.labels[number] if line.labels else line.name
         parts.append(
             f'<circle class="{colour}" cx="{a:.1f}" cy="{b:.1f}" r="{radius}">'

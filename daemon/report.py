@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -65,6 +66,7 @@ def report(conn: psycopg.Connection[Any]) -> str:
 
 def _column(conn: psycopg.Connection[Any], care: Care, column: dict[str, Any]) -> str:
     seen = [(index, load(conn, care, index)) for index in care.indexes]
+    checked = any(promise["checks"] for promise in column["promises"])
     key = {"relation": column["relation"], "column_name": column["column_name"]}
     cursor = conn.cursor(row_factory=dict_row)
     advice = cursor.execute(queries()["recommend"], key).fetchall()
@@ -75,7 +77,7 @@ def _column(conn: psycopg.Connection[Any], care: Care, column: dict[str, Any]) -
             f"<p>{escape(_summary(column))}</p>",
             "<h3>Recall of the searches served, by exact checks</h3>",
             *(_promise(conn, care, row) for row in column["promises"]),
-            "" if column["promises"] else '<p class="none">No served search was checked yet.</p>',
+            "" if checked else '<p class="none">No served search was checked yet.</p>',
             "<h3>Recall against time, by replays</h3>",
             *_curves(care, seen, column["classes"]),
             *_filtered_curves(care, seen),
@@ -130,8 +132,8 @@ def _promise(conn: psycopg.Connection[Any], care: Care, promise: dict[str, Any])
 
 
 def _curves(care: Care, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterable[str]:
-    """Draw recall against time of every index, for each class of k that was replayed."""
-    for k in sorted({k for _, replays in seen for k in replays.k_classes}):
+    """Draw recall against time of every index, for each class of k that is asked for."""
+    for k in _asked(seen):
         serving = next((row for row in classes if row["k_class"] == k), None)
         lines = []
         for index, replays in seen:
@@ -149,17 +151,23 @@ def _curves(care: Care, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterab
 
 
 def _filtered_curves(care: Care, seen: Seen) -> Iterable[str]:
-    """Draw the same of the kinds of filter asked for most, with the ways that have no effort to choose."""
-    counts: dict[tuple[int, str], int] = {}
-    for k in {k for _, replays in seen for k in replays.k_classes}:
-        shapes, numbers = np.unique(
-            np.concatenate([replays.filtered_evidence(k).shape for _, replays in seen]), return_counts=True
-        )
-        counts |= {(k, str(shape)): int(n) for shape, n in zip(shapes, numbers, strict=True) if n >= _FEWEST}
-    most = sorted(counts, key=lambda key: -counts[key])[:_SHAPES]
-    for k, shape in most:
+    """Draw the same of the kinds of filter asked for most, with the ways that have no effort to choose.
+
+    Not of partial indexes: what they answer is not all that a kind of filter asks.
+    """
+    seen = [(index, replays) for index, replays in seen if index.requires is None]
+    counts: Counter[tuple[int, str]] = Counter()
+    for k in _asked(seen):
+        for _, replays in seen:
+            if k in replays.k_classes:
+                counts.update((k, str(shape)) for shape in replays.filtered_evidence(k).shape)
+    for (k, shape), count in counts.most_common(_SHAPES):
+        if count < _FEWEST:
+            break
         lines = []
         for index, replays in seen:
+            if k not in replays.k_classes:
+                continue
             evidence = replays.filtered_evidence(k)
             evidence = evidence.take(evidence.shape == shape)
             if len(evidence) < _FEWEST:
@@ -181,6 +189,10 @@ def _filtered_curves(care: Care, seen: Seen) -> Iterable[str]:
                 name = path if ef is None else f"{path} {ef}"
                 lines.append(_point(name, evidence.other_ms[:, place], evidence.other_recall[:, place]))
         yield _against_time(lines, _kind(k, shape), care)
+
+
+def _asked(seen: Seen) -> list[int]:
+    return sorted({int(k) for _, replays in seen for k in replays.asked})
 
 
 def _curve(name: str, rungs: Sequence[int], ms: Floats, recall: Floats, chosen: int | None = None) -> Line:
