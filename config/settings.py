@@ -361,7 +361,8 @@ def _of_several(together: Reading) -> list[str]:
         values = together.layer[section]
         dsn = values.get("dsn")
         if dsn is None or dsn.value == "" or str(dsn.value).isspace():
-            problems.append(f"{section}.dsn is missing: each of [databases.*] needs the dsn of its database")
+            by = next((f" ({given.source} names it)" for given in values.values()), "")
+            problems.append(f"{section}.dsn is missing: each of [databases.*] needs one{by}")
         together.layer[section] = {key: shared[key] for key in _SHARED if key in shared} | values
     for key in ("dsn", "replay_dsn"):
         if key in shared and str(shared[key].value).strip():

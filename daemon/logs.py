@@ -1,7 +1,7 @@
 """Logging to stderr: lines for people or for journald, or JSON; every record has an `action` and a `run`.
 
-The action is the record's own (`extra={"action": ...}`), else the job's that runs, else the module's name. The
-run is the same for all that one run of a job says.
+The action is the record's own (`extra={"action": ...}`), else the job's that runs, else the module's name.
+The run is the same for all that one run of a job says.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.run = record.run or "-"  # type: ignore[attr-defined]  # of _identify
         first, *more = super().format(record).split("\n")
-        # What others wrote, tables' names for instance, must neither look like a line of ours nor steer a terminal.
+        # What others wrote, say a table's name, must not pass for a line of ours or steer a terminal.
         return "\n".join([printable(first, _LONGEST), *(f"\t{printable(line, _LONGEST)}" for line in more)])
 
 
