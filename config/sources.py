@@ -220,7 +220,8 @@ def _expected(model: type[BaseModel], key: str) -> str:
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    if close := difflib.get_close_matches(word[:200], known, n=1):
-        return f" (did you mean {close[0]}?)"
+    # Without what all variables begin with, which would make any two of them alike.
+    known = {each.removeprefix(PREFIX): each for each in known}
+    if close := difflib.get_close_matches(word[:200].removeprefix(PREFIX), known, n=1):
+        return f" (did you mean {known[close[0]]}?)"
     return f" (known: {', '.join(known)})" if len(known) < 10 else " (see config/vectuned.toml for all)"
