@@ -108,7 +108,15 @@ def _run(context: Context) -> None:
 
 
 def _migrate(context: Context) -> None:
-    with context.database() as conninfo, connect(conninfo) as conn:
+    database = context.settings.database
+    with (
+        context.database() as conninfo,
+        connect(
+            conninfo,
+            application_name=database.application_name,
+            connect_timeout=database.connect_timeout,
+        ) as conn,
+    ):
         done = migrate(conn)
         name = conn.info.dbname
     if context.console.as_json:
