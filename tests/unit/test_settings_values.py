@@ -128,6 +128,7 @@ def test_a_hostile_text_is_a_clear_error_or_harmless(source: Source, section: st
         value = getattr(getattr(settings, section), key)
         assert value == text
         taken += 1
+        assert "\0" not in value
         if key in ("dsn", "replay_dsn"):
             assert not re.search(r"[\x00-\x1f\x7f]", "".join(map(str, conninfo_to_dict(value).values())))
         else:
