@@ -51,6 +51,8 @@ _LINES = [
     "\x1b]0;title\x07",
     "a\tb",
     "\x00",
+    "dbname=a\x00b",
+    "dbname=a\x1bb",
     " ",
     "  x  ",
     "",
