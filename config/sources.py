@@ -204,6 +204,8 @@ def _problems(
 
 def _expected(model: type[BaseModel], key: str) -> str:
     schema = model.model_json_schema()["properties"][key]
+    if "expected" in schema:
+        return str(schema["expected"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     kinds = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
@@ -216,7 +218,7 @@ def _expected(model: type[BaseModel], key: str) -> str:
         "maxLength": "of at most {} characters",
     }
     bounds = [text.format(schema[name]) for name, text in limits.items() if name in schema]
-    return " ".join((kinds[schema["type"]], " and ".join(bounds), schema.get("expected", ""))).strip()
+    return " ".join((kinds[schema["type"]], " and ".join(bounds), schema.get("form", ""))).strip()
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:

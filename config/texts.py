@@ -36,14 +36,14 @@ def _has_controls(text: str) -> bool:
     return any(c < " " or c == "\x7f" for c in text)
 
 
-# What `expected` says goes on after "must be text of at most so many characters".
+# What `form` says goes on after "must be text of at most so many characters".
 Conninfo = Annotated[
     str,
     AfterValidator(_conninfo),
     Field(
         max_length=4096,
         json_schema_extra={
-            "expected": "that libpq understands, such as postgresql://user@host/name or host=... dbname=..."
+            "form": "that libpq understands, such as postgresql://user@host/name or host=... dbname=..."
         },
     ),
 ]
@@ -52,13 +52,11 @@ Folder = Annotated[
     AfterValidator(_folder),
     Field(
         max_length=4096,
-        json_schema_extra={"expected": "that name a folder, without control characters or an unknown ~user"},
+        json_schema_extra={"form": "that name a folder, without control characters or an unknown ~user"},
     ),
 ]
 ApplicationName = Annotated[
     str,
     # The server cuts after 63 bytes, and replaces what is not printable ASCII.
-    Field(
-        min_length=1, max_length=63, pattern="^[ -~]*$", json_schema_extra={"expected": "of printable ASCII"}
-    ),
+    Field(min_length=1, max_length=63, pattern="^[ -~]*$", json_schema_extra={"form": "of printable ASCII"}),
 ]
