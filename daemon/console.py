@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -24,13 +25,15 @@ class Console:
         self._quiet = quiet
         # A pipe has no width: never fold or cut a table there.
         width = None if sys.stdout.isatty() else 200
-        self._out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        # What is said holds names and values of others: nothing in it is markup.
+        plain = partial(RichConsole, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._out = plain(file=sys.stdout, width=width)
+        self._err = plain(file=sys.stderr)
 
     def say(self, text: str) -> None:
         """Write a line of talk to stderr."""
         if not self._quiet:
-            self._err.print(text, markup=False)
+            self._err.print(text)
 
     def document(self, value: Any) -> None:
         """Write the one JSON document to stdout."""
@@ -46,7 +49,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """Write a line of the answer to stdout, unless it is to be JSON."""
         if not self.as_json:
-            self._out.print(text, markup=False)
+            self._out.print(text)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", left: int = 1
@@ -86,7 +89,7 @@ class Console:
         started = monotonic()
         if self._err.is_terminal and not self._quiet:
             columns = (
-                TextColumn("{task.description:<28}"),
+                TextColumn("{task.description:<28}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),

@@ -523,7 +523,9 @@ SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall =>
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
 
 -- name: installed
-SELECT to_regclass('vectuned.tuned_column') IS NOT NULL;
+-- Whether vectuned is installed, and which pgvector.
+SELECT to_regclass('vectuned.tuned_column') IS NOT NULL,
+       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector');
 
 -- name: index_progress
 SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
