@@ -87,6 +87,8 @@ def _of_the_server(error: psycopg.Error) -> tuple[str, int]:
     """Turn what the server said into a sentence, its hint and an exit code."""
     said = error.diag.message_primary or str(error).strip().splitlines()[0]
     hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
+    if said.startswith("permission denied for function"):
+        hint = " (it takes a member of the role vectuned_admin: see `vectuned migrate --roles`)"
     state = error.sqlstate or ""
     lost = isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57"))
     return f"{said}{hint}", 69 if lost else 2 if state[:2] in ("22", "42") else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 from pgvector.psycopg import register_vector
+from psycopg import sql
 from psycopg.rows import TupleRow
 
 from vectuned.config.errors import UsageError
@@ -22,6 +23,12 @@ def open_session(
     conn = connect(conninfo, application_name=application_name, connect_timeout=connect_timeout)
     try:
         row = conn.execute(queries()["installed"]).fetchone()
+        if row is not None and row[0] is None:
+            role = sql.Identifier(conn.info.user).as_string(conn)
+            raise UsageError(
+                f"The role {role} may not use the schema vectuned in database {conn.info.dbname}: "
+                f"GRANT vectuned_user TO {role}, or vectuned_admin or vectuned_daemon."
+            )
         if row is None or not row[0]:
             raise UsageError(
                 f"vectuned is not installed in database {conn.info.dbname}: "

@@ -77,6 +77,9 @@ class Worker:
     def refresh(self, care: Care) -> Care:
         """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
         values = {"column_id": care.column.id}
+        row = self.conn.execute(queries()["unreadable"], values).fetchone()
+        if row is not None and row[0]:
+            raise VectunedError(row[0])
         row = self.conn.execute(queries()["refresh_column"], values).fetchone()
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
@@ -98,9 +101,18 @@ class Worker:
         return care
 
     def prepare(self) -> None:
-        """Bring into the database what the settings say of it."""
-        limit = sql.Literal(self.settings.inbox.max_mb * 1024 * 1024)
-        self.conn.execute(queries()["bound_inbox"].format(bytes=limit))
+        """Bring into the database what the settings say of it.
+
+        Raises VectunedError if the role has not the rights of a daemon.
+        """
+        try:
+            self.conn.execute(queries()["bound_inbox"], {"bytes": self.settings.inbox.max_mb * 1024 * 1024})
+        except psycopg.errors.InsufficientPrivilege as error:
+            role = sql.Identifier(self.conn.info.user).as_string(self.conn)
+            raise VectunedError(
+                f"The role {role} may not do the daemon's work ({error.diag.message_primary}): run `vectuned "
+                f"migrate --roles` as the schema's owner, then GRANT vectuned_daemon TO {role}."
+            ) from error
         if self.standby is None:
             self._over(None, "standby_waits", "standby_ready")
 
@@ -108,7 +120,9 @@ class Worker:
         """Move recorded searches to the durable table; return how many."""
         moved = drain(self.conn)
         if moved:
-            self.conn.execute(queries()["vacuum_inbox"])
+            may = self.conn.execute(queries()["may_vacuum"]).fetchone()
+            if may is not None and may[0]:  # otherwise autovacuum does it, if later
+                self.conn.execute(queries()["vacuum_inbox"])
             log.info("drained %d searches", moved, extra={"action": "drain"})
         return moved
 
@@ -262,6 +276,7 @@ class Worker:
         """
         days = {"days": self.settings.schedule.retention_days}
         self.conn.execute(queries()["forget_requests"], days)
+        self.conn.execute(queries()["forget_events"], days)
         with self.conn.transaction():
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
             self.conn.execute(queries()["partition"], days)

@@ -2,14 +2,25 @@
 -- Conditions hold together (AND). A value means equality, a list one of its elements, null a null test, and an
 -- object comparisons by =, <>, <, <=, >, >=, in and "not in".
 
+-- The published statistics hold values of rows. As with pg_stats each role sees those of the columns that it may read,
+-- and none where policies hide rows from it.
+CREATE OR REPLACE VIEW vectuned.readable_statistics WITH (security_barrier) AS
+SELECT s.column_id, s.attribute, s.null_fraction, s.other_fraction, s.common, s.bounds
+FROM vectuned.filter_statistics s
+JOIN vectuned.tuned_column c ON c.id = s.column_id
+WHERE NOT row_security_active(c.relation::oid)
+  AND (has_table_privilege(c.relation::oid, 'SELECT')
+       OR EXISTS (SELECT FROM pg_attribute a
+                  WHERE a.attrelid = c.relation AND a.attname = s.attribute AND NOT a.attisdropped
+                    AND has_column_privilege(c.relation::oid, a.attnum, 'SELECT')));
+
 -- condition: SQL over the table t, identifiers quoted, literals typed; NULL where everything matches.
 -- shape: the columns and operators without the values, the same for every filter of a kind.
--- fraction: the share of rows that match, by the published statistics, conditions taken as independent. Runs with the
--- owner's rights: the statistics hold values of rows, which are not for everyone to list.
+-- fraction: the share of rows that match, by the published statistics, conditions taken as independent.
 CREATE OR REPLACE FUNCTION vectuned._compile_filter(
     p_column_id int, p_relation regclass, filter jsonb,
     OUT condition text, OUT shape text, OUT fraction float8)
-LANGUAGE plpgsql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -43,7 +54,7 @@ BEGIN
         CROSS JOIN LATERAL (SELECT e.value #>> '{}' AS value) j
         LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = e.key::name AND a.attname = e.key
                                 AND a.attnum > 0 AND NOT a.attisdropped
-        LEFT JOIN vectuned.filter_statistics s ON s.column_id = p_column_id AND s.attribute = a.attname
+        LEFT JOIN vectuned.readable_statistics s ON s.column_id = p_column_id AND s.attribute = a.attname
     LOOP
         plain := entry.type IS NOT NULL;
         EXIT WHEN NOT plain;
@@ -236,7 +247,7 @@ DECLARE
     share float8;
 BEGIN
     SELECT s.null_fraction, s.other_fraction, s.common, s.bounds INTO null_fraction, other_fraction, common, bounds
-    FROM vectuned.filter_statistics s WHERE s.column_id = p_column_id AND s.attribute = p_attribute;
+    FROM vectuned.readable_statistics s WHERE s.column_id = p_column_id AND s.attribute = p_attribute;
     IF NOT FOUND THEN
         RETURN 0.1;
     END IF;
