@@ -94,7 +94,9 @@ BEGIN
     PERFORM '[1]'::@extschema@.vector;
     IF EXISTS (SELECT FROM vectuned.tuned_index t
                WHERE t.column_id = c.id AND t.marker <> 'true'
-                 AND replace(t.marker, format('@extschema@.vector_dims(t.%I)', c.column_name), '?')
+                 AND replace(t.marker, format('%I.vector_dims(t.%I)', (SELECT n.nspname FROM pg_type y
+                                 JOIN pg_namespace n ON n.oid = y.typnamespace
+                                 WHERE y.oid = '@extschema@.vector'::regtype), c.column_name), '?')
                      !~ '^(\? (>|>=|<>|=) \d{1,5}|\d{1,5} (<|<=|<>) \?)$')
     THEN
         RAISE EXCEPTION 'vectuned.tuned_index holds a marker of %.% that is none', f.relation, quote_ident(c.column_name)
