@@ -199,7 +199,7 @@ BEGIN
     LOOP
         SELECT y.typtype, CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE base END INTO kind, base
         FROM pg_type y WHERE y.oid = base;
-        EXIT WHEN kind <> 'd';
+        EXIT WHEN kind IS DISTINCT FROM 'd';
     END LOOP;
     IF operator IN ('<>', 'not in') THEN
         SELECT format('OPERATOR(%I.%s)', n.nspname, g.oprname) INTO symbol

@@ -104,6 +104,28 @@ def owner(server: EmbeddedServer, template: str) -> Iterator[Connection]:
         yield conn
 
 
+def test_who_may_not_create_roles_gets_the_statements(plain_conn: Connection, plain_database: str) -> None:
+    # The first test here: those that follow have the roles, which belong to the server.
+    database = sql.Identifier(plain_conn.info.dbname).as_string()
+    with plain_role(plain_conn, plain_database, f"CREATE ON DATABASE {database}") as someone:
+        migrate(someone)
+        before = one(someone, "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'vectuned'")
+        with pytest.raises(
+            MigrationError, match=r'run CREATE ROLE "vectuned_admin" NOLOGIN; CREATE ROLE'
+        ) as refused:
+            install_roles(someone)
+        assert one(someone, "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'vectuned'") == before
+        try:
+            plain_conn.execute(raw(str(refused.value).partition(" run ")[2].partition("; then")[0]))
+            assert install_roles(someone) == ()
+            assert one(
+                someone, "SELECT has_function_privilege('vectuned_daemon', 'vectuned._drain(int)', 'EXECUTE')"
+            )
+        finally:
+            plain_conn.execute("DROP OWNED BY vectuned_user, vectuned_admin, vectuned_daemon")
+            plain_conn.execute("DROP ROLE vectuned_user, vectuned_admin, vectuned_daemon")
+
+
 @pytest.mark.parametrize("role", GROUPS)
 def test_each_role_may_execute_what_it_needs_and_nothing_else(owner: Connection, role: str) -> None:
     rows = owner.execute(
@@ -159,7 +181,9 @@ def test_functions_with_the_owners_rights_are_those_that_must_have_them(owner: C
 
 
 def test_views_apply_their_readers_rights_or_hold_nothing_of_rows(owner: Connection) -> None:
-    views = {r[0] for r in owner.execute("SELECT viewname FROM pg_views WHERE schemaname = 'vectuned'").fetchall()}
+    views = {
+        r[0] for r in owner.execute("SELECT viewname FROM pg_views WHERE schemaname = 'vectuned'").fetchall()
+    }
     barred = owner.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'vectuned'::regnamespace AND relkind = 'v' "
         "AND reloptions @> '{security_barrier=true}'"
@@ -188,11 +212,22 @@ def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
         with pytest.raises(errors.InsufficientPrivilege, match="table items"):
             search(user, QUERY)
         owner.execute(sql.SQL("GRANT SELECT ON items TO {}").format(sql.Identifier(user.info.user)))
-        found = user.execute("SELECT id, query_id FROM vectuned.search('items', %s)", (text(QUERY),)).fetchall()
+        found = user.execute(
+            "SELECT id, query_id FROM vectuned.search('items', %s)", (text(QUERY),)
+        ).fetchall()
         assert [r[0] for r in found] == [key for key, _ in exact(owner, QUERY)]
-        assert len(user.execute("SELECT * FROM vectuned.search_rows(NULL::items, %s, 3)", (text(QUERY),)).fetchall()) == 3
+        assert (
+            len(
+                user.execute(
+                    "SELECT * FROM vectuned.search_rows(NULL::items, %s, 3)", (text(QUERY),)
+                ).fetchall()
+            )
+            == 3
+        )
         assert one(user, "SELECT vectuned.apply('items', %s)::text", text(QUERY))
-        assert one(user, "SELECT access_path FROM vectuned.params('items', %s, 3, '{\"kind\": 1}')", text(QUERY))
+        assert one(
+            user, "SELECT access_path FROM vectuned.params('items', %s, 3, '{\"kind\": 1}')", text(QUERY)
+        )
         assert one(user, "SELECT vectuned.record_feedback(%s, %s)", found[0][1], [found[0][0]]) == "recorded"
         for statement in (
             "SELECT * FROM vectuned.inbox", "SELECT * FROM vectuned.trajectory", "SELECT * FROM vectuned.feedback",
@@ -243,7 +278,9 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
         notices: list[str] = []
         admin.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
         column = enable(admin, "shop", sample_rate=1.0)
-        assert notices == ["the role vectuned_daemon may not read public.shop: GRANT SELECT ON public.shop TO vectuned_daemon"]
+        assert notices == [
+            "the role vectuned_daemon may not read public.shop: GRANT SELECT ON public.shop TO vectuned_daemon"
+        ]
         search(admin, QUERY, relation="shop")
         search(admin, QUERY, relation="shop")
         owner.execute("SELECT vectuned._drain(1)")
@@ -268,7 +305,9 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
             admin.execute("SELECT vectuned._drop_generated(1)")
 
 
-def test_the_daemon_does_all_its_work_with_its_role_alone(owner: Connection, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_daemon_does_all_its_work_with_its_role_alone(
+    owner: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     """Drain, replay, check, judge, learn, publish, fall back, new indexes, requests, upkeep: as `vectuned run` does."""
     make(owner, clustered(800, 8, seed=1), table="work")
     owner.execute("ALTER TABLE work ADD COLUMN kind int")
@@ -326,7 +365,9 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(owner: Connection, cap
             number = one(owner, f"SELECT vectuned.{call}")
             assert serve_request(session.info.dsn, settings())
             assert one(owner, "SELECT error FROM vectuned.request_result(%s)", number) is None
-        assert [r.message for r in caplog.records if "denied" in r.message or "passed over" in r.message] == []
+        assert [
+            r.message for r in caplog.records if "denied" in r.message or "passed over" in r.message
+        ] == []
         for statement in ("DELETE FROM items", "SELECT * FROM pg_authid", "DELETE FROM vectuned.trajectory",
                           "UPDATE vectuned.tuned_column SET relation = 'pg_class'", "DROP TABLE vectuned.inbox",
                           "ALTER TABLE vectuned.inbox DISABLE TRIGGER ALL", "SELECT vectuned.enable('items', 'embedding')",
@@ -334,17 +375,27 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(owner: Connection, cap
                           "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'"):  # fmt: skip
             with pytest.raises(errors.InsufficientPrivilege):
                 session.execute(raw(statement))
-        for call in ("_partition(1, '1 hour')", "_partition(1, NULL)", "_partition(100000, '1 day')", "_bound_inbox(0)"):
+        for call in (
+            "_partition(1, '1 hour')",
+            "_partition(1, NULL)",
+            "_partition(100000, '1 day')",
+            "_bound_inbox(0)",
+        ):
             with pytest.raises(errors.InvalidParameterValue):
                 session.execute(raw(f"SELECT vectuned.{call}"))
         # What it may write becomes SQL of others only where it is what it should be.
-        session.execute("UPDATE vectuned.tuned_index SET marker = 'true; SELECT 1' WHERE column_id = %s", (column,))
+        session.execute(
+            "UPDATE vectuned.tuned_index SET marker = 'true; SELECT 1' WHERE column_id = %s", (column,)
+        )
         with pytest.raises(errors.DataCorrupted, match="holds a marker"):
             session.execute("SELECT vectuned._generate(%s)", (column,))
 
 
 def test_a_login_that_is_no_daemon_is_told(owner: Connection) -> None:
-    with member(owner, "vectuned_user") as user, pytest.raises(VectunedError, match=r"then GRANT vectuned_daemon TO"):
+    with (
+        member(owner, "vectuned_user") as user,
+        pytest.raises(VectunedError, match=r"then GRANT vectuned_daemon TO"),
+    ):
         Worker(user, settings()).prepare()
 
 
@@ -382,17 +433,6 @@ def test_installing_the_roles_by_the_command_line(
     assert main(["migrate", "--dsn", database, "--public"]) == 2
 
 
-def test_who_may_not_create_roles_gets_the_statements(plain_conn: Connection, plain_database: str) -> None:
-    database = sql.Identifier(plain_conn.info.dbname).as_string()
-    with plain_role(plain_conn, plain_database, f"CREATE ON DATABASE {database}") as someone:
-        migrate(someone)
-        if one(plain_conn, "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'vectuned%%'"):
-            pytest.skip("another test's roles are there")
-        with pytest.raises(MigrationError, match=r'run CREATE ROLE "vectuned_admin" NOLOGIN; CREATE ROLE'):
-            install_roles(someone)
-        assert one(someone, "SELECT count(*) FROM vectuned.tuned_column") == 0
-
-
 def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_database: str) -> None:
     name = plain_conn.info.dbname
     with plain_role(plain_conn, plain_database) as someone:
@@ -407,7 +447,9 @@ def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_datab
         with pytest.raises(MigrationError, match=rf"GRANT USAGE ON SCHEMA ext TO {name}_reader"):
             migrate(someone)
         migrate(plain_conn)
-        with pytest.raises(MigrationError, match=rf"the schema vectuned belongs to postgres; GRANT postgres TO {name}_reader"):
+        with pytest.raises(
+            MigrationError, match=rf"the schema vectuned belongs to postgres; GRANT postgres TO {name}_reader"
+        ):
             migrate(someone)
 
 
