@@ -77,9 +77,7 @@ class Worker:
     def refresh(self, care: Care) -> Care:
         """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
         values = {"column_id": care.column.id}
-        row = self.conn.execute(queries()["unreadable"], values).fetchone()
-        if row is not None and row[0]:
-            raise VectunedError(row[0])
+        self.check_rights(care)
         row = self.conn.execute(queries()["refresh_column"], values).fetchone()
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
@@ -100,19 +98,31 @@ class Worker:
                 )  # fmt: skip
         return care
 
+    def check_rights(self, care: Care) -> None:
+        """Raise VectunedError, with the statement that helps, where the role may not see all of a table."""
+        row = self.conn.execute(queries()["unreadable"], {"column_id": care.column.id}).fetchone()
+        if row is not None and row[0]:
+            raise VectunedError(row[0])
+
     def prepare(self) -> None:
         """Bring into the database what the settings say of it.
 
         Raises VectunedError if the role has not the rights of a daemon.
         """
+        role = sql.Identifier(self.conn.info.user).as_string(self.conn)
         try:
             self.conn.execute(queries()["bound_inbox"], {"bytes": self.settings.inbox.max_mb * 1024 * 1024})
         except psycopg.errors.InsufficientPrivilege as error:
-            role = sql.Identifier(self.conn.info.user).as_string(self.conn)
             raise VectunedError(
                 f"The role {role} may not do the daemon's work ({error.diag.message_primary}): run `vectuned "
                 f"migrate --roles` as the schema's owner, then GRANT vectuned_daemon TO {role}."
             ) from error
+        row = self.conn.execute(queries()["sees_others"]).fetchone()
+        if self.settings.budget.pause_above and row is not None and not row[0]:
+            log.warning(
+                "budget.pause_above has no effect, others' statements cannot be seen: "
+                "GRANT pg_read_all_stats TO %s", role, extra={"action": "rights"},
+            )  # fmt: skip
         if self.standby is None:
             self._over(None, "standby_waits", "standby_ready")
 

@@ -376,6 +376,10 @@ SELECT vectuned._bound_inbox(%(bytes)s);
 SELECT CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege('vectuned.inbox', 'MAINTAIN')
             ELSE pg_has_role((SELECT r.relowner FROM pg_class r WHERE r.oid = 'vectuned.inbox'::regclass), 'USAGE') END;
 
+-- name: sees_others
+-- Whether this role is told what other roles' sessions do.
+SELECT pg_has_role('pg_read_all_stats', 'USAGE');
+
 -- name: unreadable
 -- Why this session cannot learn about a table, with the statement that helps; NULL where it can.
 SELECT vectuned._unreadable(c.relation, current_user) FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;

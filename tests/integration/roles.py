@@ -19,7 +19,7 @@ GROUPS = ("vectuned_user", "vectuned_admin", "vectuned_daemon")
 
 @contextmanager
 def database_with_roles(dsn: str, template: str, name: str) -> Iterator[Connection]:
-    """Yield the owner's connection to a fresh database in which the roles are installed and PUBLIC has nothing.
+    """Yield the owner's connection to a fresh database with the roles, in which PUBLIC has nothing.
 
     Roles belong to the server: they are dropped again, for tests that know nothing of them.
     """

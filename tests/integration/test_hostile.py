@@ -1,4 +1,4 @@
-"""Hostile text through everything that takes text: a clear error or a right answer, and nothing else happens."""
+"""Hostile text through everything that takes text: a clear error or a right answer, and nothing else."""
 
 from __future__ import annotations
 
@@ -33,46 +33,59 @@ WRAPPED = (
 STRINGS = (
     *(wrap.format(payload) for wrap, payload in product(WRAPPED, PAYLOADS)),
     # Quotes, comments, escapes
-    "'", "''", "'''", '"', '""', '"""', "`", "\\", "\\'", "\\\\'", "--", "/*", "*/", ";", "$$", "$1", "$search$",
+    "'", "''", "'''", '"', '""', '"' * 3, "`", "\\", "\\'", "\\\\'", "--", "/*", "*/", ";", "$$", "$1",
+    "$search$",
     "$search_$", "$$;$$", "E'\\x27'", "U&'\\0027'", "\\x00", "\\u0000", "%00", "\\0",
     # Format specifiers and templates of ours
-    "%", "%%", "%s", "%I", "%L", "%1$s", "%1$I", "%n", "{}", "{0}", "{key}", "{id}", "{relation}", "{searches}", "$@$", "$body$",
+    "%", "%%", "%s", "%I", "%L", "%1$s", "%1$I", "%n", "{}", "{0}", "{key}", "{id}", "{relation}",
+    "{searches}", "$@$", "$body$",
     # JSON and arrays
-    "{", "}", "[", "]", "null", "true", '{"a":', '["', '","', '{"<": 1}', "{NULL}", '{"', "{a,b", "\\u0022", "Infinity", "NaN",
+    "{", "}", "[", "]", "null", "true", '{"a":', '["', '","', '{"<": 1}', "{NULL}", '{"', "{a,b", "\\u0022",
+    "Infinity", "NaN",
     "1e400", "9" * 400,
     # Space and control
     "", " ", "\t", "\n", "\r\n", "a\nb", "\x01", "\x1b[31m", "\x7f",
     # Unicode: homoglyphs of quotes, bidirectional, zero width, combining, private, largest, a flag
-    "\u02bc; DROP TABLE canary --", "\uff07; DROP TABLE canary --", "\u2019", "\uff1b", "\u037e", "\u202eelbat\u202c",
-    "\u2066x\u2069", "\u200b", "\ufeff", "e\u0301" * 20, "\u0130", "\u00df", "\ue000", "\U0010ffff", "\U0001f3f4\u200d\u2620\ufe0f",
+    "\u02bc; DROP TABLE canary --", "\uff07; DROP TABLE canary --", "\u2019", "\uff1b", "\u037e",
+    "\u202eelbat\u202c",
+    "\u2066x\u2069", "\u200b", "\ufeff", "e\u0301" * 20, "\u0130", "\u00df", "\ue000", "\U0010ffff",
+    "\U0001f3f4\u200d\u2620\ufe0f",
     "\u043eid", "\u212a",
     # Names that mean something, long ones, paths
-    "k", "q", "t", "id", "distance", "query", "NULL", "none", "public", "vectuned", "ctid", "tableoid", "xmin", "pg_class",
-    "items; SELECT 1", "public.items", '"public"."items"', "../../etc/passwd", "x" * 63, "x" * 64, "\u00e9" * 60, "'" * 63, '"' * 63,
+    "k", "q", "t", "id", "distance", "query", "NULL", "none", "public", "vectuned", "ctid", "tableoid",
+    "xmin", "pg_class",
+    "items; SELECT 1", "public.items", '"public"."items"', "../../etc/passwd", "x" * 63, "x" * 64,
+    "\u00e9" * 60, "'" * 63, '"' * 63,
     "x" * 20000, "'" * 20000, "%s" * 5000, "((((" * 2000,
 )  # fmt: skip
 
 # What may be said of text that means nothing here. No syntax error and no internal one is among them.
 CLEAR = {
-    "ok", "22023", "22004", "22P02", "22P05", "22003", "22007", "22008", "42703", "42704", "42P01", "42602", "3F000",
+    "ok", "22023", "22004", "22P02", "22P05", "22003", "22007", "22008", "42703", "42704", "42P01", "42602",
+    "3F000",
     "0A000", "42809",
 }  # fmt: skip
 
 # By type, what the arguments are that are not attacked.
 ELSE = {
-    "regclass": "'items'", "name": "'embedding'", "text": "'recall'", "jsonb": "NULL", "integer": "5", "bigint": "1",
-    "boolean": "false", "double precision": "0.5", "uuid": "gen_random_uuid()", "text[]": "'{1}'", "interval": "'0'",
+    "regclass": "'items'", "name": "'embedding'", "text": "'recall'", "jsonb": "NULL", "integer": "5",
+    "bigint": "1",
+    "boolean": "false", "double precision": "0.5", "uuid": "gen_random_uuid()", "text[]": "'{1}'",
+    "interval": "'0'",
     "anyelement": "NULL::items", "double precision[]": "'{0.5}'", "real": "1", "oid": "1",
 }  # fmt: skip
 # How a hostile text becomes an argument of a type. A relation is named by text that is quoted by then.
 ATTACKS = {
-    "text": ("$1",), "name": ("$1::name",), "text[]": ("ARRAY[$1]", "ARRAY[$1, $1]"), "name[]": ("ARRAY[$1::name]",),
+    "text": ("$1",), "name": ("$1::name",), "text[]": ("ARRAY[$1]", "ARRAY[$1, $1]"),
+    "name[]": ("ARRAY[$1::name]",),
     "regclass": ("to_regclass(quote_ident($1))",),
     "jsonb": (
         "$1::jsonb", "to_jsonb($1)", "jsonb_build_object($1, 1)", "jsonb_build_object('kind', $1)",
         "jsonb_build_object('label', $1)", "jsonb_build_object('label', jsonb_build_array($1, NULL))",
-        "jsonb_build_object('label', jsonb_build_object('>=', $1))", "jsonb_build_object('kind', jsonb_build_object($1, 1))",
-        "jsonb_build_object('day', $1)", "jsonb_build_object('size', jsonb_build_object('in', jsonb_build_array($1)))",
+        "jsonb_build_object('label', jsonb_build_object('>=', $1))",
+        "jsonb_build_object('kind', jsonb_build_object($1, 1))",
+        "jsonb_build_object('day', $1)", "jsonb_build_object('size', jsonb_build_object('in', "
+        "jsonb_build_array($1)))",
     ),
 }  # fmt: skip
 
@@ -107,31 +120,40 @@ BEGIN
     FOR i IN 1 .. cardinality(words) LOOP
         BEGIN
             EXECUTE format('CREATE SCHEMA %I', words[i]);
-            EXECUTE format('CREATE TABLE %1$I.%1$I (%1$I vector(4), %2$I text, PRIMARY KEY (%2$I))', words[i], left(words[i], 15) || '#');
-            EXECUTE format('INSERT INTO %1$I.%1$I SELECT ARRAY[n, 1, 2, sin(n)]::vector, %2$L || n FROM generate_series(1, 30) n',
+            EXECUTE format('CREATE TABLE %1$I.%1$I (%1$I vector(4), %2$I text, PRIMARY KEY (%2$I))',
+                words[i], left(words[i], 15) || '#');
+            EXECUTE format('INSERT INTO %1$I.%1$I SELECT ARRAY[n, 1, 2, sin(n)]::vector, %2$L || n FROM
+                generate_series(1, 30) n',
                            words[i], words[i]);
-            EXECUTE format('CREATE INDEX %1$I ON %2$I.%2$I USING hnsw (%2$I vector_cosine_ops)', left(words[i], 15) || '!', words[i]);
+            EXECUTE format('CREATE INDEX %1$I ON %2$I.%2$I USING hnsw (%2$I vector_cosine_ops)',
+                left(words[i], 15) || '!', words[i]);
             subject := format('%1$I.%1$I', words[i])::regclass;
             PERFORM vectuned.enable(subject, words[i]::name, sample_rate => 1);
             SELECT array_agg(s.id) INTO found FROM vectuned.search(subject, q, 5) s;
-            EXECUTE format('SELECT array_agg(r.%2$I) FROM vectuned.search_rows(NULL::%1$I.%1$I, $1, 5) r', words[i], left(words[i], 15) || '#')
+            EXECUTE format('SELECT array_agg(r.%2$I) FROM vectuned.search_rows(NULL::%1$I.%1$I, $1, 5) r',
+                words[i], left(words[i], 15) || '#')
                 INTO again USING q;
             IF cardinality(found) <> 5 OR found <> again OR NOT starts_with(found[1], words[i]) THEN
                 RAISE 'found %, then %', found, again;
             END IF;
             SELECT array_agg(s.id) INTO again
-            FROM vectuned.search(subject, q, 5, jsonb_build_object(left(words[i], 15) || '#', jsonb_build_array(found[2], words[i]))) s;
+            FROM vectuned.search(subject, q, 5, jsonb_build_object(left(words[i], 15) || '#',
+                jsonb_build_array(found[2], words[i]))) s;
             IF again <> found[2:2] THEN
                 RAISE 'by filter %, not %', again, found[2];
             END IF;
-            PERFORM vectuned.params(subject, q), vectuned.apply(subject, q), vectuned.stats(subject, words[i]::name);
+            PERFORM vectuned.params(subject, q), vectuned.apply(subject, q), vectuned.stats(subject,
+                words[i]::name);
             PERFORM vectuned.recommend_params(subject, words[i]::name);
-            PERFORM vectuned._refresh_column(c.id), vectuned._set_baseline(c.id), vectuned._since_baseline(c.id),
-                    vectuned._replay(c.id, 1, q, '{10,20}') FROM vectuned.tuned_column c WHERE c.relation = subject;
+            PERFORM vectuned._refresh_column(c.id), vectuned._set_baseline(c.id),
+                vectuned._since_baseline(c.id),
+                    vectuned._replay(c.id, 1, q, '{10,20}') FROM vectuned.tuned_column c WHERE c.relation =
+                        subject;
             PERFORM vectuned._drain(10);
             EXECUTE format('CREATE ROLE %I', words[i]);
             EXECUTE format('GRANT USAGE ON SCHEMA %1$I TO %1$I; GRANT SELECT ON %1$I.%1$I TO %1$I', words[i]);
-            IF vectuned._unreadable(subject, words[i]::name) IS NOT NULL OR vectuned._may_tune(subject, words[i]::name) THEN
+            IF vectuned._unreadable(subject, words[i]::name) IS NOT NULL OR vectuned._may_tune(subject,
+                words[i]::name) THEN
                 RAISE 'the rights of the role are not seen';
             END IF;
             EXECUTE format('SET LOCAL ROLE %I', words[i]);
@@ -157,12 +179,15 @@ STATE = """
 SELECT ARRAY[
     (SELECT md5(string_agg(t::text, ',' ORDER BY t.id)) FROM canary t),
     (SELECT md5(string_agg(t::text, ',' ORDER BY t.id)) FROM items t),
-    (SELECT md5(string_agg(concat_ws(' ', relnamespace, relname, relkind, relacl, relowner), ',' ORDER BY oid)) FROM pg_class
+    (SELECT md5(string_agg(concat_ws(' ', relnamespace, relname, relkind, relacl, relowner), ',' ORDER BY
+        oid)) FROM pg_class
      WHERE relnamespace <> 'pg_toast'::regnamespace),
-    (SELECT md5(string_agg(concat_ws(' ', oid::regprocedure, prosrc, proacl, prosecdef, proconfig), ',' ORDER BY oid)) FROM pg_proc),
+    (SELECT md5(string_agg(concat_ws(' ', oid::regprocedure, prosrc, proacl, prosecdef, proconfig), ','
+        ORDER BY oid)) FROM pg_proc),
     (SELECT md5(string_agg(t::text, ',' ORDER BY t.oid)) FROM pg_roles t),
     (SELECT md5(string_agg(concat_ws(' ', nspname, nspacl), ',' ORDER BY oid)) FROM pg_namespace),
-    (SELECT md5(string_agg((t.id, t.relation, t.column_name, t.target_recall, t.enabled)::text, ',')) FROM vectuned.tuned_column t)]
+    (SELECT md5(string_agg((t.id, t.relation, t.column_name, t.target_recall, t.enabled)::text, ',')) FROM
+        vectuned.tuned_column t)]
 """
 
 
@@ -175,7 +200,8 @@ def conn(server: EmbeddedServer, template: str) -> Iterator[Connection]:
             with psycopg.connect(make_conninfo(server.dsn, dbname="test_hostile"), autocommit=True) as conn:
                 register_vector(conn)
                 make(conn, clustered(60, 4, seed=1))
-                conn.execute("ALTER TABLE items ADD COLUMN label text, ADD COLUMN kind int, ADD COLUMN day date, "
+                conn.execute("ALTER TABLE items ADD COLUMN label text, ADD COLUMN kind int, ADD COLUMN day "
+                "date, "
                              "ADD COLUMN size numeric")  # fmt: skip
                 conn.execute("UPDATE items SET label = 'l' || id, kind = id % 3")
                 conn.execute("ANALYZE items")
@@ -202,7 +228,8 @@ def targets(conn: Connection) -> list[tuple[str, str]]:
         "FROM pg_proc p CROSS JOIN LATERAL unnest(p.proargnames[1:p.pronargs], p.proargtypes::oid[]) "
         "WITH ORDINALITY AS a (name, type, place) "
         "WHERE p.pronamespace = 'vectuned'::regnamespace "
-        "AND (p.proname !~ '^_' OR has_function_privilege('pg_monitor', p.oid, 'EXECUTE')) GROUP BY p.oid ORDER BY 1"
+        "AND (p.proname !~ '^_' OR has_function_privilege('pg_monitor', p.oid, 'EXECUTE')) GROUP BY p.oid "
+        "ORDER BY 1"
     ).fetchall()
     found = []
     for name, arguments, types in rows:
@@ -228,8 +255,10 @@ def targets(conn: Connection) -> list[tuple[str, str]]:
 def test_there_is_enough_to_attack_and_to_attack_with(conn: Connection) -> None:
     assert len(set(STRINGS)) == len(STRINGS) >= 150
     names = {label.partition("(")[0] for label, _ in targets(conn)}
-    assert names >= {"search", "search_rows", "params", "apply", "enable", "disable", "auto_tune", "stats", "record_feedback",
-                     "recommend_params", "benchmark_recall", "benchmark_latency", "_compile_filter", "_filtered_1"}  # fmt: skip
+    assert names >= {"search", "search_rows", "params", "apply", "enable", "disable", "auto_tune", "stats",
+    "record_feedback",
+                     "recommend_params", "benchmark_recall", "benchmark_latency", "_compile_filter",
+                     "_filtered_1"}  # fmt: skip
 
 
 def test_hostile_text_in_every_argument(conn: Connection) -> None:

@@ -24,12 +24,13 @@ from .tables import Connection, clustered, enable, exact, make, one, plain_role,
 VECTORS = clustered(400, 8, seed=1)
 QUERY = VECTORS[0] + 0.1
 
-# What each role may execute and do besides the owner. Everything in the schema that is not named here is the owner's.
+# What each role may execute besides the owner. What is not named here is the owner's alone.
 SEARCHING = """
-    _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _compile_filter _filter_test
-    _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default _served_path _filter_bucket
-    _search_function _search_anew _check_query _tuned_column _fragments _index_fragments _generation _probe
-    _default_effort params apply search search_rows record_feedback _may_tune _daemon_runs _search_1 _filtered_1
+    _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _compile_filter
+    _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default
+    _served_path _filter_bucket _search_function _search_anew _check_query _tuned_column _fragments
+    _index_fragments _generation _probe _default_effort params apply search search_rows record_feedback
+    _may_tune _daemon_runs _search_1 _filtered_1
 """
 INDEXES = """
     _refresh_indexes _refresh_statistics _vector_indexes _marker _predicate_filter _takes_index _plan_reads
@@ -37,37 +38,37 @@ INDEXES = """
 """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
-    "vectuned_admin": SEARCHING + INDEXES + """
+    "vectuned_admin": f"""{SEARCHING} {INDEXES}
         enable disable auto_tune benchmark_recall benchmark_latency request_result cancel_request _inspect
         _generate_dispatch _drop_generated""",
-    "vectuned_daemon": SEARCHING + INDEXES + """
-        _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _begin_anew _row_estimate _set_baseline
-        _since_baseline _replay""",
-}  # fmt: skip
+    "vectuned_daemon": f"""{SEARCHING} {INDEXES}
+        _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _begin_anew _row_estimate
+        _set_baseline _since_baseline _replay""",
+}
 
+# The same of tables and views, by privilege; with columns in parentheses where it is those alone.
 PUBLISHED = "tuned_column tuned_index bank measured_path pattern status readable_statistics"
-# Privileges on tables and views; with columns in parentheses where it is those alone.
 TABLES = {
     "vectuned_user": {"SELECT": PUBLISHED},
     "vectuned_admin": {
-        "SELECT": f"{PUBLISHED} promises requests event filter_statistics promise(column_id) inbox(column_id) "
-                  "feedback(column_id) trajectory(column_id,replayed_at)",
+        "SELECT": f"""{PUBLISHED} promises requests event filter_statistics promise(column_id)
+            inbox(column_id) feedback(column_id) trajectory(column_id,replayed_at)""",
         "INSERT": "tuned_column tuned_index filter_statistics event",
         "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
         "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback",
     },
     "vectuned_daemon": {
-        "SELECT": f"{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline event "
-                  "request filter_statistics",
-        "INSERT": "trajectory baseline promise filter_statistics tuned_index bank pattern measured_path replay "
-                  "event recall_check",
-        "UPDATE": "inbox trajectory baseline promise filter_statistics tuned_index bank pattern measured_path "
-                  "replay request feedback(judged) "
-                  "tuned_column(alert,default_probes,index_relation,learn_from,target_recall)",
+        "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
+            event request filter_statistics""",
+        "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
+            replay event recall_check""",
+        "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
+            measured_path replay request feedback(judged)
+            tuned_column(alert,default_probes,index_relation,learn_from,target_recall)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request",
         "MAINTAIN": "inbox",
     },
-}  # fmt: skip
+}
 
 # Functions that run with the owner's rights, and why they must.
 DEFINERS = {
@@ -143,13 +144,15 @@ def test_each_role_may_touch_what_it_needs_and_nothing_else(owner: Connection, r
     for kind in kinds + ["MAINTAIN"] * (server >= 170000):
         by_column = kind in ("SELECT", "INSERT", "UPDATE", "REFERENCES")
         columns = (
-            "(SELECT string_agg(a.attname, ',' ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = c.oid "
+            "(SELECT string_agg(a.attname, ',' ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = "
+            "c.oid "
             "AND a.attnum > 0 AND has_column_privilege(%(role)s, c.oid, a.attnum, %(kind)s))"
         )
         rows = owner.execute(
             "SELECT c.relname, has_table_privilege(%(role)s, c.oid, %(kind)s), "
             f"{columns if by_column else 'NULL'} FROM pg_class c "
-            "WHERE c.relnamespace = 'vectuned'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')".encode(),
+            "WHERE c.relnamespace = 'vectuned'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', "
+            "'f')".encode(),
             {"role": role, "kind": kind},
         ).fetchall()
         may = {name if whole else f"{name}({some})" for name, whole, some in rows if whole or some}
@@ -161,22 +164,26 @@ def test_each_role_may_touch_what_it_needs_and_nothing_else(owner: Connection, r
 def test_the_roles_have_nothing_elsewhere(owner: Connection, role: str) -> None:
     assert owner.execute(
         "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
-        "has_database_privilege(rolname, current_database(), 'CREATE'), has_schema_privilege(rolname, 'vectuned', "
+        "has_database_privilege(rolname, current_database(), 'CREATE'), has_schema_privilege(rolname, "
+        "'vectuned', "
         "'CREATE'), has_table_privilege(rolname, 'items', 'SELECT'), "
         "EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid), "
         "EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid), "
-        "EXISTS (SELECT FROM pg_sequence s WHERE has_sequence_privilege(rolname, s.seqrelid, 'USAGE, SELECT, UPDATE')) "
+        "EXISTS (SELECT FROM pg_sequence s WHERE has_sequence_privilege(rolname, s.seqrelid, 'USAGE, "
+        "SELECT, UPDATE')) "
         "FROM pg_roles r WHERE rolname = %s", (role,)
     ).fetchone() == (False,) * 12  # fmt: skip
 
 
 def test_functions_with_the_owners_rights_are_those_that_must_have_them(owner: Connection) -> None:
     rows = owner.execute(
-        "SELECT proname, prosecdef, EXISTS (SELECT FROM unnest(proconfig) s WHERE s ~ '^search_path=pg_catalog, '), "
+        "SELECT proname, prosecdef, EXISTS (SELECT FROM unnest(proconfig) s WHERE s ~ "
+        "'^search_path=pg_catalog, '), "
         "prosqlbody IS NOT NULL FROM pg_proc WHERE pronamespace = 'vectuned'::regnamespace"
     ).fetchall()
     assert {name for name, definer, _, _ in rows if definer} == set(DEFINERS)
-    # What is written RETURN or BEGIN ATOMIC was parsed when it was created: a search_path means nothing to it.
+    # What is written RETURN or BEGIN ATOMIC was parsed when it was created: a search_path means nothing to
+    # it.
     assert [name for name, definer, pinned, parsed in rows if not pinned and (definer or not parsed)] == []
 
 
@@ -230,10 +237,13 @@ def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
         )
         assert one(user, "SELECT vectuned.record_feedback(%s, %s)", found[0][1], [found[0][0]]) == "recorded"
         for statement in (
-            "SELECT * FROM vectuned.inbox", "SELECT * FROM vectuned.trajectory", "SELECT * FROM vectuned.feedback",
-            "SELECT * FROM vectuned.filter_statistics", "SELECT * FROM vectuned.event", "DELETE FROM vectuned.bank",
+            "SELECT * FROM vectuned.inbox", "SELECT * FROM vectuned.trajectory",
+            "SELECT * FROM vectuned.feedback",
+            "SELECT * FROM vectuned.filter_statistics", "SELECT * FROM vectuned.event",
+            "DELETE FROM vectuned.bank",
             "SELECT vectuned.enable('items', 'embedding')", "SELECT vectuned.stats('items')",
-            "SELECT vectuned._generate(1)", "SELECT vectuned._partition(1, '1 day')", "SELECT vectuned._drain(1)",
+            "SELECT vectuned._generate(1)", "SELECT vectuned._partition(1, '1 day')",
+            "SELECT vectuned._drain(1)",
             "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         ):  # fmt: skip
             with pytest.raises(errors.InsufficientPrivilege):
@@ -242,7 +252,10 @@ def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
 
 def test_nobody_forges_what_was_recorded(owner: Connection) -> None:
     owner.execute("DELETE FROM vectuned.inbox")
-    call = "vectuned._record(gen_random_uuid(), 1, '[1,2,3,4,5,6,7,8]', 10, 'hnsw', 40, NULL, NULL, '{1}', '{0}', 1)"
+    call = (
+        "vectuned._record(gen_random_uuid(), 1, '[1,2,3,4,5,6,7,8]', 10, 'hnsw', 40, NULL, NULL, '{1}', "
+        "'{0}', 1)"
+    )
     with member(owner, "vectuned_user") as user:
         role = sql.Identifier(user.info.user)
         owner.execute(sql.SQL("CREATE SCHEMA AUTHORIZATION {}").format(role))
@@ -257,7 +270,8 @@ def test_nobody_forges_what_was_recorded(owner: Connection) -> None:
             function = sql.Identifier(user.info.user, name)
             body = f"BEGIN RETURN {call}; END"
             user.execute(
-                sql.SQL("CREATE FUNCTION {}() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, public AS {}")
+                sql.SQL("CREATE FUNCTION {}() RETURNS boolean LANGUAGE plpgsql SET search_path = "
+                "pg_catalog, public AS {}")
                 .format(function, sql.Literal(body))
             )  # fmt: skip
             assert user.execute(sql.SQL("SELECT {}()").format(function)).fetchone() == (False,)
@@ -279,7 +293,8 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
         admin.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
         column = enable(admin, "shop", sample_rate=1.0)
         assert notices == [
-            "the role vectuned_daemon may not read public.shop: GRANT SELECT ON public.shop TO vectuned_daemon"
+            "the role vectuned_daemon may not read public.shop: GRANT SELECT ON public.shop TO "
+            "vectuned_daemon"
         ]
         search(admin, QUERY, relation="shop")
         search(admin, QUERY, relation="shop")
@@ -290,7 +305,8 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
             number = one(admin, f"SELECT vectuned.{wanted}")
             assert one(admin, "SELECT vectuned.cancel_request(%s)", number) == "cancelled"
         assert one(admin, "SELECT count(*) FROM vectuned.requests") == 3
-        for statement in ("SELECT query FROM vectuned.trajectory", "SELECT result_ids FROM vectuned.trajectory",
+        for statement in ("SELECT query FROM vectuned.trajectory",
+                          "SELECT result_ids FROM vectuned.trajectory",
                           "SELECT query FROM vectuned.inbox", "SELECT * FROM vectuned.replay",
                           "UPDATE vectuned.bank SET ef_search = 1", "SELECT vectuned._drain(1)",
                           "UPDATE vectuned.trajectory SET query = query", "DROP TABLE vectuned.event",
@@ -308,7 +324,7 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
 def test_the_daemon_does_all_its_work_with_its_role_alone(
     owner: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Drain, replay, check, judge, learn, publish, fall back, new indexes, requests, upkeep: as `vectuned run` does."""
+    """Drain, replay, check, judge, learn, publish, fall back, requests, upkeep: as `vectuned run` does."""
     make(owner, clustered(800, 8, seed=1), table="work")
     owner.execute("ALTER TABLE work ADD COLUMN kind int")
     owner.execute("UPDATE work SET kind = id % 4")
@@ -321,9 +337,10 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
             owner.execute("SELECT vectuned.search('work', %s, 10, '{\"kind\": 1}')", (text(query),))
     caplog.set_level(logging.WARNING, logger="vectuned")
     with member(owner, "vectuned_daemon", name="daemon") as session:
-        worker = Worker(session, settings(learning__batch_min=5, inbox__max_mb=65))
+        worker = Worker(session, settings(learning__batch_min=5, inbox__max_mb=65, budget__pause_above=9))
         worker.prepare()
         assert one(owner, "SELECT vectuned._inbox_bytes()") == 65 * 1024 * 1024
+        assert 'GRANT pg_read_all_stats TO "test_rights_daemon"' in caplog.text
         assert worker.drain() == 80
         # Without the right to the tables it says which one is missing, column by column, and goes on.
         assert worker.replay_all() == 0
@@ -332,6 +349,10 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
             "GRANT SELECT ON public.work TO test_rights_daemon"
         ) in caplog.text
         assert "public.items.embedding is passed over" in caplog.text
+        number = one(owner, "SELECT vectuned.benchmark_recall('work', sample_queries => 20)")
+        assert serve_request(session.info.dsn, settings())
+        refused = one(owner, "SELECT error FROM vectuned.request_result(%s)", number)
+        assert refused.endswith("GRANT SELECT ON public.work TO test_rights_daemon")
         caplog.clear()
         owner.execute("GRANT SELECT ON work, items TO vectuned_daemon")
         owner.execute("ALTER TABLE work ENABLE ROW LEVEL SECURITY")
@@ -360,7 +381,8 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
         search(owner, QUERY, relation="work")
         assert worker.drain() == 1
         assert one(owner, "SELECT pg_table_size('vectuned.inbox')") <= 5 * 8192
-        for call in ("auto_tune('work', sample_queries => 20)", "benchmark_recall('work', sample_queries => 20)",
+        for call in ("auto_tune('work', sample_queries => 20)",
+                     "benchmark_recall('work', sample_queries => 20)",
                      "benchmark_latency('work', sample_queries => 20)"):  # fmt: skip
             number = one(owner, f"SELECT vectuned.{call}")
             assert serve_request(session.info.dsn, settings())
@@ -369,10 +391,13 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
             r.message for r in caplog.records if "denied" in r.message or "passed over" in r.message
         ] == []
         for statement in ("DELETE FROM items", "SELECT * FROM pg_authid", "DELETE FROM vectuned.trajectory",
-                          "UPDATE vectuned.tuned_column SET relation = 'pg_class'", "DROP TABLE vectuned.inbox",
-                          "ALTER TABLE vectuned.inbox DISABLE TRIGGER ALL", "SELECT vectuned.enable('items', 'embedding')",
+                          "UPDATE vectuned.tuned_column SET relation = 'pg_class'",
+                          "DROP TABLE vectuned.inbox",
+                          "ALTER TABLE vectuned.inbox DISABLE TRIGGER ALL",
+                          "SELECT vectuned.enable('items', 'embedding')",
                           "CREATE TABLE public.mine (id int)",
-                          "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'"):  # fmt: skip
+                          "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT "
+                          "1'"):  # fmt: skip
             with pytest.raises(errors.InsufficientPrivilege):
                 session.execute(raw(statement))
         for call in (
@@ -439,7 +464,8 @@ def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_datab
         with pytest.raises(MigrationError, match=rf"GRANT CREATE ON DATABASE {name} TO {name}_reader"):
             migrate(someone)
         plain_conn.execute("DROP EXTENSION vector")
-        with pytest.raises(MigrationError, match=rf'have a superuser run CREATE EXTENSION vector, or GRANT CREATE ON '
+        with pytest.raises(MigrationError, match=rf'have a superuser run CREATE EXTENSION vector, or GRANT '
+        rf'CREATE ON '
                                                  rf'DATABASE "{name}" TO "{name}_reader"'):  # fmt: skip
             migrate(someone)
         plain_conn.execute("CREATE SCHEMA ext; CREATE EXTENSION vector SCHEMA ext")
@@ -459,6 +485,9 @@ def test_what_a_superuser_upgrades_stays_its_owners(plain_conn: Connection, plai
         migrate(someone)
         someone.execute("DROP FUNCTION vectuned._bound_inbox")
         migrate(plain_conn)
-        owners = "SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace = 'vectuned'::regnamespace"
+        owners = (
+            "SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace = "
+            "'vectuned'::regnamespace"
+        )
         assert plain_conn.execute(owners.encode()).fetchall() == [(someone.info.user,)]
         assert one(plain_conn, "SELECT current_user") == "postgres"
