@@ -50,9 +50,9 @@ def folder() -> Traversable:
 
 
 @cache
-def queries(file: str = "queries.sql") -> dict[str, sql.SQL]:
-    """Return the statements of a file by the name in the comment `-- name: ...` before each."""
-    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath(file).read_text("utf-8"), flags=re.M)
+def queries() -> dict[str, sql.SQL]:
+    """Return the statements of queries.sql by the name in the comment `-- name: ...` before each."""
+    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath("queries.sql").read_text("utf-8"), flags=re.M)
     return {
         name: sql.SQL(cast(LiteralString, text.strip().rstrip(";")))
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
@@ -94,7 +94,7 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
             _run(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
             if roles_installed(conn):
-                conn.execute(queries("roles.sql")["grant_roles"])
+                _grant_roles(conn)
     except psycopg.errors.InsufficientPrivilege as error:
         row = conn.execute(queries()["missing_right"]).fetchone()
         raise MigrationError(
@@ -114,8 +114,7 @@ def install_roles(conn: psycopg.Connection, *, public: bool | None = None) -> tu
     Returns the names of the roles created. Raises MigrationError, with the statements for a DBA, where roles
     are missing and may not be created.
     """
-    statements = queries("roles.sql")
-    row = conn.execute(statements["roles_missing"]).fetchone()
+    row = conn.execute(queries()["roles_missing"]).fetchone()
     missing = tuple(str(name) for name in row[0]) if row is not None else ()
     creating = [sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(name)) for name in missing]
     try:
@@ -130,16 +129,20 @@ def install_roles(conn: psycopg.Connection, *, public: bool | None = None) -> tu
         ) from error
     with conn.transaction():
         conn.execute(_AS_OWNER)
-        conn.execute(statements["grant_roles"])
+        _grant_roles(conn)
         if public is not None:
-            conn.execute(statements["open_to_public" if public else "close_to_public"])
+            conn.execute(queries()["open_to_public" if public else "close_to_public"])
     return missing
 
 
 def roles_installed(conn: psycopg.Connection) -> bool:
     """Say whether vectuned's roles have rights in this database."""
-    row = conn.execute(queries("roles.sql")["roles_installed"]).fetchone()
+    row = conn.execute(queries()["roles_installed"]).fetchone()
     return row is not None and bool(row[0])
+
+
+def _grant_roles(conn: psycopg.Connection) -> None:
+    conn.execute(folder().joinpath("roles.sql").read_text("utf-8").encode())
 
 
 def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:

@@ -611,3 +611,18 @@ ORDER BY d.recorded_at DESC LIMIT %(count)s;
 
 -- name: set_target
 UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;
+
+-- name: roles_missing
+SELECT coalesce(array_agg(w.name ORDER BY w.name), '{}')
+FROM unnest('{vectuned_admin,vectuned_daemon,vectuned_user}'::name[]) AS w (name)
+WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = w.name);
+
+-- name: roles_installed
+-- Whether the roles have rights in this database.
+SELECT array_to_string(n.nspacl, ',') ~ 'vectuned_user=' FROM pg_namespace n WHERE n.nspname = 'vectuned';
+
+-- name: close_to_public
+REVOKE USAGE ON SCHEMA vectuned FROM PUBLIC;
+
+-- name: open_to_public
+GRANT USAGE ON SCHEMA vectuned TO PUBLIC;

@@ -1,17 +1,20 @@
--- What members of vectuned's roles may do in this database; `vectuned migrate --roles` runs it, and so may a DBA, as the
--- schema's owner. Roles belong to the whole server and rights to a database, so each has to be asked for by itself:
--- nothing is granted by `vectuned migrate` until this was run once. It may be repeated, and takes back what an earlier
--- version granted.
+-- The roles of vectuned, and what their members may do in this database. `vectuned migrate --roles` runs it, and so may a
+-- DBA, in psql, as one who owns the schema and may create roles (or after the roles were created). Roles belong to the whole
+-- server and rights to a database, so each database has to be asked for by itself: `vectuned migrate` grants nothing to
+-- them before this was run once. It may be repeated, and takes back what an earlier version granted.
 
--- name: roles_missing
-SELECT coalesce(array_agg(w.name ORDER BY w.name), '{}')
-FROM unnest('{vectuned_admin,vectuned_daemon,vectuned_user}'::name[]) AS w (name)
-WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = w.name);
+DO $$
+DECLARE
+    role name;
+BEGIN
+    FOREACH role IN ARRAY '{vectuned_admin,vectuned_daemon,vectuned_user}'::name[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role) THEN
+            EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+        END IF;
+    END LOOP;
+END
+$$;
 
--- name: roles_installed
-SELECT array_to_string(n.nspacl, ',') ~ 'vectuned_user=' FROM pg_catalog.pg_namespace n WHERE n.nspname = 'vectuned';
-
--- name: grant_roles
 REVOKE ALL ON ALL TABLES IN SCHEMA vectuned FROM vectuned_user, vectuned_admin, vectuned_daemon;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vectuned FROM vectuned_user, vectuned_admin, vectuned_daemon;
 
@@ -27,7 +30,7 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
     vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
     vectuned._generate_dispatch, vectuned._drop_generated
     TO vectuned_admin;
-GRANT SELECT ON vectuned.promises, vectuned.requests, vectuned.event, vectuned.filter_statistics TO vectuned_admin;
+GRANT SELECT ON vectuned.promises, vectuned.requests, vectuned.event TO vectuned_admin;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
 GRANT INSERT ON vectuned.event TO vectuned_admin;
@@ -44,8 +47,8 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_
     vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params
     TO vectuned_daemon;
 GRANT SELECT ON vectuned.inbox, vectuned.trajectory, vectuned.feedback, vectuned.replay, vectuned.recall_check,
-    vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request, vectuned.filter_statistics
-    TO vectuned_daemon;
+    vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request TO vectuned_daemon;
+GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_admin, vectuned_daemon;
 -- UPDATE of the inbox is to lock rows while they are moved.
 GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
 GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
@@ -64,9 +67,3 @@ BEGIN
     END IF;
 END
 $$;
-
--- name: close_to_public
-REVOKE USAGE ON SCHEMA vectuned FROM PUBLIC;
-
--- name: open_to_public
-GRANT USAGE ON SCHEMA vectuned TO PUBLIC;

@@ -364,7 +364,7 @@ BEGIN
 END
 $$;
 
--- Takes over what ANALYZE knows of the columns of a tuned table.
+-- Takes over what ANALYZE knows of the columns of a tuned table. It asks for no right to read what is known of others.
 CREATE OR REPLACE FUNCTION vectuned._refresh_statistics(p_column_id int) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -395,17 +395,23 @@ AS $$
     summed AS (
         SELECT k.*, coalesce((SELECT sum(f) FROM unnest(k.shares) f), 0) AS listed,
                CASE WHEN k.n_distinct >= 0 THEN k.n_distinct ELSE -k.n_distinct * k.rows END AS distinct_values
-        FROM known k)
-    INSERT INTO vectuned.filter_statistics AS t (column_id, attribute, null_fraction, other_fraction, common, bounds)
-    SELECT s.id, s.attname, s.null_frac,
-           greatest(1 - s.null_frac - s.listed, 0.5 / s.rows)
-               / greatest(s.distinct_values - cardinality(s.shares), 1),
-           coalesce((SELECT jsonb_object_agg(u.value, u.share) FROM unnest(s.vals, s.shares) AS u (value, share)), '{}'),
-           CASE WHEN cardinality(s.bounds) >= 2 AND array_position(s.bounds, NULL) IS NULL THEN s.bounds END
-    FROM summed s
-    ON CONFLICT (column_id, attribute) DO UPDATE SET
-        null_fraction = excluded.null_fraction, other_fraction = excluded.other_fraction,
-        common = excluded.common, bounds = excluded.bounds, refreshed_at = now()
-    WHERE (t.null_fraction, t.other_fraction, t.common, t.bounds)
-          IS DISTINCT FROM (excluded.null_fraction, excluded.other_fraction, excluded.common, excluded.bounds)
+        FROM known k),
+    latest AS (
+        SELECT s.id, s.attname, s.null_frac AS null_fraction,
+               greatest(1 - s.null_frac - s.listed, 0.5 / s.rows)
+                   / greatest(s.distinct_values - cardinality(s.shares), 1) AS other_fraction,
+               coalesce((SELECT jsonb_object_agg(u.value, u.share) FROM unnest(s.vals, s.shares) AS u (value, share)), '{}') AS common,
+               CASE WHEN cardinality(s.bounds) >= 2 AND array_position(s.bounds, NULL) IS NULL THEN s.bounds END AS bounds
+        FROM summed s)
+    MERGE INTO vectuned.filter_statistics t
+    USING (SELECT l.* FROM latest l
+           WHERE NOT EXISTS (SELECT FROM vectuned.readable_statistics o
+                             WHERE o.column_id = l.id AND o.attribute = l.attname
+                               AND (o.null_fraction, o.other_fraction, o.common, o.bounds)
+                                   IS NOT DISTINCT FROM (l.null_fraction, l.other_fraction, l.common, l.bounds))) n
+    ON t.column_id = n.id AND t.attribute = n.attname
+    WHEN MATCHED THEN UPDATE SET null_fraction = n.null_fraction, other_fraction = n.other_fraction, common = n.common,
+                                 bounds = n.bounds, refreshed_at = now()
+    WHEN NOT MATCHED THEN INSERT (column_id, attribute, null_fraction, other_fraction, common, bounds)
+         VALUES (n.id, n.attname, n.null_fraction, n.other_fraction, n.common, n.bounds)
 $$;

@@ -51,15 +51,16 @@ PUBLISHED = "tuned_column tuned_index bank measured_path pattern status readable
 TABLES = {
     "vectuned_user": {"SELECT": PUBLISHED},
     "vectuned_admin": {
-        "SELECT": f"""{PUBLISHED} promises requests event filter_statistics promise(column_id)
-            inbox(column_id) feedback(column_id) trajectory(column_id,replayed_at)""",
+        "SELECT": f"""{PUBLISHED} promises requests event promise(column_id)
+            filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
+            trajectory(column_id,replayed_at)""",
         "INSERT": "tuned_column tuned_index filter_statistics event",
         "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
         "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            event request filter_statistics""",
+            event request filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
             replay event recall_check""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
