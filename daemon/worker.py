@@ -280,13 +280,20 @@ class Worker:
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
 
     def maintain(self) -> None:
-        """Make the coming days' partitions and drop those past their retention, as well as finished requests.
+        """Make the coming days' partitions and drop what is past its retention or out of a column's window.
 
-        That locks out searches' feedback, so it gives up where somebody holds the tables for long.
+        The former locks out searches' feedback, so it gives up where somebody holds the tables for long.
         """
         days = {"days": self.settings.schedule.retention_days}
         self.conn.execute(queries()["forget_requests"], days)
         self.conn.execute(queries()["forget_events"], days)
+        for care in self.columns():
+            if care.indexes:  # as who learns does, but that may be switched off
+                values = {
+                    "column_id": care.column.id, "window": care.trajectory_window,
+                    "generations": care.generations,
+                }  # fmt: skip
+                self.conn.execute(queries()["trim_replays"], values)
         with self.conn.transaction():
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
             self.conn.execute(queries()["partition"], days)

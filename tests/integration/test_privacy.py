@@ -192,6 +192,21 @@ def test_what_is_past_its_retention_goes(conn: Connection) -> None:
     assert conn.execute(events.encode()).fetchall() == [("behind", 5), ("publish", 1)]
 
 
+def test_replays_are_bounded_though_nothing_is_learned(conn: Connection) -> None:
+    with_kind(conn)
+    enable(conn, sample_rate=1.0, trajectory_window=100)
+    worker = Worker(conn, settings(learning__enabled=False))
+    for seed in (7, 8):
+        for query in clustered(80, 8, seed=seed):
+            search(conn, query)
+        worker.drain()
+        assert worker.replay_all() == 80
+    worker.learn_all()
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 160
+    worker.maintain()
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 100
+
+
 @pytest.fixture(scope="module")
 def policed(server: EmbeddedServer, template: str) -> Iterator[Connection]:
     """A tuned table of which each role sees the rows that bear its name."""
