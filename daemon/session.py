@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from vectuned.config.errors import UsageError
-from vectuned.sql.loader import queries
+from vectuned.sql.loader import queries, unmet
 
 from .connection import connect
 
@@ -18,22 +18,27 @@ def open_session(
 ) -> psycopg.Connection[TupleRow]:
     """Connect in autocommit mode to a database in which vectuned is installed, knowing the vector types.
 
-    Raises UsageError where it is not installed, DatabaseUnavailableError where there is no connection.
+    Raises UsageError where it is not installed or pgvector will not do, DatabaseUnavailableError where there
+    is no connection.
     """
     conn = connect(conninfo, application_name=application_name, connect_timeout=connect_timeout)
     try:
         row = conn.execute(queries()["installed"]).fetchone()
-        if row is not None and row[0] is None:
+        assert row is not None
+        installed, pgvector = row
+        if installed is None:
             role = sql.Identifier(conn.info.user).as_string(conn)
             raise UsageError(
                 f"The role {role} may not use the schema vectuned in database {conn.info.dbname}: "
                 f"GRANT vectuned_user TO {role}, or vectuned_admin or vectuned_daemon."
             )
-        if row is None or not row[0]:
+        if not installed:
             raise UsageError(
                 f"vectuned is not installed in database {conn.info.dbname}: "
                 "run `vectuned migrate` there first."
             )
+        if problem := unmet(conn.info.server_version, pgvector):
+            raise UsageError(f"On database {conn.info.dbname}: {problem}")
         register_vector(conn)
     except BaseException:
         conn.close()

@@ -362,6 +362,23 @@ FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name =
 SELECT e.happened_at, e.action, e.details FROM vectuned.event e JOIN vectuned.tuned_column c ON c.id = e.column_id
 WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s ORDER BY e.id DESC LIMIT %(count)s;
 
+-- name: about_server
+SELECT current_database(), current_setting('server_version'), (SELECT extversion FROM pg_extension WHERE extname = 'vector');
+
+-- name: relation_text
+SELECT %(relation)s::regclass::text;
+
+-- name: checks_since
+-- The checks behind what is said of a class now.
+SELECT k.checked_at, k.recall FROM vectuned.recall_check k
+JOIN vectuned.promise p ON p.column_id = k.column_id AND p.k_class = k.k_class AND p.shape = k.shape
+WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s AND k.check_no >= p.first_check
+ORDER BY k.check_no;
+
+-- name: patterns
+SELECT k_class, pattern_no, effort, expected_recall, confidence, samples, usage, chances, created_at
+FROM vectuned.pattern WHERE column_id = %(column_id)s ORDER BY k_class, pattern_no;
+
 -- name: inbox_bytes
 SELECT pg_table_size('vectuned.inbox');
 
@@ -538,9 +555,10 @@ SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall =>
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
 
 -- name: installed
--- NULL where the role may not look.
+-- Whether vectuned is installed (NULL where the role may not look), and which pgvector.
 SELECT CASE WHEN n.oid IS NULL THEN false
-            WHEN has_schema_privilege(n.oid, 'USAGE') THEN to_regclass('vectuned.tuned_column') IS NOT NULL END
+            WHEN has_schema_privilege(n.oid, 'USAGE') THEN to_regclass('vectuned.tuned_column') IS NOT NULL END,
+       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector')
 FROM (VALUES ('vectuned')) v (name) LEFT JOIN pg_namespace n ON n.nspname = v.name;
 
 -- name: index_progress
