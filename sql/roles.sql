@@ -30,12 +30,16 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
     vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
     vectuned._generate_dispatch, vectuned._drop_generated
     TO vectuned_admin;
-GRANT SELECT ON vectuned.promises, vectuned.requests, vectuned.event TO vectuned_admin;
+GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event TO vectuned_admin;
+-- What was measured, for `vectuned report`, but not of which search.
+GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
+              filtered_recall, matches, exact_ms, other_recall, other_ms, kept) ON vectuned.replay TO vectuned_admin;
+GRANT SELECT (check_no, column_id, checked_at, k_class, shape, version, recall) ON vectuned.recall_check TO vectuned_admin;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
 GRANT INSERT ON vectuned.event TO vectuned_admin;
 GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectuned.inbox, vectuned.feedback TO vectuned_admin;
-GRANT SELECT (column_id) ON vectuned.promise, vectuned.inbox, vectuned.feedback TO vectuned_admin;
+GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
 GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.trajectory TO vectuned_admin;
 
 -- vectuned_daemon: what `vectuned run` needs. Of the tables it learns about it needs SELECT, which their owners grant.

@@ -51,9 +51,12 @@ PUBLISHED = "tuned_column tuned_index bank measured_path pattern status readable
 TABLES = {
     "vectuned_user": {"SELECT": PUBLISHED},
     "vectuned_admin": {
-        "SELECT": f"""{PUBLISHED} promises requests event promise(column_id)
+        "SELECT": f"""{PUBLISHED} promises requests event promise
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
-            trajectory(column_id,replayed_at)""",
+            trajectory(column_id,replayed_at)
+            recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
+            replay(blocks,column_id,exact_ms,filtered_recall,fraction,generation,k_class,k_classes,kept,\
+matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
         "INSERT": "tuned_column tuned_index filter_statistics event",
         "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
         "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback",
