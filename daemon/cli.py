@@ -105,6 +105,9 @@ def _of_the_server(error: psycopg.Error) -> tuple[str, int]:
     """Turn what the server said into a sentence, its hint and an exit code."""
     said = error.diag.message_primary or str(error).strip().splitlines()[0]
     hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
+    if said.startswith("permission denied for function"):
+        role = "vectuned_daemon" if said.startswith("permission denied for function _") else "vectuned_admin"
+        hint = f" (it takes a member of the role {role}: see `vectuned migrate --roles`)"
     state = error.sqlstate or ""
     lost = isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57"))
     return f"{said}{hint}", 69 if lost else 2 if state[:2] in ("22", "42") else 1

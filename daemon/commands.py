@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow, dict_row
 
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import Settings
-from vectuned.sql.loader import migrate, queries
+from vectuned.sql.loader import install_roles, migrate, queries
 
 from . import status
 from .connection import choose_database, connect, open_database
@@ -107,7 +107,23 @@ def _run(context: Context) -> None:
         Service(conninfo, context.settings).run()
 
 
+def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--roles", action="store_true",
+        help="create the roles vectuned_user, vectuned_admin and vectuned_daemon where they are missing, and "
+        "give them their rights in this database",
+    )  # fmt: skip
+    parser.add_argument(
+        "--public", action=argparse.BooleanOptionalAction,
+        help="with --roles: whether everybody may search, or only members of the roles (default: as it is; "
+        "at first everybody)",
+    )  # fmt: skip
+
+
 def _migrate(context: Context) -> None:
+    options = context.options
+    if options.public is not None and not options.roles:
+        raise UsageError("--public and --no-public go with --roles.")
     database = context.settings.database
     with (
         context.database() as conninfo,
@@ -118,11 +134,15 @@ def _migrate(context: Context) -> None:
         ) as conn,
     ):
         done = migrate(conn)
+        created = install_roles(conn, public=options.public) if options.roles else ()
         name = conn.info.dbname
     if context.console.as_json:
-        context.console.document({"database": name, **asdict(done)})
+        context.console.document({"database": name, **asdict(done), "roles_created": created})
     applied = ", ".join(done.applied) if done.applied else "already up to date"
     context.console.line(f"vectuned in database {name}: {applied}; pgvector {done.extension_version}")
+    if options.roles:
+        there = f"created {', '.join(created)}" if created else "there already"
+        context.console.line(f"roles: {there}; their rights are granted")
 
 
 def _column_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +187,7 @@ def _enable(context: Context) -> None:
         "min_samples": options.min_samples, "store_vectors": not options.forget_vectors,
     }  # fmt: skip
     with context.session() as conn:
+        conn.add_notice_handler(lambda notice: context.console.say(str(notice.message_primary)))
         row = conn.execute(queries()["enable"], values).fetchone()
     text = str(row[0]) if row else ""
     if context.console.as_json:
@@ -327,7 +348,7 @@ COMMANDS: Final = (
         "migrate",
         "install vectuned in the database or bring it up to date",
         "Creates or upgrades the schema vectuned, and the extension vector where it is missing.",
-        _none,
+        _migrate_arguments,
         _migrate,
     ),
     Command(

@@ -50,6 +50,7 @@ def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]
     Raises UsageError if the column is gone, VectunedError if it cannot be done.
     """
     care = _column(worker, column_id)
+    worker.check_rights(care)
     learning = worker.settings.learning
     if kind == "auto_tune":
         count = arguments["sample_queries"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 from pgvector.psycopg import register_vector
+from psycopg import sql
 from psycopg.rows import TupleRow
 
 from vectuned.config.errors import UsageError
@@ -25,6 +26,12 @@ def open_session(
         row = conn.execute(queries()["installed"]).fetchone()
         assert row is not None
         installed, pgvector = row
+        if installed is None:
+            role = sql.Identifier(conn.info.user).as_string(conn)
+            raise UsageError(
+                f"The role {role} may not use the schema vectuned in database {conn.info.dbname}: "
+                f"GRANT vectuned_user TO {role}, or vectuned_admin or vectuned_daemon."
+            )
         if not installed:
             raise UsageError(
                 f"vectuned is not installed in database {conn.info.dbname}: "

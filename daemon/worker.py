@@ -77,6 +77,7 @@ class Worker:
     def refresh(self, care: Care) -> Care:
         """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
         values = {"column_id": care.column.id}
+        self.check_rights(care)
         row = self.conn.execute(queries()["refresh_column"], values).fetchone()
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
@@ -97,10 +98,31 @@ class Worker:
                 )  # fmt: skip
         return care
 
+    def check_rights(self, care: Care) -> None:
+        """Raise VectunedError, with the statement that helps, where the role may not see all of a table."""
+        row = self.conn.execute(queries()["unreadable"], {"column_id": care.column.id}).fetchone()
+        if row is not None and row[0]:
+            raise VectunedError(row[0])
+
     def prepare(self) -> None:
-        """Bring into the database what the settings say of it."""
-        limit = sql.Literal(self.settings.inbox.max_mb * 1024 * 1024)
-        self.conn.execute(queries()["bound_inbox"].format(bytes=limit))
+        """Bring into the database what the settings say of it.
+
+        Raises VectunedError if the role has not the rights of a daemon.
+        """
+        role = sql.Identifier(self.conn.info.user).as_string(self.conn)
+        try:
+            self.conn.execute(queries()["bound_inbox"], {"bytes": self.settings.inbox.max_mb * 1024 * 1024})
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise VectunedError(
+                f"The role {role} may not do the daemon's work ({error.diag.message_primary}): run `vectuned "
+                f"migrate --roles` as the schema's owner, then GRANT vectuned_daemon TO {role}."
+            ) from error
+        row = self.conn.execute(queries()["sees_others"]).fetchone()
+        if self.settings.budget.pause_above and row is not None and not row[0]:
+            log.warning(
+                "budget.pause_above has no effect, others' statements cannot be seen: "
+                "GRANT pg_read_all_stats TO %s", role, extra={"action": "rights"},
+            )  # fmt: skip
         if self.standby is None:
             self._over(None, "standby_waits", "standby_ready")
 
@@ -108,7 +130,9 @@ class Worker:
         """Move recorded searches to the durable table; return how many."""
         moved = drain(self.conn)
         if moved:
-            self.conn.execute(queries()["vacuum_inbox"])
+            may = self.conn.execute(queries()["may_vacuum"]).fetchone()
+            if may is not None and may[0]:  # otherwise autovacuum does it, if later
+                self.conn.execute(queries()["vacuum_inbox"])
             log.info("drained %d searches", moved, extra={"action": "drain"})
         return moved
 
@@ -256,12 +280,20 @@ class Worker:
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
 
     def maintain(self) -> None:
-        """Make the coming days' partitions and drop those past their retention, as well as finished requests.
+        """Make the coming days' partitions and drop what is past its retention or out of a column's window.
 
-        That locks out searches' feedback, so it gives up where somebody holds the tables for long.
+        The former locks out searches' feedback, so it gives up where somebody holds the tables for long.
         """
         days = {"days": self.settings.schedule.retention_days}
         self.conn.execute(queries()["forget_requests"], days)
+        self.conn.execute(queries()["forget_events"], days)
+        for care in self.columns():
+            if care.indexes:  # as who learns does, but that may be switched off
+                values = {
+                    "column_id": care.column.id, "window": care.trajectory_window,
+                    "generations": care.generations,
+                }  # fmt: skip
+                self.conn.execute(queries()["trim_replays"], values)
         with self.conn.transaction():
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
             self.conn.execute(queries()["partition"], days)

@@ -19,6 +19,11 @@ MIGRATION_LOCK = 0x7665637475  # 'vectu'
 MIN_SERVER = 150000
 MIN_PGVECTOR = (0, 8)
 
+_AS_OWNER = (
+    "SELECT set_config('role', pg_get_userbyid(n.nspowner), true) FROM pg_namespace n "
+    "WHERE n.nspname = 'vectuned' AND pg_get_userbyid(n.nspowner) <> current_user"
+)
+
 # Functions in the order in which they may refer to each other; the grants come after all of them.
 FUNCTION_FILES = (
     "ladder", "decide", "record", "feedback", "filter", "search_template", "filtered_template", "indexes",
@@ -82,7 +87,8 @@ def unmet(server_version: int, pgvector: str | None) -> str | None:
 def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migrated:
     """Bring the vectuned schema of a database up to date, in one transaction.
 
-    conn: an autocommit connection of a role that may create schemas (and the extension, where it is missing).
+    conn: an autocommit connection of a role that may create schemas (and the extension, where it is missing);
+    of one that may act as the schema's owner, where there is one.
     fresh_from_schema: install a fresh database from schema.sql; otherwise through every migration.
 
     Raises MigrationError when the server or pgvector is too old, or a right is missing.
@@ -93,18 +99,64 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
             schema, version = _ensure_pgvector(conn)
+            # What a superuser adds must belong to the same role: functions run with their owner's rights.
+            conn.execute(_AS_OWNER)
             applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
             for text in _function_texts():
                 _run(conn, text, schema)
             conn.execute("SELECT vectuned._generate_all()")
             _run(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
+            if roles_installed(conn):
+                _grant_roles(conn)
     except psycopg.errors.InsufficientPrivilege as error:
+        row = conn.execute(queries()["missing_right"]).fetchone()
         raise MigrationError(
-            f"the role {conn.info.user} may not install vectuned ({error.diag.message_primary}); "
-            "run `vectuned migrate` as the database's owner or a superuser."
+            f"the role {conn.info.user} may not install vectuned ({error.diag.message_primary}): "
+            + (str(row[0]) if row is not None and row[0] else "run `vectuned migrate` as a superuser")
+            + ", or run `vectuned migrate` as the database's owner."
         ) from error
     return Migrated(schema, version, applied)
+
+
+def install_roles(conn: psycopg.Connection, *, public: bool | None = None) -> tuple[str, ...]:
+    """Create vectuned's roles where the server lacks them, and give them their rights in this database.
+
+    conn: an autocommit connection of who owns the schema. public: whether everybody may search, or only
+    members of the roles; None leaves that as it is.
+
+    Returns the names of the roles created. Raises MigrationError, with the statements for a DBA, where roles
+    are missing and may not be created.
+    """
+    row = conn.execute(queries()["roles_missing"]).fetchone()
+    missing = tuple(str(name) for name in row[0]) if row is not None else ()
+    creating = [sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(name)) for name in missing]
+    try:
+        with conn.transaction():
+            for statement in creating:
+                conn.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as error:
+        todo = "; ".join(statement.as_string(conn) for statement in creating)
+        raise MigrationError(
+            f"the role {conn.info.user} may not create roles: have somebody with CREATEROLE run {todo}; "
+            "then repeat `vectuned migrate --roles`."
+        ) from error
+    with conn.transaction():
+        conn.execute(_AS_OWNER)
+        _grant_roles(conn)
+        if public is not None:
+            conn.execute(queries()["open_to_public" if public else "close_to_public"])
+    return missing
+
+
+def roles_installed(conn: psycopg.Connection) -> bool:
+    """Say whether vectuned's roles have rights in this database."""
+    row = conn.execute(queries()["roles_installed"]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _grant_roles(conn: psycopg.Connection) -> None:
+    conn.execute(folder().joinpath("roles.sql").read_text("utf-8").encode())
 
 
 def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
@@ -120,7 +172,9 @@ def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
         except psycopg.Error as error:
             raise MigrationError(
                 f"the extension vector is not in database {conn.info.dbname} and could not be created "
-                f"({error.diag.message_primary}); install pgvector 0.8 or later and CREATE EXTENSION vector."
+                f"({error.diag.message_primary}); install pgvector 0.8 or later and have a superuser run "
+                "CREATE EXTENSION vector, or GRANT CREATE ON DATABASE "
+                f"{_quoted(conn, conn.info.dbname)} TO {_quoted(conn, conn.info.user)}."
             ) from error
         row = conn.execute(find).fetchone()
     assert row is not None
@@ -161,5 +215,8 @@ def _function_texts() -> Iterator[str]:
 
 
 def _run(conn: psycopg.Connection, text: str, schema: str) -> None:
-    quoted = sql.Identifier(schema).as_string(conn)
-    conn.execute(text.replace("@extschema@", quoted).encode())
+    conn.execute(text.replace("@extschema@", _quoted(conn, schema)).encode())
+
+
+def _quoted(conn: psycopg.Connection, name: str) -> str:
+    return sql.Identifier(name).as_string(conn)

@@ -386,9 +386,41 @@ SELECT pg_table_size('vectuned.inbox');
 SELECT vectuned._partition(7, make_interval(days => %(days)s));
 
 -- name: bound_inbox
-CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN {bytes}::bigint;
+SELECT vectuned._bound_inbox(%(bytes)s);
+
+-- name: may_vacuum
+-- Before PostgreSQL 17 only who owns a table may.
+SELECT CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege('vectuned.inbox', 'MAINTAIN')
+            ELSE pg_has_role((SELECT r.relowner FROM pg_class r WHERE r.oid = 'vectuned.inbox'::regclass), 'USAGE') END;
+
+-- name: sees_others
+-- Whether this role is told what other roles' sessions do.
+SELECT pg_has_role('pg_read_all_stats', 'USAGE');
+
+-- name: unreadable
+-- Why this session cannot learn about a table, with the statement that helps; NULL where it can.
+SELECT vectuned._unreadable(c.relation, current_user) FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
+
+-- name: missing_right
+-- What somebody lacks to install vectuned, as the statement that gives it; NULL if it is something else.
+SELECT CASE
+    WHEN n.nspowner IS NOT NULL AND NOT pg_has_role(n.nspowner, 'MEMBER')
+        THEN format('the schema vectuned belongs to %1$s; GRANT %1$I TO %2$I', pg_get_userbyid(n.nspowner), current_user)
+    WHEN n.nspowner IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
+        THEN format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user)
+    WHEN NOT has_schema_privilege(e.extnamespace, 'USAGE')
+        THEN format('GRANT USAGE ON SCHEMA %I TO %I', x.nspname, current_user) END
+FROM (VALUES (1)) one
+LEFT JOIN pg_namespace n ON n.nspname = 'vectuned'
+LEFT JOIN pg_extension e ON e.extname = 'vector'
+LEFT JOIN pg_namespace x ON x.oid = e.extnamespace;
+
+-- name: forget_events
+-- All but the newest of each kind, by which the daemon knows how things stand.
+DELETE FROM vectuned.event e
+WHERE e.happened_at < now() - make_interval(days => %(days)s)
+  AND EXISTS (SELECT FROM vectuned.event o
+              WHERE o.column_id IS NOT DISTINCT FROM e.column_id AND o.action = e.action AND o.id > e.id);
 
 -- name: vacuum_inbox
 -- Gives the empty pages back: the inbox is bounded by its size, and once full would stay so. No search waits for it.
@@ -523,9 +555,11 @@ SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall =>
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
 
 -- name: installed
--- Whether vectuned is installed, and which pgvector.
-SELECT to_regclass('vectuned.tuned_column') IS NOT NULL,
-       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector');
+-- Whether vectuned is installed (NULL where the role may not look), and which pgvector.
+SELECT CASE WHEN n.oid IS NULL THEN false
+            WHEN has_schema_privilege(n.oid, 'USAGE') THEN to_regclass('vectuned.tuned_column') IS NOT NULL END,
+       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector')
+FROM (VALUES ('vectuned')) v (name) LEFT JOIN pg_namespace n ON n.nspname = v.name;
 
 -- name: index_progress
 SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
@@ -595,3 +629,18 @@ ORDER BY d.recorded_at DESC LIMIT %(count)s;
 
 -- name: set_target
 UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;
+
+-- name: roles_missing
+SELECT coalesce(array_agg(w.name ORDER BY w.name), '{}')
+FROM unnest('{vectuned_admin,vectuned_daemon,vectuned_user}'::name[]) AS w (name)
+WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = w.name);
+
+-- name: roles_installed
+-- Whether the roles have rights in this database.
+SELECT array_to_string(n.nspacl, ',') ~ 'vectuned_user=' FROM pg_namespace n WHERE n.nspname = 'vectuned';
+
+-- name: close_to_public
+REVOKE USAGE ON SCHEMA vectuned FROM PUBLIC;
+
+-- name: open_to_public
+GRANT USAGE ON SCHEMA vectuned TO PUBLIC;

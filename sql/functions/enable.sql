@@ -48,6 +48,9 @@ BEGIN
         store_vectors = excluded.store_vectors, enabled = true
     RETURNING c.id INTO column_id;
 
+    IF NOT store_vectors THEN
+        UPDATE vectuned.trajectory t SET query = NULL WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
+    END IF;
     PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._refresh_indexes(column_id);
     SELECT t.index_relation::regclass INTO STRICT found.index_relation FROM vectuned.tuned_column t WHERE t.id = column_id;
@@ -57,6 +60,9 @@ BEGIN
     VALUES (column_id, 'enable', jsonb_build_object('target_recall', target_recall, 'max_tail', max_tail,
                                                     'sample_rate', sample_rate));
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'enable', 'column_id', column_id)::text);
+    IF vectuned._unreadable(relation) IS NOT NULL THEN
+        RAISE NOTICE '%', vectuned._unreadable(relation);
+    END IF;
     RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s', relation, column_name,
                   found.metric, found.dimensions, found.index_relation,
                   array_to_string(found.key_columns, ', '), target_recall);
@@ -86,10 +92,15 @@ BEGIN
         DELETE FROM vectuned.tuned_column t WHERE t.id = c.id;
         DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
         DELETE FROM vectuned.feedback f WHERE f.column_id = c.id;
-        EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || c.id);
-        EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb)', '_filtered_' || c.id);
+        PERFORM vectuned._drop_generated(c.id);
     ELSE
         UPDATE vectuned.tuned_column t SET enabled = false, alert = false WHERE t.id = c.id;
+        -- What waits for a replay, which would be the end of its vector, will not be replayed.
+        IF NOT c.store_vectors THEN
+            DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
+            UPDATE vectuned.trajectory t SET query = NULL, replayed_at = now()
+            WHERE t.column_id = c.id AND t.replayed_at IS NULL;
+        END IF;
         DELETE FROM vectuned.promise p WHERE p.column_id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
         DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id;
@@ -101,6 +112,35 @@ BEGIN
     PERFORM vectuned._generate_dispatch();
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'disable', 'column_id', c.id)::text);
 END
+$$;
+
+-- Why the daemon's role cannot learn about a table, and the statement that helps; NULL where it can or is not installed.
+-- p_role: who would do the work, by default the role that `vectuned migrate --roles` makes.
+CREATE OR REPLACE FUNCTION vectuned._unreadable(p_relation regclass, p_role name DEFAULT NULL) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN NOT has_schema_privilege(d.oid, n.oid, 'USAGE')
+            THEN format('the role %s may not use the schema %s: GRANT USAGE ON SCHEMA %3$I TO %1$I',
+                        d.rolname, n.nspname, n.nspname)
+        WHEN NOT has_table_privilege(d.oid, r.oid, 'SELECT')
+            THEN format('the role %1$s may not read %2$s: GRANT SELECT ON %2$s TO %1$I', d.rolname, t.name)
+        WHEN r.relrowsecurity AND NOT d.rolsuper AND NOT d.rolbypassrls
+             AND (r.relforcerowsecurity OR NOT pg_has_role(d.oid, r.relowner, 'USAGE'))
+             AND NOT coalesce((
+                 SELECT bool_or(p.polpermissive AND e.every) AND bool_and(p.polpermissive OR e.every)
+                 FROM pg_policy p
+                 CROSS JOIN LATERAL (SELECT pg_get_expr(p.polqual, p.polrelid) = 'true' AS every) e
+                 WHERE p.polrelid = r.oid AND p.polcmd IN ('r', '*')
+                   AND EXISTS (SELECT FROM unnest(p.polroles) o WHERE o = 0 OR pg_has_role(d.oid, o, 'USAGE'))), false)
+            THEN format('policies hide rows of %2$s from the role %1$s, and exact answers need all of them: '
+                        'CREATE POLICY vectuned ON %2$s FOR SELECT TO %1$I USING (true)', d.rolname, t.name) END
+    FROM pg_class r
+    JOIN pg_namespace n ON n.oid = r.relnamespace
+    JOIN pg_roles d ON d.rolname = coalesce(p_role, 'vectuned_daemon')
+    CROSS JOIN LATERAL (SELECT format('%I.%I', n.nspname, r.relname) AS name) t
+    WHERE r.oid = p_relation AND (p_role IS NOT NULL OR has_table_privilege(d.oid, 'vectuned.inbox', 'DELETE'))
 $$;
 
 CREATE OR REPLACE FUNCTION vectuned._check_range(name text, value float8, low float8, high float8) RETURNS void

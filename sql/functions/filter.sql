@@ -2,14 +2,25 @@
 -- Conditions hold together (AND). A value means equality, a list one of its elements, null a null test, and an
 -- object comparisons by =, <>, <, <=, >, >=, in and "not in".
 
+-- The published statistics hold values of rows. As with pg_stats each role sees those of the columns that it may read,
+-- and none where policies hide rows from it.
+CREATE OR REPLACE VIEW vectuned.readable_statistics WITH (security_barrier) AS
+SELECT s.column_id, s.attribute, s.null_fraction, s.other_fraction, s.common, s.bounds
+FROM vectuned.filter_statistics s
+JOIN vectuned.tuned_column c ON c.id = s.column_id
+WHERE NOT row_security_active(c.relation::oid)
+  AND (has_table_privilege(c.relation::oid, 'SELECT')
+       OR EXISTS (SELECT FROM pg_attribute a
+                  WHERE a.attrelid = c.relation AND a.attname = s.attribute AND NOT a.attisdropped
+                    AND has_column_privilege(c.relation::oid, a.attnum, 'SELECT')));
+
 -- condition: SQL over the table t, identifiers quoted, literals typed; NULL where everything matches.
 -- shape: the columns and operators without the values, the same for every filter of a kind.
--- fraction: the share of rows that match, by the published statistics, conditions taken as independent. Runs with the
--- owner's rights: the statistics hold values of rows, which are not for everyone to list.
+-- fraction: the share of rows that match, by the published statistics, conditions taken as independent.
 CREATE OR REPLACE FUNCTION vectuned._compile_filter(
     p_column_id int, p_relation regclass, filter jsonb,
     OUT condition text, OUT shape text, OUT fraction float8)
-LANGUAGE plpgsql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -43,7 +54,7 @@ BEGIN
         CROSS JOIN LATERAL (SELECT e.value #>> '{}' AS value) j
         LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = e.key::name AND a.attname = e.key
                                 AND a.attnum > 0 AND NOT a.attisdropped
-        LEFT JOIN vectuned.filter_statistics s ON s.column_id = p_column_id AND s.attribute = a.attname
+        LEFT JOIN vectuned.readable_statistics s ON s.column_id = p_column_id AND s.attribute = a.attname
     LOOP
         plain := entry.type IS NOT NULL;
         EXIT WHEN NOT plain;
@@ -188,7 +199,7 @@ BEGIN
     LOOP
         SELECT y.typtype, CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE base END INTO kind, base
         FROM pg_type y WHERE y.oid = base;
-        EXIT WHEN kind <> 'd';
+        EXIT WHEN kind IS DISTINCT FROM 'd';
     END LOOP;
     IF operator IN ('<>', 'not in') THEN
         SELECT format('OPERATOR(%I.%s)', n.nspname, g.oprname) INTO symbol
@@ -236,7 +247,7 @@ DECLARE
     share float8;
 BEGIN
     SELECT s.null_fraction, s.other_fraction, s.common, s.bounds INTO null_fraction, other_fraction, common, bounds
-    FROM vectuned.filter_statistics s WHERE s.column_id = p_column_id AND s.attribute = p_attribute;
+    FROM vectuned.readable_statistics s WHERE s.column_id = p_column_id AND s.attribute = p_attribute;
     IF NOT FOUND THEN
         RETURN 0.1;
     END IF;
@@ -353,7 +364,7 @@ BEGIN
 END
 $$;
 
--- Takes over what ANALYZE knows of the columns of a tuned table.
+-- Takes over what ANALYZE knows of the columns of a tuned table. It asks for no right to read what is known of others.
 CREATE OR REPLACE FUNCTION vectuned._refresh_statistics(p_column_id int) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -384,17 +395,23 @@ AS $$
     summed AS (
         SELECT k.*, coalesce((SELECT sum(f) FROM unnest(k.shares) f), 0) AS listed,
                CASE WHEN k.n_distinct >= 0 THEN k.n_distinct ELSE -k.n_distinct * k.rows END AS distinct_values
-        FROM known k)
-    INSERT INTO vectuned.filter_statistics AS t (column_id, attribute, null_fraction, other_fraction, common, bounds)
-    SELECT s.id, s.attname, s.null_frac,
-           greatest(1 - s.null_frac - s.listed, 0.5 / s.rows)
-               / greatest(s.distinct_values - cardinality(s.shares), 1),
-           coalesce((SELECT jsonb_object_agg(u.value, u.share) FROM unnest(s.vals, s.shares) AS u (value, share)), '{}'),
-           CASE WHEN cardinality(s.bounds) >= 2 AND array_position(s.bounds, NULL) IS NULL THEN s.bounds END
-    FROM summed s
-    ON CONFLICT (column_id, attribute) DO UPDATE SET
-        null_fraction = excluded.null_fraction, other_fraction = excluded.other_fraction,
-        common = excluded.common, bounds = excluded.bounds, refreshed_at = now()
-    WHERE (t.null_fraction, t.other_fraction, t.common, t.bounds)
-          IS DISTINCT FROM (excluded.null_fraction, excluded.other_fraction, excluded.common, excluded.bounds)
+        FROM known k),
+    latest AS (
+        SELECT s.id, s.attname, s.null_frac AS null_fraction,
+               greatest(1 - s.null_frac - s.listed, 0.5 / s.rows)
+                   / greatest(s.distinct_values - cardinality(s.shares), 1) AS other_fraction,
+               coalesce((SELECT jsonb_object_agg(u.value, u.share) FROM unnest(s.vals, s.shares) AS u (value, share)), '{}') AS common,
+               CASE WHEN cardinality(s.bounds) >= 2 AND array_position(s.bounds, NULL) IS NULL THEN s.bounds END AS bounds
+        FROM summed s)
+    MERGE INTO vectuned.filter_statistics t
+    USING (SELECT l.* FROM latest l
+           WHERE NOT EXISTS (SELECT FROM vectuned.readable_statistics o
+                             WHERE o.column_id = l.id AND o.attribute = l.attname
+                               AND (o.null_fraction, o.other_fraction, o.common, o.bounds)
+                                   IS NOT DISTINCT FROM (l.null_fraction, l.other_fraction, l.common, l.bounds))) n
+    ON t.column_id = n.id AND t.attribute = n.attname
+    WHEN MATCHED THEN UPDATE SET null_fraction = n.null_fraction, other_fraction = n.other_fraction, common = n.common,
+                                 bounds = n.bounds, refreshed_at = now()
+    WHEN NOT MATCHED THEN INSERT (column_id, attribute, null_fraction, other_fraction, common, bounds)
+         VALUES (n.id, n.attname, n.null_fraction, n.other_fraction, n.common, n.bounds)
 $$;

@@ -60,8 +60,10 @@ BEGIN
 END
 $$;
 
+-- Runs with the owner's rights, as whoever makes a function owns it. It reads nothing but catalogues and tables of
+-- vectuned's, and what becomes SQL is quoted or made from the catalogue; but for markers, which are looked at.
 CREATE OR REPLACE FUNCTION vectuned._generate(column_id int) RETURNS void
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -90,6 +92,16 @@ BEGIN
     SELECT * INTO f FROM vectuned._fragments(c, 'q');
     SELECT * INTO given FROM vectuned._fragments(c);
     PERFORM '[1]'::@extschema@.vector;
+    IF EXISTS (SELECT FROM vectuned.tuned_index t
+               WHERE t.column_id = c.id AND t.marker <> 'true'
+                 AND replace(t.marker, format('%I.vector_dims(t.%I)', (SELECT n.nspname FROM pg_type y
+                                 JOIN pg_namespace n ON n.oid = y.typnamespace
+                                 WHERE y.oid = '@extschema@.vector'::regtype), c.column_name), '?')
+                     !~ '^(\? (>|>=|<>|=) \d{1,5}|\d{1,5} (<|<=|<>) \?)$')
+    THEN
+        RAISE EXCEPTION 'vectuned.tuned_index holds a marker of %.% that is none', f.relation, quote_ident(c.column_name)
+            USING ERRCODE = 'data_corrupted', HINT = 'Call vectuned.enable again.';
+    END IF;
     sorted := CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END;
     FOR i IN
         SELECT n.*, n.index_relation = c.index_relation AS is_main, s.*,
@@ -170,11 +182,26 @@ BEGIN
 END
 $$;
 
+-- Drops the functions of a column that is in nobody's care any more.
+CREATE OR REPLACE FUNCTION vectuned._drop_generated(p_column_id int) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_column_id IS NULL OR EXISTS (SELECT FROM vectuned.tuned_column t WHERE t.id = p_column_id) THEN
+        RAISE EXCEPTION 'column % is still tuned', coalesce(p_column_id::text, 'NULL')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Call vectuned.disable with forget => true.';
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || p_column_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb)', '_filtered_' || p_column_id);
+END
+$$;
+
 -- A chain of comparisons with constants is the quickest way from a relation to its function. Names are compared
 -- too: the functions hold them, a table may have been renamed since, and after a restore an oid may be another's.
 -- Whatever the chain does not know goes the long way, which has the error messages.
 CREATE OR REPLACE FUNCTION vectuned._generate_dispatch() RETURNS void
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -333,7 +360,8 @@ BEGIN
         BEGIN
             PERFORM vectuned._refresh_indexes(c.id);
             PERFORM vectuned._generate(c.id);
-        EXCEPTION WHEN undefined_table OR undefined_column OR undefined_object OR wrong_object_type THEN
+        EXCEPTION WHEN undefined_table OR undefined_column OR undefined_object OR wrong_object_type
+                       OR insufficient_privilege THEN
             RAISE WARNING 'the tuned column % of % is passed over: %', c.column_name, c.relation, SQLERRM;
         END;
     END LOOP;

@@ -1,10 +1,21 @@
--- Anyone may search; what was recorded is for the owner. Functions run with the caller's rights on the tables.
-GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
+-- Anyone may search; what was recorded is for the owner, and for members of the roles in sql/roles.sql where those are
+-- installed. Functions run with the caller's rights on the tables.
+DO $$
+BEGIN
+    -- Once `vectuned migrate --roles --no-public` took this away it stays away.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'vectuned'
+                   AND pg_catalog.array_to_string(n.nspacl, ',') ~ 'vectuned_user=') THEN
+        GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
+    END IF;
+END
+$$;
 GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vectuned.measured_path, vectuned.pattern,
-    vectuned.status TO PUBLIC;
+    vectuned.status, vectuned.readable_statistics TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
     vectuned._decide, vectuned._decide_by_probe, vectuned._record, vectuned._inbox_bytes, vectuned._compile_filter,
+    vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
+    vectuned._common_share, vectuned._is_bigint,
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
     vectuned._search_anew, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort, vectuned.params,

@@ -2,7 +2,7 @@
 
 -- Moves up to batch recorded searches into the durable table and says how many; rows that another session
 -- holds are left for the next time. Those of forgotten columns are dropped, and so is what cannot come from
--- a search: anyone may call the recorder, and one vector of a wrong size would stop every replay.
+-- a search: one vector of a wrong size would stop every replay.
 CREATE OR REPLACE FUNCTION vectuned._drain(batch int) RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -27,12 +27,18 @@ AS $$
 $$;
 
 -- Makes the partitions of the days from today on, and drops those that ended before the retention began: of
--- trajectories, which are counted, and of the feedback on them.
+-- trajectories, which are counted, and of the feedback on them. Runs with the owner's rights: only an owner can make
+-- partitions and drop them.
 CREATE OR REPLACE FUNCTION vectuned._partition(days_ahead int, retention interval) RETURNS int
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM vectuned._check_range('days_ahead', days_ahead, 0, 366);
+    IF (retention >= '1 day') IS NOT TRUE THEN
+        RAISE EXCEPTION 'retention must be at least 1 day, got %', coalesce(retention::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.partition', 0));
     PERFORM vectuned._partition_table('feedback', days_ahead, retention);
     RETURN vectuned._partition_table('trajectory', days_ahead, retention);

@@ -1,16 +1,17 @@
 -- What vectuned would use for a column and why, and what would help that only its owner can do.
 
 -- kind: 'search' and 'filtered search' say what serves now; 'index', 'filter index' and 'statistics' carry a statement
--- to run. gain_ms: how much of a mean search of that kind it is expected to save.
+-- to run. Runs with the owner's rights, on vectuned's tables and the catalogue only. gain_ms: how much of a mean search of that kind it is expected to save.
 CREATE OR REPLACE FUNCTION vectuned.recommend_params(relation regclass, column_name name DEFAULT NULL)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, evidence jsonb)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
 BEGIN
+    PERFORM vectuned._check_may_see(c.relation);
     RETURN QUERY SELECT * FROM vectuned._recommend_search(c);
     RETURN QUERY SELECT * FROM vectuned._recommend_filtered(c);
     RETURN QUERY SELECT * FROM vectuned._recommend_indexes(c);

@@ -103,7 +103,23 @@ CREATE OR REPLACE FUNCTION vectuned._may_tune(p_relation regclass, p_role name) 
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN coalesce(pg_has_role(p_role, (SELECT r.relowner FROM pg_class r WHERE r.oid = p_relation), 'USAGE'), false)
-    OR pg_has_role(p_role, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'vectuned'), 'USAGE');
+    -- Who may take columns into care: vectuned's owner, and members of vectuned_admin.
+    OR has_table_privilege(p_role, 'vectuned.tuned_column', 'INSERT');
+
+-- Raises an error unless the caller may see what was recorded of a table.
+CREATE OR REPLACE FUNCTION vectuned._check_may_see(p_relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    caller constant name := vectuned._caller();
+BEGIN
+    IF NOT (vectuned._may_tune(p_relation, caller) OR has_table_privilege(caller, 'vectuned.trajectory', 'SELECT')) THEN
+        RAISE EXCEPTION 'must be owner of % to see what was recorded of it', p_relation
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END
+$$;
 
 -- A daemon holds this lock, shared, as long as it is connected.
 CREATE OR REPLACE FUNCTION vectuned._daemon_runs() RETURNS boolean

@@ -77,7 +77,7 @@ $$;
 
 -- Counters of one tuned column. Successes, failures and unknown are the verdicts on the searches of its window; a search
 -- that was not judged yet is in none of them. feedback is the number of searches that users spoke of. behind is NULL
--- where replaying keeps up. On a standby in_inbox is NULL: what is unlogged cannot be read there.
+-- where replaying keeps up. Runs with the owner's rights: counting asks for no right to the vectors. On a standby in_inbox is NULL: what is unlogged cannot be read there.
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
     OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
@@ -86,13 +86,14 @@ CREATE OR REPLACE FUNCTION vectuned.stats(
     OUT last_search timestamptz, OUT last_published timestamptz,
     OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
     OUT behind text)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
 BEGIN
+    PERFORM vectuned._check_may_see(c.relation);
     max_tail := c.max_tail;
     SELECT count(*), count(*) FILTER (WHERE t.replayed_at IS NULL AND t.query IS NOT NULL), max(t.recorded_at)
     INTO trajectories, awaiting_replay, last_search

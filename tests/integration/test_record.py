@@ -13,7 +13,7 @@ import pytest
 from vectuned.learning.trajectory import drain
 from vectuned.sql.loader import queries
 
-from .tables import clustered, enable, exact, make, one, plain_role, raw, search, text
+from .tables import clustered, enable, exact, make, one, raw, search, text
 
 Connection = psycopg.Connection[Any]
 
@@ -192,14 +192,13 @@ def test_searches_of_forgotten_columns_are_dropped(conn: Connection, column: int
     assert (count(conn, "inbox"), count(conn, "trajectory")) == (0, 1)
 
 
-def test_what_no_search_recorded_is_not_kept(conn: Connection, column: int, database: str) -> None:
+def test_what_no_search_recorded_is_not_kept(conn: Connection, column: int) -> None:
     forged = (
         "SELECT vectuned._record(gen_random_uuid(), %s, %s, %s, 'hnsw', 40, NULL, NULL, '{1}', '{0.5}', 1)"
     )
-    with plain_role(conn, database) as stranger:
-        for query, k in (("[1,2,3]", 10), ("[1,2,3,4]", 0), ("[1,2,3,4]", 1001), ("[1,2,3,4]", 10)):
-            assert one(stranger, forged, column, query, k)
-        assert one(stranger, forged, 12345, "[1,2,3,4]", 10)
+    for query, k in (("[1,2,3]", 10), ("[1,2,3,4]", 0), ("[1,2,3,4]", 1001), ("[1,2,3,4]", 10)):
+        assert one(conn, forged, column, query, k)
+    assert one(conn, forged, 12345, "[1,2,3,4]", 10)
     assert one(conn, "SELECT vectuned._drain(10)") == 5
     assert conn.execute("SELECT query::text, k FROM vectuned.trajectory").fetchall() == [("[1,2,3,4]", 10)]
 

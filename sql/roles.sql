@@ -1,0 +1,73 @@
+-- The roles of vectuned, and what their members may do in this database. `vectuned migrate --roles` runs it, and so may a
+-- DBA, in psql, as one who owns the schema and may create roles (or after the roles were created). Roles belong to the whole
+-- server and rights to a database, so each database has to be asked for by itself: `vectuned migrate` grants nothing to
+-- them before this was run once. It may be repeated, and takes back what an earlier version granted.
+
+DO $$
+DECLARE
+    role name;
+BEGIN
+    FOREACH role IN ARRAY '{vectuned_admin,vectuned_daemon,vectuned_user}'::name[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role) THEN
+            EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+        END IF;
+    END LOOP;
+END
+$$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA vectuned FROM vectuned_user, vectuned_admin, vectuned_daemon;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vectuned FROM vectuned_user, vectuned_admin, vectuned_daemon;
+
+-- vectuned_user: what everybody may do who may use the schema (functions/grants.sql), and nothing else.
+GRANT USAGE ON SCHEMA vectuned TO vectuned_user, vectuned_admin, vectuned_daemon;
+
+-- vectuned_admin: takes columns into care and out of it, asks for work, and looks at figures. What was recorded it may
+-- count and delete, but not read.
+GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vectuned.recommend_params, vectuned.auto_tune,
+    vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
+    vectuned._check_range, vectuned._check_request, vectuned._inspect, vectuned._unreadable, vectuned._refresh_indexes,
+    vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker, vectuned._predicate_filter,
+    vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
+    vectuned._generate_dispatch, vectuned._drop_generated
+    TO vectuned_admin;
+GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event TO vectuned_admin;
+-- What was measured, for `vectuned report`, but not of which search.
+GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
+              filtered_recall, matches, exact_ms, other_recall, other_ms, kept) ON vectuned.replay TO vectuned_admin;
+GRANT SELECT (check_no, column_id, checked_at, k_class, shape, version, recall) ON vectuned.recall_check TO vectuned_admin;
+GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
+GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
+GRANT INSERT ON vectuned.event TO vectuned_admin;
+GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectuned.inbox, vectuned.feedback TO vectuned_admin;
+GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
+GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.trajectory TO vectuned_admin;
+
+-- vectuned_daemon: what `vectuned run` needs. Of the tables it learns about it needs SELECT, which their owners grant.
+GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
+    vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
+    vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
+    vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._begin_anew,
+    vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._unreadable,
+    vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params
+    TO vectuned_daemon;
+GRANT SELECT ON vectuned.inbox, vectuned.trajectory, vectuned.feedback, vectuned.replay, vectuned.recall_check,
+    vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request TO vectuned_daemon;
+GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_admin, vectuned_daemon;
+-- UPDATE of the inbox is to lock rows while they are moved.
+GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
+GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
+    TO vectuned_daemon;
+GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
+GRANT UPDATE (index_relation, default_probes, target_recall, alert, learn_from) ON vectuned.tuned_column TO vectuned_daemon;
+GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
+    vectuned.replay TO vectuned_daemon;
+GRANT INSERT, DELETE ON vectuned.event, vectuned.recall_check TO vectuned_daemon;
+GRANT UPDATE, DELETE ON vectuned.request TO vectuned_daemon;
+DO $$
+BEGIN
+    -- Before there was this right, autovacuum gives the inbox its empty pages back.
+    IF current_setting('server_version_num')::int >= 170000 THEN
+        GRANT MAINTAIN ON vectuned.inbox TO vectuned_daemon;
+    END IF;
+END
+$$;
