@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import sql
@@ -12,20 +14,32 @@ from vectuned.sql.loader import queries, unmet
 
 from .connection import connect
 
+_LIMITS: Final = {
+    "statement_timeout": "1h",
+    "lock_timeout": "30s",
+    "idle_in_transaction_session_timeout": "1h",
+    "transaction_timeout": "0",
+}
+"""Limits of our sessions; those set for a database or a role are meant for others. Work may be bound tighter."""
+
 
 def open_session(
     conninfo: str, *, application_name: str = "vectuned", connect_timeout: int = 10
 ) -> psycopg.Connection[TupleRow]:
     """Connect in autocommit mode to a database in which vectuned is installed, knowing the vector types.
 
+    Whatever limits were set for others, a statement may take an hour, and wait for a lock for half a minute.
+
     Raises UsageError where it is not installed or pgvector will not do, DatabaseUnavailableError where there
     is no connection.
     """
     conn = connect(conninfo, application_name=application_name, connect_timeout=connect_timeout)
     try:
+        for name, limit in _LIMITS.items():
+            conn.execute(queries()["session_limit"], {"name": name, "limit": limit})
         row = conn.execute(queries()["installed"]).fetchone()
         assert row is not None
-        installed, pgvector = row
+        installed, pgvector, moved_to = row
         if installed is None:
             role = sql.Identifier(conn.info.user).as_string(conn)
             raise UsageError(
@@ -39,6 +53,12 @@ def open_session(
             )
         if problem := unmet(conn.info.server_version, pgvector):
             raise UsageError(f"On database {conn.info.dbname}: {problem}")
+        if moved_to is not None:
+            raise UsageError(
+                f"pgvector was moved to schema {moved_to} of database {conn.info.dbname} since vectuned was "
+                "installed there; searches fail until you run `vectuned migrate`."
+            )
+        conn.execute(queries()["see_pgvector"])
         register_vector(conn)
     except BaseException:
         conn.close()

@@ -57,6 +57,7 @@ class Worker:
         self.pace = pace
         self.standby = standby
         self._opened: dict[int, set[int]] = {}
+        self._to_vacuum = False
 
     @property
     def options(self) -> Options:
@@ -127,13 +128,19 @@ class Worker:
             self._over(None, "standby_waits", "standby_ready")
 
     def drain(self) -> int:
-        """Move recorded searches to the durable table; return how many."""
+        """Move recorded searches to the durable table; return how many.
+
+        Where the vacuum after it fails, on a full disk perhaps, the next drain makes up for it.
+        """
         moved = drain(self.conn)
         if moved:
+            log.info("drained %d searches", moved, extra={"action": "drain"})
+            self._to_vacuum = True
+        if self._to_vacuum:
             may = self.conn.execute(queries()["may_vacuum"]).fetchone()
             if may is not None and may[0]:  # otherwise autovacuum does it, if later
                 self.conn.execute(queries()["vacuum_inbox"])
-            log.info("drained %d searches", moved, extra={"action": "drain"})
+            self._to_vacuum = False
         return moved
 
     def replay(self, care: Care, count: int, progress: Progress | None = None) -> int:

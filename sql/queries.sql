@@ -554,11 +554,24 @@ SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall =>
 -- name: disable
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
 
+-- name: session_limit
+-- Sets a limit that this server knows.
+SELECT set_config(s.name, %(limit)s, false) FROM pg_settings s WHERE s.name = %(name)s;
+
+-- name: see_pgvector
+-- Has a session find the types of pgvector by their bare names, whatever its search_path.
+SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), false)
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname = 'vector' AND to_regtype('vector') IS NULL;
+
 -- name: installed
--- Whether vectuned is installed (NULL where the role may not look), and which pgvector.
+-- Whether vectuned is installed (NULL where the role may not look), which pgvector, and where that has moved since to.
 SELECT CASE WHEN n.oid IS NULL THEN false
             WHEN has_schema_privilege(n.oid, 'USAGE') THEN to_regclass('vectuned.tuned_column') IS NOT NULL END,
-       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector')
+       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector'),
+       (SELECT m.nspname FROM pg_extension e JOIN pg_namespace m ON m.oid = e.extnamespace
+        JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = '_check_query'
+        WHERE e.extname = 'vector' AND position(format('"%s".vector_dims(', replace(m.nspname, '"', '""')) IN p.prosrc) = 0)
 FROM (VALUES ('vectuned')) v (name) LEFT JOIN pg_namespace n ON n.nspname = v.name;
 
 -- name: index_progress

@@ -13,11 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.embedded import EmbeddedServer
 from vectuned.daemon.session import open_session
 from vectuned.daemon.worker import Worker
 from vectuned.sql import client
+from vectuned.sql.loader import migrate
 
 from .embedded import eventually
 from .proxy import proxied
@@ -85,7 +87,7 @@ def test_a_slow_network_takes_longer_and_changes_nothing(items: Connection) -> N
 
 
 @contextmanager
-def small_tablespace(conn: Connection, server: EmbeddedServer) -> Iterator[None]:
+def small_tablespace(conn: Connection, server: EmbeddedServer) -> Iterator[Path]:
     """Have a tablespace `small` on a file system of 1 MB."""
     with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
@@ -100,7 +102,7 @@ def small_tablespace(conn: Connection, server: EmbeddedServer) -> Iterator[None]
             os.chown(place, account.st_uid, account.st_gid)
             conn.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
             try:
-                yield
+                yield Path(folder)
             finally:
                 conn.execute("ALTER TABLE vectuned.inbox SET TABLESPACE pg_default")
                 conn.execute("DROP TABLESPACE small")
@@ -110,8 +112,9 @@ def small_tablespace(conn: Connection, server: EmbeddedServer) -> Iterator[None]
 
 @root_only
 def test_a_full_disk_stops_the_record_and_no_search(items: Connection, server: EmbeddedServer) -> None:
-    assert Worker(items, SETTINGS).drain() == len(ask(items, 5))  # what a vacuum needs room for is there
-    with small_tablespace(items, server):
+    with small_tablespace(items, server) as folder:
+        other = folder / "other"
+        other.write_bytes(bytes(1 << 18))
         items.execute("ALTER TABLE vectuned.inbox SET TABLESPACE small")
         recorded: list[bool] = []
         while all(recorded):
@@ -119,9 +122,15 @@ def test_a_full_disk_stops_the_record_and_no_search(items: Connection, server: E
             assert len(recorded) < 20_000
         assert not any(ask(items, 20))
         kept = sum(recorded)
-        assert one(items, "SELECT count(*) FROM vectuned.inbox") == kept
-        assert Worker(items, SETTINGS).drain() == kept  # and vacuums what it drained
-        assert all(ask(items, 20))
+        worker = Worker(items, SETTINGS)
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.DiskFull):
+                worker.drain()
+            assert one(items, "SELECT count(*) FROM vectuned.inbox") == 0
+            assert one(items, "SELECT count(*) FROM vectuned.trajectory") == kept
+        other.unlink()
+        worker.drain()
+        assert all(ask(items, 100))
 
 
 def test_limits_that_others_set_are_not_the_daemons(items: Connection, database: str) -> None:
@@ -268,12 +277,12 @@ def test_the_extension_is_upgraded_while_searches_run(
 
 def test_the_extension_moves_to_another_schema(items: Connection, database: str) -> None:
     ask(items, 5)
-    items.execute("CREATE SCHEMA moved; ALTER EXTENSION vector SET SCHEMA moved")
-    try:
-        ask(items, 1)
-    except psycopg.Error as e:
-        print(repr(e), e.diag.message_hint)
+    items.execute('CREATE SCHEMA "mo""ved"; ALTER EXTENSION vector SET SCHEMA "mo""ved"')
+    with pytest.raises(UsageError, match=r'moved to schema mo"ved .* run `vectuned migrate`'):
+        open_session(database)
+    migrate(items)
     with open_session(database) as conn:
+        assert all(ask(conn, 5))
         worker = Worker(conn, SETTINGS)
-        worker.drain()
-        worker.replay_all()
+        assert worker.drain() == 10
+        assert worker.replay_all() == 10
