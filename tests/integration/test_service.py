@@ -16,8 +16,8 @@ import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from vectuned.config.settings import Settings
-from vectuned.daemon import service
-from vectuned.daemon.service import Service
+from vectuned.daemon import engine
+from vectuned.daemon.engine import Engine
 
 from .embedded import PACKAGE, eventually
 from .tables import Connection, clustered, enable, make, one, search
@@ -64,11 +64,11 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
         assert eventually(lambda: one(conn, "SELECT count(*) = 0 FROM vectuned.inbox"), seconds=30)
         assert eventually(lambda: one(conn, "SELECT count(*) = 110 FROM vectuned.trajectory"))
         # Nothing is held meanwhile: neither a snapshot nor a lock.
-        assert one(
-            conn,
-            "SELECT bool_and(state = 'idle') FROM pg_stat_activity "
-            "WHERE application_name = 'vectuned' AND datname = current_database()",
+        idle = (
+            "SELECT bool_and(state = 'idle') AND count(*) >= 2 FROM pg_stat_activity "
+            "WHERE application_name = 'vectuned' AND datname = current_database()"
         )
+        assert eventually(lambda: one(conn, idle))
         assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -88,17 +88,12 @@ def test_when_the_clock_is_set_the_schedule_begins_anew(monkeypatch: pytest.Monk
         reschedule=lambda _trigger, seconds: made.append(seconds),
     )
     scheduler = cast(BackgroundScheduler, SimpleNamespace(get_jobs=lambda: [runs]))
-    stopping = Service("", Settings())
-
-    def wait(seconds: float) -> bool:
-        clock["steady"] += seconds
-        clock["wall"] += seconds + (jump if not steps else 0.0)
-        steps.append(seconds)
-        return len(steps) > 4
-
-    steps: list[float] = []
     fake: Any = SimpleNamespace(time=lambda: clock["wall"], monotonic=lambda: clock["steady"])
-    monkeypatch.setattr(service, "time", fake)
-    monkeypatch.setattr(stopping, "_stop", SimpleNamespace(wait=wait))
-    stopping._wait(scheduler)
+    monkeypatch.setattr(engine, "time", fake)
+    watching = Engine("", "", Settings())
+    watching._ahead = clock["wall"] - clock["steady"]
+    for jumped in (0.0, jump, 0.0):
+        clock["steady"] += 2
+        clock["wall"] += 2 + jumped
+        watching._watch_clock(scheduler)
     assert made == [7.0]
