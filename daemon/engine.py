@@ -69,6 +69,7 @@ class Engine:
         self._scheduler: BackgroundScheduler | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._ahead = 0.0
+        self._retry = _FIRST_PAUSE
         self._state = "starting"
         self._glance_at = 0.0
 
@@ -135,27 +136,26 @@ class Engine:
     # The thread that keeps the lead
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
-        with self.pulse.work(f"the watch of {self.name}", _WATCH_PATIENCE):
+        with self.pulse.work(f"{self._prefix}keeping the lead", _WATCH_PATIENCE):
             while not self._stopping.is_set():
                 try:
                     with self.pulse.rest():  # the driver bounds how long it tries
                         self.leader.connect()
-                    pause = _FIRST_PAUSE
                     if self.leader.acquire():
                         self._lead()
                     else:
                         self._stand_by()
                 except (VectunedError, psycopg.Error) as error:
                     self.leader.close()
-                    self._state = "waiting for the database"
+                    why = _full_stop(sentence(error).strip())
+                    self._state = f"waiting: {why}"
                     if not self._stopping.is_set():
                         log.warning(
-                            "%s%s Trying again in %.1f s.", self._prefix, _full_stop(sentence(error)), pause,
+                            "%s%s Trying again in %.1f s.", self._prefix, why, self._retry,
                             extra={"action": "connect"},
                         )  # fmt: skip
-                    self._pause(pause * self._rng.uniform(0.8, 1.2))
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    self._pause(self._retry * self._rng.uniform(0.8, 1.2))
+                    self._retry = min(2 * self._retry, _LONGEST_PAUSE)
                 except Exception:  # a fault of ours here must not end the work for good
                     log.exception("%sthe engine failed", self._prefix, extra={"action": "engine"})
                     self._pause(_LONGEST_PAUSE)
@@ -168,7 +168,7 @@ class Engine:
                 "%sstanding by: another daemon works on this database", self._prefix,
                 extra={"action": "standby"},
             )  # fmt: skip
-            self._state = "standing by"
+            self._state, self._retry = "standing by", _FIRST_PAUSE
         self._pause(_LOOK_SECONDS)
         self._take_settings()
 
@@ -186,6 +186,7 @@ class Engine:
             self._ahead = time.time() - time.monotonic()
             self._scheduler = scheduler = self._schedule()
             scheduler.start()
+            self._retry = _FIRST_PAUSE
             while not self._stopping.is_set():
                 self._pause(_LOOK_SECONDS)
                 if self._stopping.is_set():

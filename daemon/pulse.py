@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _COMPUTING: Final = 12.0
+_BUSY: Final = 0.05  # of the time: a thread that waits for the server wakes up now and then, too
 
 
 @dataclass
@@ -17,19 +18,32 @@ class _Work:
     name: str
     patience: float
     moved: float | None
-    cpu_moved: float
-    cpu: float = 0.0
+    busy: float
+    looked: float
+    cpu: float
+
+
+def _cpu_seconds(thread: int) -> float:
+    """Return what a thread has computed so far; 0 where the system does not tell."""
+    with suppress(AttributeError, OSError):
+        return time.clock_gettime(time.pthread_getcpuclockid(thread))
+    return 0.0
 
 
 class Pulse:
     """Know of the work of each thread when it last moved on; `clock` gives seconds and never goes back.
 
-    Work that says nothing for longer than its patience is stuck; while its thread computes, for longer than
-    12 times that.
+    Work that says nothing for longer than its patience is stuck; while its thread computes, as `cpu_seconds`
+    has it, for longer than 12 times that.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_seconds: Callable[[int], float] = _cpu_seconds,
+    ) -> None:
         self._clock = clock
+        self._cpu_seconds = cpu_seconds
         self._works: dict[int, _Work] = {}
         self._lock = threading.Lock()
 
@@ -38,7 +52,7 @@ class Pulse:
         """Watch the block, the work of this thread."""
         thread, now = threading.get_ident(), self._clock()
         with self._lock:
-            self._works[thread] = _Work(name, patience, now, now, _cpu_seconds(thread))
+            self._works[thread] = _Work(name, patience, now, now, now, self._cpu_seconds(thread))
         try:
             yield
         finally:
@@ -49,7 +63,7 @@ class Pulse:
         """Note that the work of this thread moved on."""
         with self._lock:
             if (work := self._works.get(threading.get_ident())) is not None:
-                work.moved = work.cpu_moved = self._clock()
+                work.moved = self._clock()
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -67,18 +81,13 @@ class Pulse:
         with self._lock:
             now = self._clock()
             for thread, work in self._works.items():
+                cpu = self._cpu_seconds(thread)
+                if cpu - work.cpu > _BUSY * (now - work.looked):
+                    work.busy = now
+                work.cpu, work.looked = cpu, now
                 if work.moved is None:
                     continue
-                if (cpu := _cpu_seconds(thread)) > work.cpu:
-                    work.cpu, work.cpu_moved = cpu, now
-                computes = now - work.cpu_moved <= work.patience
+                computes = now - max(work.busy, work.moved) <= work.patience
                 if now - work.moved > work.patience * (_COMPUTING if computes else 1.0):
                     return work.name, now - work.moved
         return None
-
-
-def _cpu_seconds(thread: int) -> float:
-    """Return what a thread has computed so far; 0 where the system does not tell."""
-    with suppress(AttributeError, OSError):
-        return time.clock_gettime(time.pthread_getcpuclockid(thread))
-    return 0.0

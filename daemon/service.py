@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Databases = Sequence[tuple[str, Settings]]
 """The databases to work on: a name, which may be empty where there is one alone, and its settings."""
 
-_LOOK_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 1.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LATE_SECONDS: Final = 10.0
 

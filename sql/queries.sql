@@ -544,8 +544,8 @@ SELECT set_config('lock_timeout', %(milliseconds)s, false);
 -- name: note_job
 -- Times are given as seconds from now: the daemon's clock may be another.
 INSERT INTO vectuned.job AS j (name, last_run, last_success, duration_ms, runs, failures, last_error, next_run)
-VALUES (%(name)s, clock_timestamp() - make_interval(secs => %(ran)s), clock_timestamp() - make_interval(secs => %(succeeded)s),
-        %(duration_ms)s, %(runs)s, %(failures)s, left(%(error)s, 2000), clock_timestamp() + make_interval(secs => %(next)s))
+VALUES (%(name)s, statement_timestamp() - make_interval(secs => %(ran)s), statement_timestamp() - make_interval(secs => %(succeeded)s),
+        %(duration_ms)s, %(runs)s, %(failures)s, left(%(error)s, 2000), statement_timestamp() + make_interval(secs => %(next)s))
 ON CONFLICT (name) DO UPDATE SET
     last_run = excluded.last_run, last_success = coalesce(excluded.last_success, j.last_success),
     duration_ms = excluded.duration_ms, runs = j.runs + excluded.runs, failures = excluded.failures,
