@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class VectunedError(Exception):
     """Something failed; the message is one sentence for the user."""
@@ -22,6 +24,17 @@ class DatabaseUnavailableError(VectunedError):
 
 
 class ConfigurationError(VectunedError):
-    """A setting is missing, unknown or out of range."""
+    """A setting is missing, unknown or out of range; `problems` tells each by itself."""
 
     exit_code = 78
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
+
+
+def printable(text: object, longest: int = 200) -> str:
+    """Put what somebody else wrote so that it can stand in a line: escaped for terminals, and cut."""
+    told = str(text)
+    cut = told if len(told) <= longest else f"{told[:longest]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import ConfigurationError, UsageError, printable
+from .sources import (
+    CONFIG_VARIABLE,
+    HOME_VARIABLE,
+    Reading,
+    Schema,
+    read_environment,
+    read_file,
+    read_overrides,
 )
+from .texts import ApplicationName, Conninfo, Folder
 
-from .errors import ConfigurationError
-
-PREFIX = "VECTUNED_"
-HOME_VARIABLE = "VECTUNED_HOME"
-CONFIG_VARIABLE = "VECTUNED_CONFIG"
+DEFAULT: Final = "default"
+"""The source of a value that nothing sets."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # No input in errors: it may be a password.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class DatabaseSettings(_Section):
     """Which PostgreSQL server, and how to reach it."""
 
-    dsn: str = Field(
+    dsn: Conninfo = Field(
         default="",
         # A connection string may hold a password.
         repr=False,
         description="Connection string or URI; empty means libpq's own variables (PGHOST, PGSERVICE, ...) "
         "and, without those, the embedded server.",
     )
-    replay_dsn: str = Field(
+    replay_dsn: Conninfo = Field(
         default="",
         repr=False,
         description="Connection string or URI of a hot standby of that server, on which searches are "
@@ -47,10 +51,8 @@ class DatabaseSettings(_Section):
     connect_timeout: int = Field(
         default=10, ge=1, le=3600, description="Seconds to wait for a connection to be made."
     )
-    application_name: str = Field(
+    application_name: ApplicationName = Field(
         default="vectuned",
-        min_length=1,
-        max_length=63,
         description="Name of the connections in pg_stat_activity and in the server's log.",
     )
 
@@ -189,15 +191,28 @@ class LoggingSettings(_Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe message that is logged."
     )
-    format: Literal["text", "json"] = Field(
-        default="text", description="Lines for people, or one JSON object a line."
+    format: Literal["auto", "text", "journald", "json"] = Field(
+        default="auto",
+        description="Lines for people, lines with priorities for journald, or one JSON object a line; auto "
+        "is journald where stderr goes to the journal, else text.",
+    )
+
+
+class MetricsSettings(_Section):
+    """The endpoint that Prometheus scrapes."""
+
+    listen: str = Field(
+        default="",
+        pattern=r"^(([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})?$",
+        json_schema_extra={"expected": "an address and a port, such as 127.0.0.1:9187, or empty"},
+        description="Address and port at which the daemon serves metrics; empty means nowhere.",
     )
 
 
 class EmbeddedSettings(_Section):
     """The server that vectuned runs itself when it is given none."""
 
-    home: str = Field(
+    home: Folder = Field(
         default="",
         description="Folder of the embedded server's data; empty means VECTUNED_HOME or else the XDG one.",
     )
@@ -209,16 +224,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
+        hide_input_in_errors=True,
     )
 
     database: DatabaseSettings = DatabaseSettings()
+    databases: dict[str, DatabaseSettings] = Field(
+        default_factory=dict, description="Several databases by name, instead of the one of [database]."
+    )
     learning: LearningSettings = LearningSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     budget: BudgetSettings = BudgetSettings()
     inbox: InboxSettings = InboxSettings()
     logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
 
     @classmethod
@@ -233,14 +251,54 @@ class Settings(BaseSettings):
         """Read nothing implicitly: `load_settings` checks each source, which the built-in ones do not."""
         return (init_settings,)
 
+    def each_database(self) -> list[tuple[str, Settings]]:
+        """Return (name, settings) of each database to work on, whose own are in `database` then.
+
+        [databases.NAME] replace [database]; where there are none, that is the one, and its name is empty.
+        """
+        return [
+            (name, self.model_copy(update={"database": database, "databases": {}}))
+            for name, database in self.databases.items()
+        ] or [("", self)]
+
+    def of_database(self, name: str | None) -> Settings:
+        """Return the settings of the database of that name, None standing for the only one there is.
+
+        Raises UsageError if there is no such database, or none was chosen of several.
+        """
+        choices = dict(self.each_database())
+        if name is None and len(choices) == 1:
+            return next(iter(choices.values()))
+        names = ", ".join(self.databases)
+        if name is None:
+            raise UsageError(f"Several databases are configured: choose one of {names} with --database.")
+        if name in self.databases:
+            return choices[name]
+        if not names:
+            raise UsageError(
+                f"There is no database {printable(name)}: the configuration has no section [databases.NAME]."
+            )
+        raise UsageError(f"There is no database {printable(name)}: choose one of {names}.")
+
 
 SECTIONS: Mapping[str, type[_Section]] = {
     name: field.annotation
     for name, field in Settings.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
 }
+SCHEMA: Final = Schema(SECTIONS, {"databases": DatabaseSettings})
 
-_Layer = dict[str, dict[str, Any]]
+# What [database] says of these counts for each of [databases.*] that does not say otherwise.
+_SHARED: Final = ("connect_timeout", "application_name")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The settings in force, and of each "section.key" where it is from: a file, a variable and so on."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    file: Path | None
 
 
 def load_settings(
@@ -248,131 +306,105 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
+    """Put the settings together; see load_configuration."""
+    return load_configuration(path, overrides, environ).settings
+
+
+def load_configuration(
+    path: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Configuration:
     """Put the settings together: defaults, then the file, then the environment, then `overrides`.
 
     `path` is a TOML file; without it VECTUNED_CONFIG names one, and without both there is none. `environ` is
     the process's environment unless given; every variable VECTUNED_SECTION__KEY sets one key. `overrides`
     maps "section.key" to a value, None meaning not given. Raises ConfigurationError, naming the source, the
     key and what is expected, for a file that is missing or no TOML, an unknown key or variable, or a value of
-    the wrong type or out of range.
+    the wrong type or out of range; all that is wrong is told at once.
     """
     environ = os.environ if environ is None else environ
+    named_by = ""
     if path is None and environ.get(CONFIG_VARIABLE):
-        path = Path(environ[CONFIG_VARIABLE])
-    merged: _Layer = {name: {} for name in SECTIONS}
-    for layer in (
-        {} if path is None else _read_file(path),
-        _read_environment(environ),
-        _read_overrides(overrides or {}),
-    ):
-        for section, values in layer.items():
-            merged[section] |= values
-    return Settings.model_validate(merged)
-
-
-def _read_file(path: Path) -> _Layer:
-    try:
-        with path.open("rb") as file:
-            layer = tomllib.load(file)
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"The configuration file {path} does not exist.") from error
-    except OSError as error:
+        path, named_by = Path(environ[CONFIG_VARIABLE]), CONFIG_VARIABLE
+    file = Reading() if path is None else read_file(path, SCHEMA, named_by)
+    variables = read_environment(environ, SCHEMA, file.members("databases"))
+    line = read_overrides(overrides or {}, SCHEMA)
+    variables.problems += _of_home(environ)
+    together = Reading()
+    if line.layer.get("database", {}).get("dsn"):
+        # A database named on the command line is the one that is meant, whatever is configured.
+        for reading in (file, variables):
+            for section in reading.members("databases"):
+                del reading.layer[section]
+    for reading in (file, variables, line):
+        for section, values in reading.layer.items():
+            together.layer.setdefault(section, {}).update(values)
+    readings = [file, variables, line]
+    if file.readable:
+        together.problems = _of_several(together)
+        readings.append(together)
+    wrong = [reading for reading in readings if reading.problems]
+    if wrong:
         raise ConfigurationError(
-            f"The configuration file {path} cannot be read: {error.strerror}."
-        ) from error
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise ConfigurationError(f"The configuration file {path} is not valid TOML: {error}.") from error
-    problems = []
-    for section, values in layer.items():
-        if section not in SECTIONS:
-            problems.append(f"unknown section [{section}]{_suggest(section, SECTIONS)}")
-        elif not isinstance(values, dict):
-            problems.append(f"{section} must be a section, [{section}]")
-        else:
-            # Strict: TOML has types of its own, and a quoted number is a mistake.
-            problems += _problems(section, values, strict=True)
-    if problems:
-        raise ConfigurationError(f"{path}: {'; '.join(problems)}.")
-    return layer
-
-
-def _read_environment(environ: Mapping[str, str]) -> _Layer:
-    known = {
-        f"{PREFIX}{section}__{key}".upper(): (section, key)
-        for section, model in SECTIONS.items()
-        for key in model.model_fields
+            " ".join(f"{each.heading}{'; '.join(each.problems)}." for each in wrong),
+            [f"{each.heading}{problem}" for each in wrong for problem in each.problems],
+        )
+    sources = {
+        f"{section}.{key}": given.source
+        for section, values in together.layer.items()
+        for key, given in values.items()
     }
-    chosen = {}
-    problems = []
-    for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in (HOME_VARIABLE, CONFIG_VARIABLE):
-            continue
-        if name not in known:
-            problems.append(f"unknown variable {name}{_suggest(name, known)}")
-        else:
-            chosen[name] = environ[name]
-    source = EnvSettingsSource(Settings)
-    # The source reads the process's environment by itself; here the environment is an argument.
-    source.env_vars = {name.lower(): value for name, value in chosen.items()}
-    layer: _Layer = source()
-    for name in chosen:
-        section, key = known[name]
-        problems += [f"{name}: {problem}" for problem in _problems(section, {key: layer[section][key]})]
-    if problems:
-        raise ConfigurationError(f"Environment: {'; '.join(problems)}.")
-    return layer
+    keys = [f"{section}.{key}" for section, key in SCHEMA.every_key(together.members("databases"))]
+    return Configuration(
+        Settings.model_validate(_nested(together)), {key: sources.get(key, DEFAULT) for key in keys}, path
+    )
 
 
-def _read_overrides(overrides: Mapping[str, object]) -> _Layer:
-    layer: _Layer = {}
-    problems = []
-    known = [f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields]
-    for name, value in overrides.items():
-        section, _, key = name.partition(".")
-        if name not in known:
-            problems.append(f"unknown setting {name}{_suggest(name, known)}")
-        elif value is not None:
-            problems += _problems(section, {key: value})
-            layer.setdefault(section, {})[key] = value
-    if problems:
-        raise ConfigurationError(f"Command line: {'; '.join(problems)}.")
-    return layer
-
-
-def _problems(section: str, values: Mapping[str, object], strict: bool = False) -> list[str]:
-    """Say of each of a section's values that is wrong what is expected instead."""
-    model = SECTIONS[section]
+def _of_home(environ: Mapping[str, str]) -> list[str]:
     try:
-        model.model_validate(values, strict=strict)
-    except ValidationError as error:
-        keys = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors())
-        return [
-            f"{section}.{key} must be {_expected(model, key)}"
-            if key in model.model_fields
-            else f"unknown key {section}.{key}{_suggest(key, model.model_fields)}"
-            for key in keys
-        ]
+        EmbeddedSettings(home=environ.get(HOME_VARIABLE, ""))
+    except ValidationError:
+        return [f"{HOME_VARIABLE} must name a folder, without control characters, of a user there is"]
     return []
 
 
-def _expected(model: type[_Section], key: str) -> str:
-    schema = model.model_json_schema()["properties"][key]
-    if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
-    kinds = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
-    limits = {
-        "minimum": "at least {}",
-        "exclusiveMinimum": "more than {}",
-        "maximum": "at most {}",
-        "exclusiveMaximum": "less than {}",
-        "minLength": "of at least {} character",
-        "maxLength": "of at most {} characters",
-    }
-    bounds = [text.format(schema[name]) for name, text in limits.items() if name in schema]
-    return " ".join((kinds[schema["type"]], " and ".join(bounds))).strip()
+def _of_several(together: Reading) -> list[str]:
+    """Say what is wrong with [databases.*], and have them share what [database] says of all."""
+    members = together.members("databases")
+    if not members:
+        return []
+    problems = []
+    shared = together.layer.get("database", {})
+    for section in members:
+        values = together.layer[section]
+        dsn = values.get("dsn")
+        if dsn is None or dsn.value == "" or str(dsn.value).isspace():
+            by = next((f" ({given.source} names it)" for given in values.values()), "")
+            problems.append(f"{section}.dsn is missing: each of [databases.*] needs one{by}")
+        together.layer[section] = {key: shared[key] for key in _SHARED if key in shared} | values
+    for key in ("dsn", "replay_dsn"):
+        if key in shared and str(shared[key].value).strip():
+            names = ", ".join(f"[{section}]" for section in members)
+            problems.append(
+                f"database.{key} ({shared[key].source}) cannot be given together with {names}, which replace "
+                f"[database]: move it to a section [databases.NAME] or leave those out"
+            )
+    alike: dict[str, str] = {}
+    for section in members:
+        other = alike.setdefault(section.lower().replace("-", "_"), section)
+        if other != section:
+            problems.append(f"[{other}] and [{section}] need names that differ in more than case, - and _")
+    return problems
 
 
-def _suggest(word: str, known: Mapping[str, object] | list[str]) -> str:
-    if close := difflib.get_close_matches(word, known, n=1):
-        return f" (did you mean {close[0]}?)"
-    return f" (known: {', '.join(known)})" if len(known) < 10 else " (see config/vectuned.toml for all)"
+def _nested(together: Reading) -> dict[str, Any]:
+    plain: dict[str, Any] = {"databases": {}}
+    for section, values in together.layer.items():
+        family, _, name = section.partition(".")
+        inner = {key: given.value for key, given in values.items()}
+        if name:
+            plain[family][name] = inner
+        else:
+            plain[section] = inner
+    return plain

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from vectuned.config.settings import Settings
 
-# Which server, and how it is reached: sessions are open there, and locks are held.
-NEED_RESTART: Final = ("database", "embedded")
+# Which server, and how it is reached: sessions are open there, and locks are held. Where others reach us.
+NEED_RESTART: Final = ("database", "embedded", "metrics")
 _ELSEWHERE: Final = ("databases",)  # each database is given settings of its own, in which these are merged
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import psycopg
 
 import vectuned
-from vectuned.config.errors import VectunedError
-from vectuned.config.settings import Settings, load_settings
+from vectuned.config.errors import UsageError, VectunedError, printable
+from vectuned.config.settings import Settings
 
-from .commands import COMMANDS, Context
+from .commands import COMMANDS, Command, Context
+from .commands_config import COMMANDS as CONFIG_COMMANDS
+from .commands_config import assignment, load
+from .commands_report import COMMANDS as REPORT_COMMANDS
 from .commands_tuning import COMMANDS as TUNING_COMMANDS
 from .console import Console
 from .logs import set_up_logging
@@ -25,7 +28,7 @@ EXIT_INTERRUPTED = 130
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; `help` of each says what it does and prints."""
     common = argparse.ArgumentParser(add_help=False)
-    place = common.add_argument_group("database")
+    place = common.add_argument_group("database and configuration")
     place.add_argument(
         "--dsn",
         metavar="DSN",
@@ -33,6 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     place.add_argument(
         "--config", metavar="FILE", type=Path, help="TOML file (default: $VECTUNED_CONFIG if set)"
+    )
+    place.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        type=assignment,
+        action="append",
+        default=[],
+        help="override one setting, such as budget.core_share=0.5; may be repeated",
     )
     talk = common.add_argument_group("output")
     talk.add_argument("--json", action="store_true", help="print one JSON document on stdout")
@@ -46,11 +57,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (*COMMANDS, *TUNING_COMMANDS):
+    for command in (*COMMANDS, *TUNING_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS):
         verb = verbs.add_parser(
             command.name, parents=[common], help=command.summary, description=command.description
         )
         command.arguments(verb)
+        if command.takes == "one database":
+            verb.add_argument(
+                "--database", metavar="NAME", help="which of [databases.*] of the configuration, if several"
+            )
         verb.set_defaults(command=command)
     return parser
 
@@ -60,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(as_json=options.json, quiet=options.quiet)
     try:
-        settings = _settings(options)
+        settings = _settings(options.command, options)
         set_up_logging(settings.logging, verbose=options.verbose or options.command.name == "run")
-        options.command.run(Context(options, settings, console, lambda: _settings(options)))
+        options.command.run(Context(options, settings, console, lambda: _settings(options.command, options)))
     except VectunedError as error:
         return _fail(str(error), error.exit_code)
     except psycopg.Error as error:
@@ -75,12 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    overrides = {} if options.dsn is None else {"database.dsn": options.dsn}
-    path = options.config or (
-        Path(os.environ["VECTUNED_CONFIG"]) if os.environ.get("VECTUNED_CONFIG") else None
-    )
-    return load_settings(path, overrides)
+def _settings(command: Command, options: argparse.Namespace) -> Settings:
+    if command.takes == "no settings":
+        return Settings()
+    settings = load(options).settings
+    if command.takes == "all databases":
+        return settings
+    if options.dsn is not None and options.database is not None:
+        raise UsageError("--dsn and --database both choose the database: give one of them.")
+    return settings.of_database(options.database)
 
 
 def _of_the_server(error: psycopg.Error) -> tuple[str, int]:
@@ -93,7 +111,7 @@ def _of_the_server(error: psycopg.Error) -> tuple[str, int]:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"vectuned: {message}\n")
+    sys.stderr.write(f"vectuned: {printable(message, 10_000)}\n")
     return code
 
 

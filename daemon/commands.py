@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import psycopg
 from psycopg.rows import TupleRow, dict_row
@@ -37,7 +37,9 @@ class Context:
     @contextmanager
     def database(self, dsn: str | None = None) -> Iterator[str]:
         """Yield the connection string of the database the user means; see connection.open_database."""
-        choice = choose_database(dsn if dsn is not None else self.settings.database.dsn, os.environ)
+        if dsn is None:
+            dsn = self.settings.of_database(None).database.dsn
+        choice = choose_database(dsn, os.environ)
         home = Path(self.settings.embedded.home).expanduser() if self.settings.embedded.home else None
         with open_database(choice, home) as conninfo:
             yield conninfo
@@ -46,8 +48,12 @@ class Context:
     def session(self) -> Iterator[psycopg.Connection[TupleRow]]:
         """Yield a connection to it, vectuned being installed there."""
         with self.database() as conninfo:
-            timeout = self.settings.database.connect_timeout
-            with open_session(conninfo, connect_timeout=timeout) as conn:
+            database = self.settings.database
+            with open_session(
+                conninfo,
+                application_name=database.application_name,
+                connect_timeout=database.connect_timeout,
+            ) as conn:
                 yield conn
 
 
@@ -60,6 +66,9 @@ class Command:
     description: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Context], None]
+    # Which settings it gets: those of the one database that it works on, which --database chooses; those of
+    # all; or the defaults, because it reads the others itself and is to tell what is wrong with them.
+    takes: Literal["one database", "all databases", "no settings"] = "one database"
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,16 +102,21 @@ def _demo(context: Context) -> None:
 
 def _run(context: Context) -> None:
     # Here and below: what learns takes a second to import, which `status` need not wait for.
-    from .service import Databases, Service
+    from .service import Service
 
-    def databases(settings: Settings) -> Databases:
-        return [("", settings)]
-
-    Service(databases(context.settings), lambda: databases(context.reload())).run()
+    Service(context.settings.each_database(), lambda: context.reload().each_database()).run()
 
 
 def _migrate(context: Context) -> None:
-    with context.database() as conninfo, connect(conninfo) as conn:
+    database = context.settings.database
+    with (
+        context.database() as conninfo,
+        connect(
+            conninfo,
+            application_name=database.application_name,
+            connect_timeout=database.connect_timeout,
+        ) as conn,
+    ):
         done = migrate(conn)
         name = conn.info.dbname
     if context.console.as_json:
@@ -176,7 +190,22 @@ def _disable(context: Context) -> None:
     context.console.line(f"{options.relation}.{options.column} is no longer tuned; {kept}")
 
 
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
+        help="show it anew every so many seconds (2 if not said) until interrupted",
+    )  # fmt: skip
+
+
 def _status(context: Context) -> None:
+    seconds = context.options.watch
+    if seconds is not None:
+        if not 0.1 <= seconds <= 3600:
+            raise UsageError("--watch takes 0.1 to 3600 seconds.")
+        timeout = context.settings.database.connect_timeout
+        with context.database() as conninfo, suppress(KeyboardInterrupt):  # the way to end it
+            status.watch(context.console, lambda: open_session(conninfo, connect_timeout=timeout), seconds)
+        return
     with context.session() as conn:
         columns, daemon = status.read(conn), status.read_daemon(conn)
     if context.console.as_json:
@@ -284,6 +313,7 @@ COMMANDS: Final = (
         "compares on held-out ones. Takes three to six minutes.",
         _demo_arguments,
         _demo,
+        "all databases",
     ),
     Command(
         "run",
@@ -293,6 +323,7 @@ COMMANDS: Final = (
         "database one works and the others stand by.",
         _none,
         _run,
+        "all databases",
     ),
     Command(
         "migrate",
@@ -319,7 +350,7 @@ COMMANDS: Final = (
         "status",
         "show what is tuned, what serves, and why",
         "A paragraph for each column and a row for each class of k.",
-        _none,
+        _status_arguments,
         _status,
     ),
     Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE")
 """The variables that name a database. Others, such as PGUSER or PGSSLMODE, only say how to connect to it."""
+
+_SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,54 @@ def connect(
     try:
         return psycopg.connect(make_conninfo(conninfo, **missing), autocommit=autocommit)
     except psycopg.OperationalError as error:
+        used = given | _in_use(error)
         words = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        secrets = [given.get(name) for name in ("password", "sslpassword", "oauth_client_secret")]
-        for secret in filter(None, [*secrets, os.environ.get("PGPASSWORD")]):
+        for secret in filter(None, [*(used.get(name) for name in _SECRETS), os.environ.get("PGPASSWORD")]):
             words = words.replace(str(secret), "****")
-        raise DatabaseUnavailableError(
-            f"No connection to {_describe(given)} ({words}); check that the server runs and the DSN is right."
-        ) from error
+        advice = "check that the server runs and the DSN is right"
+        if error.pgconn is not None and error.pgconn.needs_password:
+            advice = f"no password was given, and {_password_file(used)}"
+        raise DatabaseUnavailableError(f"No connection to {_describe(given)} ({words}); {advice}.") from error
+
+
+def redacted(conninfo: str) -> str:
+    """Return a connection string with its secrets starred, then in the form name=value."""
+    given = {name: str(value) for name, value in _parse(conninfo).items()}
+    secrets = {name: "****" for name in _SECRETS if given.get(name)}
+    return make_conninfo("", **(given | secrets)) if secrets else conninfo
+
+
+def _in_use(error: psycopg.Error) -> dict[str, object]:
+    """Return what libpq tried to connect with, what service files and its defaults say included."""
+    if error.pgconn is None:
+        return {}
+    return {
+        option.keyword.decode(): option.val.decode(errors="replace")
+        for option in error.pgconn.info
+        if option.val is not None
+    }
+
+
+def _password_file(parameters: Mapping[str, object]) -> str:
+    """Say why the password file gave no password: libpq passes over one it cannot use, nearly in silence."""
+    name = parameters.get("passfile")
+    if not name:
+        return "there is no password file: write ~/.pgpass"
+    path = Path(str(name))
+    file = f"the password file {path}"
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return f"there is no password file {path}"
+    except OSError as error:
+        return f"{file} cannot be read ({error.strerror})"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{file} is no plain file, so libpq ignores it"
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"{file} is open to group or others, so libpq ignores it: chmod 600 {path}"
+    if not os.access(path, os.R_OK):
+        return f"{file} cannot be read (Permission denied)"
+    return f"{file} has no line for this host, port, database and user"
 
 
 def _parse(conninfo: str) -> dict[str, object]:

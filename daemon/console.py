@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 class Console:
@@ -23,23 +25,31 @@ class Console:
         self._quiet = quiet
         # A pipe has no width: never fold or cut a table there.
         width = None if sys.stdout.isatty() else 200
-        self._out = RichConsole(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
-        self._err = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        # What is said holds names and values of others: nothing in it is markup.
+        plain = partial(RichConsole, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self._out = plain(file=sys.stdout, width=width)
+        self._err = plain(file=sys.stderr)
 
     def say(self, text: str) -> None:
         """Write a line of talk to stderr."""
         if not self._quiet:
-            self._err.print(text, markup=False)
+            self._err.print(text)
 
     def document(self, value: Any) -> None:
         """Write the one JSON document to stdout."""
         sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
         sys.stdout.flush()
 
+    def record(self, value: Any) -> None:
+        """Write one JSON document on a line of its own, if the answer is to be JSON."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, default=_plain) + "\n")
+            sys.stdout.flush()
+
     def line(self, text: str = "") -> None:
         """Write a line of the answer to stdout, unless it is to be JSON."""
         if not self.as_json:
-            self._out.print(text, markup=False)
+            self._out.print(text)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", left: int = 1
@@ -55,6 +65,22 @@ class Console:
         self._out.print(table)
 
     @contextmanager
+    def frames(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Show frames, on a terminal each in place of the one before; yields what one is written within."""
+        if self.as_json or not self._out.is_terminal:
+            yield nullcontext
+            return
+        with self._out.screen() as screen:
+
+            @contextmanager
+            def frame() -> Iterator[None]:
+                with self._out.capture() as captured:
+                    yield
+                screen.update(Text.from_ansi(captured.get()))
+
+            yield frame
+
+    @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show how far a long work is; yields a function that takes the number done so far.
 
@@ -63,7 +89,7 @@ class Console:
         started = monotonic()
         if self._err.is_terminal and not self._quiet:
             columns = (
-                TextColumn("{task.description:<28}"),
+                TextColumn("{task.description:<28}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),

@@ -245,7 +245,8 @@ class EmbeddedServer:
         # The lock comes first: once we hold it, the owner does not stop the server that answers.
         if not self._users_lock.take(shared=True):
             return False
-        lines = self._owner_lock.read().splitlines()
+        # Not splitlines, for which a name may hold the end of a line.
+        lines = self._owner_lock.read().rstrip("\n").split("\n")
         if len(lines) == 2 and _answers(Path(lines[1])):
             self._socket_folder = Path(lines[1])
             logger.info("Joined the embedded server in %s", self.home, extra={"action": "join"})

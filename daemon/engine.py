@@ -22,6 +22,7 @@ from vectuned.sql.loader import queries
 
 from .jobs import JOBS, Job, Record, backoff
 from .leader import Leader, open_work
+from .logs import correlated
 from .pace import Pace, Stopped
 from .pulse import Pulse
 from .standby import open_standby
@@ -299,6 +300,10 @@ class Engine:
         """Run a job once. Every run of every job passes here."""
         if self.halted.is_set():
             return
+        with correlated(job.name):
+            self._run_once(job)
+
+    def _run_once(self, job: Job) -> None:
         record, began = self._records[job.name], time.monotonic()
         try:
             with self._turn(job):

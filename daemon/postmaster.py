@@ -49,7 +49,7 @@ class PidFile:
 def read_pid_file(data: Path) -> PidFile | None:
     """Read the postmaster.pid of a data folder; None where it is missing or half written."""
     try:
-        lines = (data / "postmaster.pid").read_text().splitlines()
+        lines = (data / "postmaster.pid").read_text().split("\n")
         # A negative number marks a standalone backend; it is a process all the same.
         pid = abs(int(lines[0]))
         started = float(lines[2])

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
@@ -22,7 +25,9 @@ from .changes import compare
 from .connection import choose_database, open_database
 from .engine import Engine
 from .logs import set_up_logging
+from .metrics import served_metrics
 from .notify import Notifier
+from .session import open_session
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ class Service:
         with self._listening(), ExitStack() as servers:
             try:
                 self._open(servers)
+                self._serve_metrics(servers)
                 self._notifier.ready()
                 self._tell()
                 for engine in self._engines:
@@ -126,6 +132,23 @@ class Service:
                     log.warning("%s: %s", name, error, extra={"action": "connect"})
         if len(errors) == len(self._engines):
             raise errors[0]
+
+    def _serve_metrics(self, servers: ExitStack) -> None:
+        """Serve what Prometheus scrapes, where the settings say."""
+
+        def source(engine: Engine) -> Callable[[], psycopg.Connection[Any]]:
+            database = engine.settings.database
+            return lambda: open_session(
+                engine.conninfo,
+                application_name=database.application_name,
+                connect_timeout=database.connect_timeout,
+            )
+
+        sources = {
+            engine.name or str(conninfo_to_dict(engine.conninfo).get("dbname") or "default"): source(engine)
+            for engine in self._engines
+        }
+        servers.enter_context(served_metrics(self._engines[0].settings.metrics.listen, sources))
 
     def _watch(self) -> None:
         """Do what signals ask for, and tell the service manager, until it is time to stop."""

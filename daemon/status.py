@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import sleep
 from typing import Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
 
+from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.sql.loader import queries
 
 from .console import Console
@@ -127,3 +132,39 @@ def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['samples']:,}", str(row["patterns"]),
         "" if row["saving"] is None else f"{row['saving']:.2f}",
     )  # fmt: skip
+
+
+def watch(
+    console: Console,
+    open_conn: Callable[[], psycopg.Connection[Any]],
+    seconds: float,
+    times: int | None = None,
+) -> None:
+    """Show the status every some seconds until interrupted or as many `times`, on a terminal in place.
+
+    As JSON it is one document a line. While the database is unavailable that is said and it is tried again;
+    that it is at the start is an error, DatabaseUnavailableError.
+    """
+    conn = open_conn()
+    try:
+        with console.frames() as frame:
+            for number in itertools.count(1):
+                with frame():
+                    try:
+                        if conn.closed:
+                            conn = open_conn()
+                        columns, daemon = read(conn), read_daemon(conn)
+                        console.record({"time": datetime.now(UTC), "columns": columns, **daemon})
+                        console.line(
+                            f"{datetime.now():%Y-%m-%d %H:%M:%S}, every {seconds:g} s, Ctrl-C to end"
+                        )
+                        show(console, columns)
+                        show_daemon(console, daemon)
+                    except (DatabaseUnavailableError, psycopg.OperationalError) as error:
+                        console.record({"time": datetime.now(UTC), "error": str(error).strip()})
+                        console.line(f"{str(error).strip()} Trying again every {seconds:g} s.")
+                if number == times:
+                    break
+                sleep(seconds)
+    finally:
+        conn.close()

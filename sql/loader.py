@@ -63,6 +63,22 @@ def migrations() -> list[tuple[str, str]]:
     return [(f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in files]
 
 
+def unmet(server_version: int, pgvector: str | None) -> str | None:
+    """Say what is not good enough, a server (150004 is 15.4) or its pgvector (None: missing), if anything."""
+    if server_version < MIN_SERVER:
+        return f"PostgreSQL {server_version // 10000} is too old; vectuned needs 15 or later."
+    if pgvector is None:
+        return (
+            "the extension vector is missing; vectuned needs pgvector 0.8 or later: CREATE EXTENSION vector."
+        )
+    if tuple(int(part) for part in re.findall(r"\d+", pgvector)[:2]) < MIN_PGVECTOR:
+        return (
+            f"pgvector {pgvector} is too old; vectuned needs 0.8 or later: "
+            "install it on the server, then ALTER EXTENSION vector UPDATE."
+        )
+    return None
+
+
 def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migrated:
     """Bring the vectuned schema of a database up to date, in one transaction.
 
@@ -72,9 +88,7 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
     Raises MigrationError when the server or pgvector is too old, or a right is missing.
     """
     if conn.info.server_version < MIN_SERVER:
-        raise MigrationError(
-            f"PostgreSQL {conn.info.server_version // 10000} is too old; vectuned needs 15 or later."
-        )
+        raise MigrationError(str(unmet(conn.info.server_version, None)))
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
@@ -111,10 +125,8 @@ def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
         row = conn.execute(find).fetchone()
     assert row is not None
     schema, version = str(row[0]), str(row[1])
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_PGVECTOR:
-        raise MigrationError(
-            f"pgvector {version} is too old; vectuned needs 0.8 or later: ALTER EXTENSION vector UPDATE."
-        )
+    if problem := unmet(conn.info.server_version, version):
+        raise MigrationError(problem)
     return schema, version
 
 

@@ -362,6 +362,23 @@ FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name =
 SELECT e.happened_at, e.action, e.details FROM vectuned.event e JOIN vectuned.tuned_column c ON c.id = e.column_id
 WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s ORDER BY e.id DESC LIMIT %(count)s;
 
+-- name: about_server
+SELECT current_database(), current_setting('server_version'), (SELECT extversion FROM pg_extension WHERE extname = 'vector');
+
+-- name: relation_text
+SELECT %(relation)s::regclass::text;
+
+-- name: checks_since
+-- The checks behind what is said of a class now.
+SELECT k.checked_at, k.recall FROM vectuned.recall_check k
+JOIN vectuned.promise p ON p.column_id = k.column_id AND p.k_class = k.k_class AND p.shape = k.shape
+WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s AND k.check_no >= p.first_check
+ORDER BY k.check_no;
+
+-- name: patterns
+SELECT k_class, pattern_no, effort, expected_recall, confidence, samples, usage, chances, created_at
+FROM vectuned.pattern WHERE column_id = %(column_id)s ORDER BY k_class, pattern_no;
+
 -- name: inbox_bytes
 SELECT pg_table_size('vectuned.inbox');
 
@@ -506,7 +523,9 @@ SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall =>
 SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
 
 -- name: installed
-SELECT to_regclass('vectuned.tuned_column') IS NOT NULL;
+-- Whether vectuned is installed, and which pgvector.
+SELECT to_regclass('vectuned.tuned_column') IS NOT NULL,
+       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector');
 
 -- name: index_progress
 SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;

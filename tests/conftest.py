@@ -27,12 +27,12 @@ _ROOM = 4 << 30
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """Undo what the command line does to the process's logging when a test runs it within."""
-    ours, theirs = logging.getLogger("vectuned"), logging.getLogger("apscheduler")
-    before = (list(ours.handlers), ours.propagate, ours.level, theirs.level)
+    loggers = [logging.getLogger(name) for name in ("vectuned", "apscheduler")]
+    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
     yield
-    ours.handlers[:], ours.propagate = before[0], before[1]
-    ours.setLevel(before[2])
-    theirs.setLevel(before[3])
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from .conftest import Installed
 
 ROWS, DIMENSIONS = 4000, 32
-VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark")
+VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark", "config")
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
@@ -155,6 +155,7 @@ def test_daemon_survives_a_lost_connection(vectuned: Installed, plain_database: 
         (("status", "--dsn", "nonsense"), {}, 2, "not a connection string"),
         (("status", "--config", "/nonexistent.toml"), {}, 78, "/nonexistent.toml does not exist"),
         (("status",), {"VECTUNED_LEARNING__CLUSTERS": "many"}, 78, "learning.clusters"),
+        (("config", "check", "--set", "inbox.max_mb=0"), {"VECTUNED_CONFIG": ""}, 78, "inbox.max_mb must be"),
         (("status",), {"VECTUNED_LERNING__SEED": "1"}, 78, "VECTUNED_LERNING__SEED"),
         (("demo", "--queries", "3"), {}, 2, "--queries"),
     ],

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from vectuned.config.errors import ConfigurationError
-from vectuned.config.settings import SECTIONS, Settings, load_settings
+from vectuned.config.errors import ConfigurationError, UsageError
+from vectuned.config.settings import SECTIONS, Settings, load_configuration, load_settings
 
 KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
 
@@ -28,20 +28,24 @@ def test_defaults_need_no_source() -> None:
     assert settings.database.connect_timeout == 10
     assert settings.learning.replay_batch == 200
     assert settings.schedule.drain_seconds == 10
-    assert settings.logging.format == "text"
+    assert settings.logging.format == "auto"
 
 
 def test_the_shipped_file_is_the_defaults_and_explains_every_key() -> None:
     text = (resources.files("vectuned.config") / "vectuned.toml").read_text(encoding="utf-8")
-    assert tomllib.loads(text) == Settings().model_dump()
+    assert {**tomllib.loads(text), "databases": {}} == Settings().model_dump()
     for section, key in KEYS:
         body = text.partition(f"[{section}]\n")[2].partition("\n[")[0]
         assert re.search(rf"^# .+\n{key} = ", body, re.MULTILINE), f"{section}.{key} has no comment"
 
 
 def test_the_shipped_file_loads(file: Path) -> None:
-    file.write_bytes((resources.files("vectuned.config") / "vectuned.toml").read_bytes())
+    text = (resources.files("vectuned.config") / "vectuned.toml").read_text(encoding="utf-8")
+    file.write_text(text)
     assert load_settings(file, environ={}) == Settings()
+    example = re.sub(r"^# (?=\[databases|dsn = |replay_dsn = )", "", text, flags=re.MULTILINE)
+    file.write_text(example)
+    assert list(load_settings(file, environ={}).databases) == ["shop", "library"]
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
@@ -93,6 +97,7 @@ def test_every_key_can_be_set_by_its_variable() -> None:
         },
         "inbox": {"max_mb": 1},
         "logging": {"level": "DEBUG", "format": "json"},
+        "metrics": {"listen": "127.0.0.1:9187"},
         "embedded": {"home": "/srv/vectuned"},
     }
     assert [(section, key) for section, values in chosen.items() for key in values] == KEYS
@@ -101,7 +106,7 @@ def test_every_key_can_be_set_by_its_variable() -> None:
         for section, values in chosen.items()
         for key, value in values.items()
     }
-    assert load_settings(environ=environ).model_dump() == chosen
+    assert load_settings(environ=environ).model_dump() == {**chosen, "databases": {}}
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +129,7 @@ def test_a_variable_names_the_file_unless_one_is_given(file: Path, tmp_path: Pat
 def test_a_missing_file_is_an_error(file: Path) -> None:
     with pytest.raises(ConfigurationError, match=rf"^The configuration file {file} does not exist\.$"):
         load_settings(file, environ={})
-    with pytest.raises(ConfigurationError, match="does not exist"):
+    with pytest.raises(ConfigurationError, match=r"toml, named by VECTUNED_CONFIG, does not exist\.$"):
         load_settings(environ={"VECTUNED_CONFIG": str(file)})
 
 
@@ -135,8 +140,26 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is not valid TOML: .*line 1"):
         load_settings(file, environ={})
     file.write_bytes(b"[database]\ndsn = '\xff'\n")
-    with pytest.raises(ConfigurationError, match="is not valid TOML"):
+    with pytest.raises(ConfigurationError, match="is not UTF-8, as TOML must be: see line 2"):
         load_settings(file, environ={})
+    file.write_text(f"x = {'[' * 100_000}")
+    with pytest.raises(ConfigurationError, match="is not valid TOML: it is nested too deeply"):
+        load_settings(file, environ={})
+    file.write_text(f"x = {'1' * 10_000}")
+    with pytest.raises(ConfigurationError, match="is not valid TOML: Exceeds the limit"):
+        load_settings(file, environ={})
+    with pytest.raises(ConfigurationError, match="is longer than 1 MB"):
+        load_settings(Path("/dev/zero"), environ={})
+    # Which even root cannot read at this place.
+    with pytest.raises(ConfigurationError, match="/proc/self/mem cannot be read: Input/output error"):
+        load_settings(Path("/proc/self/mem"), environ={})
+    with pytest.raises(ConfigurationError, match="cannot be read: embedded null byte"):
+        load_settings(Path("a\0b"), environ={})
+
+
+def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
+    file.write_text("[learning]\nseed = 4\n", encoding="utf-8-sig")
+    assert load_settings(file, environ={}).learning.seed == 4
 
 
 @pytest.mark.parametrize(
@@ -150,11 +173,12 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
             "[database]\nx = ''",
             "unknown key database.x (known: dsn, replay_dsn, connect_timeout, application_name).",
         ),
-        ("[database.dsn]\nhost = 'a'", "database.dsn must be text."),
-        ("[database]\ndsn = 5", "database.dsn must be text."),
+        ("[database.dsn]\nhost = 'a'", "database.dsn must be text of at most 4096 char"),
+        ("[database]\ndsn = 5", "that libpq understands, such as postgresql://user@host/name or host=..."),
+        ("[database]\nreplay_dsn = 'x'", "database.replay_dsn must be text"),
         (
             "[database]\napplication_name = ''",
-            "must be text of at least 1 character and of at most 63 characters.",
+            "must be text of at least 1 character and of at most 63 characters of printable ASCII.",
         ),
         (
             "[database]\nconnect_timeout = '10'",
@@ -180,6 +204,15 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
             "schedule.drain_seconds must be a number more than 0 and at most 604800.",
         ),
         ("[budget]\ncore_share = 0", "budget.core_share must be a number more than 0 and at most 1."),
+        ("databases = 5", "databases must be sections, [databases.NAME]."),
+        ("[databases]\ndsn = ''", "databases.dsn must be a section, [databases.dsn]."),
+        ("[databases.'a b']\ndsn = ''", "[databases.a b] must be named by 1 to 63 letters, digits, _ and -."),
+        ("[databases.a]\ndns = ''", "unknown key databases.a.dns (did you mean dsn?)."),
+        ("[databases.a]\ndsn = 5", "databases.a.dsn must be text"),
+        (
+            "[databases.a]\ndsn = 'dbname=a'\nconnect_timeout = 0",
+            "databases.a.connect_timeout must be a whole",
+        ),
         ("[schedule]\ndrain_seconds = inf", "schedule.drain_seconds must be a number"),
         ("[logging]\nlevel = 'info'", "logging.level must be one of DEBUG, INFO, WARNING, ERROR."),
     ],
@@ -246,6 +279,148 @@ def test_a_mistake_on_the_command_line_is_named(name: str, value: str | None, me
     assert str(caught.value).startswith(message)
 
 
+def test_the_mistakes_of_all_sources_are_told_at_once(file: Path) -> None:
+    file.write_text("[inbox]\nmax_mb = 0\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(file, {"learning.seed": "x"}, {"VECTUNED_BUDGET__CORE_SHARE": "7", "VECTUNED_X": ""})
+    assert [problem.partition(" must ")[0] for problem in caught.value.problems] == [
+        f"{file}: inbox.max_mb",
+        "Environment: VECTUNED_BUDGET__CORE_SHARE: budget.core_share",
+        "Environment: unknown variable VECTUNED_X (see config/vectuned.toml for all)",
+        "Command line: learning.seed",
+    ]
+    assert all(problem.partition(": ")[2] in str(caught.value) for problem in caught.value.problems)
+    with pytest.raises(ConfigurationError, match=r"does not exist\. Environment: .*X.*\. Command line: "):
+        load_settings(file.parent / "none", {"learning.seed": "x"}, {"VECTUNED_X": ""})
+
+
+def test_each_value_has_a_source(file: Path) -> None:
+    file.write_text("[learning]\nbatch_min = 1\nclusters = 1\nseed = 1\n[databases.shop]\ndsn = 'dbname=a'\n")
+    environ = {"VECTUNED_LEARNING__CLUSTERS": "2", "VECTUNED_LEARNING__SEED": "2"}
+    found = load_configuration(file, {"learning.seed": 3}, environ)
+    assert found.file == file
+    assert list(found.sources) == [
+        *(f"{section}.{key}" for section, key in KEYS),
+        *(f"databases.shop.{key}" for key in SECTIONS["database"].model_fields),
+    ]
+    assert {name: source for name, source in found.sources.items() if source != "default"} == {
+        "learning.batch_min": str(file),
+        "learning.clusters": "VECTUNED_LEARNING__CLUSTERS",
+        "learning.seed": "command line",
+        "databases.shop.dsn": str(file),
+    }
+    assert set(load_configuration(environ={}).sources.values()) == {"default"}
+
+
+SHOP = "[databases.shop]\ndsn = 'dbname=shop'\n"
+
+
+def test_one_database_has_no_name() -> None:
+    settings = load_settings(environ={"VECTUNED_DATABASE__DSN": "dbname=shop"})
+    assert settings.each_database() == [("", settings)]
+    assert settings.of_database(None) == settings
+    with pytest.raises(UsageError, match=r"no database shop: the configuration has no section \[databases"):
+        settings.of_database("shop")
+
+
+def test_several_databases_share_what_they_do_not_say_themselves(file: Path) -> None:
+    file.write_text(
+        f"[database]\nconnect_timeout = 20\n{SHOP}connect_timeout = 5\n"
+        "[databases.library-2]\ndsn = 'dbname=library'\nreplay_dsn = 'host=standby'\n[learning]\nseed = 4\n"
+    )
+    environ = {
+        "VECTUNED_DATABASES__SHOP__APPLICATION_NAME": "till",
+        "VECTUNED_DATABASES__LIBRARY_2__DSN": "service=library",
+        "VECTUNED_DATABASES__NEW_ONE__DSN": "service=new",
+    }
+    found = load_configuration(file, {"databases.Old.dsn": "service=old"}, environ)
+    each = dict(found.settings.each_database())
+    assert {name: settings.database.dsn for name, settings in each.items()} == {
+        "shop": "dbname=shop",
+        "library-2": "service=library",
+        "new_one": "service=new",
+        "Old": "service=old",
+    }
+    assert each["shop"].database.connect_timeout == 5
+    assert each["library-2"].database.connect_timeout == 20
+    assert each["library-2"].database.replay_dsn == "host=standby"
+    assert each["shop"].database.application_name == "till"
+    assert each["new_one"].database.replay_dsn == ""
+    assert found.sources["databases.Old.connect_timeout"] == str(file)
+    for settings in each.values():
+        assert settings.databases == {}
+        assert settings.learning.seed == 4
+    assert found.settings.of_database("shop") == each["shop"]
+    with pytest.raises(UsageError, match=r"choose one of shop, library-2, new_one, Old with --database"):
+        found.settings.of_database(None)
+    with pytest.raises(UsageError, match=r"There is no database hop: choose one of shop, library-2"):
+        found.settings.of_database("hop")
+
+
+def test_the_only_database_need_not_be_chosen(file: Path) -> None:
+    file.write_text(SHOP)
+    settings = load_settings(file, environ={})
+    assert settings.of_database(None).database.dsn == "dbname=shop"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "message"),
+    [
+        (
+            f"[database]\ndsn = 'dbname=a'\n{SHOP}",
+            {},
+            r"database\.dsn \(.*toml\) cannot be given together with \[databases\.shop\], which replace",
+        ),
+        (
+            SHOP,
+            {"VECTUNED_DATABASE__DSN": "dbname=a"},
+            r"^database\.dsn \(VECTUNED_DATABASE__DSN\) cannot be",
+        ),
+        (f"[database]\nreplay_dsn = 'dbname=a'\n{SHOP}", {}, r"^database\.replay_dsn \("),
+        ("[databases.shop]", {}, r"^databases\.shop\.dsn is missing: each of \[databases\.\*\] needs one\.$"),
+        ("[databases.shop]\ndsn = ' '", {}, r"^databases\.shop\.dsn is missing: .* \(.*toml names it\)"),
+        (
+            SHOP,
+            {"VECTUNED_DATABASES__LIBRARY__CONNECT_TIMEOUT": "3"},
+            r"^databases\.library\.dsn is missing: .*VECTUNED_DATABASES__LIBRARY__CONNECT_TIMEOUT names it",
+        ),
+        (
+            f"{SHOP}[databases.Shop]\ndsn = 'dbname=b'",
+            {},
+            r"^\[databases\.shop\] and \[databases\.Shop\] need",
+        ),
+        (
+            SHOP,
+            {"VECTUNED_DATABASES__SHOP__DNS": "x"},
+            r"variable VECTUNED_DATABASES__SHOP__DNS \(did you mean VECTUNED_DATABASES__SHOP__DSN\?\)",
+        ),
+        (SHOP, {"VECTUNED_DATABASES__DSN": "x"}, r"unknown variable VECTUNED_DATABASES__DSN"),
+        (SHOP, {"VECTUNED_DATABASES____DSN": "x"}, r"unknown variable VECTUNED_DATABASES____DSN"),
+        (SHOP, {"VECTUNED_DATABASES__shop__DSN": "x"}, r"unknown variable VECTUNED_DATABASES__shop__DSN"),
+        (
+            "",
+            {"VECTUNED_DATABASES__A__DSN": "x"},
+            r"VECTUNED_DATABASES__A__DSN: databases\.a\.dsn must be text",
+        ),
+    ],
+)
+def test_a_mistake_with_several_databases_is_named(
+    file: Path, text: str, environ: dict[str, str], message: str
+) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings(file, environ=environ)
+
+
+def test_a_database_on_the_command_line_is_the_one_that_is_meant(file: Path) -> None:
+    file.write_text(SHOP)
+    environ = {"VECTUNED_DATABASES__B__DSN": "dbname=b"}
+    settings = load_settings(file, {"database.dsn": "dbname=other"}, environ)
+    assert [(name, each.database.dsn) for name, each in settings.each_database()] == [("", "dbname=other")]
+    with pytest.raises(ConfigurationError, match=r"database\.dsn \(command line\) cannot be given together"):
+        load_settings(file, {"database.dsn": "dbname=a", "databases.c.dsn": "dbname=c"}, environ)
+
+
 def test_settings_are_frozen() -> None:
     settings = Settings()
     with pytest.raises(ValidationError, match="frozen"):
@@ -259,7 +434,15 @@ def test_a_password_shows_neither_in_repr_nor_in_errors(file: Path) -> None:
     settings = load_settings(overrides={"database.dsn": secret, "database.replay_dsn": secret}, environ={})
     assert settings.database.dsn == secret
     assert "hunter2" not in repr(settings)
-    file.write_text("[database]\ndsn = ['postgresql://u:hunter2@h/d']\n")
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings(file, environ={})
-    assert "hunter2" not in str(caught.value)
+    for wrong in (
+        "['postgresql://u:hunter2@h/d']",
+        "'password=hunter2 host'",
+        "'postgresql://u:hunter2@[h/d'",
+    ):
+        file.write_text(f"[database]\ndsn = {wrong}\n[databases.hunter]\ndsn = {wrong}\n")
+        with pytest.raises(ConfigurationError) as caught:
+            load_settings(file, environ={})
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(ValidationError) as invalid:
+        Settings.model_validate({"database": {"dsn": "password=hunter2 host"}})
+    assert "hunter2" not in str(invalid.value)
