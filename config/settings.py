@@ -123,11 +123,18 @@ class ScheduleSettings(_Section):
     request_seconds: float = Field(
         default=2.0, gt=0, le=604_800, description="Seconds between two looks for what was asked for in SQL."
     )
-    consolidate_seconds: float = Field(
+    refresh_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=604_800,
+        description="Seconds between two looks at what has become of the tuned tables and their indexes.",
+    )
+    maintain_seconds: float = Field(
         default=3600.0,
         gt=0,
         le=604_800,
-        description="Seconds between two rounds of merging and pruning patterns.",
+        description="Seconds between two rounds of upkeep: partitions are made ahead, what is past its "
+        "retention goes.",
     )
     retention_days: int = Field(
         default=30,

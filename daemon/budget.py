@@ -29,6 +29,12 @@ class Budget:
         self._left = self._most
         self._at = clock()
 
+    def adapt(self, share: float) -> None:
+        """Take another share from now on."""
+        self._fill()
+        self.share, self._most = share, share * _CREDIT_SECONDS
+        self._left = min(self._left, self._most)
+
     def spend(self, seconds: float) -> None:
         """Note that so many core seconds were taken."""
         self._fill()

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options.command, options)
         set_up_logging(settings.logging, verbose=options.verbose or options.command.name == "run")
-        options.command.run(Context(options, settings, console))
+        options.command.run(Context(options, settings, console, lambda: _settings(options.command, options)))
     except VectunedError as error:
         return _fail(str(error), error.exit_code)
     except psycopg.Error as error:

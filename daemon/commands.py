@@ -27,11 +27,12 @@ _ALL: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Context:
-    """What a command is given: its arguments, the settings, and where to speak."""
+    """What a command is given: its arguments, the settings and how to read them again, and where to speak."""
 
     options: argparse.Namespace
     settings: Settings
     console: Console
+    reload: Callable[[], Settings]
 
     @contextmanager
     def database(self, dsn: str | None = None) -> Iterator[str]:
@@ -103,8 +104,7 @@ def _run(context: Context) -> None:
     # Here and below: what learns takes a second to import, which `status` need not wait for.
     from .service import Service
 
-    with context.database() as conninfo:
-        Service(conninfo, context.settings).run()
+    Service(context.settings.each_database(), lambda: context.reload().each_database()).run()
 
 
 def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -228,11 +228,12 @@ def _status(context: Context) -> None:
             status.watch(context.console, lambda: open_session(conninfo, connect_timeout=timeout), seconds)
         return
     with context.session() as conn:
-        columns = status.read(conn)
+        columns, daemon = status.read(conn), status.read_daemon(conn)
     if context.console.as_json:
-        context.console.document({"columns": columns})
+        context.console.document({"columns": columns, **daemon})
     else:
         status.show(context.console, columns)
+        status.show_daemon(context.console, daemon)
 
 
 def optional_column_arguments(parser: argparse.ArgumentParser) -> None:
@@ -339,7 +340,8 @@ COMMANDS: Final = (
         "run",
         "run the daemon in the foreground",
         "Drains recorded searches, replays them, learns and publishes, on the schedule of the configuration, "
-        "until SIGTERM or SIGINT.",
+        "until SIGTERM or SIGINT. SIGHUP has it read the configuration again. Of several daemons on one "
+        "database one works and the others stand by.",
         _none,
         _run,
         "all databases",

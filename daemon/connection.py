@@ -77,13 +77,14 @@ def connect(
     application_name: str = "vectuned",
     connect_timeout: int = 10,
     autocommit: bool = True,
+    parameters: Mapping[str, int] | None = None,
 ) -> psycopg.Connection[TupleRow]:
-    """Connect to PostgreSQL; a name or a timeout (seconds) that the user set for libpq wins over these.
+    """Connect to PostgreSQL; what the user set for libpq wins over name, timeout (seconds) and `parameters`.
 
     Raises DatabaseUnavailableError, with no password in its message, or UsageError for a malformed string.
     """
     given = _parse(conninfo)
-    defaults: dict[str, str | int] = {"fallback_application_name": application_name}
+    defaults: dict[str, str | int] = {"fallback_application_name": application_name, **(parameters or {})}
     if not os.environ.get("PGCONNECT_TIMEOUT"):
         defaults["connect_timeout"] = connect_timeout
     missing = {name: value for name, value in defaults.items() if name not in given}

@@ -46,6 +46,11 @@ class Pace:
         self.replayed: defaultdict[int, int] = defaultdict(int)
         self.busy = False
 
+    def adapt(self, settings: BudgetSettings) -> None:
+        """Go on with another budget; what was learned of the work stays."""
+        self._settings = settings
+        self.budget.adapt(settings.core_share)
+
     def wait(self) -> None:
         """Wait until the budget has something left."""
         while (seconds := self.budget.wait_seconds()) > 0:

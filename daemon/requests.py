@@ -66,11 +66,17 @@ def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]
     )
 
 
-def serve_request(conninfo: str, settings: Settings, stop: threading.Event | None = None) -> bool:
+def serve_request(
+    conninfo: str,
+    settings: Settings,
+    stop: threading.Event | None = None,
+    moved: Callable[[], None] = lambda: None,
+) -> bool:
     """Do the oldest request that waits, if any; return whether there was one.
 
     Requests that were left behind by a daemon that died are put back first. One that fails says so in its
-    row. When `stop` is set, the request is put back. Another daemon that is at it is left alone.
+    row. When `stop` is set, the request is put back. Another daemon that is at it is left alone. `moved` is
+    called whenever the work has moved on.
     """
     with _open(conninfo, settings) as desk:
         row = desk.execute(queries()["hold_requests"]).fetchone()
@@ -85,7 +91,7 @@ def serve_request(conninfo: str, settings: Settings, stop: threading.Event | Non
         log.info("request %d: %s", asked.request_id, asked.kind, extra={"action": "request"})
         stop = stop or threading.Event()
         with _open(conninfo, settings) as conn, using_standby(settings, _until(stop)) as standby:
-            _serve(desk, Worker(conn, settings, standby=standby), asked, stop)
+            _serve(desk, Worker(conn, settings, standby=standby), asked, stop, moved)
     return True
 
 
@@ -97,14 +103,25 @@ def _until(stop: threading.Event) -> Callable[[float], None]:
     return idle
 
 
-def _serve(desk: psycopg.Connection[Any], worker: Worker, asked: Any, stop: threading.Event) -> None:
+def _serve(
+    desk: psycopg.Connection[Any],
+    worker: Worker,
+    asked: Any,
+    stop: threading.Event,
+    moved: Callable[[], None],
+) -> None:
     """Do one request, and write into its row how it ended."""
     end: dict[str, Any] = {"state": "failed", "result": None, "error": None, "done": None}
     try:
         with _Watch(desk, worker, asked.request_id, stop) as watch:
             job = prepare(worker, asked.column_id, asked.kind, asked.arguments)
             watch.total = job.total
-            end |= {"result": json.dumps(job.run(watch.progress)), "state": "done", "done": job.total}
+
+            def progress(done: int) -> None:
+                watch.progress(done)
+                moved()
+
+            end |= {"result": json.dumps(job.run(progress)), "state": "done", "done": job.total}
     except Withdrawn:
         if stop.is_set():
             desk.execute(queries()["put_back_request"], {"request_id": asked.request_id})

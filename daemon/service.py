@@ -1,191 +1,233 @@
-"""The service: the worker's jobs on a schedule, until a signal says stop."""
+"""The service: an engine for each database, until a signal says stop; what the service manager is told."""
 
 from __future__ import annotations
 
+import faulthandler
 import logging
-import random
+import os
+import select
 import signal
-import threading
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import psycopg
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.schedulers.background import BackgroundScheduler
+from psycopg.conninfo import conninfo_to_dict
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
-from vectuned.sql.loader import queries
 
-from .pace import Pace, Stopped
-from .requests import serve_request
+from .changes import compare
+from .connection import choose_database, open_database
+from .engine import Engine
+from .logs import set_up_logging
+from .metrics import served_metrics
+from .notify import Notifier
 from .session import open_session
-from .standby import open_standby
-from .worker import Worker
 
 log = logging.getLogger(__name__)
 
-_LONGEST_PAUSE: Final = 30.0
-_LOOK_SECONDS: Final = 5.0
-_JUMP_SECONDS: Final = 2.0
+Databases = Sequence[tuple[str, Settings]]
+"""The databases to work on: a name, which may be empty where there is one alone, and its settings."""
+
+_LOOK_SECONDS: Final = 1.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LATE_SECONDS: Final = 10.0
 
 
 class Service:
-    """Run the worker's jobs on their schedules, one at a time, on one connection.
+    """Work on some databases at a time; trouble with one does not stop the others.
 
-    Jobs that the budget is for wait for their turn in a thread of their own, and while they wait the others
-    run. A job that fails is logged and runs again at its next time; a lost connection is opened anew with
-    growing pauses. Handlers of signals only set a flag.
+    `reload` reads all settings again, and raises VectunedError where they are wrong. Handlers of signals only
+    set a flag.
     """
 
-    def __init__(self, conninfo: str, settings: Settings) -> None:
-        self._conninfo = conninfo
-        self._settings = settings
-        self._stop = threading.Event()
-        self._worker: Worker | None = None
-        self._working = threading.Lock()
-        self._pace = Pace(settings.budget, self._idle)
-        self._standby = open_standby(settings, self._idle)
+    def __init__(
+        self, databases: Databases, reload: Callable[[], Databases], notifier: Notifier | None = None
+    ) -> None:
+        self._databases = databases
+        self._reload = reload
+        self._notifier = notifier or Notifier()
+        self._engines: list[Engine] = []
+        self._stopping = False
+        self._reloading = False
+        self._said = ""
+        self._stuck: str | None = None
+        self._woken, self._waker = os.pipe()
+        for end in (self._woken, self._waker):
+            os.set_blocking(end, False)
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT, then finish cleanly. Call it from the main thread.
 
-        Raises DatabaseUnavailableError or UsageError if the database cannot be worked on at the start.
+        Raises DatabaseUnavailableError or UsageError if none of the databases can be worked on at the start;
+        those that cannot while others can are tried again.
         """
-        previous = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        scheduler: BackgroundScheduler | None = None
+        with self._listening(), ExitStack() as servers:
+            try:
+                self._open(servers)
+                self._serve_metrics(servers)
+                self._notifier.ready()
+                self._tell()
+                for engine in self._engines:
+                    engine.start()
+                self._watch()
+            except VectunedError as error:
+                self._notifier.status(str(error))
+                raise
+            finally:
+                self._notifier.stopping()
+                self._end()
+
+    def stop(self) -> None:
+        """Have `run` finish; may be called from any thread and from a handler of signals."""
+        self._stopping = True
+        self._wake_up()
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        if self._notifier.watchdog_seconds and not faulthandler.is_enabled():
+            # The service manager ends who is stuck by SIGABRT; then the log is to say where that was.
+            with suppress(OSError, ValueError):
+                faulthandler.enable(sys.__stderr__ or 2)
         try:
-            self._connect()
-            scheduler = self._schedule()
-            scheduler.start()
-            log.info("watching %d columns", len(self._columns()), extra={"action": "start"})
-            self._wait(scheduler)
+            yield
         finally:
-            self._stop.set()
-            if scheduler is not None and scheduler.running:
-                self._cancel()
-                scheduler.shutdown(wait=True)
-            if self._worker is not None:
-                self._worker.conn.close()
-            if self._standby is not None:
-                self._standby.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            log.info("stopped", extra={"action": "stop"})
+            os.close(self._waker)
+            os.close(self._woken)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
+        if number == signal.SIGHUP:
+            self._reloading = True
+        else:
+            self._stopping = True
+        self._wake_up()
 
-    def _schedule(self) -> BackgroundScheduler:
-        # A late job runs late, never not at all; jobs that pile up run once; a lock, so one at a time.
-        scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(1), "paced": ThreadPoolExecutor(1)},
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
-        )
-        every = self._settings.schedule
-        jobs: list[tuple[Callable[[Worker], object], float]] = [
-            (lambda w: w.drain(), every.drain_seconds),
-            (self._replay, every.replay_seconds),
-            (lambda w: w.judge(), every.replay_seconds),
-            (lambda w: w.learn_all(), every.learn_seconds),
-            (lambda w: w.maintain(), every.consolidate_seconds),
-            (self._serve_request, every.request_seconds),
-        ]
-        names = ("drain", "replay", "judge", "learn", "maintain", "request")
-        for name, (work, seconds) in zip(names, jobs, strict=True):
-            executor = "paced" if name in ("replay", "judge", "learn") else "default"
-            scheduler.add_job(
-                self._attempt, "interval", (name, work), id=name, seconds=seconds, executor=executor
-            )
-        return scheduler
+    def _wake_up(self) -> None:
+        # No lock, as that of an Event: a handler may run while the main thread holds it.
+        with suppress(OSError):
+            os.write(self._waker, b"\0")
 
-    def _wait(self, scheduler: BackgroundScheduler) -> None:
-        """Wait for the end. The scheduler goes by the wall clock: when that is set, all jobs begin anew."""
-        ahead = time.time() - time.monotonic()
-        while not self._stop.wait(_LOOK_SECONDS):
-            now = time.time() - time.monotonic()
-            if abs(now - ahead) > _JUMP_SECONDS:
-                log.info("the clock jumped by %.0f s", now - ahead, extra={"action": "clock"})
-                for job in scheduler.get_jobs():
-                    job.reschedule("interval", seconds=job.trigger.interval.total_seconds())
-            ahead = now
-
-    def _replay(self, worker: Worker) -> None:
-        """Replay as much as the budget allows until it is time to look at other things."""
-        until = time.monotonic() + self._settings.schedule.replay_seconds
-        while worker.replay_all(self._check_stop) and time.monotonic() < until:
-            pass
-        worker.watch_backlog()
-
-    def _attempt(self, name: str, work: Callable[[Worker], object]) -> None:
-        if self._stop.is_set():
-            return
-        try:
-            with self._working:
-                work(self._ready_worker())
-        except Stopped:
-            pass
-        except psycopg.Error as error:
-            if not self._stop.is_set():
-                log.error("%s failed: %s", name, str(error).strip(), extra={"action": name})
-        except VectunedError as error:
-            if not self._stop.is_set():
-                log.error("%s failed: %s", name, error, extra={"action": name})
-        except Exception:  # a fault of ours in one job must not end the others
-            log.exception("%s failed", name, extra={"action": name})
-
-    def _serve_request(self, worker: Worker) -> None:
-        row = worker.conn.execute(queries()["requests_waiting"]).fetchone()
-        if row is not None and row[0]:
-            serve_request(self._conninfo, self._settings, self._stop)
-
-    def _check_stop(self, _done: int) -> None:
-        if self._stop.is_set():
-            raise Stopped
-
-    def _idle(self, seconds: float) -> None:
-        """Let other jobs run for some seconds; the caller's has the connection before and after."""
-        self._working.release()
-        try:
-            self._stop.wait(seconds)
-        finally:
-            self._working.acquire()
-        self._check_stop(0)
-
-    def _ready_worker(self) -> Worker:
-        pause = 0.5
-        while self._worker is None or self._worker.conn.closed:
-            self._check_stop(0)
+    def _open(self, servers: ExitStack) -> None:
+        """Connect to every database once. Raises the first error if none can be worked on."""
+        errors = []
+        for name, settings in self._databases:
+            choice = choose_database(settings.database.dsn, os.environ)
+            home = Path(settings.embedded.home).expanduser() if settings.embedded.home else None
+            conninfo = servers.enter_context(open_database(choice, home))
+            engine = Engine(name, conninfo, settings)
+            self._engines.append(engine)
             try:
-                return self._connect()
+                engine.connect()
             except VectunedError as error:
-                log.warning("%s Trying again in %.0f s.", error, pause, extra={"action": "connect"})
-                self._stop.wait(pause * random.uniform(0.8, 1.2))
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        return self._worker
+                errors.append(error)
+                if len(self._databases) > 1:
+                    log.warning("%s: %s", name, error, extra={"action": "connect"})
+        if len(errors) == len(self._engines):
+            raise errors[0]
 
-    def _connect(self) -> Worker:
-        database = self._settings.database
-        conn = open_session(
-            self._conninfo,
-            application_name=database.application_name,
-            connect_timeout=database.connect_timeout,
+    def _serve_metrics(self, servers: ExitStack) -> None:
+        """Serve what Prometheus scrapes, where the settings say."""
+
+        def source(engine: Engine) -> Callable[[], psycopg.Connection[Any]]:
+            database = engine.settings.database
+            return lambda: open_session(
+                engine.conninfo,
+                application_name=database.application_name,
+                connect_timeout=database.connect_timeout,
+            )
+
+        sources = {
+            engine.name or str(conninfo_to_dict(engine.conninfo).get("dbname") or "default"): source(engine)
+            for engine in self._engines
+        }
+        servers.enter_context(served_metrics(self._engines[0].settings.metrics.listen, sources))
+
+    def _watch(self) -> None:
+        """Do what signals ask for, and tell the service manager, until it is time to stop."""
+        watchdog = self._notifier.watchdog_seconds
+        every = min(_LOOK_SECONDS, watchdog / 2) if watchdog else _LOOK_SECONDS
+        while not self._stopping:
+            self._tell()
+            select.select([self._woken], [], [], every)
+            with suppress(BlockingIOError):
+                os.read(self._woken, 4096)
+            if self._reloading and not self._stopping:
+                self._reloading = False
+                self._read_again()
+
+    def _tell(self) -> None:
+        """Say how things are, and that work goes on if it does."""
+        status = "; ".join(
+            f"{engine.name}: {engine.describe()}" if engine.name else engine.describe()
+            for engine in self._engines
         )
-        self._worker = Worker(conn, self._settings, pace=self._pace, standby=self._standby)
-        self._worker.prepare()
-        conn.execute(queries()["announce"])
-        return self._worker
+        if status != self._said:
+            self._said = status
+            self._notifier.status(status)
+        if self._notifier.watchdog_seconds is None:
+            return
+        stuck = next((each for engine in self._engines if (each := engine.pulse.stuck())), None)
+        if stuck is None:
+            self._stuck = None
+            self._notifier.alive()
+        elif self._stuck != stuck[0]:
+            self._stuck = stuck[0]
+            log.error(
+                "%s has not moved for %.0f s: the service manager is no longer told that work goes on",
+                *stuck, extra={"action": "watchdog"},
+            )  # fmt: skip
 
-    def _columns(self) -> list[Any]:
-        return list(self._worker.columns()) if self._worker else []
+    def _read_again(self) -> None:
+        """Swap the settings for those that are read again; if they are wrong the old ones stay."""
+        self._notifier.reloading()
+        try:
+            fresh = dict(self._reload())
+            self._swap(fresh)
+        except VectunedError as error:
+            log.error("the settings were not read again, the old ones stay: %s", error, extra=_RELOAD)
+        except Exception:  # a fault of ours must not end the work
+            log.exception("the settings were not read again, the old ones stay", extra=_RELOAD)
+        finally:
+            self._notifier.ready()
 
-    def _cancel(self) -> None:
-        """Interrupt the statement that runs, so that stopping does not wait for a long one."""
-        if self._worker is not None and not self._worker.conn.closed:
-            self._worker.conn.cancel_safe(timeout=5.0)
-        if self._standby is not None:
-            self._standby.cancel()
+    def _swap(self, fresh: dict[str, Settings]) -> None:
+        found = {engine.name: compare(engine.settings, fresh[engine.name])
+                 for engine in self._engines if engine.name in fresh}  # fmt: skip
+        for engine in self._engines:
+            if (changes := found.get(engine.name)) is None:
+                log.warning("%s is gone from the settings: that needs a restart", engine.name, extra=_RELOAD)
+                continue
+            before = f"{engine.name}: " if engine.name else ""
+            now = ", ".join(changes.now) or "nothing"
+            log.info("%ssettings read again, changed: %s", before, now, extra=_RELOAD)
+            if changes.later:
+                log.warning(
+                    "%snot changed until a restart: %s", before, ", ".join(changes.later), extra=_RELOAD
+                )
+            engine.adopt(changes.settings)
+        for name in fresh.keys() - found.keys():
+            log.warning("%s is new in the settings: that needs a restart", name, extra=_RELOAD)
+        if found:
+            set_up_logging(next(iter(found.values())).settings.logging, verbose=True)
+
+    def _end(self) -> None:
+        for engine in self._engines:
+            engine.stop()
+        began = time.monotonic()
+        for engine in self._engines:
+            while not engine.join(1.0):
+                if time.monotonic() - began > _LATE_SECONDS:
+                    began = time.monotonic()
+                    log.warning("still waiting for work that cannot be interrupted", extra={"action": "stop"})
+        log.info("stopped", extra={"action": "stop"})
+
+
+_RELOAD: Final = {"action": "reload"}

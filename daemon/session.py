@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import psycopg
@@ -20,11 +21,15 @@ _LIMITS: Final = {
     "idle_in_transaction_session_timeout": "1h",
     "transaction_timeout": "0",
 }
-"""Limits of our sessions; those set for a database or a role are meant for others. Work may be bound tighter."""
+"""Limits of our sessions; those set for a database or a role are meant for others. Work has its own."""
 
 
 def open_session(
-    conninfo: str, *, application_name: str = "vectuned", connect_timeout: int = 10
+    conninfo: str,
+    *,
+    application_name: str = "vectuned",
+    connect_timeout: int = 10,
+    parameters: Mapping[str, int] | None = None,
 ) -> psycopg.Connection[TupleRow]:
     """Connect in autocommit mode to a database in which vectuned is installed, knowing the vector types.
 
@@ -33,7 +38,9 @@ def open_session(
     Raises UsageError where it is not installed or pgvector will not do, DatabaseUnavailableError where there
     is no connection.
     """
-    conn = connect(conninfo, application_name=application_name, connect_timeout=connect_timeout)
+    conn = connect(
+        conninfo, application_name=application_name, connect_timeout=connect_timeout, parameters=parameters
+    )
     try:
         for name, limit in _LIMITS.items():
             conn.execute(queries()["session_limit"], {"name": name, "limit": limit})

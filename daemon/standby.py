@@ -36,7 +36,7 @@ class Standby:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = settings.database
-        self._lag_seconds = settings.budget.lag_seconds
+        self.lag_seconds = settings.budget.lag_seconds
         self._idle = idle
         self._clock = clock
         self._conn: psycopg.Connection[Any] | None = None
@@ -110,10 +110,10 @@ class Standby:
                 )
             if reached:
                 return
-            if self._clock() - began >= self._lag_seconds:
+            if self._clock() - began >= self.lag_seconds:
                 why = "its replay of the log is paused" if state != "not paused" else f"last commit of {last}"
                 raise StandbyUnreadyError(
-                    f"The standby of database.replay_dsn lags by more than {self._lag_seconds:g} s "
+                    f"The standby of database.replay_dsn lags by more than {self.lag_seconds:g} s "
                     f"({missing} of log missing, {why}); replaying waits until it has caught up."
                 )
             self._idle(_LOOK_SECONDS)

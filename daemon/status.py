@@ -59,6 +59,33 @@ def show(console: Console, columns: list[dict[str, Any]]) -> None:
         _show_column(console, column)
 
 
+def read_daemon(conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return whether a daemon works here, as `daemon`, and how its `jobs` went, by name."""
+    row = conn.execute(queries()["daemon_runs"]).fetchone()
+    jobs = conn.cursor(row_factory=dict_row).execute(queries()["jobs"]).fetchall()
+    return {"daemon": row is not None and bool(row[0]), "jobs": jobs}
+
+
+def show_daemon(console: Console, daemon: dict[str, Any]) -> None:
+    """Print for people how the daemon's jobs go; nothing where none ever ran."""
+    jobs = daemon["jobs"]
+    if not jobs:
+        return
+    last = f"{max(job['last_run'] for job in jobs):%Y-%m-%d %H:%M:%S}"
+    failing = [job for job in jobs if job["failures"]]
+    if not daemon["daemon"]:
+        console.line(f"no daemon works here since {last}: start vectuned run")
+    elif not failing:
+        console.line(f"daemon: all {len(jobs)} jobs are fine, the last ran at {last}")
+    for job in failing:
+        times = "once" if job["failures"] == 1 else f"{job['failures']} times in a row"
+        succeeded = f"{job['last_success']:%Y-%m-%d %H:%M}" if job["last_success"] else "never"
+        again = f", next try at {job['next_run']:%H:%M:%S}" if job["next_run"] and daemon["daemon"] else ""
+        console.line(
+            f"job {job['name']} failed {times}: {job['last_error']} (last success: {succeeded}{again})"
+        )
+
+
 def _show_column(console: Console, column: dict[str, Any]) -> None:
     console.line(
         f"{column['relation']}.{column['column_name']}: {column['state']}, target recall "
@@ -126,12 +153,13 @@ def watch(
                     try:
                         if conn.closed:
                             conn = open_conn()
-                        columns = read(conn)
-                        console.record({"time": datetime.now(UTC), "columns": columns})
+                        columns, daemon = read(conn), read_daemon(conn)
+                        console.record({"time": datetime.now(UTC), "columns": columns, **daemon})
                         console.line(
                             f"{datetime.now():%Y-%m-%d %H:%M:%S}, every {seconds:g} s, Ctrl-C to end"
                         )
                         show(console, columns)
+                        show_daemon(console, daemon)
                     except (DatabaseUnavailableError, psycopg.OperationalError) as error:
                         console.record({"time": datetime.now(UTC), "error": str(error).strip()})
                         console.line(f"{str(error).strip()} Trying again every {seconds:g} s.")

@@ -105,6 +105,15 @@ class Worker:
         if row is not None and row[0]:
             raise VectunedError(row[0])
 
+    def refresh_all(self) -> int:
+        """Look what has become of every enabled column; return how many are not as they were."""
+        changed = 0
+        for care in self.columns():
+            with self._work():
+                now = self._guarded(care, self.refresh)
+            changed += now is not None and now != care
+        return changed
+
     def prepare(self) -> None:
         """Bring into the database what the settings say of it.
 
@@ -287,20 +296,19 @@ class Worker:
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
 
     def maintain(self) -> None:
-        """Make the coming days' partitions and drop what is past its retention or out of a column's window.
+        """Make the coming days' partitions, and drop those and all else that is past its retention.
 
-        The former locks out searches' feedback, so it gives up where somebody holds the tables for long.
+        Of replays those go that are beyond their column's window, which learning sees to where it is on. The
+        partitions come last: that locks out searches' feedback, so it gives up where somebody holds the
+        tables for long.
         """
         days = {"days": self.settings.schedule.retention_days}
         self.conn.execute(queries()["forget_requests"], days)
         self.conn.execute(queries()["forget_events"], days)
-        for care in self.columns():
-            if care.indexes:  # as who learns does, but that may be switched off
-                values = {
-                    "column_id": care.column.id, "window": care.trajectory_window,
-                    "generations": care.generations,
-                }  # fmt: skip
-                self.conn.execute(queries()["trim_replays"], values)
+        for care in self.columns() if not self.settings.learning.enabled else ():
+            if care.indexes:  # of none that is there, all replays would go
+                window = {"column_id": care.column.id, "window": care.trajectory_window}
+                self.conn.execute(queries()["trim_replays"], {**window, "generations": care.generations})
         with self.conn.transaction():
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
             self.conn.execute(queries()["partition"], days)

@@ -578,8 +578,56 @@ FROM (VALUES ('vectuned')) v (name) LEFT JOIN pg_namespace n ON n.nspname = v.na
 SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
 
 -- name: announce
--- Says, as long as this session lasts, that a daemon runs.
-SELECT pg_advisory_lock_shared(hashtextextended('vectuned.daemon', 0));
+-- Says, as long as this session lasts, that a daemon works here; no other one does meanwhile.
+SELECT pg_try_advisory_lock(hashtextextended('vectuned.daemon', 0));
+
+-- name: lead
+SELECT pg_try_advisory_lock(hashtextextended('vectuned.leader', 0));
+
+-- name: leads
+-- Behind a pooler that gives each statement another session this says no, which is right.
+SELECT EXISTS (
+    SELECT FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid = pg_backend_pid()
+      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended('vectuned.leader', 0));
+
+-- name: guard_session
+-- Has the server notice within 10 s that we are gone, and let go of what the session holds.
+SELECT set_config('tcp_keepalives_idle', '4', false), set_config('tcp_keepalives_interval', '2', false),
+       set_config('tcp_keepalives_count', '3', false);
+
+-- name: guard_statements
+-- The same while it is busy with a statement.
+SELECT set_config('client_connection_check_interval', '2s', false);
+
+-- name: bound_desk
+SELECT set_config('statement_timeout', %(milliseconds)s, false);
+
+-- name: limit_waits
+SELECT set_config('lock_timeout', %(milliseconds)s, false);
+
+-- name: note_job
+-- Times are given as seconds from now: the daemon's clock may be another.
+INSERT INTO vectuned.job AS j (name, last_run, last_success, duration_ms, runs, failures, last_error, next_run)
+VALUES (%(name)s, statement_timestamp() - make_interval(secs => %(ran)s), statement_timestamp() - make_interval(secs => %(succeeded)s),
+        %(duration_ms)s, %(runs)s, %(failures)s, left(%(error)s, 2000), statement_timestamp() + make_interval(secs => %(next)s))
+ON CONFLICT (name) DO UPDATE SET
+    last_run = excluded.last_run, last_success = coalesce(excluded.last_success, j.last_success),
+    duration_ms = excluded.duration_ms, runs = j.runs + excluded.runs, failures = excluded.failures,
+    last_error = excluded.last_error, next_run = excluded.next_run;
+
+-- name: forget_jobs
+DELETE FROM vectuned.job WHERE name <> ALL (%(names)s);
+
+-- name: jobs
+SELECT name, last_run, last_success, duration_ms, runs, failures, last_error, next_run FROM vectuned.job ORDER BY name;
+
+-- name: daemon_runs
+SELECT vectuned._daemon_runs();
+
+-- name: at_a_glance
+SELECT count(*), (SELECT max(b.published_at) FROM vectuned.bank b) FROM vectuned.tuned_column c WHERE c.enabled;
 
 -- name: requests_waiting
 SELECT EXISTS (SELECT FROM vectuned.request WHERE state IN ('queued', 'running'));

@@ -359,3 +359,18 @@ CREATE INDEX request_waiting ON vectuned.request (request_id) WHERE state IN ('q
 CREATE INDEX request_of_column ON vectuned.request (column_id);
 COMMENT ON COLUMN vectuned.request.done IS 'searches done so far, of total';
 COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon began with it; it is given up when the daemon died of it';
+
+-- How the daemon's jobs went. Runs that find nothing to do are written down once a minute, others each time.
+CREATE TABLE vectuned.job (
+    name          text PRIMARY KEY,
+    last_run      timestamptz NOT NULL,
+    last_success  timestamptz,
+    duration_ms   float8 NOT NULL,
+    runs          bigint NOT NULL,
+    failures      int NOT NULL,
+    last_error    text,
+    next_run      timestamptz,
+    CHECK ((failures > 0) = (last_error IS NOT NULL))
+);
+COMMENT ON COLUMN vectuned.job.failures IS 'in a row: a success sets it to 0 and clears last_error';
+COMMENT ON COLUMN vectuned.job.next_run IS 'as it was planned after last_run; NULL while the daemon stops';

@@ -369,7 +369,8 @@ def test_the_service_does_what_is_asked(
 ) -> None:
     tuned(conn)
     ask(conn, 40)
-    service = Service(database, settings(schedule__request_seconds=0.1))
+    chosen = settings(database__dsn=database, schedule__request_seconds=0.1)
+    service = Service([("", chosen)], lambda: [])
     monkeypatch.setattr("signal.signal", lambda *_: None)  # it is run beside the main thread here
     daemon = threading.Thread(target=service.run)
     daemon.start()
@@ -382,6 +383,6 @@ def test_the_service_does_what_is_asked(
         assert end[0] == "done"
         assert end[1]["queries"]["recorded"] == 20
     finally:
-        service._on_signal(15, None)
+        service.stop()
         daemon.join()
     eventually(conn, "SELECT NOT vectuned._daemon_runs()")

@@ -51,7 +51,7 @@ PUBLISHED = "tuned_column tuned_index bank measured_path pattern status readable
 TABLES = {
     "vectuned_user": {"SELECT": PUBLISHED},
     "vectuned_admin": {
-        "SELECT": f"""{PUBLISHED} promises requests event promise
+        "SELECT": f"""{PUBLISHED} promises requests event promise job
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
             recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
@@ -63,13 +63,13 @@ matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            event request filter_statistics(attribute,column_id)""",
+            event request job filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            replay event recall_check""",
+            replay event recall_check job""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
-            measured_path replay request feedback(judged)
+            measured_path replay request job feedback(judged)
             tuned_column(alert,default_probes,index_relation,learn_from,target_recall)""",
-        "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request",
+        "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job",
         "MAINTAIN": "inbox",
     },
 }

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from vectuned.config.settings import Settings
-from vectuned.daemon import service
-from vectuned.daemon.service import Service
+from vectuned.config.settings import Settings, load_settings
+from vectuned.daemon import engine
+from vectuned.daemon.engine import Engine
+from vectuned.daemon.jobs import JOBS, Job, Place
 
-from .embedded import PACKAGE, eventually
+from .daemons import Daemon
+from .embedded import eventually
 from .tables import Connection, clustered, enable, make, one, search
 
 DIMENSIONS = 16
-
-
-@contextmanager
-def daemon(dsn: str, **settings: object) -> Iterator[subprocess.Popen[str]]:
-    """Run the daemon; settings are section__key."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "VECTUNED"))}
-    chosen = {f"VECTUNED_{name.upper()}": str(value) for name, value in settings.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vectuned.daemon", "run", "--dsn", dsn],
-        env={**kept, **chosen, "PYTHONPATH": str(PACKAGE.parent)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
 
 
 def ask(conn: Connection, count: int, seed: int) -> None:
@@ -54,9 +30,10 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
     make(conn, clustered(800, DIMENSIONS, seed=1))
     enable(conn, sample_rate=1.0, min_samples=1000)
     ask(conn, 100, seed=2)
-    with daemon(
-        database, budget__core_share=0.01, schedule__drain_seconds=0.3, schedule__replay_seconds=0.3
-    ) as process:
+    with Daemon(
+        "--dsn", database, budget__core_share=0.01,
+        schedule__drain_seconds=0.3, schedule__replay_seconds=0.3,
+    ) as daemon:  # fmt: skip
         assert eventually(lambda: one(conn, "SELECT count(*) > 0 FROM vectuned.replay"), seconds=60)
         replays = one(conn, "SELECT count(*) FROM vectuned.replay")
         assert replays < 100
@@ -64,19 +41,15 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
         assert eventually(lambda: one(conn, "SELECT count(*) = 0 FROM vectuned.inbox"), seconds=30)
         assert eventually(lambda: one(conn, "SELECT count(*) = 110 FROM vectuned.trajectory"))
         # Nothing is held meanwhile: neither a snapshot nor a lock.
-        assert one(
-            conn,
-            "SELECT bool_and(state = 'idle') FROM pg_stat_activity "
-            "WHERE application_name = 'vectuned' AND datname = current_database()",
+        idle = (
+            "SELECT bool_and(state = 'idle') AND count(*) >= 2 FROM pg_stat_activity "
+            "WHERE application_name = 'vectuned' AND datname = current_database()"
         )
+        assert eventually(lambda: one(conn, idle))
         assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-        assert process.returncode == 0, log
+        daemon.stop()
         assert time.monotonic() - began < 10
-        assert "Traceback" not in log
-        assert " stop: stopped" in log
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 3600.0])
@@ -88,17 +61,50 @@ def test_when_the_clock_is_set_the_schedule_begins_anew(monkeypatch: pytest.Monk
         reschedule=lambda _trigger, seconds: made.append(seconds),
     )
     scheduler = cast(BackgroundScheduler, SimpleNamespace(get_jobs=lambda: [runs]))
-    stopping = Service("", Settings())
-
-    def wait(seconds: float) -> bool:
-        clock["steady"] += seconds
-        clock["wall"] += seconds + (jump if not steps else 0.0)
-        steps.append(seconds)
-        return len(steps) > 4
-
-    steps: list[float] = []
     fake: Any = SimpleNamespace(time=lambda: clock["wall"], monotonic=lambda: clock["steady"])
-    monkeypatch.setattr(service, "time", fake)
-    monkeypatch.setattr(stopping, "_stop", SimpleNamespace(wait=wait))
-    stopping._wait(scheduler)
+    monkeypatch.setattr(engine, "time", fake)
+    watching = Engine("", "", Settings())
+    watching._ahead = clock["wall"] - clock["steady"]
+    for jumped in (0.0, jump, 0.0):
+        clock["steady"] += 2
+        clock["wall"] += 2 + jumped
+        watching._watch_clock(scheduler)
     assert made == [7.0]
+
+
+def test_other_settings_take_effect_while_jobs_come_and_go(
+    conn: Connection, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(conn, clustered(100, DIMENSIONS, seed=1))
+    enable(conn, sample_rate=1.0)
+    ask(conn, 3, seed=2)
+    runs: list[int] = []
+
+    def wrong(_: Place) -> None:
+        runs.append(len(runs))
+        raise ValueError("ours")
+
+    extra = Job("extra", lambda s: 0.05 if s.learning.enabled else None, wrong)
+    slow = {"schedule.drain_seconds": 1000, "learning.enabled": False}
+    working = Engine("", database, load_settings(None, slow, {}), (*JOBS, extra))
+    working.connect()
+    working.start()
+    try:
+        assert eventually(lambda: working.describe().startswith("1 column"))
+        assert one(conn, "SELECT count(*) = 3 FROM vectuned.inbox")
+        working.adopt(load_settings(None, {"schedule.drain_seconds": 0.1, "inbox.max_mb": 3}, {}))
+        # A job that is wrong itself stops no other, and the log says where its fault is.
+        assert eventually(lambda: one(conn, "SELECT count(*) = 0 FROM vectuned.inbox"))
+        assert one(conn, "SELECT vectuned._inbox_bytes()") == 3 * 1024 * 1024
+        assert eventually(
+            lambda: one(conn, "SELECT count(*) = 1 FROM vectuned.job WHERE last_error = 'ours'")
+        )
+        assert "in wrong\n" in caplog.text
+        working.adopt(load_settings(None, slow, {}))
+        assert eventually(lambda: working.settings.learning.enabled is False)
+        done = len(runs)
+        time.sleep(0.3)
+        assert len(runs) <= done + 1
+    finally:
+        working.stop()
+        assert working.join(10)

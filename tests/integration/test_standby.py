@@ -78,7 +78,7 @@ def worker(servers: Servers, conn: Connection) -> Iterator[Worker]:
 def hurried(worker: Worker, seconds: float = 0.5) -> Worker:
     """Return a worker that gives the standby little time."""
     assert worker.standby is not None
-    worker.standby._lag_seconds = seconds
+    worker.standby.lag_seconds = seconds
     return worker
 
 

@@ -109,3 +109,29 @@ def test_maintenance_makes_the_coming_days(conn: Connection) -> None:
     worker.maintain()
     after = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
     assert after == before + 1
+
+
+def test_maintenance_forgets_what_is_old_but_not_how_things_are(conn: Connection) -> None:
+    table(conn)
+    ask(conn, 25, seed=2)
+    worker = Worker(conn, settings(enabled=False))
+    worker.drain()
+    worker.replay_all()
+    conn.execute("UPDATE vectuned.tuned_column SET trajectory_window = 20")
+    conn.execute("DELETE FROM vectuned.event")
+    conn.execute(
+        "INSERT INTO vectuned.event (column_id, action, happened_at) "
+        "SELECT c, a, now() - make_interval(days => d) "
+        "FROM unnest(ARRAY[1, NULL]) c, unnest(ARRAY['publish', 'behind']) a, unnest(ARRAY[60, 40, 10]) d "
+        "WHERE a = 'publish' OR d > 30"
+    )
+    worker.maintain()
+    left = conn.execute(
+        "SELECT column_id, action, (now()::date - happened_at::date) FROM vectuned.event ORDER BY 1, 2, 3"
+    ).fetchall()
+    assert left == [(1, "behind", 40), (1, "publish", 10), (None, "behind", 40), (None, "publish", 10)]
+    # Nobody learns, so nobody else sees to it that replays do not become ever more.
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
+    conn.execute("DROP INDEX items_embedding_idx")
+    worker.maintain()
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20

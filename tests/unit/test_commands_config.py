@@ -177,7 +177,7 @@ def test_an_override_needs_section_key_and_value(capsys: pytest.CaptureFixture[s
 
 def test_one_of_several_databases_is_chosen_by_name(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     file.write_text(SHOP + LIBRARY)
-    for arguments in (("status",), ("migrate",), ("learn", "--once"), ("run",)):
+    for arguments in (("status",), ("migrate",), ("learn", "--once")):
         code, _, err = run(capsys, *arguments, "--config", file)
         assert (code, err) == (
             2,

@@ -85,7 +85,8 @@ def test_every_key_can_be_set_by_its_variable() -> None:
             "replay_seconds": 1.5,
             "learn_seconds": 2.5,
             "request_seconds": 2.75,
-            "consolidate_seconds": 3.5,
+            "refresh_seconds": 6.5,
+            "maintain_seconds": 3.5,
             "retention_days": 4,
         },
         "budget": {
