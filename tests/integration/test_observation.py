@@ -116,7 +116,11 @@ def test_the_status_is_watched(learned: Connection, capsys: pytest.CaptureFixtur
 
     status.watch(Console(as_json=True), open_conn, 0.01, times=3)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [list(line) for line in lines] == [["time", "error"], ["time", "error"], ["time", "columns", "daemon", "jobs"]]
+    assert [list(line) for line in lines] == [
+        ["time", "error"],
+        ["time", "error"],
+        ["time", "columns", "daemon", "jobs"],
+    ]
     assert lines[2]["columns"][0]["relation"] == "items"
     status.watch(Console(), lambda: open_session(learned.info.dsn), 0.01, times=2)
     assert capsys.readouterr().out.count("items.embedding: serving") == 2
