@@ -13,6 +13,7 @@ from typing import LiteralString, cast
 import psycopg
 from psycopg import sql
 
+import vectuned
 from vectuned.config.errors import VectunedError
 
 MIGRATION_LOCK = 0x7665637475  # 'vectu'
@@ -22,7 +23,7 @@ MIN_PGVECTOR = (0, 8)
 # Functions in the order in which they may refer to each other; the grants come after all of them.
 FUNCTION_FILES = (
     "ladder", "decide", "record", "feedback", "filter", "search_template", "filtered_template", "indexes",
-    "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "maintain",
+    "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "exchange", "maintain",
 )  # fmt: skip
 
 
@@ -150,4 +151,5 @@ def _function_texts() -> Iterator[str]:
 
 def _run(conn: psycopg.Connection, text: str, schema: str) -> None:
     quoted = sql.Identifier(schema).as_string(conn)
-    conn.execute(text.replace("@extschema@", quoted).encode())
+    version = vectuned.__version__.replace("'", "''")
+    conn.execute(text.replace("@extschema@", quoted).replace("@version@", version).encode())
