@@ -187,7 +187,10 @@ class ExportSettings(_Section):
         description="Folder whose newest document of a column is taken over; empty means none is.",
     )
     seconds: float = Field(
-        default=3600.0, gt=0, le=604_800, description="Seconds between two exports, and two looks for imports."
+        default=3600.0,
+        gt=0,
+        le=604_800,
+        description="Seconds between two exports, and two looks for imports.",
     )
     keep: int = Field(
         default=7, ge=1, le=10_000, description="Documents of each column that are kept in the folder."

@@ -23,7 +23,8 @@ MIN_PGVECTOR = (0, 8)
 # Functions in the order in which they may refer to each other; the grants come after all of them.
 FUNCTION_FILES = (
     "ladder", "decide", "record", "feedback", "filter", "search_template", "filtered_template", "indexes",
-    "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "exchange", "maintain",
+    "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "exchange",
+    "maintain",
 )  # fmt: skip
 
 

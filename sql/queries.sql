@@ -307,8 +307,8 @@ SELECT vectuned.import_patterns(%(relation)s::regclass, %(column_name)s, %(docum
 
 -- name: priors
 -- Classes that were imported and are not proven here.
-SELECT b.k_class FROM vectuned.bank b
-WHERE b.column_id = %(column_id)s AND b.import_no IS NOT NULL AND NOT b.certified;
+SELECT b.k_class FROM vectuned.bank b JOIN vectuned.imported m ON m.import_no = b.import_no
+WHERE b.column_id = %(column_id)s AND NOT m.proven_here;
 
 -- name: last_imported
 SELECT max(created_at) FROM vectuned.imported WHERE column_id = %(column_id)s;

@@ -53,8 +53,8 @@ BEGIN
                     'recall', t.recall, 'cost', t.cost, 'born', extract(epoch FROM t.created_at)::float8)
                     ORDER BY t.pattern_no), '[]') AS patterns
                 FROM vectuned.pattern t WHERE t.column_id = c.id AND t.k_class = b.k_class) p
-            WHERE b.column_id = c.id AND (b.import_no IS NULL OR b.certified)
-              AND vectuned._generation(i.index_relation) IS NOT NULL),
+            LEFT JOIN vectuned.imported m ON m.import_no = b.import_no
+            WHERE b.column_id = c.id AND m.proven_here IS NOT FALSE AND vectuned._generation(i.index_relation) IS NOT NULL),
         'paths', (
             SELECT coalesce(jsonb_agg(m.path ORDER BY m.k_class, m.shape COLLATE "C" NULLS FIRST, m.bucket, m.access_path,
                                                       m.index_no, m.effort), '[]')
@@ -452,17 +452,20 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH index AS (
-        SELECT i.*, row_number() OVER () - 1 AS at
-        FROM jsonb_to_recordset(document -> 'indexes') AS i (number int, main boolean, method text, form text, lists int, m int)),
+        SELECT i.*, e.number - 1 AS at
+        FROM jsonb_array_elements(document -> 'indexes') WITH ORDINALITY AS e (value, number)
+        CROSS JOIN LATERAL jsonb_to_record(e.value) AS i (number int, main boolean, method text, form text, lists int)),
     class AS (
-        SELECT c.*, row_number() OVER () - 1 AS at, i.method, i.form, i.lists
-        FROM jsonb_to_recordset(document -> 'classes') AS c (
+        SELECT c.*, e.number - 1 AS at, i.method, i.form, i.lists
+        FROM jsonb_array_elements(document -> 'classes') WITH ORDINALITY AS e (value, number)
+        CROSS JOIN LATERAL jsonb_to_record(e.value) AS c (
             k int, index int, access_path text, ef_search int, probes int, rungs jsonb, certified boolean, samples int,
             probe_ef int, center jsonb, weights jsonb, reach float8, patterns jsonb)
         LEFT JOIN index i ON i.number = c.index),
     path AS (
-        SELECT p.*, row_number() OVER () - 1 AS at, i.method
-        FROM jsonb_to_recordset(document -> 'paths') AS p (
+        SELECT p.*, e.number - 1 AS at, i.method
+        FROM jsonb_array_elements(document -> 'paths') WITH ORDINALITY AS e (value, number)
+        CROSS JOIN LATERAL jsonb_to_record(e.value) AS p (
             k int, shape text, bucket int, access_path text, index int, effort int, serves boolean)
         LEFT JOIN index i ON i.number = p.index)
     SELECT format('$.indexes[%s].number', i.at), 'is that of another index as well'
@@ -634,8 +637,10 @@ AS $$
         WHEN b.import_no IS NULL AND b.samples > 0 THEN ARRAY['merged', 'what is here was learned on another index']
         WHEN b.import_no IS NULL THEN ARRAY['merged', 'what is here is a guess']
         WHEN o.checksum = document ->> 'checksum' THEN ARRAY['unchanged', 'imported already']
-        WHEN NOT same AND b.certified THEN ARRAY['kept', 'imported as proven on this index']
-        WHEN same AND d.certified AND NOT b.certified THEN ARRAY['merged', 'proven on this index']
+        WHEN same AND o.proven_here AND document #>> '{provenance,database}' = current_database()
+            THEN ARRAY['unchanged', 'it comes from here']
+        WHEN NOT same AND o.proven_here THEN ARRAY['kept', 'imported as proven on this index']
+        WHEN same AND NOT o.proven_here THEN ARRAY['merged', 'proven on this index']
         WHEN o.created_at >= m.created_at THEN ARRAY['kept', 'a later document was imported']
         ELSE ARRAY['merged', 'later than what was imported'] END AS settled) s
 $$;

@@ -32,7 +32,7 @@ AS $$
            CASE WHEN b.access_path LIKE '%\_adaptive' THEN 'effort by query, for most less than ' ELSE '' END
            || coalesce('ef_search ' || b.ef_search, 'probes ' || b.probes)
            || ' on ' || coalesce(i.index_relation, c.index_relation)::regclass,
-           b.reason || CASE WHEN b.certified THEN coalesce('; imported from ' || m.source, '') ELSE '' END,
+           b.reason || CASE WHEN m.proven_here THEN '; imported from ' || m.source ELSE '' END,
            CASE WHEN coalesce(i.form, 'plain') = 'plain'
                 THEN coalesce('SET hnsw.ef_search = ' || b.ef_search, 'SET ivfflat.probes = ' || b.probes) END,
            NULL::float8,

@@ -20,7 +20,7 @@ SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_rel
             WHEN b.generation <> vectuned._generation(coalesce(b.index_relation, c.index_relation))
                 THEN 'outdated: the index was rebuilt since, the fixed setting serves until relearned'
             WHEN b.defect IS NOT NULL THEN 'corrupt bank: ' || b.defect || ', the fixed setting serves'
-            WHEN b.import_no IS NOT NULL AND NOT b.certified THEN 'imported: not proven here yet'
+            WHEN NOT b.proven_here THEN 'imported: not proven here yet'
             ELSE 'serving' END AS state,
        b.reason, b.source AS imported_from
 FROM vectuned.tuned_column c
@@ -34,7 +34,7 @@ LEFT JOIN LATERAL (
     WHERE o.oid = c.relation) r ON true
 LEFT JOIN pg_index x ON x.indexrelid = c.index_relation AND x.indrelid = c.relation AND x.indisvalid
 LEFT JOIN LATERAL (
-    SELECT k.*, p.patterns, m.source, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
+    SELECT k.*, p.patterns, m.source, m.proven_here, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
            CASE WHEN k.access_path NOT LIKE '%\_adaptive' THEN NULL
                 WHEN p.patterns = 0 THEN 'no patterns'
                 WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
