@@ -69,7 +69,7 @@ BEGIN
                     AND (o.index_no IS NULL OR EXISTS (
                         SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id AND i.index_no = o.index_no
                         AND i.requires IS NULL AND vectuned._generation(i.index_relation) IS NOT NULL))
-                  ORDER BY o.serves DESC, o.shape IS NOT NULL, o.k_class LIMIT 100000) m));
+                  ORDER BY o.serves DESC, o.shape IS NOT NULL, o.k_class LIMIT 20000) m));
     RETURN document || jsonb_build_object('checksum', vectuned._checksum(document));
 END
 $$;
@@ -108,7 +108,7 @@ BEGIN
         -- No publish meanwhile.
         SELECT * INTO c FROM vectuned.tuned_column t WHERE t.id = c.id FOR NO KEY UPDATE;
     END IF;
-    IF NOT c.enabled THEN
+    IF c.enabled IS NOT TRUE THEN
         RAISE EXCEPTION '%.% was disabled', c.relation, quote_ident(c.column_name)
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Call vectuned.enable first.';
     END IF;
@@ -367,7 +367,7 @@ DECLARE
     truth constant jsonb := '{"is": "boolean"}';
     moment constant jsonb := '{"is": "time"}';
     generation constant jsonb := '{"is": "integer", "from": 0, "to": 4294967295}';
-    anything constant jsonb := '{"is": "array", "to": 100000}';
+    anything constant jsonb := '{"is": "array", "to": 20000}';
     wrong record;
     class jsonb;
 BEGIN
@@ -651,6 +651,19 @@ CREATE OR REPLACE FUNCTION vectuned._settle_paths(c vectuned.tuned_column, docum
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH known AS MATERIALIZED (
+        SELECT t.k_class, t.shape, bool_or(t.import_no IS NULL) AS own, bool_or(o.checksum = document ->> 'checksum') AS already,
+               max(o.created_at) AS created_at
+        FROM vectuned.measured_path t LEFT JOIN vectuned.imported o ON o.import_no = t.import_no
+        WHERE t.column_id = c.id AND t.shape IS NOT NULL GROUP BY t.k_class, t.shape),
+    -- What serves filters of a bucket of which nothing is known, those that match most of it and least.
+    unknown AS MATERIALIZED (
+        SELECT o.k, o.bucket, dense.access_path, dense.effort AS dense, sparse.effort AS sparse
+        FROM (SELECT DISTINCT (e.value -> 'k')::int AS k, (e.value -> 'bucket')::int AS bucket
+              FROM jsonb_array_elements(document -> 'paths') e WHERE jsonb_typeof(e.value -> 'bucket') = 'number') o
+        CROSS JOIN LATERAL vectuned._default_effort(c) g
+        CROSS JOIN LATERAL vectuned._filtered_default(2 ^ (-o.bucket / 2.0), c.relation, o.k, g.ef_search, g.probes) dense
+        CROSS JOIN LATERAL vectuned._filtered_default(2 ^ (-(o.bucket + 1) / 2.0), c.relation, o.k, g.ef_search, g.probes) sparse)
     SELECT coalesce(jsonb_agg(p.value || jsonb_build_object('action', s.settled[1], 'why', s.settled[2], 'index_no', m.index_no,
                                                             'effort', e.effort) ORDER BY p.number), '[]')
     FROM jsonb_array_elements(document -> 'paths') WITH ORDINALITY AS p (value, number)
@@ -659,25 +672,20 @@ AS $$
     CROSS JOIN LATERAL (SELECT (mapping -> 'same')::boolean AS same, (document ->> 'created_at')::timestamptz AS created_at,
                                (mapping -> 'indexes' -> d.index::text ->> 'index_no')::int AS index_no,
                                split_part(d.access_path, '_', 1) AS method) m
-    CROSS JOIN LATERAL vectuned._default_effort(c) g
-    CROSS JOIN LATERAL vectuned._filtered_default(2 ^ (-d.bucket / 2.0), c.relation, d.k, g.ef_search, g.probes) dense
-    CROSS JOIN LATERAL vectuned._filtered_default(2 ^ (-(d.bucket + 1) / 2.0), c.relation, d.k, g.ef_search, g.probes) sparse
+    JOIN unknown u ON u.k = d.k AND u.bucket = d.bucket
     CROSS JOIN LATERAL (SELECT CASE
         WHEN same OR d.effort IS NULL OR m.index_no IS NULL THEN d.effort
         ELSE vectuned._prior_effort(c, document, mapping, d.index, (document #> '{provenance,target_recall}')::float8, d.effort,
-                                    greatest(CASE WHEN dense.access_path = m.method THEN greatest(dense.effort, sparse.effort) END,
+                                    greatest(CASE WHEN u.access_path = m.method THEN greatest(u.dense, u.sparse) END,
                                              CASE m.method WHEN 'hnsw' THEN greatest(c.default_ef, d.k) ELSE c.default_probes END),
                                     m.method) END AS effort) e
-    LEFT JOIN LATERAL (
-        SELECT bool_or(t.import_no IS NULL) AS own, bool_or(o.checksum = document ->> 'checksum') AS already, max(o.created_at) AS created_at
-        FROM vectuned.measured_path t LEFT JOIN vectuned.imported o ON o.import_no = t.import_no
-        WHERE t.column_id = c.id AND t.k_class = d.k AND t.shape = d.shape) h ON true
+    LEFT JOIN known h ON h.k_class = d.k AND h.shape = d.shape
     CROSS JOIN LATERAL (SELECT CASE
         WHEN d.index IS NOT NULL AND m.index_no IS NULL THEN ARRAY['skipped', 'there is no such index here']
         WHEN NOT same AND d.access_path = 'planner' THEN ARRAY['skipped', 'the planner may choose otherwise here']
         WHEN NOT same AND d.access_path = 'exact' AND (mapping -> 'rows_here')::float8 > 2 * (mapping -> 'rows_there')::float8
             THEN ARRAY['skipped', 'the table is more than twice as large here']
-        WHEN NOT same AND d.access_path <> 'exact' AND dense.access_path = 'exact'
+        WHEN NOT same AND d.access_path <> 'exact' AND u.access_path = 'exact'
             THEN ARRAY['skipped', 'such filters are answered exactly until more is known']
         WHEN h.own THEN ARRAY['kept', 'learned here']
         WHEN h.already THEN ARRAY['unchanged', 'imported already']

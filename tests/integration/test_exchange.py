@@ -91,8 +91,8 @@ def world(server: EmbeddedServer, template: str) -> Iterator[World]:
             build(conn, options="WITH (m = 5, ef_construction = 24)")
             enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
         with copied(server, blank) as conn:
-            practise(conn, 600)
-            practise(conn, 120, seed=7, condition={"category": "secret"})
+            practise(conn, 500)
+            practise(conn, 60, seed=7, condition={"category": "secret"})
             learn(conn, only(conn), ALWAYS)
             document = exported(conn)
         yield World(server, blank, document)
@@ -384,6 +384,22 @@ def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: 
     report = take_over(conn, "lists", None, json.dumps(world.document))
     assert report["as"] == "prior"
     assert {each["why"] for each in report["classes"]} == {"there is no such hnsw index here"}
+    # Where there are twice the lists it takes twice the probes, and never more than there are.
+    conn.execute(
+        "INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, probes, "
+        "recall_bound, certified, samples, target_recall, reason) "
+        "SELECT id, k, 1, vectuned._generation(index_relation), 'ivfflat', 1, p, 0.95, true, 99, 0.95, '' "
+        "FROM vectuned.tuned_column, (VALUES (10, 7), (100, 20)) AS v (k, p) "
+        "WHERE relation = 'lists'::regclass"
+    )
+    probes = one(conn, "SELECT vectuned.export_patterns('lists')")
+    conn.execute("DROP INDEX lists_embedding_idx")
+    conn.execute("CREATE INDEX ON lists USING ivfflat (embedding vector_cosine_ops) WITH (lists = 38)")
+    conn.execute("SELECT vectuned.disable('lists', 'embedding', forget => true)")
+    enable(conn, "lists")
+    report = take_over(conn, "lists", None, json.dumps(probes))
+    assert [(each["k"], each["probes"]) for each in report["classes"]] == [(10, 14), (100, 38)]
+    assert len(search(conn, drawn(1, seed=4)[0], relation="lists")) == 10
     # A table of another name and type is fine.
     make(conn, clustered(300, DIMENSIONS, seed=3), table="half", kind="halfvec")
     enable(conn, "half", target_recall=TARGET)
