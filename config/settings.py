@@ -185,6 +185,32 @@ class InboxSettings(_Section):
     )
 
 
+class ExportSettings(_Section):
+    """Files of what was learned, for other systems and from them."""
+
+    folder: Folder = Field(
+        default="", description="Folder that what was learned is written to; empty means it is not."
+    )
+    import_folder: Folder = Field(
+        default="",
+        description="Folder whose newest document of a column is taken over; empty means none is.",
+    )
+    seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=604_800,
+        description="Seconds between two exports, and two looks for imports.",
+    )
+    keep: int = Field(
+        default=7, ge=1, le=10_000, description="Documents of each column that are kept in the folder."
+    )
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there is a folder to write to or to look into."""
+        return bool(self.folder or self.import_folder)
+
+
 class LoggingSettings(_Section):
     """What goes to stderr."""
 
@@ -235,6 +261,7 @@ class Settings(BaseSettings):
     schedule: ScheduleSettings = ScheduleSettings()
     budget: BudgetSettings = BudgetSettings()
     inbox: InboxSettings = InboxSettings()
+    export: ExportSettings = ExportSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()

@@ -226,4 +226,4 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     known = {each.removeprefix(PREFIX): each for each in known}
     if close := difflib.get_close_matches(word[:200].removeprefix(PREFIX), known, n=1):
         return f" (did you mean {known[close[0]]}?)"
-    return f" (known: {', '.join(known)})" if len(known) < 10 else " (see config/vectuned.toml for all)"
+    return f" (known: {', '.join(known)})" if len(known) < 16 else " (see config/vectuned.toml for all)"

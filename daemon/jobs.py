@@ -91,6 +91,7 @@ JOBS: Final = (
         "learn", lambda s: s.schedule.learn_seconds, lambda p: p.worker.learn_all(), line="paced",
         patience=1800,
     ),
+    Job("exchange", lambda s: s.export.seconds if s.export.in_use else None, lambda p: p.worker.exchange()),
     Job(
         "request", lambda s: s.schedule.request_seconds, _request, line="request", takes_turns=False,
         patience=3600,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -15,6 +16,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.events import record_event
+from vectuned.learning.exchange import export_all, import_newest
 from vectuned.learning.judging import judge, move_margins
 from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
@@ -294,6 +296,33 @@ class Worker:
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
+
+    def exchange(self) -> None:
+        """Export and import, each even where the other fails."""
+        try:
+            self.export()
+        finally:
+            self.import_new()
+
+    def export(self) -> int:
+        """Write what was learned to the folder for it, if one is set; return how many files."""
+        export = self.settings.export
+        if not export.folder:
+            return 0
+        return len(export_all(self.conn, Path(export.folder).expanduser(), export.keep))
+
+    def import_new(self) -> int:
+        """Take over the newest documents of the folder for it, if one is set; return how many had news."""
+        if not self.settings.export.import_folder:
+            return 0
+        folder = Path(self.settings.export.import_folder).expanduser()
+        changed = 0
+        for care in self.columns():
+            report = self._guarded(care, lambda c: import_newest(self.conn, c, folder))
+            if report is not None and report["changed"]:
+                log.info("%s took over %s", care.column, report["source"], extra={"action": "import"})
+                changed += 1
+        return changed
 
     def maintain(self) -> None:
         """Make the coming days' partitions, and drop those and all else that is past its retention.

@@ -13,6 +13,7 @@ import psycopg
 from vectuned.config.errors import UsageError
 from vectuned.sql.loader import queries
 
+from . import ladder
 from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_policy, fixed_policy
 from .catalogue import Care, TunedIndex
 from .evidence import Replays, load
@@ -159,8 +160,13 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
     for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": care.column.id}).fetchall():
         if k in offered:
             offered[k] = _with_margin(offered[k], margin)
+    kept = _priors(conn, care, offered, replays, demanded(care, options))
+    for k in kept & offered.keys():
+        offered[k] = replace(offered[k], fixed=(), adaptive=None)
     sample = _recent_queries(conn, care, _SAMPLE)
-    version, served = publish(conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed)
+    version, served = publish(
+        conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed, kept=kept
+    )
     conn.execute(
         queries()["trim_replays"],
         {"column_id": care.column.id, "window": care.trajectory_window, "generations": care.generations},
@@ -170,6 +176,35 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         extra={"action": "publish"},
     )  # fmt: skip
     return Lesson(count, version, served)
+
+
+def _priors(
+    conn: psycopg.Connection[Any],
+    care: Care,
+    offered: Mapping[int, Offer],
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    demand: Demand,
+) -> set[int]:
+    """Return the classes that go on with what was imported (sql/functions/exchange.sql).
+
+    Those of which nothing is proven here, as long as their own replays, if there are any, do not speak
+    against the imported setting.
+    """
+    rows = conn.execute(queries()["priors"], {"column_id": care.column.id}).fetchall()
+    serving = read(conn, care) if rows else {}
+    kept = set()
+    for (k,) in rows:
+        offer = offered.get(k)
+        if k not in serving or (offer is not None and any(c.policy.certified for c in offer.fixed)):
+            continue
+        policy, met = serving[k][0], True
+        for index, each in replays:
+            if index.number == policy.index_no and each.looked_at(k):
+                effort = np.array([ladder.effort(policy.fixed_ef, index.rungs)])
+                met = bool(demand.met(*each.evidence(k).recall_at(effort))[0])
+        if met:
+            kept.add(k)
+    return kept
 
 
 def _past(conn: psycopg.Connection[Any], care: Care) -> dict[int, Past]:
@@ -184,7 +219,7 @@ def _past(conn: psycopg.Connection[Any], care: Care) -> dict[int, Past]:
         signatures = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, COMPONENTS)
         return {
             k: Past(policy, used(patterns, signatures[asked == k], care.learning_rate, care.min_samples))
-            for k, (policy, patterns) in read(conn, care).items()
+            for k, (policy, patterns) in read(conn, care, waiting=True).items()
             if policy.signature is not None
         }
     except (UsageError, ValueError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Final
@@ -64,14 +64,15 @@ def publish(
     *,
     least_saving: float = 0.05,
     seed: int = 0,
+    kept: Collection[int] = (),
 ) -> tuple[int, dict[int, Served]]:
     """Replace a column's bank in one transaction and tell listeners; return its version and what serves.
 
     `offers` by class of k. Indexes, and an adaptive offer against the fixed one, are measured end to end,
     with searches of `sample` (n, d) through the column's own function, inside the transaction that publishes
     them: unless adaptive effort saves `least_saving`, it steps aside. Searches of others see the old bank
-    until the commit, and other publishers wait for it. Raises VectunedError if the column is no longer
-    enabled.
+    until the commit, and other publishers wait for it. The classes in `kept` stay as they are. Raises
+    VectunedError if the column is no longer enabled.
     """
     served: dict[int, Served] = {}
     column = {"column_id": care.column.id}
@@ -84,7 +85,7 @@ def publish(
         row = conn.execute(queries()["last_replay"], column).fetchone()
         last_replay = int(row[0]) if row else 0
         conn.execute(queries()["refresh_statistics"], column)
-        conn.execute(queries()["delete_bank"], column)
+        conn.execute(queries()["delete_bank"], {**column, "kept": list(kept)})
         conn.execute(queries()["delete_measured"], column)
         for k, offer in offers.items():
             chosen, saving = None, None
@@ -93,6 +94,7 @@ def publish(
                 _insert(conn, care, version, chosen, saving)
                 served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
             _insert_measured(conn, care, k, offer, chosen)
+        conn.execute(queries()["delete_superseded"], column)
         details = {str(k): {**s.policy.path, "saving": s.saving} for k, s in served.items()}
         record_event(
             conn, care.column.id, "publish",
@@ -285,16 +287,19 @@ def _serve(conn: psycopg.Connection[Any], key: dict[str, Any], policy: Policy) -
     conn.execute(queries()["serve_path"], {**key, **policy.path})
 
 
-def read(conn: psycopg.Connection[Any], care: Care) -> dict[int, tuple[Policy, Patterns]]:
+def read(
+    conn: psycopg.Connection[Any], care: Care, *, waiting: bool = False
+) -> dict[int, tuple[Policy, Patterns]]:
     """Read a column's published bank: policy and patterns by class of k.
 
-    Everything that decides a search comes back bit for bit; the price of effort is not published.
+    Everything that decides a search comes back bit for bit; the price of effort is not published. Imported
+    patterns may wait and decide nothing: only if asked for `waiting` ones, policies have their signature.
     """
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     found = {}
     for row in cursor.execute(queries()["bank"], {"column_id": care.column.id}).fetchall():
         way = None
-        if row.access_path.endswith("_adaptive"):
+        if row.access_path.endswith("_adaptive") or (waiting and row.center is not None):
             weights = np.array(row.weights, dtype=np.float64).reshape(FEATURES, COMPONENTS)
             way = Signature(row.k_class, row.probe_ef, np.array(row.center, dtype=np.float64), weights)
         policy = Policy(

@@ -13,6 +13,7 @@ from typing import LiteralString, cast
 import psycopg
 from psycopg import sql
 
+import vectuned
 from vectuned.config.errors import VectunedError
 
 MIGRATION_LOCK = 0x7665637475  # 'vectu'
@@ -27,7 +28,8 @@ _AS_OWNER = (
 # Functions in the order in which they may refer to each other; the grants come after all of them.
 FUNCTION_FILES = (
     "ladder", "decide", "record", "feedback", "filter", "search_template", "filtered_template", "indexes",
-    "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "maintain",
+    "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "exchange",
+    "maintain",
 )  # fmt: skip
 
 
@@ -215,7 +217,8 @@ def _function_texts() -> Iterator[str]:
 
 
 def _run(conn: psycopg.Connection, text: str, schema: str) -> None:
-    conn.execute(text.replace("@extschema@", _quoted(conn, schema)).encode())
+    version = vectuned.__version__.replace("'", "''")
+    conn.execute(text.replace("@extschema@", _quoted(conn, schema)).replace("@version@", version).encode())
 
 
 def _quoted(conn: psycopg.Connection, name: str) -> str:

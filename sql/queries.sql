@@ -276,7 +276,8 @@ SELECT enabled FROM vectuned.tuned_column WHERE id = %(column_id)s FOR NO KEY UP
 SELECT coalesce(max(b.version), 0) + 1 FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
 
 -- name: delete_bank
-DELETE FROM vectuned.bank WHERE column_id = %(column_id)s;
+-- But for imported classes that nothing was proven of here.
+DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class <> ALL (%(kept)s::int[]);
 
 -- name: delete_class
 DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
@@ -290,7 +291,27 @@ VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s
         %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s);
 
 -- name: delete_measured
-DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s;
+DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s AND import_no IS NULL;
+
+-- name: delete_superseded
+-- What was imported of filtered searches serves until such filters are learned of here.
+DELETE FROM vectuned.measured_path p WHERE p.column_id = %(column_id)s AND p.import_no IS NOT NULL AND EXISTS (
+    SELECT FROM vectuned.measured_path o
+    WHERE o.column_id = p.column_id AND o.k_class = p.k_class AND o.shape = p.shape AND o.bucket = p.bucket AND o.import_no IS NULL);
+
+-- name: export_patterns
+SELECT vectuned.export_patterns(%(relation)s::regclass, %(column_name)s)::text;
+
+-- name: import_patterns
+SELECT vectuned.import_patterns(%(relation)s::regclass, %(column_name)s, %(document)s::jsonb, %(dry_run)s);
+
+-- name: priors
+-- Classes that were imported and are not proven here.
+SELECT b.k_class FROM vectuned.bank b JOIN vectuned.imported m ON m.import_no = b.import_no
+WHERE b.column_id = %(column_id)s AND NOT m.proven_here;
+
+-- name: last_imported
+SELECT max(created_at) FROM vectuned.imported WHERE column_id = %(column_id)s;
 
 -- name: insert_measured
 INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, effort, requires, share,
@@ -349,7 +370,7 @@ SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, max_tail, sample_rate,
        alert,
        state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, tail, tail_bound, certified,
-       samples, saving, patterns, version, published_at, reason
+       samples, saving, patterns, version, published_at, reason, imported_from
 FROM vectuned.status;
 
 -- name: said

@@ -25,6 +25,7 @@ GRANT USAGE ON SCHEMA vectuned TO vectuned_user, vectuned_admin, vectuned_daemon
 -- count and delete, but not read.
 GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vectuned.recommend_params, vectuned.auto_tune,
     vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
+    vectuned.export_patterns, vectuned.import_patterns,
     vectuned._check_range, vectuned._check_request, vectuned._inspect, vectuned._unreadable, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker, vectuned._predicate_filter,
     vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
@@ -38,7 +39,8 @@ GRANT SELECT (check_no, column_id, checked_at, k_class, shape, version, recall) 
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
 GRANT INSERT ON vectuned.event TO vectuned_admin;
-GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectuned.inbox, vectuned.feedback TO vectuned_admin;
+GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectuned.inbox, vectuned.feedback, vectuned.imported
+    TO vectuned_admin;
 GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
 GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.trajectory TO vectuned_admin;
 
@@ -48,7 +50,8 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_
     vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._begin_anew,
     vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._unreadable,
-    vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params
+    vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params,
+    vectuned.export_patterns, vectuned.import_patterns
     TO vectuned_daemon;
 GRANT SELECT ON vectuned.inbox, vectuned.trajectory, vectuned.feedback, vectuned.replay, vectuned.recall_check,
     vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request, vectuned.job TO vectuned_daemon;

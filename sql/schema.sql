@@ -170,6 +170,22 @@ COMMENT ON COLUMN vectuned.replay.recall IS
 COMMENT ON COLUMN vectuned.replay.other_recall IS
     'of a filtered search: k_classes x the ways that have no rungs (learning/filtering.py, OTHERS)';
 
+-- Documents that were taken over (sql/functions/exchange.sql), and where what is in them was learned.
+CREATE TABLE vectuned.imported (
+    import_no    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    imported_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    imported_by  name NOT NULL,
+    created_at   timestamptz NOT NULL,
+    checksum     text NOT NULL,
+    source       text NOT NULL,
+    proven_here  boolean NOT NULL,
+    provenance   jsonb NOT NULL,
+    report       jsonb NOT NULL
+);
+CREATE INDEX imported_of_column ON vectuned.imported (column_id, created_at);
+COMMENT ON COLUMN vectuned.imported.proven_here IS 'it was learned on this very index; else it serves until something is learned here';
+
 -- What a search is served with: one row per column and class of k, replaced as a whole by a publish.
 CREATE TABLE vectuned.bank (
     column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -194,6 +210,7 @@ CREATE TABLE vectuned.bank (
     reach            float8 CHECK (reach >= 0 AND reach < 'Infinity'),
     saving           float8,
     reason           text NOT NULL,
+    import_no        bigint REFERENCES vectuned.imported ON DELETE SET NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
     CONSTRAINT bank_one_effort CHECK (num_nulls(ef_search, probes) = 1 AND (access_path LIKE 'ivfflat%') = (probes IS NOT NULL)),
@@ -202,6 +219,7 @@ CREATE TABLE vectuned.bank (
 );
 COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL: the one that searches until something was learned';
 COMMENT ON COLUMN vectuned.bank.tail IS 'the share of replays with a recall under 0.8; tail_bound: at most, with 95 % confidence';
+COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL: learned here';
 COMMENT ON COLUMN vectuned.bank.rungs IS 'of IVFFlat: the probes that the positions of an effort stand for';
 COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS
@@ -225,6 +243,7 @@ CREATE TABLE vectuned.measured_path (
     ms               float8,
     samples          int NOT NULL,
     serves           boolean NOT NULL,
+    import_no        bigint REFERENCES vectuned.imported ON DELETE CASCADE,
     CHECK ((shape IS NULL) = (bucket IS NULL))
 );
 CREATE INDEX measured_path_served ON vectuned.measured_path (column_id, k_class, shape) WHERE serves;
@@ -232,6 +251,7 @@ COMMENT ON COLUMN vectuned.measured_path.shape IS
     'of filtered searches: the columns and operators of the filter, without its values';
 COMMENT ON COLUMN vectuned.measured_path.bucket IS
     'of filtered searches: half-octaves down from all of the share of rows (of those in the index) that match';
+COMMENT ON COLUMN vectuned.measured_path.import_no IS 'measured elsewhere; serves until such filters are learned of here';
 COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL where there is none to choose';
 
 -- The learned patterns of a published bank, small enough for every search to look through.

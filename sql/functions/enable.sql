@@ -104,6 +104,7 @@ BEGIN
         DELETE FROM vectuned.promise p WHERE p.column_id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
         DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id;
+        DELETE FROM vectuned.imported m WHERE m.column_id = c.id;
         IF EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation) THEN
             PERFORM vectuned._generate(c.id);
         END IF;

@@ -45,7 +45,12 @@ BEGIN
             ef_search := least(greatest(learned.effort, k), 1000);
         END IF;
         reason := format('about %s of the rows match: %s', to_char(100 * fraction, 'FM990.0999') || ' %',
-            CASE WHEN learned.ms IS NULL THEN 'nothing was learned of such filters yet'
+            CASE WHEN learned.ms IS NULL THEN coalesce(
+                     (SELECT format('imported from %s; not yet proven here', m.source)
+                      FROM vectuned.measured_path p JOIN vectuned.imported m ON m.import_no = p.import_no
+                      WHERE p.column_id = c.id AND p.k_class = class AND p.shape = shape AND p.serves
+                        AND p.bucket = vectuned._filter_bucket(fraction / p.share) AND p.access_path = learned.access_path LIMIT 1),
+                     'nothing was learned of such filters yet')
                  WHEN access_path = 'exact' THEN 'exact search was measured to be quicker than any index'
                  ELSE format('the index was measured to be quicker than exact search, %s ms', round(learned.ms::numeric, 2)) END);
         RETURN;

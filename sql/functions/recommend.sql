@@ -33,7 +33,7 @@ AS $$
            CASE WHEN b.access_path LIKE '%\_adaptive' THEN 'effort by query, for most less than ' ELSE '' END
            || coalesce('ef_search ' || b.ef_search, 'probes ' || b.probes)
            || ' on ' || coalesce(i.index_relation, c.index_relation)::regclass,
-           b.reason,
+           b.reason || CASE WHEN m.proven_here THEN '; imported from ' || m.source ELSE '' END,
            CASE WHEN coalesce(i.form, 'plain') = 'plain'
                 THEN coalesce('SET hnsw.ef_search = ' || b.ef_search, 'SET ivfflat.probes = ' || b.probes) END,
            NULL::float8,
@@ -48,6 +48,7 @@ AS $$
                                         WHERE p.column_id = c.id AND p.k_class = b.k_class AND p.bucket IS NULL))
     FROM vectuned.bank b
     LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = b.index_no
+    LEFT JOIN vectuned.imported m ON m.import_no = b.import_no
     WHERE b.column_id = c.id ORDER BY b.k_class
 $$;
 
@@ -64,19 +65,21 @@ AS $$
            CASE p.access_path WHEN 'exact' THEN 'exact, through the filter''s index' WHEN 'planner' THEN 'the planner''s choice'
                 ELSE format('%s %s on %s', CASE p.access_path WHEN 'ivfflat' THEN 'probes' ELSE 'ef_search' END, p.effort,
                             i.index_relation::regclass) END,
+           CASE WHEN p.import_no IS NOT NULL THEN format('imported from %s; not yet proven here', m.source) ELSE
            format('the cheapest proven way, %s ms in %s replays%s', round(p.ms::numeric, 2), p.samples,
                   (SELECT format('; the next is %s, %s ms', CASE o.access_path WHEN 'exact' THEN 'exact search' ELSE o.access_path END,
                                  round(o.ms::numeric, 2))
                    FROM vectuned.measured_path o
                    WHERE o.column_id = c.id AND o.k_class = p.k_class AND o.shape = p.shape AND o.bucket = p.bucket
                      AND o.requires IS NOT DISTINCT FROM p.requires AND o.proven AND NOT o.serves
-                   ORDER BY o.ms LIMIT 1)),
+                   ORDER BY o.ms LIMIT 1)) END,
            NULL::text, NULL::float8,
            jsonb_build_object('expected_recall', round(p.expected_recall::numeric, 4), 'at_least', round(p.recall_bound::numeric, 4),
                               'samples', p.samples)
     FROM vectuned.measured_path p
     LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = p.index_no
-    WHERE p.column_id = c.id AND p.serves AND p.bucket IS NOT NULL AND p.samples > 0
+    LEFT JOIN vectuned.imported m ON m.import_no = p.import_no
+    WHERE p.column_id = c.id AND p.serves AND p.bucket IS NOT NULL AND (p.samples > 0 OR p.import_no IS NOT NULL)
       AND p.k_class IN (SELECT vectuned._k_class(t.k) FROM vectuned.trajectory t WHERE t.column_id = c.id AND t.filter IS NOT NULL)
     ORDER BY p.k_class, p.shape, p.bucket, p.requires::text
 $$;

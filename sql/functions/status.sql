@@ -20,8 +20,9 @@ SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_rel
             WHEN b.generation <> vectuned._generation(coalesce(b.index_relation, c.index_relation))
                 THEN 'outdated: the index was rebuilt since, the fixed setting serves until relearned'
             WHEN b.defect IS NOT NULL THEN 'corrupt bank: ' || b.defect || ', the fixed setting serves'
+            WHEN NOT b.proven_here THEN 'imported: not proven here yet'
             ELSE 'serving' END AS state,
-       b.reason
+       b.reason, b.source AS imported_from
 FROM vectuned.tuned_column c
 CROSS JOIN LATERAL vectuned._default_effort(c) e
 LEFT JOIN LATERAL (
@@ -33,7 +34,7 @@ LEFT JOIN LATERAL (
     WHERE o.oid = c.relation) r ON true
 LEFT JOIN pg_index x ON x.indexrelid = c.index_relation AND x.indrelid = c.relation AND x.indisvalid
 LEFT JOIN LATERAL (
-    SELECT k.*, p.patterns, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
+    SELECT k.*, p.patterns, m.source, m.proven_here, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
            CASE WHEN k.access_path NOT LIKE '%\_adaptive' THEN NULL
                 WHEN p.patterns = 0 THEN 'no patterns'
                 WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
@@ -44,6 +45,7 @@ LEFT JOIN LATERAL (
                     THEN 'an incomplete signature' END AS defect
     FROM vectuned.bank k
     LEFT JOIN vectuned.tuned_index i ON i.column_id = k.column_id AND i.index_no = k.index_no
+    LEFT JOIN vectuned.imported m ON m.import_no = k.import_no
     CROSS JOIN LATERAL (
         SELECT count(*) AS patterns,
                count(*) FILTER (WHERE @extschema@.vector_dims(p.centroid) <> 4

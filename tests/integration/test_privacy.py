@@ -113,6 +113,9 @@ def test_forgetting_a_column_leaves_no_row_of_it(conn: Connection) -> None:
     worker = learn_all(conn, clustered(25, 8, seed=7))
     conn.execute("SELECT vectuned.auto_tune('items')")
     assert serve_request(conn.info.dsn, worker.settings)
+    conn.execute("CREATE TABLE learned AS SELECT vectuned.export_patterns('items') AS document")
+    conn.execute("DELETE FROM vectuned.bank WHERE k_class = 1")
+    conn.execute("SELECT vectuned.import_patterns('items', 'embedding', document) FROM learned")
     publish(conn, column, [5.0], k_class=30)
     search(conn, VECTORS[0])
     search(conn, VECTORS[0], relation="others")
@@ -133,6 +136,7 @@ def test_forgetting_a_column_leaves_no_row_of_it(conn: Connection) -> None:
     wanted = (
         "tuned_column", "tuned_index", "inbox", "trajectory", "feedback", "replay", "bank", "pattern",
         "measured_path", "filter_statistics", "recall_check", "promise", "baseline", "event", "request",
+        "imported",
     )  # fmt: skip
     assert before >= {f"vectuned.{name}" for name in wanted}
     assert len(before) == len({name.partition("_20")[0].removesuffix("_default") for name, _ in tables})

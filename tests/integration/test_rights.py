@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -35,6 +36,7 @@ SEARCHING = """
 INDEXES = """
     _refresh_indexes _refresh_statistics _vector_indexes _marker _predicate_filter _takes_index _plan_reads
     _plan_indexes _condition_for _generate _check_range _check_request _unreadable stats recommend_params
+    export_patterns import_patterns
 """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
@@ -47,7 +49,8 @@ FUNCTIONS = {
 }
 
 # The same of tables and views, by privilege; with columns in parentheses where it is those alone.
-PUBLISHED = "tuned_column tuned_index bank measured_path pattern status readable_statistics"
+PUBLISHED = """tuned_column tuned_index bank measured_path pattern status readable_statistics
+    imported(column_id,created_at,import_no,proven_here,source)"""
 TABLES = {
     "vectuned_user": {"SELECT": PUBLISHED},
     "vectuned_admin": {
@@ -59,7 +62,7 @@ TABLES = {
 matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
         "INSERT": "tuned_column tuned_index filter_statistics event",
         "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
-        "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback",
+        "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback imported",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
@@ -90,6 +93,8 @@ DEFINERS = {
     "cancel_request": "the same",
     "stats": "counts what its callers may not read",
     "recommend_params": "the same",
+    "export_patterns": "reads and writes what is learned, for owners of tables, too",
+    "import_patterns": "the same",
 }
 
 
@@ -326,7 +331,7 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
 
 
 def test_the_daemon_does_all_its_work_with_its_role_alone(
-    owner: Connection, caplog: pytest.LogCaptureFixture
+    owner: Connection, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Drain, replay, check, judge, learn, publish, fall back, requests, upkeep: as `vectuned run` does."""
     make(owner, clustered(800, 8, seed=1), table="work")
@@ -341,7 +346,9 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
             owner.execute("SELECT vectuned.search('work', %s, 10, '{\"kind\": 1}')", (text(query),))
     caplog.set_level(logging.WARNING, logger="vectuned")
     with member(owner, "vectuned_daemon", name="daemon") as session:
-        worker = Worker(session, settings(learning__batch_min=5, inbox__max_mb=65, budget__pause_above=9))
+        chosen = {"learning__batch_min": 5, "inbox__max_mb": 65, "budget__pause_above": 9}
+        folders = {"export__folder": str(tmp_path), "export__import_folder": str(tmp_path)}
+        worker = Worker(session, settings(**chosen, **folders))
         worker.prepare()
         assert one(owner, "SELECT vectuned._inbox_bytes()") == 65 * 1024 * 1024
         assert 'GRANT pg_read_all_stats TO "test_rights_daemon"' in caplog.text
@@ -371,6 +378,8 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
         assert worker.replay_all() == 80
         assert worker.judge() >= 80
         assert worker.learn_all() == 1
+        worker.exchange()
+        assert len(list(tmp_path.iterdir())) == 1
         assert one(owner, "SELECT count(*) FROM vectuned.bank WHERE column_id = %s", column) > 0
         owner.execute("CREATE INDEX ON work USING hnsw ((embedding::halfvec(8)) halfvec_cosine_ops)")
         assert worker.replay_all() >= 60

@@ -96,6 +96,7 @@ def test_every_key_can_be_set_by_its_variable() -> None:
             "lag_seconds": 2.5,
         },
         "inbox": {"max_mb": 1},
+        "export": {"folder": "/srv/out", "import_folder": "/srv/in", "seconds": 60.5, "keep": 3},
         "logging": {"level": "DEBUG", "format": "json"},
         "metrics": {"listen": "127.0.0.1:9187"},
         "embedded": {"home": "/srv/vectuned"},
