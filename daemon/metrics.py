@@ -62,6 +62,19 @@ _OF_A_PROMISE: Final = {
     "checks": "Exact checks behind that, since it last began anew.",
     "unknown": "Checks that were given up.",
 }
+_OF_A_JOB: Final = {
+    "failures": "How often the job failed in a row.",
+    "last_success": "When it went well last, in seconds since 1970.",
+    "duration_ms": "How long its last run took, in seconds.",
+}
+# Names of metrics that say the unit.
+_UNITS: Final = {
+    "last_search": "last_search_timestamp_seconds",
+    "last_published": "last_published_timestamp_seconds",
+    "last_success": "last_success_timestamp_seconds",
+    "recent_latency_ms": "recent_latency_seconds",
+    "duration_ms": "duration_seconds",
+}
 
 
 class StatusCollector(Collector):
@@ -78,15 +91,17 @@ class StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family of metrics."""
         up = GaugeMetricFamily("vectuned_up", "Whether the database answers.", labels=["database"])
-        read = {}
+        read: dict[str, list[dict[str, Any]]] = {}
+        jobs: dict[str, list[dict[str, Any]]] = {}
         with self._one_at_a_time:
             for name in self._sources:
                 found = self._read(name)
                 up.add_metric([name], float(found is not None))
                 if found is not None:
-                    read[name] = found
+                    read[name], jobs[name] = found
         yield up
         yield from families(read)
+        yield from job_families(jobs)
 
     def close(self) -> None:
         """Close the connections."""
@@ -95,13 +110,13 @@ class StatusCollector(Collector):
                 conn.close()
             self._conns.clear()
 
-    def _read(self, name: str) -> list[dict[str, Any]] | None:
+    def _read(self, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
         try:
             conn = self._conns.get(name)
             if conn is None or conn.closed:
                 conn = self._conns[name] = self._sources[name]()
                 conn.execute(f"SET statement_timeout = {_PATIENCE_MS}")
-            return status.read(conn)
+            return status.read(conn), status.read_daemon(conn)["jobs"]
         except (psycopg.Error, VectunedError) as error:
             log.warning("metrics of database %s cannot be read: %s", name, error, extra={"action": "metrics"})
             if name in self._conns:
@@ -118,7 +133,7 @@ def families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric
         for column in found
     ]
     for key, text in _OF_A_COLUMN.items():
-        yield _gauge(_renamed(key), text, _COLUMN, columns, key)
+        yield _gauge(_UNITS.get(key, key), text, _COLUMN, columns, key)
     outcomes = {"success": "successes", "failure": "failures", "unknown": "unknown"}
     verdicts = [
         ([*labels, name], {"count": column[key]})
@@ -154,6 +169,13 @@ def families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric
     yield alarms
 
 
+def job_families(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
+    """Turn what each database's `vectuned.job` says into families of metrics."""
+    rows = [([name, job["name"]], job) for name, found in jobs.items() for job in found]
+    for key, text in _OF_A_JOB.items():
+        yield _gauge(f"job_{_UNITS.get(key, key)}", text, ("database", "job"), rows, key)
+
+
 @contextmanager
 def served_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int | None]:
     """Serve metrics over HTTP at `listen`, "host:port"; empty: nowhere. Yields the port.
@@ -187,15 +209,6 @@ def served_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int |
         collector.close()
 
 
-def _renamed(key: str) -> str:
-    """Name a column's metric with its unit."""
-    return {
-        "last_search": "last_search_timestamp_seconds",
-        "last_published": "last_published_timestamp_seconds",
-        "recent_latency_ms": "recent_latency_seconds",
-    }.get(key, key)
-
-
 def _gauge(
     name: str, text: str, names: Sequence[str], rows: Sequence[tuple[list[str], Mapping[str, Any]]], key: str
 ) -> GaugeMetricFamily:
@@ -207,7 +220,7 @@ def _gauge(
             value = value is not None
         elif isinstance(value, datetime):
             value = value.timestamp()
-        elif key == "recent_latency_ms" and value is not None:
+        elif key.endswith("_ms") and value is not None:
             value = value / 1000.0
         if value is not None:
             family.add_metric(labels, float(value))

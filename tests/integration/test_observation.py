@@ -56,6 +56,10 @@ def scraped(port: int) -> Metrics:
 
 
 def test_metrics_are_the_numbers_of_the_status(learned: Connection) -> None:
+    learned.execute(
+        "INSERT INTO vectuned.job (name, last_run, duration_ms, runs, failures, last_error) "
+        "VALUES ('drain', now(), 1500, 3, 2, 'no')"
+    )
     sources = {
         "shop": lambda: open_session(learned.info.dsn),
         "gone": lambda: open_session(make_conninfo(learned.info.dsn, dbname="gone")),
@@ -81,6 +85,10 @@ def test_metrics_are_the_numbers_of_the_status(learned: Connection) -> None:
     assert effort == {str(row["k_class"]): row["ef_search"] for row in column["classes"]}
     assert metrics["vectuned_in_inbox"] == [(labels, 0)]
     assert again["vectuned_in_inbox"] == [(labels, 1)]
+    job = {"database": "shop", "job": "drain"}
+    assert metrics["vectuned_job_failures"] == [(job, 2)]
+    assert metrics["vectuned_job_duration_seconds"] == [(job, 1.5)]
+    assert metrics["vectuned_job_last_success_timestamp_seconds"] == []
     assert metrics["process_resident_memory_bytes"][0][1] > 1e6
 
 
