@@ -29,7 +29,7 @@ _AS_OWNER = (
 FUNCTION_FILES = (
     "ladder", "decide", "record", "feedback", "filter", "search_template", "filtered_template", "indexes",
     "enable", "generate", "replay", "params", "recommend", "drift", "status", "request", "exchange",
-    "maintain",
+    "exchange_check", "exchange_merge", "maintain",
 )  # fmt: skip
 
 
