@@ -1,12 +1,16 @@
 """Operate the daemon under load: what its clients notice of it, and its memory over a million searches.
 
 Run as `python benchmarks/service.py [--parts clients memory] [--json FILE]`, on an embedded server in a
-temporary folder. `clients` (6 minutes): pgbench with 32 clients searches WordNet's glosses, in shuffled blocks
-through vectuned.search while the daemon records, replays and learns, by plain SQL at the same ef_search with no
-daemon, and by plain SQL beside the daemon at work. The figures to watch: `ratio`, throughput over that of plain
-SQL without a daemon, at least 0.9, and no failed search. `memory` (6 minutes): a million recorded searches,
-written into the inbox in bulk, pass through the daemon, which drains them and replays what it may. The figure
-to watch: the peak of the second half is that of the first.
+temporary folder.
+
+`clients` (6 minutes): pgbench with 32 clients searches WordNet's glosses, in shuffled blocks through
+vectuned.search while the daemon records, replays and learns, by plain SQL at the same ef_search with no
+daemon, and by plain SQL beside the daemon at work. The figures to watch: `ratio`, throughput over that of
+plain SQL without a daemon, at least 0.9, and no failed search.
+
+`memory` (6 minutes): a million recorded searches, written into the inbox in bulk, pass through the daemon,
+which drains them and replays what it may. The figure to watch: the peak of the second half is that of the
+first.
 """
 
 from __future__ import annotations
@@ -158,7 +162,7 @@ def memory(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, An
         migrate(conn)
         conn.execute("CREATE TABLE items (id bigint PRIMARY KEY, embedding vector(32))")
         conn.execute("SELECT setseed(0.5)")
-        vector = "(SELECT array_agg(random() - 0.5 + 0 * {}) FROM generate_series(1, 32))::vector"
+        vector = "(SELECT array_agg(random() - 0.5 + 0 * (g + {})) FROM generate_series(1, 32) g)::vector"
         conn.execute(f"INSERT INTO items SELECT n, {vector.format('n')} FROM generate_series(1, 5000) n")
         conn.execute("CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops)")
         conn.execute("SELECT vectuned.enable('items', 'embedding', sample_rate => 1.0)")
