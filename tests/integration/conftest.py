@@ -33,11 +33,15 @@ def synsets() -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def template_entities(server: EmbeddedServer, template: str, synsets: Corpus, embedder: StaticEmbedder) -> str:
+def template_entities(
+    server: EmbeddedServer, template: str, synsets: Corpus, embedder: StaticEmbedder
+) -> str:
     """The name of a template database with vectuned and a loaded entity store."""
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(TEMPLATE), sql.Identifier(template))
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(TEMPLATE), sql.Identifier(template)
+            )
         )
     with psycopg.connect(make_conninfo(server.dsn, dbname=TEMPLATE), autocommit=True) as conn:
         install_entities(conn, embedder.dimensions)

@@ -120,7 +120,14 @@ HOSTILE: dict[str, list[Any]] = {
     "text[]": [[], [None], [NASTY], ["x"] * 1_001],
     "vector": ["[1,2,3]", "[" + ",".join("0" for _ in range(256)) + "]"],
     "vector[]": [[], ["[1,2,3]"], [VECTOR, VECTOR]],
-    "jsonb": ["[]", "null", '"x"', json.dumps({"x": None}), json.dumps({"": "y"}), json.dumps({NASTY: NASTY})],
+    "jsonb": [
+        "[]",
+        "null",
+        '"x"',
+        json.dumps({"x": None}),
+        json.dumps({"": "y"}),
+        json.dumps({NASTY: NASTY}),
+    ],
     "regconfig": ["simple"],
     "interval": ["0", "-1 day"],
     "ltree": [""],
@@ -170,7 +177,9 @@ def test_functions_run_with_the_callers_rights_and_a_pinned_path(shared: EntityS
         "WHERE p.pronamespace = 'vectuned_entities'::regnamespace"
     ).fetchall()
     assert len(rows) > 60
-    assert not [name for name, definer, config in rows if definer or "search_path=pg_catalog, pg_temp" not in config]
+    assert not [
+        name for name, definer, config in rows if definer or "search_path=pg_catalog, pg_temp" not in config
+    ]
 
 
 def test_good_arguments_work(shared: EntityStore, functions: dict[str, dict[str, str]]) -> None:
@@ -235,7 +244,9 @@ def test_errors_are_a_sentence_that_names_the_argument(shared: EntityStore, call
 def test_what_finds_and_gets_works_read_only(
     shared: EntityStore, functions: dict[str, dict[str, str]]
 ) -> None:
-    reading = [name for name in functions if name.startswith(("find_", "get_", "hybrid_", "next_", "current_"))]
+    reading = [
+        name for name in functions if name.startswith(("find_", "get_", "hybrid_", "next_", "current_"))
+    ]
     assert len(reading) > 20
     with shared.conn.transaction():
         shared.conn.execute("SET TRANSACTION READ ONLY")
@@ -267,12 +278,17 @@ def test_tables_have_keys_zones_and_an_end(shared: EntityStore) -> None:
         "WHERE p.pronamespace = 'vectuned_entities'::regnamespace AND k.catcode = 'R'"
     ).fetchall()
     assert reserved == []
-    lists = one(conn, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'vectuned_entities' AND indexdef ~ 'ivfflat'")
+    lists = one(
+        conn,
+        "SELECT count(*) FROM pg_indexes WHERE schemaname = 'vectuned_entities' AND indexdef ~ 'ivfflat'",
+    )
     assert lists == 0
 
 
 def test_the_store_makes_its_extensions_and_takes_any_length(plain_conn: Connection) -> None:
-    plain_conn.execute("DROP EXTENSION vector; CREATE SCHEMA elsewhere; CREATE EXTENSION ltree SCHEMA elsewhere")
+    plain_conn.execute(
+        "DROP EXTENSION vector; CREATE SCHEMA elsewhere; CREATE EXTENSION ltree SCHEMA elsewhere"
+    )
     assert install_entities(plain_conn, 3).created
     plain_conn.execute(entity_queries()["register_model"], {"name": "m", "version": "1", "dimensions": 3})
     for name, vector in (("a", "[1,0,0]"), ("b", "[0,1,0]"), ("c", "[0,1,1]")):

@@ -151,13 +151,23 @@ def test_connection_paths_are_all_simple_ways(shared: EntityStore, edges: Edges)
 
 def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> None:
     a, b, c, d = (store.insert_entity(name) for name in "abcd")
-    for source, target, confidence in ((a, b, 0.9), (b, d, 0.9), (a, c, 1), (c, d, 0.5), (a, d, 0.4), (d, a, 1)):
+    for source, target, confidence in (
+        (a, b, 0.9),
+        (b, d, 0.9),
+        (a, c, 1),
+        (c, d, 0.5),
+        (a, d, 0.4),
+        (d, a, 1),
+    ):
         store.insert_relationship(source, target, "leads to", confidence)
     found = store.connection_paths(a, d)
     assert [(c.names, round(c.confidence, 6)) for c in found] == [
         (("a", "b", "d"), 0.81), (("a", "c", "d"), 0.5), (("a", "d"), 0.4),
     ]  # fmt: skip
-    assert [c.names for c in store.connection_paths(a, d, min_confidence=0.45)] == [("a", "b", "d"), ("a", "c", "d")]
+    assert [c.names for c in store.connection_paths(a, d, min_confidence=0.45)] == [
+        ("a", "b", "d"),
+        ("a", "c", "d"),
+    ]
     assert store.connection_paths(a, d, types=["hypernym"]) == []
     # A relationship that becomes certain, or an entity that is put aside, counts at once.
     store.insert_relationship(a, d, "leads to", 1)
@@ -193,7 +203,9 @@ def test_patterns_of_any_length(shared: EntityStore, edges: Edges) -> None:
     for types in (("hypernym",), ("hypernym", "hyponym"), ("hypernym", "hypernym", "hyponym", "hyponym")):
         wanted: set[tuple[int, ...]] = {(start,)}
         for name in types:
-            wanted = {(*way, to) for way in wanted for kind, to in edges[way[-1]] if kind == name and to not in way}
+            wanted = {
+                (*way, to) for way in wanted for kind, to in edges[way[-1]] if kind == name and to not in way
+            }
         found = shared.relationship_pattern(types, start, 10_000)
         assert {match.entity_ids for match in found} == wanted
         assert {match.confidence for match in found} <= {1.0}

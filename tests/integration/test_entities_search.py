@@ -79,7 +79,9 @@ def test_resources_are_searched_through_their_index(
 
 
 def test_no_held_out_example_was_loaded(shared: EntityStore, synsets: Corpus) -> None:
-    loaded = {row[0] for row in shared.conn.execute("SELECT content FROM vectuned_entities.external_resources")}
+    loaded = {
+        row[0] for row in shared.conn.execute("SELECT content FROM vectuned_entities.external_resources")
+    }
     held = {query.text for query in synsets.held_out_queries()}
     assert len(loaded) > 3 * len(held) > 300
     assert not loaded & held
@@ -106,7 +108,9 @@ def test_a_tuned_column_is_searched_by_vectuned(store: EntityStore, embedder: St
     assert one(store.conn, "SELECT query_id FROM vectuned.inbox") == found[0].query_id
     hybrid = store.hybrid_search("large dog", query, 5)
     assert {match.query_id for match in hybrid} != {None}
-    feedback = one(store.conn, "SELECT vectuned.record_feedback(%s, ARRAY[%s])", found[0].query_id, str(found[0].id))
+    feedback = one(
+        store.conn, "SELECT vectuned.record_feedback(%s, ARRAY[%s])", found[0].query_id, str(found[0].id)
+    )
     assert feedback == "recorded"
     # The tuner breaks; searches do not.
     store.conn.execute("DROP FUNCTION vectuned.search")
@@ -161,7 +165,16 @@ def test_hybrid_search_beats_either_side_on_held_out_examples(
 
 def test_what_users_type_is_no_syntax(shared: EntityStore, embedder: StaticEmbedder) -> None:
     (query,) = embedder.encode(["animal"])
-    for words in ("", "the of", "dog & ! | <->", "(((", "'dog':*", "animal -domestic", '"an animal" or plant', "\\"):
+    for words in (
+        "",
+        "the of",
+        "dog & ! | <->",
+        "(((",
+        "'dog':*",
+        "animal -domestic",
+        '"an animal" or plant',
+        "\\",
+    ):
         found = shared.hybrid_search(words, query, 5)
         assert len(found) == 5
     without = shared.hybrid_search("animal -domestic", query, 50, text_weight=1)
