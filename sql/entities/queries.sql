@@ -157,8 +157,11 @@ SELECT pg_try_advisory_lock(hashtextextended('vectuned_entities.rebase', 0));
 -- name: rebase_unlock
 SELECT pg_advisory_unlock(hashtextextended('vectuned_entities.rebase', 0));
 
+-- name: tuning_known
+SELECT EXISTS (SELECT FROM vectuned.tuned_column c
+               WHERE c.relation = 'vectuned_entities.entities'::regclass AND c.column_name = 'embedding');
+
 -- name: tuned
--- Settings of vectuned for the entities' embeddings, if it knows them.
 SELECT EXISTS (SELECT FROM vectuned.tuned_column c
                WHERE c.relation = 'vectuned_entities.entities'::regclass AND c.column_name = 'embedding' AND c.enabled);
 
