@@ -197,7 +197,7 @@ SELECT name, attribute_id FROM made
 UNION ALL SELECT name, attribute_id FROM vectuned_entities.attributes WHERE name = ANY (%(names)s::text[]);
 
 -- name: value_ids
-SELECT value, value_id FROM vectuned_entities.attribute_values WHERE value = ANY (%(values)s::text[]);
+SELECT v.value, v.value_id FROM unnest(%(values)s::text[]) AS u (value) JOIN vectuned_entities.attribute_values v USING (value);
 
 -- name: type_ids
 WITH made AS (

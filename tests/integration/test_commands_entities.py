@@ -70,6 +70,14 @@ def test_wordnet_is_loaded_once_and_moved_to_another_model(
     assert (report["model"]["dimensions"], report["waiting"], report["tuned"]) == (64, 0, True)
     assert (report["active"], report["rebase"]["state"]) == (loaded, "done")
 
+    fewer = run("wordnet", "load", "--limit", "150", dsn=plain_database)
+    assert (fewer.returncode, fewer.stdout) == (2, "")
+    assert f"{loaded} synsets of WordNet are loaded, not 1" in fewer.stderr
+    dropped = run("wordnet", "load", "--limit", "150", "--drop", "--quiet", dsn=plain_database)
+    assert (dropped.returncode, dropped.stderr) == (0, "")
+    assert one(plain_conn, "SELECT count(*) FROM vectuned_entities.entities") <= 150
+    assert one(plain_conn, "SELECT dimensions FROM vectuned.tuned_column") == 256
+
 
 def test_a_store_is_created_once(run: Run, plain_conn: Connection, plain_database: str) -> None:
     done = run("entities", "create", "--dimensions", "7", dsn=plain_database)

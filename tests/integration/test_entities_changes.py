@@ -275,6 +275,8 @@ class _Shown:
 
 
 def test_there_and_back_again_and_a_change_of_mind(store: EntityStore, embedder: StaticEmbedder) -> None:
+    store.conn.execute("DELETE FROM vectuned_entities.entities WHERE entity_id > 600")
+    store.conn.execute("DELETE FROM vectuned_entities.external_resources WHERE resource_id > 100")
     (query,) = embedder.encode(["a large dog"])
     before = store.find_similar(query, 10, ef_search=1000)
     constraints = (
