@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
@@ -72,7 +72,7 @@ def rebase(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> Re
         with stage(f"embedding with {embedder.name}", begun.total) as progress:
             done = begun.embedded
             progress(done)
-            for stored in _embed(store, embedder, begun.model.id, job_id):
+            for stored in _embed(store, embedder, begun.model.id, job_id, range(_STRIPES)):
                 done += stored
                 progress(done)
         for table in TABLES:
@@ -108,10 +108,12 @@ def _job(store: EntityStore) -> RebaseJob:
     return job
 
 
-def _embed(store: EntityStore, embedder: Embedder, model_id: int, job_id: int | None) -> Iterator[int]:
-    """Embed until nothing waits; yields how many were stored, batch by batch."""
+def _embed(
+    store: EntityStore, embedder: Embedder, model_id: int, job_id: int | None, stripes: Iterable[int] = ()
+) -> Iterator[int]:
+    """Embed until nothing waits, first by stripes; yields how many were stored, batch by batch."""
     for kind in _KINDS:
-        for stripe in () if job_id is None else range(_STRIPES):
+        for stripe in stripes:
             yield from _pass(store, embedder, model_id, kind, job_id, stripe)
         # Then what was written or changed behind our back, until there is none.
         found = True
