@@ -17,6 +17,7 @@ from vectuned.config.settings import Settings
 from .commands import COMMANDS, Command, Context
 from .commands_config import COMMANDS as CONFIG_COMMANDS
 from .commands_config import assignment, load
+from .commands_entities import COMMANDS as ENTITY_COMMANDS
 from .commands_exchange import COMMANDS as EXCHANGE_COMMANDS
 from .commands_report import COMMANDS as REPORT_COMMANDS
 from .commands_tuning import COMMANDS as TUNING_COMMANDS
@@ -58,7 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (*COMMANDS, *TUNING_COMMANDS, *EXCHANGE_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS):
+    for command in (
+        *COMMANDS, *TUNING_COMMANDS, *EXCHANGE_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS, *ENTITY_COMMANDS
+    ):  # fmt: skip
         verb = verbs.add_parser(
             command.name, parents=[common], help=command.summary, description=command.description
         )

@@ -54,7 +54,12 @@ def folder() -> Traversable:
 @cache
 def queries() -> dict[str, sql.SQL]:
     """Return the statements of queries.sql by the name in the comment `-- name: ...` before each."""
-    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath("queries.sql").read_text("utf-8"), flags=re.M)
+    return named_statements(folder().joinpath("queries.sql"))
+
+
+def named_statements(file: Traversable) -> dict[str, sql.SQL]:
+    """Return the statements of a file by the name in the comment before each."""
+    parts = re.split(r"^-- name: *(\w+).*\n", file.read_text("utf-8"), flags=re.M)
     return {
         name: sql.SQL(cast(LiteralString, text.strip().rstrip(";")))
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
@@ -100,14 +105,14 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-            schema, version = _ensure_pgvector(conn)
+            schema, version = ensure_pgvector(conn)
             # What a superuser adds must belong to the same role: functions run with their owner's rights.
             conn.execute(_AS_OWNER)
             applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
             for text in _function_texts():
-                _run(conn, text, schema)
+                run_script(conn, text, schema)
             conn.execute("SELECT vectuned._generate_all()")
-            _run(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
+            run_script(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
             if roles_installed(conn):
                 _grant_roles(conn)
@@ -161,7 +166,8 @@ def _grant_roles(conn: psycopg.Connection) -> None:
     conn.execute(folder().joinpath("roles.sql").read_text("utf-8").encode())
 
 
-def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
+def ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
+    """Return pgvector's schema and version, after creating the extension where it is missing."""
     find = (
         "SELECT n.nspname, e.extversion FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
         " WHERE e.extname = 'vector'"
@@ -172,11 +178,12 @@ def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
             with conn.transaction():
                 conn.execute("CREATE EXTENSION vector SCHEMA public")
         except psycopg.Error as error:
+            names = (conn.info.dbname, conn.info.user)
+            database, role = (sql.Identifier(name).as_string(conn) for name in names)
             raise MigrationError(
                 f"the extension vector is not in database {conn.info.dbname} and could not be created "
                 f"({error.diag.message_primary}); install pgvector 0.8 or later and have a superuser run "
-                "CREATE EXTENSION vector, or GRANT CREATE ON DATABASE "
-                f"{_quoted(conn, conn.info.dbname)} TO {_quoted(conn, conn.info.user)}."
+                f"CREATE EXTENSION vector, or GRANT CREATE ON DATABASE {database} TO {role}."
             ) from error
         row = conn.execute(find).fetchone()
     assert row is not None
@@ -191,7 +198,7 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
     row = conn.execute("SELECT to_regclass('vectuned.migration') IS NOT NULL").fetchone()
     installed = row is not None and bool(row[0])
     if not installed and fresh_from_schema:
-        _run(conn, folder().joinpath("schema.sql").read_text("utf-8"), schema)
+        run_script(conn, folder().joinpath("schema.sql").read_text("utf-8"), schema)
         conn.execute("INSERT INTO vectuned.migration (name) SELECT unnest(%s::text[])", (known,))
         yield from known
         return
@@ -206,7 +213,7 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
         )
     for name, text in migrations():
         if name not in done:
-            _run(conn, text, schema)
+            run_script(conn, text, schema)
             conn.execute("INSERT INTO vectuned.migration (name) VALUES (%s)", (name,))
             yield name
 
@@ -216,10 +223,9 @@ def _function_texts() -> Iterator[str]:
         yield folder().joinpath("functions", f"{name}.sql").read_text("utf-8")
 
 
-def _run(conn: psycopg.Connection, text: str, schema: str) -> None:
-    version = vectuned.__version__.replace("'", "''")
-    conn.execute(text.replace("@extschema@", _quoted(conn, schema)).replace("@version@", version).encode())
-
-
-def _quoted(conn: psycopg.Connection, name: str) -> str:
-    return sql.Identifier(name).as_string(conn)
+def run_script(conn: psycopg.Connection, text: str, schema: str, ltree_schema: str = "") -> None:
+    """Run a file's statements with our version and pgvector's schema put in, and that of ltree if given."""
+    for token, name in (("@extschema@", schema), ("@ltree@", ltree_schema)):
+        if name:
+            text = text.replace(token, sql.Identifier(name).as_string(conn))
+    conn.execute(text.replace("@version@", vectuned.__version__.replace("'", "''")).encode())
