@@ -45,13 +45,18 @@ def folder() -> Traversable:
 
 
 @cache
-def queries() -> dict[str, sql.SQL]:
-    """Return the statements of queries.sql by the name in the comment `-- name: ...` before each."""
-    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath("queries.sql").read_text("utf-8"), flags=re.M)
+def statements(file: str) -> dict[str, sql.SQL]:
+    """Return the statements of a file by the name in the comment `-- name: ...` before each."""
+    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath(file).read_text("utf-8"), flags=re.M)
     return {
         name: sql.SQL(cast(LiteralString, text.strip().rstrip(";")))
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
+
+
+def queries() -> dict[str, sql.SQL]:
+    """Return the statements of queries.sql by their names."""
+    return statements("queries.sql")
 
 
 def migrations() -> list[tuple[str, str]]:
