@@ -45,18 +45,18 @@ def folder() -> Traversable:
 
 
 @cache
-def statements(file: str) -> dict[str, sql.SQL]:
-    """Return the statements of a file by the name in the comment `-- name: ...` before each."""
-    parts = re.split(r"^-- name: *(\w+).*\n", folder().joinpath(file).read_text("utf-8"), flags=re.M)
+def queries() -> dict[str, sql.SQL]:
+    """Return the statements of queries.sql by the name in the comment `-- name: ...` before each."""
+    return named_statements(folder().joinpath("queries.sql"))
+
+
+def named_statements(file: Traversable) -> dict[str, sql.SQL]:
+    """Return the statements of a file by the name in the comment before each."""
+    parts = re.split(r"^-- name: *(\w+).*\n", file.read_text("utf-8"), flags=re.M)
     return {
         name: sql.SQL(cast(LiteralString, text.strip().rstrip(";")))
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
-
-
-def queries() -> dict[str, sql.SQL]:
-    """Return the statements of queries.sql by their names."""
-    return statements("queries.sql")
 
 
 def migrations() -> list[tuple[str, str]]:
@@ -83,12 +83,12 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-            schema, version = _ensure_pgvector(conn)
+            schema, version = ensure_pgvector(conn)
             applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
             for text in _function_texts():
-                _run(conn, text, schema)
+                run_script(conn, text, schema)
             conn.execute("SELECT vectuned._generate_all()")
-            _run(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
+            run_script(conn, folder().joinpath("functions", "grants.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
     except psycopg.errors.InsufficientPrivilege as error:
         raise MigrationError(
@@ -98,7 +98,8 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
     return Migrated(schema, version, applied)
 
 
-def _ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
+def ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
+    """Return pgvector's schema and version, after creating the extension where it is missing."""
     find = (
         "SELECT n.nspname, e.extversion FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
         " WHERE e.extname = 'vector'"
@@ -128,7 +129,7 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
     row = conn.execute("SELECT to_regclass('vectuned.migration') IS NOT NULL").fetchone()
     installed = row is not None and bool(row[0])
     if not installed and fresh_from_schema:
-        _run(conn, folder().joinpath("schema.sql").read_text("utf-8"), schema)
+        run_script(conn, folder().joinpath("schema.sql").read_text("utf-8"), schema)
         conn.execute("INSERT INTO vectuned.migration (name) SELECT unnest(%s::text[])", (known,))
         yield from known
         return
@@ -143,7 +144,7 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
         )
     for name, text in migrations():
         if name not in done:
-            _run(conn, text, schema)
+            run_script(conn, text, schema)
             conn.execute("INSERT INTO vectuned.migration (name) VALUES (%s)", (name,))
             yield name
 
@@ -153,6 +154,9 @@ def _function_texts() -> Iterator[str]:
         yield folder().joinpath("functions", f"{name}.sql").read_text("utf-8")
 
 
-def _run(conn: psycopg.Connection, text: str, schema: str) -> None:
-    quoted = sql.Identifier(schema).as_string(conn)
-    conn.execute(text.replace("@extschema@", quoted).encode())
+def run_script(conn: psycopg.Connection, text: str, schema: str, ltree_schema: str = "") -> None:
+    """Run a file's statements with pgvector's schema, and where it is given that of ltree, put in."""
+    for token, name in (("@extschema@", schema), ("@ltree@", ltree_schema)):
+        if name:
+            text = text.replace(token, sql.Identifier(name).as_string(conn))
+    conn.execute(text.encode())
