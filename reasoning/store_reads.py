@@ -7,17 +7,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from vectuned.sql.loader import statements
+from vectuned.sql.loader import folder, named_statements
 
 from .connections import Connection
-from .errors import ModelMismatchError, StoreEmptyError, StoreMissingError, StoreUntunedError
 from .embedder import Embedder
+from .errors import ModelMismatchError, StoreEmptyError, StoreMissingError, StoreUntunedError
 from .knowledge import Entity, Word
 
 _FRESH: Final = 600.0  # seconds that counts of words are believed
@@ -32,7 +32,7 @@ def prepare(conn: Connection) -> Connection:
     """
     register_vector(conn)
     conn.execute("SET jit = off")
-    row = conn.execute(statements("reasoning.sql")["store_state"]).fetchone()
+    row = conn.execute(_statements()["store_state"]).fetchone()
     if row is None or not row[0]:
         raise StoreMissingError()
     if not row[1]:
@@ -45,6 +45,11 @@ def read(conn: Connection, name: str, values: Mapping[str, Any]) -> list[tuple[A
     return conn.execute(_statement(conn, name), values, binary=True).fetchall()
 
 
+@cache
+def _statements() -> dict[str, sql.SQL]:
+    return named_statements(folder().joinpath("entities", "reasoning.sql"))
+
+
 def _statement(conn: Connection, name: str) -> sql.Composed:
     return _composed(name, *_schemas(conn))
 
@@ -52,13 +57,13 @@ def _statement(conn: Connection, name: str) -> sql.Composed:
 @lru_cache(maxsize=256)
 def _composed(name: str, vectors: str, ltree: str) -> sql.Composed:
     schemas = {"vectors": sql.Identifier(vectors), "ltree": sql.Identifier(ltree)}
-    return statements("reasoning.sql")[name].format(**schemas)
+    return _statements()[name].format(**schemas)
 
 
 def _schemas(conn: Connection) -> tuple[str, str]:
     found: tuple[str, str] | None = getattr(conn, "_extension_schemas", None)
     if found is None:
-        rows = dict(conn.execute(statements("reasoning.sql")["extension_schemas"]).fetchall())
+        rows = dict(conn.execute(_statements()["extension_schemas"]).fetchall())
         found = str(rows["vector"]), str(rows.get("ltree", "public"))
         conn._extension_schemas = found  # type: ignore[attr-defined]
     return found

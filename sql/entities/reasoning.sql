@@ -1,4 +1,4 @@
--- The statements of the reasoning graph's nodes on the entity store; read by loader.statements, like queries.sql.
+-- The statements of the reasoning graph's nodes on the entity store; named like those of queries.sql.
 -- {vectors} stands for the schema of pgvector, {ltree} for that of ltree. All read only, but for use_entities.
 
 -- name: extension_schemas
@@ -133,29 +133,18 @@ WHERE e.entity_id = ANY (%(entities)s::bigint[]) AND e.status = 'active';
 
 -- name: resources_of
 -- Resources of some entities, those nearest to the question first.
-SELECT l.entity_id, r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s), l.confidence,
-       1 - (r.embedding OPERATOR({vectors}.<=>) %(query)s)
-FROM vectuned_entities.entity_resource_link l
-JOIN vectuned_entities.external_resources r USING (resource_id)
-WHERE l.entity_id = ANY (%(entities)s::bigint[]) AND r.content <> ''
-ORDER BY l.confidence * coalesce(1 - (r.embedding OPERATOR({vectors}.<=>) %(query)s), 0) DESC, r.resource_id
-LIMIT %(most)s;
+SELECT r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s), coalesce(r.similarity, 0), r.entity_id
+FROM vectuned_entities.get_entity_resources(%(entities)s::bigint[], %(most)s, %(query)s) r
+WHERE r.content <> '';
 
 -- name: nearest_resources
--- Resources near the question, whoever they belong to, among the first so many: they have no index.
-SELECT NULL::bigint, r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s), 1::float8,
-       1 - (r.embedding OPERATOR({vectors}.<=>) %(query)s)
-FROM (SELECT x.* FROM vectuned_entities.external_resources x WHERE x.embedding IS NOT NULL AND x.content <> ''
-      LIMIT %(scanned)s) r
-WHERE 1 - (r.embedding OPERATOR({vectors}.<=>) %(query)s) >= %(least)s
-ORDER BY r.embedding OPERATOR({vectors}.<=>) %(query)s LIMIT %(most)s;
+-- Resources near the question, whoever they belong to.
+SELECT r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s), r.similarity, r.entity_ids[1]
+FROM vectuned_entities.find_similar_resources(%(query)s, %(least)s, %(most)s) r
+WHERE r.content <> '';
 
 -- name: tell
 SELECT vectuned.record_feedback(%(query_id)s, %(relevant)s::text[], %(irrelevant)s::text[]);
 
 -- name: use_entities
-INSERT INTO vectuned_entities.reference_tracking AS t (entity_id, usage_count)
-SELECT e.entity_id, 1 FROM vectuned_entities.entities e WHERE e.entity_id = ANY (%(entities)s::bigint[])
-ORDER BY e.entity_id
-ON CONFLICT ON CONSTRAINT reference_tracking_pkey
-    DO UPDATE SET usage_count = t.usage_count + 1, last_accessed = now();
+SELECT vectuned_entities.touch_entities(%(entities)s::bigint[]);
