@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import lzma
 from collections import Counter
@@ -16,6 +17,7 @@ from vectuned.config.errors import VectunedError
 
 _FILE = "wordnet-3.0.tsv.xz"
 _MIN_QUERY_WORDS = 3
+_HELD_OUT_OF = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,29 @@ class Corpus:
             for text in dict.fromkeys(synset.examples)
             if owners[text] == 1 and len(text.split()) >= _MIN_QUERY_WORDS and text not in synset.gloss
         ]
+
+    def held_out_queries(self) -> list[Query]:
+        """Return the queries that judge what has read `training_examples`: those held out."""
+        return [query for query in self.queries() if held_out(query.text)]
+
+    def training_examples(self) -> dict[str, list[str]]:
+        """Return usage examples that may be loaded beside the glosses, with the ids of their synsets."""
+        found: dict[str, list[str]] = {}
+        for synset in self.synsets:
+            for text in dict.fromkeys(synset.examples):
+                if not held_out(text):
+                    found.setdefault(text, []).append(synset.id)
+        return found
+
+
+def held_out(text: str) -> bool:
+    """Say whether a usage example belongs to the fifth that nothing may learn from or look up.
+
+    It depends on the words alone, whatever their case, punctuation and spacing, so that a text and its like
+    are on the same side.
+    """
+    words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
+    return hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()[0] % _HELD_OUT_OF == 0
 
 
 def load_wordnet() -> Corpus:

@@ -57,18 +57,24 @@ class Embedder(Protocol):
 class StaticEmbedder:
     """Averages one fixed vector a token: no context, no GPU, tens of thousands of texts a second.
 
-    The model is wordllama's `l2_supercat` (256 dimensions), which is part of that package; nothing is ever
-    downloaded. Raises EmbedderUnavailableError when the package is missing or broken.
+    The model is wordllama's `l2_supercat` (256 dimensions, of which the first 128 or 64 are a model of their
+    own: it was trained so), which is part of that package; nothing is ever downloaded. Raises
+    EmbedderUnavailableError when the package is missing or broken.
     """
 
     name = "wordllama-l2-supercat-256"
     dimensions = 256
+    sizes = (256, 128, 64)
 
-    def __init__(self) -> None:
+    def __init__(self, dimensions: int = dimensions) -> None:
+        if dimensions not in self.sizes:
+            raise UsageError(f"The static embedder has 256, 128 or 64 dimensions, not {dimensions}.")
+        self.dimensions = dimensions
+        self.name = f"wordllama-l2-supercat-{dimensions}"
         model, self.version = _load_wordllama()
         self._tokenizer = model.tokenizer
         self._tokenizer.no_padding()
-        self._token_vectors: Vectors = model.embedding
+        self._token_vectors: Vectors = np.ascontiguousarray(model.embedding[:, :dimensions])
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """Embed texts; see `Embedder.encode`. Text of any length counts in full."""
@@ -100,6 +106,18 @@ class StaticEmbedder:
         counts = csr_array((ones, columns, ends), shape=(len(batch), len(self._token_vectors)))
         sums: Vectors = counts @ self._token_vectors
         return sums
+
+
+def models() -> tuple[str, ...]:
+    """Return the names that `open_embedder` knows."""
+    return tuple(f"wordllama-l2-supercat-{size}" for size in StaticEmbedder.sizes)
+
+
+def open_embedder(name: str) -> Embedder:
+    """Load a model by its name; UsageError for an unknown one, EmbedderUnavailableError if it is missing."""
+    if name not in models():
+        raise UsageError(f"There is no embedding model {name!r}; known are {', '.join(models())}.")
+    return StaticEmbedder(int(name.rpartition("-")[2]))
 
 
 def unit_rows(vectors: Vectors, first: int = 0) -> Vectors:

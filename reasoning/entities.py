@@ -175,7 +175,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class RebaseJob:
-    """A move to another model; `state` is running, done or cancelled, `embedded` of `total` texts are ready."""
+    """A move to another model, of which `embedded` of `total` texts are ready.
+
+    `state` is running, done or cancelled.
+    """
 
     id: int
     model: Model
@@ -189,7 +192,7 @@ class RebaseJob:
 
 @dataclass(frozen=True, slots=True)
 class NewEntity:
-    """An entity to load in bulk; `attributes` are (attribute, value) pairs, of one attribute perhaps several."""
+    """An entity to load in bulk; `attributes` are pairs (attribute, value)."""
 
     label: str
     name: str

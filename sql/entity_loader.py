@@ -1,4 +1,4 @@
-"""Installs the entity store, the schema `vectuned_entities`, and names the statements that Python runs there."""
+"""Installs the entity store, the schema `vectuned_entities`, and names the statements run there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from psycopg import sql
 from vectuned.config.errors import UsageError
 
 from .loader import (
-    MIN_SERVER,
     MIGRATION_LOCK,
+    MIN_SERVER,
     MigrationError,
     ensure_pgvector,
     folder,
@@ -116,7 +116,7 @@ def _ensure_ltree(conn: psycopg.Connection) -> str:
         except psycopg.Error as error:
             raise MigrationError(
                 f"the extension ltree is not in database {conn.info.dbname} and could not be created "
-                f"({error.diag.message_primary}); install PostgreSQL's contrib modules and CREATE EXTENSION ltree."
+                f"({error.diag.message_primary}); install PostgreSQL's contrib modules first."
             ) from error
         row = conn.execute(find).fetchone()
     assert row is not None

@@ -206,3 +206,52 @@ UNION ALL SELECT name, type_id FROM vectuned_entities.relationship_types WHERE n
 -- name: lock_values
 -- Bulk loads look up and add values: one at a time.
 LOCK TABLE vectuned_entities.attribute_values IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: extension_schema
+SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+
+-- name: index_valid
+-- Of an index that was being built when its builder died: false.
+SELECT x.indisvalid FROM pg_index x WHERE x.indexrelid = to_regclass(%(index)s);
+
+-- name: index_memory
+-- Building a graph in memory takes its vectors and links; without it takes several times as long.
+SELECT set_config('maintenance_work_mem', greatest(
+    pg_size_bytes(current_setting('maintenance_work_mem')) / 1024,
+    least(1048576, %(rows)s * (%(dimensions)s * 4 + 700) / 1024))::text || 'kB', false);
+
+-- name: create_index
+CREATE INDEX {concurrently} IF NOT EXISTS {index} ON {table} USING hnsw ({column} {operators});
+
+-- name: drop_index
+DROP INDEX IF EXISTS {index};
+
+-- name: counts
+SELECT (SELECT count(*) FROM vectuned_entities.entities WHERE status = 'active') AS active,
+       (SELECT count(*) FROM vectuned_entities.entities WHERE status = 'archived') AS archived,
+       (SELECT count(*) FROM vectuned_entities.entities WHERE status = 'pruned') AS pruned,
+       (SELECT count(*) FROM vectuned_entities.entity_attribute_link) AS attributes,
+       (SELECT count(*) FROM vectuned_entities.relationships) AS relationships,
+       (SELECT count(*) FROM vectuned_entities.relationship_types) AS relationship_types,
+       (SELECT count(*) FROM vectuned_entities.entity_paths) AS paths,
+       (SELECT count(*) FROM vectuned_entities.external_resources) AS resources,
+       (SELECT count(*) FROM vectuned_entities.embedding_history) AS history,
+       pg_size_pretty(sum(pg_total_relation_size(c.oid))) AS size
+FROM pg_class c WHERE c.relnamespace = 'vectuned_entities'::regnamespace AND c.relkind = 'r';
+
+-- name: stages
+SELECT stage, rows FROM vectuned_entities.corpus_loads WHERE corpus = %(corpus)s ORDER BY finished_at;
+
+-- name: finish_stage
+INSERT INTO vectuned_entities.corpus_loads (corpus, stage, rows) VALUES (%(corpus)s, %(stage)s, %(rows)s);
+
+-- name: drop_store
+DROP SCHEMA vectuned_entities CASCADE;
+
+-- name: forget_tuning
+-- Before the store goes: what vectuned knows of its columns.
+SELECT vectuned.disable(c.relation, c.column_name, true) FROM vectuned.tuned_column c JOIN pg_class r ON r.oid = c.relation
+WHERE r.relnamespace = 'vectuned_entities'::regnamespace;
+
+-- name: enable_tuning
+SELECT vectuned.enable('vectuned_entities.entities', 'embedding');
