@@ -204,10 +204,12 @@ class ReasoningSettings(_Section):
         description="What turns texts into vectors; it must be what the stored entities were embedded by.",
     )
     embedder_model: str = Field(
-        default="", description="Model of sentence-transformers or of the endpoint; the others have their own."
+        default="",
+        description="Model of sentence-transformers or of the endpoint; the others have their own.",
     )
     embedder_version: str = Field(
-        default="", description="Version of that model, as it is stored beside its vectors; empty means unknown."
+        default="",
+        description="Version of that model, as it is stored beside its vectors; empty means unknown.",
     )
     embedder_url: str = Field(
         default="", description="Address of an OpenAI-compatible embedding endpoint, up to and with /v1."

@@ -15,6 +15,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings, load_settings
 
 from .commands import COMMANDS, Context
+from .commands_ask import COMMANDS as ASK_COMMANDS
 from .commands_entities import COMMANDS as ENTITY_COMMANDS
 from .commands_tuning import COMMANDS as TUNING_COMMANDS
 from .console import Console
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (*COMMANDS, *TUNING_COMMANDS, *ENTITY_COMMANDS):
+    for command in (*COMMANDS, *TUNING_COMMANDS, *ENTITY_COMMANDS, *ASK_COMMANDS):
         verb = verbs.add_parser(
             command.name, parents=[common], help=command.summary, description=command.description
         )

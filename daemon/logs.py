@@ -17,7 +17,12 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if not hasattr(record, "action"):
             record.action = record.name
-        return super().format(record)
+        text = super().format(record)
+        if not hasattr(record, "correlation_id"):
+            return text
+        # Behind the message, before the stack.
+        first, *rest = text.split("\n")
+        return "\n".join((f"{first} [correlation id {record.correlation_id}]", *rest))
 
 
 class _Json(logging.Formatter):
@@ -29,6 +34,8 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if hasattr(record, "correlation_id"):
+            entry["correlation_id"] = record.correlation_id
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)

@@ -1,4 +1,4 @@
-"""Connections that runs borrow: each has its own while it works, and opening one is not paid for every time."""
+"""Connections that runs borrow: each has its own while it works, and opening one is paid for once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node is given besides its inputs: time, connections, a voice in the trace, and a way to be stopped."""
+"""What a node is given besides its inputs: time, connections, a voice in the trace, a way to be stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import RunCancelledError
 from .trace import summarise
 
 
-class SendBack(Exception):  # noqa: N818 - no error but a wish
+class SendBack(Exception):
     """Raised by a node to have the whole run done again with some inputs changed; see `Context.send_back`."""
 
     def __init__(self, changes: Mapping[str, Any]) -> None:

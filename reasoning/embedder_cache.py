@@ -16,10 +16,10 @@ _LONGEST_BATCH: Final = 1024
 
 
 class CachedEmbedder:
-    """Embeds by another embedder what it has not embedded lately: at most `most` vectors, least used first out.
+    """Embeds by another embedder what it has not embedded lately; `most` vectors stay, the last used.
 
-    Texts are known by a hash of 16 bytes, so that long ones take no room. For use from several threads; two of
-    them may embed the same text at once.
+    Texts are known by a hash of 16 bytes, so that long ones take no room. For use from several threads;
+    two of them may embed the same text at once.
     """
 
     def __init__(self, embedder: Embedder, most: int = 10_000) -> None:

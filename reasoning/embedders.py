@@ -188,7 +188,9 @@ def _made(settings: ReasoningSettings) -> CachedEmbedder:
         embedder = MiniLMEmbedder(batch)
     else:
         if not settings.embedder_model:
-            raise ConfigurationError(f"reasoning.embedder {settings.embedder} needs reasoning.embedder_model.")
+            raise ConfigurationError(
+                f"reasoning.embedder {settings.embedder} needs reasoning.embedder_model."
+            )
         if settings.embedder == "sentence-transformers":
             embedder = SentenceTransformerEmbedder(settings.embedder_model, settings.embedder_version, batch)
         else:

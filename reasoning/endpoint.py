@@ -25,8 +25,8 @@ class EndpointError(Exception):
 class Endpoint:
     """A server at `url`, such as http://127.0.0.1:8080/v1; `key_variable` names the variable with the key.
 
-    The key is read when it is needed and kept nowhere. Redirections are not followed, since they would carry it
-    elsewhere.
+    The key is read when it is needed and kept nowhere. Redirections are not followed, since they would carry
+    it elsewhere.
     """
 
     url: str
@@ -41,14 +41,14 @@ class Endpoint:
             )
 
     def post(self, path: str, body: object) -> Any:
-        """Send JSON to a path below the url and return the JSON that comes back; EndpointError if none does."""
+        """Send JSON to a path below the url and return the JSON that comes back, else raise EndpointError."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key_variable:
             key = os.environ.get(self.key_variable, "")
             if not key:
                 raise EndpointError(f"the variable {self.key_variable} holds no key")
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+        request = urllib.request.Request(
             f"{self.url.rstrip('/')}/{path}", json.dumps(body).encode(), headers, method="POST"
         )
         try:

@@ -84,7 +84,9 @@ def _of_links(lead: Entity, links: Sequence[Link], entities: Mapping[int, Entity
         more = f" and {len(targets) - _NAMES} more" if len(targets) > _NAMES else ""
         phrase = _PHRASES.get(name, f"has the {name.replace('_', ' ')}")
         source = f"relationship {name} of {lead.label}"
-        facts.append(Fact(f"{_short(lead)} {phrase} {named}{more}.", "relation", (lead.id, *targets[:_NAMES]), source))
+        facts.append(
+            Fact(f"{_short(lead)} {phrase} {named}{more}.", "relation", (lead.id, *targets[:_NAMES]), source)
+        )
     return facts[:_LINKS]
 
 

@@ -89,7 +89,7 @@ class Plan:
     """A graph that was checked.
 
     `order` is one order in which the nodes may run; `after` says what each waits for, `edges` which value it
-    waits for. `takes` and `gives` are the dataclasses of each node's ports, `types` what its outputs are to be.
+    waits for. `takes` and `gives` are the dataclasses of each node's ports, `types` those of its outputs.
     """
 
     nodes: Mapping[str, Node[Any, Any]]
@@ -154,7 +154,7 @@ class Graph:
         """Check that everything fits and return the order of work.
 
         Raises a GraphError that names the node and the port: a port that two nodes produce, an input that
-        nothing produces, a type that does not fit, nodes that wait for each other, ports that are not declared.
+        nothing produces, a type that does not fit, nodes that wait for each other, undeclared ports.
         """
         producers: dict[str, tuple[str | None, Port]] = {
             name: (None, port) for name, port in _ports(self.inputs).items()
@@ -167,7 +167,9 @@ class Graph:
                     other = producers[name][0] or "the graph's input"
                     raise DuplicateProducerError(node=node, port=name, producer=other)
                 producers[name] = (node, port)
-        edges = [edge for node, (takes, _) in ports.items() for edge in _edges(node, _ports(takes), producers)]
+        edges = [
+            edge for node, (takes, _) in ports.items() for edge in _edges(node, _ports(takes), producers)
+        ]
         after = {
             name: frozenset(edge.producer for edge in edges if edge.consumer == name and edge.producer)
             for name in ports
@@ -181,7 +183,9 @@ class Graph:
             inputs=self.inputs,
             takes={name: takes for name, (takes, _) in ports.items()},
             gives={name: gives for name, (_, gives) in ports.items()},
-            types={node: {name: port.type for name, port in given.items()} for node, given in outputs.items()},
+            types={
+                node: {name: port.type for name, port in given.items()} for node, given in outputs.items()
+            },
             order=order,
             after=after,
             edges=tuple(edges),

@@ -160,7 +160,7 @@ class Assessment:
 
 @dataclass(frozen=True)
 class Material:
-    """What is left to answer from: candidates best first, links, slots; and the entities that were rejected."""
+    """What is left to answer from: candidates best first, links, slots; and which entities were rejected."""
 
     candidates: tuple[Candidate, ...]
     links: tuple[Link, ...]
@@ -203,7 +203,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Told:
-    """What became of the feedback on the run's searches, by query id: the word of vectuned.record_feedback."""
+    """What vectuned.record_feedback said to the feedback on the run's searches, by query id."""
 
     answers: Mapping[str, str]
 

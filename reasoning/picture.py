@@ -29,7 +29,7 @@ def mermaid(plan: Plan, trace: Trace | None = None) -> str:
     for (start, end), ports in _joined(plan).items():
         source = "given" if start is None else names[start]
         lines.append(f"    {source} -->|{_quoted(', '.join(ports))}| {names[end]}")
-    for step in (trace.steps if trace else ()):
+    for step in trace.steps if trace else ():
         if step.status == "sent_back":
             lines.append(f"    {names[step.node]} -.->|sent back| given")
     for name in plan.order:

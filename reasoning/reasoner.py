@@ -70,7 +70,10 @@ class Outcome:
             "answer": self.answer.text,
             "generator": self.answer.generator,
             "citations": [
-                {"number": each.number, "kind": each.kind, "ids": list(each.ids), "source": each.source, "text": each.text}
+                {
+                    "number": each.number, "kind": each.kind, "ids": list(each.ids),
+                    "source": each.source, "text": each.text,
+                }
                 for each in self.answer.citations
             ],
             "entities": [
@@ -102,8 +105,8 @@ class Reasoner:
     """Answers questions from the entity store; for use from several threads.
 
     `connect` opens a connection in autocommit mode; those opened are kept for the next run, until `close`.
-    Raises StoreMissingError where there is no store, StoreUntunedError where vectuned does not tune it. `graph`
-    may be changed, node by node, before it is asked.
+    A question to a database without a store, or with one that vectuned does not tune, raises StoreMissingError
+    or StoreUntunedError. `graph` may be changed, node by node.
     """
 
     def __init__(

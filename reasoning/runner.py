@@ -172,7 +172,9 @@ class _Runner:
         )  # fmt: skip
         now = time.perf_counter()
         deadline = now + (_LONGEST if seconds is None else seconds)
-        return _Attempt(name, number, inputs, context, now, deadline, workers.submit(node.run, inputs, context))
+        return _Attempt(
+            name, number, inputs, context, now, deadline, workers.submit(node.run, inputs, context)
+        )
 
     def _await(self, workers: ThreadPoolExecutor, way: _Round) -> None:
         """Wait until something ends, or is due, and deal with it."""
@@ -233,7 +235,9 @@ class _Runner:
 
     def _give_up(self, way: _Round, attempt: _Attempt) -> None:
         seconds = self._plan.nodes[attempt.node].limits.seconds
-        late = NodeTimeoutError(node=attempt.node, seconds=f"{seconds:g}", correlation_id=self._trace.correlation_id)
+        late = NodeTimeoutError(
+            node=attempt.node, seconds=f"{seconds:g}", correlation_id=self._trace.correlation_id
+        )
         # Recorded first: what it says while it is being stopped is no news.
         self._record(way, attempt, "timed_out", error=late)
         self._log(logging.ERROR, "node_timeout", "node %s: %s", attempt.node, late)

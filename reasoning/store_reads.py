@@ -166,10 +166,9 @@ class WordWeights:
             self._counts.clear()
 
 
-def as_query(lexemes: Sequence[str], weight: str = "") -> str:
-    """Write a tsquery that any of the lexemes matches, in the parts of a text that have the weight."""
-    quoted = ("'" + each.replace("\\", "\\\\").replace("'", "''") + "'" for each in lexemes)
-    return " | ".join(f"{each}:{weight}" if weight else each for each in quoted)
+def as_query(lexemes: Sequence[str]) -> str:
+    """Write a tsquery that any of the lexemes matches."""
+    return " | ".join("'" + each.replace("\\", "\\\\").replace("'", "''") + "'" for each in lexemes)
 
 
 def check_model(embedder: Embedder, name: str | None, version: str | None, dimensions: int | None) -> None:
@@ -180,5 +179,3 @@ def check_model(embedder: Embedder, name: str | None, version: str | None, dimen
         stored = f"{name} {version} ({dimensions} dimensions)"
         given = f"{embedder.name} {embedder.version} ({embedder.dimensions} dimensions)"
         raise ModelMismatchError(stored=stored, given=given)
-
-

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from vectuned.reasoning.context import Context
 from vectuned.reasoning.embedder import Vectors
@@ -57,7 +60,7 @@ class Identify(Node[In, Out]):
         lexemes = [word.lexeme for word in inputs.words]
         values = {
             "query": inputs.vector, "neighbours": inputs.breadth.neighbours, "named": inputs.breadth.named,
-            "most": inputs.breadth.most, "lexemes": lexemes, "words": as_query(lexemes, "A"),
+            "most": inputs.breadth.most, "lexemes": lexemes, "words": as_query(lexemes),
             "weights": [word.weight / total for word in inputs.words],
             "similarity_weight": self._fusion.similarity, "names_weight": self._fusion.names,
             "coverage_weight": self._fusion.coverage,
@@ -65,7 +68,7 @@ class Identify(Node[In, Out]):
         with context.connection() as conn:
             rows = read(conn, "identify", values)
         candidates = tuple(
-            Candidate(Entity(*row[:4]), row[4], row[5], row[6], row[7] or 0.0, row[8]) for row in rows
+            Candidate(Entity(*row[:4]), row[4], row[5], row[6], row[7] or 0.0, _array(row[8])) for row in rows
         )
         searches = tuple(Search(query_id, tuple(ids or ())) for *_, query_id, ids in rows[:1])
         for search in searches:
@@ -74,3 +77,8 @@ class Identify(Node[In, Out]):
             best = candidates[0]
             context.decide("best", entity=best.entity.name, score=best.score, similarity=best.similarity)
         return Out(candidates, searches)
+
+
+def _array(vector: Any) -> Vectors | None:
+    """Return a vector as pgvector's package gives it, by its version an array or a thing that makes one."""
+    return None if vector is None else np.asarray(getattr(vector, "to_numpy", lambda: vector)(), np.float32)

@@ -41,7 +41,12 @@ class Report(Node[In, Out]):
         self._count_uses = count_uses
 
     def run(self, inputs: In, context: Context) -> Out:
-        cited = {id_ for citation in inputs.answer.citations for id_ in citation.ids[:1] if citation.kind != "resource"}
+        cited = {
+            id_
+            for citation in inputs.answer.citations
+            for id_ in citation.ids[:1]
+            if citation.kind != "resource"
+        }
         rejected = set(inputs.material.rejected) - cited
         told: dict[str, str] = {}
         recorded = [search for search in inputs.searches if search.is_recorded]

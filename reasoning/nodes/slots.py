@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,8 +16,7 @@ from vectuned.reasoning.store_reads import read
 DEFAULT_SLOTS: Final = (
     Slot("name", required=True),
     Slot("description", required=True),
-    Slot("category", about="category, kind or field that it belongs to"),
-    Slot("example", about="usage example"),
+    Slot("category", about="category"),
 )
 
 _VALUES: Final = 200
@@ -37,11 +37,11 @@ class Out:
 
 
 class ResolveSlots(Node[In, Out]):
-    """Fills the slots of the leads: by the entity itself, by an attribute of that name, or by the value alike.
+    """Fills the slots of the leads: by the entity itself, by the attribute of that name, or one like it.
 
-    An attribute that the question names becomes a required slot. Of several values the one most similar to
-    the question is taken. A slot that no attribute is named after takes the value that is most similar to
-    what it is about, if the cosine is at least `alike`.
+    An attribute that the question names becomes a required slot. A slot that no attribute is named after
+    takes the one whose name is the most similar to what the slot is about, if the cosine is at least `alike`.
+    Of several values the one most similar to the question is taken.
     """
 
     name = "slots"
@@ -63,17 +63,19 @@ class ResolveSlots(Node[In, Out]):
             for entity, attribute, value in rows:
                 values[entity].setdefault(attribute, []).append(value)
         wanted = self._wanted(inputs.question.text, values.values())
-        resolved = {entity.id: self._fill(entity, wanted, values[entity.id], inputs.vector) for entity in leads}
+        resolved = {
+            entity.id: self._fill(entity, wanted, values[entity.id], inputs.vector) for entity in leads
+        }
         for entity in leads:
             missing = [slot.name for slot in resolved[entity.id].missing]
             completeness = resolved[entity.id].completeness
             context.decide("slots", entity=entity.name, missing=missing, completeness=completeness)
         return Out(resolved)
 
-    def _wanted(self, question: str, values: Sequence[Mapping[str, object]] | object) -> tuple[Slot, ...]:
-        words = set(question.lower().replace("_", " ").split())
-        names = {name for attributes in values for name in attributes}  # type: ignore[attr-defined]
-        asked = {name for name in names if set(name.lower().replace("_", " ").split()) <= words}
+    def _wanted(self, question: str, values: Iterable[Mapping[str, object]]) -> tuple[Slot, ...]:
+        words = set(re.findall(r"\w+", question.lower()))
+        names = {name for attributes in values for name in attributes}
+        asked = {name for name in names if set(_spoken(name).split()) <= words}
         known = tuple(replace(slot, required=True) if slot.name in asked else slot for slot in self._slots)
         more = sorted(asked - {slot.name for slot in known})
         return (*known, *(Slot(name, required=True) for name in more))
@@ -88,27 +90,35 @@ class ResolveSlots(Node[In, Out]):
             if own.get(slot.name):
                 filled.append(Filled(slot.name, own[slot.name], "entity", 1.0, slot.required))
             elif slot.name in values:
-                value, alike = self._nearest(values[slot.name], vector)
-                confidence = 1.0 if len(values[slot.name]) == 1 else 0.5 + 0.5 * max(alike, 0.0)
+                given = values[slot.name]
+                value, alike = (given[0], 1.0) if len(given) == 1 else self._nearest(given, vector)
+                confidence = 0.5 + 0.5 * max(min(alike, 1.0), 0.0)
                 filled.append(Filled(slot.name, value, "attribute", confidence, slot.required))
             else:
                 missing.append(slot)
-        taken = {value.value for value in filled}
-        rest = [each for name in sorted(values) for each in values[name] if each not in taken]
-        for slot in list(missing):
-            if slot.about and rest:
-                value, alike = self._nearest(rest, self._embedder.encode([slot.about])[0])
-                if alike >= self._alike:
-                    filled.append(Filled(slot.name, value, "embedding", alike, slot.required))
-                    missing.remove(slot)
-                    rest.remove(value)
+        free = [name for name in sorted(values) if name not in {slot.name for slot in wanted}]
+        for slot in [slot for slot in missing if slot.about]:
+            if not free:
+                break
+            name, alike = self._nearest(
+                [_spoken(name) for name in free], self._embedder.encode([slot.about])[0]
+            )
+            if alike >= self._alike:
+                attribute = free.pop([_spoken(each) for each in free].index(name))
+                value, _ = self._nearest(values[attribute], vector)
+                filled.append(Filled(slot.name, value, "embedding", min(alike, 1.0), slot.required))
+                missing.remove(slot)
         return Slots(entity.id, tuple(filled), tuple(missing))
 
     def _nearest(self, texts: Sequence[str], vector: Vectors) -> tuple[str, float]:
-        """Return the text whose vector is the most similar to one, and how similar; a single text as it is."""
-        meaningful = [text for text in texts if text.strip()]
-        if len(meaningful) < 2:
-            return (meaningful or list(texts))[0], 1.0 if len(texts) == 1 else 0.0
-        similarities = self._embedder.encode(meaningful) @ vector
+        """Return the text most similar to a vector, and the cosine; a blank one only if all are."""
+        worded = [text for text in texts if text.strip()]
+        if not worded:
+            return texts[0], 0.0
+        similarities = self._embedder.encode(worded) @ vector
         best = int(similarities.argmax())
-        return meaningful[best], float(similarities[best])
+        return worded[best], float(similarities[best])
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").lower()

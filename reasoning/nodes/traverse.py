@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from vectuned.reasoning.connections import Connection
 from vectuned.reasoning.context import Context
 from vectuned.reasoning.graph import Limits, Node
@@ -36,7 +38,8 @@ class Traverse(Node[In, Out]):
 
     Explicit relationships are followed `breadth.hops` steps, the surest first, at most 200 entities wide;
     the confidence of a way is the product of its parts'. Of the best candidate the levels above in each
-    hierarchy, the nearest by embedding, and those with rare values of attributes in common are looked up.
+    hierarchy and those with rare values of attributes in common are looked up; what is like it is found among
+    the candidates, and in a run that looks more widely in the whole store.
     """
 
     name = "traverse"
@@ -53,8 +56,11 @@ class Traverse(Node[In, Out]):
         with context.connection() as conn:
             links = self._explicit(conn, leads, inputs.breadth, context)
             links += _above(conn, leads[:1])
-            alike, search = _alike(conn, leads[0])
-            links += alike
+            links += _alike_candidates(inputs.candidates)
+            search: tuple[Search, ...] = ()
+            if inputs.breadth.hops > 1:
+                alike, search = _alike(conn, leads[0])
+                links += alike
             links += _sharing(conn, leads[0])
             links = _surest(links)
             found = entities(conn, {id_ for link in links for id_ in (link.source, link.target)}, self._hot)
@@ -78,7 +84,7 @@ class Traverse(Node[In, Out]):
                 links.append(Link(*ends, "explicit", name, sure[source] * confidence, hop, updated_at))
                 if target not in sure:
                     reached[target] = max(reached.get(target, 0.0), sure[source] * confidence)
-            front = sorted(reached, key=lambda id_: (-reached[id_], id_))[:_WIDEST]  # noqa: B023
+            front = sorted(reached, key=lambda id_: (-reached[id_], id_))[:_WIDEST]
             sure |= {id_: reached[id_] for id_ in front}
             if not front:
                 break
@@ -102,6 +108,22 @@ def _alike(conn: Connection, entity: int) -> tuple[list[Link], tuple[Search, ...
     ]
     searches = (Search(rows[0][2], tuple(row[0] for row in rows)),) if rows else ()
     return links, searches
+
+
+def _alike_candidates(candidates: Sequence[Candidate]) -> list[Link]:
+    """Link the best candidate with the others most like it, by the vectors that came with them."""
+    lead, *others = candidates
+    known = [(each.entity.id, each.embedding) for each in others if each.embedding is not None]
+    if lead.embedding is None or not known:
+        return []
+    vectors = np.stack([vector for _, vector in known])
+    cosines = vectors @ lead.embedding
+    cosines /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(lead.embedding)
+    nearest = np.argsort(-cosines, kind="stable")[:_ALIKE]
+    return [
+        Link(lead.entity.id, known[at][0], "semantic", "similar to", float(np.clip(cosines[at], 0.0, 1.0)))
+        for at in nearest
+    ]
 
 
 def _sharing(conn: Connection, entity: int) -> list[Link]:

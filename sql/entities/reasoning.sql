@@ -44,14 +44,14 @@ WITH near AS MATERIALIZED (
         FROM unnest(tsvector_to_array(ts_filter(e.document, '{{a}}'))) l
         LEFT JOIN unnest(%(lexemes)s::text[], %(weights)s::float8[]) AS w (lexeme, weight) ON w.lexeme = l
     ) m
-    WHERE e.document @@ %(words)s::tsquery AND e.status = 'active'
+    WHERE ts_filter(e.document, '{{a}}') @@ %(words)s::tsquery AND e.status = 'active'
     ORDER BY m.names DESC NULLS LAST, m.coverage DESC LIMIT %(named)s
-), both AS (
+), found AS (
     SELECT id FROM near UNION SELECT id FROM named
 ), scored AS MATERIALIZED (
     SELECT e.entity_id, e.embedding, coalesce(m.names, 0) AS names, m.coverage,
            coalesce(1 - (e.embedding OPERATOR({vectors}.<=>) %(query)s), 0) AS similarity
-    FROM both b
+    FROM found b
     JOIN vectuned_entities.entities e ON e.entity_id = b.id
     CROSS JOIN LATERAL (
         SELECT sum(w.weight) AS names, count(w.weight)::float8 / greatest(count(*), 1) AS coverage

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -103,7 +104,9 @@ GRAPH = Graph(Given, (Say(), CountWords(), Measure(), Split()))
 class Odd(Node[Any, Any]):
     """A node with the ports it is made with."""
 
-    def __init__(self, name: str, takes: type, gives: type, does: Callable[[Any, Context], Any] | None = None):
+    def __init__(
+        self, name: str, takes: type, gives: type, does: Callable[[Any, Context], Any] | None = None
+    ):
         self.name = name
         self._ports = (takes, gives)
         self._does = does
@@ -132,7 +135,9 @@ def test_a_run_keeps_the_order_and_leaves_a_trace() -> None:
     plain = trace.to_json()
     assert plain["correlation_id"] == trace.correlation_id
     assert {each["node"] for each in plain["steps"]} == set(GRAPH.plan().order)
-    assert plain["duration_ms"] >= max(each["start_ms"] + each["duration_ms"] for each in plain["steps"]) - 0.01
+    assert (
+        plain["duration_ms"] >= max(each["start_ms"] + each["duration_ms"] for each in plain["steps"]) - 0.01
+    )
 
 
 def test_a_graph_is_changed_by_name_and_stays_as_it_was() -> None:
@@ -143,7 +148,9 @@ def test_a_graph_is_changed_by_name_and_stays_as_it_was() -> None:
     less = GRAPH.remove("say").remove("count")
     assert less.plan().order == ("measure", "split") or less.plan().order == ("split", "measure")
     assert run(GRAPH.plan(), Given("a b"))["said"] == "2 words, 3 letters"
-    with pytest.raises(errors.UnknownNodeError, match=r"no node sing; the graph has say, count, measure, split"):
+    with pytest.raises(
+        errors.UnknownNodeError, match=r"no node sing; the graph has say, count, measure, split"
+    ):
         GRAPH.remove("sing")
     with pytest.raises(errors.DuplicateNodeError, match="node say already"):
         GRAPH.add(Say())
@@ -170,13 +177,18 @@ class Undeclared(Node[Any, Any]):
     ("graph", "error", "says"),
     [
         (GRAPH.remove("split"), errors.MissingInputError, r"Node count needs the input words"),
-        (GRAPH.add(Odd("other", Text, Length)), errors.DuplicateProducerError, r"other produces length, as does measure"),
-        (GRAPH.add(Odd("echo", Words, Text)), errors.DuplicateProducerError, r"echo produces text, as does the graph's"),
+        (GRAPH.add(Odd("other", Text, Length)), errors.DuplicateProducerError,
+         r"other produces length, as does measure"),
+        (GRAPH.add(Odd("echo", Words, Text)), errors.DuplicateProducerError,
+         r"echo produces text, as does the graph's"),
         (GRAPH.replace("split", Odd("split", Text, BadWords)), errors.PortTypeError,
          r"Node count takes tuple\[str, ...\] at the input words, but split produces list\[str\]"),
-        (GRAPH.replace("count", Odd("count", Counting, BadCount)), errors.PortTypeError, r"say takes int at the input count"),
-        (Graph(Given, (Odd("hen", Count, Length), Odd("egg", Length, Count))), errors.CycleError, r"hen -> egg|egg -> hen"),
-        (Graph(Given, (Undeclared(),)), errors.SignatureError, r"vague does not declare its ports \(inputs\)"),
+        (GRAPH.replace("count", Odd("count", Counting, BadCount)), errors.PortTypeError,
+         r"say takes int at the input count"),
+        (Graph(Given, (Odd("hen", Count, Length), Odd("egg", Length, Count))), errors.CycleError,
+         r"hen -> egg|egg -> hen"),
+        (Graph(Given, (Undeclared(),)), errors.SignatureError,
+         r"vague does not declare its ports \(inputs\)"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(graph: Graph, error: type[errors.GraphError], says: str) -> None:
@@ -203,7 +215,8 @@ def test_an_input_with_a_default_is_optional() -> None:
         (int, float, True), (float, int, False), (bool, int, True), (int, int | None, True),
         (int | None, int, False), (int | str, int | str | None, True), (tuple[str, ...], Sequence[str], True),
         (tuple[int, str], tuple[int, str], True), (tuple[int, str], tuple[int, ...], False),
-        (list[int], Sequence[str], False), (dict[str, int], dict[str, float], True), (list[bool], list[int], True),
+        (list[int], Sequence[str], False), (dict[str, int], dict[str, float], True),
+        (list[bool], list[int], True),
         (Given, Text, False), (None, type(None), True), (str, Any, True), (Any, str, True),
     ],
 )  # fmt: skip
@@ -270,7 +283,11 @@ class Flaky(Node[Text, Words]):
 
 
 @pytest.mark.parametrize(
-    "error", [errors.StoreUnavailableError(), psycopg.OperationalError("lost"), psycopg.errors.SerializationFailure("again")]
+    "error",
+    [
+        errors.StoreUnavailableError(), psycopg.OperationalError("lost"),
+        psycopg.errors.SerializationFailure("again"),
+    ],
 )  # fmt: skip
 def test_what_may_pass_is_tried_again_ever_later(error: Exception) -> None:
     node = Flaky(error, good=3)
@@ -278,7 +295,7 @@ def test_what_may_pass_is_tried_again_ever_later(error: Exception) -> None:
     assert done["said"] == "2 words, 3 letters"
     steps = done.trace.of("split")
     assert [(step.attempt, step.status) for step in steps] == [(1, "failed"), (2, "failed"), (3, "ok")]
-    waits = [b.start_ms - a.start_ms - a.duration_ms for a, b in zip(steps, steps[1:], strict=False)]
+    waits = [b.start_ms - a.start_ms - a.duration_ms for a, b in pairwise(steps)]
     assert waits[0] >= 9
     assert waits[1] >= 19
 
