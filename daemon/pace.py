@@ -21,7 +21,7 @@ _LOOK_SECONDS: Final = 5.0
 _LOOKS: Final = 12
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - not an error: the way out of a job when the service stops
     """The service is stopping."""
 
 

@@ -148,7 +148,7 @@ def spawn(
     with warnings.catch_warnings():
         # Python 3.12 warns of forks in a threaded process; the hook between fork and exec takes no lock.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603
             [os.fspath(part) for part in command],
             stdin=stdin,
             stdout=output,
@@ -314,4 +314,4 @@ def _is_server_command(pid: int, data: Path) -> bool:
 
 def _ps(pid: int, column: str) -> str:
     command = ["/bin/ps", "-o", f"{column}=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603

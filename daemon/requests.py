@@ -30,7 +30,7 @@ _ATTEMPTS: Final = 3
 _TELL_SECONDS: Final = 1.0
 
 
-class Withdrawn(Exception):
+class Withdrawn(Exception):  # noqa: N818 - not an error: the way out of a job that is not wanted any more
     """The request was cancelled, or the daemon stops."""
 
 

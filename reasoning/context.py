@@ -15,7 +15,7 @@ from .errors import RunCancelledError
 from .trace import summarise
 
 
-class SendBack(Exception):
+class SendBack(Exception):  # noqa: N818 - no error but a wish
     """Raised by a node to have the whole run done again with some inputs changed; see `Context.send_back`."""
 
     def __init__(self, changes: Mapping[str, Any]) -> None:

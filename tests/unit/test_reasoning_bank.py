@@ -243,7 +243,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         assert same(again.patterns, bank.patterns)
         wanted = signatures(50, 9)
         np.testing.assert_array_equal(again.lookup(wanted)[0], bank.lookup(wanted)[0])
-    assert os.listdir(tmp_path) == ["bank.npz"]
+    assert os.listdir(tmp_path) == ["bank.npz"]  # noqa: PTH208
 
 
 def test_age_is_saved_too(tmp_path: Path) -> None:
