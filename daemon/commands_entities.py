@@ -302,8 +302,8 @@ COMMANDS: Final = (
         "wordnet",
         "load WordNet into the entity store",
         "load: 117,659 synsets with their attributes, relations, hypernym paths and (but for a held-out "
-        "fifth) usage examples, embedded, indexed and tuned, in one to two minutes. Run again it finishes what "
-        "was interrupted.",
+        "fifth) usage examples, embedded, indexed and tuned, in one to two minutes. Run again it "
+        "finishes what was interrupted.",
         _wordnet_arguments,
         _wordnet,
     ),

@@ -127,7 +127,7 @@ SELECT vectuned_entities.update_entity_embedding(%(entity_id)s, %(embedding)s, %
 SELECT id, content, text_hash FROM vectuned_entities.next_embedding_batch(%(kind)s, %(batch_size)s, %(after_id)s, %(job_id)s);
 
 -- name: put_batch
-SELECT vectuned_entities.put_embedding_batch(%(kind)s, %(ids)s::bigint[], %(embeddings)s, %(hashes)s::bigint[], %(model_id)s,
+SELECT vectuned_entities.put_embedding_batch(%(kind)s, %(ids)s::bigint[], %(embeddings)b, %(hashes)s::bigint[], %(model_id)s,
                                              %(job_id)s);
 
 -- name: waiting

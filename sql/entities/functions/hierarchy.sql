@@ -13,13 +13,13 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     type_ids smallint[] := vectuned_entities._type_ids(relationship_types);
-    added bigint;
+    added bigint := 0;
     depth int := 1;
 BEGIN
     PERFORM vectuned_entities._check_array('relationship_types', relationship_types, 100),
             vectuned_entities._check_given('hierarchy', btrim(hierarchy) <> '' AND char_length(hierarchy) <= 200, 'A name for the paths, such as is_a.'),
             vectuned_entities._check_range('max_paths', max_paths, 1, 1000),
-            vectuned_entities._check_range('max_depth', max_depth, 1, 64);
+            vectuned_entities._check_range('max_depth', max_depth, 2, 64);
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned_entities.paths ' || hierarchy, 0));
     DELETE FROM vectuned_entities.entity_paths p WHERE p.hierarchy = hierarchy;
     -- Roots: what is above something and below nothing.
@@ -54,7 +54,8 @@ BEGIN
             EXIT WHEN added = 0;
             depth := depth + 1;
         END LOOP;
-        -- What no root leads to hangs on a cycle: one of its members serves as a root.
+        -- What no root leads to hangs on a cycle, unless it is too deep: one of its members serves as a root.
+        EXIT WHEN added > 0;
         INSERT INTO vectuned_entities.entity_paths (entity_id, hierarchy, path_no, path)
         SELECT e.entity_id, hierarchy, 1, @ltree@.text2ltree(e.label) FROM vectuned_entities.entities e
         WHERE e.entity_id = (

@@ -168,7 +168,7 @@ BEGIN
                 FROM (
                     SELECT e.entity_id, e.name,
                            greatest(0, coalesce(1 - (e.embedding OPERATOR(@extschema@.<=>) query), 0)) AS vector_score,
-                           CASE WHEN text_weight > 0 AND e.language = language::text THEN ts_rank(e.document, words)::float8
+                           CASE WHEN text_weight > 0 AND e.language = language::text AND e.document @@ words THEN ts_rank(e.document, words)::float8
                                 ELSE 0 END AS text_rank
                     FROM vectuned_entities.entities e WHERE e.entity_id = ANY (by_meaning || by_words)
                 ) c
