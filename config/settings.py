@@ -218,7 +218,7 @@ class ReasoningSettings(_Section):
         default="", description="Environment variable that holds that endpoint's key; empty means no key."
     )
     embedder_dimensions: int = Field(
-        default=0, ge=0, le=16_000, description="Dimensions of that endpoint's vectors; 0 means to ask it."
+        default=0, ge=0, le=16_000, description="Dimensions of the endpoint's vectors, or of the static embedder's; 0 means its own."
     )
     embedder_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Seconds that endpoint is given for a batch of texts."
@@ -259,7 +259,7 @@ class ReasoningSettings(_Section):
         default=0.15, ge=0, le=1, description="Coherence below which a run is sent back."
     )
     min_completeness: float = Field(
-        default=0.5, ge=0, le=1, description="Completeness below which a run is sent back."
+        default=0.55, ge=0, le=1, description="Completeness below which a run is sent back."
     )
     relevance: float = Field(
         default=0.35, ge=0, le=1, description="Share of the best score below which entities are pruned."

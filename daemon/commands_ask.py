@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from vectuned.reasoning.trace import Trace
 
 _SHOWN: Final = 10
+_LONGEST: Final = 110
 
 
 class AskError(VectunedError):
@@ -134,8 +134,7 @@ def _decided(decisions: Any) -> str:
         facts = ", ".join(f"{k} {_short(v)}" for k, v in decision.items() if k != "what")
         said.append(f"{decision['what']}{': ' if facts else ''}{facts}")
     text = "; ".join(said)
-    most = 90 if sys.stdout.isatty() else 400
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _short(value: Any) -> str:

@@ -183,7 +183,7 @@ def _made(settings: ReasoningSettings) -> CachedEmbedder:
     batch = settings.embedder_batch
     embedder: Embedder
     if settings.embedder == "static":
-        embedder = StaticEmbedder()
+        embedder = StaticEmbedder(settings.embedder_dimensions or StaticEmbedder.dimensions)
     elif settings.embedder == "minilm":
         embedder = MiniLMEmbedder(batch)
     else:

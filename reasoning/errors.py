@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import psycopg
 
-from vectuned.config.errors import VectunedError
+from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 
 from .messages import translate
 from .trace import Trace
@@ -282,6 +282,9 @@ def of_a_node(error: BaseException, node: str, correlation_id: str) -> Reasoning
     found: ReasoningError
     if isinstance(error, psycopg.Error):
         found = of_the_store(error)
+    elif isinstance(error, DatabaseUnavailableError):
+        # Its sentence names host and user, which are no business of whoever asks.
+        found = StoreUnavailableError()
     elif isinstance(error, VectunedError):
         found = RefusedError(reason=error)
         found.exit_code = error.exit_code

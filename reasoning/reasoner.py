@@ -123,7 +123,8 @@ class Reasoner:
         self.load = Load(self.settings.connections)
         self._connections = Connections(lambda: _prepared(connect), self.settings.connections)
         self._graph = self._make_graph(
-            embedder or make_embedder(self.settings), generator or make_generator(self.settings)
+            make_embedder(self.settings) if embedder is None else embedder,
+            make_generator(self.settings) if generator is None else generator,
         )
         self._plan = self._graph.plan()
 

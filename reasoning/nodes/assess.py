@@ -54,7 +54,7 @@ class Assess(Node[In, Out]):
 
     name = "assess"
 
-    def __init__(self, min_coherence: float = 0.15, min_completeness: float = 0.5) -> None:
+    def __init__(self, min_coherence: float = 0.15, min_completeness: float = 0.55) -> None:
         self._min_coherence = min_coherence
         self._min_completeness = min_completeness
 

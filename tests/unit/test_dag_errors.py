@@ -9,7 +9,7 @@ import re
 import psycopg
 import pytest
 
-from vectuned.config.errors import UsageError, VectunedError
+from vectuned.config.errors import DatabaseUnavailableError, UsageError, VectunedError
 from vectuned.config.settings import LoggingSettings
 from vectuned.daemon.logs import set_up_logging
 from vectuned.reasoning import errors
@@ -67,6 +67,7 @@ def test_translation_falls_back_to_english_and_then_to_the_key() -> None:
         (psycopg.errors.DeadlockDetected("deadlock"), "STORE_UNAVAILABLE", True),
         (psycopg.errors.UndefinedTable("secret"), "STORE_FAILED", False),
         (psycopg.errors.QueryCanceled("canceled"), "STORE_FAILED", False),
+        (DatabaseUnavailableError("No connection to secret"), "STORE_UNAVAILABLE", True),
         (ValueError("/root/secret"), "NODE_FAILED", False),
         (UsageError("Text 3 is too long."), "REFUSED", False),
     ],
