@@ -218,7 +218,10 @@ class ReasoningSettings(_Section):
         default="", description="Environment variable that holds that endpoint's key; empty means no key."
     )
     embedder_dimensions: int = Field(
-        default=0, ge=0, le=16_000, description="Dimensions of the endpoint's vectors, or of the static embedder's; 0 means its own."
+        default=0,
+        ge=0,
+        le=16_000,
+        description="Dimensions of the endpoint's vectors, or of the static embedder's; 0 means its own.",
     )
     embedder_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Seconds that endpoint is given for a batch of texts."

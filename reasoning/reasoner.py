@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
@@ -122,6 +123,8 @@ class Reasoner:
         self.breadth = breadth or Breadth()
         self.load = Load(self.settings.connections)
         self._connections = Connections(lambda: _prepared(connect), self.settings.connections)
+        # Two nodes of a run work at once, and as many again may be on their way out.
+        self._workers = ThreadPoolExecutor(4 * self.settings.connections, thread_name_prefix="reasoning")
         self._graph = self._make_graph(
             make_embedder(self.settings) if embedder is None else embedder,
             make_generator(self.settings) if generator is None else generator,
@@ -155,12 +158,13 @@ class Reasoner:
         with self.load.running():
             done = run(
                 self._plan, asked, connections=self._connections, cancellation=cancellation,
-                rounds=self.settings.rounds, correlation_id=correlation_id,
+                rounds=self.settings.rounds, correlation_id=correlation_id, workers=self._workers,
             )  # fmt: skip
         return Outcome.of(done)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and leave the threads to end by themselves."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
 
     def __enter__(self) -> Self:

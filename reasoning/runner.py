@@ -26,7 +26,7 @@ from .errors import (
     of_a_node,
 )
 from .graph import Plan, holds, type_name
-from .trace import Status, Step, Trace, summarise_ports
+from .trace import Status, Step, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +76,26 @@ def run(
     cancellation: Cancellation | None = None,
     rounds: int = 2,
     correlation_id: str | None = None,
+    workers: ThreadPoolExecutor | None = None,
 ) -> Run:
     """Run a graph on its inputs, an instance of `plan.inputs`.
 
     A node starts as soon as all that it waits for is there. If one fails, what is under way is stopped and
     its error raised, with the trace so far as `error.trace`. A node may send the run back, until it has been
     done `rounds` times. Threads cannot be killed: an attempt that takes too long is told to stop, its
-    statement is cancelled, and its result is not waited for.
+    statement is cancelled, and its result is not waited for. Runs may share `workers`; an attempt that waits
+    for one of them is under way.
     """
-    return _Runner(plan, connections, cancellation or Cancellation(), rounds, correlation_id).run(inputs)
+    runner = _Runner(plan, connections, cancellation or Cancellation(), rounds, correlation_id)
+    if workers is not None:
+        return runner.run(inputs, workers)
+    widest = max((len(layer) for layer in plan.layers()), default=1)
+    # What was given up may still hold a thread, so there is one more for every node's next attempt.
+    own = ThreadPoolExecutor(widest + len(plan.nodes), thread_name_prefix="reasoning")
+    try:
+        return runner.run(inputs, own)
+    finally:
+        own.shutdown(wait=False, cancel_futures=True)
 
 
 class _Runner:
@@ -104,13 +115,10 @@ class _Runner:
         self._trace = Trace(correlation_id or str(uuid.uuid4()), datetime.now(UTC))
         self._stopped: Future[None] = Future()
 
-    def run(self, inputs: Any) -> Run:
+    def run(self, inputs: Any, workers: ThreadPoolExecutor) -> Run:
         if not isinstance(inputs, self._plan.inputs):
             wanted, given = type_name(self._plan.inputs), type(inputs).__name__
             raise WrongInputsError(wanted=wanted, given=given, correlation_id=self._trace.correlation_id)
-        widest = max((len(layer) for layer in self._plan.layers()), default=1)
-        # What was given up may still hold a thread, so there is one more for every node's next attempt.
-        workers = ThreadPoolExecutor(widest + len(self._plan.nodes), thread_name_prefix="reasoning")
         try:
             with self._cancellation.calling(self._wake):
                 values = self._run_rounds(workers, inputs)
@@ -119,8 +127,6 @@ class _Runner:
             self._finish("cancelled" if isinstance(error, RunCancelledError) else "failed")
             error.trace = self._trace
             raise
-        finally:
-            workers.shutdown(wait=False, cancel_futures=True)
         self._finish("ok")
         return Run(values, self._trace)
 
@@ -158,6 +164,7 @@ class _Runner:
             for attempt in way.under_way:
                 attempt.context.cancellation.cancel()
                 if attempt.future is not None:
+                    attempt.future.cancel()
                     self._record(way, attempt, "cancelled")
         return values
 
@@ -257,8 +264,7 @@ class _Runner:
             Step(
                 node=attempt.node, round=way.number, attempt=attempt.number, status=status, start_ms=start,
                 duration_ms=self._now_ms() - start, after=tuple(sorted(self._plan.after[attempt.node])),
-                inputs=summarise_ports(attempt.inputs),
-                outputs={} if outputs is None else summarise_ports(outputs),
+                given=attempt.inputs, gave=outputs,
                 decisions=tuple(attempt.context.decisions), error=None if error is None else error.to_json(),
             )
         )  # fmt: skip

@@ -20,7 +20,7 @@ _DEPTH: Final = 3
 class Step:
     """One attempt of a node; times are milliseconds, `start_ms` since the run began.
 
-    `inputs` and `outputs` hold a summary of each port, `decisions` what the node said of its choices, and
+    `given` and `gave` are what the node took and returned, `decisions` what it said of its choices, and
     `error` the JSON form of what it failed by. `round` counts from 1 and grows when the run is sent back.
     """
 
@@ -31,10 +31,21 @@ class Step:
     start_ms: float
     duration_ms: float
     after: tuple[str, ...]
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Any]
+    given: Any = field(repr=False)
+    gave: Any = field(default=None, repr=False)
     decisions: tuple[Mapping[str, Any], ...] = ()
     error: Mapping[str, Any] | None = None
+
+    # Made when somebody looks: most traces are never read, and it takes as long as the rest of a run's own work.
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Return a summary of each input."""
+        return summarise_ports(self.given)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Return a summary of each output; none where the attempt did not succeed."""
+        return {} if self.gave is None else summarise_ports(self.gave)
 
 
 @dataclass
@@ -105,11 +116,16 @@ def summarise_ports(value: Any) -> dict[str, Any]:
 
 
 def _plain(step: Step) -> dict[str, Any]:
-    plain = {each.name: getattr(step, each.name) for each in fields(step)}
     return {
-        **plain,
+        "node": step.node,
+        "round": step.round,
+        "attempt": step.attempt,
+        "status": step.status,
         "start_ms": round(step.start_ms, 3),
         "duration_ms": round(step.duration_ms, 3),
         "after": list(step.after),
+        "inputs": step.inputs,
+        "outputs": step.outputs,
         "decisions": [dict(decision) for decision in step.decisions],
+        "error": step.error,
     }

@@ -46,14 +46,16 @@ class Identify(Node[In, Out]):
     """Finds the entities that the question may be about, best first.
 
     How hard the vector search works is decided by vectuned, which also names the search, so that what
-    becomes of the run can be told of it. One statement, one round trip.
+    becomes of the run can be told of it; with `ef_search` the effort is fixed, and nothing can be told. One
+    statement, one round trip.
     """
 
     name = "identify"
     limits = Limits(seconds=10.0, attempts=3)
 
-    def __init__(self, fusion: Fusion | None = None) -> None:
+    def __init__(self, fusion: Fusion | None = None, ef_search: int | None = None) -> None:
         self._fusion = fusion or Fusion()
+        self._ef_search = ef_search
 
     def run(self, inputs: In, context: Context) -> Out:
         total = sum(word.weight for word in inputs.words) or 1.0
@@ -63,7 +65,7 @@ class Identify(Node[In, Out]):
             "most": inputs.breadth.most, "lexemes": lexemes, "words": as_query(lexemes),
             "weights": [word.weight / total for word in inputs.words],
             "similarity_weight": self._fusion.similarity, "names_weight": self._fusion.names,
-            "coverage_weight": self._fusion.coverage,
+            "coverage_weight": self._fusion.coverage, "ef_search": self._ef_search,
         }  # fmt: skip
         with context.connection() as conn:
             rows = read(conn, "identify", values)

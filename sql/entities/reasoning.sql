@@ -35,7 +35,7 @@ FROM unnest(%(lexemes)s::text[], %(queries)s::text[]) AS w (lexeme, lexeme_query
 -- names, the share of the words' weight that the entity's name has; coverage, the share of the name's words that the
 -- question has; similarity, the cosine. The score is their weighted mean.
 WITH near AS MATERIALIZED (
-    SELECT n.id, n.query_id FROM vectuned_entities._nearest(%(query)s, %(neighbours)s) n
+    SELECT n.id, n.query_id FROM vectuned_entities._nearest(%(query)s, %(neighbours)s, %(ef_search)s::int) n
 ), named AS MATERIALIZED (
     SELECT e.entity_id AS id
     FROM vectuned_entities.entities e

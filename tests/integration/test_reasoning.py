@@ -186,7 +186,7 @@ def test_thresholds_follow_the_load(reasoner: Reasoner) -> None:
     outcome = reasoner.ask("a small animal")
     lead = outcome.candidates[0].entity
     links = tuple(Link(lead.id, lead.id, "explicit", f"l{n}", n / 10) for n in range(1, 10))
-    inputs = {
+    inputs: dict[str, Any] = {
         "candidates": outcome.candidates, "relations": Relations(links, {lead.id: lead}), "slots": {},
         "searches": outcome.searches, "assessment": outcome.assessment,
     }  # fmt: skip
