@@ -28,7 +28,7 @@ Connection = psycopg.Connection[Any]
 
 
 @contextmanager
-def _session(context: Context) -> Iterator[Connection]:
+def _installing(context: Context) -> Iterator[Connection]:
     """Yield a connection to the database, vectuned being installed there if it was not."""
     with (
         context.database() as conninfo,
@@ -48,7 +48,7 @@ def _create(context: Context) -> None:
     from vectuned.reasoning.embedder import StaticEmbedder
 
     dimensions = context.options.dimensions
-    with _session(context) as conn:
+    with _installing(context) as conn:
         if dimensions is None:
             dimensions = stored_dimensions(conn) or StaticEmbedder.dimensions
         done = install_entities(conn, dimensions)
@@ -63,7 +63,8 @@ def _create(context: Context) -> None:
 
 
 def _tune(conn: Connection) -> None:
-    row = conn.execute(entity_queries()["tuned"]).fetchone()
+    # Once; somebody may have disabled it since.
+    row = conn.execute(entity_queries()["tuning_known"]).fetchone()
     if row is not None and not row[0]:
         conn.execute(entity_queries()["enable_tuning"])
 
@@ -73,7 +74,7 @@ def _status(context: Context) -> None:
     from vectuned.reasoning.rebase import last_job
     from vectuned.reasoning.store import EntityStore
 
-    with _session(context) as conn:
+    with context.session() as conn:
         store = EntityStore(conn)
         counts = conn.cursor(row_factory=dict_row).execute(entity_queries()["counts"]).fetchone()
         tuned = conn.execute(entity_queries()["tuned"]).fetchone()
@@ -92,17 +93,8 @@ def _status(context: Context) -> None:
     model = report["model"]
     said = f"{model.name} {model.version}, {model.dimensions} dimensions" if model else "none yet"
     console.line(f"model: {said}; {report['waiting']:,} texts wait to be embedded")
-    for name in (
-        "active",
-        "archived",
-        "pruned",
-        "attributes",
-        "relationships",
-        "paths",
-        "resources",
-        "history",
-    ):
-        console.line(f"{_TITLES.get(name, name)}: {report[name]:,}")
+    for name, title in _TITLES.items():
+        console.line(f"{title}: {report[name]:,}")
     console.line(f"size: {report['size']}")
     console.line(f"tuned by vectuned: {'yes' if report['tuned'] else 'no'}")
     if report["rebase"] is not None:
@@ -113,8 +105,8 @@ def _status(context: Context) -> None:
 
 _TITLES: Final = {
     "active": "entities", "archived": "archived entities", "pruned": "pruned entities",
-    "attributes": "attributes of entities", "paths": "paths in hierarchies",
-    "resources": "external resources", "history": "former embeddings",
+    "attributes": "attributes of entities", "relationships": "relationships",
+    "paths": "paths in hierarchies", "resources": "external resources", "history": "former embeddings",
 }  # fmt: skip
 
 
@@ -131,7 +123,7 @@ def _rebase(context: Context) -> None:
     from vectuned.reasoning.store import EntityStore
 
     options, console = context.options, context.console
-    with _session(context) as conn:
+    with context.session() as conn:
         store = EntityStore(conn)
         job = last_job(store)
         running = job if job is not None and job.state == "running" else None
@@ -212,7 +204,7 @@ def _wordnet(context: Context) -> None:
     embedder, corpus = StaticEmbedder(), load_wordnet()
     if options.limit is not None and options.limit < len(corpus.synsets):
         corpus = wordnet.part_of(corpus, options.limit)
-    with _session(context) as conn:
+    with _installing(context) as conn:
         if options.drop:
             _drop(conn)
         install_entities(conn, stored_dimensions(conn) or embedder.dimensions)

@@ -39,14 +39,7 @@ def embed_waiting(store: EntityStore, embedder: Embedder, stage: Stage = quietly
 
     Raises UsageError if the store is of another model.
     """
-    store.register_model(embedder)
-    store.check_model(embedder)
-    model = store.model()
-    if model is None:
-        raise UsageError(
-            f"The entity store's vectors have another length than the {embedder.dimensions} of "
-            f"{embedder.name}: create it for this model, or embed with one that fits."
-        )
+    model = store.use_model(embedder)
     stored = 0
     with stage("embedding what waits", store.waiting_count()) as progress:
         for done in _embed(store, embedder, model.id, None):

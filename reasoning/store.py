@@ -92,6 +92,21 @@ class EntityStore:
                 f"{embedder.version}: embed with that one, or move it by `vectuned entities rebase --model`."
             )
 
+    def use_model(self, embedder: Embedder) -> Model:
+        """Return the store's model, which the embedder's becomes if there was none.
+
+        Raises UsageError if it is another, or if the embedder's vectors have another length.
+        """
+        self.register_model(embedder)
+        self.check_model(embedder)
+        model = self.model()
+        if model is None:
+            raise UsageError(
+                f"The entity store's vectors have another length than the {embedder.dimensions} of "
+                f"{embedder.name}: create it for this model, or embed with one that fits."
+            )
+        return model
+
     # Entities and attributes
 
     def insert_entity(

@@ -18,7 +18,7 @@ from vectuned.sql.entity_loader import SCHEMA, entity_queries
 from .bulk import TABLES, build_index, drop_index, load_entities, load_relationships, load_resources
 from .corpus import Corpus, Relations, Synset
 from .embedder import Embedder
-from .entities import NewEntity, NewResource
+from .entities import Model, NewEntity, NewResource
 from .rebase import Stage, quietly
 from .store import EntityStore
 
@@ -40,13 +40,12 @@ def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = 
             f"{done['entities']:,} synsets of WordNet are loaded, not {len(corpus.synsets):,}: "
             "say --drop to load it anew."
         )
-    store.register_model(embedder)
-    store.check_model(embedder)
+    model = store.use_model(embedder)
     work: dict[str, Callable[[], int]] = {
-        "entities": lambda: _entities(store, corpus, embedder, stage),
+        "entities": lambda: _entities(store, model, corpus, embedder, stage),
         "relationships": lambda: _relationships(store, corpus, stage),
         "paths": lambda: _paths(store, stage),
-        "resources": lambda: _resources(store, corpus, embedder, stage),
+        "resources": lambda: _resources(store, model, corpus, embedder, stage),
     }
     if "entities" not in done:
         _drop_indexes_of_empty_tables(store)
@@ -114,9 +113,7 @@ def _entity(synset: Synset) -> NewEntity:
     return NewEntity(synset.id, ", ".join(synset.lemmas), synset.gloss, tuple(attributes))
 
 
-def _entities(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
-    model = store.model()
-    assert model is not None
+def _entities(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
     with stage("embedding glosses", len(corpus.synsets)) as progress:
         vectors = embedder.encode(corpus.texts(), progress=progress)
     with stage("loading entities", len(corpus.synsets)) as progress:
@@ -148,9 +145,7 @@ def _paths(store: EntityStore, stage: Stage) -> int:
         return store.rebuild_paths(types)
 
 
-def _resources(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
-    model = store.model()
-    assert model is not None
+def _resources(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
     known = store.by_label([synset.id for synset in corpus.synsets])
     examples = corpus.training_examples()
     resources = [

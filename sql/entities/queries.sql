@@ -157,8 +157,11 @@ SELECT pg_try_advisory_lock(hashtextextended('vectuned_entities.rebase', 0));
 -- name: rebase_unlock
 SELECT pg_advisory_unlock(hashtextextended('vectuned_entities.rebase', 0));
 
+-- name: tuning_known
+SELECT EXISTS (SELECT FROM vectuned.tuned_column c
+               WHERE c.relation = 'vectuned_entities.entities'::regclass AND c.column_name = 'embedding');
+
 -- name: tuned
--- Settings of vectuned for the entities' embeddings, if it knows them.
 SELECT EXISTS (SELECT FROM vectuned.tuned_column c
                WHERE c.relation = 'vectuned_entities.entities'::regclass AND c.column_name = 'embedding' AND c.enabled);
 
@@ -194,7 +197,7 @@ SELECT name, attribute_id FROM made
 UNION ALL SELECT name, attribute_id FROM vectuned_entities.attributes WHERE name = ANY (%(names)s::text[]);
 
 -- name: value_ids
-SELECT value, value_id FROM vectuned_entities.attribute_values WHERE value = ANY (%(values)s::text[]);
+SELECT v.value, v.value_id FROM unnest(%(values)s::text[]) AS u (value) JOIN vectuned_entities.attribute_values v USING (value);
 
 -- name: type_ids
 WITH made AS (

@@ -22,7 +22,8 @@ TEMPLATE = "template_entities"
 
 @pytest.fixture(scope="session")
 def embedder() -> StaticEmbedder:
-    """The static embedder."""
+    """The static embedder, without which there is nothing to store."""
+    pytest.importorskip("wordllama", reason="wordllama has no wheel for this Python")
     return StaticEmbedder()
 
 

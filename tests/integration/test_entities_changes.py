@@ -1,4 +1,4 @@
-"""What changes in the entity store: use and life of entities, texts that go out of date, and another model."""
+"""What changes in the entity store: use and life of entities, texts out of date, and another model."""
 
 from __future__ import annotations
 
@@ -214,14 +214,14 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
             with psycopg.connect(dsn, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s)", (doomed.info.backend_pid,))
 
-    with psycopg.connect(dsn, autocommit=True) as doomed:
-        with pytest.raises(psycopg.OperationalError):
-            rebase(EntityStore(doomed), Watched(before=kill))
+    with psycopg.connect(dsn, autocommit=True) as doomed, pytest.raises(psycopg.OperationalError):
+        rebase(EntityStore(doomed), Watched(before=kill))
     job = last_job(store)
     assert job is not None
     total = one(
         store.conn,
-        "SELECT (SELECT count(*) FROM vectuned_entities.entities) + (SELECT count(*) FROM vectuned_entities.external_resources)",
+        "SELECT (SELECT count(*) FROM vectuned_entities.entities) "
+        "+ (SELECT count(*) FROM vectuned_entities.external_resources)",
     )
     assert (job.state, job.embedded, job.total) == ("running", 600, total)
     # Meanwhile searches are what they were, and what is written waits for both models.
@@ -275,6 +275,8 @@ class _Shown:
 
 
 def test_there_and_back_again_and_a_change_of_mind(store: EntityStore, embedder: StaticEmbedder) -> None:
+    store.conn.execute("DELETE FROM vectuned_entities.entities WHERE entity_id > 600")
+    store.conn.execute("DELETE FROM vectuned_entities.external_resources WHERE resource_id > 100")
     (query,) = embedder.encode(["a large dog"])
     before = store.find_similar(query, 10, ef_search=1000)
     constraints = (
@@ -315,12 +317,14 @@ def test_one_rebase_at_a_time_and_only_batch_by_batch(store: EntityStore) -> Non
 
 def test_an_index_left_half_built_is_built_anew(store: EntityStore) -> None:
     store.conn.execute(
-        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vectuned_entities.entities_embedding_idx'::regclass"
+        "UPDATE pg_index SET indisvalid = false "
+        "WHERE indexrelid = 'vectuned_entities.entities_embedding_idx'::regclass"
     )
     build_index(store.conn, "entities", concurrently=True)
     assert one(
         store.conn,
-        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'vectuned_entities.entities_embedding_idx'::regclass",
+        "SELECT indisvalid FROM pg_index "
+        "WHERE indexrelid = 'vectuned_entities.entities_embedding_idx'::regclass",
     )
     assert one(store.conn, "SHOW maintenance_work_mem") == "256MB"
 

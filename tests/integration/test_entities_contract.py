@@ -1,4 +1,4 @@
-"""Every function of the entity store, found in the catalogue: what it is made of, and what it does with bad input."""
+"""Every function of the entity store, as the catalogue knows it: its making, and what bad input meets."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 from vectuned.reasoning.store import EntityStore
 from vectuned.sql.entity_loader import entity_queries, install_entities
 
-from .tables import Connection, one, raw
+from .tables import Connection, one, plain_role, raw
 
 VECTOR = "[" + ",".join("0.1" for _ in range(256)) + "]"
 # What may be said of arguments: out of range, no such thing, not now, taken already, no such type.
 ANSWERS = {"22023", "P0002", "55000", "23505"}
 
-# An argument of each that works, against the store as it was loaded, and as jobs and resources are made below.
+# Arguments of each that work, against the store as it was loaded.
 GOOD: dict[str, dict[str, Any]] = {
     "entity_text": {"name": "dog", "description": "an animal"},
     "register_embedding_model": {"model_name": "other", "model_version": "1", "dimensions": 8},
     "current_embedding_model": {},
     "insert_entity": {
-        "entity_name": "x", "embedding": VECTOR, "description": "y", "label": "mine", "attributes": '{"a": ["b"]}',
-        "language": "simple", "model_name": None, "model_version": None,
+        "entity_name": "x", "embedding": VECTOR, "description": "y", "label": "mine",
+        "attributes": '{"a": ["b"]}', "language": "simple", "model_name": None, "model_version": None,
     },
     "update_entity": {"target_entity_id": 1, "entity_name": "x", "description": "y", "language": "simple"},
     "set_entity_attribute": {"target_entity_id": 1, "attribute": "colour", "value": "red"},
@@ -55,15 +55,17 @@ GOOD: dict[str, dict[str, Any]] = {
     "find_entity_siblings": {"start_entity_id": 2, "hierarchy": "is_a", "max_results": 5},
     "find_entities_by_path": {"pattern": "*.n00001930.*", "hierarchy": "is_a", "max_results": 5},
     "find_entity_connection_paths": {
-        "start_entity_id": 1, "end_entity_id": 9, "max_hops": 3, "max_results": 5, "relationship_types": ["hyponym"],
-        "min_confidence": 0.5, "max_width": 100,
+        "start_entity_id": 1, "end_entity_id": 9, "max_hops": 3, "max_results": 5,
+        "relationship_types": ["hyponym"], "min_confidence": 0.5, "max_width": 100,
     },
     "find_entities_by_relationship_pattern": {
         "relationship_types": ["hyponym", "hyponym", "hyponym"], "start_entity_id": 1, "max_results": 5,
         "max_width": 100,
     },
     "find_similar_entity": {"query": VECTOR, "max_results": 5},
-    "find_similar_entities_ann": {"query": VECTOR, "similarity_threshold": 0.1, "max_results": 5, "ef_search": 50},
+    "find_similar_entities_ann": {
+        "query": VECTOR, "similarity_threshold": 0.1, "max_results": 5, "ef_search": 50,
+    },
     "hybrid_entity_search": {
         "search_text": "dog", "query": VECTOR, "text_weight": 0.3, "vector_weight": 0.7, "max_results": 5,
         "language": "english", "fusion": "reciprocal", "candidates": 50,
@@ -74,7 +76,9 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "link_entity_resource": {"target_entity_id": 1, "resource_id": 1, "confidence": 0.5},
     "get_entity_resources": {"entity_ids": [1, 2, 3], "max_results": 5, "query": VECTOR},
-    "find_similar_resources": {"query": VECTOR, "similarity_threshold": 0.1, "max_results": 5, "ef_search": 50},
+    "find_similar_resources": {
+        "query": VECTOR, "similarity_threshold": 0.1, "max_results": 5, "ef_search": 50,
+    },
     "touch_entities": {"entity_ids": [1, 2]},
     "find_hot_entities": {"max_results": 5, "used_within": "1 day"},
     "archive_entity": {"target_entity_id": 1},
@@ -87,7 +91,8 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "next_embedding_batch": {"kind": "entity", "batch_size": 5, "after_id": 0, "job_id": None},
     "put_embedding_batch": {
-        "kind": "entity", "ids": [1], "embeddings": [VECTOR], "text_hashes": [1], "model_id": 1, "job_id": None,
+        "kind": "entity", "ids": [1], "embeddings": [VECTOR], "text_hashes": [1], "model_id": 1,
+        "job_id": None,
     },
     "rebase_all_embeddings": {"model_name": "next", "model_version": "1", "dimensions": 8},
     "rebase_switch": {"job_id": 1},
@@ -153,16 +158,17 @@ def functions(shared: EntityStore) -> dict[str, dict[str, str]]:
 def call(conn: Connection, function: str, values: dict[str, Any], types: dict[str, str]) -> str:
     """Call a function in a transaction that is undone; return the SQLSTATE, '' if it worked."""
     arguments = ", ".join(f"{name} => %({name})s::{types[name]}" for name in values)
+    said = psycopg.Error()
     try:
         with conn.transaction(force_rollback=True):
             conn.execute("SET LOCAL statement_timeout = '5s'")
             conn.execute(raw(f"SELECT * FROM vectuned_entities.{function}({arguments})"), values).fetchall()
     except psycopg.Error as error:
-        assert error.diag.message_primary
-        if error.sqlstate in ("22023", "P0002", "55000"):
-            assert error.diag.message_hint, (function, error.diag.message_primary)
-        return error.sqlstate or "?"
-    return ""
+        said = error
+    # What is wrong comes with what to do.
+    if said.sqlstate in ("22023", "P0002", "55000"):
+        assert said.diag.message_hint, (function, said.diag.message_primary)
+    return said.sqlstate or ""
 
 
 def test_each_function_is_known_here(functions: dict[str, dict[str, str]]) -> None:
@@ -257,10 +263,25 @@ def test_what_finds_and_gets_works_read_only(
     assert one(shared.conn, "SELECT count(*) FROM vectuned_entities.reference_tracking") == 0
 
 
+def test_a_role_that_may_read_may_search(shared: EntityStore) -> None:
+    tables = "ALL TABLES IN SCHEMA vectuned_entities"
+    grants = ("USAGE ON SCHEMA vectuned_entities", f"SELECT ON {tables}")
+    with plain_role(shared.conn, shared.conn.info.dsn, *grants) as reader:
+        # The first statement of a session: pgvector's settings are not known yet.
+        found = reader.execute(
+            "SELECT * FROM vectuned_entities.find_similar_entity(%s::vector, 3)", (VECTOR,)
+        ).fetchall()
+        assert len(found) == 3
+        assert EntityStore(reader).descendants(1, 5)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            EntityStore(reader).archive(1)
+
+
 def test_tables_have_keys_zones_and_an_end(shared: EntityStore) -> None:
     conn = shared.conn
     unkeyed = conn.execute(
-        "SELECT relname FROM pg_class c WHERE relnamespace = 'vectuned_entities'::regnamespace AND relkind = 'r' "
+        "SELECT relname FROM pg_class c "
+        "WHERE relnamespace = 'vectuned_entities'::regnamespace AND relkind = 'r' "
         "AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p')"
     ).fetchall()
     zoneless = conn.execute(
@@ -269,7 +290,8 @@ def test_tables_have_keys_zones_and_an_end(shared: EntityStore) -> None:
     ).fetchall()
     hanging = conn.execute(
         "SELECT conrelid::regclass, conname FROM pg_constraint WHERE contype = 'f' AND confdeltype <> 'c' "
-        "AND confrelid IN ('vectuned_entities.entities'::regclass, 'vectuned_entities.external_resources'::regclass)"
+        "AND confrelid IN ('vectuned_entities.entities'::regclass, "
+        "'vectuned_entities.external_resources'::regclass)"
     ).fetchall()
     assert (unkeyed, zoneless, hanging) == ([], [], [])
     # Reserved words as names of parameters, and of what comes back, have to be quoted by whoever calls.

@@ -174,7 +174,7 @@ def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> 
     assert store.connection_paths(a, d, max_results=1) == [Connection((a, d), ("a", "d"), ("leads to",), 1.0)]
     store.archive(b)
     assert ("a", "b", "d") not in [c.names for c in store.connection_paths(a, d)]
-    with pytest.raises(UsageError, match="confidence must be between 0 and 1, got 1.1"):
+    with pytest.raises(UsageError, match=r"confidence must be between 0 and 1, got 1\.1"):
         store.insert_relationship(a, b, "leads to", 1.1)
     with pytest.raises(EntityNotFoundError, match="there is no entity 999999999"):
         store.insert_relationship(a, 999999999, "leads to")

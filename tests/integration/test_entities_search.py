@@ -1,4 +1,4 @@
-"""Searches of the entity store, by meaning and by words: what they find, in which order, and through which index."""
+"""Searches of the entity store, by meaning and by words: what they find, and through which index."""
 
 from __future__ import annotations
 
@@ -203,22 +203,19 @@ def test_languages_and_fusions(store: EntityStore, embedder: StaticEmbedder) -> 
 
 
 @pytest.mark.parametrize(
-    ("statement", "index"),
+    ("table", "condition", "index"),
     [
-        ("SELECT entity_id FROM vectuned_entities.entities WHERE document @@ websearch_to_tsquery('english', 'dog')",
-         "entities_document_idx"),
-        ("SELECT entity_id FROM vectuned_entities.entity_paths WHERE path <@ 'n00001740.n00002137.n00020827'",
-         "entity_paths_path_idx"),
-        ("SELECT entity_id FROM vectuned_entities.entity_paths WHERE parent = 'n00001740.n00001930'",
-         "entity_paths_parent_idx"),
-        ("SELECT * FROM vectuned_entities.relationships WHERE path @> 'n00001740.n00001930'", "relationships_path_idx"),
-        ("SELECT * FROM vectuned_entities.relationships WHERE source_id = 5", "relationships_source"),
-        ("SELECT * FROM vectuned_entities.relationships WHERE target_id = 5", "relationships_target_idx"),
-        ("SELECT entity_id FROM vectuned_entities.entities WHERE needs_embedding AND status = 'active'",
-         "entities_needs_embedding_idx"),
-        ("SELECT * FROM vectuned_entities.entity_attribute_link WHERE value_id = 5", "entity_attribute_link_value_idx"),
+        ("entities", "document @@ websearch_to_tsquery('english', 'dog')", "entities_document_idx"),
+        ("entities", "needs_embedding AND status = 'active'", "entities_needs_embedding_idx"),
+        ("entity_paths", "path <@ 'n00001740.n00002137.n00020827'", "entity_paths_path_idx"),
+        ("entity_paths", "parent = 'n00001740.n00001930'", "entity_paths_parent_idx"),
+        ("relationships", "path @> 'n00001740.n00001930'", "relationships_path_idx"),
+        ("relationships", "source_id = 5", "relationships_source"),
+        ("relationships", "target_id = 5", "relationships_target_idx"),
+        ("entity_attribute_link", "value_id = 5", "entity_attribute_link_value_idx"),
     ],
-)  # fmt: skip
-def test_an_index_answers(shared: EntityStore, statement: str, index: str) -> None:
-    plan = "\n".join(row[0] for row in shared.conn.execute(raw(f"EXPLAIN {statement}")))
+)
+def test_an_index_answers(shared: EntityStore, table: str, condition: str, index: str) -> None:
+    statement = f"EXPLAIN SELECT * FROM vectuned_entities.{table} WHERE {condition}"
+    plan = "\n".join(row[0] for row in shared.conn.execute(raw(statement)))
     assert index in plan

@@ -14,7 +14,8 @@ import pytest
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.reasoning import build_wordnet
 from vectuned.reasoning.build_wordnet import Entry, parse_line, read_entries, split_gloss, write_corpus
-from vectuned.reasoning.corpus import Corpus, load_wordnet, read_corpus
+from vectuned.reasoning.corpus import Corpus, held_out, load_wordnet, read_corpus
+from vectuned.reasoning.wordnet import part_of
 
 ABLE = (
     "00001740 00 a 01 able 0 002 ! 00002098 a 0101 ! 00002098 a 0102 | having the necessary means; "
@@ -103,6 +104,26 @@ def test_held_out_queries_have_one_source_and_are_not_embedded(wordnet: Corpus) 
     texts = wordnet.texts()
     assert len(texts) == len(wordnet.synsets)
     assert not [query for query in queries if query.text in by_id[query.source].text]
+
+
+def test_a_fifth_of_the_examples_is_held_out_by_its_words(wordnet: Corpus) -> None:
+    queries, training = wordnet.held_out_queries(), wordnet.training_examples()
+    assert len(queries) == 8_689
+    assert len(training) == 38_342
+    assert not {query.text for query in queries} & training.keys()
+    spelt = ("the dog barked all night", "The dog  barked, all night!")
+    assert len({held_out(text) for text in spelt}) == 1
+
+
+def test_a_part_of_the_corpus_holds_all_ancestors(wordnet: Corpus) -> None:
+    part = part_of(wordnet, 500)
+    assert 480 < len(part.synsets) <= 500
+    assert {synset.pos for synset in part.synsets} == {"n", "v", "a", "s", "r"}
+    whole = {synset.id: at for at, synset in enumerate(wordnet.synsets)}
+    for name in ("hypernym", "instance_hypernym"):
+        sources, _ = wordnet.relations.of(name)
+        kept = np.array([whole[synset.id] for synset in part.synsets])
+        assert np.isin(sources, kept).sum() == len(part.relations.of(name)[0])
 
 
 def test_the_data_is_small_and_comes_with_its_licence() -> None:

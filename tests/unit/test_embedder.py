@@ -13,7 +13,13 @@ import pytest
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import Embedder, EmbedderUnavailableError, StaticEmbedder, unit_rows
+from vectuned.reasoning.embedder import (
+    Embedder,
+    EmbedderUnavailableError,
+    StaticEmbedder,
+    open_embedder,
+    unit_rows,
+)
 
 pytest.importorskip("wordllama", reason="wordllama has no wheel for this Python")
 
@@ -43,6 +49,20 @@ def test_the_vectors_are_those_of_wordllama(embedder: Embedder) -> None:
     model = wordllama.WordLlama.load(disable_download=True, cache_dir=Path(wordllama.__file__).parent)
     texts = [synset.text for synset in load_wordnet().synsets[::400]]
     np.testing.assert_allclose(embedder.encode(texts), model.embed(texts, norm=True), atol=1e-6)
+
+
+def test_smaller_models_are_wordllamas_own() -> None:
+    import wordllama
+
+    folder = Path(wordllama.__file__).parent
+    model = wordllama.WordLlama.load(disable_download=True, cache_dir=folder, trunc_dim=64)
+    small = open_embedder("wordllama-l2-supercat-64")
+    assert (small.name, small.dimensions) == ("wordllama-l2-supercat-64", 64)
+    np.testing.assert_allclose(small.encode(TEXTS), model.embed(TEXTS, norm=True), atol=1e-6)
+    with pytest.raises(UsageError, match="There is no embedding model 'wordllama'; known are wordllama-l2"):
+        open_embedder("wordllama")
+    with pytest.raises(UsageError, match="256, 128 or 64 dimensions, not 100"):
+        StaticEmbedder(100)
 
 
 def test_a_vector_depends_on_its_text_alone(embedder: Embedder) -> None:

@@ -117,7 +117,7 @@ BEGIN
 END
 $$;
 
--- All that is a kind of an entity, the nearest first.
+-- All that is a kind of an entity, the nearest first: level by level, no further than it takes.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entity_descendants(
     start_entity_id bigint, hierarchy text DEFAULT 'is_a', max_depth int DEFAULT 64, max_results int DEFAULT 100)
 RETURNS TABLE (entity_id bigint, name text, distance int)
@@ -125,18 +125,32 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
+DECLARE
+    parents @ltree@.ltree[];
+    level bigint[];
+    found bigint[] := '{}';
+    distances int[] := '{}';
 BEGIN
     PERFORM vectuned_entities._check_entity('start_entity_id', start_entity_id),
             vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.'),
             vectuned_entities._check_range('max_depth', max_depth, 1, 64),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
+    parents := ARRAY(SELECT p.path FROM vectuned_entities.entity_paths p
+                     WHERE p.entity_id = start_entity_id AND p.hierarchy = hierarchy);
+    FOR depth IN 1 .. max_depth LOOP
+        SELECT array_agg(p.path), array_agg(DISTINCT p.entity_id) FILTER (WHERE p.entity_id <> ALL (found) AND e.status = 'active')
+        INTO parents, level
+        FROM vectuned_entities.entity_paths p JOIN vectuned_entities.entities e ON e.entity_id = p.entity_id
+        WHERE p.parent OPERATOR(@ltree@.=) ANY (parents) AND p.hierarchy = hierarchy;
+        found := found || level;
+        distances := distances || array_fill(depth, ARRAY[coalesce(cardinality(level), 0)]);
+        EXIT WHEN parents IS NULL OR cardinality(found) >= max_results;
+    END LOOP;
     RETURN QUERY
-        SELECT e.entity_id, e.name, min(p.level - o.level) AS distance
-        FROM vectuned_entities.entity_paths o
-        JOIN vectuned_entities.entity_paths p ON p.path OPERATOR(@ltree@.<@) o.path AND p.hierarchy = o.hierarchy
-        JOIN vectuned_entities.entities e ON e.entity_id = p.entity_id AND e.status = 'active'
-        WHERE o.entity_id = start_entity_id AND o.hierarchy = hierarchy AND p.level BETWEEN o.level + 1 AND o.level + max_depth
-        GROUP BY e.entity_id ORDER BY 3, e.entity_id LIMIT max_results;
+        SELECT e.entity_id, e.name, u.distance
+        FROM unnest(found, distances) AS u (id, distance)
+        JOIN vectuned_entities.entities e ON e.entity_id = u.id
+        ORDER BY u.distance, e.entity_id LIMIT max_results;
 END
 $$;
 
