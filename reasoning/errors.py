@@ -182,13 +182,6 @@ class StoreEmptyError(StoreError):
     exit_code = 2
 
 
-class StoreUntunedError(StoreError):
-    """The store's embeddings are no tuned column."""
-
-    code, key = "STORE_UNTUNED", "errors.store.untuned"
-    exit_code = 2
-
-
 class QuestionError(ReasoningError):
     """The question cannot be worked on."""
 

@@ -106,8 +106,7 @@ class Reasoner:
     """Answers questions from the entity store; for use from several threads.
 
     `connect` opens a connection in autocommit mode; those opened are kept for the next run, until `close`.
-    A question to a database without a store, or with one that vectuned does not tune, raises
-    StoreMissingError or StoreUntunedError. `graph` may be changed, node by node.
+    A question to a database without a store raises StoreMissingError. `graph` may be changed, node by node.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from vectuned.sql.loader import folder, named_statements
 
 from .connections import Connection
 from .embedder import Embedder
-from .errors import ModelMismatchError, StoreEmptyError, StoreMissingError, StoreUntunedError
+from .errors import ModelMismatchError, StoreEmptyError, StoreMissingError
 from .knowledge import Entity, Word
 
 _FRESH: Final = 600.0  # seconds that counts of words are believed
@@ -28,15 +28,13 @@ _KNOWN_WORDS: Final = 20_000
 def prepare(conn: Connection) -> Connection:
     """Make a connection ready for the nodes: vectors known, and no compilation of plans that run once.
 
-    Raises StoreMissingError or StoreUntunedError where there is nothing to reason about.
+    Raises StoreMissingError where there is nothing to reason about.
     """
     register_vector(conn)
     conn.execute("SET jit = off")
     row = conn.execute(_statements()["store_state"]).fetchone()
     if row is None or not row[0]:
         raise StoreMissingError()
-    if not row[1]:
-        raise StoreUntunedError()
     return conn
 
 

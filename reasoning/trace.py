@@ -36,7 +36,7 @@ class Step:
     decisions: tuple[Mapping[str, Any], ...] = ()
     error: Mapping[str, Any] | None = None
 
-    # Made when somebody looks: most traces are never read, and it takes as long as the rest of a run's own work.
+    # Made when somebody looks: most traces are never read, and it takes as long as a run's other own work.
     @property
     def inputs(self) -> dict[str, Any]:
         """Return a summary of each input."""

@@ -74,7 +74,14 @@ class Identify(Node[In, Out]):
         )
         searches = tuple(Search(query_id, tuple(ids or ())) for *_, query_id, ids in rows[:1])
         for search in searches:
-            context.decide("search", query_id=search.query_id, recorded=search.is_recorded)
+            by = (
+                "vectuned"
+                if search.query_id
+                else "a fixed effort"
+                if self._ef_search
+                else "the default effort"
+            )
+            context.decide("search", by=by, query_id=search.query_id, recorded=search.is_recorded)
         if candidates:
             best = candidates[0]
             context.decide("best", entity=best.entity.name, score=best.score, similarity=best.similarity)

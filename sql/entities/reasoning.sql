@@ -6,10 +6,8 @@ SELECT e.extname, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e
 WHERE e.extname IN ('vector', 'ltree');
 
 -- name: store_state
--- Whether there is a store at all, and whether its embeddings are a tuned column.
-SELECT to_regclass('vectuned_entities.entities') IS NOT NULL,
-       EXISTS (SELECT FROM vectuned.tuned_column c
-               WHERE c.relation = to_regclass('vectuned_entities.entities') AND c.column_name = 'embedding' AND c.enabled);
+-- Whether there is a store at all.
+SELECT to_regclass('vectuned_entities.entities') IS NOT NULL;
 
 -- name: read_question
 -- The question's lexemes, and the model that its vector must be of.

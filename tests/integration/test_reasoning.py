@@ -22,7 +22,7 @@ from vectuned.reasoning.connections import Connections
 from vectuned.reasoning.corpus import Corpus
 from vectuned.reasoning.embedder import StaticEmbedder
 from vectuned.reasoning.graph import Limits
-from vectuned.reasoning.knowledge import Assessment, Breadth, Candidate, Link, Material, Relations
+from vectuned.reasoning.knowledge import Assessment, Candidate, Link, Material, Relations
 from vectuned.reasoning.load import Load
 from vectuned.reasoning.nodes.gather import Gather
 from vectuned.reasoning.nodes.prune import Prune
@@ -123,7 +123,7 @@ def test_the_outcome_is_told_to_vectuned(reasoner: Reasoner, tuned: EntityStore,
 def test_words_and_meaning_find_more_than_meaning_alone(
     reasoner: Reasoner, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
-    queries = synsets.held_out_queries()[:120]
+    queries = synsets.held_out_queries()[:60]
     vectors = embedder.encode(synsets.texts())
     ids = np.array([synset.id for synset in synsets.synsets])
     hits = exact = 0
@@ -272,9 +272,10 @@ def test_what_cannot_be_asked_is_said(tuned: EntityStore, conn: Connection, data
 
 
 def test_a_store_that_is_not_tuned_or_empty(store: EntityStore) -> None:
-    with pytest.raises(errors.StoreUntunedError), Reasoner(lambda: connect(store)) as reasoner:
-        reasoner.ask("a small animal")
-    enable(store.conn, TABLE)
+    with Reasoner(lambda: connect(store)) as reasoner:
+        outcome = reasoner.ask("a small animal")
+    assert outcome.candidates
+    assert outcome.trace.decisions("identify")[0]["by"] == "the default effort"
     store.conn.execute("TRUNCATE vectuned_entities.entities CASCADE")
     with pytest.raises(errors.StoreEmptyError), Reasoner(lambda: connect(store)) as reasoner:
         reasoner.ask("a small animal")
@@ -314,24 +315,24 @@ def test_connections_are_lent_again_and_bounded(tuned: EntityStore) -> None:
 
 
 def test_failures_of_runs_raise_the_effort_that_serves_the_next(
-    own: Reasoner, tuned: EntityStore, synsets: Corpus
+    own: Reasoner, tuned: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
     conn = tuned.conn
     worker = Worker(conn, load_settings(None, {"learning.batch_min": 20}, {}))
     own.settings = own.settings.model_copy(update={"rounds": 1})
-    texts = [query.text for query in synsets.queries()][:150]
+    texts = [query.text for query in synsets.queries()][:120]
 
     def served() -> int:
         return int(one(conn, "SELECT ef_search FROM vectuned.params(%s::regclass, (SELECT embedding FROM "
                              "vectuned_entities.entities LIMIT 1), 10)", TABLE))  # fmt: skip
 
-    for text in texts:
-        own.ask(text)
+    for vector in embedder.encode(texts):
+        tuned.find_similar(vector)
     worker.drain()
     worker.replay_all()
     assert worker.learn_all() == 1
-    for text in texts[:30]:
-        own.ask(text, breadth=Breadth())
+    for text in texts[:20]:
+        own.ask(text)
     worker.drain()
     worker.replay_all()
     worker.judge()
@@ -339,7 +340,7 @@ def test_failures_of_runs_raise_the_effort_that_serves_the_next(
     before = served()
     conn.execute("UPDATE vectuned.promise SET margin = 0")
     strict(own)
-    outcomes = [own.ask(gibberish(seed)) for seed in range(40)]
+    outcomes = [own.ask(gibberish(seed)) for seed in range(25)]
     assert all(outcome.material.rejected for outcome in outcomes)
     worker.drain()
     worker.judge()  # by what the runs said alone: nothing of it was replayed
@@ -348,7 +349,7 @@ def test_failures_of_runs_raise_the_effort_that_serves_the_next(
         "SELECT verdict, count(*) FROM vectuned.trajectory WHERE query_id = ANY (%s::uuid[]) GROUP BY 1",
         (failed,),
     ).fetchall()
-    assert verdicts == [("failure", 40)]
+    assert verdicts == [("failure", 25)]
     assert served() > before
     (search,) = own.ask(texts[0]).searches
     worker.drain()
