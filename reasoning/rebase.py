@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
@@ -27,6 +27,7 @@ Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _KINDS: Final[tuple[Kind, ...]] = ("entity", "resource")
 _PATIENCE: Final = 10
+_STRIPES: Final = 16
 
 
 def quietly(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -71,7 +72,7 @@ def rebase(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> Re
         with stage(f"embedding with {embedder.name}", begun.total) as progress:
             done = begun.embedded
             progress(done)
-            for stored in _embed(store, embedder, begun.model.id, job_id):
+            for stored in _embed(store, embedder, begun.model.id, job_id, range(_STRIPES)):
                 done += stored
                 progress(done)
         for table in TABLES:
@@ -107,29 +108,36 @@ def _job(store: EntityStore) -> RebaseJob:
     return job
 
 
-def _embed(store: EntityStore, embedder: Embedder, model_id: int, job_id: int | None) -> Iterator[int]:
-    """Embed until nothing waits; yields how many were stored, batch by batch."""
+def _embed(
+    store: EntityStore, embedder: Embedder, model_id: int, job_id: int | None, stripes: Iterable[int] = ()
+) -> Iterator[int]:
+    """Embed until nothing waits, first by stripes; yields how many were stored, batch by batch."""
     for kind in _KINDS:
-        after, stored = 0, 0
-        while True:
-            batch = store.waiting(kind, BATCH, after, job_id)
-            if len(batch):
-                after = batch.ids[-1]
-                try:
-                    vectors = embedder.encode(batch.texts)
-                except UsageError as error:
-                    raise UsageError(
-                        f"One of the {kind} texts {batch.ids[0]} to {after} cannot be embedded ({error}): "
-                        "change it, or archive it."
-                    ) from error
-                fresh = store.put(batch, vectors, model_id, job_id)
-                stored += fresh
-                yield fresh
-            elif stored:
-                # What was written or changed behind our back.
-                after, stored = 0, 0
-            else:
-                break
+        for stripe in stripes:
+            yield from _pass(store, embedder, model_id, kind, job_id, stripe)
+        # Then what was written or changed behind our back, until there is none.
+        found = True
+        while found:
+            found = False
+            for stored in _pass(store, embedder, model_id, kind, job_id, None):
+                found = found or stored > 0
+                yield stored
+
+
+def _pass(
+    store: EntityStore, embedder: Embedder, model_id: int, kind: Kind, job_id: int | None, stripe: int | None
+) -> Iterator[int]:
+    after = 0
+    while len(batch := store.waiting(kind, BATCH, after, job_id, stripe)):
+        after = batch.ids[-1]
+        try:
+            vectors = embedder.encode(batch.texts)
+        except UsageError as error:
+            raise UsageError(
+                f"One of the {kind} texts {batch.ids[0]} to {after} cannot be embedded ({error}): "
+                "change it, or archive it."
+            ) from error
+        yield store.put(batch, vectors, model_id, job_id)
 
 
 def _switch(store: EntityStore, embedder: Embedder, model_id: int, job_id: int) -> None:

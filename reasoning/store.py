@@ -360,10 +360,20 @@ class EntityStore:
         return int(self.value("waiting"))
 
     def waiting(
-        self, kind: Kind, batch_size: int = BATCH, after_id: int = 0, job_id: int | None = None
+        self,
+        kind: Kind,
+        batch_size: int = BATCH,
+        after_id: int = 0,
+        job_id: int | None = None,
+        stripe: int | None = None,
     ) -> Waiting:
-        """Return the next texts to embed, by id: those of a rebase job, or those out of date."""
-        values = {"kind": kind, "batch_size": batch_size, "after_id": after_id, "job_id": job_id}
+        """Return the next texts to embed, by id: those of a rebase job, or those out of date.
+
+        With `stripe` (0 to 15) every sixteenth id: what changes side by side should not change at once.
+        """
+        values = {
+            "kind": kind, "batch_size": batch_size, "after_id": after_id, "job_id": job_id, "stripe": stripe,
+        }  # fmt: skip
         rows = self.rows("next_batch", **values)
         return Waiting(kind, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 

@@ -124,7 +124,8 @@ SELECT vectuned_entities.prune_archived_entities(%(archived_for)s, %(batch_size)
 SELECT vectuned_entities.update_entity_embedding(%(entity_id)s, %(embedding)s, %(model_name)s, %(model_version)s);
 
 -- name: next_batch
-SELECT id, content, text_hash FROM vectuned_entities.next_embedding_batch(%(kind)s, %(batch_size)s, %(after_id)s, %(job_id)s);
+SELECT id, content, text_hash
+FROM vectuned_entities.next_embedding_batch(%(kind)s, %(batch_size)s, %(after_id)s, %(job_id)s, %(stripe)s);
 
 -- name: put_batch
 SELECT vectuned_entities.put_embedding_batch(%(kind)s, %(ids)s::bigint[], %(embeddings)b, %(hashes)s::bigint[], %(model_id)s,

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.reasoning import rebase as rebasing
 from vectuned.reasoning.bulk import build_index
 from vectuned.reasoning.embedder import Progress, StaticEmbedder, Vectors
+from vectuned.reasoning.entities import RebaseJob
 from vectuned.reasoning.rebase import cancel, embed_waiting, last_job, rebase
 from vectuned.reasoning.store import EntityNotFoundError, EntityStore
 
@@ -201,9 +201,8 @@ def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
 
 
 def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
-    store: EntityStore, embedder: StaticEmbedder, monkeypatch: pytest.MonkeyPatch
+    store: EntityStore, embedder: StaticEmbedder
 ) -> None:
-    monkeypatch.setattr(rebasing, "BATCH", 200)
     (query,) = embedder.encode(["a large dog"])
     before = store.find_similar(query, 10)
     enable(store.conn, TABLE)
@@ -223,7 +222,7 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
         "SELECT (SELECT count(*) FROM vectuned_entities.entities) "
         "+ (SELECT count(*) FROM vectuned_entities.external_resources)",
     )
-    assert (job.state, job.embedded, job.total) == ("running", 600, total)
+    assert (job.state, job.embedded, job.total) == ("running", 375, total)
     # Meanwhile searches are what they were, and what is written waits for both models.
     assert [m.id for m in store.find_similar(query, 10)] == [m.id for m in before]
     with pytest.raises(UsageError, match=r"\d+ of \d+ texts are not embedded with the next model yet"):
@@ -238,9 +237,9 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
     again = Watched()
     done = rebase(store, again, lambda label, total: _Shown(shown))
     assert (done.id, done.state, done.embedded) == (job.id, "done", total)
-    # 600 were ready, of them one changed and one is archived; one is new.
-    assert len(again.texts) == total - 600 + 1 + 1
-    assert shown[0] == 598
+    # 375 were ready, of them one changed and one is archived; one is new.
+    assert len(again.texts) == total - 375 + 1 + 1
+    assert shown[0] == 373
     model = store.model()
     assert model is not None
     assert (model.name, model.dimensions) == ("wordllama-l2-supercat-64", 64)
@@ -329,16 +328,26 @@ def test_an_index_left_half_built_is_built_anew(store: EntityStore) -> None:
     assert one(store.conn, "SHOW maintenance_work_mem") == "256MB"
 
 
-def test_filling_the_next_embedding_touches_no_index(store: EntityStore) -> None:
-    store.value("rebase_start", name="next", version="1", dimensions=256)
-    job = last_job(store)
-    assert job is not None
-    batch = store.waiting("entity", 500, job_id=job.id)
-    with store.conn.transaction():
-        store.put(batch, StaticEmbedder().encode(batch.texts), job.model.id, job.id)
-        updated, hot = store.conn.execute(
-            "SELECT pg_stat_get_xact_tuples_updated(o), pg_stat_get_xact_tuples_hot_updated(o) "
-            "FROM (SELECT 'vectuned_entities.entities'::regclass::oid AS o) r"
-        ).fetchall()[0]
-    assert updated == 500
-    assert hot > 0.95 * updated
+@pytest.mark.parametrize("dimensions", [64, 128, 256])
+def test_filling_the_next_embedding_hardly_touches_indexes(store: EntityStore, dimensions: int) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def stop(_: int) -> None:
+        if job().embedded >= 1500:
+            raise EnoughError
+
+    def job() -> RebaseJob:
+        found = last_job(store)
+        assert found is not None
+        return found
+
+    with pytest.raises(EnoughError):
+        rebase(store, Watched(dimensions, "2", stop))
+    store.conn.execute("SELECT pg_stat_force_next_flush()")
+    updated, hot = store.conn.execute(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables "
+        "WHERE relid = 'vectuned_entities.entities'::regclass"
+    ).fetchall()[0]
+    assert updated == job().embedded
+    assert hot > 0.75 * updated

@@ -89,7 +89,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "update_entity_embedding": {
         "target_entity_id": 1, "new_embedding": VECTOR, "model_name": None, "model_version": None,
     },
-    "next_embedding_batch": {"kind": "entity", "batch_size": 5, "after_id": 0, "job_id": None},
+    "next_embedding_batch": {"kind": "entity", "batch_size": 5, "after_id": 0, "job_id": None, "stripe": 3},
     "put_embedding_batch": {
         "kind": "entity", "ids": [1], "embeddings": [VECTOR], "text_hashes": [1], "model_id": 1,
         "job_id": None,
@@ -113,7 +113,7 @@ OPTIONAL = {
     ("insert_external_resource", "model_name"), ("insert_external_resource", "model_version"),
     ("get_entity_resources", "query"), ("find_similar_resources", "ef_search"),
     ("update_entity_embedding", "model_name"), ("update_entity_embedding", "model_version"),
-    ("next_embedding_batch", "job_id"), ("put_embedding_batch", "job_id"),
+    ("next_embedding_batch", "job_id"), ("next_embedding_batch", "stripe"), ("put_embedding_batch", "job_id"),
 }  # fmt: skip
 NASTY = "'); DROP TABLE vectuned_entities.entities; -- \\ %s $1 & | ! <-> \" é"
 HOSTILE: dict[str, list[Any]] = {

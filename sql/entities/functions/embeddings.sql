@@ -31,8 +31,11 @@ $$;
 -- The next texts to embed, by number and after the one given: those of entities ('entity') and resources ('resource')
 -- without an embedding or with another text since; with a job those that it has not embedded yet.
 -- text_hash goes back to put_embedding_batch: what was changed meanwhile is not stored, and comes again.
+-- stripe (0 to 15) takes every sixteenth number. Rows side by side are then updated in different transactions, so that each
+-- finds the room that the one before left on its page, and no index is touched (a heap-only tuple).
 CREATE OR REPLACE FUNCTION vectuned_entities.next_embedding_batch(
-    kind text DEFAULT 'entity', batch_size int DEFAULT 512, after_id bigint DEFAULT 0, job_id bigint DEFAULT NULL)
+    kind text DEFAULT 'entity', batch_size int DEFAULT 512, after_id bigint DEFAULT 0, job_id bigint DEFAULT NULL,
+    stripe int DEFAULT NULL)
 RETURNS TABLE (id bigint, content text, text_hash bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -41,19 +44,21 @@ AS $$
 BEGIN
     PERFORM vectuned_entities._check_choice('kind', kind, '{entity,resource}'),
             vectuned_entities._check_range('batch_size', batch_size, 1, 10000),
-            vectuned_entities._check_given('after_id', after_id IS NOT NULL, 'The last id of the batch before, 0 for the first.');
+            vectuned_entities._check_given('after_id', after_id IS NOT NULL, 'The last id of the batch before, 0 for the first.'),
+            vectuned_entities._check_range('stripe', coalesce(stripe, 0), 0, 15);
     IF job_id IS NOT NULL THEN
         PERFORM vectuned_entities._running_job(job_id);
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT b.id, b.content, hashtextextended(b.content, 0) FROM (SELECT t.%I AS id, %s AS content '
-        'FROM vectuned_entities.%I t WHERE %s AND %s AND t.%1$I > $2 ORDER BY t.%1$I LIMIT $1) b ORDER BY b.id',
+        'FROM vectuned_entities.%I t WHERE %s AND %s AND t.%1$I > $2 AND ($3 IS NULL OR t.%1$I %% 16 = $3) '
+        'ORDER BY t.%1$I LIMIT $1) b ORDER BY b.id',
         kind || '_id',
         CASE kind WHEN 'entity' THEN 'vectuned_entities.entity_text(t.name, t.description)' ELSE 't.content' END,
         CASE kind WHEN 'entity' THEN 'entities' ELSE 'external_resources' END,
         CASE kind WHEN 'entity' THEN 't.status = ''active''' ELSE 't.content <> ''''' END,
         CASE WHEN job_id IS NULL THEN 't.needs_embedding' ELSE 't.embedding_next IS NULL' END)
-    USING batch_size, after_id;
+    USING batch_size, after_id, stripe;
 END
 $$;
 
