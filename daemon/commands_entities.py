@@ -119,7 +119,7 @@ def _of_job(job: RebaseJob) -> str:
 
 
 def _embedder(context: Context, name: str) -> Embedder:
-    """Open the model of a name, or the embedder of the section [reasoning] by "configured" or its own name."""
+    """Open the model of a name, or that of [reasoning], which is called "configured" or as it is."""
     from vectuned.reasoning.embedder import models, open_embedder
 
     chosen = context.settings.reasoning
@@ -177,7 +177,8 @@ def _entities_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="rebase: to which model, such as wordllama-l2-supercat-128, or configured for that of [reasoning]; without it the one begun",
+        help="rebase: to which model, such as wordllama-l2-supercat-128, or configured for that of "
+        "[reasoning]; without it the one begun",
     )
     parser.add_argument("--cancel", action="store_true", help="rebase: give up the one that was begun")
 

@@ -18,8 +18,8 @@ Connection = psycopg.Connection[Any]
 class Connections:
     """Lend at most `most` connections made by `connect`, the one given back last first.
 
-    Its server has planned the searches already. One that was lost, or is given back in the middle of a
-    transaction, is closed.
+    Its server has planned the searches already. One that is given back in the middle of a transaction is
+    closed; where one was lost the idle ones are not trusted either.
     """
 
     def __init__(self, connect: Callable[[], Connection], most: int = 8) -> None:
@@ -48,9 +48,7 @@ class Connections:
         """Close what is idle now, and what is lent as soon as it comes back."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for conn in idle:
-            conn.close()
+        self._close_idle()
 
     def __enter__(self) -> Self:
         return self
@@ -62,8 +60,17 @@ class Connections:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for conn in idle:
+            conn.close()
+
     def _give_back(self, conn: Connection) -> None:
-        if not conn.closed and conn.info.transaction_status == TransactionStatus.IDLE:
+        if conn.closed:
+            self._close_idle()
+            return
+        if conn.info.transaction_status == TransactionStatus.IDLE:
             with self._lock:
                 if not self._closed:
                     self._idle.append(conn)

@@ -121,11 +121,14 @@ class Context:
         if self._connections is None:
             raise RuntimeError(f"the run has no connections, which node {self.node} asks for")
         self.check()
-        with (
-            self._connections.lend(self.remaining(60.0)) as conn,
-            self.cancellation.calling(lambda: _stop(conn)),
-        ):
-            yield conn
+        with self._connections.lend(self.remaining(60.0)) as conn:
+            try:
+                with self.cancellation.calling(lambda: _stop(conn)):
+                    yield conn
+            finally:
+                # It may be stopped a moment late, when it already works for another.
+                if self.cancellation.is_cancelled:
+                    conn.close()
 
 
 def _stop(conn: Connection) -> None:

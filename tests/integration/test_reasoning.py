@@ -314,6 +314,20 @@ def test_connections_are_lent_again_and_bounded(tuned: EntityStore) -> None:
         assert conn.closed  # given back in the middle of a transaction
 
 
+def test_lost_connections_are_replaced(tuned: EntityStore) -> None:
+    with Reasoner(lambda: connect(tuned)) as reasoner:
+        reasoner.ask("a small animal")
+        lost = one(
+            tuned.conn,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'",
+        )
+        assert lost >= 2
+        outcome = reasoner.ask("a small animal")
+    assert outcome.answer.citations
+    assert outcome.trace.of("read")[0].status == "failed"
+
+
 def test_failures_of_runs_raise_the_effort_that_serves_the_next(
     own: Reasoner, tuned: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
