@@ -217,12 +217,16 @@ def _wordnet(context: Context) -> None:
     options, console = context.options, context.console
     if options.limit is not None and options.limit < 100:
         raise UsageError(f"--limit must be at least 100, not {options.limit}: fewer are no hierarchy.")
-    embedder, corpus = StaticEmbedder(), load_wordnet()
-    if options.limit is not None and options.limit < len(corpus.synsets):
-        corpus = wordnet.part_of(corpus, options.limit)
     with _installing(context) as conn:
         if options.drop:
-            _drop(conn)
+            _check_nothing_else(conn)
+        embedder, corpus = StaticEmbedder(), load_wordnet()
+        if options.limit is not None and options.limit < len(corpus.synsets):
+            corpus = wordnet.part_of(corpus, options.limit)
+        if options.drop and stored_dimensions(conn) is not None:
+            with conn.transaction():
+                conn.execute(entity_queries()["forget_tuning"])
+                conn.execute(entity_queries()["drop_store"])
         install_entities(conn, stored_dimensions(conn) or embedder.dimensions)
         store = EntityStore(conn)
         before = wordnet.stages(store)
@@ -247,7 +251,7 @@ def _wordnet(context: Context) -> None:
     )
 
 
-def _drop(conn: Connection) -> None:
+def _check_nothing_else(conn: Connection) -> None:
     from vectuned.reasoning import wordnet
     from vectuned.reasoning.store import EntityStore
 
@@ -260,9 +264,6 @@ def _drop(conn: Connection) -> None:
             "The entity store holds more than WordNet, so --drop leaves it alone: "
             "DROP SCHEMA vectuned_entities CASCADE if you mean it."
         )
-    with conn.transaction():
-        conn.execute(entity_queries()["forget_tuning"])
-        conn.execute(entity_queries()["drop_store"])
 
 
 @contextmanager

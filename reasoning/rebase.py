@@ -75,8 +75,9 @@ def rebase(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> Re
             for stored in _embed(store, embedder, begun.model.id, job_id, range(_STRIPES)):
                 done += stored
                 progress(done)
-        for table in TABLES:
-            with stage(f"indexing {table}", begun.total):
+        counts = store.rows("counts")[0]
+        for table, rows in zip(TABLES, (counts[0], counts[7]), strict=True):
+            with stage(f"indexing {table.replace('_', ' ')}", rows):
                 build_index(store.conn, table, "embedding_next", concurrently=True)
         _switch(store, embedder, begun.model.id, job_id)
     for table in TABLES:

@@ -10,7 +10,9 @@ import psycopg
 import pytest
 
 from vectuned.config.errors import UsageError, VectunedError
+from vectuned.reasoning import wordnet
 from vectuned.reasoning.bulk import build_index
+from vectuned.reasoning.corpus import Corpus
 from vectuned.reasoning.embedder import Progress, StaticEmbedder, Vectors
 from vectuned.reasoning.entities import RebaseJob
 from vectuned.reasoning.rebase import cancel, embed_waiting, last_job, rebase
@@ -40,6 +42,15 @@ class Watched:
             self._before(self.batches)
         self.texts += texts
         return self._inner.encode(texts, progress)
+
+
+def test_another_part_of_wordnet_is_not_mixed_in(
+    store: EntityStore, synsets: Corpus, embedder: StaticEmbedder
+) -> None:
+    loaded = wordnet.stages(store)
+    with pytest.raises(UsageError, match=r"synsets of WordNet are loaded, not .*: say --drop"):
+        wordnet.load(store, wordnet.part_of(synsets, 500), embedder)
+    assert wordnet.load(store, synsets, embedder) == loaded
 
 
 # Use and life
