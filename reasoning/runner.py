@@ -216,7 +216,7 @@ class _Runner:
             found = of_a_node(error, attempt.node, self._trace.correlation_id)
             self._record(way, attempt, "failed", error=found)
             if not is_retryable(found) or attempt.number >= node.limits.attempts:
-                # Who asked or configured wrongly is told so; the rest is for whoever runs this, with its cause.
+                # Who asked or configured wrongly is told so; the rest is for whoever runs this.
                 asked = (UsageError.exit_code, ConfigurationError.exit_code)
                 level = logging.INFO if found.exit_code in asked else logging.ERROR
                 self._log(level, "node_failed", "node %s: %s", attempt.node, found, cause=found.__cause__)
