@@ -21,7 +21,7 @@ from .sources import (
     read_file,
     read_overrides,
 )
-from .texts import ApplicationName, Conninfo, Folder
+from .texts import ApplicationName, Conninfo, Folder, LanguageTag, Name, TextSearch, Url, Variable
 
 DEFAULT: Final = "default"
 """The source of a value that nothing sets."""
@@ -244,6 +244,84 @@ class EmbeddedSettings(_Section):
     )
 
 
+class ReasoningSettings(_Section):
+    """How questions are embedded, reasoned about and answered."""
+
+    embedder: Literal["static", "minilm", "sentence-transformers", "endpoint"] = Field(
+        default="static",
+        description="What turns texts into vectors; it must be what the stored entities were embedded by.",
+    )
+    embedder_model: Name = Field(
+        default="",
+        description="Model of sentence-transformers or of the endpoint; the others have their own.",
+    )
+    embedder_version: Name = Field(
+        default="",
+        description="Version of that model, as it is stored beside its vectors; empty means unknown.",
+    )
+    embedder_url: Url = Field(
+        default="", description="Address of an OpenAI-compatible embedding endpoint, up to and with /v1."
+    )
+    embedder_key_variable: Variable = Field(
+        default="", description="Environment variable that holds that endpoint's key; empty means no key."
+    )
+    embedder_dimensions: int = Field(
+        default=0,
+        ge=0,
+        le=16_000,
+        description="Dimensions of the endpoint's vectors, or of the static embedder's; 0 means its own.",
+    )
+    embedder_seconds: float = Field(
+        default=10.0, gt=0, le=3600, description="Seconds that endpoint is given for a batch of texts."
+    )
+    embedder_batch: int = Field(default=32, ge=1, le=4096, description="Texts embedded at a time.")
+    embedding_cache: int = Field(
+        default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, by the hash of their texts."
+    )
+    generator: Literal["extractive", "endpoint"] = Field(
+        default="extractive", description="Who writes answers: the facts themselves, or a language model."
+    )
+    generator_model: Name = Field(default="", description="Model of the generating endpoint.")
+    generator_url: Url = Field(
+        default="", description="Address of an OpenAI-compatible chat endpoint, up to and with /v1."
+    )
+    generator_key_variable: Variable = Field(
+        default="", description="Environment variable that holds that endpoint's key; empty means no key."
+    )
+    generator_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds that endpoint is given for an answer."
+    )
+    generator_tokens: int = Field(
+        default=400, ge=16, le=32_768, description="Most tokens the model may write."
+    )
+    language: TextSearch = Field(
+        default="english",
+        description="Text search configuration of PostgreSQL that questions are read with.",
+    )
+    messages: LanguageTag = Field(default="en", description="Language of the errors, such as en or de.")
+    rounds: int = Field(
+        default=2, ge=1, le=2, description="Ways through the graph: 2 lets a run look more widely once."
+    )
+    min_coherence: float = Field(
+        default=0.15, ge=0, le=1, description="Coherence below which a run is sent back."
+    )
+    min_completeness: float = Field(
+        default=0.55, ge=0, le=1, description="Completeness below which a run is sent back."
+    )
+    relevance: float = Field(
+        default=0.35, ge=0, le=1, description="Share of the best score below which entities are pruned."
+    )
+    max_age_days: int = Field(
+        default=0, ge=0, le=36_500, description="Days after which relationships are outdated; 0 means never."
+    )
+    connections: int = Field(
+        default=8, ge=2, le=1000, description="Most connections that one reasoner opens to the database."
+    )
+    count_uses: bool = Field(
+        default=False, description="Whether the uses of cited entities are counted in the store."
+    )
+
+
 class Settings(BaseSettings):
     """All settings, checked and frozen. `Settings()` is the defaults; `load_settings` reads the sources."""
 
@@ -265,6 +343,7 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
+    reasoning: ReasoningSettings = ReasoningSettings()
 
     @classmethod
     def settings_customise_sources(

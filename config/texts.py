@@ -32,6 +32,12 @@ def _folder(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if _has_controls(text):
+        raise ValueError
+    return text
+
+
 def _has_controls(text: str) -> bool:
     return any(c < " " or c == "\x7f" for c in text)
 
@@ -59,4 +65,41 @@ ApplicationName = Annotated[
     str,
     # The server cuts after 63 bytes, and replaces what is not printable ASCII.
     Field(min_length=1, max_length=63, pattern="^[ -~]*$", json_schema_extra={"form": "of printable ASCII"}),
+]
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    Field(max_length=256, json_schema_extra={"form": "without control characters"}),
+]
+Url = Annotated[
+    str,
+    Field(
+        max_length=2048,
+        pattern=r"^(https?://[!-~]+)?$",
+        json_schema_extra={"form": "that is an address, such as http://localhost:8080/v1, or empty"},
+    ),
+]
+Variable = Annotated[
+    str,
+    Field(
+        max_length=256,
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+        json_schema_extra={"form": "that names an environment variable, or empty"},
+    ),
+]
+TextSearch = Annotated[
+    str,
+    Field(
+        max_length=63,
+        pattern=r"^[a-z_][a-z0-9_]*$",
+        json_schema_extra={"form": "that names a text search configuration, such as english"},
+    ),
+]
+LanguageTag = Annotated[
+    str,
+    Field(
+        max_length=35,
+        pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*$",
+        json_schema_extra={"form": "that names a language, such as en or de"},
+    ),
 ]

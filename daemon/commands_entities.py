@@ -22,6 +22,7 @@ from .connection import connect
 from .console import Console
 
 if TYPE_CHECKING:
+    from vectuned.reasoning.embedder import Embedder
     from vectuned.reasoning.entities import RebaseJob
 
 Connection = psycopg.Connection[Any]
@@ -117,8 +118,22 @@ def _of_job(job: RebaseJob) -> str:
     )
 
 
-def _rebase(context: Context) -> None:
+def _embedder(context: Context, name: str) -> Embedder:
+    """Open the model of a name, or that of [reasoning], which is called "configured" or as it is."""
     from vectuned.reasoning.embedder import models, open_embedder
+
+    chosen = context.settings.reasoning
+    if name not in models() and (name == "configured" or chosen.embedder != "static"):
+        from vectuned.reasoning.embedders import make_embedder
+
+        configured = make_embedder(chosen)
+        if name in ("configured", configured.name):
+            return configured
+    return open_embedder(name)
+
+
+def _rebase(context: Context) -> None:
+    from vectuned.reasoning.embedder import models
     from vectuned.reasoning.rebase import cancel, embed_waiting, last_job, rebase
     from vectuned.reasoning.store import EntityStore
 
@@ -134,7 +149,7 @@ def _rebase(context: Context) -> None:
             name = options.model or (running.model.name if running else None)
             if name is None:
                 raise UsageError(f"No rebase is under way: say which --model, one of {', '.join(models())}.")
-            embedder, current = open_embedder(name), store.model()
+            embedder, current = _embedder(context, name), store.model()
             with _watched(console, conn) as stage:
                 if running is None and current is not None and (current.name, current.version) == (
                     embedder.name, embedder.version,
@@ -162,7 +177,8 @@ def _entities_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="rebase: to which model, such as wordllama-l2-supercat-128; without it the one begun",
+        help="rebase: to which model, such as wordllama-l2-supercat-128, or configured for that of "
+        "[reasoning]; without it the one begun",
     )
     parser.add_argument("--cancel", action="store_true", help="rebase: give up the one that was begun")
 

@@ -68,7 +68,8 @@ def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 def _identify(record: logging.LogRecord) -> bool:
     run, job = _run.get() or (None, "")
-    record.run = run
+    # What was asked for from outside has an id that its answer tells, too.
+    record.run = getattr(record, "correlation_id", None) or run
     if getattr(record, "action", None) is None:
         record.action = job or record.name.rpartition(".")[2]
     return True

@@ -60,6 +60,8 @@ CREATE TABLE vectuned_entities.entities (
     CONSTRAINT entities_inactive_next_check CHECK (status = 'active' OR embedding_next IS NULL)
 ) WITH (fillfactor = 75);
 CREATE INDEX entities_document_idx ON vectuned_entities.entities USING gin (document);
+-- The words of names alone: most rows that have a word have it in their description.
+CREATE INDEX entities_name_words_idx ON vectuned_entities.entities USING gin (ts_filter(document, '{a}'));
 CREATE INDEX entities_needs_embedding_idx ON vectuned_entities.entities (entity_id)
     WHERE needs_embedding AND status = 'active';
 CREATE INDEX entities_archived_idx ON vectuned_entities.entities (status_changed_at) WHERE status = 'archived';

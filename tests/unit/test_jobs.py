@@ -75,11 +75,12 @@ def test_what_could_not_be_written_down_is_counted_the_next_time() -> None:
 def test_every_job_has_a_name_of_its_own_and_a_time() -> None:
     assert len({job.name for job in JOBS}) == len(JOBS)
     for job in JOBS:
-        every = job.every(Settings())
+        every = job.every(load_settings(None, {"export.folder": "/var/lib/patterns"}, {}))
         assert every is not None
         assert every < 7200
+        assert (job.every(Settings()) is None) == (job.name == "exchange")
         # A long request or lesson must not keep the recorded searches waiting.
-        assert (job.line == "upkeep") == (job.name in ("drain", "refresh", "maintain"))
+        assert (job.line == "upkeep") == (job.name in ("drain", "refresh", "maintain", "exchange"))
 
 
 def test_work_is_stuck_when_it_neither_says_anything_nor_computes() -> None:

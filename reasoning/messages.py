@@ -1,0 +1,60 @@
+"""What is said to people, by key and language: texts are data, and a missing one falls back on English."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+FALLBACK = "en"
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def translate(key: str, params: Mapping[str, object] | None = None, language: str = FALLBACK) -> str:
+    """Return the text of a key with its parameters filled in.
+
+    The language is a tag such as "de" or "de-AT". Without a text in it the English one is taken, and without
+    that the key itself; a parameter that is not given stays as it is written, in braces.
+    """
+    values = params or {}
+    template = _texts(_primary(language)).get(key) or _texts(FALLBACK).get(key, key)
+    # Not str.format: a value must never be taken for a pattern, nor a pattern reach into a value.
+    return _FIELD.sub(lambda field: str(values.get(field[1], field[0])), template)
+
+
+def languages() -> tuple[str, ...]:
+    """Name the languages that there are texts in."""
+    names = (file.name.split(".") for file in _folder().iterdir())
+    return tuple(sorted(parts[1] for parts in names if parts[0] == "messages" and parts[-1] == "toml"))
+
+
+def texts(language: str) -> Mapping[str, str]:
+    """Return every text of a language by its key; none of a language that is not known."""
+    return _texts(_primary(language))
+
+
+def _primary(language: str) -> str:
+    found = _LANGUAGE.match(language.lower())
+    return found[0] if found else FALLBACK
+
+
+@cache
+def _texts(language: str) -> dict[str, str]:
+    file = _folder() / f"messages.{language}.toml"
+    if not file.is_file():
+        return {}
+    sections = tomllib.loads(file.read_text("utf-8"))["errors"]
+    return {
+        f"errors.{section}.{name}": text
+        for section, entries in sections.items()
+        for name, text in entries.items()
+    }
+
+
+def _folder() -> Traversable:
+    return resources.files("vectuned.reasoning") / "data"
