@@ -30,7 +30,8 @@ import psycopg
 from pgvector import Vector
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.config.settings import ReasoningSettings, load_settings
+from vectuned.config.sections import ReasoningSettings
+from vectuned.config.settings import load_settings
 from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.session import open_session
 from vectuned.daemon.worker import Worker

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from vectuned.config.errors import printable
-from vectuned.config.settings import LoggingSettings
+from vectuned.config.sections import LoggingSettings
 
 _run: ContextVar[tuple[str, str] | None] = ContextVar("run", default=None)
 

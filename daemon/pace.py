@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import psycopg
 
-from vectuned.config.settings import BudgetSettings
+from vectuned.config.sections import BudgetSettings
 from vectuned.learning.spent import Spent
 from vectuned.sql.loader import queries
 

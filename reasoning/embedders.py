@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from vectuned.config.errors import ConfigurationError
-from vectuned.config.settings import ReasoningSettings
+from vectuned.config.sections import ReasoningSettings
 
 from .embedder import Embedder, Progress, StaticEmbedder, Vectors, unit_rows
 from .embedder_cache import CachedEmbedder

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from vectuned.config.errors import ConfigurationError
-from vectuned.config.settings import ReasoningSettings
+from vectuned.config.sections import ReasoningSettings
 
 from .connections import Connection, Connections
 from .context import Cancellation

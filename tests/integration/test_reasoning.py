@@ -14,7 +14,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from vectuned.config.settings import ReasoningSettings, load_settings
+from vectuned.config.sections import ReasoningSettings
+from vectuned.config.settings import load_settings
 from vectuned.daemon.cli import main
 from vectuned.daemon.worker import Worker
 from vectuned.reasoning import errors

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from vectuned.config.errors import DatabaseUnavailableError, UsageError, VectunedError
-from vectuned.config.settings import LoggingSettings
+from vectuned.config.sections import LoggingSettings
 from vectuned.daemon.logs import set_up_logging
 from vectuned.reasoning import errors
 from vectuned.reasoning.messages import languages, texts, translate

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vectuned.config.errors import ConfigurationError, UsageError
-from vectuned.config.settings import ReasoningSettings
+from vectuned.config.sections import ReasoningSettings
 from vectuned.reasoning import errors
 from vectuned.reasoning.embedder import Progress, Vectors, unit_rows
 from vectuned.reasoning.embedder_cache import CachedEmbedder

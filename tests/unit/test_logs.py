@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from vectuned.config.settings import LoggingSettings
+from vectuned.config.sections import LoggingSettings
 from vectuned.daemon.logs import correlated, goes_to_journal, set_up_logging
 
 Format = Literal["auto", "text", "journald", "json"]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from vectuned.config.settings import BudgetSettings
+from vectuned.config.sections import BudgetSettings
 from vectuned.daemon.pace import Pace, Stopped
 from vectuned.learning.spent import Spent
 
