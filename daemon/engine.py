@@ -8,13 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 import psycopg
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.jobstores.base import JobLookupError
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
@@ -26,6 +22,7 @@ from .logs import correlated
 from .pace import Pace, Stopped
 from .pulse import Pulse
 from .standby import open_standby
+from .timetable import FIRST_RUN, Timetable
 from .worker import Worker, sentence
 
 log = logging.getLogger(__name__)
@@ -34,8 +31,6 @@ _LOOK_SECONDS: Final = 2.0
 _GLANCE_SECONDS: Final = 15.0
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 10.0
-_FIRST_RUN: Final = 30.0
-_JUMP_SECONDS: Final = 2.0
 _FENCE_SECONDS: Final = 5.0
 _WATCH_PATIENCE: Final = 120.0
 
@@ -67,9 +62,8 @@ class Engine:
         self._standby = open_standby(settings, self._idle)
         self._worker: Worker | None = None
         self._unprepared = True
-        self._scheduler: BackgroundScheduler | None = None
+        self._timetable: Timetable | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
-        self._ahead = 0.0
         self._retry = _FIRST_PAUSE
         self._state = "starting"
         self._glance_at = 0.0
@@ -184,9 +178,8 @@ class Engine:
                 _ = self.worker  # it connects
             count = self._glance(desk)
             log.info("%swatching %d columns", self._prefix, count, extra={"action": "start"})
-            self._ahead = time.time() - time.monotonic()
-            self._scheduler = scheduler = self._schedule()
-            scheduler.start()
+            self._timetable = timetable = Timetable(self._jobs.values(), self._attempt, self.settings)
+            timetable.start()
             self._retry = _FIRST_PAUSE
             while not self._stopping.is_set():
                 self._pause(_LOOK_SECONDS)
@@ -199,7 +192,7 @@ class Engine:
                     )  # fmt: skip
                     break
                 self._take_settings()
-                self._watch_clock(scheduler)
+                timetable.watch_clock()
                 if time.monotonic() >= self._glance_at:
                     self._glance(desk)
         finally:
@@ -208,9 +201,9 @@ class Engine:
     def _end(self) -> None:
         """End all jobs, and leave the database only when none is left."""
         self.halted.set()
-        scheduler, self._scheduler = self._scheduler, None
-        if scheduler is not None and scheduler.running:
-            ending = threading.Thread(target=scheduler.shutdown, name="ending", daemon=True)
+        timetable, self._timetable = self._timetable, None
+        if timetable is not None:
+            ending = threading.Thread(target=timetable.shutdown, name="ending", daemon=True)
             ending.start()
             with self.pulse.rest():
                 while ending.is_alive():
@@ -237,15 +230,6 @@ class Engine:
         self._state = f"{row[0]} column{'' if row[0] == 1 else 's'}, {last}"
         return int(row[0])
 
-    def _watch_clock(self, scheduler: BackgroundScheduler) -> None:
-        """Begin all schedules anew when the clock is set: the scheduler goes by it."""
-        now = time.time() - time.monotonic()
-        if abs(now - self._ahead) > _JUMP_SECONDS:
-            log.info("the clock jumped by %.0f s", now - self._ahead, extra={"action": "clock"})
-            for job in scheduler.get_jobs():
-                job.reschedule("interval", seconds=job.trigger.interval.total_seconds())
-        self._ahead = now
-
     def _take_settings(self) -> None:
         fresh, self._next_settings = self._next_settings, None
         if fresh is None:
@@ -255,8 +239,8 @@ class Engine:
         if self._standby is not None:
             self._standby.lag_seconds = fresh.budget.lag_seconds
         self._unprepared = True
-        if self._scheduler is not None:
-            self._plan(self._scheduler)
+        if self._timetable is not None:
+            self._timetable.plan(fresh)
 
     def _cancel(self) -> None:
         """Interrupt what runs, so that ending does not wait for a long statement."""
@@ -268,33 +252,6 @@ class Engine:
                 self._standby.cancel()
 
     # Jobs
-
-    def _schedule(self) -> BackgroundScheduler:
-        # A late job runs late, never not at all; jobs that pile up run once.
-        lines = {job.line for job in self._jobs.values()}
-        scheduler = BackgroundScheduler(
-            executors={line: ThreadPoolExecutor(1) for line in lines},
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
-        )
-        self._plan(scheduler)
-        return scheduler
-
-    def _plan(self, scheduler: BackgroundScheduler) -> None:
-        """Add the jobs that the settings want, remove the others, and change what runs at other times."""
-        for job in self._jobs.values():
-            planned, seconds = scheduler.get_job(job.name), job.every(self.settings)
-            if seconds is None:
-                if planned is not None:
-                    planned.remove()
-            elif planned is None:
-                # Soon at first: a daemon that is often started anew has to get to all of them.
-                soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, _FIRST_RUN))
-                scheduler.add_job(
-                    self._attempt, "interval", (job,), id=job.name, seconds=seconds, executor=job.line,
-                    next_run_time=soon,
-                )  # fmt: skip
-            elif planned.trigger.interval.total_seconds() != seconds:
-                planned.reschedule("interval", seconds=seconds)
 
     def _attempt(self, job: Job) -> None:
         """Run a job once. Every run of every job passes here."""
@@ -328,7 +285,7 @@ class Engine:
 
     def _failed(self, job: Job, record: Record, began: float, error: Exception) -> None:
         record.failed(began, error)
-        delay = backoff(record.failures, job.every(self.settings) or _FIRST_RUN, self._rng)
+        delay = backoff(record.failures, job.every(self.settings) or FIRST_RUN, self._rng)
         # What is neither the server's nor the user's is a fault of ours, and the way to it is told.
         expected = isinstance(error, (VectunedError, psycopg.Error))
         log.error(
@@ -336,18 +293,15 @@ class Engine:
             _full_stop(str(error).strip() or type(error).__name__), delay,
             exc_info=None if expected else error, extra={"action": job.name},
         )  # fmt: skip
-        if (scheduler := self._scheduler) is not None:
-            with suppress(JobLookupError):
-                soon = datetime.now().astimezone() + timedelta(seconds=delay)
-                scheduler.modify_job(job.name, next_run_time=soon)
+        if (timetable := self._timetable) is not None:
+            timetable.run_in(job, delay)
 
     def _note(self, job: Job, record: Record) -> None:
         """Write down how the job went, if that is due."""
         if not record.due():
             return
-        planned = self._scheduler.get_job(job.name) if self._scheduler is not None else None
-        at = planned.next_run_time if planned is not None else None
-        ahead = None if at is None else max(at.timestamp() - time.time(), 0.0)
+        timetable = self._timetable
+        ahead = timetable.seconds_until(job) if timetable is not None else None
         try:
             self.leader.desk.execute(queries()["note_job"], record.values(ahead))
         except psycopg.Error as error:

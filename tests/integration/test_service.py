@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon import engine
+from vectuned.daemon import timetable
 from vectuned.daemon.engine import Engine
 from vectuned.daemon.jobs import JOBS, Job, Place
 
@@ -54,22 +53,24 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
 
 @pytest.mark.parametrize("jump", [-86_400.0, 3600.0])
 def test_when_the_clock_is_set_the_schedule_begins_anew(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
-    clock = {"wall": 1000.0, "steady": 50.0}
-    made: list[float] = []
-    runs = SimpleNamespace(
-        trigger=SimpleNamespace(interval=SimpleNamespace(total_seconds=lambda: 7.0)),
-        reschedule=lambda _trigger, seconds: made.append(seconds),
-    )
-    scheduler = cast(BackgroundScheduler, SimpleNamespace(get_jobs=lambda: [runs]))
-    fake: Any = SimpleNamespace(time=lambda: clock["wall"], monotonic=lambda: clock["steady"])
-    monkeypatch.setattr(engine, "time", fake)
-    watching = Engine("", "", Settings())
-    watching._ahead = clock["wall"] - clock["steady"]
-    for jumped in (0.0, jump, 0.0):
-        clock["steady"] += 2
-        clock["wall"] += 2 + jumped
-        watching._watch_clock(scheduler)
-    assert made == [7.0]
+    shift = 0.0
+    fake: Any = SimpleNamespace(time=lambda: time.time() + shift, monotonic=time.monotonic)
+    monkeypatch.setattr(timetable, "time", fake)
+    job = Job("slow", lambda s: 500.0, lambda p: None)
+    plan = timetable.Timetable([job], lambda job: None, Settings())
+    plan.start()
+    try:
+        found = []
+        for moved in (0.0, jump, 0.0):
+            shift += moved
+            plan.watch_clock()
+            planned = plan._scheduler.get_job(job.name)
+            found.append(planned.next_run_time.timestamp() - time.time())
+    finally:
+        plan.shutdown()
+    assert 20 < found[0] <= 30
+    assert 490 < found[1] <= 500
+    assert 490 < found[2] <= 500
 
 
 def test_other_settings_take_effect_while_jobs_come_and_go(
