@@ -17,7 +17,8 @@ from vectuned.daemon.worker import Worker
 def work(dsn: str, times: int | None = None) -> None:
     """Do what the daemon does, over and over."""
     with open_session(dsn) as conn:
-        worker = Worker(conn, load_settings(None, {}, {}))
+        # In small batches, or who is killed often never gets to what comes after them.
+        worker = Worker(conn, load_settings(None, {"learning.replay_batch": 5}, {}))
         for _ in repeat(None) if times is None else repeat(None, times):
             worker.drain()
             worker.replay_all()

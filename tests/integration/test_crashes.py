@@ -136,18 +136,23 @@ def alone(conn: Connection) -> bool:
 
 def test_a_worker_killed_at_any_time_leaves_all_whole(searched: Connection, publisher: Publisher) -> None:
     conn, draw = searched, random.Random(5)
+    ask(conn, 5, seed=9)
+    began = time.monotonic()
+    with publisher.started():
+        assert eventually(lambda: whole(conn) > 2)
+    cycle = time.monotonic() - began
     recorded, versions, amid = kept(conn), [whole(conn)], 0
     for trial in range(50):
         ask(conn, 6, seed=10 + trial)
         recorded += 6
         with publisher.started():
-            time.sleep(draw.uniform(0.02, 0.4))
+            time.sleep(draw.uniform(0.0, 1.5 * cycle))
             amid += int(one(conn, "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"))
         versions.append(whole(conn))
         assert kept(conn) == recorded
     assert versions == sorted(versions)
-    assert versions[-1] > 20
-    assert amid >= 5, "hardly any was killed while it wrote"
+    assert versions[-1] > 12
+    assert amid >= 3, "hardly any was killed while it wrote"
     assert eventually(lambda: alone(conn))
     worker = Worker(conn, load_settings(None, {}, {}))
     worker.drain()
