@@ -37,6 +37,14 @@ def items(conn: Connection) -> Connection:
     return conn
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the account of the server can read; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 def ask(conn: Connection, count: int, seed: int = 2, relation: str = "items") -> list[bool]:
     """Search, and tell of each search whether it was recorded."""
     found = [
@@ -234,14 +242,12 @@ def test_a_column_that_is_dropped(items: Connection, database: str) -> None:
 
 
 def test_the_extension_is_upgraded_while_searches_run(
-    items: Connection, database: str, tmp_path: Path
+    items: Connection, database: str, open_folder: Path
 ) -> None:
     """To a version after the one there is, which replaces a function and adds another."""
     version = one(items, "SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-    folder = tmp_path / "extension"
-    folder.mkdir()
-    for path in (*tmp_path.parents[:2], tmp_path, folder):
-        path.chmod(0o755)
+    folder = open_folder / "extension"
+    folder.mkdir(mode=0o755)
     control = "default_version = '99.0'\nmodule_pathname = '$libdir/vector'\nrelocatable = true\n"
     (folder / "vector.control").write_text(control)
     (folder / f"vector--{version}--99.0.sql").write_text(
@@ -260,7 +266,7 @@ def test_the_extension_is_upgraded_while_searches_run(
     asking.start()
     try:
         assert eventually(lambda: len(done) > 2)
-        items.execute(f"SET extension_control_path = '{tmp_path}:$system'")
+        items.execute(f"SET extension_control_path = '{open_folder}:$system'")
         items.execute("ALTER EXTENSION vector UPDATE")
         before = len(done)
         assert eventually(lambda: len(done) > before + 2)
