@@ -15,6 +15,7 @@ from vectuned.config.errors import UsageError, VectunedError, printable
 from vectuned.config.settings import Settings
 
 from .commands import COMMANDS, Command, Context
+from .commands_advise import COMMANDS as ADVISE_COMMANDS
 from .commands_config import COMMANDS as CONFIG_COMMANDS
 from .commands_config import assignment, load
 from .commands_report import COMMANDS as REPORT_COMMANDS
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (*COMMANDS, *TUNING_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS):
+    for command in (*COMMANDS, *TUNING_COMMANDS, *ADVISE_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS):
         verb = verbs.add_parser(
             command.name, parents=[common], help=command.summary, description=command.description
         )

@@ -1,0 +1,308 @@
+"""Which index a column should have: candidates, which of them are tried further, and what they promise.
+
+Candidates are built over growing samples of the rows, and most of them dropped after each (successive
+halving; Jamieson & Talwalkar, 2016, "Non-stochastic best arm identification and hyperparameter
+optimization"). What is seen at several sizes is carried on to all rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+
+from .column import VectorType
+from .ladder import RUNGS, at_efforts, effort, probe_rungs
+from .neighbors import Floats, Ints
+
+Method = Literal["hnsw", "ivfflat"]
+Form = Literal["plain", "halfvec", "bits"]
+
+LEAST_ROWS: Final = 4000
+GROWTH: Final = 3
+WORTH: Final = 0.9
+"""A change is worth it where a search takes less than this share of what it takes now."""
+
+_DIMENSIONS: Final[dict[str, int]] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
+_PAGE: Final = 8192
+_OFFSET_LIMIT: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What an index is built as: of HNSW `m` and `ef_construction`, of IVFFlat `lists`.
+
+    The `lists` are those for all rows; a sample gets fewer, by the square root of the rows.
+    """
+
+    method: Method
+    form: Form
+    m: int = 0
+    ef_construction: int = 0
+    lists: int = 0
+
+    def __str__(self) -> str:
+        """Name it as people do."""
+        return f"{self.method} {self.form} {self.options}"
+
+    @property
+    def options(self) -> str:
+        """Return what stands in WITH (...)."""
+        if self.method == "hnsw":
+            return f"m = {self.m}, ef_construction = {self.ef_construction}"
+        return f"lists = {self.lists}"
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Return the efforts that it is measured at: ef_search, or probes."""
+        return RUNGS if self.method == "hnsw" else probe_rungs(self.lists)
+
+    @property
+    def effort_name(self) -> str:
+        """Name what its effort is set by."""
+        return "ef_search" if self.method == "hnsw" else "probes"
+
+    def over(self, share: float) -> Definition:
+        """Return what stands for it over a share of the rows."""
+        if self.method == "hnsw":
+            return self
+        return replace(self, lists=max(1, round(self.lists * math.sqrt(min(share, 1.0)))))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one candidate showed over so many rows.
+
+    `recall` float64 (rungs,), the mean over the queries at the rungs of the definition for all rows; `blocks`
+    (rungs,), index buffers a search; `ms` (rungs,), milliseconds a client waits, in units of a search
+    through the current index done at the same time; `bytes` of the index, and `build_seconds`.
+    """
+
+    definition: Definition
+    rows: int
+    recall: Floats
+    blocks: Floats
+    ms: Floats
+    bytes: int
+    build_seconds: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """An effort, and the recall and cost expected there."""
+
+    effort: int
+    recall: float
+    blocks: float
+    ms: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a candidate promises over all rows: as a `Trial`, with the number of sizes it is known from.
+
+    `extrapolated`: none of these sizes was that of the table.
+    """
+
+    definition: Definition
+    recall: Floats
+    blocks: Floats
+    ms: Floats
+    bytes: int
+    build_seconds: float
+    sizes: tuple[int, ...]
+    extrapolated: bool
+
+    def at(self, chosen: int) -> Point:
+        """Return what is expected at an effort."""
+        place = effort(np.array([chosen]), self.definition.rungs)
+        recall, blocks, ms = (
+            float(at_efforts(curve[None], place)[0, 0]) for curve in (self.recall, self.blocks, self.ms)
+        )
+        return Point(chosen, recall, blocks, ms)
+
+    def at_target(self, target: float, k: int) -> Point | None:
+        """Return the smallest effort whose expected recall reaches the target, None if none does."""
+        choices = self._choices(k)
+        reached = at_efforts(self.recall[None], effort(choices, self.definition.rungs))[0] >= target
+        return self.at(int(choices[np.argmax(reached)])) if reached.any() else None
+
+    def _choices(self, k: int) -> Ints:
+        rungs = self.definition.rungs
+        least = max(rungs[0], k if self.definition.method == "hnsw" else 1)
+        return np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
+
+
+def candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Definition]:
+    """Return what is tried first: each form as everybody builds it, and IVFFlat of fewer and more lists."""
+    forms = [form for form in _forms(vector_type) if indexable(form, vector_type, dimensions)]
+    found = [Definition("hnsw", form, m=16, ef_construction=64) for form in forms]
+    root = math.sqrt(max(rows, 1))
+    smallest = [form for form in forms if form != "bits"][-1:]
+    return found + [
+        Definition("ivfflat", form, lists=max(1, round(root * times)))
+        for form in smallest
+        for times in (1, 3)
+    ]
+
+
+def refined(definition: Definition) -> list[Definition]:
+    """Return what is tried of a form that did well: of HNSW a graph that is built with more care."""
+    if definition.method == "ivfflat":
+        return [replace(definition, lists=max(1, round(definition.lists * times))) for times in (0.5, 2)]
+    return [
+        replace(definition, m=m, ef_construction=breadth)
+        for m, breadth in ((16, 200), (24, 128), (24, 200), (32, 200))
+        if (m, breadth) != (definition.m, definition.ef_construction)
+    ]
+
+
+def _forms(vector_type: VectorType) -> tuple[Form, ...]:
+    return ("bits", "plain", "halfvec") if vector_type == "vector" else ("bits", "plain")
+
+
+def indexable(form: Form, vector_type: VectorType, dimensions: int) -> bool:
+    """Say whether pgvector can index a form of vectors that wide."""
+    kind = {"plain": vector_type, "halfvec": "halfvec", "bits": "bit"}[form]
+    return dimensions <= _DIMENSIONS[kind]
+
+
+def sizes(sample_rows: int, rows: int) -> list[int]:
+    """Return how many rows each round has, at most three times as many as the one before, ascending.
+
+    What is to be carried on to more rows takes two sizes at least; small ones tell builds hardly apart.
+    """
+    last = max(1, min(sample_rows, rows))
+    found = [last]
+    while len(found) < 3 and found[0] // GROWTH >= LEAST_ROWS:
+        found.insert(0, found[0] // GROWTH)
+    if len(found) == 1 and last < rows:
+        found.insert(0, max(1, last // GROWTH))
+    return found
+
+
+def survivors(costs: Sequence[tuple[Definition, float]], keep: int) -> list[Definition]:
+    """Return the cheapest candidates.
+
+    Those that do not reach the target have infinite costs, and survive only where nothing else does.
+    """
+    ranked = [definition for definition, _ in sorted(costs, key=lambda each: each[1])]
+    finite = sum(math.isfinite(cost) for _, cost in costs)
+    return ranked[: min(keep, max(finite, 1))]
+
+
+def on_rungs(definition: Definition, efforts: Sequence[int], curve: Floats) -> Floats:
+    """Bring a curve (efforts,) of an index over fewer rows to the rungs of its definition for all rows.
+
+    With as many probes as there are lists an IVFFlat index has found everything there is.
+    """
+    return np.interp(np.asarray(definition.rungs, dtype=np.float64), efforts, curve)
+
+
+def forecast(trials: Sequence[Trial], rows: int, queries: int, offset: float = 0.0) -> Forecast:
+    """Carry on what trials of one candidate showed to all rows.
+
+    The logarithm of the misses and the costs are taken to change in proportion to the logarithm of the rows,
+    which is what HNSW's depth suggests, and rung by rung; bytes and the time to build in proportion to the
+    rows (the latter a little more). A trial over all rows is taken as it is. `queries` limits how few misses
+    a sample can show; `offset` is what the logarithm of misses is off by, see `offset_of`.
+    """
+    ordered = sorted(trials, key=lambda trial: trial.rows)
+    last = ordered[-1]
+    extrapolated = last.rows < rows
+    if not extrapolated:
+        recall, blocks, ms = last.recall, last.blocks, last.ms
+    else:
+        floor = 0.5 / max(10 * queries, 1)
+        misses = np.stack([np.log(np.maximum(1.0 - trial.recall, floor)) for trial in ordered])
+        at = np.array([trial.rows for trial in ordered], dtype=np.float64)
+        logs = _carried(at, misses, rows) + offset
+        recall = np.maximum.accumulate(1.0 - np.minimum(np.exp(logs), 1.0))
+        recall = np.where((1.0 - last.recall <= floor) & (recall > 1.0 - 2 * floor), 1.0, recall)
+        blocks = _carried(at, np.stack([trial.blocks for trial in ordered]), rows)
+        ms = _carried(at, np.stack([trial.ms for trial in ordered]), rows)
+        blocks, ms = np.maximum(blocks, last.blocks), np.maximum(ms, 0.5 * last.ms)
+    share = rows / last.rows
+    return Forecast(
+        last.definition, recall, blocks, ms, round(last.bytes * share), last.build_seconds * share**1.1,
+        tuple(trial.rows for trial in ordered), extrapolated,
+    )  # fmt: skip
+
+
+def _carried(rows: Floats, values: Floats, to: int) -> Floats:
+    """Carry values (s, rungs) seen at so many rows (s,) on by a line over the logarithm of the rows.
+
+    Through the last two: over few rows a search meets much of all there is, and the curve is steeper there.
+    One size only shows no slope; it is taken as it is.
+    """
+    if len(rows) < 2:
+        return np.asarray(values[-1], dtype=np.float64)
+    x = np.log(rows[-2:])
+    slope = (values[-1] - values[-2]) / (x[1] - x[0])
+    carried: Floats = values[-1] + slope * (math.log(to) - x[1])
+    return carried
+
+
+def offset_of(expected: Forecast, seen: Floats) -> float:
+    """Say by how much the logarithm of misses is off, where what is expected can be held against the real.
+
+    `seen` float64 (rungs,), the recall of the same index over all rows. Where hardly anything or nearly all
+    is missed there is nothing to compare.
+    """
+    missed, real = 1.0 - expected.recall, 1.0 - seen
+    clear = (missed > 0.003) & (missed < 0.5) & (real > 0.003) & (real < 0.5)
+    if not clear.any():
+        return 0.0
+    off = float(np.median(np.log(real[clear]) - np.log(missed[clear])))
+    return float(np.clip(off, -_OFFSET_LIMIT, _OFFSET_LIMIT))
+
+
+def timed_curve(blocks: Floats, at: Sequence[int], ms: Sequence[float], rungs: Sequence[int]) -> Floats:
+    """Draw the curve of milliseconds over rungs (r,) through what was timed at some efforts.
+
+    A search takes a time to begin with and one for each buffer: a line, that never descends.
+    """
+    seen = np.interp(at, rungs, blocks)
+    slope, start = 0.0, float(np.mean(ms))
+    if np.ptp(seen) > 0:
+        slope, start = (float(x) for x in np.polyfit(seen, np.asarray(ms, dtype=np.float64), 1))
+    if slope <= 0 or start < 0:
+        slope = float(np.mean(ms) / np.mean(seen)) if start < 0 else 0.0
+        start = 0.0 if start < 0 else float(np.mean(ms))
+    return np.asarray(start + slope * blocks)
+
+
+def best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[Forecast, Point] | None:
+    """Return the forecast that reaches the target at least cost, and where; None if none reaches it."""
+    reached = [(each, point) for each in forecasts if (point := each.at_target(target, k)) is not None]
+    return min(reached, key=lambda pair: pair[1].ms, default=None)
+
+
+def index_bytes(definition: Definition, rows: int, dimensions: int) -> int:
+    """Estimate the size of an index, page by page as pgvector lays it out."""
+    value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[
+        definition.form
+    ] + 16
+    if definition.method == "ivfflat":
+        return _pages(rows, value + 8) + definition.lists * _PAGE
+    # An element with its ten row pointers, and its neighbours: 2 m on the lowest level, m on those above.
+    levels = 1.0 + 1.0 / max(definition.m - 1, 1)
+    neighbours_bytes = 6 * definition.m * (1.0 + levels) + 8
+    return _pages(rows, round(value + 80 + neighbours_bytes))
+
+
+def graph_bytes(definition: Definition, rows: int, dimensions: int) -> int:
+    """Estimate what an index takes in memory while it is built."""
+    value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[definition.form]
+    if definition.method == "ivfflat":
+        return rows * (value + 32) // 4
+    return rows * (value + 250 + 34 * definition.m)
+
+
+def _pages(rows: int, entry: int) -> int:
+    if entry >= _PAGE:
+        return rows * (math.ceil(entry / _PAGE) * _PAGE)
+    return math.ceil(rows / max(_PAGE // (entry + 4), 1)) * _PAGE
