@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ class Advisor:
         self.conn, self.conninfo, self.care, self.wish, self.console = conn, conninfo, care, wish, console
         self._began = monotonic()
         self._copied = 0
+        self._rows = 0
         self._share = 0.0
         self._reference_seen: list[float] = []
         self._key = "id" if care.column.column != "id" else "key"
@@ -114,7 +116,7 @@ class Advisor:
             ):
                 index = _numbered(care, current.number)
                 truth = exact_neighbors(self.conn, real.column, wish.vectors, wish.k)
-                rows = truth.scanned
+                rows = self._rows = truth.scanned
                 seen = replay_through(self.conn, real, index, wish.vectors, truth, wish.k, progress)
                 recall = seen.recall.mean(axis=0)
                 self._reference_effort = _first(recall, index.rungs, wish.target, wish.k)
@@ -315,7 +317,8 @@ class Advisor:
             copy=run.relation(_COPY), column=column.vector, relation=column.relation,
             key_start=sql.Literal(self._copied), seed=sql.Literal(self.wish.seed), **places,
         )  # fmt: skip
-        with self.console.progress("copying a sample of the rows", 1):
+        rows = round(min(share, 1.0) * self._rows)
+        with self.console.progress("copying a sample of the rows", rows):
             self._copied += self.conn.execute(statement, prepare=False).rowcount
         self._share = share
         self.conn.execute(sql.SQL("ANALYZE {}").format(run.relation(_COPY)))
@@ -431,7 +434,7 @@ def build_guess(built: Sequence[tuple[Definition, int, float]], definition: Defi
         return each.ef_construction + 2.0 * each.m if each.method == "hnsw" else 30.0
 
     def grown(n: int) -> float:
-        return float(n) ** 1.1
+        return math.pow(n, 1.1)
 
     if not built:
         return 0.0

@@ -21,8 +21,8 @@ from vectuned.daemon.cli import main
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition
 
-from .asked import DIMENSIONS, ask, points, tuned
-from .tables import Connection, enable, make, one, search
+from .asked import ask, points
+from .tables import Connection, build, enable, make, one, search
 
 PACKAGES = Path(__file__).parents[2] / ".pkg"
 SMALL = ("--sample-rows", "600", "--queries", "20", "--quiet")
@@ -39,8 +39,12 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(conn: Connection) -> Connection:
-    """A table of 3,000 rows with a sparse index, and 60 recorded searches."""
-    tuned(conn)
+    """A table of 1,200 rows with a sparse index, and 60 recorded searches."""
+    make(conn, points(1200, seed=1), index=False)
+    build(conn, options="WITH (m = 6)")
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    conn.execute("VACUUM ANALYZE items")
+    enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=100)
     ask(conn, 60)
     return conn
 
@@ -78,7 +82,7 @@ def test_advice_changes_nothing_until_applied_and_the_old_index_goes_once_the_ne
     assert {each["definition"] for each in others} | set(report["dropped"]) == {str(HALF), str(LISTS)}
     assert all(each["extrapolated"] and len(each["measured_over"]) == 2 for each in others)
     assert all("CREATE INDEX CONCURRENTLY" in each["statement"] for each in others)
-    assert (current["extrapolated"], report["rows"], report["applied"]) == (False, 3000, None)
+    assert (current["extrapolated"], report["rows"], report["applied"]) == (False, 1200, None)
 
     prefer(monkeypatch, HALF)
     enable(asked, target_recall=0.9, sample_rate=1.0, min_samples=1000)
@@ -252,4 +256,3 @@ def test_what_cannot_be_done_is_one_sentence(
     assert shown.out == ""
     assert said in shown.err
     assert left(conn)[0] == []
-    assert DIMENSIONS == 16
