@@ -122,7 +122,8 @@ class Advisor:
                 self._reference_effort = _first(recall, index.rungs, wish.target, wish.k)
                 self._reference = way_through(self.conn, real, index, wish.k, self._reference_effort)
                 timed = self._timed(real, index, recall)
-            now = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
+            trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
+            (now,) = advisor.priced([trial])
             advice = Advice(
                 rows, current, advisor.forecast([now], rows, len(wish.vectors)), 0.0, self._reference_effort,
                 memory={name: int(about[name]) for name in ("shared_buffers", "effective_cache_size")},
@@ -195,6 +196,7 @@ class Advisor:
             last = place == len(plan) - 1
             if last and wish.on_table:
                 self._on_table(run, advice, existing, entrants[1:], trials, about)
+                self._price(trials, advice.rows)
                 rows = advice.rows
                 break
             rows = self._fill_copy(run, size / advice.rows)
@@ -208,6 +210,7 @@ class Advisor:
                 trials.setdefault(definition, []).append(
                     self._try(run, definition, truth, rows, label, about)
                 )
+            self._price(trials, rows)
             here = [(d, self._cost(tried[-1])) for d, tried in trials.items() if tried[-1].rows == rows]
             if last:
                 break
@@ -286,6 +289,12 @@ class Advisor:
                 )
             )
         return found
+
+    def _price(self, trials: dict[Definition, list[Trial]], rows: int) -> None:
+        """Set the times of the trials over so many rows, those of a kind together."""
+        done = [tried for tried in trials.values() if tried[-1].rows == rows]
+        for tried, trial in zip(done, advisor.priced([tried[-1] for tried in done]), strict=True):
+            tried[-1] = trial
 
     def _cost(self, trial: Trial) -> float:
         seen = advisor.forecast([trial], trial.rows, len(self.wish.vectors))
@@ -373,11 +382,12 @@ class Advisor:
         timed: dict[int, float], size: int, seconds: float,
     ) -> Trial:  # fmt: skip
         blocks = seen.blocks.mean(axis=0)
-        ms = advisor.timed_curve(blocks, list(timed), list(timed.values()), rungs)
-        recall, blocks, ms = (
-            advisor.on_rungs(definition, rungs, curve) for curve in (seen.recall.mean(axis=0), blocks, ms)
+        at = np.interp(list(timed), rungs, blocks).tolist()
+        recall, blocks = (
+            advisor.on_rungs(definition, rungs, curve) for curve in (seen.recall.mean(axis=0), blocks)
         )
-        return Trial(definition, rows, recall, blocks, ms, size, seconds)
+        points = tuple(zip(at, timed.values(), strict=True))
+        return Trial(definition, rows, recall, blocks, points, size, seconds)
 
     def _timed(self, care: Care, index: TunedIndex, recall: Floats) -> dict[int, float]:
         efforts = self._efforts(index, recall)

@@ -257,12 +257,14 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
                 ("p99_ms", ".2f"),
             )
         ]  # fmt: skip
-        rows.append((arm, each["setting"], *figures))
+        rows.append((arm, f"{each['queries']:,}", *figures))
     console.table(
-        ("", "setting", f"recall@{result['k']}", "under 0.8", "mean ms", "p50 ms", "p99 ms"), rows, left=2,
-        title=f"{result['relation']}.{result['column']}, {result['rows']:,} rows: {result['queries']} "
-        f"queries, the best fixed setting chosen by {result['chosen_by']} others; 95 % confidence each",
+        ("", "queries", f"recall@{result['k']}", "under 0.8", "mean ms", "p50 ms", "p99 ms"), rows,
+        title=f"{result['relation']}.{result['column']}, {result['rows']:,} rows: the best "
+        f"fixed setting was chosen by {result['chosen_by']:,} other queries; 95 % confidence each",
     )  # fmt: skip
+    for arm, each in result["arms"].items():
+        console.line(f"{arm}: {each['setting']}")
     ratio = result["vectuned_over_fixed"]
     console.line(
         f"vectuned takes {ratio['mean_ms']['value']:.2f} ({ratio['mean_ms']['at_least']:.2f} to "

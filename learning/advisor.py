@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -77,17 +77,24 @@ class Trial:
     """What one candidate showed over so many rows.
 
     `recall` float64 (rungs,), the mean over the queries at the rungs of the definition for all rows; `blocks`
-    (rungs,), index buffers a search; `ms` (rungs,), milliseconds a client waits, in units of a search
-    through the current index done at the same time; `bytes` of the index, and `build_seconds`.
+    (rungs,), index buffers a search; `timed`, for some efforts those buffers and the time that a client
+    waits, in units of a search through the current index done at the same time; `bytes` of the index, and
+    `build_seconds`. `ms` (rungs,) in the same units, see `priced`.
     """
 
     definition: Definition
     rows: int
     recall: Floats
     blocks: Floats
-    ms: Floats
+    timed: tuple[tuple[float, float], ...]
     bytes: int
     build_seconds: float
+    ms: Floats = field(default_factory=lambda: np.full(len(RUNGS), np.nan))
+
+    @property
+    def kind(self) -> tuple[Method, Form]:
+        """Return what of an index decides what a buffer costs."""
+        return self.definition.method, self.definition.form
 
 
 @dataclass(frozen=True)
@@ -260,19 +267,27 @@ def offset_of(expected: Forecast, seen: Floats) -> float:
     return float(np.clip(off, -_OFFSET_LIMIT, _OFFSET_LIMIT))
 
 
-def timed_curve(blocks: Floats, at: Sequence[int], ms: Sequence[float], rungs: Sequence[int]) -> Floats:
-    """Draw the curve of milliseconds over rungs (r,) through what was timed at some efforts.
+def priced(trials: Sequence[Trial]) -> list[Trial]:
+    """Set the milliseconds of trials over as many rows by what was timed of all that are of one kind.
 
-    A search takes a time to begin with and one for each buffer: a line, that never descends.
+    A search takes a time to begin with and one for each buffer, which is a matter of the kind of index and
+    not of how carefully it was built: a line through all that was timed, which tells builds apart by their
+    buffers, free of noise.
     """
-    seen = np.interp(at, rungs, blocks)
-    slope, start = 0.0, float(np.mean(ms))
-    if np.ptp(seen) > 0:
-        slope, start = (float(x) for x in np.polyfit(seen, np.asarray(ms, dtype=np.float64), 1))
-    if slope <= 0 or start < 0:
-        slope = float(np.mean(ms) / np.mean(seen)) if start < 0 else 0.0
-        start = 0.0 if start < 0 else float(np.mean(ms))
-    return np.asarray(start + slope * blocks)
+    kinds = {(trial.definition.method, trial.definition.form) for trial in trials}
+    lines = {kind: _line([point for t in trials if t.kind == kind for point in t.timed]) for kind in kinds}
+    return [replace(trial, ms=lines[trial.kind][0] + lines[trial.kind][1] * trial.blocks) for trial in trials]
+
+
+def _line(timed: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return start and slope, neither below 0, of the line through points of buffers and milliseconds."""
+    blocks, ms = np.array(timed, dtype=np.float64).T
+    slope, start = 0.0, float(ms.mean())
+    if np.ptp(blocks) > 0:
+        slope, start = (float(x) for x in np.polyfit(blocks, ms, 1))
+    if start < 0:
+        return 0.0, float((blocks @ ms) / (blocks @ blocks))
+    return (float(ms.mean()), 0.0) if slope < 0 else (start, slope)
 
 
 def best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[Forecast, Point] | None:

@@ -215,7 +215,7 @@ def test_evaluate_compares_four_ways(
     assert main(["evaluate", "items", "embedding", "--queries", lines, "-q", "--dsn", database]) == 0
     shown = capsys.readouterr().out
     assert "best fixed" in shown
-    assert "15 queries" in shown
+    assert "chosen by 15 other queries" in shown
     # Nothing of it is recorded.
     assert one(asked, "SELECT count(*) FROM vectuned.inbox") == 60
 

@@ -22,7 +22,8 @@ def trial(definition: Definition, rows: int, *, misses: float = 4.0, cost: float
     rungs = np.asarray(definition.rungs, dtype=np.float64)
     missed = np.minimum(misses * math.log(rows) / 10 / rungs, 1.0)
     blocks = 30 * rungs * math.log(rows)
-    return Trial(definition, rows, 1 - missed, blocks, cost * blocks / 5000, rows * 1000, rows / 1000)
+    timed = tuple((float(x), cost * float(x) / 5000) for x in blocks[3:6])
+    return advisor.priced([Trial(definition, rows, 1 - missed, blocks, timed, rows * 1000, rows / 1000)])[0]
 
 
 @pytest.mark.parametrize(
@@ -137,17 +138,28 @@ def test_the_best_reaches_the_target_at_least_time() -> None:
     assert advisor.best([unable], 0.99, 10) is None
 
 
-def test_times_lie_on_a_line_over_buffers_that_never_descends() -> None:
-    blocks = np.array([10.0, 20, 40, 80])
-    rungs = (10, 20, 40, 80)
-    line = advisor.timed_curve(blocks, (10, 40), (0.2, 0.5), rungs)
-    assert line == pytest.approx(0.1 + 0.01 * blocks)
+def lines(*timed: tuple[Definition, tuple[tuple[float, float], ...]]) -> list[list[float]]:
+    """Return what searches of 0, 100 and 200 buffers take by what was timed."""
+    blocks = np.array([0.0, 100, 200])
+    trials = [Trial(definition, 9, blocks, blocks, points, 1, 1.0) for definition, points in timed]
+    return [trial.ms.tolist() for trial in advisor.priced(trials)]
+
+
+def test_times_lie_on_one_line_over_the_buffers_of_a_kind() -> None:
+    careful = Definition("hnsw", "halfvec", m=32, ef_construction=200)
+    found = lines(
+        (HALF, ((100, 0.2), (200, 0.3))), (careful, ((300, 0.4),)), (USUAL, ((100, 0.5), (200, 1.0)))
+    )  # fmt: skip
+    assert found[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert found[1] == found[0]
+    assert found[2] == pytest.approx([0.0, 0.5, 1.0], abs=1e-9)
+
+
+def test_times_never_descend_or_fall_below_nothing() -> None:
     # Timed beside other work, more may seem to take less.
-    assert advisor.timed_curve(blocks, (10, 40), (0.5, 0.2), rungs) == pytest.approx(0.35)
-    steep = advisor.timed_curve(blocks, (40, 80), (0.1, 0.5), rungs)
-    assert (steep >= 0).all()
-    assert (np.diff(steep) > 0).all()
-    assert advisor.timed_curve(blocks, (20,), (0.3,), rungs) == pytest.approx(0.3)
+    assert lines((HALF, ((100, 0.5), (200, 0.2)))) == [pytest.approx([0.35] * 3)]
+    assert lines((HALF, ((100, 0.1), (200, 0.5)))) == [pytest.approx([0.0, 0.22, 0.44])]
+    assert lines((HALF, ((100, 0.3),))) == [pytest.approx([0.3] * 3)]
 
 
 def test_fewer_lists_over_a_sample_are_brought_to_the_rungs_of_all() -> None:
