@@ -123,9 +123,9 @@ class Advisor:
                 self._reference = way_through(self.conn, real, index, wish.k, self._reference_effort)
                 timed = self._timed(real, index, recall)
             trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
-            (now,) = advisor.priced([trial])
+            (self._now,) = advisor.priced([trial])
             advice = Advice(
-                rows, current, advisor.forecast([now], rows, len(wish.vectors)), 0.0, self._reference_effort,
+                rows, current, advisor.forecast([self._now], rows), 0.0, self._reference_effort,
                 memory={name: int(about[name]) for name in ("shared_buffers", "effective_cache_size")},
             )  # fmt: skip
             self._rounds(run, advice, existing, about)
@@ -262,20 +262,19 @@ class Advisor:
 
     def _forecasts(self, trials: dict[Definition, list[Trial]], advice: Advice, rows: int) -> list[Forecast]:
         """Carry on what was seen to all rows, put right by what the current index shows there."""
-        queries_, whole = len(self.wish.vectors), rows >= 0.98 * advice.rows
+        whole = rows >= 0.98 * advice.rows
         total = rows if whole else advice.rows
-        base = trials.get(advice.current.definition, [])
-        offset, dearer = 0.0, 1.0
+        base, dearer = trials.get(advice.current.definition, []), 1.0
         if base and (base[-1].rows == rows or not whole):
-            expected = advisor.forecast(base, total, queries_)
-            offset = 0.0 if whole else advisor.offset_of(expected, advice.now.recall)
-            point = expected.at(self._reference_effort)
+            growth = None if whole else advisor.growth_of([base[-1], self._now])
+            point = advisor.forecast(base, total, growth).at(self._reference_effort)
             dearer = float(np.clip(advice.now.at(self._reference_effort).ms / point.ms, 0.5, 2.0))
         found = []
         for definition, tried in trials.items():
             if definition == advice.current.definition:
                 continue
-            each = advisor.forecast(tried, total, queries_, offset)
+            growth = advisor.growth_beyond(tried, base, self._now) if base and not whole else None
+            each = advisor.forecast(tried, total, growth)
             found.append(
                 Forecast(
                     definition,
@@ -297,7 +296,7 @@ class Advisor:
             tried[-1] = trial
 
     def _cost(self, trial: Trial) -> float:
-        seen = advisor.forecast([trial], trial.rows, len(self.wish.vectors))
+        seen = advisor.forecast([trial], trial.rows)
         point = seen.at_target(self.wish.target, self.wish.k)
         return float("inf") if point is None else point.ms
 

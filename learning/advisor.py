@@ -28,7 +28,7 @@ WORTH: Final = 0.9
 
 _DIMENSIONS: Final[dict[str, int]] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
 _PAGE: Final = 8192
-_OFFSET_LIMIT: Final = 2.0
+_CERTAIN: Final = 0.985
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def refined(definition: Definition) -> list[Definition]:
         return [replace(definition, lists=max(1, round(definition.lists * times))) for times in (0.5, 2)]
     return [
         replace(definition, m=m, ef_construction=breadth)
-        for m, breadth in ((16, 200), (24, 128), (24, 200), (32, 200))
+        for m, breadth in ((16, 200), (16, 400), (24, 200), (24, 400))
         if (m, breadth) != (definition.m, definition.ef_construction)
     ]
 
@@ -209,34 +209,67 @@ def on_rungs(definition: Definition, efforts: Sequence[int], curve: Floats) -> F
     return np.interp(np.asarray(definition.rungs, dtype=np.float64), efforts, curve)
 
 
-def forecast(trials: Sequence[Trial], rows: int, queries: int, offset: float = 0.0) -> Forecast:
+def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) -> Forecast:
     """Carry on what trials of one candidate showed to all rows.
 
-    The logarithm of the misses and the costs are taken to change in proportion to the logarithm of the rows,
-    which is what HNSW's depth suggests, and rung by rung; bytes and the time to build in proportion to the
-    rows (the latter a little more). A trial over all rows is taken as it is. `queries` limits how few misses
-    a sample can show; `offset` is what the logarithm of misses is off by, see `offset_of`.
+    The effort that a recall takes is taken to grow by a power of the rows, `growth`, by default as it did
+    between the last two sizes; buffers and times at an effort with the logarithm of the rows; bytes in
+    proportion to them, and the time to build a little faster. A trial over all rows is taken as it is.
     """
     ordered = sorted(trials, key=lambda trial: trial.rows)
     last = ordered[-1]
     extrapolated = last.rows < rows
-    if not extrapolated:
-        recall, blocks, ms = last.recall, last.blocks, last.ms
-    else:
-        floor = 0.5 / max(10 * queries, 1)
-        misses = np.stack([np.log(np.maximum(1.0 - trial.recall, floor)) for trial in ordered])
+    recall, blocks, ms = last.recall, last.blocks, last.ms
+    if extrapolated:
+        power = growth_of(ordered) if growth is None else growth
+        rungs = np.asarray(last.definition.rungs, dtype=np.float64)
+        recall = np.interp(rungs / (rows / last.rows) ** (power or 0.0), rungs, last.recall)
         at = np.array([trial.rows for trial in ordered], dtype=np.float64)
-        logs = _carried(at, misses, rows) + offset
-        recall = np.maximum.accumulate(1.0 - np.minimum(np.exp(logs), 1.0))
-        recall = np.where((1.0 - last.recall <= floor) & (recall > 1.0 - 2 * floor), 1.0, recall)
         blocks = _carried(at, np.stack([trial.blocks for trial in ordered]), rows)
         ms = _carried(at, np.stack([trial.ms for trial in ordered]), rows)
-        blocks, ms = np.maximum(blocks, last.blocks), np.maximum(ms, 0.5 * last.ms)
+        blocks, ms = np.maximum(blocks, 0.8 * last.blocks), np.maximum(ms, 0.8 * last.ms)
     share = rows / last.rows
     return Forecast(
         last.definition, recall, blocks, ms, round(last.bytes * share), last.build_seconds * share**1.1,
         tuple(trial.rows for trial in ordered), extrapolated,
     )  # fmt: skip
+
+
+def growth_of(trials: Sequence[Trial]) -> float | None:
+    """Return the power of the rows by which the effort for a recall grew between the last two trials.
+
+    The median over recalls of at least 0.7 that both reached; None where there is but one trial, or none
+    such.
+    """
+    if len(trials) < 2 or trials[-2].rows == trials[-1].rows:
+        return None
+    few, many = trials[-2:]
+    curves = [np.maximum.accumulate(trial.recall) for trial in (few, many)]
+    low = max(0.7, *(float(curve[0]) for curve in curves))
+    high = min(_CERTAIN, *(float(curve[-1]) for curve in curves))
+    if low >= high:
+        return None
+    levels = np.linspace(low, high, 30)
+    rungs = np.log(np.asarray(many.definition.rungs, dtype=np.float64))
+    # Where a curve is flat the first of its rungs is meant: a hair of slope makes it so.
+    before, after = (np.interp(levels, curve + 1e-9 * np.arange(len(curve)), rungs) for curve in curves)
+    return float(np.clip(np.median(after - before) / math.log(many.rows / few.rows), 0.0, 1.0))
+
+
+def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) -> float | None:
+    """Guess the power of the rows by which the effort of a candidate grows from its last sample on.
+
+    `base` are the trials of the current index, `real` that over the whole table, so that its growth is known.
+    A candidate's is taken to be half that, and half what its own between samples suggests, by how much that
+    of the current one was more beyond them.
+    """
+    known = growth_of([base[-1], real])
+    own, usual = growth_of(tried), growth_of(base)
+    if known is None:
+        return own
+    if not own or not usual:
+        return known
+    return 0.5 * known + 0.5 * min(own * known / usual, 2.0 * known)
 
 
 def _carried(rows: Floats, values: Floats, to: int) -> Floats:
@@ -251,20 +284,6 @@ def _carried(rows: Floats, values: Floats, to: int) -> Floats:
     slope = (values[-1] - values[-2]) / (x[1] - x[0])
     carried: Floats = values[-1] + slope * (math.log(to) - x[1])
     return carried
-
-
-def offset_of(expected: Forecast, seen: Floats) -> float:
-    """Say by how much the logarithm of misses is off, where what is expected can be held against the real.
-
-    `seen` float64 (rungs,), the recall of the same index over all rows. Where hardly anything or nearly all
-    is missed there is nothing to compare.
-    """
-    missed, real = 1.0 - expected.recall, 1.0 - seen
-    clear = (missed > 0.003) & (missed < 0.5) & (real > 0.003) & (real < 0.5)
-    if not clear.any():
-        return 0.0
-    off = float(np.median(np.log(real[clear]) - np.log(missed[clear])))
-    return float(np.clip(off, -_OFFSET_LIMIT, _OFFSET_LIMIT))
 
 
 def priced(trials: Sequence[Trial]) -> list[Trial]:

@@ -11,7 +11,7 @@ from vectuned.daemon.advise import build_guess
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Trial
 from vectuned.learning.column import VectorType
-from vectuned.learning.ladder import RUNGS, probe_rungs
+from vectuned.learning.ladder import probe_rungs
 
 USUAL = Definition("hnsw", "plain", m=16, ef_construction=64)
 HALF = Definition("hnsw", "halfvec", m=16, ef_construction=64)
@@ -83,12 +83,12 @@ def test_the_cheapest_survive_and_those_that_miss_the_target_only_alone() -> Non
     assert len(advisor.survivors([(each, inf) for each in others], 2)) == 1
 
 
-def test_what_grows_with_the_logarithm_is_carried_on() -> None:
+def test_what_grows_is_carried_on() -> None:
     seen = [trial(HALF, rows) for rows in (5000, 15_000, 45_000)]
-    expected, real = advisor.forecast(seen, 1_000_000, 1000), trial(HALF, 1_000_000)
+    expected, real = advisor.forecast(seen, 200_000), trial(HALF, 200_000)
     assert expected.extrapolated
     assert expected.sizes == (5000, 15_000, 45_000)
-    assert np.abs(expected.recall[3:] - real.recall[3:]).max() < 0.011
+    assert np.abs(expected.recall[3:] - real.recall[3:]).max() < 0.005
     assert expected.blocks == pytest.approx(real.blocks, rel=0.01)
     assert expected.ms == pytest.approx(real.ms, rel=0.01)
     assert expected.bytes == real.bytes
@@ -97,27 +97,38 @@ def test_what_grows_with_the_logarithm_is_carried_on() -> None:
 
 def test_what_was_seen_over_all_rows_is_taken_as_it_is() -> None:
     seen = [trial(HALF, 5000), trial(HALF, 45_000)]
-    found = advisor.forecast(seen, 45_000, 100, offset=1.0)
+    found = advisor.forecast(seen, 45_000, growth=0.9)
     assert not found.extrapolated
     assert found.recall is seen[1].recall
-    # One size shows no slope.
-    alone = advisor.forecast(seen[:1], 45_000, 10**6)
+    # One size shows no growth.
+    alone = advisor.forecast(seen[:1], 45_000)
     assert alone.extrapolated
+    assert alone.recall == pytest.approx(seen[0].recall)
     assert alone.blocks == pytest.approx(seen[0].blocks)
 
 
-def test_the_current_index_puts_what_is_expected_right() -> None:
-    expected = advisor.forecast([trial(USUAL, 5000), trial(USUAL, 15_000)], 100_000, 1000)
-    harder = trial(USUAL, 100_000, misses=8.0).recall
-    offset = advisor.offset_of(expected, harder)
-    assert offset == pytest.approx(math.log(2), abs=0.05)
-    put_right = advisor.forecast([trial(HALF, 5000), trial(HALF, 15_000)], 100_000, 1000, offset)
-    assert np.abs(put_right.recall[3:] - harder[3:]).max() < 0.01
-    assert advisor.offset_of(expected, np.ones(len(RUNGS))) == 0.0
+def test_the_current_index_says_how_effort_grows_beyond_the_samples() -> None:
+    def grown(definition: Definition, rows: int, power: float) -> Trial:
+        return trial(definition, rows, misses=30 * (rows / 5000) ** power / math.log(rows))
+
+    sizes = (5000, 15_000)
+    slow, fast = ([grown(HALF, rows, power) for rows in sizes] for power in (0.2, 0.4))
+    assert advisor.growth_of(slow) == pytest.approx(0.2, abs=0.01)
+    assert advisor.growth_of(fast) == pytest.approx(0.4, abs=0.01)
+    assert advisor.growth_of(slow[:1]) is None
+    real = grown(HALF, 45_000, 0.4)
+    known = advisor.growth_of([slow[-1], real])
+    assert known is not None
+    assert known > 0.4
+    assert advisor.growth_beyond(slow, slow, real) == pytest.approx(known)
+    assert advisor.growth_beyond(fast, slow, real) == pytest.approx(1.5 * known)
+    assert advisor.growth_beyond(fast[:1], slow, real) == pytest.approx(known)
+    expected = advisor.forecast(slow, 45_000, known)
+    assert np.abs(expected.recall[3:] - real.recall[3:]).max() < 0.005
 
 
 def test_the_target_is_reached_at_the_smallest_effort() -> None:
-    found = advisor.forecast([trial(HALF, 45_000)], 45_000, 100)
+    found = advisor.forecast([trial(HALF, 45_000)], 45_000)
     point = found.at_target(0.95, 10)
     assert point is not None
     assert point.recall >= 0.95 > found.at(point.effort - 5).recall
@@ -127,11 +138,11 @@ def test_the_target_is_reached_at_the_smallest_effort() -> None:
 
 def test_the_best_reaches_the_target_at_least_time() -> None:
     quick, slow = (
-        advisor.forecast([trial(each, 45_000, cost=cost)], 45_000, 100)
+        advisor.forecast([trial(each, 45_000, cost=cost)], 45_000)
         for each, cost in ((HALF, 0.5), (USUAL, 1.0))
     )
     bits = Definition("hnsw", "bits", m=16, ef_construction=64)
-    unable = advisor.forecast([trial(bits, 45_000, misses=400, cost=0.1)], 45_000, 100)
+    unable = advisor.forecast([trial(bits, 45_000, misses=400, cost=0.1)], 45_000)
     found = advisor.best([slow, unable, quick], 0.95, 10)
     assert found is not None
     assert found[0] is quick
