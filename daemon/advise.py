@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final
 
 import numpy as np
 import psycopg
 from psycopg import sql
-from psycopg.rows import namedtuple_row
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
 from vectuned.learning.catalogue import Care, TunedIndex, tuned_columns
 from vectuned.learning.ladder import k_class
-from vectuned.learning.neighbors import Floats, Singles
+from vectuned.learning.neighbors import Floats
 from vectuned.learning.truth import Truth, exact_neighbors
 from vectuned.sql.loader import queries
 
+from .advice import Advice, Existing, Wish, existing_indexes
 from .advise_run import Run
 from .building import build, create_statement
 from .console import Console
@@ -37,55 +35,6 @@ _COPY: Final = "copy"
 _TRIAL: Final = "trial"
 _MOST_BUILD_MEMORY: Final = 2 << 30
 _FREE_BYTES: Final = 2 << 30
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is asked of the advisor: `vectors` float32 (n, d) to search for, k rows each, and its limits."""
-
-    vectors: Singles
-    k: int
-    target: float
-    budget_seconds: float = 600.0
-    sample_rows: int = 50_000
-    on_table: bool = False
-    max_mb: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Existing:
-    """An index that is there, over all rows of the column."""
-
-    definition: Definition
-    schema: str
-    name: str
-    number: int | None
-    marker: str
-    bytes: int
-
-
-@dataclass
-class Advice:
-    """What the advisor found: the index in use as measured over all rows, and what the others promise.
-
-    `skipped` says why some candidates have no
-    forecast, `dropped` after how many rows others were, and what they took of the time of one like the
-    current; `reference_ms` is a search through the current index at `reference_effort`.
-    """
-
-    rows: int
-    current: Existing
-    now: Forecast
-    reference_ms: float
-    reference_effort: int
-    forecasts: list[Forecast] = field(default_factory=list)
-    skipped: dict[Definition, str] = field(default_factory=dict)
-    dropped: dict[Definition, tuple[int, float]] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=list)
-    winner: Forecast | None = None
-    seconds: float = 0.0
-    memory: dict[str, int] = field(default_factory=dict)
 
 
 class Advisor:
@@ -237,11 +186,8 @@ class Advisor:
         for number, definition in enumerate(entrants, 1):
             if definition in (each.definition for each in existing):
                 continue
-            if any(
-                (e.definition.method, e.definition.form) == (definition.method, definition.form)
-                for e in existing
-            ):
-                advice.skipped[definition] = "would take over statements that an index like it answers"
+            if any(each.definition.form == definition.form for each in existing):
+                advice.skipped[definition] = "would take over statements that another index answers"
                 continue
             if reason := self._too_dear(definition, advice.rows):
                 advice.skipped[definition] = f"{reason} on the table"
@@ -418,7 +364,7 @@ class Advisor:
     def _too_dear(self, definition: Definition, rows: int) -> str | None:
         """Say why a candidate is not tried: it would take more time than is left."""
         spent = monotonic() - self._began
-        guess = build_guess(self._built, definition, rows)
+        guess = advisor.build_guess(self._built, definition, rows)
         if self._built and spent + guess > self.wish.budget_seconds:
             return f"would take {guess:.0f} s of the {max(self.wish.budget_seconds - spent, 0):.0f} s left"
         return None
@@ -434,36 +380,6 @@ class Advisor:
                 f"A copy of {sample:,} rows and an index over it need about {needed >> 20:,} MB, more than "
                 f"{limit >> 20:,}: give fewer --sample-rows or more --max-mb."
             )
-
-
-def build_guess(built: Sequence[tuple[Definition, int, float]], definition: Definition, rows: int) -> float:
-    """Guess how many seconds a build takes by those before it."""
-
-    def work(each: Definition) -> float:
-        return each.ef_construction + 2.0 * each.m if each.method == "hnsw" else 30.0
-
-    def grown(n: int) -> float:
-        return math.pow(n, 1.1)
-
-    if not built:
-        return 0.0
-    rates = [seconds / (grown(n) * work(each)) for each, n, seconds in built[-6:]]
-    return float(np.median(rates) * grown(rows) * work(definition))
-
-
-def existing_indexes(conn: psycopg.Connection[Any], care: Care) -> list[Existing]:
-    """Read the indexes over all rows of a column."""
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["advised_indexes"], {"column_id": care.column.id}).fetchall()
-    return [
-        Existing(
-            Definition("hnsw", r.form, m=r.m, ef_construction=r.ef_construction)
-            if r.method == "hnsw"
-            else Definition("ivfflat", r.form, lists=r.lists),
-            r.schema, r.name, r.index_no, r.marker, r.bytes,
-        )
-        for r in rows
-    ]  # fmt: skip
 
 
 def _numbered(care: Care, number: int | None) -> TunedIndex:

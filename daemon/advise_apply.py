@@ -17,7 +17,7 @@ from vectuned.learning.ladder import at_efforts, effort, k_class
 from vectuned.learning.truth import exact_neighbors
 from vectuned.sql.loader import queries
 
-from .advise import Advice, Existing, Wish, existing_indexes
+from .advice import Advice, Existing, Wish, existing_indexes
 from .advise_run import Run
 from .building import build, create_statement
 from .console import Console
@@ -28,8 +28,11 @@ _SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
 
 
 def marker_for(definition: Definition, existing: Sequence[Existing]) -> int | None:
-    """Return the number of the marker by which statements tell an index from those like it; None: no need."""
-    alike = [e for e in existing if (e.definition.method, e.definition.form) == _kind(definition)]
+    """Return the number of the marker by which statements tell an index from those like it; None: no need.
+
+    Alike are all over the same expression, of whatever method: each can answer the other's statements.
+    """
+    alike = [each for each in existing if each.definition.form == definition.form]
     if not alike:
         return None
     taken = {each.marker.rsplit(" ", 1)[-1] for each in alike}

@@ -9,7 +9,7 @@ import psycopg
 from vectuned.learning.advisor import WORTH, Forecast
 from vectuned.learning.catalogue import Care
 
-from .advise import Advice, Existing, Wish
+from .advice import Advice, Existing, Wish
 from .advise_apply import ddl, index_name, outshone
 from .console import Console
 
@@ -125,7 +125,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
     )  # fmt: skip
     console.line(
         f"Candidates over copies of {sampled} rows"
-        + (", carried on to all in proportion to the logarithm of the rows" if extrapolated else "")
+        + (", carried on to all rows" if extrapolated else "")
         + "; RAM is effective_cache_size, what the server takes its memory for."
     )
     for name, where in report["dropped"].items():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vectuned.learning.catalogue import Care
     from vectuned.learning.neighbors import Singles
 
-    from .advise import Advice, Existing, Wish
+    from .advice import Advice, Existing, Wish
 
 _MOST_QUERIES: Final = 10_000
 
@@ -63,7 +63,8 @@ def _advise_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _advise(context: Context) -> None:
-    from .advise import Advisor, existing_indexes
+    from .advice import existing_indexes
+    from .advise import Advisor
     from .advise_report import report_of, show
     from .advise_run import Run
 
@@ -134,7 +135,7 @@ def _queries(conn: psycopg.Connection[Any], care: Care, given: str, k: int, seed
 
 
 def _wish(conn: psycopg.Connection[Any], care: Care, options: argparse.Namespace) -> Wish:
-    from .advise import Wish
+    from .advice import Wish
 
     vectors = _queries(conn, care, options.queries, options.k, options.seed)
     target = care.target_recall if options.target is None else options.target

@@ -340,3 +340,18 @@ def _pages(rows: int, entry: int) -> int:
     if entry >= _PAGE:
         return rows * (math.ceil(entry / _PAGE) * _PAGE)
     return math.ceil(rows / max(_PAGE // (entry + 4), 1)) * _PAGE
+
+
+def build_guess(built: Sequence[tuple[Definition, int, float]], definition: Definition, rows: int) -> float:
+    """Guess how many seconds a build takes by those before it."""
+
+    def work(each: Definition) -> float:
+        return each.ef_construction + 2.0 * each.m if each.method == "hnsw" else 30.0
+
+    def grown(n: int) -> float:
+        return math.pow(n, 1.1)
+
+    if not built:
+        return 0.0
+    rates = [seconds / (grown(n) * work(each)) for each, n, seconds in built[-6:]]
+    return float(np.median(rates) * grown(rows) * work(definition))

@@ -690,13 +690,16 @@ ORDER BY c.n LIMIT 1;
 SELECT pg_relation_size(%(relation)s::regclass);
 
 -- name: serves_still
--- Which classes of searches an index still serves, with filters and without.
+-- Which classes of searches that are asked for an index still serves, with filters and without.
 SELECT 'k up to ' || b.k_class FROM vectuned.bank b
 WHERE b.column_id = %(column_id)s AND b.index_no = %(index_no)s
+  AND EXISTS (SELECT FROM vectuned.replay r WHERE r.column_id = b.column_id AND r.k_class = b.k_class AND r.fraction IS NULL)
 UNION ALL
 SELECT format('k up to %%s, filter "%%s"', m.k_class, m.shape) FROM (
     SELECT DISTINCT p.k_class, p.shape FROM vectuned.measured_path p
-    WHERE p.column_id = %(column_id)s AND p.index_no = %(index_no)s AND p.serves AND p.bucket IS NOT NULL AND p.samples > 0) m;
+    WHERE p.column_id = %(column_id)s AND p.index_no = %(index_no)s AND p.serves AND p.bucket IS NOT NULL AND p.samples > 0
+      AND EXISTS (SELECT FROM vectuned.replay r
+                  WHERE r.column_id = p.column_id AND r.k_class = p.k_class AND r.shape = p.shape)) m;
 
 -- name: proof_of
 -- Of each class of k that searches belong to: which index serves it, and whether that is proven.
