@@ -210,7 +210,7 @@ def test_evaluate_compares_four_ways(
     assert set(result["arms"]) == {"default", "best fixed", "vectuned", "exact"}
     exact, fixed = result["arms"]["exact"], result["arms"]["best fixed"]
     assert exact["recall"]["value"] == 1.0
-    assert fixed["recall"]["value"] >= 0.85
+    assert fixed["recall"]["value"] > result["arms"]["default"]["recall"]["value"]
     for arm in result["arms"].values():
         for figure in ("recall", "below_08", "mean_ms", "p50_ms", "p99_ms"):
             assert arm[figure]["at_least"] <= arm[figure]["value"] <= arm[figure]["at_most"]
