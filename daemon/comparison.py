@@ -21,7 +21,7 @@ from vectuned.learning.truth import exact_neighbors, recall_at_k
 
 from .advise_apply import served_way
 from .console import Console
-from .evaluation import GRID, bare_statement
+from .evaluation import GRID
 from .measuring import Clients, Way, replay_through, way_through
 
 CONFIDENCE: Final = 0.95
@@ -118,9 +118,15 @@ class Comparison:
         }  # fmt: skip
 
     def _exact(self) -> Way:
-        # The same text with numbers for the placeholders of psycopg: the query, and then k.
-        statement = bare_statement(self.care.column, k=sql.Literal(self.k), exact=True).as_string(self.conn)
-        return Way(statement.replace("%s", "$1"))
+        column = self.care.column
+        statement = sql.SQL(
+            "SELECT * FROM (SELECT {}, {} AS distance FROM {} WHERE {} IS NOT NULL OFFSET 0) m "
+            "ORDER BY distance LIMIT {}"
+        ).format(
+            sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
+            column.distance(sql.SQL("$1")), column.relation, column.vector, sql.Literal(self.k),
+        )  # fmt: skip
+        return Way(statement.as_string(self.conn))
 
     def _serving(self) -> str:
         policy, _ = read(self.conn, self.care).get(k_class(self.k), (None, None))

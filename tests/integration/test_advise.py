@@ -196,6 +196,8 @@ def test_hostile_names_are_names(
     tried = [each for each in report["candidates"] if each["definition"] == str(HALF)]
     assert [each["measured_over"][-1] for each in tried] == [800]
     assert not any(each["extrapolated"] for each in tried)
+    assert main(["evaluate", quoted, column, "--queries", "20", "--json", "-q", "--dsn", database]) == 0
+    assert json.loads(capsys.readouterr().out)["arms"]["exact"]["recall"]["value"] == 1.0
     assert left(conn)[0] == []
 
 
