@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +219,23 @@ def test_evaluate_compares_four_ways(
             assert arm[figure]["at_least"] <= arm[figure]["value"] <= arm[figure]["at_most"]
     file.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, points(30, seed=7).tolist())))
     lines = str(file.with_suffix(".jsonl"))
-    assert main(["evaluate", "items", "embedding", "--queries", lines, "-q", "--dsn", database]) == 0
+    drawn = tmp_path / "plot.svg"
+    plot = ("--plot", str(drawn)) if find_spec("matplotlib") else ()
+    assert main(["evaluate", "items", "embedding", "--queries", lines, *plot, "-q", "--dsn", database]) == 0
+    assert drawn.exists() == bool(plot)
     shown = capsys.readouterr().out
     assert "best fixed" in shown
     assert "chosen by 15 other queries" in shown
     # Nothing of it is recorded.
     assert one(asked, "SELECT count(*) FROM vectuned.inbox") == 60
+
+
+def test_without_matplotlib_a_plot_is_refused(
+    database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectuned.daemon.commands_advise.find_spec", lambda _: None)
+    assert main(["evaluate", "items", "--plot", "x.svg", "--dsn", database]) == 2
+    assert "--plot needs matplotlib, which is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
