@@ -56,7 +56,7 @@ class Advice:
     reference_effort: int
     forecasts: list[Forecast] = field(default_factory=list)
     skipped: dict[Definition, str] = field(default_factory=dict)
-    dropped: dict[Definition, tuple[int, float]] = field(default_factory=dict)
+    dropped: dict[Definition, tuple[int, float | None]] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
     winner: Forecast | None = None
     seconds: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -160,7 +161,11 @@ class Advisor:
                     self._try(run, definition, truth, rows, label, about)
                 )
             self._price(trials, rows)
-            here = [(d, self._cost(tried[-1])) for d, tried in trials.items() if tried[-1].rows == rows]
+            here = [
+                (definition, self._cost(tried, trials[base]))
+                for definition, tried in trials.items()
+                if tried[-1].rows == rows
+            ]
             if last:
                 break
             entrants = advisor.survivors(here, 3)
@@ -170,8 +175,8 @@ class Advisor:
             usual = dict(here).get(base, float("inf"))
             for definition, cost in here:
                 if definition not in entrants and definition != base:
-                    share = cost / usual if np.isfinite(usual) else float("nan")
-                    advice.dropped[definition] = (rows, share)
+                    known = math.isfinite(usual) and math.isfinite(cost)
+                    advice.dropped[definition] = (rows, cost / usual if known else None)
         final = {d: tried for d, tried in trials.items() if tried[-1].rows == rows}
         advice.forecasts = self._forecasts(final, advice, rows)
 
@@ -241,8 +246,13 @@ class Advisor:
         for tried, trial in zip(done, advisor.priced([tried[-1] for tried in done]), strict=True):
             tried[-1] = trial
 
-    def _cost(self, trial: Trial) -> float:
-        seen = advisor.forecast([trial], trial.rows)
+    def _cost(self, tried: Sequence[Trial], base: Sequence[Trial]) -> float:
+        """Return what a candidate would take over all rows at the target, infinity if it is out of reach.
+
+        Over few rows care in building does not pay yet.
+        """
+        growth = advisor.growth_beyond(tried, base, self._now)
+        seen = advisor.forecast(tried, self._now.rows, growth)
         point = seen.at_target(self.wish.target, self.wish.k)
         return float("inf") if point is None else point.ms
 

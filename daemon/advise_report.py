@@ -33,7 +33,7 @@ def report_of(
         "sample_rows": advice.sizes, "seconds": round(advice.seconds, 1), "memory": advice.memory,
         "current": advice.current.name, "candidates": rows,
         "dropped": {
-            str(each): {"rows": rows, "time_over_current": None if share != share else round(share, 3)}
+            str(each): {"rows": rows, "time_over_current": None if share is None else round(share, 3)}
             for each, (rows, share) in advice.dropped.items()
         },
         "skipped": {str(each): why for each, why in advice.skipped.items()},
@@ -130,8 +130,8 @@ def show(console: Console, report: dict[str, Any]) -> None:
     )
     for name, where in report["dropped"].items():
         share = where["time_over_current"]
-        took = "" if share is None else f": {share:.2f} of the time of the current build"
-        console.line(f"Dropped after {where['rows']:,} rows: {name}{took}")
+        took = ", out of reach" if share is None else f", {share:.2f} of the time of the current build"
+        console.line(f"Dropped after {where['rows']:,} rows: {name}{took} by what is known there")
     for name, why in report["skipped"].items():
         console.line(f"Not tried: {name} {why}")
     console.line(report["summary"])

@@ -261,11 +261,11 @@ def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) ->
 
     `base` are the trials of the current index, `real` that over the whole table, so that its growth is known.
     A candidate's is taken to be half that, and half what its own between samples suggests, by how much that
-    of the current one was more beyond them.
+    of the current one was more beyond them. Another method grows as it does by itself.
     """
     known = growth_of([base[-1], real])
     own, usual = growth_of(tried), growth_of(base)
-    if known is None:
+    if known is None or (own is not None and tried[-1].definition.method != base[-1].definition.method):
         return own
     if not own or not usual:
         return known

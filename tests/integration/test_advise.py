@@ -133,7 +133,7 @@ def running(database: str, *arguments: str) -> Any:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -152,7 +152,7 @@ def test_what_is_interrupted_leaves_nothing_for_long(
         with running(database, "--on-table", "--sample-rows", "100", "--queries", "20") as process:
             wait_for(lambda: one(asked, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1)
             process.send_signal(how)
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         if how is signal.SIGINT:
             assert process.returncode == 130
             assert left(asked) == before
