@@ -26,7 +26,7 @@ from .asked import ask, points
 from .tables import Connection, build, enable, make, one, search
 
 PACKAGES = Path(__file__).parents[2] / ".pkg"
-SMALL = ("--sample-rows", "600", "--queries", "20", "--quiet")
+SMALL = ("--sample-rows", "300", "--queries", "20", "--quiet")
 HALF = Definition("hnsw", "halfvec", m=12, ef_construction=64)
 LISTS = Definition("ivfflat", "plain", lists=30)
 
@@ -40,8 +40,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(conn: Connection) -> Connection:
-    """A table of 1,200 rows with an index that finds too little, and 60 recorded searches."""
-    make(conn, points(1200, seed=1), index=False)
+    """A table of 700 rows with an index that finds too little, and 60 recorded searches."""
+    make(conn, points(700, seed=1), index=False)
     build(conn, options="WITH (m = 2, ef_construction = 4)")
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("VACUUM ANALYZE items")
@@ -79,11 +79,11 @@ def test_advice_changes_nothing_until_applied_and_the_old_index_goes_once_the_ne
     assert one(asked, "SELECT count(*) FROM vectuned.tuned_column") == 1
     current, *others = report["candidates"]
     assert (current["definition"], current["current"]) == ("hnsw plain m = 2, ef_construction = 4", True)
-    assert report["sample_rows"] == [200, 600]
+    assert report["sample_rows"] == [100, 300]
     assert {each["definition"] for each in others} | set(report["dropped"]) == {str(HALF), str(LISTS)}
     assert all(each["extrapolated"] and len(each["measured_over"]) == 2 for each in others)
     assert all("CREATE INDEX CONCURRENTLY" in each["statement"] for each in others)
-    assert (current["extrapolated"], report["rows"], report["applied"]) == (False, 1200, None)
+    assert (current["extrapolated"], report["rows"], report["applied"]) == (False, 700, None)
 
     prefer(monkeypatch, HALF)
     enable(asked, target_recall=0.9, sample_rate=1.0, min_samples=1000)
