@@ -20,7 +20,7 @@ def trial(definition: Definition, rows: int, *, misses: float = 4.0, cost: float
     """A curve as HNSW has it: misses fall with effort and grow with the logarithm of the rows."""
     rungs = np.asarray(definition.rungs, dtype=np.float64)
     missed = np.minimum(misses * math.log(rows) / 10 / rungs, 1.0)
-    blocks = 30 * rungs * math.log(rows)
+    blocks = 300 * rungs
     timed = tuple((float(x), cost * float(x) / 5000) for x in blocks[3:6])
     return advisor.priced([Trial(definition, rows, 1 - missed, blocks, timed, rows * 1000, rows / 1000)])[0]
 
