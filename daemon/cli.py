@@ -15,6 +15,7 @@ from vectuned.config.errors import UsageError, VectunedError, printable
 from vectuned.config.settings import Settings
 
 from .commands import COMMANDS, Command, Context
+from .commands_advise import COMMANDS as ADVISE_COMMANDS
 from .commands_ask import COMMANDS as ASK_COMMANDS
 from .commands_config import COMMANDS as CONFIG_COMMANDS
 from .commands_config import assignment, load
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (
-        *COMMANDS, *TUNING_COMMANDS, *EXCHANGE_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS,
+        *COMMANDS, *TUNING_COMMANDS, *ADVISE_COMMANDS, *EXCHANGE_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS,
         *ENTITY_COMMANDS, *ASK_COMMANDS,
     ):  # fmt: skip
         verb = verbs.add_parser(

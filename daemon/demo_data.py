@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +17,7 @@ from vectuned.reasoning.corpus import Corpus
 from vectuned.reasoning.embedder import StaticEmbedder
 from vectuned.sql.loader import queries
 
+from .building import build
 from .console import Console
 from .worker import Worker
 
@@ -123,35 +122,7 @@ def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, consol
     statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
         sql.Identifier(INDEX), sql.Identifier(SCHEMA, TABLE)
     )
-    failed: list[BaseException] = []
-
-    def build() -> None:
-        try:
-            conn.execute(statement)
-        except BaseException as error:
-            failed.append(error)
-
-    began = monotonic()
-    worker = threading.Thread(target=build, name="create-index")
-    with (
-        psycopg.connect(conninfo, autocommit=True) as watcher,
-        console.progress("building the HNSW index", total) as progress,
-    ):
-        pid = conn.info.backend_pid
-        worker.start()
-        try:
-            while worker.is_alive():
-                worker.join(0.25)
-                row = watcher.execute(queries()["index_progress"], {"pid": pid}).fetchone()
-                if row is not None and row[1]:
-                    progress(int(row[1]))
-        except BaseException:
-            conn.cancel_safe()
-            worker.join()
-            raise
-    if failed:
-        raise failed[0]
-    return monotonic() - began
+    return build(conn, conninfo, statement, "building the HNSW index", total, console)
 
 
 def cares(conn: psycopg.Connection[Any]) -> list[Care]:

@@ -53,8 +53,9 @@ def folder() -> Traversable:
 
 @cache
 def queries() -> dict[str, sql.SQL]:
-    """Return the statements of queries.sql by the name in the comment `-- name: ...` before each."""
-    return named_statements(folder().joinpath("queries.sql"))
+    """Return the statements of queries/*.sql by the name in the comment `-- name: ...` before each."""
+    files = [file for file in folder().joinpath("queries").iterdir() if file.name.endswith(".sql")]
+    return {name: statement for file in files for name, statement in named_statements(file).items()}
 
 
 def named_statements(file: Traversable) -> dict[str, sql.SQL]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -149,3 +150,10 @@ def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
         "licenses/LICENSE",
         "licenses/NOTICE",
     } == metadata
+
+
+def test_every_statement_has_a_name_of_its_own() -> None:
+    texts = [path.read_text() for path in (ROOT / "sql" / "queries").glob("*.sql")]
+    names = [name for text in texts for name in re.findall(r"^-- name: *(\w+)", text, flags=re.M)]
+    assert len(names) > 100
+    assert len(set(names)) == len(names)

@@ -1,0 +1,195 @@
+"""Comparing what a column is searched by: the default, the best fixed setting, vectuned, and exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from vectuned.config.errors import UsageError
+from vectuned.learning.catalogue import Care
+from vectuned.learning.ladder import at_efforts, effort, k_class
+from vectuned.learning.neighbors import Floats, Singles
+from vectuned.learning.promise import TAIL, lower_bound, upper_bound
+from vectuned.learning.publication import read
+from vectuned.learning.truth import exact_neighbors, recall_at_k
+
+from .advise_apply import served_way
+from .console import Console
+from .evaluation import GRID
+from .measuring import Clients, Way, replay_through, way_through
+
+CONFIDENCE: Final = 0.95
+_RESAMPLES: Final = 1000
+_CHUNK: Final = 100
+_EXACT: Final = 100
+_Statistic = Callable[[Floats], Floats]
+_TIMES: Final[dict[str, _Statistic]] = {
+    "mean_ms": lambda ms: ms.mean(axis=-1),
+    "p50_ms": lambda ms: np.asarray(np.quantile(ms, 0.5, axis=-1)),
+    "p99_ms": lambda ms: np.asarray(np.quantile(ms, 0.99, axis=-1)),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compare by `vectors` float32 (n, d): half of them choose the fixed setting, the others judge."""
+
+    conn: psycopg.Connection[Any]
+    conninfo: str
+    care: Care
+    vectors: Singles
+    k: int
+    target: float | None = None
+    seed: int = 0
+
+    def run(self, console: Console) -> dict[str, Any]:
+        """Search in every way and return the figures with their bounds, as JSON can hold them.
+
+        Each bound holds with 95 % confidence by itself: of recall and its tail by betting, of times by
+        resampling the queries, which says nothing about other work on the machine.
+        """
+        care, k, column = self.care, self.k, self.care.column
+        target = care.target_recall if self.target is None else self.target
+        order = np.random.default_rng(self.seed).permutation(len(self.vectors))
+        half = len(order) // 2
+        training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
+        main = care.indexes[0]
+        with self.conn.transaction():
+            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.conn.execute("SET LOCAL statement_timeout = 0")
+            truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
+            first = truth.take(np.arange(half))
+            with console.progress(f"replaying through {main.name}", half) as progress:
+                seen = replay_through(self.conn, care, main, training, first, k, progress)
+            default = max(k, care.default_ef) if main.method == "hnsw" else care.default_probes
+            grid = (
+                tuple(x for x in GRID if x >= k) if main.method == "hnsw" else tuple(sorted(set(main.rungs)))
+            )
+            means = at_efforts(seen.recall, effort(grid, main.rungs)).mean(axis=0)
+            reached = means >= target
+            fixed = int(grid[int(np.argmax(reached))] if reached.any() else grid[-1])
+            ways = {
+                "default": way_through(self.conn, care, main, k, default),
+                "best fixed": way_through(self.conn, care, main, k, fixed),
+                "vectuned": served_way(care, k),
+            }
+            exact = self._exact()
+        with (
+            Clients(self.conninfo, len(ways)) as clients,
+            console.progress("searching in every way", len(judging) * len(ways)) as progress,
+        ):
+            timed = clients.time(ways, judging, k, seed=self.seed, progress=progress)
+            # By itself, and fewer: reading the whole table drives what the others need out of the caches.
+            timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
+        judge = truth.take(np.arange(half, len(order)))
+        name = "ef_search" if main.method == "hnsw" else "probes"
+        unreached = "" if reached.any() else ", which does not reach the target"
+        settings = {
+            "default": f"{name} {default}", "best fixed": f"{name} {fixed}{unreached}",
+            "vectuned": self._serving(), "exact": "every row compared",
+        }  # fmt: skip
+        arms = {
+            arm: {
+                "setting": settings[arm],
+                "queries": len(each.millis),
+                **self._recall(recall_at_k(each.distances, judge.take(np.arange(len(each.millis))), k)),
+                **{what: self._time(each.millis, statistic) for what, statistic in _TIMES.items()},
+            }
+            for arm, each in timed.items()
+        }
+        ratios = {
+            what: self._ratio(timed["vectuned"].millis, timed["best fixed"].millis, statistic)
+            for what, statistic in _TIMES.items()
+        }
+        return {
+            "relation": f"{column.schema}.{column.table}", "column": column.column, "k": k,
+            "target_recall": target, "rows": truth.scanned, "queries": len(judging), "chosen_by": half,
+            "main_index": main.name, "confidence": CONFIDENCE, "seed": self.seed, "arms": arms,
+            "vectuned_over_fixed": ratios,
+            "fixed_curve": {
+                str(x): round(float(mean), 4) for x, mean in zip(grid, means, strict=True)
+            },
+        }  # fmt: skip
+
+    def _exact(self) -> Way:
+        column = self.care.column
+        statement = sql.SQL(
+            "SELECT * FROM (SELECT {}, {} AS distance FROM {} WHERE {} IS NOT NULL OFFSET 0) m "
+            "ORDER BY distance LIMIT {}"
+        ).format(
+            sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
+            column.distance(sql.SQL("$1")), column.relation, column.vector, sql.Literal(self.k),
+        )  # fmt: skip
+        return Way(statement.as_string(self.conn))
+
+    def _serving(self) -> str:
+        policy, _ = read(self.conn, self.care).get(k_class(self.k), (None, None))
+        if policy is None:
+            return "nothing learned yet: the default"
+        names = {index.number: index.name for index in self.care.indexes}
+        where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
+        return ("effort by query, or " if policy.signature is not None else "") + policy.setting + where
+
+    def _recall(self, recall: Floats) -> dict[str, Any]:
+        def bounded(values: Floats) -> dict[str, float]:
+            return {
+                "value": round(float(values.mean()), 4),
+                "at_least": round(lower_bound(values, CONFIDENCE, self.seed), 4),
+                "at_most": round(upper_bound(values, CONFIDENCE, self.seed), 4),
+            }
+
+        return {"recall": bounded(recall), "below_08": bounded((recall < TAIL).astype(np.float64))}
+
+    def _time(self, millis: Floats, statistic: _Statistic) -> dict[str, float]:
+        return _interval(
+            float(statistic(millis)), lambda rows: statistic(millis[rows]), len(millis), self.seed
+        )
+
+    def _ratio(self, millis: Floats, other: Floats, statistic: _Statistic) -> dict[str, float]:
+        # The same queries in both, so that what is hard for all counts for neither.
+        return _interval(
+            float(statistic(millis) / statistic(other)),
+            lambda rows: np.asarray(statistic(millis[rows]) / statistic(other[rows])), len(millis), self.seed,
+        )  # fmt: skip
+
+
+def _interval(value: float, of: Callable[[Any], Floats], count: int, seed: int) -> dict[str, float]:
+    """Bound a statistic by the percentiles of resamples (Efron & Tibshirani, 1993, chapter 13)."""
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate(
+        [of(rng.integers(count, size=(_CHUNK, count))) for _ in range(_RESAMPLES // _CHUNK)]
+    )
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return {"value": round(value, 4), "at_least": round(float(low), 4), "at_most": round(float(high), 4)}
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw recall against mean latency, with bounds; the format is that of the file's ending."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, each in result["arms"].items():
+        x, y = each["mean_ms"], each["recall"]
+        axes.errorbar(
+            x["value"], y["value"], marker="o", capsize=3, label=f"{arm}: {each['setting']}",
+            xerr=[[x["value"] - x["at_least"]], [x["at_most"] - x["value"]]],
+            yerr=[[max(y["value"] - y["at_least"], 0)], [max(y["at_most"] - y["value"], 0)]],
+        )  # fmt: skip
+    axes.axhline(result["target_recall"], color="grey", linewidth=0.8, linestyle="--")
+    axes.set(
+        xscale="log", xlabel="mean ms a search", ylabel=f"recall@{result['k']}",
+        title=f"{result['queries']} queries against {result['rows']:,} rows",
+    )  # fmt: skip
+    axes.legend(fontsize="small")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The plot cannot be written to {path}: {error}.") from error
