@@ -3,7 +3,7 @@
 Run as `python benchmarks/service.py [--parts clients memory] [--json FILE]`, on an embedded server in a
 temporary folder.
 
-`clients` (6 minutes): pgbench with 32 clients searches WordNet's glosses, in shuffled blocks through
+`clients` (8 minutes): pgbench with 32 clients searches WordNet's glosses, in shuffled blocks through
 vectuned.search while the daemon records, replays and learns, by plain SQL at the same ef_search with no
 daemon, and by plain SQL beside the daemon at work. The figures to watch: `ratio`, throughput over that of
 plain SQL without a daemon, at least 0.9, and no failed search.
@@ -210,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = ("clients", "memory")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=int, default=20, help="of a block of an arm")
-    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=60, help="of a block of an arm")
+    parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--trajectories", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
