@@ -9,8 +9,12 @@ AS $$
         CASE WHEN r.reltuples > 0 AND r.relpages > 0
              THEN r.reltuples::float8 / r.relpages * (pg_relation_size(r.oid) / current_setting('block_size')::int)
              ELSE nullif(pg_stat_get_live_tuples(r.oid), 0) END,
-        -- Pages also grow by updates, which this does not count; it is 0 after a crash.
-        nullif(pg_stat_get_live_tuples(r.oid), 0))), 0)
+        -- Pages also grow by updates, which this does not count. After a crash it begins at 0, and says little until the
+        -- table is vacuumed or analyzed.
+        CASE WHEN coalesce(pg_stat_get_last_analyze_time(r.oid), pg_stat_get_last_autoanalyze_time(r.oid),
+                           pg_stat_get_last_vacuum_time(r.oid), pg_stat_get_last_autovacuum_time(r.oid)) IS NOT NULL
+             THEN nullif(pg_stat_get_live_tuples(r.oid), 0)
+             ELSE nullif(greatest(pg_stat_get_live_tuples(r.oid), r.reltuples), 0) END)), 0)
     FROM (SELECT p_relation::oid AS relid WHERE (SELECT o.relkind <> 'p' FROM pg_class o WHERE o.oid = p_relation)
           UNION ALL
           SELECT t.relid FROM pg_partition_tree(p_relation) t
