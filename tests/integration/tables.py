@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
+from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -23,6 +24,17 @@ def raw(statement: str) -> sql.SQL:
     """Take a text that the tests made for SQL, which psycopg's types would have written out as a literal."""
     # mypy sees that a str is no LiteralString; where typing lacks that type there is nothing to ignore.
     return sql.SQL(statement)  # type: ignore[arg-type, unused-ignore]
+
+
+@contextmanager
+def prepared(dsn: str, template: str, name: str) -> Iterator[Connection]:
+    """Make a database from a template, to be a template itself; yields a connection to prepare it by."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+    with psycopg.connect(make_conninfo(dsn, dbname=name), autocommit=True) as conn:
+        register_vector(conn)
+        yield conn
 
 
 def named(table: sql.Identifier | str) -> sql.Identifier:

@@ -16,10 +16,11 @@ import psycopg
 import pytest
 
 from vectuned.config.settings import load_settings
+from vectuned.daemon.embedded import EmbeddedServer
 from vectuned.daemon.worker import Worker
 
 from .embedded import eventually
-from .tables import Connection, clustered, enable, make, one, search, search_filtered
+from .tables import Connection, clustered, enable, make, one, prepared, search, search_filtered
 
 ROOT = Path(__file__).resolve().parents[2]
 DIMENSIONS = 8
@@ -60,14 +61,14 @@ class Publisher:
 
 
 @pytest.fixture
-def publisher(searched: Connection) -> Iterator[Publisher]:
+def publisher(conn: Connection) -> Iterator[Publisher]:
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT / ".pkg"),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, str(Path(__file__).with_name("publisher.py")), searched.info.dsn]
+    command = [sys.executable, str(Path(__file__).with_name("publisher.py")), conn.info.dsn]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, cwd="/"
     ) as process:
@@ -78,9 +79,15 @@ def publisher(searched: Connection) -> Iterator[Publisher]:
         process.stdin.close()
 
 
-@pytest.fixture
-def searched(conn: Connection) -> Connection:
-    """A table that was learned about, with a bank that is whole."""
+@pytest.fixture(scope="module")
+def template(server: EmbeddedServer, template: str) -> str:
+    """A database with a table that was learned about, and a bank that is whole."""
+    with prepared(server.dsn, template, "template_crashes") as conn:
+        learn_about(conn)
+    return "template_crashes"
+
+
+def learn_about(conn: Connection) -> None:
     make(conn, clustered(400, DIMENSIONS, seed=1))
     conn.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 4")
     conn.execute("CREATE INDEX ON items (kind); ANALYZE items")
@@ -91,7 +98,6 @@ def searched(conn: Connection) -> Connection:
     worker.replay_all()
     worker.learn_all()
     assert whole(conn) == 1
-    return conn
 
 
 def ask(conn: Connection, count: int, seed: int) -> None:
@@ -134,8 +140,8 @@ def alone(conn: Connection) -> bool:
     return int(one(conn, statement)) == 0
 
 
-def test_a_worker_killed_at_any_time_leaves_all_whole(searched: Connection, publisher: Publisher) -> None:
-    conn, draw = searched, random.Random(5)
+def test_a_worker_killed_at_any_time_leaves_all_whole(conn: Connection, publisher: Publisher) -> None:
+    draw = random.Random(5)
     ask(conn, 5, seed=9)
     began = time.monotonic()
     with publisher.started():
@@ -166,14 +172,14 @@ def test_a_worker_killed_at_any_time_leaves_all_whole(searched: Connection, publ
 
 @pytest.mark.parametrize("table", ["filter_statistics", "bank", "pattern", "measured_path", "event"])
 def test_a_worker_killed_where_a_publish_writes_a_table(
-    searched: Connection, publisher: Publisher, table: str
+    conn: Connection, publisher: Publisher, table: str
 ) -> None:
     """A lock holds it there, so that it dies in that very statement."""
-    with psycopg.connect(searched.info.dsn) as holder:
+    with psycopg.connect(conn.info.dsn) as holder:
         holder.execute(f"LOCK TABLE vectuned.{table} IN SHARE MODE")
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~* %s"
         with publisher.started():
-            assert eventually(lambda: one(searched, waiting, ("vectuned|publish",)) == 1)
-            assert whole(searched) == 2
-    assert eventually(lambda: alone(searched))
-    assert whole(searched) == 2
+            assert eventually(lambda: one(conn, waiting, ("vectuned|publish",)) == 1)
+            assert whole(conn) == 2
+    assert eventually(lambda: alone(conn))
+    assert whole(conn) == 2
