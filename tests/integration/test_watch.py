@@ -212,7 +212,7 @@ def test_a_changed_table_is_noticed_and_learned_again(
         "DELETE FROM items WHERE id % 20 = 0",
         "INSERT INTO items (id, embedding) SELECT id + 3000, embedding FROM items WHERE id <= 200",
         # As after a crash of the server, which loses what it had counted.
-        "SELECT pg_stat_reset(); INSERT INTO items (id, embedding) SELECT -id, embedding FROM items LIMIT 200",
+        "SELECT pg_stat_reset(); INSERT INTO items (id, embedding) SELECT -id, embedding FROM items LIMIT 99",
     ],
 )
 def test_ordinary_life_is_no_change(conn: Connection, worker: Worker, change: str) -> None:
