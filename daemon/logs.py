@@ -67,6 +67,7 @@ def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 def _identify(record: logging.LogRecord) -> bool:
+    """Give a record the `run` (None without) and the `action` that each format shows."""
     run, job = _run.get() or (None, "")
     # What was asked for from outside has an id that its answer tells, too.
     record.run = getattr(record, "correlation_id", None) or run
@@ -79,7 +80,7 @@ class _Lines(logging.Formatter):
     """A line for each record, and for each line more that a message or a traceback has, after a tab."""
 
     def format(self, record: logging.LogRecord) -> str:
-        record.run = record.run or "-"  # type: ignore[attr-defined]  # of _identify
+        record.run = vars(record)["run"] or "-"
         first, *more = super().format(record).split("\n")
         # What others wrote, say a table's name, must not pass for a line of ours or steer a terminal.
         return "\n".join([printable(first, _LONGEST), *(f"\t{printable(line, _LONGEST)}" for line in more)])
@@ -104,8 +105,8 @@ class _Json(logging.Formatter):
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "run": record.run,  # type: ignore[attr-defined]
-            "action": record.action,  # type: ignore[attr-defined]
+            "run": vars(record)["run"],
+            "action": vars(record)["action"],
             "logger": record.name,
             "message": record.getMessage(),
         }
