@@ -1,9 +1,9 @@
-"""Charts as SVG text: lines over linear, logarithmic or time axes, with bands and marked points."""
+"""Charts as SVG text: shares over a logarithmic axis or over time, with bands and marked points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from typing import Final, Literal
@@ -12,7 +12,7 @@ import numpy as np
 
 from vectuned.learning.neighbors import Floats
 
-Scale = Literal["linear", "log", "time"]
+Scale = Literal["log", "time"]
 
 COLOURS: Final = 8  # .c0 to .c7 of the style sheet
 _WIDTH, _HEIGHT = 640, 300
@@ -34,9 +34,7 @@ class Line:
     chosen: int | None = None
 
 
-def chart(
-    lines: Sequence[Line], *, title: str, x: str, y: str, scale: Scale = "linear", level: float | None = None
-) -> str:
+def chart(lines: Sequence[Line], *, title: str, x: str, y: str, scale: Scale, level: float) -> str:
     """Draw lines and their legend; `x` and `y` name the axes, `level` is a horizontal line such as a target.
 
     Points that are not finite, or not positive on a logarithmic axis, are left out. Without any the answer is
@@ -47,7 +45,7 @@ def chart(
         return f'<p class="none">{escape(title)}: nothing was measured yet.</p>'
     across = _axis(np.concatenate([line.x for line in kept]), scale)
     heights = [line.y for line in kept] + [line.lower for line in kept if line.lower is not None]
-    low = min(float(np.concatenate(heights).min()), 1.0 if level is None else level)
+    low = min(float(np.concatenate(heights).min()), level)
     bottom = max(0.0, np.floor((low - 0.01) * 20) / 20)
 
     def place_y(value: float) -> float:
@@ -57,11 +55,10 @@ def chart(
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
     ]
     parts += _grid(across, place_y, bottom, x, y)
-    if level is not None:
-        parts.append(
-            f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place_y(level):.1f}" '
-            f'y2="{place_y(level):.1f}"><title>target {level:g}</title></line>'
-        )
+    parts.append(
+        f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place_y(level):.1f}" '
+        f'y2="{place_y(level):.1f}"><title>target {level:g}</title></line>'
+    )
     for number, line in enumerate(kept):
         parts += _drawn(line, f"c{number % COLOURS}", across.place, place_y)
     parts.append("</svg><figcaption>")
@@ -95,10 +92,8 @@ def _axis(values: Floats, scale: Scale) -> _Axis:
         shown = [value for value in every if low <= np.log10(value) <= high]
         return _Axis(place, [(value, f"{value:g}") for value in shown])
     shown = list(np.linspace(low, high, 7)[1:-1])
-    if scale == "time":
-        form = "%H:%M" if high - low < 86_400 else "%m-%d %H:%M" if high - low < 10 * 86_400 else "%Y-%m-%d"
-        return _Axis(place, [(value, f"{datetime.fromtimestamp(value, UTC):{form}}") for value in shown])
-    return _Axis(place, [(value, f"{value:.3g}") for value in shown])
+    form = "%H:%M" if high - low < 86_400 else "%m-%d %H:%M" if high - low < 10 * 86_400 else "%Y-%m-%d"
+    return _Axis(place, [(value, f"{datetime.fromtimestamp(value, UTC):{form}}") for value in shown])
 
 
 def _grid(across: _Axis, place_y: Callable[[float], float], bottom: float, x: str, y: str) -> list[str]:
@@ -155,11 +150,11 @@ def _finite(line: Line, scale: Scale) -> Line:
     if scale == "log":
         good &= line.x > 0
     chosen = line.chosen
-    return Line(
-        line.name,
-        line.x[good],
-        line.y[good],
-        [label for label, keep in zip(line.labels, good, strict=True) if keep] if line.labels else (),
-        None if line.lower is None else line.lower[good],
-        int(np.count_nonzero(good[:chosen])) if chosen is not None and good[chosen] else None,
+    return replace(
+        line,
+        x=line.x[good],
+        y=line.y[good],
+        labels=[label for label, keep in zip(line.labels, good, strict=True) if keep] if line.labels else (),
+        lower=None if line.lower is None else line.lower[good],
+        chosen=int(np.count_nonzero(good[:chosen])) if chosen is not None and good[chosen] else None,
     )
