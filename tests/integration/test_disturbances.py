@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -15,7 +14,6 @@ import pytest
 
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
-from vectuned.daemon.embedded import EmbeddedServer
 from vectuned.daemon.session import open_session
 from vectuned.daemon.worker import Worker
 from vectuned.sql import client
@@ -23,7 +21,7 @@ from vectuned.sql.loader import migrate
 
 from .embedded import eventually
 from .proxy import proxied
-from .tables import Connection, clustered, enable, make, one
+from .tables import Connection, clustered, enable, make, one, raw
 
 DIMENSIONS = 8
 SETTINGS = load_settings(None, {}, {})
@@ -94,52 +92,48 @@ def test_a_slow_network_takes_longer_and_changes_nothing(items: Connection) -> N
     assert counted(items) == (0, 3, 3)
 
 
-@contextmanager
-def small_tablespace(conn: Connection, server: EmbeddedServer) -> Iterator[Path]:
-    """Have a tablespace `small` on a file system of 1 MB."""
-    with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
-        if mounted.returncode != 0:
-            # In a container root may lack the right; a disk that is really full cannot be had otherwise.
-            pytest.skip("no file system can be mounted here")
+@pytest.fixture
+def small_tablespace(items: Connection, open_folder: Path) -> Iterator[Path]:
+    """A folder that is a file system of 1 MB, with a tablespace `small` in it."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", open_folder], check=False)
+    if mounted.returncode != 0:
+        # In a container root may lack the right; a disk that is really full cannot be had otherwise.
+        pytest.skip("no file system can be mounted here")
+    try:
+        place = open_folder / "space"
+        place.mkdir(mode=0o700)
+        account = Path(one(items, "SHOW data_directory")).stat()
+        os.chown(place, account.st_uid, account.st_gid)
+        items.execute(raw(f"CREATE TABLESPACE small LOCATION '{place}'"))
         try:
-            place = Path(folder) / "space"
-            place.mkdir(mode=0o700)
-            owner = (server.home / "data").stat() if (server.home / "data").exists() else None
-            account = owner or next(server.home.glob("*/PG_VERSION")).stat()
-            os.chown(place, account.st_uid, account.st_gid)
-            conn.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
-            try:
-                yield Path(folder)
-            finally:
-                conn.execute("ALTER TABLE vectuned.inbox SET TABLESPACE pg_default")
-                conn.execute("DROP TABLESPACE small")
+            yield open_folder
         finally:
-            subprocess.run(["umount", folder], check=True)
+            items.execute("ALTER TABLE vectuned.inbox SET TABLESPACE pg_default")
+            items.execute("DROP TABLESPACE small")
+    finally:
+        subprocess.run(["umount", open_folder], check=True)
 
 
 @root_only
-def test_a_full_disk_stops_the_record_and_no_search(items: Connection, server: EmbeddedServer) -> None:
-    with small_tablespace(items, server) as folder:
-        other = folder / "other"
-        other.write_bytes(bytes(1 << 18))
-        items.execute("ALTER TABLE vectuned.inbox SET TABLESPACE small")
-        recorded: list[bool] = []
-        while all(recorded):
-            recorded += ask(items, 100)
-            assert len(recorded) < 20_000
-        assert not any(ask(items, 20))
-        kept = sum(recorded)
-        worker = Worker(items, SETTINGS)
-        for _ in range(2):
-            with pytest.raises(psycopg.errors.DiskFull):
-                worker.drain()
-            assert one(items, "SELECT count(*) FROM vectuned.inbox") == 0
-            assert one(items, "SELECT count(*) FROM vectuned.trajectory") == kept
-        other.unlink()
-        worker.drain()
-        assert all(ask(items, 100))
+def test_a_full_disk_stops_the_record_and_no_search(items: Connection, small_tablespace: Path) -> None:
+    other = small_tablespace / "other"
+    other.write_bytes(bytes(1 << 18))
+    items.execute("ALTER TABLE vectuned.inbox SET TABLESPACE small")
+    recorded: list[bool] = []
+    while all(recorded):
+        recorded += ask(items, 100)
+        assert len(recorded) < 20_000
+    assert not any(ask(items, 20))
+    kept = sum(recorded)
+    worker = Worker(items, SETTINGS)
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.DiskFull):
+            worker.drain()
+        assert one(items, "SELECT count(*) FROM vectuned.inbox") == 0
+        assert one(items, "SELECT count(*) FROM vectuned.trajectory") == kept
+    other.unlink()
+    worker.drain()
+    assert all(ask(items, 100))
 
 
 def test_limits_that_others_set_are_not_the_daemons(items: Connection, database: str) -> None:
