@@ -19,10 +19,9 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.embedded import EmbeddedServer
 from vectuned.daemon.worker import Worker
 
-from .embedded import eventually
+from .embedded import PACKAGE, eventually
 from .tables import Connection, clustered, enable, make, one, prepared, search, search_filtered
 
-ROOT = Path(__file__).resolve().parents[2]
 DIMENSIONS = 8
 # One statement, so that all of it is one snapshot: the versions there are, what was published, and its parts.
 BANK = """
@@ -64,7 +63,7 @@ class Publisher:
 def publisher(conn: Connection) -> Iterator[Publisher]:
     environ = {
         **os.environ,
-        "PYTHONPATH": str(ROOT / ".pkg"),
+        "PYTHONPATH": str(PACKAGE.parent),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
@@ -83,21 +82,17 @@ def publisher(conn: Connection) -> Iterator[Publisher]:
 def template(server: EmbeddedServer, template: str) -> str:
     """A database with a table that was learned about, and a bank that is whole."""
     with prepared(server.dsn, template, "template_crashes") as conn:
-        learn_about(conn)
+        make(conn, clustered(400, DIMENSIONS, seed=1))
+        conn.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 4")
+        conn.execute("CREATE INDEX ON items (kind); ANALYZE items")
+        enable(conn, sample_rate=1.0, min_samples=20, target_recall=0.9)
+        ask(conn, 60, seed=2)
+        worker = Worker(conn, load_settings(None, {}, {}))
+        worker.drain()
+        worker.replay_all()
+        worker.learn_all()
+        assert whole(conn) == 1
     return "template_crashes"
-
-
-def learn_about(conn: Connection) -> None:
-    make(conn, clustered(400, DIMENSIONS, seed=1))
-    conn.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 4")
-    conn.execute("CREATE INDEX ON items (kind); ANALYZE items")
-    enable(conn, sample_rate=1.0, min_samples=20, target_recall=0.9)
-    ask(conn, 60, seed=2)
-    worker = Worker(conn, load_settings(None, {}, {}))
-    worker.drain()
-    worker.replay_all()
-    worker.learn_all()
-    assert whole(conn) == 1
 
 
 def ask(conn: Connection, count: int, seed: int) -> None:
