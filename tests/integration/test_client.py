@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from vectuned.sql import client
 
+from .embedded import PACKAGE
 from .tables import Connection, clustered, enable, make, one, search, search_filtered, text
 
 DIMENSIONS = 8
@@ -179,6 +180,10 @@ def test_the_client_imports_nothing_but_the_standard_library() -> None:
         "print(sorted(roots - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ".pkg"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
     )
     assert done.stdout.strip() == "['vectuned']"
