@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from psycopg import sql
 from vectuned.config.errors import UsageError
 from vectuned.learning.catalogue import Care
 from vectuned.learning.ladder import at_efforts, effort, k_class
-from vectuned.learning.neighbors import Floats, Singles
+from vectuned.learning.neighbors import Floats, Ints, Singles
 from vectuned.learning.promise import TAIL, lower_bound, upper_bound
 from vectuned.learning.publication import read
 from vectuned.learning.truth import exact_neighbors, recall_at_k
@@ -97,21 +98,21 @@ class Comparison:
         arms = {
             arm: {
                 "setting": settings[arm],
-                "queries": len(each.millis),
-                **self._recall(recall_at_k(each.distances, judge.take(np.arange(len(each.millis))), k)),
-                **{what: self._time(each.millis, statistic) for what, statistic in _TIMES.items()},
+                **figures(
+                    each.millis,
+                    recall_at_k(each.distances, judge.take(np.arange(len(each.millis))), k),
+                    self.seed,
+                ),
             }
             for arm, each in timed.items()
-        }
-        ratios = {
-            what: self._ratio(timed["vectuned"].millis, timed["best fixed"].millis, statistic)
-            for what, statistic in _TIMES.items()
         }
         return {
             "relation": f"{column.schema}.{column.table}", "column": column.column, "k": k,
             "target_recall": target, "rows": truth.scanned, "queries": len(judging), "chosen_by": half,
             "main_index": main.name, "confidence": CONFIDENCE, "seed": self.seed, "arms": arms,
-            "vectuned_over_fixed": ratios,
+            "vectuned_over_fixed": ratios(
+                timed["vectuned"].millis, timed["best fixed"].millis, self.seed
+            ),
             "fixed_curve": {
                 str(x): round(float(mean), 4) for x, mean in zip(grid, means, strict=True)
             },
@@ -136,27 +137,51 @@ class Comparison:
         where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
         return ("effort by query, or " if policy.signature is not None else "") + policy.setting + where
 
-    def _recall(self, recall: Floats) -> dict[str, Any]:
-        def bounded(values: Floats) -> dict[str, float]:
-            return {
-                "value": round(float(values.mean()), 4),
-                "at_least": round(lower_bound(values, CONFIDENCE, self.seed), 4),
-                "at_most": round(upper_bound(values, CONFIDENCE, self.seed), 4),
-            }
 
-        return {"recall": bounded(recall), "below_08": bounded((recall < TAIL).astype(np.float64))}
+def figures(millis: Floats, recall: Floats, seed: int) -> dict[str, Any]:
+    """Return what n searches took and found, float64 (n,) each, every figure with its 95 % bounds."""
 
-    def _time(self, millis: Floats, statistic: _Statistic) -> dict[str, float]:
-        return _interval(
-            float(statistic(millis)), lambda rows: statistic(millis[rows]), len(millis), self.seed
-        )
+    def bounded(values: Floats) -> dict[str, float]:
+        return {
+            "value": round(float(values.mean()), 4),
+            "at_least": round(lower_bound(values, CONFIDENCE, seed), 4),
+            "at_most": round(upper_bound(values, CONFIDENCE, seed), 4),
+        }
 
-    def _ratio(self, millis: Floats, other: Floats, statistic: _Statistic) -> dict[str, float]:
-        # The same queries in both, so that what is hard for all counts for neither.
-        return _interval(
-            float(statistic(millis) / statistic(other)),
-            lambda rows: np.asarray(statistic(millis[rows]) / statistic(other[rows])), len(millis), self.seed,
-        )  # fmt: skip
+    times = {
+        what: _interval(float(statistic(millis)), partial(_drawn, statistic, millis), len(millis), seed)
+        for what, statistic in _TIMES.items()
+    }
+    tail = (recall < TAIL).astype(np.float64)
+    return {"queries": len(millis), "recall": bounded(recall), "below_08": bounded(tail), **times}
+
+
+def ratios(millis: Floats, other: Floats, seed: int) -> dict[str, dict[str, float]]:
+    """Return the times of n searches over those of the same searches done otherwise, with 95 % bounds.
+
+    Resampled together, so that what is hard for both counts for neither.
+    """
+
+    def over(statistic: _Statistic, rows: Ints | slice) -> Floats:
+        return np.asarray(statistic(millis[rows]) / statistic(other[rows]))
+
+    return {
+        what: _interval(float(over(statistic, slice(None))), partial(over, statistic), len(millis), seed)
+        for what, statistic in _TIMES.items()
+    }
+
+
+def differences(millis: Floats, other: Floats, seed: int) -> dict[str, dict[str, float]]:
+    """Return the mean and the median of what each of n searches took more than another, with 95 % bounds."""
+    more = millis - other
+    return {
+        what: _interval(float(_TIMES[what](more)), partial(_drawn, _TIMES[what], more), len(more), seed)
+        for what in ("mean_ms", "p50_ms")
+    }
+
+
+def _drawn(statistic: _Statistic, millis: Floats, rows: Ints) -> Floats:
+    return statistic(millis[rows])
 
 
 def _interval(value: float, of: Callable[[Any], Floats], count: int, seed: int) -> dict[str, float]:

@@ -142,7 +142,7 @@ def _choose_index(
     if offer.asked and len(sample):
         _insert(conn, care, version, proven[0], None)
         policies = [candidate.policy for candidate in proven]
-        spent = _measure(conn, care, policies, sample[:_INDEX_SAMPLE], seed)
+        spent = measure(conn, care, policies, sample[:_INDEX_SAMPLE], seed)
         millis = [float(times.sum()) / len(sample[:_INDEX_SAMPLE]) * 1000 for times in spent]
         _withdraw(conn, care, policies[0].k_class)
     quickest = int(np.argmin(millis))
@@ -249,13 +249,13 @@ def measure_saving(
     if not len(sample):
         return None
     adaptive = read(conn, care)[k][0]
-    fixed, effort_by_query = _measure(conn, care, [replace(adaptive, signature=None), adaptive], sample, seed)
+    fixed, effort_by_query = measure(conn, care, [replace(adaptive, signature=None), adaptive], sample, seed)
     drawn = np.random.default_rng(seed).integers(len(fixed), size=(_RESAMPLES, len(fixed)))
     # Means, for hard queries are what adaptive effort spends its time on.
     return float(np.quantile(fixed[drawn].sum(axis=1) / effort_by_query[drawn].sum(axis=1), 0.05))
 
 
-def _measure(
+def measure(
     conn: psycopg.Connection[Any], care: Care, policies: Sequence[Policy], sample: Singles, seed: int
 ) -> list[Floats]:
     """Measure the time that blocks of searches take with each of some policies of a class, in seconds.
@@ -263,7 +263,6 @@ def _measure(
     All answer the same searches through the column's function, in blocks whose order is drawn; the pages are
     warm. A bank of the class must be in place; the last policy is left serving.
     """
-    key = {"column_id": care.column.id, "k_class": policies[0].k_class}
     statement = sql.SQL("SELECT * FROM vectuned.{}(%s, %s)").format(
         sql.Identifier(f"_search_{care.column.id}")
     )
@@ -273,17 +272,19 @@ def _measure(
     blocks = [b for b in np.array_split(rng.permutation(len(sample)), _BLOCKS) if len(b)]
     for number, block in enumerate([blocks[0], *blocks]):
         for arm in rng.permutation(len(policies)):
-            _serve(conn, key, policies[arm])
+            serve(conn, care, policies[arm])
             started = perf_counter()
             for i in block:
                 conn.execute(statement, (Vector(sample[i]), policies[0].k_class)).fetchall()
             if number:  # the first block only warms plans and pages
                 spent[arm].append(perf_counter() - started)
-    _serve(conn, key, policies[-1])
+    serve(conn, care, policies[-1])
     return [np.array(times) for times in spent]
 
 
-def _serve(conn: psycopg.Connection[Any], key: dict[str, Any], policy: Policy) -> None:
+def serve(conn: psycopg.Connection[Any], care: Care, policy: Policy) -> None:
+    """Have a class be served with a policy from now on, whose bank must be in place."""
+    key = {"column_id": care.column.id, "k_class": policy.k_class}
     conn.execute(queries()["serve_path"], {**key, **policy.path})
 
 

@@ -137,6 +137,13 @@ class Scans:
             return rows[-1]
         return rows[self._matched[i]]
 
+    def distances(self) -> tuple[Floats, Ints]:
+        """Return the distances that unfiltered scans saw, in order, and how many by each rung.
+
+        Float64 (n, most), padded with +inf, and int64 (n, rungs); of an index that can be widened.
+        """
+        return _padded(self._rows, self.index.rungs[-1]), self._counts
+
     def recall(self, own: Bools, truth: Truth, k: int) -> Floats:
         """Score the unfiltered searches at `own` (n,) at every rung, by their `truth`. Returns (m, rungs)."""
         return self._curve(np.flatnonzero(own), truth, k, [None] * int(own.sum()))

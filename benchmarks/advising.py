@@ -1,0 +1,112 @@
+"""What the advisor is worth: the usual index before, the advised one after, and what had been foreseen.
+
+`vectuned advise --apply` runs as a user would run it, on recorded searches; then all arms answer held-out
+queries side by side, those on the usual index too, which is still there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from time import monotonic
+from typing import Any
+
+from vectuned.config.errors import VectunedError
+from vectuned.daemon.comparison import ratios
+from vectuned.daemon.console import Console
+from vectuned.daemon.evaluation import GRID, best_fixed
+from vectuned.daemon.measuring import replay_through, way_through
+from vectuned.learning.catalogue import TunedIndex
+from vectuned.learning.truth import Truth
+from vectuned.sql.loader import trusted
+
+from .arena import RELATION, Arena, opened
+from .contest import Unfiltered, Way, described, fixed_at, plain, raced, table, tuned
+from .policies import exact
+from .sets import load
+
+_CHOOSING = 1000  # training queries by which the best fixed settings are chosen
+
+
+def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
+    """Measure before and after: `options` are the keys of its definition."""
+    data, target = load(options["set"], console, options.get("rows")), float(options["target"])
+    with opened(data, int(options.get("k", 10)), target, console, dsn) as arena:
+        contest = Unfiltered(arena, options)
+        before = described(arena)
+        arena.record(contest.training)
+        usual = arena.care.indexes[0]
+        served_before = arena.learn(target)
+        began = monotonic()
+        advice = _advise(arena, target, options)
+        seconds = monotonic() - began
+        arena.care = arena.worker.refresh(arena.care)
+        training = contest.training[:_CHOOSING]
+        ways = _ways(arena, usual, training, exact(arena, training), target)
+        found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "held-out")
+        fixed, default = (found[f"{name}, usual index"][0].millis for name in ("best fixed", "default"))
+        return {
+            **before, "training": len(contest.training), "heldout": len(contest.heldout),
+            "seed": contest.seed, "target": target, "served_before": served_before,
+            "advise_seconds": round(seconds, 1), **_foreseen(advice),
+            **table(ways, found, arena.k, contest.seed),
+            "vectuned_over_fixed": ratios(found["vectuned"][0].millis, fixed, contest.seed),
+            "vectuned_over_default": ratios(found["vectuned"][0].millis, default, contest.seed),
+        }  # fmt: skip
+
+
+def _advise(arena: Arena, target: float, options: dict[str, Any]) -> dict[str, Any]:
+    command = [
+        sys.executable, "-m", "vectuned.daemon", "advise", RELATION, "--dsn", arena.conninfo, "--json",
+        "--apply", "--target", f"{target}", "--k", str(arena.k),
+        "--queries", str(options.get("queries", 400)),
+        "--seed", str(options.get("seed", 0)), *map(str, options.get("advise", [])),
+    ]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise VectunedError(f"vectuned advise failed with exit code {done.returncode}: see above.")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def _foreseen(advice: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the advice what was said beforehand of the index that was built, and what it was."""
+    chosen = next((row for row in advice["candidates"] if row["definition"] == advice["winner"]), None)
+    applied = advice["applied"]
+    return {
+        "summary": advice["summary"], "advised": None if chosen is None else chosen["statement"],
+        "index_mb_foreseen": None if chosen is None else chosen["mb"],
+        "build_seconds_foreseen": None if chosen is None else chosen["build_seconds"],
+        "build_seconds_applied": None if applied is None else applied["built_seconds"],
+        "forecast": None if applied is None else applied["measured"],
+        "candidates": [
+            {name: row[name] for name in ("definition", "current", "mb", "build_seconds", "curve")}
+            for row in advice["candidates"]
+        ],
+    }  # fmt: skip
+
+
+def _ways(arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: float) -> dict[str, Way]:
+    column, k = arena.care.column, arena.k
+    ways = {"default, usual index": Way(plain(column, k), "ef_search 40", fixed_at(40))}
+    for index in arena.care.indexes:
+        fixed = _best(arena, index, training, truth, target)
+        if index.number == usual.number:
+            ways["best fixed, usual index"] = Way(plain(column, k), f"ef_search {fixed}", fixed_at(fixed))
+        else:
+            way = way_through(arena.conn, arena.care, index, k, fixed)
+            statement = trusted(way.statement)
+            ways["best fixed, advised index"] = Way(statement, f"effort {fixed}", dict(way.settings))
+    row = arena.conn.execute(
+        "SELECT reason FROM vectuned.bank WHERE column_id = %s AND k_class = %s", (column.id, k)
+    ).fetchone()
+    return {**ways, "vectuned": Way(tuned(k), row[0] if row else "nothing learned")}
+
+
+def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: float) -> int:
+    label = f"replaying through {index.name}"
+    with arena.conn.transaction(), arena.console.progress(label, len(training)) as progress:
+        arena.conn.execute("SET LOCAL statement_timeout = 0")
+        seen = replay_through(arena.conn, arena.care, index, training, truth, arena.k, progress)
+    return best_fixed(seen.recall, target, tuple(ef for ef in GRID if ef >= arena.k))

@@ -1,0 +1,211 @@
+"""What vectuned.search is made of: the bare search, and what each step on the way to it adds.
+
+Every arm does all that the one before it does and one thing more, on the same queries at the same ef_search,
+in blocks whose order of arms is drawn; a part is the difference of two arms, query by query. The second list
+takes apart a search whose effort a probe decides, and `by_query` says whether that pays: the fixed setting
+against effort by query, both proven for the same target and served by vectuned, whatever it chose itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from pgvector import Vector
+from psycopg import sql
+
+from vectuned.daemon.comparison import differences, figures
+from vectuned.daemon.console import Console
+from vectuned.daemon.evaluation import best_fixed
+from vectuned.learning import learner, publication
+from vectuned.learning.evidence import load as load_evidence
+from vectuned.learning.neighbors import Floats
+from vectuned.learning.truth import recall_at_k
+from vectuned.sql.loader import trusted
+
+from .arena import Arena, opened
+from .contest import Answers, Unfiltered, Way, described, fixed_at, plain, raced, tuned
+from .sets import load
+
+_PROBE: Final = 56
+_SETTINGS: Final = """LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET jit = off
+    SET hnsw.iterative_scan = off SET hnsw.ef_search = 40 SET enable_sort = off"""
+_HEAD: Final = """CREATE FUNCTION vectuned_bench.{name}(query {type}, k int, ef int)
+RETURNS TABLE (id text, distance float8) {settings} AS $$
+#variable_conflict use_variable
+DECLARE
+    found_ids text[]; found_distances float8[];"""
+_RETURN: Final = """RETURN QUERY SELECT u.id, u.distance FROM unnest(found_ids, found_distances) AS u (id, distance);
+END $$"""
+_FUNCTION: Final = """{head}{declared}
+BEGIN
+    {first}
+    PERFORM set_config('hnsw.ef_search', ef::text, true);
+    SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances
+    FROM (SELECT t.id::text AS id, {distance} AS distance FROM {relation} t WHERE t.embedding IS NOT NULL
+          ORDER BY {distance} LIMIT k) n;
+    {answer}"""
+_BANK: Final = """SELECT b.access_path, b.index_no, b.ef_search INTO path, index_no, fixed FROM vectuned.bank b
+    WHERE b.column_id = {id} AND b.k_class = vectuned._k_class(k);"""
+_PROBED: Final = """{head} found_id text; found_distance float8; scan refcursor;
+    total float8 := 0; last float8; decided float8;
+    zeros float8[] := array_fill(0, ARRAY[8]); weights float8[] := array_fill(1, ARRAY[32]);
+BEGIN
+    PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
+            set_config('hnsw.ef_search', '{probe}', true);
+    OPEN scan NO SCROLL FOR SELECT t.id::text, {distance} FROM {relation} t
+        WHERE t.embedding IS NOT NULL ORDER BY {distance};
+    FOR i IN 1 .. k LOOP
+        FETCH scan INTO found_id, found_distance;
+        total := total + found_distance; found_ids[i] := found_id; found_distances[i] := found_distance;
+    END LOOP;
+    FETCH RELATIVE {probe} - k FROM scan INTO found_id, last;
+    {decide}
+    {go_on}
+    CLOSE scan;
+    {answer}"""
+_DECIDE: Final = """SELECT d.effort INTO decided
+    FROM vectuned._decide({id}, vectuned._k_class(k), vectuned._signature(
+        found_distances[1], found_distances[k], last, last, last, last, total / k, zeros, weights), 1e9) d;"""
+_GO_ON: Final = """PERFORM set_config('hnsw.ef_search', (ef - {probe})::text, true);
+    FOR i IN 1 .. ef - {probe} LOOP
+        FETCH scan INTO found_id, found_distance;
+        EXIT WHEN NOT FOUND OR found_distance >= found_distances[k];
+        found_ids := found_ids || found_id; found_distances := found_distances || found_distance;
+    END LOOP;
+    IF cardinality(found_ids) > k THEN
+        SELECT array_agg(n.id ORDER BY n.distance), array_agg(n.distance ORDER BY n.distance)
+        INTO found_ids, found_distances
+        FROM (SELECT u.id, u.distance FROM unnest(found_ids, found_distances) AS u (id, distance)
+              ORDER BY u.distance LIMIT k) n;
+    END IF;"""
+
+
+def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
+    """Take searches apart: `options` are the keys of its definition."""
+    data, target = load(options["set"], console, options.get("rows")), float(options["target"])
+    with opened(data, int(options.get("k", 10)), target, console, dsn) as arena:
+        contest = Unfiltered(arena, options)
+        arena.record(contest.training)
+        by_query = _by_query(arena, contest, target)
+        served = arena.learn(target, sample_rate=0.0)
+        replayed = load_evidence(arena.conn, arena.care, arena.care.indexes[0]).evidence(arena.k)
+        ef = max(best_fixed(replayed.recall, target), _PROBE + 10)
+        static, probed = _race(arena, contest, ef)
+        return {
+            **described(arena), "training": len(contest.training), "heldout": len(contest.heldout),
+            "seed": contest.seed, "target": target, "ef_search": ef, "probe_ef": _PROBE, "served": served,
+            "fixed": _parts(static, contest), "by_probe": _parts(probed, contest), "by_query": by_query,
+        }  # fmt: skip
+
+
+def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]:
+    """Time every arm: the steps of a search by a fixed setting, then those of one with a probe."""
+    column, k = arena.care.column, arena.k
+    _make(arena)
+    function = "SELECT id, distance FROM vectuned_bench.{}($1, {}, {})"
+
+    def own(name: str) -> Way:
+        return Way(trusted(function.format(name, k, ef)), "")
+
+    generated = trusted(f"SELECT id, distance FROM vectuned._search_{column.id}($1, {k})")
+    serving = (
+        "UPDATE vectuned.bank SET access_path = 'hnsw', ef_search = %s WHERE column_id = %s AND k_class = %s"
+    )
+    arena.conn.execute(serving, (ef, column.id, k))
+    static = {
+        "bare search": Way(plain(column, k), "", fixed_at(ef)),
+        "a function around it": own("plain_function"),
+        "what the bank says": own("with_bank"),
+        "checks, index, identity": Way(generated, ""),
+        "finding the function": Way(tuned(k), ""),
+    }
+    probed = {
+        "bare search": Way(plain(column, k), "", fixed_at(ef)),
+        "a function around it": own("plain_function"),
+        "probe, and going on": own("probed"),
+        "signature and lookup": own("decided"),
+    }
+    first = raced(arena, static, contest.heldout, contest.truth, contest.seed, "by a fixed setting")
+    second = raced(arena, probed, contest.heldout, contest.truth, contest.seed, "by a probe")
+    # Recording is decided by the generated function: it is made anew, and races against none but itself.
+    arena.learn(arena.care.target_recall, sample_rate=1.0)
+    arena.conn.execute(serving, (ef, column.id, k))
+    unrecorded = Way(tuned(k), "", {"vectuned.record": "off"})
+    both = {"unrecorded": unrecorded, "recorded": Way(tuned(k), "", {"vectuned.record": "on"})}
+    third = raced(arena, both, contest.heldout, contest.truth, contest.seed, "recorded")
+    offset = first["finding the function"][0].millis - third["unrecorded"][0].millis
+    recorded, truth = third["recorded"]
+    first["recording, of those recorded"] = replace(recorded, millis=recorded.millis + offset), truth
+    return first, second
+
+
+def _make(arena: Arena) -> None:
+    column = arena.care.column
+    distance = column.distance(sql.SQL("query")).as_string(arena.conn)
+    known = {
+        "type": f"{column.extension_schema}.vector", "distance": distance, "probe": _PROBE,
+        "relation": column.relation.as_string(arena.conn), "id": column.id,
+    }  # fmt: skip
+    bank, decide, go_on = (text.format(**known) for text in (_BANK, _DECIDE, _GO_ON))
+    for name, body, parts in (
+        ("plain_function", _FUNCTION, {"declared": "", "first": ""}),
+        ("with_bank", _FUNCTION, {"declared": " path text; index_no int; fixed int;", "first": bank}),
+        ("probed", _PROBED, {"decide": "", "go_on": go_on}),
+        ("decided", _PROBED, {"decide": decide, "go_on": go_on}),
+    ):
+        head = _HEAD.format(name=name, settings=_SETTINGS, **known)
+        arena.conn.execute(trusted(body.format(head=head, answer=_RETURN, **known, **parts)))
+
+
+def _parts(found: Answers, contest: Unfiltered) -> list[dict[str, Any]]:
+    """Return each arm's figures, and what it takes more than the one before."""
+    parts, before = [], None
+    for name, (seen, truth) in found.items():
+        recall = recall_at_k(seen.distances, truth, contest.arena.k)
+        part = {"part": name, **figures(seen.millis, recall, contest.seed)}
+        if before is not None:
+            part["added"] = differences(seen.millis, before, contest.seed)
+        parts.append(part)
+        before = seen.millis
+    return parts
+
+
+def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any]:
+    """Serve effort by query whether it pays or not, and hold it against the fixed setting."""
+    arena.learn(target)
+    forced = replace(arena.worker.options, step_aside=-1.0)
+    served = learner.learn(arena.conn, arena.care, forced).served[arena.k].policy
+    if served.signature is None:
+        return {"offered": False, "reason": served.reason}
+    fixed = replace(served, signature=None)
+    with arena.conn.transaction(force_rollback=True):
+        spent = publication.measure(arena.conn, arena.care, [fixed, served], contest.heldout, contest.seed)
+        recalls = [_recall(arena, contest, policy) for policy in (fixed, served)]
+    ratio = _ratio(spent[1], spent[0], contest.seed)
+    return {
+        "offered": True, "reason": served.reason, "fixed_ef": served.fixed_ef,
+        "ms": [round(float(each.sum()) / len(contest.heldout) * 1000, 4) for each in spent],
+        "recall": [round(float(each.mean()), 4) for each in recalls], "by_query_over_fixed": ratio,
+    }  # fmt: skip
+
+
+def _recall(arena: Arena, contest: Unfiltered, policy: Any) -> Floats:
+    publication.serve(arena.conn, arena.care, policy)
+    found = np.full((len(contest.heldout), arena.k), np.inf)
+    for i, vector in enumerate(contest.heldout):
+        rows = arena.conn.execute(
+            "SELECT distance FROM vectuned.search('vectuned_bench.vectors', %s, %s)",
+            (Vector(vector), arena.k),
+        ).fetchall()
+        found[i, : len(rows)] = [row[0] for row in rows]
+    return recall_at_k(found, contest.truth, arena.k)
+
+
+def _ratio(blocks: Floats, others: Floats, seed: int) -> dict[str, float]:
+    drawn = np.random.default_rng(seed).integers(len(blocks), size=(1000, len(blocks)))
+    low, high = np.quantile(blocks[drawn].sum(axis=1) / others[drawn].sum(axis=1), [0.025, 0.975])
+    value = float(blocks.sum() / others.sum())
+    return {"value": round(value, 4), "at_least": round(float(low), 4), "at_most": round(float(high), 4)}

@@ -1,0 +1,159 @@
+"""Where policies meet: a table of a set's vectors with the usual index, tuned, and learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+import psycopg
+from pgvector import Vector
+from psycopg import sql
+
+from vectuned.config.settings import load_settings
+from vectuned.daemon.building import build, create_statement
+from vectuned.daemon.console import Console
+from vectuned.daemon.evaluation import scratch_database
+from vectuned.daemon.session import open_session
+from vectuned.daemon.worker import Worker
+from vectuned.learning.advisor import Definition
+from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.column import TunedColumn
+from vectuned.learning.neighbors import Ints, Singles
+from vectuned.sql.loader import migrate
+
+from .sets import VectorSet
+
+SCHEMA: Final = "vectuned_bench"
+TABLE: Final = "vectors"
+RELATION: Final = f"{SCHEMA}.{TABLE}"
+USUAL: Final = Definition("hnsw", "plain", m=16, ef_construction=64)
+# Of a server that was given a machine to itself, so that indexes are built and searched in memory.
+SERVER: Final = {
+    "shared_buffers": "3GB", "maintenance_work_mem": "3GB", "max_wal_size": "8GB", "wal_level": "minimal",
+    "max_wal_senders": "0", "fsync": "off", "autovacuum": "off",
+}  # fmt: skip
+
+
+@dataclass
+class Arena:
+    """A loaded table: `care` is its column, as `worker` knows it; `k` is what all searches ask for."""
+
+    conninfo: str
+    conn: psycopg.Connection[Any]
+    worker: Worker
+    care: Care
+    data: VectorSet
+    k: int
+    console: Console
+    build_seconds: float
+    replay_ms: float = 0.0
+
+    def record(self, queries: Singles, categories: Ints | None = None) -> None:
+        """Search through vectuned.search, every search recorded, where given filtered, and replay them."""
+        self.care = enable(self.conn, self.care.target_recall, sample_rate=1.0)
+        with self.console.progress("searches to learn from", len(queries)) as progress:
+            for number, vector in enumerate(queries):
+                condition = None if categories is None else f'{{"category": {categories[number]}}}'
+                self.conn.execute(
+                    "SELECT FROM vectuned.search(%s::regclass, %s, %s, %s)",
+                    (RELATION, Vector(vector), self.k, condition),
+                )
+                progress(number + 1)
+        self.worker.drain()
+        began = monotonic()
+        with self.console.progress("replaying them", len(queries)) as progress:
+            self.worker.replay(self.care, len(queries), progress)
+        self.replay_ms = (monotonic() - began) * 1000 / len(queries)
+
+    def learn(self, target: float, sample_rate: float = 0.05) -> str:
+        """Have the column promise a target, learn from what was replayed, and say how it is served."""
+        self.care = enable(self.conn, target, sample_rate)
+        lesson = self.worker.learn(self.care)
+        self.care = self.worker.refresh(self.care)
+        served = lesson.served.get(self.k)
+        return "nothing learned" if served is None else f"{served.policy.access_path}: {served.policy.reason}"
+
+    def server(self) -> str:
+        """Name server and extension."""
+        row = self.conn.execute(
+            "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()
+        assert row is not None
+        return f"PostgreSQL {row[0]}, pgvector {row[1]}"
+
+    def index_mb(self) -> float:
+        """Return the size of the main index."""
+        name = self.care.indexes[0].name
+        row = self.conn.execute("SELECT pg_relation_size(%s::regclass)", (name,)).fetchone()
+        assert row is not None
+        return round(row[0] / 2**20, 1)
+
+
+@contextmanager
+def opened(
+    data: VectorSet, k: int, target: float, console: Console, dsn: str | None, index: Definition = USUAL
+) -> Iterator[Arena]:
+    """Load a set into a scratch server, or the database at `dsn`, with one index on its vectors.
+
+    Replaces the schema vectuned_bench of that database.
+    """
+    with scratch_database(dsn, SERVER) as conninfo:
+        with psycopg.connect(conninfo, autocommit=True) as admin:
+            migrate(admin)
+        with open_session(conninfo) as conn:
+            _load(conn, data, console)
+            column = _column(conn, data)
+            statement = create_statement(column, index, column.relation, "vectors_embedding")
+            seconds = build(conn, conninfo, statement, f"building {index}", len(data.rows), console)
+            conn.execute("CREATE INDEX ON vectuned_bench.vectors (category)")
+            conn.execute("VACUUM ANALYZE vectuned_bench.vectors")
+            care = enable(conn, target, sample_rate=1.0)
+            worker = Worker(conn, load_settings(None, {}, {}))
+            yield Arena(conninfo, conn, worker, care, data, k, console, seconds)
+
+
+def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> Care:
+    """Have vectuned tune the table for a target and record that share of its searches."""
+    conn.execute(
+        "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
+        (RELATION, target, sample_rate),
+    )
+    return _cares(conn)[0]
+
+
+def _cares(conn: psycopg.Connection[Any]) -> list[Care]:
+    return [care for care in tuned_columns(conn) if care.column.schema == SCHEMA]
+
+
+def _column(conn: psycopg.Connection[Any], data: VectorSet) -> TunedColumn:
+    """Describe the column, which vectuned does not know before it has an index."""
+    row = conn.execute(
+        "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
+    ).fetchone()
+    assert row is not None
+    width = data.rows.shape[1]
+    return TunedColumn(0, SCHEMA, TABLE, "embedding", data.metric, "vector", width, ("id",), row[0])
+
+
+def _load(conn: psycopg.Connection[Any], data: VectorSet, console: Console) -> None:
+    conn.execute("SET client_min_messages = warning")
+    for _ in _cares(conn):
+        conn.execute("SELECT vectuned.disable(%s::regclass, 'embedding', forget => true)", (RELATION,))
+    conn.execute("DROP SCHEMA IF EXISTS vectuned_bench CASCADE")
+    conn.execute("CREATE SCHEMA vectuned_bench")
+    conn.execute(
+        sql.SQL(
+            "CREATE TABLE vectuned_bench.vectors"
+            " (id int PRIMARY KEY, category int NOT NULL, embedding vector({}) NOT NULL)"
+        ).format(sql.Literal(data.rows.shape[1]))
+    )
+    statement = "COPY vectuned_bench.vectors FROM STDIN (FORMAT BINARY)"
+    with console.progress("loading rows", len(data.rows)) as progress, conn.cursor().copy(statement) as copy:
+        copy.set_types(["int4", "int4", "vector"])
+        for number, (category, vector) in enumerate(zip(data.categories, data.rows, strict=True), 1):
+            copy.write_row((number, int(category), Vector(vector)))
+            if number % 5000 == 0:
+                progress(number)

@@ -1,0 +1,56 @@
+"""How cost and recall grow with the table: the same contest of a few arms at each size.
+
+At each size the rows are the first so many of the set, which are in an order drawn once; index, replays and
+settings are made anew. The curve gives mean recall, index buffers and milliseconds of fixed ef_search.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from vectuned.daemon.console import Console
+from vectuned.learning.ladder import RUNGS
+from vectuned.learning.truth import recall_at_k
+
+from .arena import Arena, opened
+from .contest import Unfiltered, Way, described, fixed_at, plain, raced
+from .sets import load
+
+_CURVE: Final = (10, 20, 40, 80, 160, 320, 640)
+
+
+def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
+    """Run the contest at each size: `options` are the keys of its definition."""
+    k, targets = int(options.get("k", 10)), options["targets"]
+    found: list[dict[str, Any]] = []
+    about: dict[str, Any] = {}
+    for size in options["sizes"]:
+        console.say(f"{size:,} rows")
+        with opened(load(options["set"], console, size), k, targets[0], console, dsn) as arena:
+            contest = Unfiltered(arena, {"policies": [], **options})
+            contest.learn()
+            about = {**described(arena), "training": len(contest.training), "heldout": len(contest.heldout)}
+            found.append(
+                {
+                    "rows": size, "build_seconds": about["build_seconds"], "index_mb": about["index_mb"],
+                    "replay_ms": round(arena.replay_ms, 2), "curve": _curve(arena, contest),
+                    "targets": {f"{target:g}": contest.at(target) for target in targets},
+                }
+            )  # fmt: skip
+    return {**about, "seed": int(options.get("seed", 0)), "sizes": found}
+
+
+def _curve(arena: Arena, contest: Unfiltered) -> list[dict[str, float]]:
+    ways = {str(ef): Way(plain(arena.care.column, arena.k), "", fixed_at(ef)) for ef in _CURVE}
+    found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "fixed ef_search")
+    blocks = contest.judged.blocks.mean(axis=0)
+    return [
+        {
+            "ef_search": ef, "recall": round(float(recall_at_k(seen.distances, truth, arena.k).mean()), 4),
+            "ms": round(float(seen.millis.mean()), 4),
+            "buffers": round(float(np.interp(ef, RUNGS, blocks)), 1),
+        }
+        for ef, (seen, truth) in ((ef, found[str(ef)]) for ef in _CURVE)
+    ]  # fmt: skip
