@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from pgvector.psycopg import register_vector
 from psycopg import sql
@@ -23,6 +24,9 @@ from .knowledge import Entity, Word
 _FRESH: Final = 600.0  # seconds that counts of words are believed
 _COUNTED: Final = 1000
 _KNOWN_WORDS: Final = 20_000
+
+# Where pgvector and ltree are in the database of a connection, for as long as that lives.
+_SCHEMAS: Final = WeakKeyDictionary[Connection, tuple[str, str]]()
 
 
 def prepare(conn: Connection) -> Connection:
@@ -59,11 +63,10 @@ def _composed(name: str, vectors: str, ltree: str) -> sql.Composed:
 
 
 def _schemas(conn: Connection) -> tuple[str, str]:
-    found: tuple[str, str] | None = getattr(conn, "_extension_schemas", None)
+    found = _SCHEMAS.get(conn)
     if found is None:
         rows = dict(conn.execute(_statements()["extension_schemas"]).fetchall())
-        found = str(rows["vector"]), str(rows.get("ltree", "public"))
-        conn._extension_schemas = found  # type: ignore[attr-defined]
+        found = _SCHEMAS[conn] = str(rows["vector"]), str(rows.get("ltree", "public"))
     return found
 
 
