@@ -13,7 +13,7 @@ from vectuned.sql.entity_loader import SCHEMA, entity_queries, stored_dimensions
 
 from .embedder import Vectors
 from .entities import NewEntity, NewResource
-from .store import usage_errors
+from .statements import usage_errors
 
 Conn = psycopg.Connection[Any]
 Progress = Callable[[int], None]
