@@ -117,6 +117,12 @@ def drop_index(conn: Conn, table: str, column: str = "embedding") -> None:
     conn.execute(entity_queries()["drop_index"].format(index=name))
 
 
+def analyze(conn: Conn, tables: Iterable[str]) -> None:
+    """Have the planner know what tables of the store hold now."""
+    for table in tables:
+        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, table)))
+
+
 def _reserve(conn: Conn, table: str, column: str, count: int) -> list[int]:
     values = {"table": f"{SCHEMA}.{table}", "column": column, "count": count}
     return [row[0] for row in conn.execute(entity_queries()["reserve_ids"], values).fetchall()]
