@@ -102,6 +102,15 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION vectuned_entities._check_hierarchy(hierarchy text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.');
+END
+$$;
+
 -- The length of the vectors that are searched.
 CREATE OR REPLACE FUNCTION vectuned_entities._dimensions() RETURNS int
 LANGUAGE sql STABLE
