@@ -17,7 +17,7 @@ DECLARE
     depth int := 1;
 BEGIN
     PERFORM vectuned_entities._check_array('relationship_types', relationship_types, 100),
-            vectuned_entities._check_given('hierarchy', btrim(hierarchy) <> '' AND char_length(hierarchy) <= 200, 'A name for the paths, such as is_a.'),
+            vectuned_entities._check_name('hierarchy', hierarchy, 200, 'A name for the paths, such as is_a.'),
             vectuned_entities._check_range('max_paths', max_paths, 1, 1000),
             vectuned_entities._check_range('max_depth', max_depth, 2, 64);
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned_entities.paths ' || hierarchy, 0));

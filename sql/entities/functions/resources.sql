@@ -14,7 +14,7 @@ DECLARE
     model_id int;
 BEGIN
     PERFORM vectuned_entities._check_given('uri', btrim(uri) <> '' AND octet_length(uri) <= 2000, 'At most 2000 bytes, such as https://example.org/page.'),
-            vectuned_entities._check_given('resource_type', btrim(resource_type) <> '' AND char_length(resource_type) <= 200, 'For example example, document, page.'),
+            vectuned_entities._check_name('resource_type', resource_type, 200, 'For example example, document, page.'),
             vectuned_entities._check_given('content', char_length(content) <= 1000000, 'At most 1000000 characters; '''' where only the uri is known.');
     IF embedding IS NOT NULL THEN
         PERFORM vectuned_entities._check_embedding('embedding', embedding, vectuned_entities._dimensions());
