@@ -152,7 +152,6 @@ AS $$
 DECLARE
     model int := vectuned_entities.register_embedding_model(model_name, model_version, dimensions);
     job vectuned_entities.rebase_jobs;
-    texts bigint;
     relation name;
 BEGIN
     SELECT * INTO job FROM vectuned_entities.rebase_jobs j WHERE j.state = 'running';
