@@ -95,8 +95,7 @@ BEGIN
                ARRAY(SELECT l.entity_id FROM vectuned_entities.entity_resource_link l
                      JOIN vectuned_entities.entities e ON e.entity_id = l.entity_id AND e.status = 'active'
                      WHERE l.resource_id = r.resource_id ORDER BY l.confidence DESC, l.entity_id LIMIT 100)
-        FROM vectuned_entities._scan_resources(query, max_results, greatest(max_results, coalesce(ef_search,
-            nullif(current_setting('hnsw.ef_search', true), '')::int, 40))) n
+        FROM vectuned_entities._scan_resources(query, max_results, vectuned_entities._effort(max_results, ef_search)) n
         JOIN vectuned_entities.external_resources r ON r.resource_id = n.id
         WHERE 1 - n.distance >= similarity_threshold
         ORDER BY n.distance, r.resource_id;
