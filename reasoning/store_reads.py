@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import ChainMap, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
@@ -139,19 +139,20 @@ class WordWeights:
             fresh = time.monotonic() - self._since < _FRESH
         if not fresh:
             self._refresh(conn)
+        # Taken at once: another thread may refresh, and forget them, before they are weighed.
         with self._lock:
-            unknown = [each for each in lexemes if each not in self._common and each not in self._counts]
-        if unknown:
+            total, known = self._total, ChainMap(self._common, self._counts)
+            counts = {each: known[each] for each in lexemes if each in known}
+        if unknown := [each for each in lexemes if each not in counts]:
             queries = [as_query([each]) for each in unknown]
-            counted = read(conn, "count_words", {"lexemes": unknown, "queries": queries, "most": _COUNTED})
+            rows = read(conn, "count_words", {"lexemes": unknown, "queries": queries, "most": _COUNTED})
+            counted = {str(lexeme): int(count) for lexeme, count in rows}
+            counts |= counted
             with self._lock:
-                self._counts |= {str(lexeme): int(count) for lexeme, count in counted}
+                self._counts |= counted
                 while len(self._counts) > _KNOWN_WORDS:
                     self._counts.popitem(last=False)
-        with self._lock:
-            counts = [self._common.get(each, self._counts.get(each, 0)) for each in lexemes]
-            total = self._total
-        weights = (max(math.log((1 + total) / (1 + min(count, total))), 0.01) for count in counts)
+        weights = (max(math.log((1 + total) / (1 + min(counts[each], total))), 0.01) for each in lexemes)
         return tuple(Word(lexeme, weight) for lexeme, weight in zip(lexemes, weights, strict=True))
 
     def _refresh(self, conn: Connection) -> None:
