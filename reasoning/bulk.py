@@ -13,7 +13,7 @@ from vectuned.sql.entity_loader import SCHEMA, entity_queries, stored_dimensions
 
 from .embedder import Vectors
 from .entities import NewEntity, NewResource
-from .store import usage_errors
+from .statements import usage_errors
 
 Conn = psycopg.Connection[Any]
 Progress = Callable[[int], None]
@@ -115,6 +115,12 @@ def drop_index(conn: Conn, table: str, column: str = "embedding") -> None:
     """Drop the vector index of a table, before much is loaded into it."""
     name = sql.Identifier(SCHEMA, f"{table}_{column}_idx")
     conn.execute(entity_queries()["drop_index"].format(index=name))
+
+
+def analyze(conn: Conn, tables: Iterable[str]) -> None:
+    """Have the planner know what tables of the store hold now."""
+    for table in tables:
+        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, table)))
 
 
 def _reserve(conn: Conn, table: str, column: str, count: int) -> list[int]:

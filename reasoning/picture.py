@@ -97,8 +97,8 @@ def _by_neighbours(plan: Plan) -> list[list[str]]:
     layers: list[list[str]] = []
     place: dict[str, float] = {}
     for layer in plan.layers():
-        centre = {name: _mean([place[b] for b in plan.after[name]]) for name in layer}
-        ordered = sorted(layer, key=lambda name, centre=centre: (centre[name], name))  # type: ignore[misc]
+        centred = sorted((_mean([place[before] for before in plan.after[name]]), name) for name in layer)
+        ordered = [name for _, name in centred]
         place |= {name: (at + 0.5) / len(ordered) for at, name in enumerate(ordered)}
         layers.append(ordered)
     return layers

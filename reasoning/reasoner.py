@@ -208,6 +208,6 @@ def _prepared(connect: Callable[[], Connection]) -> Connection:
     conn = connect()
     try:
         return prepare(conn)
-    except BaseException:
+    except BaseException:  # nobody else knows of the connection yet
         conn.close()
         raise

@@ -15,7 +15,7 @@ import psycopg
 
 from vectuned.config.errors import UsageError, VectunedError
 
-from .bulk import TABLES, build_index
+from .bulk import TABLES, analyze, build_index
 from .embedder import Embedder
 from .entities import Kind, Model, RebaseJob
 from .store import BATCH, EntityStore
@@ -80,8 +80,7 @@ def rebase(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> Re
             with stage(f"indexing {table.replace('_', ' ')}", rows):
                 build_index(store.conn, table, "embedding_next", concurrently=True)
         _switch(store, embedder, begun.model.id, job_id)
-    for table in TABLES:
-        store.conn.execute(f"ANALYZE vectuned_entities.{table}".encode())
+    analyze(store.conn, TABLES)
     logger.info("The entity store is of %s now", embedder.name, extra={"action": "rebase"})
     return _job(store)
 

@@ -7,8 +7,7 @@ Each method runs one function of the schema `vectuned_entities`; what it does in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from pgvector import Vector
-from pgvector.psycopg import register_vector
 
 from vectuned.config.errors import UsageError
-from vectuned.sql.entity_loader import entity_queries
 
 from .embedder import Embedder, Vectors
 from .entities import (
@@ -41,6 +38,7 @@ from .entities import (
     Sharer,
     Waiting,
 )
+from .statements import Statements
 
 Query = npt.NDArray[np.float32] | Sequence[float]
 
@@ -48,11 +46,7 @@ BATCH = 512
 IS_A = "is_a"
 
 
-class EntityNotFoundError(UsageError):
-    """There is no such entity or resource, or it was pruned."""
-
-
-class EntityStore:
+class EntityStore(Statements):
     """Speak to the entity store; `conn` may be in a read-only transaction for all that finds and gets.
 
     With `embedder` every query vector and every vector stored is said to be its own, and refused if the store
@@ -60,14 +54,8 @@ class EntityStore:
     """
 
     def __init__(self, conn: psycopg.Connection[Any], embedder: Embedder | None = None) -> None:
-        self.conn = conn
+        super().__init__(conn)
         self.embedder = embedder
-        if not self.value("installed"):
-            raise UsageError(
-                f"There is no entity store in database {conn.info.dbname}: "
-                "run `vectuned entities create` first."
-            )
-        register_vector(conn)
         if embedder is not None:
             self.check_model(embedder)
 
@@ -391,28 +379,6 @@ class EntityStore:
             "model_name": known.name if known else None,
             "model_version": known.version if known else None,
         }
-
-    def rows(self, statement: str, /, **values: object) -> list[tuple[Any, ...]]:
-        """Run a statement of sql/entities/queries.sql."""
-        with usage_errors():
-            return self.conn.execute(entity_queries()[statement], values or None).fetchall()
-
-    def value(self, statement: str, /, **values: object) -> Any:
-        """Run a statement that returns one value."""
-        return self.rows(statement, **values)[0][0]
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Raise what the store's functions say of their arguments as UsageError, with the hint."""
-    try:
-        yield
-    except psycopg.Error as error:
-        state, said, hint = error.sqlstate or "", error.diag.message_primary, error.diag.message_hint
-        if state[:2] not in ("22", "23") and state not in ("P0002", "55000", "42704"):
-            raise
-        kind = EntityNotFoundError if state == "P0002" else UsageError
-        raise kind(f"{said}{f' ({hint})' if hint else ''}") from error
 
 
 def _vector(values: Query | None) -> Vector | None:

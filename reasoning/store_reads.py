@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import ChainMap, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from pgvector.psycopg import register_vector
 from psycopg import sql
@@ -23,6 +24,9 @@ from .knowledge import Entity, Word
 _FRESH: Final = 600.0  # seconds that counts of words are believed
 _COUNTED: Final = 1000
 _KNOWN_WORDS: Final = 20_000
+
+# Where pgvector and ltree are in the database of a connection, for as long as that lives.
+_SCHEMAS: Final = WeakKeyDictionary[Connection, tuple[str, str]]()
 
 
 def prepare(conn: Connection) -> Connection:
@@ -59,11 +63,10 @@ def _composed(name: str, vectors: str, ltree: str) -> sql.Composed:
 
 
 def _schemas(conn: Connection) -> tuple[str, str]:
-    found: tuple[str, str] | None = getattr(conn, "_extension_schemas", None)
+    found = _SCHEMAS.get(conn)
     if found is None:
         rows = dict(conn.execute(_statements()["extension_schemas"]).fetchall())
-        found = str(rows["vector"]), str(rows.get("ltree", "public"))
-        conn._extension_schemas = found  # type: ignore[attr-defined]
+        found = _SCHEMAS[conn] = str(rows["vector"]), str(rows.get("ltree", "public"))
     return found
 
 
@@ -136,19 +139,20 @@ class WordWeights:
             fresh = time.monotonic() - self._since < _FRESH
         if not fresh:
             self._refresh(conn)
+        # Taken at once: another thread may refresh, and forget them, before they are weighed.
         with self._lock:
-            unknown = [each for each in lexemes if each not in self._common and each not in self._counts]
-        if unknown:
+            total, known = self._total, ChainMap(self._common, self._counts)
+            counts = {each: known[each] for each in lexemes if each in known}
+        if unknown := [each for each in lexemes if each not in counts]:
             queries = [as_query([each]) for each in unknown]
-            counted = read(conn, "count_words", {"lexemes": unknown, "queries": queries, "most": _COUNTED})
+            rows = read(conn, "count_words", {"lexemes": unknown, "queries": queries, "most": _COUNTED})
+            counted = {str(lexeme): int(count) for lexeme, count in rows}
+            counts |= counted
             with self._lock:
-                self._counts |= {str(lexeme): int(count) for lexeme, count in counted}
+                self._counts |= counted
                 while len(self._counts) > _KNOWN_WORDS:
                     self._counts.popitem(last=False)
-        with self._lock:
-            counts = [self._common.get(each, self._counts.get(each, 0)) for each in lexemes]
-            total = self._total
-        weights = (max(math.log((1 + total) / (1 + min(count, total))), 0.01) for count in counts)
+        weights = (max(math.log((1 + total) / (1 + min(counts[each], total))), 0.01) for each in lexemes)
         return tuple(Word(lexeme, weight) for lexeme, weight in zip(lexemes, weights, strict=True))
 
     def _refresh(self, conn: Connection) -> None:

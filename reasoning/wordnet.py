@@ -15,7 +15,15 @@ from psycopg import sql
 from vectuned.config.errors import UsageError
 from vectuned.sql.entity_loader import SCHEMA, entity_queries
 
-from .bulk import TABLES, build_index, drop_index, load_entities, load_relationships, load_resources
+from .bulk import (
+    TABLES,
+    analyze,
+    build_index,
+    drop_index,
+    load_entities,
+    load_relationships,
+    load_resources,
+)
 from .corpus import Corpus, Relations, Synset
 from .embedder import Embedder
 from .entities import Model, NewEntity, NewResource
@@ -57,8 +65,7 @@ def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = 
                     entity_queries()["finish_stage"], {"corpus": CORPUS, "stage": name, "rows": done[name]}
                 )
             # The next stage's plans depend on it.
-            for table in ("entities", "relationships", "entity_paths"):
-                store.conn.execute(f"ANALYZE vectuned_entities.{table}".encode())
+            analyze(store.conn, ("entities", "relationships", "entity_paths"))
     for table in TABLES:
         with stage(
             f"indexing {table.replace('_', ' ')}", done["entities" if table == "entities" else "resources"]

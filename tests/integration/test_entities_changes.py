@@ -16,7 +16,8 @@ from vectuned.reasoning.corpus import Corpus
 from vectuned.reasoning.embedder import Progress, StaticEmbedder, Vectors
 from vectuned.reasoning.entities import RebaseJob
 from vectuned.reasoning.rebase import cancel, embed_waiting, last_job, rebase
-from vectuned.reasoning.store import EntityNotFoundError, EntityStore
+from vectuned.reasoning.statements import EntityNotFoundError
+from vectuned.reasoning.store import EntityStore
 
 from .tables import enable, one, scans
 

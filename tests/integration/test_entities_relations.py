@@ -10,7 +10,8 @@ import pytest
 from vectuned.config.errors import UsageError
 from vectuned.reasoning.corpus import Corpus
 from vectuned.reasoning.entities import Connection
-from vectuned.reasoning.store import EntityNotFoundError, EntityStore
+from vectuned.reasoning.statements import EntityNotFoundError
+from vectuned.reasoning.store import EntityStore
 from vectuned.reasoning.wordnet import HIERARCHY
 
 from .tables import counted, one

@@ -12,6 +12,15 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION vectuned_entities._check_name(argument text, name text, most int, hint text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM vectuned_entities._check_given(argument, btrim(name) <> '' AND char_length(name) <= most, hint);
+END
+$$;
+
 CREATE OR REPLACE FUNCTION vectuned_entities._check_range(argument text, value float8, low float8, high float8) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -99,6 +108,15 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM vectuned_entities._check_given(argument, @ltree@.nlevel(path) > 0, 'For example n00001740.n00001930.');
+END
+$$;
+
+CREATE OR REPLACE FUNCTION vectuned_entities._check_hierarchy(hierarchy text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.');
 END
 $$;
 

@@ -28,6 +28,17 @@ BEGIN
 END
 $$;
 
+-- Where the texts of a kind are: the table, its key, and of a row t what is embedded.
+CREATE OR REPLACE FUNCTION vectuned_entities._texts(kind text, OUT relation name, OUT key name, OUT content text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT k.relation, k.key, k.content
+    FROM (VALUES ('entity', 'entities', 'entity_id', 'vectuned_entities.entity_text(t.name, t.description)'),
+                 ('resource', 'external_resources', 'resource_id', 't.content')) AS k (kind, relation, key, content)
+    WHERE k.kind = _texts.kind
+$$;
+
 -- The next texts to embed, by number and after the one given: those of entities ('entity') and resources ('resource')
 -- without an embedding or with another text since; with a job those that it has not embedded yet.
 -- text_hash goes back to put_embedding_batch: what was changed meanwhile is not stored, and comes again.
@@ -41,6 +52,8 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
+DECLARE
+    texts record;
 BEGIN
     PERFORM vectuned_entities._check_choice('kind', kind, '{entity,resource}'),
             vectuned_entities._check_range('batch_size', batch_size, 1, 10000),
@@ -49,13 +62,12 @@ BEGIN
     IF job_id IS NOT NULL THEN
         PERFORM vectuned_entities._running_job(job_id);
     END IF;
+    SELECT * INTO STRICT texts FROM vectuned_entities._texts(kind);
     RETURN QUERY EXECUTE format(
         'SELECT b.id, b.content, hashtextextended(b.content, 0) FROM (SELECT t.%I AS id, %s AS content '
         'FROM vectuned_entities.%I t WHERE %s AND %s AND t.%1$I > $2 AND ($3 IS NULL OR t.%1$I %% 16 = $3) '
         'ORDER BY t.%1$I LIMIT $1) b ORDER BY b.id',
-        kind || '_id',
-        CASE kind WHEN 'entity' THEN 'vectuned_entities.entity_text(t.name, t.description)' ELSE 't.content' END,
-        CASE kind WHEN 'entity' THEN 'entities' ELSE 'external_resources' END,
+        texts.key, texts.content, texts.relation,
         CASE kind WHEN 'entity' THEN 't.status = ''active''' ELSE 't.content <> ''''' END,
         CASE WHEN job_id IS NULL THEN 't.needs_embedding' ELSE 't.embedding_next IS NULL' END)
     USING batch_size, after_id, stripe;
@@ -75,6 +87,7 @@ DECLARE
     expected int;
     bad @extschema@.vector;
     stored int;
+    texts record;
 BEGIN
     PERFORM vectuned_entities._check_choice('kind', kind, '{entity,resource}'),
             vectuned_entities._check_array('ids', ids, 10000), vectuned_entities._check_array('embeddings', embeddings, 10000),
@@ -93,15 +106,14 @@ BEGIN
     IF FOUND THEN
         PERFORM vectuned_entities._check_embedding('an embedding', bad, expected);
     END IF;
+    SELECT * INTO STRICT texts FROM vectuned_entities._texts(kind);
     EXECUTE format(
         'UPDATE vectuned_entities.%I t SET %s FROM unnest($1, $2, $3) AS u (id, embedding, text_hash) '
         'WHERE t.%I = u.id AND %s AND hashtextextended(%s, 0) = u.text_hash',
-        CASE kind WHEN 'entity' THEN 'entities' ELSE 'external_resources' END,
+        texts.relation,
         CASE WHEN job_id IS NULL THEN 'embedding = u.embedding, embedding_model = $4, needs_embedding = false'
              ELSE 'embedding_next = u.embedding, embedding_next_model = $4' END,
-        kind || '_id',
-        CASE kind WHEN 'entity' THEN 't.status = ''active''' ELSE 'true' END,
-        CASE kind WHEN 'entity' THEN 'vectuned_entities.entity_text(t.name, t.description)' ELSE 't.content' END)
+        texts.key, CASE kind WHEN 'entity' THEN 't.status = ''active''' ELSE 'true' END, texts.content)
     USING ids, embeddings, text_hashes, model;
     GET DIAGNOSTICS stored = ROW_COUNT;
     IF job_id IS NOT NULL THEN
@@ -140,7 +152,6 @@ AS $$
 DECLARE
     model int := vectuned_entities.register_embedding_model(model_name, model_version, dimensions);
     job vectuned_entities.rebase_jobs;
-    texts bigint;
     relation name;
 BEGIN
     SELECT * INTO job FROM vectuned_entities.rebase_jobs j WHERE j.state = 'running';

@@ -15,7 +15,7 @@ DECLARE
     model_id int;
     attribute record;
 BEGIN
-    PERFORM vectuned_entities._check_given('entity_name', btrim(entity_name) <> '' AND char_length(entity_name) <= 1000, 'A name has 1 to 1000 characters.');
+    PERFORM vectuned_entities._check_name('entity_name', entity_name, 1000, 'A name has 1 to 1000 characters.');
     PERFORM vectuned_entities._check_given('description', char_length(description) <= 100000, 'At most 100000 characters; '''' where there is none.');
     PERFORM vectuned_entities._check_given('label', coalesce(label, 'e') ~ '^[A-Za-z0-9_]{1,255}$', 'A label has 1 to 255 letters, digits and underscores.');
     PERFORM vectuned_entities._check_given('language', language IS NOT NULL, 'A text search configuration, such as english or simple.');
@@ -54,7 +54,9 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_entity('target_entity_id', target_entity_id);
-    PERFORM vectuned_entities._check_given('entity_name', entity_name IS NULL OR btrim(entity_name) <> '' AND char_length(entity_name) <= 1000, 'A name has 1 to 1000 characters.');
+    IF entity_name IS NOT NULL THEN
+        PERFORM vectuned_entities._check_name('entity_name', entity_name, 1000, 'A name has 1 to 1000 characters.');
+    END IF;
     PERFORM vectuned_entities._check_given('description', coalesce(char_length(description), 0) <= 100000, 'At most 100000 characters.');
     UPDATE vectuned_entities.entities e
     SET name = coalesce(entity_name, e.name), description = coalesce(description, e.description),
@@ -72,7 +74,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_entity('target_entity_id', target_entity_id);
-    PERFORM vectuned_entities._check_given('attribute', btrim(attribute) <> '' AND char_length(attribute) <= 200, 'A name has 1 to 200 characters.');
+    PERFORM vectuned_entities._check_name('attribute', attribute, 200, 'A name has 1 to 200 characters.');
     PERFORM vectuned_entities._check_given('value', octet_length(value) <= 2000, 'A value has at most 2000 bytes; longer texts are external resources.');
     INSERT INTO vectuned_entities.attributes (name)
     SELECT attribute WHERE NOT EXISTS (SELECT FROM vectuned_entities.attributes a WHERE a.name = attribute)

@@ -17,7 +17,7 @@ DECLARE
     depth int := 1;
 BEGIN
     PERFORM vectuned_entities._check_array('relationship_types', relationship_types, 100),
-            vectuned_entities._check_given('hierarchy', btrim(hierarchy) <> '' AND char_length(hierarchy) <= 200, 'A name for the paths, such as is_a.'),
+            vectuned_entities._check_name('hierarchy', hierarchy, 200, 'A name for the paths, such as is_a.'),
             vectuned_entities._check_range('max_paths', max_paths, 1, 1000),
             vectuned_entities._check_range('max_depth', max_depth, 2, 64);
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned_entities.paths ' || hierarchy, 0));
@@ -89,7 +89,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_entity('start_entity_id', start_entity_id),
-            vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.');
+            vectuned_entities._check_hierarchy(hierarchy);
     RETURN QUERY SELECT p.path_no, p.path FROM vectuned_entities.entity_paths p
         WHERE p.entity_id = start_entity_id AND p.hierarchy = hierarchy ORDER BY p.path_no;
 END
@@ -105,7 +105,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_entity('start_entity_id', start_entity_id),
-            vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.'),
+            vectuned_entities._check_hierarchy(hierarchy),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     RETURN QUERY
         SELECT e.entity_id, e.name, min(p.level - u.place)::int AS distance
@@ -132,7 +132,7 @@ DECLARE
     distances int[] := '{}';
 BEGIN
     PERFORM vectuned_entities._check_entity('start_entity_id', start_entity_id),
-            vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.'),
+            vectuned_entities._check_hierarchy(hierarchy),
             vectuned_entities._check_range('max_depth', max_depth, 1, 64),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     parents := ARRAY(SELECT p.path FROM vectuned_entities.entity_paths p
@@ -164,7 +164,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_entity('start_entity_id', start_entity_id),
-            vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.'),
+            vectuned_entities._check_hierarchy(hierarchy),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     RETURN QUERY
         SELECT DISTINCT e.entity_id, e.name
@@ -187,7 +187,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_given('pattern', pattern IS NOT NULL, 'An lquery, such as n00001740.*.'),
-            vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.'),
+            vectuned_entities._check_hierarchy(hierarchy),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     RETURN QUERY
         SELECT e.entity_id, e.name, p.path

@@ -16,8 +16,8 @@ AS $$
 DECLARE
     model vectuned_entities.embedding_model_versions;
 BEGIN
-    PERFORM vectuned_entities._check_given('model_name', btrim(model_name) <> '' AND char_length(model_name) <= 200, 'For example all-MiniLM-L6-v2.');
-    PERFORM vectuned_entities._check_given('model_version', btrim(model_version) <> '' AND char_length(model_version) <= 200, 'For example 1.0.0.');
+    PERFORM vectuned_entities._check_name('model_name', model_name, 200, 'For example all-MiniLM-L6-v2.');
+    PERFORM vectuned_entities._check_name('model_version', model_version, 200, 'For example 1.0.0.');
     PERFORM vectuned_entities._check_range('dimensions', dimensions, 1, 2000);
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned_entities.model', 0));
     INSERT INTO vectuned_entities.embedding_model_versions (name, version, dimensions)

@@ -36,7 +36,7 @@ DECLARE
     id bigint;
 BEGIN
     PERFORM vectuned_entities._check_entity('source_id', source_id), vectuned_entities._check_entity('target_id', target_id),
-            vectuned_entities._check_given('relationship_type', btrim(relationship_type) <> '' AND char_length(relationship_type) <= 200, 'A name has 1 to 200 characters.'),
+            vectuned_entities._check_name('relationship_type', relationship_type, 200, 'A name has 1 to 200 characters.'),
             vectuned_entities._check_range('confidence', confidence, 0, 1);
     IF path IS NOT NULL THEN
         PERFORM vectuned_entities._check_path('path', path);

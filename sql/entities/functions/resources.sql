@@ -14,7 +14,7 @@ DECLARE
     model_id int;
 BEGIN
     PERFORM vectuned_entities._check_given('uri', btrim(uri) <> '' AND octet_length(uri) <= 2000, 'At most 2000 bytes, such as https://example.org/page.'),
-            vectuned_entities._check_given('resource_type', btrim(resource_type) <> '' AND char_length(resource_type) <= 200, 'For example example, document, page.'),
+            vectuned_entities._check_name('resource_type', resource_type, 200, 'For example example, document, page.'),
             vectuned_entities._check_given('content', char_length(content) <= 1000000, 'At most 1000000 characters; '''' where only the uri is known.');
     IF embedding IS NOT NULL THEN
         PERFORM vectuned_entities._check_embedding('embedding', embedding, vectuned_entities._dimensions());
@@ -95,8 +95,7 @@ BEGIN
                ARRAY(SELECT l.entity_id FROM vectuned_entities.entity_resource_link l
                      JOIN vectuned_entities.entities e ON e.entity_id = l.entity_id AND e.status = 'active'
                      WHERE l.resource_id = r.resource_id ORDER BY l.confidence DESC, l.entity_id LIMIT 100)
-        FROM vectuned_entities._scan_resources(query, max_results, greatest(max_results, coalesce(ef_search,
-            nullif(current_setting('hnsw.ef_search', true), '')::int, 40))) n
+        FROM vectuned_entities._scan_resources(query, max_results, vectuned_entities._effort(max_results, ef_search)) n
         JOIN vectuned_entities.external_resources r ON r.resource_id = n.id
         WHERE 1 - n.distance >= similarity_threshold
         ORDER BY n.distance, r.resource_id;

@@ -24,9 +24,18 @@ BEGIN
     END IF;
     IF NOT tuned THEN
         RETURN QUERY SELECT s.id, s.distance, NULL::uuid
-        FROM vectuned_entities._scan_entities(query, k, greatest(k, coalesce(ef_search,
-            nullif(current_setting('hnsw.ef_search', true), '')::int, 40))) s;
+        FROM vectuned_entities._scan_entities(query, k, vectuned_entities._effort(k, ef_search)) s;
     END IF;
+END
+$$;
+
+-- The ef_search of a scan: the caller's, else the session's, else pgvector's own; no less than k, for more rows do not come.
+CREATE OR REPLACE FUNCTION vectuned_entities._effort(k int, ef_search int) RETURNS int
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN greatest(k, coalesce(ef_search, nullif(current_setting('hnsw.ef_search', true), '')::int, 40));
 END
 $$;
 
