@@ -14,6 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.sql.loader import trusted
 
 Connection = psycopg.Connection[Any]
@@ -181,6 +182,12 @@ def enable(conn: Connection, relation: str = "items", column: str = "embedding",
             column,
         )
     )
+
+
+def only(conn: Connection) -> Care:
+    """Read the only tuned column."""
+    (care,) = tuned_columns(conn)
+    return care
 
 
 def one(conn: Connection, statement: str, *values: object) -> Any:

@@ -27,13 +27,12 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.cli import main
 from vectuned.daemon.embedded import EmbeddedServer
 from vectuned.daemon.worker import Worker
-from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.exchange import export_all, import_newest, take_over
 from vectuned.learning.learner import Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
 
-from .tables import Connection, build, clustered, enable, make, one, plain_role, publish, search, text
+from .tables import Connection, build, clustered, enable, make, one, only, plain_role, publish, search, text
 from .test_learning import DIMENSIONS, ROWS, drawn
 
 TARGET = 0.9
@@ -104,12 +103,6 @@ def here(world: World) -> Iterator[Connection]:
     """A copy of the database of which nothing is known yet."""
     with world.copy() as conn:
         yield conn
-
-
-def only(conn: Connection) -> Care:
-    """Read the only tuned column."""
-    (care,) = tuned_columns(conn)
-    return care
 
 
 def practise(conn: Connection, count: int, *, seed: int = 5, condition: object = None) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pgvector.psycopg import register_vector
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.catalogue import Care, TunedIndex, tuned_columns
+from vectuned.learning.catalogue import Care, TunedIndex
 from vectuned.learning.distillation import distil
 from vectuned.learning.evidence import Replays, load
 from vectuned.learning.ladder import PROBES, RUNGS
@@ -25,7 +25,7 @@ from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
 from vectuned.learning.truth import exact_neighbors, recall_at_k
 
-from .tables import Connection, Singles, build, enable, make, one, search, text
+from .tables import Connection, Singles, build, enable, make, one, only, search, text
 
 ROWS, DIMENSIONS = 4000, 32
 TARGET = 0.9
@@ -50,12 +50,6 @@ def care(conn: Connection) -> Care:
     build(conn, options="WITH (m = 5, ef_construction = 24)")
     enable(conn, sample_rate=1.0, target_recall=TARGET)
     return only(conn)
-
-
-def only(conn: Connection) -> Care:
-    """Read the only tuned column."""
-    (care,) = tuned_columns(conn)
-    return care
 
 
 def practise(conn: Connection, care: Care, count: int, *, seed: int = 100, k: int = 10) -> None:
