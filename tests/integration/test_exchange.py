@@ -16,6 +16,7 @@ from vectuned.learning.learner import learn
 
 from .documents import (
     ALWAYS,
+    SEARCHES,
     TARGET,
     World,
     actions,
@@ -28,7 +29,7 @@ from .documents import (
     serving,
     signed,
     told,
-)  # fmt: skip
+)
 from .tables import (
     DIMENSIONS,
     Connection,
@@ -42,7 +43,7 @@ from .tables import (
     publish,
     search,
     text,
-)  # fmt: skip
+)
 
 
 def test_on_the_same_index_it_serves_as_it_did(world: World, here: Connection) -> None:
@@ -298,7 +299,7 @@ def test_a_document_holds_nothing_of_rows_or_queries(world: World) -> None:
     assert "secret" not in written
     assert "rare" not in written
     numbers = {round(float(x), 5) for each in lists(world.document) for x in each if isinstance(x, float)}
-    for query in drawn(600, seed=5)[:50]:
+    for query in drawn(SEARCHES, seed=5)[:50]:  # those that were recorded
         assert len(numbers & {round(float(x), 5) for x in query}) < 3
     assert set(world.document["provenance"]) == {
         "system", "database", "schema", "relation", "column", "vector_type", "dimensions", "metric",
