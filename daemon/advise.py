@@ -20,7 +20,7 @@ from vectuned.learning.catalogue import Care, TunedIndex, tuned_columns
 from vectuned.learning.ladder import k_class
 from vectuned.learning.neighbors import Floats
 from vectuned.learning.truth import Truth, exact_neighbors
-from vectuned.sql.loader import queries
+from vectuned.sql.loader import queries, trusted
 
 from .advice import Advice, Existing, Wish, existing_indexes
 from .advise_run import Run
@@ -268,7 +268,7 @@ class Advisor:
         self.conn.execute(create)
         how = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}[storage]
         alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STORAGE ")
-        self.conn.execute(alter.format(run.relation(_COPY), column.vector) + sql.SQL(how))  # type: ignore[arg-type, unused-ignore]
+        self.conn.execute(alter.format(run.relation(_COPY), column.vector) + trusted(how))
 
     def _fill_copy(self, run: Run, share: float) -> int:
         """Let the copy grow to a share of the rows; return how many it holds."""

@@ -16,7 +16,7 @@ from vectuned.learning.catalogue import Care, TunedIndex
 from vectuned.learning.neighbors import Floats, Singles
 from vectuned.learning.scan import Aim, Scans
 from vectuned.learning.truth import Truth
-from vectuned.sql.loader import queries
+from vectuned.sql.loader import queries, trusted
 
 from .evaluation import Seen, race
 from .session import open_session
@@ -144,10 +144,10 @@ class Clients:
 
 
 def _asking(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector], list[float]]:
-    cursor = psycopg.RawCursor(conn)
+    cursor, query = psycopg.RawCursor(conn), trusted(statement)
 
     def ask(vector: Vector) -> list[float]:
-        rows = cursor.execute(statement, (vector,), prepare=True, binary=True).fetchall()  # type: ignore[arg-type, unused-ignore]
+        rows = cursor.execute(query, (vector,), prepare=True, binary=True).fetchall()
         return [row[-1] for row in rows]
 
     return ask

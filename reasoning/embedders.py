@@ -105,7 +105,7 @@ class SentenceTransformerEmbedder:
             ) from error  # fmt: skip
         try:
             self._model: Any = SentenceTransformer(model, local_files_only=True)
-        except Exception as error:
+        except Exception as error:  # what the libraries beneath it raise is their own
             raise EmbedderBrokenError(package="sentence-transformers", reason=type(error).__name__) from error
         self.name = model
         self.version = version or metadata.version("sentence-transformers")

@@ -98,7 +98,7 @@ def _by_neighbours(plan: Plan) -> list[list[str]]:
     place: dict[str, float] = {}
     for layer in plan.layers():
         centre = {name: _mean([place[b] for b in plan.after[name]]) for name in layer}
-        ordered = sorted(layer, key=lambda name, centre=centre: (centre[name], name))  # type: ignore[misc]
+        ordered = [name for _, name in sorted((at, name) for name, at in centre.items())]
         place |= {name: (at + 0.5) / len(ordered) for at, name in enumerate(ordered)}
         layers.append(ordered)
     return layers

@@ -212,7 +212,7 @@ class _Runner:
             self._record(way, attempt, "sent_back")
             self._log(logging.INFO, "send_back", "node %s sends the run back", attempt.node)
             raise SendBack(wish.changes) from None
-        except Exception as error:
+        except Exception as error:  # a node may raise anything, and is no reason to hang
             found = of_a_node(error, attempt.node, self._trace.correlation_id)
             self._record(way, attempt, "failed", error=found)
             if not is_retryable(found) or attempt.number >= node.limits.attempts:

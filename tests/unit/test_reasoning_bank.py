@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -243,7 +242,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         assert same(again.patterns, bank.patterns)
         wanted = signatures(50, 9)
         np.testing.assert_array_equal(again.lookup(wanted)[0], bank.lookup(wanted)[0])
-    assert os.listdir(tmp_path) == ["bank.npz"]  # noqa: PTH208
+    assert [path.name for path in tmp_path.iterdir()] == ["bank.npz"]
 
 
 def test_age_is_saved_too(tmp_path: Path) -> None:
