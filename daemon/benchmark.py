@@ -23,6 +23,7 @@ from vectuned.sql.loader import queries
 
 from .evaluation import race
 from .sampling import Sample
+from .session import snapshot
 
 Progress = Callable[[int], None]
 Way = Callable[..., list[float]]
@@ -59,9 +60,7 @@ class Benchmark:
         Raises psycopg.Error where a search fails; in measuring recall alone it is given up and counted.
         """
         column = self.care.column
-        with self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.conn.execute("SET LOCAL statement_timeout = 0")
+        with snapshot(self.conn):
             self.conn.execute("SET LOCAL vectuned.record = off")
             sample = self.sample
             truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)

@@ -23,6 +23,7 @@ from .advise_apply import served_way
 from .console import Console
 from .evaluation import GRID
 from .measuring import Clients, Way, replay_through, way_through
+from .session import snapshot
 
 CONFIDENCE: Final = 0.95
 _RESAMPLES: Final = 1000
@@ -60,9 +61,7 @@ class Comparison:
         half = len(order) // 2
         training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
         main = care.indexes[0]
-        with self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.conn.execute("SET LOCAL statement_timeout = 0")
+        with snapshot(self.conn):
             truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
             first = truth.take(np.arange(half))
             with console.progress(f"replaying through {main.name}", half) as progress:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -73,3 +74,12 @@ def open_session(
         conn.close()
         raise
     return conn
+
+
+@contextmanager
+def snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Begin a transaction that sees one snapshot, for measuring that may take long; `conn` is in none yet."""
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        conn.execute("SET LOCAL statement_timeout = 0")
+        yield
