@@ -21,7 +21,7 @@ from vectuned.learning.scan import SCAN_TIMEOUT_MS, ends_all
 from vectuned.learning.truth import exact_among, recall_at_k
 from vectuned.sql.loader import queries
 
-from .evaluation import race
+from .evaluation import nearest_statement, race
 from .sampling import Sample
 from .session import snapshot
 
@@ -111,16 +111,7 @@ class Benchmark:
         return psycopg.RawCursor(self.conn)
 
     def _plain_statement(self, condition: sql.Composable | None) -> sql.Composed:
-        column = self.care.column
-        distance = column.distance(sql.SQL("$1"))
-        return sql.SQL("SELECT {}, {} AS distance FROM {} AS t{} ORDER BY {} LIMIT {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-            distance,
-            column.relation,
-            sql.SQL("") if condition is None else sql.SQL(" WHERE {}").format(condition),
-            distance,
-            sql.Literal(self.k),
-        )
+        return nearest_statement(self.care.column, sql.SQL("$1"), sql.Literal(self.k), condition)
 
     def _answers(
         self, ways: dict[str, Way], searches: list[tuple[Any, ...]], progress: Progress

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError
 from vectuned.learning.catalogue import Care
-from vectuned.learning.ladder import at_efforts, effort, k_class
+from vectuned.learning.ladder import k_class
 from vectuned.learning.neighbors import Floats, Singles
 from vectuned.learning.promise import TAIL, lower_bound, upper_bound
 from vectuned.learning.publication import read
@@ -21,7 +21,7 @@ from vectuned.learning.truth import exact_neighbors, recall_at_k
 
 from .advise_apply import served_way
 from .console import Console
-from .evaluation import GRID
+from .evaluation import GRID, best_fixed, fixed_curve, nearest_statement
 from .measuring import Clients, Way, replay_through, way_through
 from .session import snapshot
 
@@ -29,6 +29,7 @@ CONFIDENCE: Final = 0.95
 _RESAMPLES: Final = 1000
 _CHUNK: Final = 100
 _EXACT: Final = 100
+_QUERY: Final = sql.SQL("$1")
 _Statistic = Callable[[Floats], Floats]
 _TIMES: Final[dict[str, _Statistic]] = {
     "mean_ms": lambda ms: ms.mean(axis=-1),
@@ -70,9 +71,8 @@ class Comparison:
             grid = (
                 tuple(x for x in GRID if x >= k) if main.method == "hnsw" else tuple(sorted(set(main.rungs)))
             )
-            means = at_efforts(seen.recall, effort(grid, main.rungs)).mean(axis=0)
-            reached = means >= target
-            fixed = int(grid[int(np.argmax(reached))] if reached.any() else grid[-1])
+            curve = fixed_curve(seen.recall, grid, main.rungs)
+            fixed = best_fixed(curve, target)
             ways = {
                 "default": way_through(self.conn, care, main, k, default),
                 "best fixed": way_through(self.conn, care, main, k, fixed),
@@ -88,7 +88,7 @@ class Comparison:
             timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
         judge = truth.take(np.arange(half, len(order)))
         name = "ef_search" if main.method == "hnsw" else "probes"
-        unreached = "" if reached.any() else ", which does not reach the target"
+        unreached = "" if curve[fixed] >= target else ", which does not reach the target"
         settings = {
             "default": f"{name} {default}", "best fixed": f"{name} {fixed}{unreached}",
             "vectuned": self._serving(), "exact": "every row compared",
@@ -111,20 +111,13 @@ class Comparison:
             "target_recall": target, "rows": truth.scanned, "queries": len(judging), "chosen_by": half,
             "main_index": main.name, "confidence": CONFIDENCE, "seed": self.seed, "arms": arms,
             "vectuned_over_fixed": ratios,
-            "fixed_curve": {
-                str(x): round(float(mean), 4) for x, mean in zip(grid, means, strict=True)
-            },
+            "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
         }  # fmt: skip
 
     def _exact(self) -> Way:
         column = self.care.column
-        statement = sql.SQL(
-            "SELECT * FROM (SELECT {}, {} AS distance FROM {} WHERE {} IS NOT NULL OFFSET 0) m "
-            "ORDER BY distance LIMIT {}"
-        ).format(
-            sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-            column.distance(sql.SQL("$1")), column.relation, column.vector, sql.Literal(self.k),
-        )  # fmt: skip
+        there = sql.SQL("{} IS NOT NULL").format(column.vector)
+        statement = nearest_statement(column, _QUERY, sql.Literal(self.k), there, exact=True)
         return Way(statement.as_string(self.conn))
 
     def _serving(self) -> str:
