@@ -161,8 +161,7 @@ class Benchmark:
             return "by the kind of filter, see vectuned.recommend_params"
         if policy is None:
             return "nothing learned yet: the default"
-        by_query = policy.signature is not None
-        return f"effort by query, or {policy.setting}" if by_query else policy.setting
+        return policy.described
 
     def _default_setting(self) -> str:
         """Say what plain SQL searches with: the settings of this session, and the index that is taken."""

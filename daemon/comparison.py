@@ -67,7 +67,7 @@ class Comparison:
             first = truth.take(np.arange(half))
             with console.progress(f"replaying through {main.name}", half) as progress:
                 seen = replay_through(self.conn, care, main, training, first, k, progress)
-            default = max(k, care.default_ef) if main.method == "hnsw" else care.default_probes
+            default = care.default_effort(main, k)
             grid = (
                 tuple(x for x in GRID if x >= k) if main.method == "hnsw" else tuple(sorted(set(main.rungs)))
             )
@@ -87,7 +87,7 @@ class Comparison:
             # By itself, and fewer: reading the whole table drives what the others need out of the caches.
             timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
         judge = truth.take(np.arange(half, len(order)))
-        name = "ef_search" if main.method == "hnsw" else "probes"
+        name = main.effort_name
         unreached = "" if curve[fixed] >= target else ", which does not reach the target"
         settings = {
             "default": f"{name} {default}", "best fixed": f"{name} {fixed}{unreached}",
@@ -126,7 +126,7 @@ class Comparison:
             return "nothing learned yet: the default"
         names = {index.number: index.name for index in self.care.indexes}
         where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
-        return ("effort by query, or " if policy.signature is not None else "") + policy.setting + where
+        return policy.described + where
 
     def _recall(self, recall: Floats) -> dict[str, Any]:
         def bounded(values: Floats) -> dict[str, float]:
