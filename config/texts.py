@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -22,9 +22,14 @@ def _conninfo(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> str:
+def _plain(text: str) -> str:
     if _has_controls(text):
         raise ValueError
+    return text
+
+
+def _folder(text: str) -> str:
+    _plain(text)
     try:
         Path(text).expanduser()
     except RuntimeError as error:  # ~somebody who does not exist
@@ -32,74 +37,62 @@ def _folder(text: str) -> str:
     return text
 
 
-def _name(text: str) -> str:
-    if _has_controls(text):
-        raise ValueError
-    return text
-
-
 def _has_controls(text: str) -> bool:
     return any(c < " " or c == "\x7f" for c in text)
 
 
-# What `form` says goes on after "must be text of at most so many characters".
+def _limited(form: str, **limits: Any) -> Any:
+    """Limit a text; the form goes on after "must be text of at most so many characters"."""
+    return Field(json_schema_extra={"form": form}, **limits)
+
+
 Conninfo = Annotated[
     str,
     AfterValidator(_conninfo),
-    Field(
-        max_length=4096,
-        json_schema_extra={
-            "form": "that libpq understands, such as postgresql://user@host/name or host=... dbname=..."
-        },
+    _limited(
+        "that libpq understands, such as postgresql://user@host/name or host=... dbname=...", max_length=4096
     ),
 ]
 Folder = Annotated[
     str,
     AfterValidator(_folder),
-    Field(
-        max_length=4096,
-        json_schema_extra={"form": "that name a folder, without control characters or an unknown ~user"},
-    ),
+    _limited("that name a folder, without control characters or an unknown ~user", max_length=4096),
 ]
 ApplicationName = Annotated[
     str,
     # The server cuts after 63 bytes, and replaces what is not printable ASCII.
-    Field(min_length=1, max_length=63, pattern="^[ -~]*$", json_schema_extra={"form": "of printable ASCII"}),
+    _limited("of printable ASCII", min_length=1, max_length=63, pattern="^[ -~]*$"),
 ]
-Name = Annotated[
-    str,
-    AfterValidator(_name),
-    Field(max_length=256, json_schema_extra={"form": "without control characters"}),
-]
+Name = Annotated[str, AfterValidator(_plain), _limited("without control characters", max_length=256)]
 Url = Annotated[
     str,
-    Field(
+    _limited(
+        "that is an address, such as http://localhost:8080/v1, or empty",
         max_length=2048,
         pattern=r"^(https?://[!-~]+)?$",
-        json_schema_extra={"form": "that is an address, such as http://localhost:8080/v1, or empty"},
     ),
 ]
 Variable = Annotated[
     str,
-    Field(
+    _limited(
+        "that names an environment variable, or empty",
         max_length=256,
         pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
-        json_schema_extra={"form": "that names an environment variable, or empty"},
     ),
 ]
 TextSearch = Annotated[
     str,
-    Field(
+    _limited(
+        "that names a text search configuration, such as english",
         max_length=63,
         pattern=r"^[a-z_][a-z0-9_]*$",
-        json_schema_extra={"form": "that names a text search configuration, such as english"},
     ),
 ]
 LanguageTag = Annotated[
     str,
-    Field(
+    _limited(
+        "that names a language, such as en or de",
         max_length=35,
         pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*$",
-        json_schema_extra={"form": "that names a language, such as en or de"},
     ),
 ]

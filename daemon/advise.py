@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
 
@@ -20,13 +19,14 @@ from vectuned.learning.catalogue import Care, TunedIndex, tuned_columns
 from vectuned.learning.ladder import k_class
 from vectuned.learning.neighbors import Floats
 from vectuned.learning.truth import Truth, exact_neighbors
-from vectuned.sql.loader import queries
+from vectuned.sql.loader import queries, trusted
 
 from .advice import Advice, Existing, Wish, existing_indexes
 from .advise_run import Run
 from .building import build, create_statement
 from .console import Console
 from .measuring import Clients, Replayed, Way, replay_through, way_through
+from .session import snapshot
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +61,17 @@ class Advisor:
         current = self._current(existing)
         with Clients(self.conninfo, 4) as self._clients:
             with (
-                self._snapshot() as real,
+                snapshot(self.conn),
                 self.console.progress(f"replaying through {current.name}", len(wish.vectors)) as progress,
             ):
                 index = _numbered(care, current.number)
-                truth = exact_neighbors(self.conn, real.column, wish.vectors, wish.k)
+                truth = exact_neighbors(self.conn, care.column, wish.vectors, wish.k)
                 rows = self._rows = truth.scanned
-                seen = replay_through(self.conn, real, index, wish.vectors, truth, wish.k, progress)
+                seen = replay_through(self.conn, care, index, wish.vectors, truth, wish.k, progress)
                 recall = seen.recall.mean(axis=0)
                 self._reference_effort = _first(recall, index.rungs, wish.target, wish.k)
-                self._reference = way_through(self.conn, real, index, wish.k, self._reference_effort)
-                timed = self._timed(real, index, recall)
+                self._reference = way_through(self.conn, care, index, wish.k, self._reference_effort)
+                timed = self._timed(care, index, recall)
             trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
             (self._now,) = advisor.priced([trial])
             advice = Advice(
@@ -116,14 +116,6 @@ class Advisor:
             )
         return found
 
-    @contextmanager
-    def _snapshot(self) -> Any:
-        """Yield the column as it is, in one snapshot."""
-        with self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.conn.execute("SET LOCAL statement_timeout = 0")
-            yield self.care
-
     def _rounds(self, run: Run, advice: Advice, existing: Sequence[Existing], about: dict[str, Any]) -> None:
         """Try candidates over growing samples, fewer of them each time, and fill in the forecasts.
 
@@ -150,7 +142,7 @@ class Advisor:
                 rows = advice.rows
                 break
             rows = self._fill_copy(run, size / advice.rows)
-            with self._snapshot():
+            with snapshot(self.conn):
                 truth = self._truth_of(run.relation(_COPY).as_string(self.conn))
             for number, definition in enumerate(entrants, 1):
                 if reason := self._too_dear(definition, rows):
@@ -186,7 +178,7 @@ class Advisor:
     ) -> None:  # fmt: skip
         """Try candidates on the table itself, one after the other, where no index there stands in the way."""
         column = self.care.column
-        with self._snapshot():
+        with snapshot(self.conn):
             truth = exact_neighbors(self.conn, column, self.wish.vectors, self.wish.k)
         for number, definition in enumerate(entrants, 1):
             if definition in (each.definition for each in existing):
@@ -268,7 +260,7 @@ class Advisor:
         self.conn.execute(create)
         how = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}[storage]
         alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STORAGE ")
-        self.conn.execute(alter.format(run.relation(_COPY), column.vector) + sql.SQL(how))  # type: ignore[arg-type, unused-ignore]
+        self.conn.execute(alter.format(run.relation(_COPY), column.vector) + trusted(how))
 
     def _fill_copy(self, run: Run, share: float) -> int:
         """Let the copy grow to a share of the rows; return how many it holds."""

@@ -22,6 +22,7 @@ from .advise_run import Run
 from .building import build, create_statement
 from .console import Console
 from .measuring import Clients, Way, replay_through, way_through
+from .session import snapshot
 from .worker import Worker
 
 _SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
@@ -140,9 +141,7 @@ class Application:
         served = int(own["effort"]) if own is not None and own["index_no"] == winner.number else None
         new = next(index for index in care.indexes if index.number == winner.number)
         old = next((index for index in care.indexes if index.number == advice.current.number), None)
-        with self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.conn.execute("SET LOCAL statement_timeout = 0")
+        with snapshot(self.conn):
             truth = exact_neighbors(self.conn, care.column, wish.vectors, wish.k)
             with self.console.progress(f"replaying through {winner.name}", len(wish.vectors)) as progress:
                 seen = replay_through(self.conn, care, new, wish.vectors, truth, wish.k, progress)

@@ -21,8 +21,9 @@ from vectuned.learning.scan import SCAN_TIMEOUT_MS, ends_all
 from vectuned.learning.truth import exact_among, recall_at_k
 from vectuned.sql.loader import queries
 
-from .evaluation import race
+from .evaluation import nearest_statement, race
 from .sampling import Sample
+from .session import snapshot
 
 Progress = Callable[[int], None]
 Way = Callable[..., list[float]]
@@ -59,9 +60,7 @@ class Benchmark:
         Raises psycopg.Error where a search fails; in measuring recall alone it is given up and counted.
         """
         column = self.care.column
-        with self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.conn.execute("SET LOCAL statement_timeout = 0")
+        with snapshot(self.conn):
             self.conn.execute("SET LOCAL vectuned.record = off")
             sample = self.sample
             truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)
@@ -112,16 +111,7 @@ class Benchmark:
         return psycopg.RawCursor(self.conn)
 
     def _plain_statement(self, condition: sql.Composable | None) -> sql.Composed:
-        column = self.care.column
-        distance = column.distance(sql.SQL("$1"))
-        return sql.SQL("SELECT {}, {} AS distance FROM {} AS t{} ORDER BY {} LIMIT {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-            distance,
-            column.relation,
-            sql.SQL("") if condition is None else sql.SQL(" WHERE {}").format(condition),
-            distance,
-            sql.Literal(self.k),
-        )
+        return nearest_statement(self.care.column, sql.SQL("$1"), sql.Literal(self.k), condition)
 
     def _answers(
         self, ways: dict[str, Way], searches: list[tuple[Any, ...]], progress: Progress
@@ -171,8 +161,7 @@ class Benchmark:
             return "by the kind of filter, see vectuned.recommend_params"
         if policy is None:
             return "nothing learned yet: the default"
-        by_query = policy.signature is not None
-        return f"effort by query, or {policy.setting}" if by_query else policy.setting
+        return policy.described
 
     def _default_setting(self) -> str:
         """Say what plain SQL searches with: the settings of this session, and the index that is taken."""

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from vectuned.learning.advisor import Definition
 from vectuned.learning.column import TunedColumn
-from vectuned.sql.loader import queries
+from vectuned.sql.loader import queries, trusted
 
 from .console import Console
 
@@ -37,7 +37,7 @@ def build(
     def run() -> None:
         try:
             conn.execute(statement)
-        except BaseException as error:
+        except BaseException as error:  # raised again by the thread that waits
             failed.append(error)
 
     with suppress(psycopg.Error):
@@ -90,7 +90,7 @@ def create_statement(
         sql.Identifier(name),
         relation,
         sql.SQL("hnsw" if definition.method == "hnsw" else "ivfflat"),
-        sql.SQL(expression).format(**named),  # type: ignore[arg-type, unused-ignore]
+        trusted(expression).format(**named),
         schema,
         sql.Identifier(operators),
         _options(definition),

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError
 from vectuned.learning.catalogue import Care
-from vectuned.learning.ladder import at_efforts, effort, k_class
+from vectuned.learning.ladder import k_class
 from vectuned.learning.neighbors import Floats, Ints, Singles
 from vectuned.learning.promise import TAIL, lower_bound, upper_bound
 from vectuned.learning.publication import read
@@ -22,13 +22,15 @@ from vectuned.learning.truth import exact_neighbors, recall_at_k
 
 from .advise_apply import served_way
 from .console import Console
-from .evaluation import GRID
+from .evaluation import GRID, best_fixed, fixed_curve, nearest_statement
 from .measuring import Clients, Way, replay_through, way_through
+from .session import snapshot
 
 CONFIDENCE: Final = 0.95
 _RESAMPLES: Final = 1000
 _CHUNK: Final = 100
 _EXACT: Final = 100
+_QUERY: Final = sql.SQL("$1")
 _Statistic = Callable[[Floats], Floats]
 _TIMES: Final[dict[str, _Statistic]] = {
     "mean_ms": lambda ms: ms.mean(axis=-1),
@@ -61,20 +63,17 @@ class Comparison:
         half = len(order) // 2
         training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
         main = care.indexes[0]
-        with self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            self.conn.execute("SET LOCAL statement_timeout = 0")
+        with snapshot(self.conn):
             truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
             first = truth.take(np.arange(half))
             with console.progress(f"replaying through {main.name}", half) as progress:
                 seen = replay_through(self.conn, care, main, training, first, k, progress)
-            default = max(k, care.default_ef) if main.method == "hnsw" else care.default_probes
+            default = care.default_effort(main, k)
             grid = (
                 tuple(x for x in GRID if x >= k) if main.method == "hnsw" else tuple(sorted(set(main.rungs)))
             )
-            means = at_efforts(seen.recall, effort(grid, main.rungs)).mean(axis=0)
-            reached = means >= target
-            fixed = int(grid[int(np.argmax(reached))] if reached.any() else grid[-1])
+            curve = fixed_curve(seen.recall, grid, main.rungs)
+            fixed = best_fixed(curve, target)
             ways = {
                 "default": way_through(self.conn, care, main, k, default),
                 "best fixed": way_through(self.conn, care, main, k, fixed),
@@ -89,8 +88,8 @@ class Comparison:
             # By itself, and fewer: reading the whole table drives what the others need out of the caches.
             timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
         judge = truth.take(np.arange(half, len(order)))
-        name = "ef_search" if main.method == "hnsw" else "probes"
-        unreached = "" if reached.any() else ", which does not reach the target"
+        name = main.effort_name
+        unreached = "" if curve[fixed] >= target else ", which does not reach the target"
         settings = {
             "default": f"{name} {default}", "best fixed": f"{name} {fixed}{unreached}",
             "vectuned": self._serving(), "exact": "every row compared",
@@ -113,20 +112,13 @@ class Comparison:
             "vectuned_over_fixed": ratios(
                 timed["vectuned"].millis, timed["best fixed"].millis, self.seed
             ),
-            "fixed_curve": {
-                str(x): round(float(mean), 4) for x, mean in zip(grid, means, strict=True)
-            },
+            "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
         }  # fmt: skip
 
     def _exact(self) -> Way:
         column = self.care.column
-        statement = sql.SQL(
-            "SELECT * FROM (SELECT {}, {} AS distance FROM {} WHERE {} IS NOT NULL OFFSET 0) m "
-            "ORDER BY distance LIMIT {}"
-        ).format(
-            sql.SQL(", ").join(map(sql.Identifier, column.key_columns)),
-            column.distance(sql.SQL("$1")), column.relation, column.vector, sql.Literal(self.k),
-        )  # fmt: skip
+        there = sql.SQL("{} IS NOT NULL").format(column.vector)
+        statement = nearest_statement(column, _QUERY, sql.Literal(self.k), there, exact=True)
         return Way(statement.as_string(self.conn))
 
     def _serving(self) -> str:
@@ -135,7 +127,7 @@ class Comparison:
             return "nothing learned yet: the default"
         names = {index.number: index.name for index in self.care.indexes}
         where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
-        return ("effort by query, or " if policy.signature is not None else "") + policy.setting + where
+        return policy.described + where
 
 
 def figures(millis: Floats, recall: Floats, seed: int) -> dict[str, Any]:

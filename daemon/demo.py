@@ -45,6 +45,7 @@ from .evaluation import (
     compare,
     exact_filtered_arm,
     filtered_truth,
+    fixed_curve,
     tuned_arm,
 )
 from .session import open_session
@@ -84,12 +85,13 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         evidence = load(conn, care, care.indexes[0]).evidence(K)
         truth = exact_neighbors(conn, care.column, heldout.vectors, K)
 
+        curve = fixed_curve(evidence.recall)
         runs: dict[float, dict[str, Outcome]] = {}
         lessons: dict[float, Lesson] = {}
         for target in TARGETS:
             care = enable(conn, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
             lessons[target] = worker.learn(care)
-            fixed = best_fixed(evidence.recall, target)
+            fixed = best_fixed(curve, target)
             served = lessons[target].served[K].policy.fixed_ef
             label = f"held-out, target {target:g}"
             runs[target] = _compare(conninfo, care, heldout, truth, fixed, served, sizes.seed, console, label)

@@ -287,6 +287,7 @@ def _socket_folder(home: Path, account: Account | None) -> Path:
     owner = account.uid if account else os.geteuid()
     # The same name at each start, so that users who reconnect find it.
     short = f"vectuned-{owner}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    # The last one because TMPDIR may be too long as well; `make_private` refuses a folder of somebody else.
     for folder in (home / "run", Path(tempfile.gettempdir(), short), Path("/tmp", short)):  # noqa: S108
         # libpq reads a comma as the end of one host and the beginning of another.
         if len(os.fsencode(folder / SOCKET)) < _SOCKET_PATH_BYTES and "," not in str(folder):

@@ -270,7 +270,7 @@ class Engine:
                 found = job.work(self)
         except Stopped:
             return
-        except Exception as error:
+        except Exception as error:  # a fault of ours as well is a failure of this job, and the others go on
             if self.halted.is_set() or not self.leader.holds():
                 return
             self._failed(job, record, began, error)

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.column import TunedColumn
-from vectuned.learning.ladder import at_efforts, effort
+from vectuned.learning.ladder import RUNGS, at_efforts, effort
 from vectuned.learning.neighbors import Floats, Ints, Singles
 from vectuned.learning.promise import TAIL
 from vectuned.learning.truth import Truth, exact_among, recall_at_k
@@ -75,6 +75,29 @@ class Arm:
         return [row[-1] for row in rows]
 
 
+def nearest_statement(
+    column: TunedColumn,
+    query: sql.Composable,
+    k: sql.Composable,
+    condition: sql.Composable | None = None,
+    *,
+    exact: bool = False,
+) -> sql.Composed:
+    """Write plain SQL for the k nearest rows of those that meet a condition: their keys and distances.
+
+    `exact`: compare with every such row, else `query` is in it twice. A condition may call the table t.
+    """
+    keys, distance = map(sql.Identifier, column.key_columns), column.distance(query)
+    rows = sql.SQL("SELECT {}, {} AS distance FROM {} AS t").format(
+        sql.SQL(", ").join(keys), distance, column.relation
+    )
+    if condition is not None:
+        rows += sql.SQL(" WHERE {}").format(condition)
+    if exact:
+        return sql.SQL("SELECT * FROM ({} OFFSET 0) m ORDER BY distance LIMIT {}").format(rows, k)
+    return rows + sql.SQL(" ORDER BY {} LIMIT {}").format(distance, k)
+
+
 def bare_statement(
     column: TunedColumn,
     attribute: str | None = None,
@@ -89,18 +112,14 @@ def bare_statement(
     `exact`: compare with every such row. `advised`: with the condition by which statements ask for the
     partial indexes that vectuned recommends.
     """
-    keys, distance = map(sql.Identifier, column.key_columns), column.distance(_PARAMETER)
-    rows = sql.SQL("SELECT {}, {} AS distance FROM {}").format(
-        sql.SQL(", ").join(keys), distance, column.relation
-    )
+    conditions = []
     if attribute is not None:
-        rows += sql.SQL(" WHERE {} = {}").format(sql.Identifier(attribute), value)
+        conditions.append(sql.SQL("{} = {}").format(sql.Identifier(attribute), value))
     if advised:
         dims = sql.Identifier(column.extension_schema, "vector_dims")
-        rows += sql.SQL(" AND {}({}) > 0").format(dims, column.vector)
-    if exact:
-        return sql.SQL("SELECT * FROM ({} OFFSET 0) m ORDER BY distance LIMIT {}").format(rows, k)
-    return rows + sql.SQL(" ORDER BY {} LIMIT {}").format(distance, k)
+        conditions.append(sql.SQL("{}({}) > 0").format(dims, column.vector))
+    condition = sql.SQL(" AND ").join(conditions) if conditions else None
+    return nearest_statement(column, _PARAMETER, k, condition, exact=exact)
 
 
 def bare_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int, index: str) -> Arm:
@@ -223,14 +242,18 @@ def compare(
     return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
 
 
-def best_fixed(recall: Floats, target: float, grid: Sequence[int] = GRID) -> int:
-    """Return the smallest ef_search of a grid whose mean recall reaches the target; the largest if none.
+def fixed_curve(recall: Floats, grid: Sequence[int] = GRID, rungs: Sequence[int] = RUNGS) -> dict[int, float]:
+    """Return the mean recall at each effort of an ascending grid.
 
     `recall` (n, rungs): replays, as anyone who measured could have them.
     """
-    means = at_efforts(recall, effort(grid)).mean(axis=0)
-    reached = np.flatnonzero(means >= target)
-    return grid[int(reached[0])] if len(reached) else grid[-1]
+    means = at_efforts(recall, effort(grid, rungs)).mean(axis=0)
+    return dict(zip(grid, means.tolist(), strict=True))
+
+
+def best_fixed(curve: Mapping[int, float], target: float) -> int:
+    """Return the smallest effort of a curve whose mean recall reaches the target; the largest if none."""
+    return next((each for each, mean in curve.items() if mean >= target), max(curve))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,8 +26,8 @@ _WORK: Final = {
     "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }  # fmt: skip
-_DESK_STATEMENT_MS: Final = 10_000
-_WORK_LOCK_MS: Final = 60_000
+_DESK_LIMITS: Final = {"statement_timeout": "10s"}
+_WORK_LIMITS: Final = {"lock_timeout": "1min"}
 
 
 class Leader:
@@ -51,8 +52,7 @@ class Leader:
     def connect(self) -> None:
         """Open the session if it is not open. Raises DatabaseUnavailableError or UsageError."""
         if self._desk is None or self._desk.closed:
-            self._desk = open_guarded(self._conninfo, self._settings, _DESK)
-            self._desk.execute(queries()["bound_desk"], {"milliseconds": str(_DESK_STATEMENT_MS)})
+            self._desk = open_guarded(self._conninfo, self._settings, _DESK, _DESK_LIMITS)
 
     def acquire(self) -> bool:
         """Try to become the leader and say whether it worked; connects where that is needed."""
@@ -77,7 +77,9 @@ class Leader:
             self._desk = None
 
 
-def open_guarded(conninfo: str, settings: Settings, parameters: dict[str, int]) -> psycopg.Connection[Any]:
+def open_guarded(
+    conninfo: str, settings: Settings, parameters: Mapping[str, int], limits: Mapping[str, str]
+) -> psycopg.Connection[Any]:
     """Open a session of the daemon, of which both ends soon notice when the other one is gone."""
     database = settings.database
     conn = open_session(
@@ -85,6 +87,7 @@ def open_guarded(conninfo: str, settings: Settings, parameters: dict[str, int]) 
         application_name=database.application_name,
         connect_timeout=database.connect_timeout,
         parameters=parameters,
+        limits=limits,
     )
     try:
         conn.execute(queries()["guard_session"])
@@ -98,6 +101,4 @@ def open_guarded(conninfo: str, settings: Settings, parameters: dict[str, int]) 
 
 def open_work(conninfo: str, settings: Settings) -> psycopg.Connection[Any]:
     """Open the session that the leader works in; nobody is waited for there for longer than a minute."""
-    conn = open_guarded(conninfo, settings, _WORK)
-    conn.execute(queries()["limit_waits"], {"milliseconds": str(_WORK_LOCK_MS)})
-    return conn
+    return open_guarded(conninfo, settings, _WORK, _WORK_LIMITS)

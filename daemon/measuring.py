@@ -14,9 +14,9 @@ from pgvector import Vector
 
 from vectuned.learning.catalogue import Care, TunedIndex
 from vectuned.learning.neighbors import Floats, Singles
-from vectuned.learning.scan import Aim, Scans
+from vectuned.learning.scan import Aim, Scans, goal
 from vectuned.learning.truth import Truth
-from vectuned.sql.loader import queries
+from vectuned.sql.loader import queries, trusted
 
 from .evaluation import Seen, race
 from .session import open_session
@@ -56,11 +56,8 @@ def replay_through(
     A search ends where its answer is complete. Those that take too long are left out.
     """
     scans = Scans(care, index, len(vectors), k)
-    wanted = np.minimum(k, truth.counts)
     for i, vector in enumerate(vectors):
-        goal = int(wanted[i])
-        bound = float(truth.distances[i, goal - 1] + truth.tolerances[i, goal - 1]) if goal else -np.inf
-        scans.search(conn, i, vector, k, None, Aim(goal, bound))
+        scans.search(conn, i, vector, k, None, Aim(*goal(truth, i, k)))
         if progress is not None:
             progress(i + 1)
     own = scans.finished
@@ -144,10 +141,10 @@ class Clients:
 
 
 def _asking(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector], list[float]]:
-    cursor = psycopg.RawCursor(conn)
+    cursor, query = psycopg.RawCursor(conn), trusted(statement)
 
     def ask(vector: Vector) -> list[float]:
-        rows = cursor.execute(statement, (vector,), prepare=True, binary=True).fetchall()  # type: ignore[arg-type, unused-ignore]
+        rows = cursor.execute(query, (vector,), prepare=True, binary=True).fetchall()
         return [row[-1] for row in rows]
 
     return ask

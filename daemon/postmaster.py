@@ -148,7 +148,7 @@ def spawn(
     with warnings.catch_warnings():
         # Python 3.12 warns of forks in a threaded process; the hook between fork and exec takes no lock.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             [os.fspath(part) for part in command],
             stdin=stdin,
             stdout=output,
@@ -314,4 +314,5 @@ def _is_server_command(pid: int, data: Path) -> bool:
 
 def _ps(pid: int, column: str) -> str:
     command = ["/bin/ps", "-o", f"{column}=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    return found.stdout.strip()

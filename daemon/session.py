@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -30,10 +31,12 @@ def open_session(
     application_name: str = "vectuned",
     connect_timeout: int = 10,
     parameters: Mapping[str, int] | None = None,
+    limits: Mapping[str, str] | None = None,
 ) -> psycopg.Connection[TupleRow]:
     """Connect in autocommit mode to a database in which vectuned is installed, knowing the vector types.
 
-    Whatever limits were set for others, a statement may take an hour, and wait for a lock for half a minute.
+    Whatever limits were set for others, a statement may take an hour, and wait for a lock for half a minute,
+    unless `limits` say otherwise.
 
     Raises UsageError where it is not installed or pgvector will not do, DatabaseUnavailableError where there
     is no connection.
@@ -42,7 +45,7 @@ def open_session(
         conninfo, application_name=application_name, connect_timeout=connect_timeout, parameters=parameters
     )
     try:
-        for name, limit in _LIMITS.items():
+        for name, limit in {**_LIMITS, **(limits or {})}.items():
             conn.execute(queries()["session_limit"], {"name": name, "limit": limit})
         row = conn.execute(queries()["installed"]).fetchone()
         assert row is not None
@@ -71,3 +74,12 @@ def open_session(
         conn.close()
         raise
     return conn
+
+
+@contextmanager
+def snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Begin a transaction that sees one snapshot, for measuring that may take long; `conn` is in none yet."""
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        conn.execute("SET LOCAL statement_timeout = 0")
+        yield

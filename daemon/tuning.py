@@ -114,13 +114,12 @@ class Tuning:
             policy = bank[k][0] if k in bank else None
             number = None if policy is None else policy.index_no
             index, each = next(((i, r) for i, r in replays if i.number == number), replays[0])
-            default = max(k, care.default_ef) if index.method == "hnsw" else care.default_probes
+            default = care.default_effort(index, k)
             fixed, evidence = default if policy is None else policy.fixed_ef, each.evidence(k)
             at = effort(np.array([fixed]), index.rungs)
-            setting = f"{'ef_search' if index.method == 'hnsw' else 'probes'} {fixed}"
-            adaptive = policy is not None and policy.signature is not None
+            setting = f"{index.effort_name} {default}" if policy is None else policy.described
             found[str(k)] = {
-                "setting": f"effort by query, or {setting}" if adaptive else setting, "index": index.name,
+                "setting": setting, "index": index.name,
                 "recall": round(float(at_efforts(evidence.recall, at).mean()), 4),
                 "recall_at_least": None if policy is None else round(policy.recall_bound, 4),
                 "proven": policy is not None and policy.certified,

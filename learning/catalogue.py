@@ -40,6 +40,11 @@ class TunedIndex:
         """Return the efforts it is measured at: ef_search, or probes of IVFFlat."""
         return RUNGS if self.lists is None else probe_rungs(self.lists)
 
+    @property
+    def effort_name(self) -> str:
+        """Name what its effort is set by."""
+        return "ef_search" if self.method == "hnsw" else "probes"
+
 
 @dataclass(frozen=True)
 class Care:
@@ -74,6 +79,10 @@ class Care:
     def generations(self) -> list[int]:
         """Return the generations of all indexes."""
         return [index.generation for index in self.indexes]
+
+    def default_effort(self, index: TunedIndex, k: int) -> int:
+        """Return what k rows are searched for with through an index until something was learned."""
+        return max(k, self.default_ef) if index.method == "hnsw" else self.default_probes
 
 
 def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[Care]:

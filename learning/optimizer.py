@@ -83,6 +83,11 @@ class Policy:
         return f"{self.effort_name} {self.fixed_ef}"
 
     @property
+    def described(self) -> str:
+        """Say what serves, as in "ef_search 40" or "effort by query, or ef_search 40"."""
+        return self.setting if self.signature is None else f"effort by query, or {self.setting}"
+
+    @property
     def path(self) -> dict[str, str | int | None]:
         """Return what serves, as the columns of the bank name it."""
         return {

@@ -19,12 +19,11 @@ from .chunk import LEAST_K, Chunk, to_complete
 from .evidence import WIDTH
 from .ladder import PROBES, k_class
 from .neighbors import Bools, Floats, Singles
-from .scan import SCAN_TIMEOUT_MS, Aim, Scans
+from .scan import SCAN_TIMEOUT_MS, Aim, Scans, goal
 from .served import search_again
 from .spent import Spent
 from .storing import Shown, store
 from .trajectory import Trajectories
-from .truth import Truth
 
 log = logging.getLogger(__name__)
 
@@ -166,10 +165,10 @@ class _Look:
         aim = Aim()
         k = int(chunk.ks[i])
         if not chunk.complete[i]:
-            goal, bound = _goal(chunk.truth, i, k)
-            aim = Aim(goal, bound)
+            bare = goal(chunk.truth, i, k_class(k))
+            aim = Aim(*bare)
             if chunk.filtered[i] and chunk.filtered_truth is not None:
-                aim = Aim(goal, bound, *_goal(chunk.filtered_truth, int(chunk.place[i]), k))
+                aim = Aim(*bare, *goal(chunk.filtered_truth, int(chunk.place[i]), k_class(k)))
         scan.search(
             self._reader, i, chunk.searches.vectors[i], k, chunk.conditions[i], aim,
             thorough=bool(chunk.complete[i] and chunk.filtered[i] and scan.index is self._care.indexes[0]),
@@ -206,14 +205,6 @@ def _replayed(
         "column_id": care.column.id, "generation": index.generation, "query_ids": searches.query_ids,
     }  # fmt: skip
     return {row[0] for row in conn.execute(queries()["replayed"], values).fetchall()}
-
-
-def _goal(truth: Truth, i: int, k: int) -> tuple[int, float]:
-    """Return how many rows a scan must have seen, and how far at most, for recall 1 in its class of k."""
-    goal = min(k_class(k), int(truth.counts[i]))
-    if goal == 0:
-        return 0, -np.inf
-    return goal, float(truth.distances[i, goal - 1] + truth.tolerances[i, goal - 1])
 
 
 def _contains(filter_text: str, requires: str) -> bool:

@@ -39,6 +39,14 @@ class Aim:
     filter_bound: float | None = None
 
 
+def goal(truth: Truth, i: int, k: int) -> tuple[int, float]:
+    """Return how many rows a scan must have seen, and how far at most, for recall 1 of the i-th at k."""
+    rows = min(k, int(truth.counts[i]))
+    if rows == 0:
+        return 0, -np.inf
+    return rows, float(truth.distances[i, rows - 1] + truth.tolerances[i, rows - 1])
+
+
 class Scans:
     """Collect what n searches saw through one index.
 

@@ -136,7 +136,7 @@ def unit_rows(vectors: Vectors, first: int = 0) -> Vectors:
 def _load_wordllama() -> tuple[Any, str]:
     try:
         with _root_logger_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # whatever the import warns of is not ours to mend
             import wordllama
 
             # Without the cache folder it misses its own tokenizer, and asks the network for one.

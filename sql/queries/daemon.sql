@@ -194,12 +194,6 @@ SELECT set_config('tcp_keepalives_idle', '4', false), set_config('tcp_keepalives
 -- The same while it is busy with a statement.
 SELECT set_config('client_connection_check_interval', '2s', false);
 
--- name: bound_desk
-SELECT set_config('statement_timeout', %(milliseconds)s, false);
-
--- name: limit_waits
-SELECT set_config('lock_timeout', %(milliseconds)s, false);
-
 -- name: note_job
 -- Times are given as seconds from now: the daemon's clock may be another.
 INSERT INTO vectuned.job AS j (name, last_run, last_success, duration_ms, runs, failures, last_error, next_run)

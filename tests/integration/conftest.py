@@ -1,4 +1,4 @@
-"""Databases with an entity store that holds a part of WordNet: loaded once a session, copied for each use."""
+"""What takes long to make, once a session and copied for each use: an entity store, and what was learned."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from vectuned.reasoning.corpus import Corpus, load_wordnet
 from vectuned.reasoning.embedder import StaticEmbedder
 from vectuned.reasoning.store import EntityStore
 from vectuned.sql.entity_loader import install_entities
+
+from .documents import World, learned
+from .tables import Connection, copied
 
 SYNSETS = 2000
 TEMPLATE = "template_entities"
@@ -62,17 +65,21 @@ def shared(server: EmbeddedServer, template_entities: str, embedder: StaticEmbed
     yield from _store(server, template_entities, embedder, "entities_shared")
 
 
+@pytest.fixture(scope="session")
+def world(server: EmbeddedServer, template: str) -> World:
+    """A table of which nothing is known, and what was learned in a copy of it."""
+    return learned(server.dsn, template)
+
+
+@pytest.fixture
+def here(world: World) -> Iterator[Connection]:
+    """A copy of the database of which nothing is known yet."""
+    with world.copy() as conn:
+        yield conn
+
+
 def _store(
     server: EmbeddedServer, template: str, embedder: StaticEmbedder, name: str
 ) -> Iterator[EntityStore]:
-    with psycopg.connect(server.dsn, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-        try:
-            with psycopg.connect(make_conninfo(server.dsn, dbname=name), autocommit=True) as conn:
-                yield EntityStore(conn, embedder)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with copied(server.dsn, template, name) as conn:
+        yield EntityStore(conn, embedder)

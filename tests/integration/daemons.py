@@ -29,7 +29,7 @@ class Daemon:
     ) -> None:
         kept = {name: v for name, v in os.environ.items() if not name.startswith(("PG", "VECTUNED"))}
         chosen = {f"VECTUNED_{name.upper()}": str(value) for name, value in settings.items()}
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
             env={**kept, **chosen, **(environment or {}), "PYTHONPATH": str(PACKAGE.parent)},

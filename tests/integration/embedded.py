@@ -65,7 +65,7 @@ class Command:
         **popen: Any,
     ) -> None:
         options = {"home": str(home) if home else None, "share": share, "thread": thread}
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
         self.process = subprocess.Popen(
             [sys.executable, *before, "-c", USE, json.dumps(options)],
             stdin=subprocess.PIPE,

@@ -12,9 +12,11 @@ from psycopg.conninfo import make_conninfo
 
 from vectuned.sql.loader import install_roles
 
-from .tables import Connection
+from .tables import Connection, clustered, copied, enable, make
 
 GROUPS = ("vectuned_user", "vectuned_admin", "vectuned_daemon")
+VECTORS = clustered(400, 8, seed=1)
+QUERY = VECTORS[0] + 0.1
 
 
 @contextmanager
@@ -23,18 +25,26 @@ def database_with_roles(dsn: str, template: str, name: str) -> Iterator[Connecti
 
     Roles belong to the server: they are dropped again, for tests that know nothing of them.
     """
-    database = sql.Identifier(name)
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, sql.Identifier(template)))
-        try:
-            with psycopg.connect(make_conninfo(dsn, dbname=name), autocommit=True) as conn:
-                register_vector(conn)
-                install_roles(conn, public=False)
-                yield conn
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+    try:
+        with copied(dsn, template, name) as conn:
+            install_roles(conn, public=False)
+            yield conn
+    finally:
+        with psycopg.connect(dsn, autocommit=True) as admin:
             for role in GROUPS:
                 admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+@contextmanager
+def tuned_with_roles(dsn: str, template: str, name: str) -> Iterator[Connection]:
+    """Yield the owner's connection to a fresh database with the roles and a tuned table, closed to PUBLIC."""
+    with database_with_roles(dsn, template, name) as conn:
+        make(conn, VECTORS)
+        conn.execute("ALTER TABLE items ADD COLUMN kind int")
+        conn.execute("UPDATE items SET kind = id % 4")
+        conn.execute("ANALYZE items")
+        assert enable(conn, sample_rate=1.0, min_samples=20) == 1
+        yield conn
 
 
 @contextmanager

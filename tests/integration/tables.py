@@ -14,10 +14,14 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.sql.loader import trusted
 
 Connection = psycopg.Connection[Any]
 Singles = npt.NDArray[np.float32]
+
+DIMENSIONS = 32
+"""Of what `drawn` draws."""
 
 OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
@@ -38,6 +42,20 @@ def prepared(dsn: str, template: str, name: str) -> Iterator[Connection]:
         yield conn
 
 
+@contextmanager
+def copied(dsn: str, template: str, name: str) -> Iterator[Connection]:
+    """Yield a connection to a copy of a database that nobody uses, which goes away after the block."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        try:
+            with psycopg.connect(make_conninfo(dsn, dbname=name), autocommit=True) as conn:
+                register_vector(conn)
+                yield conn
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 def named(table: sql.Identifier | str) -> sql.Identifier:
     """Name a table, in the schema public unless told otherwise.
 
@@ -54,6 +72,16 @@ def clustered(count: int, dimensions: int, seed: int, *, clusters: int = 12, spr
     share = 1 / np.arange(1, clusters + 1)
     chosen = rng.choice(clusters, size=count, p=share / share.sum())
     return (centres[chosen] + spread * rng.normal(size=(count, dimensions))).astype(np.float32)
+
+
+def drawn(count: int, seed: int) -> Singles:
+    """Draw vectors, half of them on planes through the origin and easy to find, half anywhere and hard."""
+    rng = np.random.default_rng(seed)
+    planes = np.random.default_rng(DIMENSIONS).standard_normal((6, 3, DIMENSIONS))
+    place = rng.standard_normal((count, 3))
+    easy = np.einsum("ni,nid->nd", place, planes[rng.integers(0, 6, count)])
+    hard = rng.standard_normal((count, DIMENSIONS))
+    return np.where(np.arange(count)[:, None] % 2 == 0, easy, hard).astype(np.float32)
 
 
 def text(vector: npt.ArrayLike) -> str:
@@ -181,6 +209,12 @@ def enable(conn: Connection, relation: str = "items", column: str = "embedding",
             column,
         )
     )
+
+
+def only(conn: Connection) -> Care:
+    """Read the only tuned column."""
+    (care,) = tuned_columns(conn)
+    return care
 
 
 def one(conn: Connection, statement: str, *values: object) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.worker import Worker
-from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.catalogue import Care
 from vectuned.learning.learner import learn
 from vectuned.learning.neighbors import Singles
 from vectuned.learning.replay import replay
@@ -23,6 +23,7 @@ from .tables import (
     exact,
     make,
     one,
+    only,
     raw,
     scans,
     search,
@@ -49,11 +50,6 @@ def table(conn: Connection, *indexes: str, hnsw: bool = True) -> Care:
         conn.execute(raw(f"CREATE INDEX {index}"))
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=60)
     return only(conn)
-
-
-def only(conn: Connection) -> Care:
-    (care,) = tuned_columns(conn)
-    return care
 
 
 def practise(conn: Connection, queries: Singles, every: int = 2) -> None:

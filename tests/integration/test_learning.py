@@ -13,7 +13,7 @@ import pytest
 from pgvector.psycopg import register_vector
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.catalogue import Care, TunedIndex, tuned_columns
+from vectuned.learning.catalogue import Care, TunedIndex
 from vectuned.learning.distillation import distil
 from vectuned.learning.evidence import Replays, load
 from vectuned.learning.ladder import PROBES, RUNGS
@@ -25,22 +25,12 @@ from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
 from vectuned.learning.truth import exact_neighbors, recall_at_k
 
-from .tables import Connection, Singles, build, enable, make, one, search, text
+from .tables import Connection, Singles, build, drawn, enable, make, one, only, search, text
 
-ROWS, DIMENSIONS = 4000, 32
+ROWS = 4000
 TARGET = 0.9
 # The bank serves whatever the measurement says: which of two plans is faster is no matter for a test.
 ALWAYS, NEVER = Options(step_aside=-0.99), Options(step_aside=1e9)
-
-
-def drawn(count: int, seed: int) -> Singles:
-    """Draw vectors, half of them on planes through the origin and easy to find, half anywhere and hard."""
-    rng = np.random.default_rng(seed)
-    planes = np.random.default_rng(DIMENSIONS).standard_normal((6, 3, DIMENSIONS))
-    place = rng.standard_normal((count, 3))
-    easy = np.einsum("ni,nid->nd", place, planes[rng.integers(0, 6, count)])
-    hard = rng.standard_normal((count, DIMENSIONS))
-    return np.where(np.arange(count)[:, None] % 2 == 0, easy, hard).astype(np.float32)
 
 
 @pytest.fixture
@@ -50,12 +40,6 @@ def care(conn: Connection) -> Care:
     build(conn, options="WITH (m = 5, ef_construction = 24)")
     enable(conn, sample_rate=1.0, target_recall=TARGET)
     return only(conn)
-
-
-def only(conn: Connection) -> Care:
-    """Read the only tuned column."""
-    (care,) = tuned_columns(conn)
-    return care
 
 
 def practise(conn: Connection, care: Care, count: int, *, seed: int = 100, k: int = 10) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.worker import Worker
-from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.catalogue import Care
 from vectuned.learning.learner import learn
 from vectuned.learning.replay import replay
 from vectuned.learning.trajectory import drain, pending
@@ -23,6 +23,7 @@ from .tables import (
     enable,
     exact,
     one,
+    only,
     raw,
     scans,
     search,
@@ -70,11 +71,6 @@ def fill(conn: Connection, vectors: Singles, first: int = 1, relation: str = "it
     with conn.cursor().copy(raw(f"COPY {relation} FROM STDIN")) as copy:
         for number, vector in enumerate(vectors, first):
             copy.write_row((number, tenant(number), number % 10, text(vector)))
-
-
-def only(conn: Connection) -> Care:
-    (care,) = tuned_columns(conn)
-    return care
 
 
 def key(care: Care) -> str:

@@ -14,7 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
-from vectuned.learning.catalogue import Care, tuned_columns
+from vectuned.learning.catalogue import Care
 from vectuned.learning.evidence import load
 from vectuned.learning.ladder import K_CLASSES, PROBES, RUNGS, k_class
 from vectuned.learning.replay import replay
@@ -22,7 +22,7 @@ from vectuned.learning.trajectory import Trajectories, drain, pending
 from vectuned.learning.truth import exact_neighbors, recall_at_k
 from vectuned.sql import loader
 
-from .tables import Connection, Singles, build, clustered, enable, make, one, raw, search, text
+from .tables import Connection, Singles, build, clustered, enable, make, one, only, raw, search, text
 
 ROWS, DIMENSIONS, SPREAD = 4000, 48, 1.0
 
@@ -40,12 +40,6 @@ def care(conn: Connection) -> Care:
     build(conn, options="WITH (m = 4, ef_construction = 16)")
     enable(conn, sample_rate=1.0, min_samples=20)
     return only(conn)
-
-
-def only(conn: Connection) -> Care:
-    """Read the only tuned column."""
-    (care,) = tuned_columns(conn)
-    return care
 
 
 def record(conn: Connection, queries: Singles, ks: list[int] | None = None) -> None:

