@@ -1,0 +1,1 @@
+"""What vectuned is worth, measured: `python -m benchmarks` from the repository's root."""
