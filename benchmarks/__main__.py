@@ -41,16 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def list_runs(options: argparse.Namespace) -> int:
     """Say of each run what it shows, how long it takes, and when its stored result was measured."""
-    rows = []
+    console = Console()
     for name, definition in load_definitions(options.definitions).items():
         result = stored(name, options.results)
-        date = "not yet" if result is None else f"{result.started:%Y-%m-%d}"
+        measured = "not measured yet" if result is None else f"measured on {result.started:%Y-%m-%d}"
         # Another seed is another draw of the same.
         if result is not None and result.definition != definition.as_run():
-            date += ", of another definition"
-        needs = f" (after `{NEEDS[definition.needs]}`)" if definition.needs else ""
-        rows.append((name, f"{definition.minutes:g}", date, definition.shows + needs))
-    Console().table(("run", "minutes", "measured", "shows"), rows, left=4)
+            measured += " by another definition than today's"
+        needs = f", after `{NEEDS[definition.needs]}`" if definition.needs else ""
+        console.line(f"{name}: {definition.minutes:g} min{needs}, {measured}")
+        console.line(f"    {definition.shows}")
     return 0
 
 
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(command=list_runs)
 
     verb = verbs.add_parser("data", help="fetch and prepare data sets")
-    verb.add_argument("names", nargs="*", metavar="NAME", help="of data sets (default: say which there are)")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="of data sets (default: all)")
     verb.set_defaults(command=load_data)
 
     verb = verbs.add_parser("run", parents=[common], help="do runs one after another and store their results")

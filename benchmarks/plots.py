@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 # Policies keep their colours in all plots; others take those that are left.
 _COLOURS: Final = {"default": "C7", "best fixed": "C0", "vectuned": "C3", "oracle": "C2"}
-_OTHERS: Final = ("C1", "C4", "C5", "C6", "C8", "C9")
+_OTHERS: Final = ("C1", "C4", "C5", "C6", "C8", "C9", "black", "navy", "gold", "lime")
 _STYLES: Final = ("-", "--", ":", "-.")
-_RECALLS: Final = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
+_RECALLS: Final = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 _FLOOR: Final = 1e-4  # of the recall that is missed, so that a recall of 1 has a place
 
 
@@ -29,25 +30,31 @@ def drawable(result: Result) -> bool:
     return result.definition.get("kind") in _KINDS
 
 
-def draw(result: Result, path: Path) -> None:
-    """Draw a result; the format is that of the file's ending."""
+def picture(result: Result) -> Figure:
+    """Make the plot of a result."""
     if find_spec("matplotlib") is None:
         raise UsageError("Plots need matplotlib, which is not installed: pip install 'vectuned[plot]'.")
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
-    # The same result gives the same file.
+    try:
+        _KINDS[result.definition["kind"]](result, figure)
+    except KeyError as error:
+        raise VectunedError(
+            f"The result of {result.name} cannot be drawn, it has no {error}: run it again."
+        ) from error
+    return figure
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draw a result into a file, whose ending says the format; the same result gives the same SVG."""
+    figure = picture(result)
+    from matplotlib import rc_context
+
     with rc_context({"svg.hashsalt": result.name, "svg.fonttype": "none"}):
         try:
-            _KINDS[result.definition["kind"]](result, figure)
             path.parent.mkdir(parents=True, exist_ok=True)
-            metadata = {"Date": None} if path.suffix == ".svg" else {}
-            figure.savefig(path, metadata=metadata, dpi=120)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise VectunedError(
-                f"The result of {result.name} cannot be drawn ({error}): run it again."
-            ) from error
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {}, dpi=120)
         except (OSError, ValueError) as error:
             raise UsageError(f"The plot cannot be written to {path}: {error}.") from error
 
@@ -58,24 +65,31 @@ def _contest(result: Result, figure: Figure) -> None:
     targets = {float(target): each["arms"] for target, each in told["targets"].items()}
     policies = list(dict.fromkeys(name for arms in targets.values() for name in arms))
     looks = _colours(policies)
-    figure.set_size_inches(11, 4.6)
+    figure.set_size_inches(11, 5)
     panels = figure.subplots(1, 2)
     for axes, key, label in zip(panels, ("mean_ms", "p99_ms"), ("mean ms", "p99 ms"), strict=True):
         for name in policies:
             arms = [targets[target][name] for target in sorted(targets) if name in targets[target]]
             shown = [arm for arm in arms if _known(arm, "recall", key)]
-            _line(axes, shown, key, label=name, color=looks[name], linestyle="-")
+            if shown and all(point(arm["recall"]) == 1 for arm in shown):  # it has no place on such an axis
+                middle = sum(point(arm[key]) for arm in shown) / len(shown)
+                axes.axhline(middle, label=f"{name} (recall 1)", color=looks[name], linestyle="--")
+            else:
+                _line(axes, shown, key, label=name, color=looks[name], linestyle="-")
         for target in targets:
             axes.axvline(max(1 - target, _FLOOR), color="grey", lw=0.8, ls=":")
         _recalls(axes.xaxis, axes.set_xscale, told.get("k"))
         axes.invert_xaxis()
         _milliseconds(axes, f"{label} a search")
-    panels[0].legend(fontsize="small")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
     figure.suptitle(_title(result), fontsize="medium")
 
 
 def _growth(result: Result, figure: Figure) -> None:
     """Draw time and recall against rows, and at each size recall against effort."""
+    from matplotlib.lines import Line2D
+
     told = result.result
     sizes = sorted(told["sizes"], key=lambda size: float(size["rows"]))
     targets = sorted({target for size in sizes for target in size["targets"]}, key=float)
@@ -83,44 +97,38 @@ def _growth(result: Result, figure: Figure) -> None:
         dict.fromkeys(name for size in sizes for each in size["targets"].values() for name in each["arms"])
     )
     looks = _colours(policies)
-    figure.set_size_inches(14, 4.6)
+    styles = dict(zip(targets, _cycle(_STYLES), strict=False))
+    figure.set_size_inches(14, 5)
     cost, quality, curves = figure.subplots(1, 3)
-    for target, style in zip(targets, _cycle(_STYLES), strict=False):
-        for name in policies:
-            arms = [
-                (size["rows"], size["targets"].get(target, {"arms": {}})["arms"].get(name)) for size in sizes
-            ]
-            shown = [
-                (rows, arm) for rows, arm in arms if arm is not None and _known(arm, "recall", "mean_ms")
-            ]
-            look: Any = {
-                "color": looks[name],
-                "linestyle": style,
-                "marker": "o",
-                "markersize": 4,
-                "capsize": 3,
-            }
-            rows = [row for row, _ in shown]
-            for axes, key, of in ((cost, "mean_ms", _same), (quality, "recall", _missed)):
-                values = [arm[key] for _, arm in shown]
-                middle = [of(float(point(value))) for value in values]
-                label = f"{name}, target {target}"
-                axes.errorbar(rows, middle, yerr=_bounds(values, of), label=label, **look)
+    for target, name in product(targets, policies):
+        arms = [(size["rows"], size["targets"].get(target, {"arms": {}})["arms"].get(name)) for size in sizes]
+        shown = [(rows, arm) for rows, arm in arms if arm is not None and _known(arm, "recall", "mean_ms")]
+        for axes, key, of in ((cost, "mean_ms", _same), (quality, "recall", _missed)):
+            values = [arm[key] for _, arm in shown]
+            axes.errorbar(
+                [rows for rows, _ in shown], [of(float(point(value))) for value in values],
+                yerr=_bounds(values, of), color=looks[name], linestyle=styles[target], marker="o",
+                markersize=4, capsize=2, elinewidth=0.8,
+            )  # fmt: skip
     for axes in (cost, quality):
         axes.set_xscale("log")
         axes.set_xlabel("rows")
     _milliseconds(cost, "mean ms a search")
     _recalls(quality.yaxis, quality.set_yscale, told.get("k"))
     quality.invert_yaxis()
-    cost.legend(fontsize="x-small")
     for size in sizes:
         steps = size.get("curve", [])
-        x = [_missed(step["recall"]) for step in steps]
-        curves.plot(x, [step["ms"] for step in steps], marker=".", label=f"{size['rows']:,} rows")
+        missed = [_missed(step["recall"]) for step in steps]
+        curves.plot(missed, [step["ms"] for step in steps], marker=".", label=f"{size['rows']:,} rows")
     _recalls(curves.xaxis, curves.set_xscale, told.get("k"))
     curves.invert_xaxis()
     _milliseconds(curves, "ms a search at each ef_search")
     curves.legend(fontsize="small")
+    meanings = [Line2D([], [], color=looks[name], marker="o", label=name) for name in policies] + [
+        Line2D([], [], color="black", linestyle=styles[target], label=f"target {target}")
+        for target in targets
+    ]
+    figure.legend(handles=meanings, loc="outside lower center", ncols=len(meanings), fontsize="small")
     figure.suptitle(_title(result), fontsize="medium")
 
 
@@ -128,7 +136,7 @@ def _advising(result: Result, figure: Figure) -> None:
     """Draw time against recall, a point for each way to search."""
     told = result.result
     looks = _colours(list(told["arms"]))
-    figure.set_size_inches(11, 4.6)
+    figure.set_size_inches(11, 5)
     panels = figure.subplots(1, 2)
     for axes, key, label in zip(panels, ("mean_ms", "p99_ms"), ("mean ms", "p99 ms"), strict=True):
         for name, arm in told["arms"].items():
@@ -199,7 +207,7 @@ def _recalls(axis: Any, scale: Callable[[str], None], k: int | None) -> None:
     """Make an axis of missed recall logarithmic, and mark it with the recall."""
     scale("log")
     low, high = sorted(axis.get_view_interval())
-    shown = [recall for recall in _RECALLS if low <= 1 - recall <= high] + [1.0] * (low <= _FLOOR <= high)
+    shown = [recall for recall in _RECALLS if low <= _missed(recall) <= high]
     axis.set_ticks([_missed(recall) for recall in shown], [f"{recall:g}" for recall in shown])
     axis.set_ticks([], minor=True)
     axis.set_label_text(f"recall@{k or 'k'}")
@@ -211,7 +219,7 @@ def _milliseconds(axes: Axes, label: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel(label)

@@ -34,7 +34,7 @@ def tables(definition: Definition, results: Sequence[Result], targets: Sequence[
             made = [_by_paths(figures, results) for figures in definition.tables]
         else:
             made = _KINDS.get(definition.kind, _whatever)(results, targets)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise VectunedError(
             f"The result of {names} is not what a {definition.kind} has ({type(error).__name__}: {error}): "
             "run it again."
@@ -61,10 +61,9 @@ def judged(definition: Definition, result: Result) -> str:
     found = [value for _, value in walk(result.result, definition.judged)] if definition.judged else []
     count = found[0] if found else result.result.get("heldout")
     seeds = result.result.get("seeds", [result.seed])
+    said = [] if count is None else [f"n = {count:,}"]
     word = "seed" if len(seeds) == 1 else "seeds"
-    return ", ".join(
-        [f"n = {count:,}"] * (count is not None) + [f"{word} {', '.join(map(str, seeds))}"]
-    )  # fmt: skip
+    return ", ".join([*said, f"{word} {', '.join(map(str, seeds))}"])
 
 
 def walk(value: Any, path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -182,38 +181,45 @@ def _growth(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
 
 def _advising(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
     heads = _run_heads(results)
-    ddl = [(*_run_of(result, results), result.result["advised"]) for result in results]
+    advised = [(*_run_of(result, results), figure(result.result["advised"])) for result in results]
     arms = [
         (*_run_of(result, results), *_arm(name, arm))
         for result in results
         for name, arm in result.result["arms"].items()
     ]
     foreseen = [
-        (
-            *_run_of(result, results),
-            what,
-            *(figure(result.result.get(what, {}).get(key)) for key in _FORESEEN),
-        )
+        (*_run_of(result, results), place, what, *_effort(each[what]))
         for result in results
+        for place, each in _forecasts(result.result)
         for what in ("predicted", "measured")
     ]
-    ratios = [
-        (*_run_of(result, results), words, figure(over[key], 2))
+    over = [
+        (*_run_of(result, results), of, figure(ratio.get("mean_ms"), 2), figure(ratio.get("p99_ms"), 2))
         for result in results
-        for over in [result.result.get("vectuned_over_fixed") or {}]
-        for key, words in RATIOS.items()
-        if key in over
+        for of in ("fixed", "default")
+        for ratio in [result.result.get(f"vectuned_over_{of}")]
+        if ratio
     ]
-    k = results[0].result.get("k")
     return [
-        Table("Advised index", (*heads, "index"), ddl, len(heads) + 1),
-        Table("", (*heads, "index", "recall", "ms", "buffers"), foreseen, len(heads) + 1),
-        Table("Arms", (*heads, *_arm_heads(k)), arms, len(heads) + 2),
-        Table("vectuned over the best fixed setting", (*heads, "of", "ratio"), ratios, len(heads) + 1),
+        Table("", (*heads, "advised index"), advised, len(heads) + 1),
+        Table("Foreseen of it", (*heads, "at", "", "recall", "ms", "buffers"), foreseen, len(heads) + 2),
+        Table("Arms", (*heads, *_arm_heads(results[0].result.get("k"))), arms, len(heads) + 2),
+        Table("vectuned", (*heads, "over", "mean", "p99"), over, len(heads) + 1),
     ]
 
 
-_FORESEEN: Final = ("recall", "ms", "buffers")
+def _forecasts(value: Any, place: str = "the target") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what was predicted beside what was measured, wherever that lies, with the place's name."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("predicted"), Mapping) and isinstance(value.get("measured"), Mapping):
+            yield place, value
+        for key, each in value.items():
+            yield from _forecasts(each, str(key).replace("_", " "))
+
+
+def _effort(found: Mapping[str, Any]) -> tuple[str, ...]:
+    blocks = found.get("buffers", found.get("blocks"))
+    return figure(found.get("recall"), 3), figure(found.get("ms")), figure(blocks)
 
 
 def _anatomy(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
