@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Policies keep their colours in all plots; others take those that are left.
-_COLOURS: Final = {"default": "C7", "best fixed": "C0", "vectuned": "C3", "oracle": "C2"}
-_OTHERS: Final = ("C1", "C4", "C5", "C6", "C8", "C9", "black", "navy", "gold", "lime")
+_COLOURS: Final = {"default": "C7", "best fixed": "C0", "vectuned": "C3", "oracle": "C2", "exact": "C1"}
+_OTHERS: Final = ("C4", "C5", "C6", "C8", "C9", "black", "navy", "gold", "lime")
+_GROWING: Final = ("default", "best fixed", "vectuned", "oracle", "exact")  # more would be too many lines
 _STYLES: Final = ("-", "--", ":", "-.")
 _RECALLS: Final = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 _FLOOR: Final = 1e-4  # of the recall that is missed, so that a recall of 1 has a place
@@ -93,9 +94,8 @@ def _growth(result: Result, figure: Figure) -> None:
     told = result.result
     sizes = sorted(told["sizes"], key=lambda size: float(size["rows"]))
     targets = sorted({target for size in sizes for target in size["targets"]}, key=float)
-    policies = list(
-        dict.fromkeys(name for size in sizes for each in size["targets"].values() for name in each["arms"])
-    )
+    measured = {name for size in sizes for each in size["targets"].values() for name in each["arms"]}
+    policies = [name for name in _GROWING if name in measured]
     looks = _colours(policies)
     styles = dict(zip(targets, _cycle(_STYLES), strict=False))
     figure.set_size_inches(14, 5)
@@ -105,6 +105,8 @@ def _growth(result: Result, figure: Figure) -> None:
         shown = [(rows, arm) for rows, arm in arms if arm is not None and _known(arm, "recall", "mean_ms")]
         for axes, key, of in ((cost, "mean_ms", _same), (quality, "recall", _missed)):
             values = [arm[key] for _, arm in shown]
+            if axes is quality and all(point(value) == 1 for value in values):  # no place on such an axis
+                continue
             axes.errorbar(
                 [rows for rows, _ in shown], [of(float(point(value))) for value in values],
                 yerr=_bounds(values, of), color=looks[name], linestyle=styles[target], marker="o",
