@@ -114,18 +114,18 @@ def plot(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> int:
     """Write the figures of the READMEs from the result files, or say which are stale."""
-    definitions, stale = load_definitions(options.definitions), []
+    definitions, stale = load_definitions(options.definitions), list[str]()
     for path in FILES:
-        text, place = path.read_text(encoding="utf-8"), str(path.relative_to(FOLDER.parent))
-        new = rewritten(text, place, definitions, options.results)
-        if new == text:
-            continue
-        stale.append(place)
-        if not options.check:
+        place = str(path.relative_to(FOLDER.parent))
+        text = path.read_text(encoding="utf-8")
+        new, changed = rewritten(text, place, definitions, options.results)
+        stale += changed
+        if changed and not options.check:
             path.write_text(new, encoding="utf-8")
-            Console().line(f"{place} rewritten")
     if options.check and stale:
-        return _fail(f"stale figures in {' and '.join(stale)}: python -m benchmarks figures rewrites them", 1)
+        return _fail(f"stale figures: {'; '.join(stale)}. `python -m benchmarks figures` rewrites them.", 1)
+    for each in stale:
+        Console().line(f"rewritten: {each}")
     return 0
 
 

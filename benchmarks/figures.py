@@ -1,7 +1,7 @@
 """The READMEs' figures: tables between markers, written from the result files.
 
-A table stands between `<!-- figures: NAME ... -->` and `<!-- end of figures -->`. Runs of one kind named
-together share it; `targets=0.95,0.98` chooses rows.
+A table stands between `<!-- figures: NAME ... -->` and `<!-- end of figures -->`, each on a line.
+Runs of one kind named together share it; `targets=0.95,0.98` chooses rows.
 """
 
 from __future__ import annotations
@@ -19,29 +19,33 @@ from .tables import Table, judged, origin, tables
 
 FILES: Final = (FOLDER.parent / "README.md", FOLDER / "README.md")
 MISSING: Final = "not measured yet"
-_BEGIN: Final = re.compile(r"<!-- figures: *(?P<what>[^\n]*?) *-->\n")
-_END: Final = "<!-- end of figures -->"
+_BEGIN: Final = re.compile(r"^<!-- figures: *(?P<what>.*?) *-->\n", re.MULTILINE)
+_END: Final = re.compile(r"^<!-- end of figures -->$", re.MULTILINE)
 
 
-def rewritten(text: str, place: str, definitions: Mapping[str, Definition], folder: Path) -> str:
-    """Return a text with the figures between its markers as the result files in `folder` have them."""
-    pieces, at = [], 0
+def rewritten(
+    text: str, place: str, definitions: Mapping[str, Definition], folder: Path
+) -> tuple[str, list[str]]:
+    """Return a text with the figures as the result files in `folder` have them, and which were stale."""
+    pieces, stale, at = [], list[str](), 0
     while found := _BEGIN.search(text, at):
         line = text.count("\n", 0, found.start()) + 1
-        end = text.find(_END, found.end())
-        following = _BEGIN.search(text, found.end())
-        if end < 0 or (following and following.start() < end):
-            raise UsageError(f"{place}, line {line}: the figures do not end with {_END}.")
+        end, following = _END.search(text, found.end()), _BEGIN.search(text, found.end())
+        if end is None or (following and following.start() < end.start()):
+            raise UsageError(f"{place}, line {line}: these figures have no <!-- end of figures -->.")
         try:
             figures = _figures(found["what"], definitions, folder)
         except UsageError as error:
             raise UsageError(f"{place}, line {line}: {error}") from error
-        pieces += [text[at : found.end()], "\n", figures, "\n"]
-        at = end
+        figures = f"\n{figures}\n"
+        if figures != text[found.end() : end.start()]:
+            stale.append(f"{found['what']} ({place}, line {line})")
+        pieces += [text[at : found.end()], figures]
+        at = end.start()
     # An end without a beginning is a marker misspelt.
-    if text.count(_END) != len(_BEGIN.findall(text)):
-        raise UsageError(f"{place}: {_END} stands where no figures begin.")
-    return "".join([*pieces, text[at:]])
+    if len(_END.findall(text)) != len(_BEGIN.findall(text)):
+        raise UsageError(f"{place}: <!-- end of figures --> stands where no figures begin.")
+    return "".join([*pieces, text[at:]]), stale
 
 
 def markdown(table: Table) -> str:

@@ -211,16 +211,19 @@ def test_a_path_goes_over_what_is_there() -> None:
 def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
     definitions = {kind: definition(kind) for kind in MADE_UP} | {"again": definition("contest")}
     text = "\n".join(
-        f"# {what}\n<!-- figures: {what} -->\nold\n<!-- end of figures -->"
+        f"# {what}, not `<!-- figures: x -->` or `<!-- end of figures -->`\n"
+        f"<!-- figures: {what} -->\nold\n<!-- end of figures -->"
         for what in ("contest targets=0.95", "growth", "advising", "anatomy", "again contest")
     )
-    unmeasured = rewritten(text, "x", definitions, tmp_path)
+    unmeasured, stale = rewritten(text, "x", definitions, tmp_path)
+    assert stale[1] == "growth (x, line 6)"
     assert unmeasured.count("not measured yet") == 5
     assert "old" not in unmeasured
     for kind in MADE_UP:
         keep(tmp_path, kind)
-    new = rewritten(unmeasured, "x", definitions, tmp_path)
-    assert rewritten(new, "x", definitions, tmp_path) == new
+    new, stale = rewritten(unmeasured, "x", definitions, tmp_path)
+    assert len(stale) == 5
+    assert rewritten(new, "x", definitions, tmp_path) == (new, [])
     ours = next(line for line in new.splitlines() if line.startswith("| 0.95 | vectuned |"))
     assert "| by query | 0.951 (0.947 to 0.955) | 6.0 % | 1.50 | 1.35 | 3 | 0.75 (0.68 to 0.82) |" in ours
     assert "| 0.95 | oracle (decision unpaid) |" in new
@@ -235,14 +238,16 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "contest.json").read_text())
     document["result"]["targets"]["0.95"]["arms"]["vectuned"]["mean_ms"]["value"] = 9.87
     (tmp_path / "contest.json").write_text(json.dumps(document))
-    assert "| 9.87 |" in rewritten(new, "x", definitions, tmp_path)
+    newer, stale = rewritten(new, "x", definitions, tmp_path)
+    assert "| 9.87 |" in newer
+    assert [each.partition(" (")[0] for each in stale] == ["contest targets=0.95", "again contest"]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("\n<!-- figures: contest -->\n", r"x, line 2: the figures do not end"),
-        ("<!-- figures: contest -->\n<!-- figures: growth -->\n<!-- end of figures -->", "line 1: the fig"),
+        ("\n<!-- figures: contest -->\n", r"x, line 2: these figures have no"),
+        ("<!-- figures: contest -->\n<!-- figures: growth -->\n<!-- end of figures -->", "line 1: these"),
         ("<!-- end of figures -->", "stands where no figures begin"),
         ("<!-- figures: nothing -->\n<!-- end of figures -->", "line 1: There is no run nothing; there"),
         ("<!-- figures: contest growth -->\n<!-- end of figures -->", "cannot share a table"),
