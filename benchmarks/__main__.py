@@ -16,7 +16,7 @@ from vectuned.daemon.console import Console
 from .definitions import DEFINITIONS, FOLDER, NEEDS, choose, load_definitions
 from .figures import FILES, rewritten
 from .plots import draw, drawable
-from .results import LARGEST, RESULTS, store, stored
+from .records import LARGEST, RESULTS, store, stored
 from .runner import perform
 from .tables import judged, origin, tables
 

@@ -14,7 +14,7 @@ from typing import Final
 from vectuned.config.errors import UsageError
 
 from .definitions import FOLDER, Definition, choose
-from .results import Result, stored
+from .records import Result, stored
 from .tables import Table, judged, origin, tables
 
 FILES: Final = (FOLDER.parent / "README.md", FOLDER / "README.md")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vectuned.config.errors import UsageError, VectunedError
 
-from .results import Result
+from .records import Result
 from .tables import cases, point
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.console import Console
 
 from .definitions import FOLDER, NEEDS, Definition, Process, Script
-from .results import Result, record
+from .records import Result, record
 
 
 def perform(name: str, definition: Definition, seed: int | None, console: Console, dsn: str | None) -> Result:
@@ -54,11 +54,10 @@ def _by_process(
         written = Path(folder, "result.json")
         if definition.document == "file":
             # Its tables go where our talk goes.
-            code = subprocess.run([*command, f"--json={written}"], stdout=sys.stderr, check=False).returncode
+            code, _ = _finished([*command, f"--json={written}"], sys.stderr)
             text = written.read_text(encoding="utf-8") if written.exists() else ""
         else:
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=False, encoding="utf-8")
-            code, text = done.returncode, done.stdout
+            code, text = _finished(command, subprocess.PIPE)
     if code:
         where = "" if dsn is None else " --dsn ..."
         need = definition.needs
@@ -71,3 +70,14 @@ def _by_process(
     if not isinstance(result, dict):
         raise VectunedError(f"{name} gave a JSON document that is no object.")
     return result
+
+
+def _finished(command: list[str], stdout: IO[str] | int) -> tuple[int, str]:
+    """Run a program to its end; return its exit code and what it printed."""
+    with subprocess.Popen(command, stdout=stdout, encoding="utf-8") as process:
+        try:
+            printed, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.wait()  # it was interrupted as we were, and has a server to stop
+            raise
+    return process.returncode, printed or ""

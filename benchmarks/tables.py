@@ -9,7 +9,7 @@ from typing import Any, Final
 from vectuned.config.errors import VectunedError
 
 from .definitions import Definition, Figures
-from .results import Result
+from .records import Result
 
 NOTHING: Final = "–"
 RATIOS: Final = {"mean_ms": "mean over fixed", "p99_ms": "p99 over fixed"}
@@ -79,6 +79,8 @@ def walk(value: Any, path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield from walk(each, rest)
     elif isinstance(value, Mapping) and first in value:
         yield from walk(value[first], rest)
+    elif isinstance(value, list) and first.isdigit() and int(first) < len(value):
+        yield from walk(value[int(first)], rest)
 
 
 def figure(value: Any, digits: int | None = None) -> str:

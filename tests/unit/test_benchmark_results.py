@@ -16,7 +16,7 @@ from benchmarks import __main__ as command
 from benchmarks.definitions import DEFINITIONS, Definition, Script, load_definitions
 from benchmarks.figures import rewritten
 from benchmarks.plots import draw, picture
-from benchmarks.results import LARGEST, RESULTS, Result, record, rounded, store, stored
+from benchmarks.records import LARGEST, RESULTS, Result, record, rounded, store, stored
 from benchmarks.tables import figure, tables, walk
 
 from vectuned.config.errors import ConfigurationError, UsageError, VectunedError
@@ -152,14 +152,14 @@ def test_a_result_is_read_as_it_was_stored_and_says_where_it_is_from(tmp_path: P
 
 
 def test_a_result_that_cannot_be_written_leaves_the_former(tmp_path: Path) -> None:
-    keep(tmp_path, "contest")
+    result = keep(tmp_path, "contest")
     before = (tmp_path / "contest.json").read_bytes()
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(VectunedError, match=r"cannot be written to .*contest\.json: File too large"):
-            keep(tmp_path, "contest")
+            store(result, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "contest.json").read_bytes() == before
@@ -205,6 +205,8 @@ def test_a_path_goes_over_what_is_there() -> None:
     told = {"targets": {"0.95": {"rows": [{"n": 1}, {"n": 2}]}, "0.98": {"rows": [{"n": 3}]}}}
     assert list(walk(told, "targets/*/rows/*/n")) == [(("0.95",), 1), (("0.95",), 2), (("0.98",), 3)]
     assert list(walk(told, "targets/0.98/rows")) == [((), [{"n": 3}])]
+    assert list(walk(told, "targets/0.95/rows/1/n")) == [((), 2)]
+    assert list(walk(told, "targets/0.95/rows/2/n")) == []
     assert list(walk(told, "nothing/*")) == []
 
 

@@ -144,7 +144,7 @@ def present_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(FOLDER.parent), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(FOLDER.parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
