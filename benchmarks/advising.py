@@ -15,7 +15,7 @@ from typing import Any
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.comparison import ratios
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import GRID, best_fixed
+from vectuned.daemon.evaluation import GRID, best_fixed, fixed_curve
 from vectuned.daemon.measuring import replay_through, way_through
 from vectuned.learning.catalogue import TunedIndex
 from vectuned.learning.truth import Truth
@@ -109,4 +109,4 @@ def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: 
     with arena.conn.transaction(), arena.console.progress(label, len(training)) as progress:
         arena.conn.execute("SET LOCAL statement_timeout = 0")
         seen = replay_through(arena.conn, arena.care, index, training, truth, arena.k, progress)
-    return best_fixed(seen.recall, target, tuple(ef for ef in GRID if ef >= arena.k))
+    return best_fixed(fixed_curve(seen.recall, tuple(ef for ef in GRID if ef >= arena.k)), target)

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from vectuned.daemon.comparison import differences, figures
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import best_fixed
+from vectuned.daemon.evaluation import best_fixed, fixed_curve
 from vectuned.learning import learner, publication
 from vectuned.learning.evidence import load as load_evidence
 from vectuned.learning.neighbors import Floats
@@ -92,7 +92,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         by_query = _by_query(arena, contest, target)
         served = arena.learn(target, sample_rate=0.0)
         replayed = load_evidence(arena.conn, arena.care, arena.care.indexes[0]).evidence(arena.k)
-        ef = max(best_fixed(replayed.recall, target), _PROBE + 10)
+        ef = max(best_fixed(fixed_curve(replayed.recall), target), _PROBE + 10)
         static, probed = _race(arena, contest, ef)
         return {
             **described(arena), "training": len(contest.training), "heldout": len(contest.heldout),

@@ -20,7 +20,9 @@ from psycopg import sql
 
 from vectuned.daemon.comparison import figures, ratios
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import GRID, Seen, best_fixed, filtered_truth, race
+from vectuned.daemon.evaluation import (
+    GRID, Seen, best_fixed, filtered_truth, fixed_curve, nearest_statement, race,
+)
 from vectuned.daemon.session import open_session
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.neighbors import Ints, Singles
@@ -96,8 +98,8 @@ class Unfiltered:
     def at(self, target: float) -> dict[str, Any]:
         """Measure every arm at a target."""
         arena, column, k = self.arena, self.arena.care.column, self.arena.k
-        served = arena.learn(target)
-        fixed = best_fixed(self.seen.recall, target, tuple(ef for ef in GRID if ef >= k))
+        served, grid = arena.learn(target), tuple(ef for ef in GRID if ef >= k)
+        fixed = best_fixed(fixed_curve(self.seen.recall, grid), target)
         ways = {
             "default": Way(plain(column, k), "ef_search 40", fixed_at(40)),
             "best fixed": Way(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
@@ -143,7 +145,7 @@ class Filtered(Unfiltered):
         """Measure every arm at a target."""
         arena, column, k = self.arena, self.arena.care.column, self.arena.k
         arena.learn(target)
-        fixed = next((ef for ef in _RELAXED if self.recalls[ef] >= target), _RELAXED[-1])
+        fixed = best_fixed(self.recalls, target)
         values = _each(self.categories)
         ways = {
             "default": self._way(40, relaxed=False),
@@ -174,13 +176,8 @@ class Filtered(Unfiltered):
 
 def plain(column: TunedColumn, k: int, *, exact: bool = False, filtered: bool = False) -> sql.Composed:
     """Write plain SQL as people write it."""
-    distance = column.distance(sql.SQL("$1"))
-    rows = sql.SQL("SELECT id, {} AS distance FROM {}").format(distance, column.relation)
-    if filtered:
-        rows += sql.SQL(" WHERE category = $2")
-    if exact:
-        return sql.SQL("SELECT * FROM ({} OFFSET 0) m ORDER BY distance LIMIT {}").format(rows, k)
-    return rows + sql.SQL(" ORDER BY {} LIMIT {}").format(distance, k)
+    condition = sql.SQL("category = $2") if filtered else None
+    return nearest_statement(column, sql.SQL("$1"), sql.Literal(k), condition, exact=exact)
 
 
 def at_ef(column: TunedColumn, k: int) -> sql.Composed:

@@ -94,7 +94,9 @@ def measure(conninfo: str, options: argparse.Namespace) -> dict[str, Any]:
     training = [query for query in corpus.queries() if query.text not in known]
     embedder = StaticEmbedder()
     with open_session(conninfo) as conn:
-        labels = dict(conn.execute("SELECT label, entity_id FROM vectuned_entities.entities").fetchall())
+        labels: dict[str, int] = dict(
+            conn.execute("SELECT label, entity_id FROM vectuned_entities.entities").fetchall()
+        )
         if len(labels) < len(corpus.synsets):
             raise UsageError("Not all of WordNet is in the store: run `vectuned wordnet load` first.")
         learned = learn(conn, [training[at] for at in rng.permutation(len(training))[: options.learn]],

@@ -1,0 +1,307 @@
+"""Results as tables, by kind: the same for the terminal and for the READMEs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vectuned.config.errors import VectunedError
+
+from .definitions import Definition, Figures
+from .records import Result
+
+NOTHING: Final = "–"
+RATIOS: Final = {"mean_ms": "mean over fixed", "p99_ms": "p99 over fixed"}
+_ARM: Final = ("policy", "setting", "recall", "under 0.8", "mean ms", "p50 ms", "p99 ms")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, whose first `left` columns are words."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    left: int = 1
+
+
+def tables(definition: Definition, results: Sequence[Result], targets: Sequence[str] = ()) -> list[Table]:
+    """Make the tables of a run, or of several of one kind, which then share theirs; `targets` chooses."""
+    names = ", ".join(result.name for result in results)
+    try:
+        if definition.tables:
+            made = [_by_paths(figures, results) for figures in definition.tables]
+        else:
+            made = _KINDS.get(definition.kind, _whatever)(results, targets)
+    except (KeyError, ValueError) as error:
+        raise VectunedError(
+            f"The result of {names} is not what a {definition.kind} has ({type(error).__name__}: {error}): "
+            "run it again."
+        ) from error
+    return [_without_empty_columns(table) for table in made if table.rows]
+
+
+def origin(result: Result) -> str:
+    """Say in a line where, when and from what a result is."""
+    told, machine, load = result.result, result.machine, result.load_average
+    parts = [
+        _described(told),
+        f"{machine.cores} cores ({machine.processor}), {machine.memory_gb:.0f} GB",
+        f"{result.started.day} {result.started:%B %Y}",
+        f"vectuned {result.version}" + (f" ({result.commit})" if result.commit else ""),
+        str(told.get("server", "")),
+        f"load {load.start:.1f} at the start and {load.end:.1f} at the end",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def judged(definition: Definition, result: Result) -> str:
+    """Say how many searches judged, and the seeds."""
+    found = [value for _, value in walk(result.result, definition.judged)] if definition.judged else []
+    count = found[0] if found else result.result.get("heldout")
+    seeds = result.result.get("seeds", [result.seed])
+    said = [] if count is None else [f"n = {count:,}"]
+    word = "seed" if len(seeds) == 1 else "seeds"
+    return ", ".join([*said, f"{word} {', '.join(map(str, seeds))}"])
+
+
+def walk(value: Any, path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield what lies at a path, with the keys that its asterisks stood for; nothing where there is none."""
+    first, _, rest = path.partition("/")
+    if not path:
+        yield (), value
+    elif first == "*" and isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from (((key, *keys), found) for keys, found in walk(each, rest))
+    elif first == "*" and isinstance(value, list):
+        for each in value:
+            yield from walk(each, rest)
+    elif isinstance(value, Mapping) and first in value:
+        yield from walk(value[first], rest)
+    elif isinstance(value, list) and first.isdigit() and int(first) < len(value):
+        yield from walk(value[int(first)], rest)
+
+
+def figure(value: Any, digits: int | None = None) -> str:
+    """Write a number, to what it is worth or to so many digits; an interval as `0.83 (0.80 to 0.86)`."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, Mapping):
+        said = figure(value.get("value"), digits)
+        if value.get("at_least") is None or value.get("at_most") is None:
+            return said
+        return f"{said} ({figure(value['at_least'], digits)} to {figure(value['at_most'], digits)})"
+    if isinstance(value, list):
+        return ", ".join(figure(each, digits) for each in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.{_worth(value) if digits is None else digits}f}"
+    return str(value)
+
+
+def _worth(value: float) -> int:
+    size = abs(value)
+    if size >= 100 or (size > 1 and value.is_integer()):
+        return 0
+    return 1 if size >= 10 else 2 if size > 1 else 3
+
+
+def point(value: Any) -> Any:
+    """Return the value of an interval, or the number itself."""
+    return value.get("value") if isinstance(value, Mapping) else value
+
+
+def cases(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the arms or parts of each case of an anatomy, wherever they lie, with the case's name."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key in ("arms", "parts") and isinstance(each, Mapping):
+                yield ", ".join(part for part in path if part != "cases"), each
+            else:
+                yield from cases(each, (*path, str(key)))
+
+
+def _by_paths(figures: Figures, results: Sequence[Result]) -> Table:
+    named = ("run",) * (len(results) > 1)
+    rows = [
+        (*(result.name for _ in named), *keys, *(_column(row, path) for path in figures.columns.values()))
+        for result in results
+        for keys, row in walk(result.result, figures.rows)
+    ]
+    heads = (*named, *figures.heads)
+    wide = next((len(row) for row in rows), 0)
+    if rows and wide != len(heads) + len(figures.columns):
+        raise ValueError(f"the rows at {figures.rows} have {wide - len(figures.columns)} names, not {heads}")
+    return Table(figures.title, (*heads, *figures.columns), rows, len(heads))
+
+
+def _column(row: Any, path: str) -> str:
+    return next((figure(found) for _, found in walk(row, path)), NOTHING)
+
+
+def _contest(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
+    rows = []
+    for result in results:
+        for target, each in result.result["targets"].items():
+            if targets and target not in targets:
+                continue
+            over = each.get("vectuned_over_fixed") or {}
+            for name, arm in each["arms"].items():
+                ratios = [figure(over.get(key), 2) if name == "vectuned" else "" for key in RATIOS]
+                rows.append((*_run_of(result, results), target, *_arm(name, arm), *ratios))
+    heads = (*_run_heads(results), "target")
+    k = {result.result.get("k") for result in results}
+    title = _described(results[0].result) if len(results) == 1 else ""
+    columns = (*heads, *_arm_heads(k.pop() if len(k) == 1 else None), *RATIOS.values())
+    return [Table(title, columns, rows, len(heads) + 2)]
+
+
+def _growth(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
+    rows = []
+    for result in results:
+        for size in result.result["sizes"]:
+            built = [figure(size.get(key)) for key in ("rows", "build_seconds", "index_mb", "replay_ms")]
+            for target, each in size["targets"].items():
+                if targets and target not in targets:
+                    continue
+                fixed, ours = (each["arms"].get(name, {}) for name in ("best fixed", "vectuned"))
+                over = each.get("vectuned_over_fixed") or {}
+                rows.append((
+                    *_run_of(result, results), *built, target,
+                    *_short(fixed), *_short(ours), *(figure(over.get(key), 2) for key in RATIOS),
+                ))  # fmt: skip
+    columns = (
+        *_run_heads(results), "rows", "build s", "index MB", "replay ms", "target", "best fixed", "recall",
+        "mean ms", "p99 ms", "vectuned", "its recall", "its mean ms", "its p99 ms", *RATIOS.values(),
+    )  # fmt: skip
+    return [Table("", columns, rows, len(_run_heads(results)))]
+
+
+def _advising(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
+    heads = _run_heads(results)
+    advised = [(*_run_of(result, results), figure(result.result["advised"])) for result in results]
+    arms = [
+        (*_run_of(result, results), *_arm(name, arm))
+        for result in results
+        for name, arm in result.result["arms"].items()
+    ]
+    foreseen = [
+        (*_run_of(result, results), place, what, *_effort(each[what]))
+        for result in results
+        for place, each in _forecasts(result.result)
+        for what in ("predicted", "measured")
+    ]
+    over = [
+        (*_run_of(result, results), of, figure(ratio.get("mean_ms"), 2), figure(ratio.get("p99_ms"), 2))
+        for result in results
+        for of in ("fixed", "default")
+        for ratio in [result.result.get(f"vectuned_over_{of}")]
+        if ratio
+    ]
+    return [
+        Table("", (*heads, "advised index"), advised, len(heads) + 1),
+        Table("Foreseen of it", (*heads, "at", "", "recall", "ms", "buffers"), foreseen, len(heads) + 2),
+        Table("Arms", (*heads, *_arm_heads(results[0].result.get("k"))), arms, len(heads) + 2),
+        Table("vectuned", (*heads, "over", "mean", "p99"), over, len(heads) + 1),
+    ]
+
+
+def _forecasts(value: Any, place: str = "the target") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what was predicted beside what was measured, wherever that lies, with the place's name."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("predicted"), Mapping) and isinstance(value.get("measured"), Mapping):
+            yield place, value
+        for key, each in value.items():
+            yield from _forecasts(each, str(key).replace("_", " "))
+
+
+def _effort(found: Mapping[str, Any]) -> tuple[str, ...]:
+    blocks = found.get("buffers", found.get("blocks"))
+    return figure(found.get("recall"), 3), figure(found.get("ms")), figure(blocks)
+
+
+def _anatomy(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
+    found = [(result, case, arms) for result in results for case, arms in cases(result.result)]
+    parts = [arm for _, _, arms in found for arm in arms.values()]
+    keys = list(dict.fromkeys(key for arm in parts for key, value in arm.items() if _is_figure(value)))
+    rows = [
+        (*_run_of(result, results), case, name, *(figure(arm.get(key)) for key in keys))
+        for result, case, arms in found
+        for name, arm in arms.items()
+    ]
+    heads = (*_run_heads(results), "case", "part")
+    return [Table("", (*heads, *(key.replace("_", " ") for key in keys)), rows, len(heads))]
+
+
+def _whatever(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
+    rows = [
+        (*_run_of(result, results), key, figure(value))
+        for result in results
+        for key, value in result.result.items()
+        if _is_figure(value) or isinstance(value, str)
+    ]
+    heads = (*_run_heads(results), "figure")
+    return [Table("", (*heads, "value"), rows, len(heads))]
+
+
+_KINDS: Final[Mapping[str, Callable[[Sequence[Result], Sequence[str]], list[Table]]]] = {
+    "contest": _contest, "growth": _growth, "advising": _advising, "anatomy": _anatomy,
+}  # fmt: skip
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Mapping) and "value" in value)
+
+
+def _arm_heads(k: int | None) -> tuple[str, ...]:
+    return tuple(f"recall@{k or 'k'}" if head == "recall" else head for head in _ARM)
+
+
+def _arm(name: str, arm: Mapping[str, Any]) -> tuple[str, ...]:
+    under = arm.get("below_08")
+    percent = NOTHING if under is None else f"{100 * point(under):.1f} %"
+    unpaid = "" if arm.get("decision_paid", True) else " (decision unpaid)"
+    times = (figure(point(arm.get(key))) for key in ("mean_ms", "p50_ms", "p99_ms"))
+    return (
+        f"{name}{unpaid}", str(arm.get("setting", NOTHING)), figure(arm.get("recall"), 3), percent, *times,
+    )  # fmt: skip
+
+
+def _short(arm: Mapping[str, Any]) -> Iterator[str]:
+    yield str(arm.get("setting", NOTHING))
+    yield figure(point(arm.get("recall")), 3)
+    yield from (figure(point(arm.get(key))) for key in ("mean_ms", "p99_ms"))
+
+
+def _described(told: Mapping[str, Any]) -> str:
+    """Say what data a result of a contest or the like is about."""
+    if "set" not in told:
+        return ""
+    rows, dimensions = told.get("rows"), told.get("dimensions")
+    size = f"{rows:,} x {dimensions}" if rows is not None else str(dimensions or "")
+    parts = [told["set"], size, told.get("metric"), told.get("workload"), told.get("index")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _run_of(result: Result, results: Sequence[Result]) -> tuple[str, ...]:
+    return (result.name,) if len(results) > 1 else ()
+
+
+def _run_heads(results: Sequence[Result]) -> tuple[str, ...]:
+    return ("run",) if len(results) > 1 else ()
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Leave out columns that say nothing in any row."""
+    kept = [
+        at for at in range(len(table.columns))
+        if at < table.left or any(row[at] not in ("", NOTHING) for row in table.rows)
+    ]  # fmt: skip
+    if len(kept) == len(table.columns):
+        return table
+    rows = [tuple(row[at] for at in kept) for row in table.rows]
+    return Table(table.title, tuple(table.columns[at] for at in kept), rows, table.left)
