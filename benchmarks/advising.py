@@ -18,6 +18,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.evaluation import GRID, best_fixed, fixed_curve
 from vectuned.daemon.measuring import replay_through, way_through
 from vectuned.learning.catalogue import TunedIndex
+from vectuned.learning.publication import read
 from vectuned.learning.truth import Truth
 from vectuned.sql.loader import trusted
 
@@ -48,7 +49,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         fixed, default = (found[f"{name}, usual index"][0].millis for name in ("best fixed", "default"))
         return {
             **before, "training": len(contest.training), "heldout": len(contest.heldout),
-            "seed": contest.seed, "target": target, "served_before": served_before,
+            "seed": contest.seed, "target": target, "served_before": served_before.reason,
             "advise_seconds": round(seconds, 1), **_foreseen(advice),
             **table(ways, found, arena.k, contest.seed),
             "vectuned_over_fixed": ratios(found["vectuned"][0].millis, fixed, contest.seed),
@@ -98,10 +99,10 @@ def _ways(arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: 
             way = way_through(arena.conn, arena.care, index, k, fixed)
             statement = trusted(way.statement)
             ways["best fixed, advised index"] = Way(statement, f"effort {fixed}", dict(way.settings))
-    row = arena.conn.execute(
-        "SELECT reason FROM vectuned.bank WHERE column_id = %s AND k_class = %s", (column.id, k)
-    ).fetchone()
-    return {**ways, "vectuned": Way(tuned(k), row[0] if row else "nothing learned")}
+    served = read(arena.conn, arena.care)[k][0]
+    name = next((each.name for each in arena.care.indexes if each.number == served.index_no), usual.name)
+    said = f"{served.described} of {name}"
+    return {**ways, "vectuned": Way(tuned(k), said)}
 
 
 def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: float) -> int:

@@ -37,7 +37,8 @@ RETURNS TABLE (id text, distance float8) {settings} AS $$
 #variable_conflict use_variable
 DECLARE
     found_ids text[]; found_distances float8[];"""
-_RETURN: Final = """RETURN QUERY SELECT u.id, u.distance FROM unnest(found_ids, found_distances) AS u (id, distance);
+_RETURN: Final = """RETURN QUERY SELECT u.id, u.distance
+    FROM unnest(found_ids, found_distances) AS u (id, distance);
 END $$"""
 _FUNCTION: Final = """{head}{declared}
 BEGIN
@@ -47,8 +48,8 @@ BEGIN
     FROM (SELECT t.id::text AS id, {distance} AS distance FROM {relation} t WHERE t.embedding IS NOT NULL
           ORDER BY {distance} LIMIT k) n;
     {answer}"""
-_BANK: Final = """SELECT b.access_path, b.index_no, b.ef_search INTO path, index_no, fixed FROM vectuned.bank b
-    WHERE b.column_id = {id} AND b.k_class = vectuned._k_class(k);"""
+_BANK: Final = """SELECT b.access_path, b.index_no, b.ef_search INTO path, index_no, fixed
+    FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = vectuned._k_class(k);"""
 _PROBED: Final = """{head} found_id text; found_distance float8; scan refcursor;
     total float8 := 0; last float8; decided float8;
     zeros float8[] := array_fill(0, ARRAY[8]); weights float8[] := array_fill(1, ARRAY[32]);
@@ -96,8 +97,13 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         static, probed = _race(arena, contest, ef)
         return {
             **described(arena), "training": len(contest.training), "heldout": len(contest.heldout),
-            "seed": contest.seed, "target": target, "ef_search": ef, "probe_ef": _PROBE, "served": served,
-            "fixed": _parts(static, contest), "by_probe": _parts(probed, contest), "by_query": by_query,
+            "seed": contest.seed, "target": target, "ef_search": ef, "probe_ef": _PROBE,
+            "served": served.reason,
+            "cases": {
+                "by a fixed setting": {"parts": _parts(static, contest)},
+                "by a probe": {"parts": _parts(probed, contest)},
+            },
+            "by_query": by_query,
         }  # fmt: skip
 
 
@@ -160,15 +166,15 @@ def _make(arena: Arena) -> None:
         arena.conn.execute(trusted(body.format(head=head, answer=_RETURN, **known, **parts)))
 
 
-def _parts(found: Answers, contest: Unfiltered) -> list[dict[str, Any]]:
+def _parts(found: Answers, contest: Unfiltered) -> dict[str, dict[str, Any]]:
     """Return each arm's figures, and what it takes more than the one before."""
-    parts, before = [], None
+    parts: dict[str, dict[str, Any]] = {}
+    before = None
     for name, (seen, truth) in found.items():
         recall = recall_at_k(seen.distances, truth, contest.arena.k)
-        part = {"part": name, **figures(seen.millis, recall, contest.seed)}
+        parts[name] = figures(seen.millis, recall, contest.seed)
         if before is not None:
-            part["added"] = differences(seen.millis, before, contest.seed)
-        parts.append(part)
+            parts[name]["added"] = differences(seen.millis, before, contest.seed)
         before = seen.millis
     return parts
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import psycopg
 from pgvector import Vector
 from psycopg import sql
@@ -21,7 +23,8 @@ from vectuned.daemon.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.catalogue import Care, tuned_columns
 from vectuned.learning.column import TunedColumn
-from vectuned.learning.neighbors import Ints, Singles
+from vectuned.learning.neighbors import Singles
+from vectuned.learning.optimizer import Policy
 from vectuned.sql.loader import migrate
 
 from .sets import VectorSet
@@ -51,7 +54,7 @@ class Arena:
     build_seconds: float
     replay_ms: float = 0.0
 
-    def record(self, queries: Singles, categories: Ints | None = None) -> None:
+    def record(self, queries: Singles, categories: npt.NDArray[np.int16] | None = None) -> None:
         """Search through vectuned.search, every search recorded, where given filtered, and replay them."""
         self.care = enable(self.conn, self.care.target_recall, sample_rate=1.0)
         with self.console.progress("searches to learn from", len(queries)) as progress:
@@ -68,13 +71,12 @@ class Arena:
             self.worker.replay(self.care, len(queries), progress)
         self.replay_ms = (monotonic() - began) * 1000 / len(queries)
 
-    def learn(self, target: float, sample_rate: float = 0.05) -> str:
-        """Have the column promise a target, learn from what was replayed, and say how it is served."""
+    def learn(self, target: float, sample_rate: float = 0.05) -> Policy:
+        """Have the column promise a target, learn from what was replayed, and return what serves."""
         self.care = enable(self.conn, target, sample_rate)
         lesson = self.worker.learn(self.care)
         self.care = self.worker.refresh(self.care)
-        served = lesson.served.get(self.k)
-        return "nothing learned" if served is None else f"{served.policy.access_path}: {served.policy.reason}"
+        return lesson.served[self.k].policy
 
     def server(self) -> str:
         """Name server and extension."""
@@ -89,7 +91,7 @@ class Arena:
         name = self.care.indexes[0].name
         row = self.conn.execute("SELECT pg_relation_size(%s::regclass)", (name,)).fetchone()
         assert row is not None
-        return round(row[0] / 2**20, 1)
+        return round(float(row[0]) / 2**20, 1)
 
 
 @contextmanager

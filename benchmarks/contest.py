@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 from pgvector import Vector
 from psycopg import sql
@@ -21,7 +22,13 @@ from psycopg import sql
 from vectuned.daemon.comparison import figures, ratios
 from vectuned.daemon.console import Console
 from vectuned.daemon.evaluation import (
-    GRID, Seen, best_fixed, filtered_truth, fixed_curve, nearest_statement, race,
+    GRID,
+    Seen,
+    best_fixed,
+    filtered_truth,
+    fixed_curve,
+    nearest_statement,
+    race,
 )
 from vectuned.daemon.session import open_session
 from vectuned.learning.column import TunedColumn
@@ -35,6 +42,7 @@ from .sets import VectorSet, load
 _EXACT: Final = 50  # queries answered exactly: reading the table drives what others need out of the caches
 _RELAXED: Final = (40, 80, 160, 320, 640, 1000)
 _CHOOSING: Final = 200  # filtered training queries by which the best fixed setting is chosen
+Categories = npt.NDArray[np.int16]
 Answers = dict[str, tuple[Seen, Truth]]
 
 
@@ -42,7 +50,7 @@ Answers = dict[str, tuple[Seen, Truth]]
 class Way:
     """A statement with a query as $1 and what else it brings from $2 on, and the settings of its session."""
 
-    statement: sql.Composed
+    statement: sql.Composable
     said: str
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Callable[[int], tuple[Any, ...]] = lambda i: ()
@@ -103,7 +111,7 @@ class Unfiltered:
         ways = {
             "default": Way(plain(column, k), "ef_search 40", fixed_at(40)),
             "best fixed": Way(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
-            "vectuned": Way(tuned(k), served),
+            "vectuned": Way(tuned(k), served.described),
             "relaxed": Way(plain(column, k), "relaxed_order, ef_search 40", fixed_at(40, relaxed=True)),
             "relaxed, ef 200": Way(
                 plain(column, k), "relaxed_order, ef_search 200", fixed_at(200, relaxed=True)
@@ -115,7 +123,7 @@ class Unfiltered:
         found = raced(arena, ways, self.heldout, self.truth, self.seed, f"target {target:g}")
         ways["exact"] = Way(plain(column, k, exact=True), "every row compared")
         found |= self._exact(ways["exact"])
-        return table(ways, found, k, self.seed)
+        return {"served": served.reason, **table(ways, found, k, self.seed)}
 
     def _exact(self, way: Way) -> Answers:
         few = self.heldout[:_EXACT]
@@ -161,7 +169,7 @@ class Filtered(Unfiltered):
         found = raced(arena, ways, self.heldout, self.truth, self.seed, f"filtered, target {target:g}")
         return table(ways, found, k, self.seed)
 
-    def _way(self, ef: int, *, relaxed: bool, asked: Ints | None = None) -> Way:
+    def _way(self, ef: int, *, relaxed: bool, asked: Categories | None = None) -> Way:
         said = f"{'relaxed_order, ' if relaxed else ''}ef_search {ef}"
         statement = plain(self.arena.care.column, self.arena.k, filtered=True)
         values = _each(self.categories if asked is None else asked)
@@ -169,7 +177,7 @@ class Filtered(Unfiltered):
         settings = {**fixed_at(ef, relaxed=relaxed), "plan_cache_mode": "force_custom_plan"}
         return Way(statement, said, settings, values)
 
-    def _truth(self, vectors: Singles, categories: Ints) -> Truth:
+    def _truth(self, vectors: Singles, categories: Categories) -> Truth:
         column, values = self.arena.care.column, [str(value) for value in categories[: len(vectors)]]
         return filtered_truth(self.arena.conn, column, vectors, self.arena.k, "category", values)
 
@@ -244,7 +252,7 @@ def fixed_at(ef: int, *, relaxed: bool = False) -> dict[str, str]:
     return {"hnsw.ef_search": str(ef), "hnsw.iterative_scan": "relaxed_order" if relaxed else "off"}
 
 
-def _each(numbers: Ints) -> Callable[[int], tuple[Any, ...]]:
+def _each(numbers: Ints | Categories) -> Callable[[int], tuple[Any, ...]]:
     return lambda i: (str(numbers[i]),)
 
 

@@ -253,7 +253,7 @@ def _stops(slacks: Floats, slack: float) -> Ints:
     """Return the first rung after which the batch is farther than that; the last if none is."""
     far = slacks > slack
     far[:, -1] = True
-    return np.argmax(far, axis=1)
+    return np.asarray(np.argmax(far, axis=1), dtype=np.int64)
 
 
 class _Moments:
