@@ -9,16 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import benchmarks
 import numpy as np
 import pytest
+
+import benchmarks
 from benchmarks import __main__ as command
 from benchmarks.definitions import DEFINITIONS, Definition, Script, load_definitions
 from benchmarks.figures import rewritten
 from benchmarks.plots import draw, picture
 from benchmarks.records import LARGEST, RESULTS, Result, record, rounded, store, stored
 from benchmarks.tables import figure, tables, walk
-
 from vectuned.config.errors import ConfigurationError, UsageError, VectunedError
 
 
