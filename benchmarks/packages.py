@@ -72,7 +72,7 @@ def find(package: Package, folder: Path) -> Found:
         if not path.is_file():
             raise VectunedError(
                 f"Package {package.name} {found.version} has no file {file}:"
-                f" version {package.version} has it."
+                f" that of version {package.version or 'any'} is wanted."
             )
         if sha256(path) != wanted:
             raise VectunedError(

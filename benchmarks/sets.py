@@ -144,6 +144,7 @@ def _build(definition: Definition, folder: Path, builder: Builder, console: Cons
     shutil.rmtree(unfinished, ignore_errors=True)  # of a build that was killed
     kept.mkdir(exist_ok=True)
     unfinished.mkdir()
+    resumed = any(kept.iterdir())
     try:
         built = builder(definition, kept, console)
         arrays = _arranged(definition, built)
@@ -165,6 +166,7 @@ def _build(definition: Definition, folder: Path, builder: Builder, console: Cons
             "files": {f"{name}.npy": sha256(unfinished / f"{name}.npy") for name in arrays},
             "bytes": sum(file.stat().st_size for file in unfinished.iterdir()),
             "seconds": round(monotonic() - started, 1),
+            "resumed": resumed,  # then the seconds are only those of the last go
         }
         (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         unfinished.rename(folder)
@@ -243,7 +245,7 @@ def _print(told: Sequence[Mapping[str, Any]], console: Console) -> None:
             f"{each['training']:,} + {each['heldout']:,}",
             str(sum(count > 0 for count in each["categories"].values())),
             f"{each['bytes'] / 1e6:,.0f}",
-            f"{each['seconds']:,.1f}",
+            f"{each['seconds']:,.1f}" + (" (resumed)" if each["resumed"] else ""),
         )
         for each in told
     ]

@@ -47,12 +47,12 @@ def build(definition: Definition, kept: Path, console: Console) -> Built:
     of_files = "".join(sha for package in definition.packages for sha in package.files.values())
     key = f"{embedder.name} {embedder.version} {of_files}"
     return Built(
-        rows=_embed(embedder, key, [s.text for s in synsets], kept, console, "embedding glosses"),
+        rows=embed(embedder, key, [s.text for s in synsets], kept, console, "embedding glosses"),
         categories=np.array([category[synset.id] for synset in synsets], np.int16),
-        queries=_embed(embedder, key, [a.text for a in asked], kept, console, "embedding usage examples"),
+        queries=embed(embedder, key, [a.text for a in asked], kept, console, "embedding usage examples"),
         query_categories=np.array([category[example.source] for example in asked], np.int16),
         category_names=names,
-        duplicates=0,  # of texts there are none, and a text's vector belongs to its synset
+        duplicates=0,  # none is left out: the few equal vectors are of different synsets
         sources=sources,
         libraries={embedder.name: embedder.version, "numpy": np.__version__},
     )
@@ -68,7 +68,7 @@ def _embedder(definition: Definition) -> Embedder:
             raise VectunedError(f"Set {definition.name}: embedder is static or minilm, not {other!r}.")
 
 
-def _embed(
+def embed(
     embedder: Embedder, key: str, texts: Sequence[str], kept: Path, console: Console, label: str
 ) -> Singles:
     """Embed texts; each part is named by a hash of the model and its texts, and read back if it is there."""

@@ -7,17 +7,20 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import packages, sets
+from benchmarks import packages, sets, wordnet_sets
 from benchmarks.packages import Found, Package
 from benchmarks.set_definitions import Built, Definition, definitions
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.console import Console
+from vectuned.learning.neighbors import Singles
+from vectuned.reasoning.embedder import Progress
 
 QUIET = Console(quiet=True)
 TINY = Definition(
@@ -123,6 +126,7 @@ def test_a_broken_build_leaves_only_its_parts(tmp_path: Path) -> None:
     assert (tmp_path / "tiny" / "parts" / "part.npy").exists()
     folder = sets.ensure(TINY, tmp_path, QUIET, numbers)
     assert found(tmp_path) == sorted([folder.name, "lock"])
+    assert sets.check(folder)["resumed"]
 
 
 # The process that is forked runs nothing of the threads that there are.
@@ -170,6 +174,37 @@ def test_files_of_installed_packages_are_found_and_checked(tmp_path: Path) -> No
         packages.find(Package("python", "numpy", "numpy", {"nowhere": digest}), tmp_path)
     with pytest.raises(VectunedError, match="package no-such-thing is not installed"):
         packages.find(Package("python", "no-such-thing", "no_such_thing", {}, "1"), tmp_path)
+
+
+class Lengths:
+    """Embeds a text as its length, and breaks at a text that says so until it was told not to."""
+
+    name, version, dimensions = "lengths", "1", 1
+
+    def __init__(self) -> None:
+        self.breaks = True
+        self.embedded: list[str] = []
+
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Singles:
+        if self.breaks and "break" in texts:
+            raise BrokenError
+        self.embedded += texts
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+def test_embedding_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordnet_sets, "_PART", 2)
+    texts = ["a", "bb", "ccc", "break", "e"]
+    embedder = Lengths()
+    with pytest.raises(BrokenError):
+        wordnet_sets.embed(embedder, "key", texts, tmp_path, QUIET, "embedding")
+    embedder.breaks = False
+    embedded = wordnet_sets.embed(embedder, "key", texts, tmp_path, QUIET, "embedding")
+    assert embedder.embedded == texts
+    np.testing.assert_array_equal(embedded[:, 0], [1, 2, 3, 5, 1])
+    # Another model's vectors are not taken for these.
+    wordnet_sets.embed(embedder, "another", texts, tmp_path, QUIET, "embedding")
+    assert embedder.embedded == texts * 2
 
 
 def test_without_apt_the_error_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
