@@ -34,7 +34,7 @@ def drawable(result: Result) -> bool:
 def picture(result: Result) -> Figure:
     """Make the plot of a result."""
     if find_spec("matplotlib") is None:
-        raise UsageError("Plots need matplotlib, which is not installed: pip install 'vectuned[plot]'.")
+        raise UsageError("Plots need matplotlib, which is not installed: pip install '.[benchmarks]'.")
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
