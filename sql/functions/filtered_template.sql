@@ -93,12 +93,12 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
-    query_id := overlay(gen_random_uuid()::text PLACING CASE WHEN sampled THEN '1' ELSE '0' END FROM 36)::uuid;
+    query_id := vectuned._query_id(sampled);
     IF sampled AND NOT vectuned._record(query_id, {id}, query, k, path, ef, NULL, NULL, found_ids, found_distances,
             extract(epoch FROM clock_timestamp() - started)::float8 * 1000, filter, fraction,
             CASE WHEN path LIKE '%_filtered' THEN index_no END, probes)
     THEN
-        query_id := overlay(query_id::text PLACING '0' FROM 36)::uuid;
+        query_id := vectuned._query_id(false);
     END IF;
     RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
 END

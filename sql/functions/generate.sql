@@ -294,7 +294,7 @@ BEGIN
                 ELSE 'the filter does not fit the columns' END, f.relation, SQLERRM USING ERRCODE = SQLSTATE;
         END;
     END IF;
-    query_id := overlay(gen_random_uuid()::text PLACING '0' FROM 36)::uuid;
+    query_id := vectuned._query_id(false);
     RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
 END
 $$;

@@ -49,8 +49,6 @@ BEGIN
             AND coalesce(lower(current_setting('vectuned.record', true)), '') NOT IN ('off', 'false', 'no', '0')
             AND NOT row_security_active({relation_literal}::regclass::oid);
     END IF;
-    query_id := gen_random_uuid();
-
     SELECT b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
     INTO path, index_no, fixed_ef, probes, rungs, version, generation, probe_ef, center, weights, reach
     FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = class;
@@ -183,14 +181,13 @@ BEGIN
               ORDER BY o.distance LIMIT k) n;
     END IF;
 
-    -- The last hexadecimal digit says whether the search was recorded.
-    query_id := overlay(query_id::text PLACING CASE WHEN sampled THEN '1' ELSE '0' END FROM 36)::uuid;
+    query_id := vectuned._query_id(sampled);
     IF sampled THEN
         IF NOT vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,
             found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000,
             index_no => index_no, probes => probes)
         THEN
-            query_id := overlay(query_id::text PLACING '0' FROM 36)::uuid;
+            query_id := vectuned._query_id(false);
         END IF;
     END IF;
     RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);

@@ -21,7 +21,7 @@ SEARCHING = """
     _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default
     _served_path _filter_bucket _search_function _search_anew _check_query _tuned_column _fragments
     _index_fragments _generation _probe _default_effort params apply search search_rows record_feedback
-    _may_tune _daemon_runs _search_1 _filtered_1
+    _may_tune _daemon_runs _query_id _search_1 _filtered_1
 """
 INDEXES = """
     _refresh_indexes _refresh_statistics _vector_indexes _marker _predicate_filter _takes_index _plan_reads
