@@ -65,13 +65,13 @@ BEGIN
 END
 $$;
 
--- The three nearest patterns, weighted by 1 / (distance + 8). No row where none is within reach.
+-- The three nearest patterns, weighted by 1 / (distance + 8). No row where none is within reach. Its body is parsed
+-- when it is made and has no settings of its own, so that it becomes part of the statement that asks.
 CREATE OR REPLACE FUNCTION vectuned._decide(
-    p_column_id int, p_k_class int, p_signature @extschema@.vector, p_reach float8,
-    OUT effort float8, OUT expected_recall float8, OUT confidence float8)
-LANGUAGE sql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
+    p_column_id int, p_k_class int, p_signature @extschema@.vector, p_reach float8)
+RETURNS TABLE (effort float8, expected_recall float8, confidence float8)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
     SELECT sum(n.weight * n.effort) / sum(n.weight),
            sum(n.weight * n.expected_recall) / sum(n.weight),
            sum(n.weight * n.confidence) / sum(n.weight)
@@ -82,5 +82,5 @@ AS $$
                 WHERE p.column_id = p_column_id AND p.k_class = p_k_class
                 ORDER BY distance, p.pattern_no
                 LIMIT 3) d) n
-    HAVING min(n.distance) <= p_reach AND p_reach < 'Infinity'
-$$;
+    HAVING min(n.distance) <= p_reach AND p_reach < 'Infinity';
+END;
