@@ -93,7 +93,11 @@ class Unfiltered:
         self.categories = data.heldout_categories[: len(self.heldout)]
         self.asked = data.training_categories[: len(self.training)]
         self.policies: list[str] = options.get("policies", list(POLICIES))
-        self.truth = exact(arena, self.heldout)
+        self.truth = self.answers()
+
+    def answers(self) -> Truth:
+        """Find the exact answers of the held-out queries."""
+        return exact(self.arena, self.heldout)
 
     def learn(self) -> None:
         """Have vectuned, and then each policy, see the training queries."""
@@ -134,9 +138,9 @@ class Unfiltered:
 class Filtered(Unfiltered):
     """Searches among the rows of a category: the usual settings, exact search by the category's index."""
 
-    def __init__(self, arena: Arena, options: Mapping[str, Any]) -> None:
-        super().__init__(arena, options)
-        self.truth = self._truth(self.heldout, self.categories)
+    def answers(self) -> Truth:
+        """Find the exact answers among the rows of each held-out query's category."""
+        return self._truth(self.heldout, self.categories)
 
     def learn(self) -> None:
         """Have vectuned see the training queries, and find what they get by each usual setting."""

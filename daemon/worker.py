@@ -22,7 +22,14 @@ from vectuned.learning.learner import Lesson, Options, learn
 from vectuned.learning.replay import replay
 from vectuned.learning.spent import Spent
 from vectuned.learning.trajectory import Trajectories, drain, pending
-from vectuned.learning.watch import REOPENED, Limits, calm_down, watch_recall, watch_table
+from vectuned.learning.watch import (
+    REOPENED,
+    REOPENED_ON_ANOTHER,
+    Limits,
+    calm_down,
+    watch_recall,
+    watch_table,
+)
 from vectuned.sql.loader import queries
 
 from .pace import Pace
@@ -93,10 +100,11 @@ class Worker:
             if index.generation in opened:
                 continue
             wanted = {**values, "generation": index.generation, "requires": index.requires}
-            count = self.conn.execute(queries()["reopen"], {**wanted, "count": REOPENED * care.min_samples})
-            if count.rowcount > 0:
+            count = care.min_samples * (REOPENED if index.requires is not None else REOPENED_ON_ANOTHER)
+            reopened = self.conn.execute(queries()["reopen"], {**wanted, "count": count}).rowcount
+            if reopened > 0:
                 log.info(
-                    "%d searches of %s wait to be replayed on %s", count.rowcount, care.column, index.name,
+                    "%d searches of %s wait to be replayed on %s", reopened, care.column, index.name,
                     extra={"action": "indexes"},
                 )  # fmt: skip
         return care

@@ -20,7 +20,10 @@ from .promise import TAIL
 
 log = logging.getLogger(__name__)
 
-REOPENED: Final = 3  # in shares of min_samples: searches replayed again where index or table is another
+# In shares of min_samples: searches replayed again where a partial index is new or the table is another, and
+# where an index of all rows is: much is to be proven of it, and with few replays a proof takes more effort.
+REOPENED: Final = 3
+REOPENED_ON_ANOTHER: Final = 10
 _FOR_THE_TAIL: Final = 0.2
 _LOWERED: Final = 0.9  # an effort under this share of the promised one is another setting
 

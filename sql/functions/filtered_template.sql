@@ -9,13 +9,12 @@ RETURN $template$
 CREATE OR REPLACE FUNCTION vectuned.{filtered_name}(query @extschema@.vector, k int, filter jsonb)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
-{settings}
+{all_settings}
 SET enable_sort = on
 AS $@$
 #variable_conflict use_variable
 DECLARE
-    q {type} := query::{type};
-    started timestamptz := clock_timestamp();
+    {query}started timestamptz := clock_timestamp();
     sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
     condition text;
     shape text;

@@ -71,9 +71,15 @@ DECLARE
     c vectuned.tuned_column;
     f record;
     given record;
+    known text;
     tokens jsonb;
     template text;
     quote text := 'search';
+    -- What a function sets is restored when it returns, at some 0.005 ms each.
+    settings constant text := 'SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off '
+        'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40';
+    of_lists constant text := 'SET ivfflat.iterative_scan = off SET ivfflat.probes = 32768';
+    lists boolean;
     body text;
     i record;
     main record;
@@ -88,9 +94,13 @@ DECLARE
     sorted text;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = column_id;
-    -- Static SQL knows the query as q, statements that are executed as $1.
-    SELECT * INTO f FROM vectuned._fragments(c, 'q');
+    -- Static SQL knows the query as a variable, statements that are executed as $1.
     SELECT * INTO given FROM vectuned._fragments(c);
+    lists := EXISTS (SELECT FROM pg_index x JOIN pg_class r ON r.oid = x.indexrelid JOIN pg_am a ON a.oid = r.relam
+                     WHERE a.amname = 'ivfflat'
+                       AND (x.indrelid = c.relation OR x.indrelid IN (SELECT t.relid FROM pg_partition_tree(c.relation) t)));
+    known := CASE WHEN given.type LIKE '%.vector' THEN 'query' ELSE 'q' END;
+    SELECT * INTO f FROM vectuned._fragments(c, known);
     PERFORM '[1]'::@extschema@.vector;
     IF EXISTS (SELECT FROM vectuned.tuned_index t
                WHERE t.column_id = c.id AND t.marker <> 'true'
@@ -113,7 +123,7 @@ BEGIN
               WHERE NOT EXISTS (SELECT FROM vectuned.tuned_index t
                                 WHERE t.column_id = c.id AND t.index_relation = c.index_relation)) n
         CROSS JOIN LATERAL (SELECT ROW(n.*)::vectuned.tuned_index AS entry) r
-        CROSS JOIN LATERAL vectuned._index_fragments(c, r.entry, 'q') s
+        CROSS JOIN LATERAL vectuned._index_fragments(c, r.entry, known) s
         CROSS JOIN LATERAL vectuned._index_fragments(c, r.entry) e
         ORDER BY is_main, n.index_no
     LOOP
@@ -149,18 +159,22 @@ BEGIN
     tokens := jsonb_build_object(
         'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
         'every_head', quote_literal(given.every_head), 'every_tail', quote_literal(f.every_tail),
-        'settings', 'SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off '
-            'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40 SET hnsw.max_scan_tuples = 20000 '
-            'SET hnsw.scan_mem_multiplier = 4 SET ivfflat.iterative_scan = off SET ivfflat.probes = 32768',
-        'id', c.id, 'type', f.type, 'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
+        'settings', settings || CASE WHEN lists THEN ' ' || of_lists ELSE '' END,
+        'all_settings', settings || ' SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 4 ' || of_lists,
+        'continuing', CASE WHEN lists THEN ' set_config(''ivfflat.iterative_scan'', ''relaxed_order'', true),' ELSE '' END,
+        'id', c.id, 'type', f.type,
+        'query', CASE known WHEN 'q' THEN format(E'q %1$s := query::%1$s;\n    ', f.type) ELSE '' END,
+        'relation_literal', quote_literal(f.relation), 'relation', f.relation, 'key', f.key,
         'distance', f.distance, 'narrow', main.narrow, 'exact', f.exact, 'zero', f.zero,
         'searches', searches,
         'filtered_head', format('CASE index_no%s END', heads), 'filtered_tail', format('CASE index_no%s END', tails),
         'nearest', format('CASE index_no%s END', nearest), 'condition', format('CASE index_no%s END', conditions),
-        'index_oid_by_no', format('CASE index_no%s END', oids), 'main_no', main.index_no,
+        'index_oid_by_no', format('CASE index_no%s END', oids),
+        'learned_index_oid', format('CASE b.index_no%s END', oids), 'main_no', main.index_no,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
+        'main_path', CASE WHEN main.lists IS NULL THEN '''hnsw''' ELSE '''ivfflat''' END,
         'main_ef', CASE WHEN main.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN main.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, main.lists)::text END,
         'sample_rate', CASE WHEN NOT c.enabled THEN 0
@@ -208,13 +222,13 @@ DECLARE
     branches text;
 BEGIN
     SELECT string_agg(format(
-        'IF relation = %s AND (%scolumn_name = %L) AND @extschema@.vector_dims(query) = %s AND to_regclass(%L) = relation '
-        'THEN IF filter IS NULL THEN RETURN QUERY SELECT * FROM vectuned.%I(query, k); '
+        'IF relation = %s AND (%scolumn_name = %L) AND k BETWEEN 1 AND 1000 AND @extschema@.vector_dims(query) = %s '
+        'AND to_regclass(%L) = relation THEN IF filter IS NULL THEN RETURN QUERY SELECT * FROM vectuned.%I(query, k); '
         'ELSE RETURN QUERY SELECT * FROM vectuned.%I(query, k, filter); END IF; RETURN; END IF;',
         c.relation::oid, CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END,
         c.column_name, c.dimensions, format('%I.%I', n.nspname, r.relname), '_search_' || c.id,
         '_filtered_' || c.id),
-        E'\n        ' ORDER BY c.id)
+        E'\n    ' ORDER BY c.id)
     INTO branches
     FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone FROM vectuned.tuned_column t) c
     JOIN pg_class r ON r.oid = c.relation
@@ -231,9 +245,7 @@ AS %L
 $search$, format($body$
 #variable_conflict use_variable
 BEGIN
-    IF query IS NOT NULL AND k BETWEEN 1 AND 1000 THEN
-        %s
-    END IF;
+    %s
     RETURN QUERY SELECT * FROM vectuned._search_anew(relation, query, k, filter, column_name);
 END
 $body$, coalesce(branches, 'NULL;')));
