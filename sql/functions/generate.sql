@@ -80,6 +80,8 @@ DECLARE
         'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40';
     of_lists constant text := 'SET ivfflat.iterative_scan = off SET ivfflat.probes = 32768';
     lists boolean;
+    several boolean := false;
+    share float8;
     body text;
     i record;
     main record;
@@ -151,11 +153,15 @@ BEGIN
             ELSE ' ORDER BY %s LIMIT $3) r ORDER BY r.distance + 0 LIMIT $2) n' END, i.ordering_by_parameter));
         conditions := conditions || format(' WHEN %s THEN %L', i.index_no, i.condition);
         nearest := nearest || format(' WHEN %s THEN %s', i.index_no, i.nearest);
+        several := several OR NOT i.is_main;
         oids := oids || format(' WHEN %s THEN %s', i.index_no, i.index_relation);
         IF i.is_main THEN
             main := i;
         END IF;
     END LOOP;
+    share := CASE WHEN NOT c.enabled THEN 0
+        -- At least every fifth search until what serves is proven again, unless none is to be recorded at all.
+        WHEN c.alert AND c.sample_rate > 0 THEN least(greatest(5 * c.sample_rate, 0.2), 1) ELSE c.sample_rate END;
     tokens := jsonb_build_object(
         'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
         'every_head', quote_literal(given.every_head), 'every_tail', quote_literal(f.every_tail),
@@ -170,16 +176,19 @@ BEGIN
         'filtered_head', format('CASE index_no%s END', heads), 'filtered_tail', format('CASE index_no%s END', tails),
         'nearest', format('CASE index_no%s END', nearest), 'condition', format('CASE index_no%s END', conditions),
         'index_oid_by_no', format('CASE index_no%s END', oids),
-        'learned_index_oid', format('CASE b.index_no%s END', oids), 'main_no', main.index_no,
+        'main_no', main.index_no,
+        -- Another index than the main one may have gone.
+        'look', CASE WHEN several THEN format(
+            'IF index_no <> %s THEN '
+            'IF NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = CASE index_no%s END) THEN path := NULL; END IF; '
+            'END IF;', main.index_no, oids) ELSE '' END,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
-        'main_path', CASE WHEN main.lists IS NULL THEN '''hnsw''' ELSE '''ivfflat''' END,
         'main_ef', CASE WHEN main.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN main.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, main.lists)::text END,
-        'sample_rate', CASE WHEN NOT c.enabled THEN 0
-            -- At least every fifth search until what serves is proven again, unless none is to be recorded at all.
-            WHEN c.alert AND c.sample_rate > 0 THEN least(greatest(5 * c.sample_rate, 0.2), 1) ELSE c.sample_rate END);
+        'sample_rate', share, 'drawn', CASE share WHEN 0 THEN 'NULL'
+            ELSE format('CASE WHEN random() < %s THEN clock_timestamp() END', share) END);
     WHILE position('$' || quote || '$' IN f.relation || f.key || f.distance || given.every_head || searches || heads) > 0 LOOP
         quote := quote || '_';
     END LOOP;

@@ -1,7 +1,8 @@
 -- The function that `vectuned.enable` makes for a column, with static SQL so that plans are kept.
 -- vectuned._generate fills the tokens in braces, $@$ is a quote that none of them holds. The table is t, its columns
 -- are always written t.column, and every other plain name is a variable. Where searches are transactions of their own
--- PL/pgSQL prepares each expression it comes by anew, at some 0.004 ms: the usual search comes by few of them.
+-- PL/pgSQL prepares each expression it comes by anew, defaults of variables too, at some 0.005 ms, and one with a
+-- subquery at 0.02: the usual search, by a fixed ef_search, comes by as few as can be.
 
 CREATE OR REPLACE FUNCTION vectuned._search_template() RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -15,8 +16,9 @@ SET enable_sort = off
 AS $@$
 #variable_conflict use_variable
 DECLARE
-    {query}started timestamptz;
-    sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
+    {query}-- Set if the search was drawn to be recorded.
+    started timestamptz := {drawn};
+    recorded boolean;
     class int;
     path text;
     index_no int;
@@ -33,105 +35,101 @@ DECLARE
     found_distances float8[];
     found_id text;
     found_distance float8;
-    total float8 := 0;
-    seen float8[] := '{}';
-    kth float8 := '-Infinity';
+    total float8;
+    seen float8[];
+    kth float8;
     class_distance float8;
-    disordered boolean := false;
-    continued boolean := false;
+    disordered boolean;
     rest int;
     signature @extschema@.vector;
     scan refcursor;
-    -- What the scans that go on are not to be bounded by. To have them restored by the function, as the other settings
-    -- are, costs each search 0.02 ms.
+    -- What scans that go on are otherwise bounded by. To have these two restored by the function, as the other settings
+    -- are, would cost every search.
     bounds text[];
 BEGIN
-    IF sampled THEN
-        started := clock_timestamp();
-        sampled := current_setting('transaction_read_only') = 'off'
-            AND coalesce(lower(current_setting('vectuned.record', true)), '') NOT IN ('off', 'false', 'no', '0')
-            AND NOT row_security_active({relation_literal}::regclass::oid);
-    END IF;
-    -- What was learned, unless its index is gone; else the main index as it is by default.
-    SELECT vectuned._k_class(k), coalesce(b.access_path, {main_path}), coalesce(b.index_no, {main_no}),
-           least(greatest(CASE WHEN b.column_id IS NULL THEN {main_ef} ELSE b.ef_search END, k), 1000),
-           CASE WHEN b.column_id IS NULL THEN {main_probes} ELSE b.probes END,
-           b.rungs, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
+    SELECT vectuned._k_class(k), b.access_path, coalesce(b.index_no, {main_no}), least(greatest(b.ef_search, k), 1000),
+           b.probes, b.rungs, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
     INTO class, path, index_no, ef, probes, rungs, version, generation, probe_ef, center, weights, reach
-    FROM (VALUES (0)) o (n) LEFT JOIN vectuned.bank b
-        ON b.column_id = {id} AND b.k_class = vectuned._k_class(k)
-           AND (coalesce(b.index_no, {main_no}) = {main_no}
-                OR EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {learned_index_oid}));
-
-    IF path = 'hnsw_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
-        bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
-        PERFORM set_config('hnsw.max_scan_tuples', '20000', true), set_config('hnsw.scan_mem_multiplier', '4', true);
-        -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
-        PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
-                set_config('hnsw.ef_search', probe_ef::text, true);
-        OPEN scan NO SCROLL FOR
-            SELECT {key}, {distance} FROM {relation} t WHERE {narrow} ORDER BY {distance};
-        -- It looks at the ranks of the class of k, as the searches did that it is held against.
-        FOR i IN 1 .. class LOOP
-            FETCH scan INTO found_id, found_distance;
-            EXIT WHEN NOT FOUND;
-            total := total + found_distance;
-            IF i <= k THEN
-                found_ids[i] := found_id;
-                found_distances[i] := found_distance;
-                disordered := disordered OR found_distance < kth;
-                kth := greatest(kth, found_distance);
-            ELSIF found_distance < kth THEN
-                found_ids := found_ids || found_id;
-                found_distances := found_distances || found_distance;
-            END IF;
-        END LOOP;
-        class_distance := found_distance;
-        rest := probe_ef - class;
-        FETCH RELATIVE rest / 4 FROM scan INTO found_id, found_distance;
-        seen[1] := found_distance;
-        FETCH RELATIVE rest / 2 - rest / 4 FROM scan INTO found_id, found_distance;
-        seen[2] := found_distance;
-        FETCH RELATIVE rest * 3 / 4 - rest / 2 FROM scan INTO found_id, found_distance;
-        seen[3] := found_distance;
-        FETCH RELATIVE rest - rest * 3 / 4 FROM scan INTO found_id, found_distance;
-        IF FOUND THEN
-            BEGIN
-                signature := vectuned._signature(found_distances[1], class_distance, seen[1], seen[2],
-                                                 seen[3], found_distance, total / class, center, weights);
-                ef := coalesce((SELECT vectuned._ef_search(d.effort, k)
-                                FROM vectuned._decide({id}, class, signature, reach) d), ef);
-            EXCEPTION WHEN others THEN
-                NULL;
-            END;
-            IF ef > probe_ef THEN
-                PERFORM set_config('hnsw.ef_search', (ef - probe_ef)::text, true);
-                FOR i IN 1 .. ef - probe_ef LOOP
-                    FETCH scan INTO found_id, found_distance;
-                    -- A batch comes in order: nothing after this row can be nearer.
-                    EXIT WHEN NOT FOUND OR found_distance >= kth;
+    FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = vectuned._k_class(k);
+    {look}
+    IF path = 'hnsw' THEN
+        PERFORM set_config('hnsw.ef_search', ef::text, true);
+    ELSE
+        IF path IS NULL THEN
+            -- Nothing was learned, or its index is gone.
+            class := vectuned._k_class(k);
+            index_no := {main_no};
+            ef := least(greatest({main_ef}, k), 1000);
+            probes := {main_probes};
+        END IF;
+        IF path = 'hnsw_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
+            -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
+            bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
+            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                    set_config('hnsw.max_scan_tuples', '20000', true), set_config('hnsw.scan_mem_multiplier', '4', true),
+                    set_config('hnsw.ef_search', probe_ef::text, true);
+            total := 0;
+            kth := '-Infinity';
+            OPEN scan NO SCROLL FOR
+                SELECT {key}, {distance} FROM {relation} t WHERE {narrow} ORDER BY {distance};
+            -- It looks at the ranks of the class of k, as the searches did that it is held against.
+            FOR i IN 1 .. class LOOP
+                FETCH scan INTO found_id, found_distance;
+                EXIT WHEN NOT FOUND;
+                total := total + found_distance;
+                IF i <= k THEN
+                    found_ids[i] := found_id;
+                    found_distances[i] := found_distance;
+                    disordered := disordered OR found_distance < kth;
+                    kth := greatest(kth, found_distance);
+                ELSIF found_distance < kth THEN
                     found_ids := found_ids || found_id;
                     found_distances := found_distances || found_distance;
-                END LOOP;
+                END IF;
+            END LOOP;
+            class_distance := found_distance;
+            rest := probe_ef - class;
+            FETCH RELATIVE rest / 4 FROM scan INTO found_id, found_distance;
+            seen[1] := found_distance;
+            FETCH RELATIVE rest / 2 - rest / 4 FROM scan INTO found_id, found_distance;
+            seen[2] := found_distance;
+            FETCH RELATIVE rest * 3 / 4 - rest / 2 FROM scan INTO found_id, found_distance;
+            seen[3] := found_distance;
+            FETCH RELATIVE rest - rest * 3 / 4 FROM scan INTO found_id, found_distance;
+            IF FOUND THEN
+                BEGIN
+                    signature := vectuned._signature(found_distances[1], class_distance, seen[1], seen[2],
+                                                     seen[3], found_distance, total / class, center, weights);
+                    ef := coalesce((SELECT vectuned._ef_search(d.effort, k)
+                                    FROM vectuned._decide({id}, class, signature, reach) d), ef);
+                EXCEPTION WHEN others THEN
+                    NULL;
+                END;
+                IF ef > probe_ef THEN
+                    PERFORM set_config('hnsw.ef_search', (ef - probe_ef)::text, true);
+                    FOR i IN 1 .. ef - probe_ef LOOP
+                        FETCH scan INTO found_id, found_distance;
+                        -- A batch comes in order: nothing after this row can be nearer.
+                        EXIT WHEN NOT FOUND OR found_distance >= kth;
+                        found_ids := found_ids || found_id;
+                        found_distances := found_distances || found_distance;
+                    END LOOP;
+                ELSE
+                    ef := probe_ef;
+                END IF;
+                IF disordered OR cardinality(found_ids) > k THEN
+                    SELECT array_agg(n.id ORDER BY n.distance), array_agg(n.distance ORDER BY n.distance)
+                    INTO found_ids, found_distances
+                    FROM (SELECT u.id, u.distance
+                          FROM unnest(found_ids, found_distances) AS u (id, distance)
+                          ORDER BY u.distance LIMIT k) n;
+                END IF;
             ELSE
-                ef := probe_ef;
+                -- The scan came to its end, perhaps through several batches: skipped rows may be nearer.
+                found_ids := NULL;
+                found_distances := NULL;
             END IF;
-            IF disordered OR cardinality(found_ids) > k THEN
-                SELECT array_agg(n.id ORDER BY n.distance), array_agg(n.distance ORDER BY n.distance)
-                INTO found_ids, found_distances
-                FROM (SELECT u.id, u.distance
-                      FROM unnest(found_ids, found_distances) AS u (id, distance)
-                      ORDER BY u.distance LIMIT k) n;
-            END IF;
-        ELSE
-            -- The scan came to its end, perhaps through several batches: skipped rows may be nearer.
-            found_ids := NULL;
-            found_distances := NULL;
-        END IF;
-        CLOSE scan;
-    ELSE
-        IF path = 'hnsw' THEN
-            PERFORM set_config('hnsw.ef_search', ef::text, true);
+            CLOSE scan;
         ELSE
             IF path = 'ivfflat_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
                 -- Probe: the nearest list alone. It cannot be continued and is searched again.
@@ -147,41 +145,41 @@ BEGIN
                     END;
                 END IF;
             END IF;
+            path := CASE WHEN signature IS NOT NULL THEN path WHEN probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
             IF probes IS NULL THEN
-                path := 'hnsw';
                 PERFORM set_config('hnsw.ef_search', ef::text, true);
             ELSE
-                path := CASE WHEN signature IS NULL THEN 'ivfflat' ELSE path END;
                 ef := NULL;
                 -- As elsewhere, indexes of the other method are made to look costly: vectuned._takes_index says why.
                 PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);
             END IF;
         END IF;
-        LOOP
-            {searches}
-            IF cardinality(found_ids) = k AND found_distances[k] <> 'NaN' AND NOT (sampled OR continued) THEN
-                RETURN QUERY SELECT u.id, u.distance, (SELECT vectuned._query_id(false))
-                             FROM unnest(found_ids, found_distances) AS u (id, distance);
-                RETURN;
-            END IF;
-            EXIT WHEN continued OR cardinality(found_ids) = k;
-            -- Dead rows, or those that a policy hides, leave a scan of ef rows short: let it go on.
-            continued := true;
-            path := path || '_continued';
-            bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
-            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),{continuing}
-                    set_config('hnsw.max_scan_tuples', '20000', true), set_config('hnsw.scan_mem_multiplier', '4', true);
-        END LOOP;
-        IF continued THEN
+    END IF;
+
+    WHILE path <> 'hnsw_adaptive' LOOP
+        {searches}
+        IF cardinality(found_ids) = k AND found_distances[k] <> 'NaN' AND started IS NULL AND bounds IS NULL THEN
+            query_id := vectuned._query_id(false);
+            RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
+            RETURN;
+        END IF;
+        IF bounds IS NOT NULL THEN
             SELECT array_agg(u.id ORDER BY u.distance), array_agg(u.distance ORDER BY u.distance)
             INTO found_ids, found_distances
             FROM unnest(found_ids, found_distances) AS u (id, distance);
+            EXIT;
         END IF;
-    END IF;
-
+        EXIT WHEN cardinality(found_ids) = k;
+        -- Dead rows, or those that a policy hides, leave a scan of ef rows short: let it go on.
+        path := path || '_continued';
+        bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
+        PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),{continuing}
+                set_config('hnsw.max_scan_tuples', '20000', true), set_config('hnsw.scan_mem_multiplier', '4', true);
+    END LOOP;
     IF bounds IS NOT NULL THEN
         PERFORM set_config('hnsw.max_scan_tuples', bounds[1], true), set_config('hnsw.scan_mem_multiplier', bounds[2], true);
     END IF;
+
     IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
         -- Too few rows in the index's reach, or no index (a zero vector has no cosine distance and is in none).
         IF {zero} THEN
@@ -196,8 +194,11 @@ BEGIN
               ORDER BY o.distance LIMIT k) n;
     END IF;
 
-    query_id := vectuned._query_id(sampled);
-    IF sampled THEN
+    recorded := started IS NOT NULL AND current_setting('transaction_read_only') = 'off'
+        AND coalesce(lower(current_setting('vectuned.record', true)), '') NOT IN ('off', 'false', 'no', '0')
+        AND NOT row_security_active({relation_literal}::regclass::oid);
+    query_id := vectuned._query_id(recorded);
+    IF recorded THEN
         IF NOT vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,
             found_distances, extract(epoch FROM clock_timestamp() - started)::float8 * 1000,
             index_no => index_no, probes => probes)
