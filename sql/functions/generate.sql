@@ -177,11 +177,10 @@ BEGIN
         'nearest', format('CASE index_no%s END', nearest), 'condition', format('CASE index_no%s END', conditions),
         'index_oid_by_no', format('CASE index_no%s END', oids),
         'main_no', main.index_no,
-        -- Another index than the main one may have gone.
+        -- Another index than the main one may have gone: then it has no properties.
         'look', CASE WHEN several THEN format(
-            'IF index_no <> %s THEN '
-            'IF NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = CASE index_no%s END) THEN path := NULL; END IF; '
-            'END IF;', main.index_no, oids) ELSE '' END,
+            'IF index_no <> %s AND pg_index_has_property(CASE index_no%s END, ''clusterable'') IS NULL THEN '
+            'path := NULL; END IF;', main.index_no, oids) ELSE '' END,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
