@@ -122,15 +122,14 @@ def running(database: str, *arguments: str) -> Any:
     """Run the command as a process of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     command = [sys.executable, "-m", "vectuned.daemon.cli", "advise", "items", "--dsn", database]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, *SMALL, *arguments], cwd="/", env={**kept, "PYTHONPATH": str(PACKAGES)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -152,9 +151,9 @@ def test_what_is_interrupted_leaves_nothing_for_long(
         with running(database, "--on-table", "--sample-rows", "100", "--queries", "20") as process:
             wait_for(lambda: one(asked, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1)
             process.send_signal(how)
-            process.wait(timeout=60)
+            _, told = process.communicate(timeout=60)
         if how is signal.SIGINT:
-            assert process.returncode == 130
+            assert process.returncode == 130, told
             assert left(asked) == before
             return
         assert process.returncode == -signal.SIGKILL
