@@ -161,8 +161,8 @@ def select_nearest(
             "call vectuned.search and split its id, a JSON array, yourself."
         )
     (key,) = mapper.primary_key
-    # SQLAlchemy leaves the dialect's class untyped.
-    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    dialect: Any = postgresql.dialect  # SQLAlchemy leaves the class untyped
+    preparer = dialect().identifier_preparer
     relation = preparer.format_table(mapper.local_table)
     _, values = search_statement(relation, query, k, filter, column)
     hits = (

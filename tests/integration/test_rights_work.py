@@ -178,6 +178,7 @@ def test_a_login_that_is_no_daemon_is_told(owner: Connection) -> None:
 
 def test_the_inbox_is_drained_where_it_may_not_be_vacuumed(owner: Connection) -> None:
     if owner.info.server_version < 170000:
+        # The right to MAINTAIN, revoked here, came with 17: before that only owners could vacuum.
         pytest.skip("before PostgreSQL 17 this is how it always is")
     owner.execute("REVOKE MAINTAIN ON vectuned.inbox FROM vectuned_daemon")
     search(owner, QUERY)

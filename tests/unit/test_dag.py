@@ -169,7 +169,8 @@ class BadCount:
 class Undeclared(Node[Any, Any]):
     name = "vague"
 
-    def run(self, inputs, context):  # type: ignore[no-untyped-def]  # as who forgets the types writes it
+    # Without types, as somebody writes it who forgets them: that is what is refused.
+    def run(self, inputs, context):  # type: ignore[no-untyped-def]
         return inputs
 
 
