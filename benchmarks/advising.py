@@ -15,8 +15,9 @@ from typing import Any
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.comparison import ratios
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import GRID, best_fixed, fixed_curve
+from vectuned.daemon.evaluation import best_fixed, fixed_curve, fixed_grid
 from vectuned.daemon.measuring import replay_through, way_through
+from vectuned.daemon.session import snapshot
 from vectuned.learning.catalogue import TunedIndex
 from vectuned.learning.publication import read
 from vectuned.learning.truth import Truth
@@ -107,7 +108,6 @@ def _ways(arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: 
 
 def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: float) -> int:
     label = f"replaying through {index.name}"
-    with arena.conn.transaction(), arena.console.progress(label, len(training)) as progress:
-        arena.conn.execute("SET LOCAL statement_timeout = 0")
+    with snapshot(arena.conn), arena.console.progress(label, len(training)) as progress:
         seen = replay_through(arena.conn, arena.care, index, training, truth, arena.k, progress)
-    return best_fixed(fixed_curve(seen.recall, tuple(ef for ef in GRID if ef >= arena.k)), target)
+    return best_fixed(fixed_curve(seen.recall, fixed_grid(index, arena.k), index.rungs), target)

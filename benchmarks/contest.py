@@ -22,11 +22,11 @@ from psycopg import sql
 from vectuned.daemon.comparison import figures, ratios
 from vectuned.daemon.console import Console
 from vectuned.daemon.evaluation import (
-    GRID,
     Seen,
     best_fixed,
     filtered_truth,
     fixed_curve,
+    fixed_grid,
     nearest_statement,
     race,
 )
@@ -110,8 +110,8 @@ class Unfiltered:
     def at(self, target: float) -> dict[str, Any]:
         """Measure every arm at a target."""
         arena, column, k = self.arena, self.arena.care.column, self.arena.k
-        served, grid = arena.learn(target), tuple(ef for ef in GRID if ef >= k)
-        fixed = best_fixed(fixed_curve(self.seen.recall, grid), target)
+        served = arena.learn(target)
+        fixed = best_fixed(fixed_curve(self.seen.recall, fixed_grid(arena.care.indexes[0], k)), target)
         ways = {
             "default": Way(plain(column, k), "ef_search 40", fixed_at(40)),
             "best fixed": Way(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),

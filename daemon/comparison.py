@@ -22,7 +22,7 @@ from vectuned.learning.truth import exact_neighbors, recall_at_k
 
 from .advise_apply import served_way
 from .console import Console
-from .evaluation import GRID, best_fixed, fixed_curve, nearest_statement
+from .evaluation import best_fixed, fixed_curve, fixed_grid, nearest_statement
 from .measuring import Clients, Way, replay_through, way_through
 from .session import snapshot
 
@@ -69,10 +69,7 @@ class Comparison:
             with console.progress(f"replaying through {main.name}", half) as progress:
                 seen = replay_through(self.conn, care, main, training, first, k, progress)
             default = care.default_effort(main, k)
-            grid = (
-                tuple(x for x in GRID if x >= k) if main.method == "hnsw" else tuple(sorted(set(main.rungs)))
-            )
-            curve = fixed_curve(seen.recall, grid, main.rungs)
+            curve = fixed_curve(seen.recall, fixed_grid(main, k), main.rungs)
             fixed = best_fixed(curve, target)
             ways = {
                 "default": way_through(self.conn, care, main, k, default),

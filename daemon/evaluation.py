@@ -18,6 +18,7 @@ from pgvector import Vector
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
+from vectuned.learning.catalogue import TunedIndex
 from vectuned.learning.column import TunedColumn
 from vectuned.learning.ladder import RUNGS, at_efforts, effort
 from vectuned.learning.neighbors import Floats, Ints, Singles
@@ -240,6 +241,13 @@ def compare(
     searches = list(zip(map(Vector, vectors), repeat(k), values or repeat(None)))
     seen = race(ways, searches, k, seed=seed, progress=progress)
     return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
+
+
+def fixed_grid(index: TunedIndex, k: int) -> tuple[int, ...]:
+    """Return the efforts among which the best fixed setting of an index is looked for, ascending."""
+    if index.method == "hnsw":
+        return tuple(ef for ef in GRID if ef >= k)
+    return tuple(sorted(set(index.rungs)))
 
 
 def fixed_curve(recall: Floats, grid: Sequence[int] = GRID, rungs: Sequence[int] = RUNGS) -> dict[int, float]:
