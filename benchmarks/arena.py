@@ -95,10 +95,8 @@ class Arena:
 
 
 @contextmanager
-def opened(
-    data: VectorSet, k: int, target: float, console: Console, dsn: str | None, index: Definition = USUAL
-) -> Iterator[Arena]:
-    """Load a set into a scratch server, or the database at `dsn`, with one index on its vectors.
+def opened(data: VectorSet, k: int, target: float, console: Console, dsn: str | None) -> Iterator[Arena]:
+    """Load a set into a scratch server, or the database at `dsn`, with the usual index on its vectors.
 
     Replaces the schema vectuned_bench of that database.
     """
@@ -108,8 +106,8 @@ def opened(
         with open_session(conninfo) as conn:
             _load(conn, data, console)
             column = _column(conn, data)
-            statement = create_statement(column, index, column.relation, "vectors_embedding")
-            seconds = build(conn, conninfo, statement, f"building {index}", len(data.rows), console)
+            statement = create_statement(column, USUAL, column.relation, "vectors_embedding")
+            seconds = build(conn, conninfo, statement, f"building {USUAL}", len(data.rows), console)
             conn.execute("CREATE INDEX ON vectuned_bench.vectors (category)")
             conn.execute("VACUUM ANALYZE vectuned_bench.vectors")
             care = enable(conn, target, sample_rate=1.0)

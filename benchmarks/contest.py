@@ -35,7 +35,7 @@ from vectuned.learning.column import TunedColumn
 from vectuned.learning.neighbors import Ints, Singles
 from vectuned.learning.truth import Truth, recall_at_k
 
-from .arena import RELATION, Arena, opened
+from .arena import RELATION, USUAL, Arena, opened
 from .policies import POLICIES, Policies, exact, replays
 from .sets import VectorSet, load
 
@@ -77,7 +77,7 @@ def described(arena: Arena) -> dict[str, Any]:
     rows = arena.data.rows
     return {
         "set": arena.data.name, "rows": len(rows), "dimensions": rows.shape[1], "metric": arena.data.metric,
-        "k": arena.k, "index": "hnsw, m = 16, ef_construction = 64", "index_mb": arena.index_mb(),
+        "k": arena.k, "index": f"{USUAL.method}, {USUAL.options}", "index_mb": arena.index_mb(),
         "build_seconds": round(arena.build_seconds, 1), "server": arena.server(),
     }  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -139,7 +140,7 @@ class Policies:
 
         The smallest g that reaches the target on the training queries.
         """
-        slack, need = _slacks(self.training, self.k), _slacks(self.judged, self.k)
+        slack, need = self._slacks
         every = np.arange(len(self.training))
         low, high = 1.0, float(slack[np.isfinite(slack)].max())
         for _ in range(40):
@@ -156,8 +157,7 @@ class Policies:
         for each group of scores a table holds the least effort that reaches the target. The paper scores the
         distances met on the way; of returned ones, the nearest of all rows, bins lie between their quantiles.
         """
-        moments = _Moments(self._rows, self._metric)
-        seen = moments.standardise(self.training.vectors, self.training.probes)
+        seen, judging = self._standardised
         edges = np.quantile(seen, np.linspace(0, 1, 11)[1:-1])
         weight = np.exp(-np.arange(10.0))
 
@@ -170,14 +170,25 @@ class Policies:
         table = np.array(
             [_least(self.training.recall[of_training == group], target) for group in range(_GROUPS)]
         )
-        judged = score(moments.standardise(self.judged.vectors, self.judged.probes))
-        return ladder.ef_search(table[np.searchsorted(groups, judged)], self.k)
+        return ladder.ef_search(table[np.searchsorted(groups, score(judging))], self.k)
 
     def oracle(self, target: float) -> Ints:
         """Know each judged query's own curves: the least buffers at which their mean recall is the target."""
         curves = self.judged.recall
         return ladder.ef_search(
             _priced(curves, curves, self.judged.blocks, target, curves, self.judged.blocks), self.k
+        )
+
+    @cached_property
+    def _slacks(self) -> tuple[Floats, Floats]:
+        return _slacks(self.training, self.k), _slacks(self.judged, self.k)
+
+    @cached_property
+    def _standardised(self) -> tuple[Floats, Floats]:
+        moments = _Moments(self._rows, self._metric)
+        return (
+            moments.standardise(self.training.vectors, self.training.probes),
+            moments.standardise(self.judged.vectors, self.judged.probes),
         )
 
     def _regressed(self, model: Any) -> tuple[Floats, Floats]:
