@@ -129,7 +129,7 @@ def tail_alarm(recalls: npt.ArrayLike, limit: float, false_alarms: float = 0.05)
 def _lower(values: Floats, wealth: float) -> float:
     """Bound the mean from below at every time, the stakes falling so slowly that bets never run out."""
     number = np.arange(1, len(values) + 1, dtype=np.float64)[:, None]
-    return float(bounds_in_order(values[:, None], wealth, number * np.log1p(number))[0])
+    return float(bounds_in_order(values[:, None], wealth, number * np.log1p(number), _LARGEST_STAKE)[0])
 
 
 def _alarm(values: Floats, positions: npt.NDArray[np.intp], target: float, false_alarms: float) -> Alarm:

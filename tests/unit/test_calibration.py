@@ -179,12 +179,12 @@ def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Evi
     few = population.take(np.arange(60))
     reason = fixed_policy(few, Demand(0.99)).policy.reason
     assert reason == (
-        "no ef_search is proven to reach 0.99 with 60 replays (it takes at least 402): the largest serves"
+        "no ef_search is proven to reach 0.99 with 60 replays (it takes at least 337): the largest serves"
     )
     reason = fixed_policy(few, Demand(0.5, max_tail=0.01)).policy.reason
     assert reason == (
         "no ef_search is proven to reach 0.5 and at most 1 % under 0.8 with 60 replays "
-        "(it takes at least 402): the largest serves"
+        "(it takes at least 337): the largest serves"
     )
     capped = replace(population, recall=np.minimum(population.recall, 0.79))
     policy = fixed_policy(capped, Demand(0.5, max_tail=0.5)).policy

@@ -68,7 +68,7 @@ def test_where_its_own_speak_against_every_effort_nothing_is_proven() -> None:
     never = fixed_policy(replays(30, 970, own_at=2000).evidence(100, 234), DEMAND).policy
     assert (never.certified, never.fixed_ef, never.samples) == (False, 1000, 30)
     assert never.recall_bound < 0.5
-    assert never.reason.endswith("with 30 replays (it takes at least 78): the largest serves")
+    assert never.reason.endswith("with 30 replays (it takes at least 66): the largest serves")
 
 
 def test_every_class_is_offered_what_its_own_searches_prove() -> None:
@@ -80,6 +80,6 @@ def test_every_class_is_offered_what_its_own_searches_prove() -> None:
     assert chosen[10].fixed_ef <= 28
     assert chosen[100].fixed_ef > 400
     assert all(policy.certified for policy in chosen.values())
-    found = offers([(index, replays(200, 800))], tuned, Options())
+    found = offers([(index, replays(190, 810))], tuned, Options())
     assert (found[100].fixed[0].policy.samples, found[100].asked) == (1000, True)
     assert found[100].fixed[0].policy.fixed_ef > 400

@@ -402,7 +402,7 @@ BESIDE = (0.4, 0.3, 0.2, 0.15)
 
 
 def test_few_replays_are_pooled_with_those_of_the_neighbouring_buckets() -> None:
-    # 0.98 takes 200 flawless replays: none of the buckets proves it by itself.
+    # 0.98 takes 167 flawless replays: none of the buckets proves it by itself.
     alone = evidence(40, fraction=BESIDE[1])
     assert way(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
     beside = [evidence(120, fraction=BESIDE[0]), evidence(120, fraction=BESIDE[2])]

@@ -59,7 +59,11 @@ def test_bound_tightens_with_confidence_given_up_and_with_data() -> None:
     values = recalls(np.random.default_rng(3), (4000,))
     by_confidence = [lower_bound(values[:400], confidence) for confidence in (0.999, 0.99, 0.95, 0.8, 0.5)]
     assert by_confidence == sorted(by_confidence)
-    by_count = [lower_bound(values[:count]) for count in (20, 60, 200, 1000, 4000)]
+    # One order of bets may be luckier with fewer values than with more; 20 are not.
+    by_count = [
+        np.mean([lower_bound(values[:count], seed=seed) for seed in range(20)])
+        for count in (20, 60, 200, 1000, 4000)
+    ]
     assert by_count == sorted(by_count)
     assert by_count[-1] < values.mean()
 
@@ -229,7 +233,7 @@ def test_bets_won_early_prove_nothing_that_the_whole_sample_denies() -> None:
         assert smallest_proven(np.ones((400, 1)), curves, Demand(0.9, seed=seed, max_tail=0.1)) is None
 
 
-@pytest.mark.parametrize(("target", "count"), [(0.9, 38), (0.95, 78), (0.98, 200), (0.99, 402), (0.995, 806)])
+@pytest.mark.parametrize(("target", "count"), [(0.9, 32), (0.95, 66), (0.98, 167), (0.99, 337), (0.995, 676)])
 def test_so_many_flawless_replays_prove_a_target(target: float, count: int) -> None:
     assert flawless_needed(target) == count
     assert f"{count}" in (flawless_needed.__doc__ or "")
@@ -247,8 +251,8 @@ def test_confidence_costs_replays_and_the_stricter_of_two_demands_counts() -> No
     by_confidence = [flawless_needed(0.95, confidence) for confidence in (0.8, 0.9, 0.95, 0.99)]
     assert by_confidence == sorted(by_confidence)
     assert len(set(by_confidence)) == 4
-    assert Demand(0.95).flawless == Demand(0.95, max_tail=0.125).flawless == 78
-    assert Demand(0.95, max_tail=0.01).flawless == Demand(0.99).flawless == 402
+    assert Demand(0.95).flawless == Demand(0.95, max_tail=0.125).flawless == 66
+    assert Demand(0.95, max_tail=0.01).flawless == Demand(0.99).flawless == 337
     assert [str(Demand(0.95)), str(Demand(0.98, max_tail=0.05))] == [
         "0.95",
         "0.98 and at most 5 % under 0.8",
