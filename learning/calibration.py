@@ -19,7 +19,6 @@ from .reasoning_bank import Patterns, ReasoningBank
 
 _PRICES: Final = 120
 _TRAINING_SHARE: Final = 1 / 3
-_TRAINING_MOST: Final = 1000  # patterns of 5,000 replays save no more, and what is left proves
 _FEWEST: Final = 20
 _GROWTH: Final = 0.9
 
@@ -177,7 +176,7 @@ def adaptive_policy(
     few replays, or no probe shorter than the fixed setting.
     """
     order = np.random.default_rng(demand.seed).permutation(len(evidence))
-    cut = min(int(len(order) * _TRAINING_SHARE), _TRAINING_MOST)
+    cut = int(len(order) * _TRAINING_SHARE)
     training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
     best: tuple[float, _Trial] | None = None
     for probe_ef in sorted(evidence.probes):
