@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ from vectuned.daemon.embedded import EmbeddedServer
 
 _numbers = itertools.count(1)
 _ROOM = 4 << 30
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C reach what tests start: jobs that a script put into the background are to ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
