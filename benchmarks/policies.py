@@ -18,7 +18,10 @@ from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.multioutput import MultiOutputRegressor
 
 from vectuned.learning import ladder, signature
+from vectuned.learning.distillation import distil
 from vectuned.learning.neighbors import Floats, Ints, Singles
+from vectuned.learning.optimizer import blend
+from vectuned.learning.reasoning_bank import ReasoningBank
 from vectuned.learning.scan import Aim, Scans
 from vectuned.learning.truth import Truth, exact_neighbors
 
@@ -121,6 +124,23 @@ class Policies:
 
         return self._by_curves("query clusters", fit, target)
 
+    def patterns(self, target: float) -> Ints:
+        """Ask patterns as vectuned's bank is asked, by curves in place of efforts."""
+
+        def fit() -> tuple[Floats, Floats]:
+            learned = self.learned
+            way = signature.fit(learned.probes, self.k, PROBE, learned.recall)
+            signatures = way.transform(learned.probes)
+            bank = ReasoningBank(distil(signatures, learned.recall, learned.blocks, seed=self._seed))
+            curves = bank.patterns.recall.astype(np.float64)
+
+            def predicted(probes: Floats) -> Floats:
+                return blend(curves, *bank.lookup(way.transform(probes)), np.inf)
+
+            return predicted(self.setting.probes), predicted(self.judged.probes)
+
+        return self._by_curves("patterns", fit, target)
+
     def extra_trees(self, target: float) -> Ints:
         """Predict recall curves from what the probe saw by extremely randomised trees."""
         model = ExtraTreesRegressor(300, min_samples_leaf=10, random_state=self._seed, n_jobs=-1)
@@ -210,6 +230,7 @@ class Policies:
 
 POLICIES: Final[dict[str, Callable[[Policies, float], Ints]]] = {
     "query clusters": Policies.query_clusters,
+    "patterns of the bank": Policies.patterns,
     "slack rule": Policies.slack_rule,
     "boosted trees": Policies.boosted_trees,
     "extra trees": Policies.extra_trees,
