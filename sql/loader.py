@@ -128,6 +128,16 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
             + (str(row[0]) if row is not None and row[0] else "run `vectuned migrate` as a superuser")
             + ", or run `vectuned migrate` as the database's owner."
         ) from error
+    except psycopg.ProgrammingError as error:
+        if not _installed(conn):
+            raise
+        raise MigrationError(
+            f"the schema vectuned of database {conn.info.dbname} cannot be brought up to date "
+            f"({error.diag.message_primary}): it was changed by hand, or made before the first release. "
+            "Nothing was changed. DROP SCHEMA vectuned CASCADE, which takes what was learned but none of "
+            "your tables, and migrate again; an embedded server that holds nothing else can go with its "
+            "folder."
+        ) from error
     return Migrated(schema, version, applied)
 
 
@@ -200,8 +210,7 @@ def ensure_pgvector(conn: psycopg.Connection) -> tuple[str, str]:
 
 def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: bool) -> Iterator[str]:
     known = [name for name, _ in migrations()]
-    row = conn.execute("SELECT to_regclass('vectuned.migration') IS NOT NULL").fetchone()
-    installed = row is not None and bool(row[0])
+    installed = _installed(conn)
     if not installed and fresh_from_schema:
         run_script(conn, folder().joinpath("schema.sql").read_text("utf-8"), schema)
         conn.execute("INSERT INTO vectuned.migration (name) SELECT unnest(%s::text[])", (known,))
@@ -221,6 +230,11 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
             run_script(conn, text, schema)
             conn.execute("INSERT INTO vectuned.migration (name) VALUES (%s)", (name,))
             yield name
+
+
+def _installed(conn: psycopg.Connection) -> bool:
+    row = conn.execute("SELECT to_regclass('vectuned.migration') IS NOT NULL").fetchone()
+    return row is not None and bool(row[0])
 
 
 def _function_texts() -> Iterator[str]:

@@ -86,6 +86,15 @@ def test_a_database_of_a_newer_version_is_refused(conn: Connection) -> None:
     assert catalogue(conn) == before
 
 
+def test_what_cannot_be_brought_up_to_date_is_said_and_left(conn: Connection) -> None:
+    conn.execute("DROP FUNCTION vectuned._k_class(int) CASCADE")
+    conn.execute("CREATE FUNCTION vectuned._k_class(k int) RETURNS text LANGUAGE sql RETURN 'ten'")
+    before = catalogue(conn)
+    with pytest.raises(MigrationError, match=r"\(cannot change return type.*DROP SCHEMA vectuned CASCADE"):
+        migrate(conn)
+    assert catalogue(conn) == before
+
+
 def test_an_old_pgvector_is_refused(plain_conn: Connection) -> None:
     plain_conn.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
     with pytest.raises(MigrationError, match=r"pgvector 0\.7\.4 is too old.*ALTER EXTENSION vector UPDATE"):
