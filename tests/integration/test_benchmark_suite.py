@@ -21,7 +21,7 @@ def test_a_contest_of_all_policies_is_run_and_kept(tmp_path: Path) -> None:
     result = kept["result"]
     assert result["rows"] == kept["definition"]["rows"]
     arms = result["targets"]["0.95"]["arms"]
-    assert len(arms) == 12
+    assert len(arms) == 13
     assert arms["exact"]["recall"]["value"] == 1.0
     for arm in arms.values():
         assert 0.5 < arm["recall"]["at_least"] <= arm["recall"]["value"] <= arm["recall"]["at_most"] <= 1.0
