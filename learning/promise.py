@@ -17,7 +17,7 @@ Bools = npt.NDArray[np.bool_]
 TAIL: Final = 0.8  # a search with less recall is in the tail
 ENOUGH: Final = 3  # times as many replays as a proof takes at least are not few: some may miss rows
 # The share of the capital that one bet may lose. Waudby-Smith & Ramdas use 1/2 or 3/4; recalls lie near 1,
-# and losses are small: 1,000 replays of real queries prove 0.995 in 98 of 100 draws, with 3/4 in 63.
+# and losses are small: 1,000 replays of real queries proved 0.995 in 98 % of 60 draws, with 3/4 in 63 %.
 _LARGEST_STAKE: Final = 0.9
 _HALVINGS = 24  # candidate means are told apart down to 2**-24
 
