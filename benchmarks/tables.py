@@ -13,6 +13,10 @@ from .records import Result
 
 NOTHING: Final = "–"
 RATIOS: Final = {"mean_ms": "mean over fixed", "p99_ms": "p99 over fixed"}
+_ADDED: Final = {"mean_ms": "added on average", "p50_ms": "added at the median"}
+_BY_QUERY: Final = {
+    "ms": "fixed and by query, ms", "recall": "their recall", "by_query_over_fixed": "by query over fixed",
+}  # fmt: skip
 _ARM: Final = ("policy", "setting", "recall", "under 0.8", "mean ms", "p50 ms", "p99 ms")
 
 
@@ -229,12 +233,28 @@ def _anatomy(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
     parts = [arm for _, _, arms in found for arm in arms.values()]
     keys = list(dict.fromkeys(key for arm in parts for key, value in arm.items() if _is_figure(value)))
     rows = [
-        (*_run_of(result, results), case, name, *(figure(arm.get(key)) for key in keys))
+        (
+            *_run_of(result, results), case, name, *(figure(arm.get(key)) for key in keys),
+            *(figure((arm.get("added") or {}).get(key)) for key in _ADDED),
+        )
         for result, case, arms in found
         for name, arm in arms.items()
+    ]  # fmt: skip
+    by_query = [
+        (*_run_of(result, results), *(figure(each[key]) for key in _BY_QUERY))
+        for result in results
+        for each in [result.result.get("by_query") or {}]
+        if each.get("offered")
     ]
     heads = (*_run_heads(results), "case", "part")
-    return [Table("", (*heads, *(key.replace("_", " ") for key in keys)), rows, len(heads))]
+    said = (*(key.replace("_", " ") for key in keys), *_ADDED.values())
+    return [
+        Table("", (*heads, *said), rows, len(heads)),
+        Table(
+            "Effort by query against the fixed setting, both proven and served by vectuned",
+            (*_run_heads(results), *_BY_QUERY.values()), by_query, len(_run_heads(results)),
+        ),
+    ]  # fmt: skip
 
 
 def _whatever(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
