@@ -10,15 +10,14 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.definitions import DEFINITIONS, FOLDER, NEEDS, choose, load_definitions
+from benchmarks.figures import FILES, rewritten
+from benchmarks.plots import draw, drawable
+from benchmarks.records import LARGEST, RESULTS, store, stored
+from benchmarks.runner import perform
+from benchmarks.tables import judged, origin, tables
 from vectuned.config.errors import UsageError, VectunedError, printable
 from vectuned.daemon.console import Console
-
-from .definitions import DEFINITIONS, FOLDER, NEEDS, choose, load_definitions
-from .figures import FILES, rewritten
-from .plots import draw, drawable
-from .records import LARGEST, RESULTS, store, stored
-from .runner import perform
-from .tables import judged, origin, tables
 
 EXIT_INTERRUPTED = 130
 
@@ -56,7 +55,7 @@ def list_runs(options: argparse.Namespace) -> int:
 
 def load_data(options: argparse.Namespace) -> int:
     """Fetch and prepare data sets."""
-    from . import sets
+    from benchmarks import sets
 
     sets.command(options.names, Console())
     return 0

@@ -12,21 +12,20 @@ import sys
 from time import monotonic
 from typing import Any
 
+from benchmarks.arena import RELATION, Arena, opened
+from benchmarks.contest import Unfiltered, Way, described, fixed_at, plain, raced, table, tuned
+from benchmarks.policies import exact
+from benchmarks.sets import load
 from vectuned.config.errors import VectunedError
-from vectuned.daemon.comparison import ratios
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import best_fixed, fixed_curve, fixed_grid
-from vectuned.daemon.measuring import replay_through, way_through
-from vectuned.daemon.session import snapshot
-from vectuned.learning.catalogue import TunedIndex
-from vectuned.learning.publication import read
-from vectuned.learning.truth import Truth
-from vectuned.sql.loader import trusted
-
-from .arena import RELATION, Arena, opened
-from .contest import Unfiltered, Way, described, fixed_at, plain, raced, table, tuned
-from .policies import exact
-from .sets import load
+from vectuned.daemon.database.session import snapshot
+from vectuned.daemon.measure.comparison import ratios
+from vectuned.daemon.measure.evaluation import best_fixed, fixed_curve, fixed_grid
+from vectuned.daemon.measure.measuring import replay_through, way_through
+from vectuned.learning.model.tuned_columns import TunedIndex
+from vectuned.learning.policy.publication import read
+from vectuned.learning.truth.truth import Truth
+from vectuned.sql.files import trusted
 
 _CHOOSING = 1000  # training queries by which the best fixed settings are chosen
 

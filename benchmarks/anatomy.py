@@ -15,18 +15,17 @@ import numpy as np
 from pgvector import Vector
 from psycopg import sql
 
-from vectuned.daemon.comparison import differences, figures, ratios
+from benchmarks.arena import Arena, opened
+from benchmarks.contest import Answers, Unfiltered, Way, described, fixed_at, plain, raced, tuned
+from benchmarks.sets import load
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import best_fixed, fixed_curve
-from vectuned.learning import learner, publication
-from vectuned.learning.evidence import load as load_evidence
-from vectuned.learning.neighbors import Floats
-from vectuned.learning.truth import recall_at_k
-from vectuned.sql.loader import trusted
-
-from .arena import Arena, opened
-from .contest import Answers, Unfiltered, Way, described, fixed_at, plain, raced, tuned
-from .sets import load
+from vectuned.daemon.measure.comparison import differences, figures, ratios
+from vectuned.daemon.measure.evaluation import best_fixed, fixed_curve
+from vectuned.learning.policy import learner, publication
+from vectuned.learning.policy.replays import load as load_evidence
+from vectuned.learning.truth.neighbors import Floats
+from vectuned.learning.truth.truth import recall_at_k
+from vectuned.sql.files import trusted
 
 _PROBE: Final = 56
 _SETTINGS: Final = """LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp

@@ -14,20 +14,19 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
+from benchmarks.sets import VectorSet
 from vectuned.config.settings import load_settings
-from vectuned.daemon.building import build, create_statement
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import scratch_database
-from vectuned.daemon.session import open_session
-from vectuned.daemon.worker import Worker
+from vectuned.daemon.database.index_build import build, create_statement
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.measure.evaluation import scratch_database
+from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
-from vectuned.learning.catalogue import Care, tuned_columns
-from vectuned.learning.column import TunedColumn
-from vectuned.learning.neighbors import Singles
-from vectuned.learning.optimizer import Policy
-from vectuned.sql.loader import migrate
-
-from .sets import VectorSet
+from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.patterns.optimizer import Policy
+from vectuned.learning.truth.neighbors import Singles
+from vectuned.sql.install import migrate
 
 SCHEMA: Final = "vectuned_bench"
 TABLE: Final = "vectors"

@@ -19,9 +19,13 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
-from vectuned.daemon.comparison import figures, ratios
+from benchmarks.arena import RELATION, USUAL, Arena, opened
+from benchmarks.policies import POLICIES, Policies, exact, replays
+from benchmarks.sets import VectorSet, load
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import (
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.measure.comparison import figures, ratios
+from vectuned.daemon.measure.evaluation import (
     Seen,
     best_fixed,
     filtered_truth,
@@ -30,14 +34,9 @@ from vectuned.daemon.evaluation import (
     nearest_statement,
     race,
 )
-from vectuned.daemon.session import open_session
-from vectuned.learning.column import TunedColumn
-from vectuned.learning.neighbors import Ints, Singles
-from vectuned.learning.truth import Truth, recall_at_k
-
-from .arena import RELATION, USUAL, Arena, opened
-from .policies import POLICIES, Policies, exact, replays
-from .sets import VectorSet, load
+from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.truth.neighbors import Ints, Singles
+from vectuned.learning.truth.truth import Truth, recall_at_k
 
 _EXACT: Final = 50  # queries answered exactly: reading the table drives what others need out of the caches
 _RELAXED: Final = (40, 80, 160, 320, 640, 1000)

@@ -27,13 +27,13 @@ from pgvector.psycopg import register_vector
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.evaluation import scratch_database, show_figures
-from vectuned.daemon.worker import Worker
-from vectuned.learning.neighbors import Floats, Singles
-from vectuned.learning.truth import exact_neighbors, recall_at_k
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate
+from vectuned.daemon.measure.evaluation import scratch_database, show_figures
+from vectuned.daemon.service.worker import Worker
+from vectuned.learning.truth.neighbors import Floats, Singles
+from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
+from vectuned.sql.install import migrate
 
 TABLE: Final = "vectuned_drift"
 K: Final = 10

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from benchmarks.definitions import FOLDER, Definition, choose
+from benchmarks.records import Result, stored
+from benchmarks.tables import Table, judged, origin, tables
 from vectuned.config.errors import UsageError
-
-from .definitions import FOLDER, Definition, choose
-from .records import Result, stored
-from .tables import Table, judged, origin, tables
 
 FILES: Final = (FOLDER.parent / "README.md", FOLDER / "README.md")
 MISSING: Final = "not measured yet"

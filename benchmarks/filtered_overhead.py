@@ -26,15 +26,15 @@ from pgvector import Vector
 from psycopg import sql
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo import K
-from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, RELATION, SCHEMA, Asked, cares, draw
-from vectuned.daemon.evaluation import bare_statement, race, show_figures, tuned_arm
-from vectuned.daemon.session import open_session
-from vectuned.learning.column import TunedColumn
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
+from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.demo.demo import K
+from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, RELATION, SCHEMA, Asked, cares, draw
+from vectuned.daemon.measure.evaluation import bare_statement, race, show_figures, tuned_arm
+from vectuned.learning.model.column import TunedColumn
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
 
 Connection = psycopg.Connection[Any]
 

@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.arena import Arena, opened
+from benchmarks.contest import Unfiltered, Way, described, fixed_at, plain, raced
+from benchmarks.sets import load
 from vectuned.daemon.console import Console
-from vectuned.learning.ladder import RUNGS
-from vectuned.learning.truth import recall_at_k
-
-from .arena import Arena, opened
-from .contest import Unfiltered, Way, described, fixed_at, plain, raced
-from .sets import load
+from vectuned.learning.model.ladder import RUNGS
+from vectuned.learning.truth.truth import recall_at_k
 
 _CURVE: Final = (10, 20, 40, 80, 160, 320, 640)
 

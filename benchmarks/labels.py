@@ -23,21 +23,21 @@ from pgvector import Vector
 
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
-from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo_data import RELATION, Sizes, build_index, cares, enable, load_table, vectors
-from vectuned.daemon.evaluation import scratch_database
-from vectuned.daemon.session import open_session
-from vectuned.daemon.worker import Worker
-from vectuned.learning import ladder
-from vectuned.learning.calibration import Candidate, Evidence, adaptive_policy, fixed_policy
-from vectuned.learning.evidence import load
-from vectuned.learning.optimizer import SearchOptimizer
-from vectuned.learning.promise import Demand
-from vectuned.learning.reasoning_bank import ReasoningBank
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate
+from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.demo.demo_data import RELATION, Sizes, build_index, cares, enable, load_table, vectors
+from vectuned.daemon.measure.evaluation import scratch_database
+from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model import ladder
+from vectuned.learning.patterns.optimizer import SearchOptimizer
+from vectuned.learning.patterns.reasoning_bank import ReasoningBank
+from vectuned.learning.policy.calibration import Candidate, Evidence, adaptive_policy, fixed_policy
+from vectuned.learning.policy.replays import load
+from vectuned.learning.statistics.bounds import Demand
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
+from vectuned.sql.install import migrate
 
 K: Final = 10
 SIZES: Final = (100, 200, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 5000)

@@ -31,17 +31,18 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from vectuned.daemon.evaluation import scratch_database
-from vectuned.learning import ladder, signature
-from vectuned.learning.calibration import Evidence, adaptive_policy, fixed_policy
-from vectuned.learning.catalogue import Care, tuned_columns
-from vectuned.learning.distillation import distil
-from vectuned.learning.optimizer import SearchOptimizer
-from vectuned.learning.promise import Demand
-from vectuned.learning.reasoning_bank import Patterns, ReasoningBank, support
-from vectuned.learning.replay import replay
-from vectuned.learning.trajectory import Trajectories
-from vectuned.sql.loader import migrate
+from vectuned.daemon.measure.evaluation import scratch_database
+from vectuned.learning.model import ladder
+from vectuned.learning.model.trajectory import Trajectories
+from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.patterns import signature
+from vectuned.learning.patterns.distillation import distil
+from vectuned.learning.patterns.optimizer import SearchOptimizer
+from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, support
+from vectuned.learning.policy.calibration import Evidence, adaptive_policy, fixed_policy
+from vectuned.learning.replay.replay import replay
+from vectuned.learning.statistics.bounds import Demand
+from vectuned.sql.install import migrate
 
 Singles = npt.NDArray[np.float32]
 Connection = psycopg.Connection[Any]

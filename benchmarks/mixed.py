@@ -31,11 +31,12 @@ from pgvector import Vector
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
-from vectuned.daemon import demo_data
-from vectuned.daemon.connection import choose_database, open_database
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo_data import ATTRIBUTE, INDEX, enable, follow_advice
-from vectuned.daemon.evaluation import (
+from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.demo import demo_data
+from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, enable, follow_advice
+from vectuned.daemon.measure.evaluation import (
     BLOCK,
     Arm,
     Seen,
@@ -46,13 +47,12 @@ from vectuned.daemon.evaluation import (
     show_figures,
     tuned_arm,
 )
-from vectuned.daemon.session import open_session
-from vectuned.daemon.worker import Worker
-from vectuned.learning.neighbors import Bools, Floats, Ints
-from vectuned.learning.truth import Truth, recall_at_k
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate
+from vectuned.daemon.service.worker import Worker
+from vectuned.learning.truth.neighbors import Bools, Floats, Ints
+from vectuned.learning.truth.truth import Truth, recall_at_k
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
+from vectuned.sql.install import migrate
 
 Connection = psycopg.Connection[Any]
 Search = Callable[[Vector, int, str | None], list[float]]

@@ -15,14 +15,14 @@ import platform
 import sys
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.connection import choose_database, open_database
-from vectuned.daemon.demo import K
-from vectuned.daemon.demo_data import INDEX, cares, draw
-from vectuned.daemon.evaluation import bare_arm, compare, tuned_arm
-from vectuned.daemon.session import open_session
-from vectuned.learning.truth import exact_neighbors
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
+from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.demo.demo import K
+from vectuned.daemon.demo.demo_data import INDEX, cares, draw
+from vectuned.daemon.measure.evaluation import bare_arm, compare, tuned_arm
+from vectuned.learning.truth.truth import exact_neighbors
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
 
 
 def main() -> None:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import packages
+from benchmarks.set_definitions import Built, Definition, Ints
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-
-from . import packages
-from .set_definitions import Built, Definition, Ints
 
 Bytes = npt.NDArray[np.uint8]
 

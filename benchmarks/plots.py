@@ -8,10 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.records import Result
+from benchmarks.tables import cases, point
 from vectuned.config.errors import UsageError, VectunedError
-
-from .records import Result
-from .tables import cases, point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

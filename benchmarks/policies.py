@@ -17,15 +17,15 @@ from sklearn.cluster import KMeans
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.multioutput import MultiOutputRegressor
 
-from vectuned.learning import ladder, signature
-from vectuned.learning.distillation import distil
-from vectuned.learning.neighbors import Floats, Ints, Singles
-from vectuned.learning.optimizer import blend
-from vectuned.learning.reasoning_bank import ReasoningBank
-from vectuned.learning.scan import Aim, Scans
-from vectuned.learning.truth import Truth, exact_neighbors
-
-from .arena import Arena
+from benchmarks.arena import Arena
+from vectuned.learning.model import ladder
+from vectuned.learning.patterns import signature
+from vectuned.learning.patterns.distillation import distil
+from vectuned.learning.patterns.optimizer import blend
+from vectuned.learning.patterns.reasoning_bank import ReasoningBank
+from vectuned.learning.replay.scan import Aim, Scans
+from vectuned.learning.truth.neighbors import Floats, Ints, Singles
+from vectuned.learning.truth.truth import Truth, exact_neighbors
 
 PROBE: Final = 56
 CLUSTERS: Final = 64

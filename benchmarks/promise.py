@@ -31,10 +31,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from vectuned.learning import ladder
-from vectuned.learning.monitor import alarm, statement, tail_alarm
-from vectuned.learning.neighbors import Floats
-from vectuned.learning.promise import smallest_safe
+from vectuned.learning.model import ladder
+from vectuned.learning.statistics.bounds import smallest_safe
+from vectuned.learning.statistics.sequential import alarm, statement, tail_alarm
+from vectuned.learning.truth.neighbors import Floats
 
 DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
 TARGETS: Final = (0.9, 0.95, 0.98)

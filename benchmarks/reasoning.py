@@ -32,17 +32,17 @@ from pgvector import Vector
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.config.sections import ReasoningSettings
 from vectuned.config.settings import load_settings
-from vectuned.daemon.connection import choose_database, open_database
-from vectuned.daemon.session import open_session
-from vectuned.daemon.worker import Worker
-from vectuned.reasoning.connections import Connections
-from vectuned.reasoning.context import Context
-from vectuned.reasoning.corpus import Query, load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder, Vectors
-from vectuned.reasoning.knowledge import Breadth, Question
-from vectuned.reasoning.nodes import identify, read
-from vectuned.reasoning.reasoner import Reasoner
-from vectuned.reasoning.store_reads import WordWeights, prepare
+from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.service.worker import Worker
+from vectuned.reasoning.answering.knowledge import Breadth, Question
+from vectuned.reasoning.answering.nodes import identify, read
+from vectuned.reasoning.answering.reads import WordWeights, prepare
+from vectuned.reasoning.answering.reasoner import Reasoner
+from vectuned.reasoning.embedding.embedder import StaticEmbedder, Vectors
+from vectuned.reasoning.graph.connections import Connections
+from vectuned.reasoning.graph.context import Context
+from vectuned.reasoning.wordnet.corpus import Query, load_wordnet
 
 Connection = psycopg.Connection[Any]
 Arm = Callable[[str, Vectors], list[int]]

@@ -19,9 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import vectuned
+from benchmarks.definitions import FOLDER
 from vectuned.config.errors import VectunedError
-
-from .definitions import FOLDER
 
 RESULTS: Final = FOLDER / "results"
 LARGEST: Final = 200_000  # bytes of a file

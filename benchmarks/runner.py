@@ -10,11 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.definitions import FOLDER, NEEDS, Definition, Process, Script
+from benchmarks.records import Result, record
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.console import Console
-
-from .definitions import FOLDER, NEEDS, Definition, Process, Script
-from .records import Result, record
 
 
 def perform(name: str, definition: Definition, seed: int | None, console: Console, dsn: str | None) -> Result:

@@ -37,13 +37,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo_data import INDEX, RELATION, Sizes, build_index, enable, load_table, vectors
-from vectuned.daemon.evaluation import scratch_database
-from vectuned.daemon.installation import find_binaries
-from vectuned.daemon.worker import Worker
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.sql.loader import migrate
+from vectuned.daemon.demo.demo_data import INDEX, RELATION, Sizes, build_index, enable, load_table, vectors
+from vectuned.daemon.measure.evaluation import scratch_database
+from vectuned.daemon.server.installation import find_binaries
+from vectuned.daemon.service.worker import Worker
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
+from vectuned.sql.install import migrate
 
 K: Final = 10
 ARMS: Final = ("plain", "vectuned", "plain beside the daemon")

@@ -14,9 +14,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.packages import Found, Package
 from vectuned.daemon.console import Console
-
-from .packages import Found, Package
 
 Ints = npt.NDArray[np.int16]
 

@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
+from benchmarks.packages import sha256
+from benchmarks.set_definitions import Builder, Built, Definition, Ints, definitions
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.console import Console
-from vectuned.learning.neighbors import Singles
-
-from .packages import sha256
-from .set_definitions import Builder, Built, Definition, Ints, definitions
+from vectuned.learning.truth.neighbors import Singles
 
 CACHE_VARIABLE: Final = "VECTUNED_BENCHMARK_CACHE"
 _DESCRIPTION: Final = "set.json"

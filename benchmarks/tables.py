@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from benchmarks.definitions import Definition, Figures
+from benchmarks.records import Result
 from vectuned.config.errors import VectunedError
-
-from .definitions import Definition, Figures
-from .records import Result
 
 NOTHING: Final = "–"
 RATIOS: Final = {"mean_ms": "mean over fixed", "p99_ms": "p99 over fixed"}

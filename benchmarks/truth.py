@@ -24,9 +24,9 @@ from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from vectuned.daemon.evaluation import scratch_database
-from vectuned.learning.column import TunedColumn
-from vectuned.learning.truth import exact_neighbors
+from vectuned.daemon.measure.evaluation import scratch_database
+from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.truth.truth import exact_neighbors
 
 Singles = npt.NDArray[np.float32]
 Connection = psycopg.Connection[Any]

@@ -10,15 +10,14 @@ from typing import Final
 
 import numpy as np
 
+from benchmarks import packages
+from benchmarks.set_definitions import Built, Definition
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-from vectuned.learning.neighbors import Singles
-from vectuned.reasoning.corpus import load_wordnet
-from vectuned.reasoning.embedder import Embedder, Progress, StaticEmbedder
-from vectuned.reasoning.embedders import MiniLMEmbedder
-
-from . import packages
-from .set_definitions import Built, Definition
+from vectuned.learning.truth.neighbors import Singles
+from vectuned.reasoning.embedding.embedder import Embedder, Progress, StaticEmbedder
+from vectuned.reasoning.embedding.embedders import MiniLMEmbedder
+from vectuned.reasoning.wordnet.corpus import load_wordnet
 
 _PART: Final = 10_000  # texts whose vectors are kept when the build is broken off
 _SPARE: Final = 100  # of so many queries one more is drawn, in place of repeated ones

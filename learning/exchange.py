@@ -22,9 +22,8 @@ from urllib.parse import quote
 import psycopg
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.sql.loader import queries
-
-from .catalogue import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,10 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError
 
-from .loader import (
-    MIGRATION_LOCK,
-    MIN_SERVER,
-    MigrationError,
-    ensure_pgvector,
-    folder,
-    named_statements,
-    run_script,
-)
+from .files import folder, named_statements, run_script
+from .install import MIGRATION_LOCK
+from .requirements import MigrationError, check_server, ensure_extension, ensure_pgvector
+from .rows import fetch_value
 
 SCHEMA = "vectuned_entities"
 MAX_DIMENSIONS = 2000
@@ -53,10 +48,7 @@ def install_entities(conn: psycopg.Connection, dimensions: int | None = None) ->
 
     Raises UsageError for other dimensions, MigrationError when the server is too old or a right is missing.
     """
-    if conn.info.server_version < MIN_SERVER:
-        raise MigrationError(
-            f"PostgreSQL {conn.info.server_version // 10000} is too old; vectuned needs 15 or later."
-        )
+    check_server(conn)
     if dimensions is not None and not 1 <= dimensions <= MAX_DIMENSIONS:
         raise UsageError(
             f"Vectors of the entity store have 1 to {MAX_DIMENSIONS} dimensions, not {dimensions}: "
@@ -68,7 +60,7 @@ def install_entities(conn: psycopg.Connection, dimensions: int | None = None) ->
             vector_schema, _ = ensure_pgvector(conn)
             # Functions name pgvector's settings, which are known once it is loaded.
             conn.execute(sql.SQL("SELECT '[1]'::{}").format(sql.Identifier(vector_schema, "vector")))
-            ltree_schema = _ensure_ltree(conn)
+            ltree_schema, _ = ensure_extension(conn, "ltree", "install PostgreSQL's contrib modules first.")
             found = stored_dimensions(conn)
             if found is None:
                 if dimensions is None:
@@ -94,33 +86,8 @@ def install_entities(conn: psycopg.Connection, dimensions: int | None = None) ->
 
 def stored_dimensions(conn: psycopg.Connection) -> int | None:
     """Return the length of the vectors in this database's entity store, None where there is no store."""
-    row = conn.execute(
-        "SELECT a.atttypmod FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = 'entities' AND a.attname = 'embedding'",
-        (SCHEMA,),
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _ensure_ltree(conn: psycopg.Connection) -> str:
-    find = (
-        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
-        " WHERE e.extname = 'ltree'"
-    )
-    row = conn.execute(find).fetchone()
-    if row is None:
-        try:
-            with conn.transaction():
-                conn.execute("CREATE EXTENSION ltree SCHEMA public")
-        except psycopg.Error as error:
-            raise MigrationError(
-                f"the extension ltree is not in database {conn.info.dbname} and could not be created "
-                f"({error.diag.message_primary}); install PostgreSQL's contrib modules first."
-            ) from error
-        row = conn.execute(find).fetchone()
-    assert row is not None
-    return str(row[0])
+    dimensions = fetch_value(conn, entity_queries()["stored_dimensions"], {"schema": SCHEMA})
+    return None if dimensions is None else int(dimensions)
 
 
 def _check_version(conn: psycopg.Connection) -> None:

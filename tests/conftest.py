@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
-from vectuned.daemon.embedded import EmbeddedServer
+from vectuned.daemon.server.embedded import EmbeddedServer
 
 _numbers = itertools.count(1)
 _ROOM = 4 << 30
@@ -80,7 +80,7 @@ def template_plain(server: EmbeddedServer) -> str:
 @pytest.fixture(scope="session")
 def template(server: EmbeddedServer, template_plain: str) -> str:
     """The name of a template database with the extension and the schema `vectuned`."""
-    from vectuned.sql.loader import migrate
+    from vectuned.sql.install import migrate
 
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute(

@@ -259,3 +259,11 @@ WHERE r.relnamespace = 'vectuned_entities'::regnamespace;
 
 -- name: enable_tuning
 SELECT vectuned.enable('vectuned_entities.entities', 'embedding');
+
+-- name: stored_dimensions
+-- Length of the vectors in the entity store; no row where there is no store.
+SELECT a.atttypmod
+FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = 'entities' AND a.attname = 'embedding';

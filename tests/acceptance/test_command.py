@@ -16,8 +16,7 @@ import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg.rows import TupleRow
-
-from .conftest import Installed
+from tests.acceptance.conftest import Installed
 
 ROWS, DIMENSIONS = 4000, 32
 VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark", "config")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .conftest import Installed
+from tests.acceptance.conftest import Installed
 
 FIGURES = {"recall", "below_08", "mean_ms", "p50_ms", "p99_ms", "ef_search"}
 

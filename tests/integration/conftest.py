@@ -8,16 +8,15 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from tests.integration.document_helpers import World, learned
+from tests.integration.table_helpers import Connection, copied
 
-from vectuned.daemon.embedded import EmbeddedServer
-from vectuned.reasoning import wordnet
-from vectuned.reasoning.corpus import Corpus, load_wordnet
-from vectuned.reasoning.embedder import StaticEmbedder
-from vectuned.reasoning.store import EntityStore
+from vectuned.daemon.server.embedded import EmbeddedServer
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
+from vectuned.reasoning.store.store import EntityStore
+from vectuned.reasoning.wordnet import loading
+from vectuned.reasoning.wordnet.corpus import Corpus, load_wordnet
 from vectuned.sql.entity_loader import install_entities
-
-from .documents import World, learned
-from .tables import Connection, copied
 
 SYNSETS = 2000
 TEMPLATE = "template_entities"
@@ -33,7 +32,7 @@ def embedder() -> StaticEmbedder:
 @pytest.fixture(scope="session")
 def synsets() -> Corpus:
     """The synsets that the store holds, all ancestors included."""
-    return wordnet.part_of(load_wordnet(), SYNSETS)
+    return loading.part_of(load_wordnet(), SYNSETS)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +48,7 @@ def template_entities(
         )
     with psycopg.connect(make_conninfo(server.dsn, dbname=TEMPLATE), autocommit=True) as conn:
         install_entities(conn, embedder.dimensions)
-        wordnet.load(EntityStore(conn), synsets, embedder)
+        loading.load(EntityStore(conn), synsets, embedder)
     return TEMPLATE
 
 

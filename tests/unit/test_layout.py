@@ -84,16 +84,16 @@ def test_imports_go_one_way_and_by_full_name(path: Path) -> None:
         ("benchmarks", "def f():\n    import sql", ["sql"]),
         (
             "learning",
-            "from vectuned.daemon.cli import main",
-            ["vectuned.daemon.cli", "vectuned.daemon.cli.main"],
+            "from vectuned.daemon.cli.main import main",
+            ["vectuned.daemon.cli.main", "vectuned.daemon.cli.main.main"],
         ),
         ("learning", "from vectuned import reasoning", ["vectuned.reasoning"]),
         (
             "learning",
             "from ..reasoning.corpus import x",
-            ["vectuned.reasoning.corpus", "vectuned.reasoning.corpus.x"],
+            ["vectuned.reasoning.wordnet.corpus", "vectuned.reasoning.wordnet.corpus.x"],
         ),
-        ("config", "import vectuned.sql.loader", ["vectuned.sql.loader"]),
+        ("config", "import vectuned.sql.files", ["vectuned.sql.files"]),
         ("sql", "from vectuned.config.settings import Settings", None),
         ("sql", "from vectuned.config.errors import VectunedError", []),
         ("sql", "from vectuned.config import errors", []),
@@ -153,7 +153,7 @@ def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_every_statement_has_a_name_of_its_own() -> None:
-    texts = [path.read_text() for path in (ROOT / "sql" / "queries").glob("*.sql")]
+    texts = [path.read_text() for path in (ROOT / "sql" / "tuner" / "queries").glob("*.sql")]
     names = [name for text in texts for name in re.findall(r"^-- name: *(\w+)", text, flags=re.M)]
     assert len(names) > 100
     assert len(set(names)) == len(names)

@@ -1,0 +1,67 @@
+"""The command that writes the report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from vectuned.config.errors import UsageError
+
+from .command import Command, Context
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="vectuned-report.html",
+        help="where to write it, - for stdout (default %(default)s)",
+    )  # fmt: skip
+
+
+def _report(context: Context) -> None:
+    from vectuned.daemon.reports.report import report
+
+    target = context.options.output
+    with context.session() as conn:
+        document = report(conn)
+    if target == "-":
+        sys.stdout.write(document)
+        return
+    path = Path(target)
+    try:
+        _replace(path, document)
+    except OSError as error:
+        raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from error
+    if context.console.as_json:
+        context.console.document({"file": str(path.resolve()), "bytes": len(document.encode())})
+    context.console.line(f"report written to {path}")
+
+
+def _replace(path: Path, document: str) -> None:
+    """Write a file at once, with the rights that the umask leaves."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(document)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+COMMANDS: Final = (
+    Command(
+        "report",
+        "write everything known of the tuned columns into one HTML file",
+        "Recall with its bound over time, recall against time of every path, what serves and why, advice, "
+        "patterns and events. The file needs nothing else and loads nothing.",
+        _arguments,
+        _report,
+    ),
+)

@@ -1,0 +1,209 @@
+"""Comparing what a column is searched by: the default, the best fixed setting, vectuned, and exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from vectuned.config.errors import UsageError
+from vectuned.daemon.advisor.apply import served_way
+from vectuned.daemon.console import Console
+from vectuned.daemon.database.session import snapshot
+from vectuned.learning.model.ladder import k_class
+from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.policy.publication import read
+from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
+from vectuned.learning.truth.neighbors import Floats, Ints, Singles
+from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+
+from .evaluation import best_fixed, fixed_curve, fixed_grid, nearest_statement
+from .measuring import Clients, Way, replay_through, way_through
+
+CONFIDENCE: Final = 0.95
+_RESAMPLES: Final = 1000
+_CHUNK: Final = 100
+_EXACT: Final = 100
+_QUERY: Final = sql.SQL("$1")
+_Statistic = Callable[[Floats], Floats]
+_TIMES: Final[dict[str, _Statistic]] = {
+    "mean_ms": lambda ms: ms.mean(axis=-1),
+    "p50_ms": lambda ms: np.asarray(np.quantile(ms, 0.5, axis=-1)),
+    "p99_ms": lambda ms: np.asarray(np.quantile(ms, 0.99, axis=-1)),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compare by `vectors` float32 (n, d): half of them choose the fixed setting, the others judge."""
+
+    conn: psycopg.Connection[Any]
+    conninfo: str
+    care: Care
+    vectors: Singles
+    k: int
+    target: float | None = None
+    seed: int = 0
+
+    def run(self, console: Console) -> dict[str, Any]:
+        """Search in every way and return the figures with their bounds, as JSON can hold them.
+
+        Each bound holds with 95 % confidence by itself: of recall and its tail by betting, of times by
+        resampling the queries, which says nothing about other work on the machine.
+        """
+        care, k, column = self.care, self.k, self.care.column
+        target = care.target_recall if self.target is None else self.target
+        order = np.random.default_rng(self.seed).permutation(len(self.vectors))
+        half = len(order) // 2
+        training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
+        main = care.indexes[0]
+        with snapshot(self.conn):
+            truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
+            first = truth.take(np.arange(half))
+            with console.progress(f"replaying through {main.name}", half) as progress:
+                seen = replay_through(self.conn, care, main, training, first, k, progress)
+            default = care.default_effort(main, k)
+            curve = fixed_curve(seen.recall, fixed_grid(main, k), main.rungs)
+            fixed = best_fixed(curve, target)
+            ways = {
+                "default": way_through(self.conn, care, main, k, default),
+                "best fixed": way_through(self.conn, care, main, k, fixed),
+                "vectuned": served_way(care, k),
+            }
+            exact = self._exact()
+        with (
+            Clients(self.conninfo, len(ways)) as clients,
+            console.progress("searching in every way", len(judging) * len(ways)) as progress,
+        ):
+            timed = clients.time(ways, judging, k, seed=self.seed, progress=progress)
+            # By itself, and fewer: reading the whole table drives what the others need out of the caches.
+            timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
+        judge = truth.take(np.arange(half, len(order)))
+        name = main.effort_name
+        unreached = "" if curve[fixed] >= target else ", which does not reach the target"
+        settings = {
+            "default": f"{name} {default}", "best fixed": f"{name} {fixed}{unreached}",
+            "vectuned": self._serving(), "exact": "every row compared",
+        }  # fmt: skip
+        arms = {
+            arm: {
+                "setting": settings[arm],
+                **figures(
+                    each.millis,
+                    recall_at_k(each.distances, judge.take(np.arange(len(each.millis))), k),
+                    self.seed,
+                ),
+            }
+            for arm, each in timed.items()
+        }
+        return {
+            "relation": f"{column.schema}.{column.table}", "column": column.column, "k": k,
+            "target_recall": target, "rows": truth.scanned, "queries": len(judging), "chosen_by": half,
+            "main_index": main.name, "confidence": CONFIDENCE, "seed": self.seed, "arms": arms,
+            "vectuned_over_fixed": ratios(
+                timed["vectuned"].millis, timed["best fixed"].millis, self.seed
+            ),
+            "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
+        }  # fmt: skip
+
+    def _exact(self) -> Way:
+        column = self.care.column
+        there = sql.SQL("{} IS NOT NULL").format(column.vector)
+        statement = nearest_statement(column, _QUERY, sql.Literal(self.k), there, exact=True)
+        return Way(statement.as_string(self.conn))
+
+    def _serving(self) -> str:
+        policy, _ = read(self.conn, self.care).get(k_class(self.k), (None, None))
+        if policy is None:
+            return "nothing learned yet: the default"
+        names = {index.number: index.name for index in self.care.indexes}
+        where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
+        return policy.described + where
+
+
+def figures(millis: Floats, recall: Floats, seed: int) -> dict[str, Any]:
+    """Return what n searches took and found, float64 (n,) each, every figure with its 95 % bounds."""
+
+    def bounded(values: Floats) -> dict[str, float]:
+        return {
+            "value": round(float(values.mean()), 4),
+            "at_least": round(lower_bound(values, CONFIDENCE, seed), 4),
+            "at_most": round(upper_bound(values, CONFIDENCE, seed), 4),
+        }
+
+    times = {
+        what: _interval(float(statistic(millis)), partial(_drawn, statistic, millis), len(millis), seed)
+        for what, statistic in _TIMES.items()
+    }
+    tail = (recall < TAIL).astype(np.float64)
+    return {"queries": len(millis), "recall": bounded(recall), "below_08": bounded(tail), **times}
+
+
+def ratios(millis: Floats, other: Floats, seed: int) -> dict[str, dict[str, float]]:
+    """Return the times of n searches over those of the same searches done otherwise, with 95 % bounds.
+
+    Resampled together, so that what is hard for both counts for neither.
+    """
+
+    def over(statistic: _Statistic, rows: Ints | slice) -> Floats:
+        return np.asarray(statistic(millis[rows]) / statistic(other[rows]))
+
+    return {
+        what: _interval(float(over(statistic, slice(None))), partial(over, statistic), len(millis), seed)
+        for what, statistic in _TIMES.items()
+    }
+
+
+def differences(millis: Floats, other: Floats, seed: int) -> dict[str, dict[str, float]]:
+    """Return the mean and the median of what each of n searches took more than another, with 95 % bounds."""
+    more = millis - other
+    return {
+        what: _interval(float(_TIMES[what](more)), partial(_drawn, _TIMES[what], more), len(more), seed)
+        for what in ("mean_ms", "p50_ms")
+    }
+
+
+def _drawn(statistic: _Statistic, millis: Floats, rows: Ints) -> Floats:
+    return statistic(millis[rows])
+
+
+def _interval(value: float, of: Callable[[Any], Floats], count: int, seed: int) -> dict[str, float]:
+    """Bound a statistic by the percentiles of resamples (Efron & Tibshirani, 1993, chapter 13)."""
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate(
+        [of(rng.integers(count, size=(_CHUNK, count))) for _ in range(_RESAMPLES // _CHUNK)]
+    )
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return {"value": round(value, 4), "at_least": round(float(low), 4), "at_most": round(float(high), 4)}
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw recall against mean latency, with bounds; the format is that of the file's ending."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, each in result["arms"].items():
+        x, y = each["mean_ms"], each["recall"]
+        axes.errorbar(
+            x["value"], y["value"], marker="o", capsize=3, label=f"{arm}: {each['setting']}",
+            xerr=[[x["value"] - x["at_least"]], [x["at_most"] - x["value"]]],
+            yerr=[[max(y["value"] - y["at_least"], 0)], [max(y["at_most"] - y["value"], 0)]],
+        )  # fmt: skip
+    axes.axhline(result["target_recall"], color="grey", linewidth=0.8, linestyle="--")
+    axes.set(
+        xscale="log", xlabel="mean ms a search", ylabel=f"recall@{result['k']}",
+        title=f"{result['queries']} queries against {result['rows']:,} rows",
+    )  # fmt: skip
+    axes.legend(fontsize="small")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The plot cannot be written to {path}: {error}.") from error

@@ -1,0 +1,161 @@
+"""Tuning a column now, for an objective: replay what was recorded, choose its target, learn and publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vectuned.config.errors import VectunedError
+from vectuned.learning.model.events import record_event
+from vectuned.learning.model.ladder import at_efforts, effort
+from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.policy.publication import read
+from vectuned.learning.policy.replays import Replays, load
+from vectuned.learning.policy.tuning import Objective, Price, choose, prices, together
+from vectuned.sql.files import queries
+
+from .worker import Worker
+
+Progress = Callable[[int], None]
+Loaded = list[tuple[TunedIndex, Replays]]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Tune a column by up to `total` searches that wait to be replayed; report only, or `apply` as well."""
+
+    worker: Worker
+    care: Care
+    objective: Objective
+    apply: bool
+    total: int
+
+    @classmethod
+    def prepare(
+        cls, worker: Worker, care: Care, objective: Objective, sample_queries: int, *, apply: bool
+    ) -> Tuning:
+        """Bring what was recorded to where it is replayed from, and count it.
+
+        Raises VectunedError if the column is disabled, or learning is while this is to be applied.
+        """
+        if not care.enabled:
+            raise VectunedError(f"{care.column} was disabled: call vectuned.enable again, then tune it.")
+        if apply and not worker.settings.learning.enabled:
+            raise VectunedError(
+                "Learning is switched off in the configuration (learning.enabled): nothing can be applied."
+            )
+        worker.drain()
+        row = worker.conn.execute(queries()["waiting"], {"column_id": care.column.id}).fetchone()
+        return cls(worker, care, objective, apply, min(int(row[0]) if row else 0, sample_queries))
+
+    def run(self, progress: Progress) -> dict[str, Any]:
+        """Replay, choose, and where it is to be applied set the target, learn and publish in one transaction.
+
+        Returns what was found and changed, as JSON can hold it. Replays are kept in any case: the daemon
+        would have made them by and by.
+        """
+        worker, conn = self.worker, self.worker.conn
+        replayed = worker.replay(self.care, self.total, progress) if self.total else 0
+        care = worker.refresh(self.care)
+        replays = [(index, load(conn, care, index)) for index in care.indexes]
+        count = len(replays[0][1]) if replays else 0
+        offered = prices(replays, care, worker.options) if count >= care.min_samples else []
+        report: dict[str, Any] = {
+            "relation": f"{care.column.schema}.{care.column.table}", "column": care.column.column,
+            "optimize_for": self.objective, "applied": False, "replayed": replayed, "replays": count,
+            "target": {"old": care.target_recall, "new": care.target_recall}, "version": None,
+        }  # fmt: skip
+        if not offered:
+            return {
+                **report,
+                "summary": f"nothing changed: there are {count} replays of {care.column} as it is now; it "
+                f"takes {care.min_samples} of a class of k (vectuned.enable's min_samples)",
+            }
+        chosen, why = choose(offered, self.objective)
+        confidence = worker.options.confidence
+        report |= {
+            "target": {"old": care.target_recall, "new": chosen.target}, "why": why,
+            "old": self._serving(care, replays, chosen.settings), "new": _settings(chosen, care),
+            "targets": [_priced(price) for price in offered], "confidence": confidence,
+            "proofs": sum(price.proofs for price in offered),
+            "confidence_of_all_proofs_together": round(together(offered, confidence), 4),
+            "note": "decided by searches without a filter, fixed settings and milliseconds of replays; each "
+            "proof holds with the confidence by itself",
+        }  # fmt: skip
+        if self.apply:
+            report |= self._apply(care, replays, chosen, report)
+        return {**report, "summary": _summary(report)}
+
+    def _apply(self, care: Care, replays: Loaded, chosen: Price, report: dict[str, Any]) -> dict[str, Any]:
+        """Set the target, learn and publish, and tell of it; return what the report is to say now."""
+        conn, column = self.worker.conn, {"column_id": care.column.id}
+        with conn.transaction():
+            if chosen.target != care.target_recall:
+                targets = {**column, "old": care.target_recall, "new": chosen.target}
+                if conn.execute(queries()["set_target"], targets).rowcount != 1:
+                    raise VectunedError(f"The target of {care.column} was changed meanwhile: tune it again.")
+            lesson = self.worker.learn(care)
+            if lesson.version is None:
+                raise VectunedError(f"The replays of {care.column} were dropped meanwhile: tune it again.")
+            now = self._serving(care, replays, chosen.settings)
+            changed = {"applied": True, "version": lesson.version, "new": now}
+            details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
+            record_event(conn, care.column.id, "auto_tune", details)
+        return changed
+
+    def _serving(self, care: Care, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:
+        """Say what serves each class of k now, and how long its replays took with the fixed setting."""
+        bank = read(self.worker.conn, care)
+        found = {}
+        for k in classes:
+            policy = bank[k][0] if k in bank else None
+            number = None if policy is None else policy.index_no
+            index, each = next(((i, r) for i, r in replays if i.number == number), replays[0])
+            default = care.default_effort(index, k)
+            fixed, evidence = default if policy is None else policy.fixed_ef, each.evidence(k)
+            at = effort(np.array([fixed]), index.rungs)
+            setting = f"{index.effort_name} {default}" if policy is None else policy.described
+            found[str(k)] = {
+                "setting": setting, "index": index.name,
+                "recall": round(float(at_efforts(evidence.recall, at).mean()), 4),
+                "recall_at_least": None if policy is None else round(policy.recall_bound, 4),
+                "proven": policy is not None and policy.certified,
+                "ms": round(float(at_efforts(evidence.ms, at).mean()), 4),
+            }  # fmt: skip
+        return found
+
+
+def _settings(price: Price, care: Care) -> dict[str, Any]:
+    """Say what a target would be served with, before any margin."""
+    names = {index.number: index.name for index in care.indexes}
+    return {
+        str(k): {
+            "setting": candidate.policy.setting, "index": names.get(candidate.policy.index_no or 0),
+            "recall": round(candidate.policy.expected_recall, 4),
+            "recall_at_least": round(candidate.policy.recall_bound, 4),
+            "proven": candidate.policy.certified, "ms": round(candidate.ms, 4),
+        }
+        for k, candidate in price.settings.items()
+    }  # fmt: skip
+
+
+def _priced(price: Price) -> dict[str, Any]:
+    return {
+        "target": price.target, "proven": price.proven, "ms": round(price.ms, 4),
+        "settings": {str(k): candidate.policy.setting for k, candidate in price.settings.items()},
+    }  # fmt: skip
+
+
+def _summary(report: dict[str, Any]) -> str:
+    old, new = report["target"]["old"], report["target"]["new"]
+    kept = f"target {old:g} kept" if old == new else f"target {old:g} -> {new:g}"
+    steps = "; ".join(
+        f"k up to {k}: {report['old'][k]['setting']} -> {each['setting']}, recall {each['recall']:.3f}, "
+        f"at least {each['recall_at_least']:.3f}, {report['old'][k]['ms']:.2f} -> {each['ms']:.2f} ms"
+        for k, each in report["new"].items()
+    )
+    done = f"version {report['version']} published" if report["applied"] else "nothing changed, as was asked"
+    return f"{kept} ({report['why']}); {steps}; {done}"

@@ -1,0 +1,394 @@
+"""The daemon's work on one database: drain, replay, judge, learn, maintain. Each may be repeated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from vectuned.config.errors import VectunedError
+from vectuned.config.settings import Settings
+from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
+from vectuned.daemon.pacing.pace import Pace
+from vectuned.learning.exchange import export_all, import_newest
+from vectuned.learning.model.events import record_event
+from vectuned.learning.model.trajectory import Trajectories, drain, pending
+from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.oversight.judging import judge, move_margins
+from vectuned.learning.oversight.watch import (
+    REOPENED,
+    REOPENED_ON_ANOTHER,
+    Limits,
+    calm_down,
+    watch_recall,
+    watch_table,
+)
+from vectuned.learning.policy.learner import Lesson, Options, learn
+from vectuned.learning.replay.replay import replay
+from vectuned.learning.replay.work_timer import Spent
+from vectuned.sql.files import queries
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+T = TypeVar("T")
+
+_PATIENCE_MS: Final = 1000
+_ADVICE: Final = "raise budget.core_share or lower sample_rate"
+_ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
+
+
+class Worker:
+    """Do the daemon's work through one autocommit connection.
+
+    A column that cannot be worked on (its index dropped, a plan that is not the one to be measured) is
+    logged and passed over; the others go on. With a `pace` it keeps within the budget and says when it falls
+    behind; with a `standby` searches are replayed there.
+    """
+
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any],
+        settings: Settings,
+        *,
+        pace: Pace | None = None,
+        standby: Standby | None = None,
+    ) -> None:
+        self.conn = conn
+        self.settings = settings
+        self.pace = pace
+        self.standby = standby
+        self._opened: dict[int, set[int]] = {}
+        self._to_vacuum = False
+
+    @property
+    def options(self) -> Options:
+        """How to learn, by the settings."""
+        learning = self.settings.learning
+        return Options(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
+
+    @property
+    def limits(self) -> Limits:
+        """What is tolerated, by the settings."""
+        learning = self.settings.learning
+        return Limits(learning.confidence, learning.false_alarms, learning.drift_share)
+
+    def columns(self) -> list[Care]:
+        """Return the columns that are enabled."""
+        return [care for care in tuned_columns(self.conn) if care.enabled]
+
+    def refresh(self, care: Care) -> Care:
+        """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
+        values = {"column_id": care.column.id}
+        self.check_rights(care)
+        row = self.conn.execute(queries()["refresh_column"], values).fetchone()
+        if row is not None and row[0]:
+            log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
+        watch_table(self.conn, care, self.limits)
+        care = next(iter(tuned_columns(self.conn, care.column.id)), care)
+        opened = self._opened.get(care.column.id, set())
+        # Only those there are: of a partitioned table a generation may come back.
+        self._opened[care.column.id] = set(care.generations)
+        for index in care.indexes:
+            if index.generation in opened:
+                continue
+            wanted = {**values, "generation": index.generation, "requires": index.requires}
+            count = care.min_samples * (REOPENED if index.requires is not None else REOPENED_ON_ANOTHER)
+            reopened = self.conn.execute(queries()["reopen"], {**wanted, "count": count}).rowcount
+            if reopened > 0:
+                log.info(
+                    "%d searches of %s wait to be replayed on %s", reopened, care.column, index.name,
+                    extra={"action": "indexes"},
+                )  # fmt: skip
+        return care
+
+    def check_rights(self, care: Care) -> None:
+        """Raise VectunedError, with the statement that helps, where the role may not see all of a table."""
+        row = self.conn.execute(queries()["unreadable"], {"column_id": care.column.id}).fetchone()
+        if row is not None and row[0]:
+            raise VectunedError(row[0])
+
+    def refresh_all(self) -> int:
+        """Look what has become of every enabled column; return how many are not as they were."""
+        changed = 0
+        for care in self.columns():
+            with self._work():
+                now = self._guarded(care, self.refresh)
+            changed += now is not None and now != care
+        return changed
+
+    def prepare(self) -> None:
+        """Bring into the database what the settings say of it.
+
+        Raises VectunedError if the role has not the rights of a daemon.
+        """
+        role = sql.Identifier(self.conn.info.user).as_string(self.conn)
+        try:
+            self.conn.execute(queries()["bound_inbox"], {"bytes": self.settings.inbox.max_mb * 1024 * 1024})
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise VectunedError(
+                f"The role {role} may not do the daemon's work ({error.diag.message_primary}): run `vectuned "
+                f"migrate --roles` as the schema's owner, then GRANT vectuned_daemon TO {role}."
+            ) from error
+        row = self.conn.execute(queries()["sees_others"]).fetchone()
+        if self.settings.budget.pause_above and row is not None and not row[0]:
+            log.warning(
+                "budget.pause_above has no effect, others' statements cannot be seen: "
+                "GRANT pg_read_all_stats TO %s", role, extra={"action": "rights"},
+            )  # fmt: skip
+        if self.standby is None:
+            self._over(None, "standby_waits", "standby_ready")
+
+    def drain(self) -> int:
+        """Move recorded searches to the durable table; return how many.
+
+        Where the vacuum after it fails, on a full disk perhaps, the next drain makes up for it.
+        """
+        moved = drain(self.conn)
+        if moved:
+            log.info("drained %d searches", moved, extra={"action": "drain"})
+            self._to_vacuum = True
+        if self._to_vacuum:
+            may = self.conn.execute(queries()["may_vacuum"]).fetchone()
+            if may is not None and may[0]:  # otherwise autovacuum does it, if later
+                self.conn.execute(queries()["vacuum_inbox"])
+            self._to_vacuum = False
+        return moved
+
+    def replay(self, care: Care, count: int, progress: Progress | None = None) -> int:
+        """Replay up to `count` searches of a column, the newest first; return how many.
+
+        Those beyond the column's window are not replayed any more. Raises StandbyUnreadyError where they are
+        to be replayed on a standby that cannot be used now.
+        """
+        with self._work():
+            care = self.refresh(care)
+            values = {
+                "column_id": care.column.id, "window": care.trajectory_window, "keep": care.store_vectors,
+            }  # fmt: skip
+            skipped = self.conn.execute(queries()["skip_old"], values).rowcount
+        if skipped:
+            log.info(
+                "%d searches of %s are too old to be replayed", skipped, care.column,
+                extra={"action": "replay"},
+            )  # fmt: skip
+        done = 0
+        while done < count and self._waiting(care):
+            if self.pace is not None:
+                self.pace.wait()
+            reader = self._reader()
+            size = count - done
+            if self.pace is not None:
+                if not self.pace.wait_for(reader or self.conn):
+                    break
+                size = self.pace.sizes[care.column.id].size(min(size, self.settings.learning.replay_batch))
+            trajectories = pending(self.conn, care.column, size)
+            done += self._pass(care, trajectories, reader, progress and _from(progress, done))
+            if len(trajectories) < size:
+                break
+        if done:
+            with self._work():
+                watch_recall(self.conn, care, self.limits)
+            log.info("replayed %d searches of %s", done, care.column, extra={"action": "replay"})
+        return done
+
+    def _pass(
+        self,
+        care: Care,
+        trajectories: Trajectories,
+        reader: psycopg.Connection[Any] | None,
+        progress: Progress | None,
+    ) -> int:
+        """Replay searches in one pass over the table, and learn how many the next should have."""
+        if not len(trajectories):
+            return 0
+        timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
+        size = self.pace.sizes[care.column.id] if self.pace is not None else None
+        try:
+            with self._work() as spent:
+                done = replay(
+                    self.conn, care, trajectories, reader=reader, progress=progress, timeout_ms=timeout_ms,
+                    spent=spent,
+                )  # fmt: skip
+        except psycopg.errors.SerializationFailure:
+            if size is not None:  # a standby ends what stands in the way of its own replay
+                size.failed()
+            raise
+        if self.pace is not None and size is not None:
+            size.learn(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
+            self.pace.replayed[care.column.id] += done
+        return done
+
+    def replay_all(self, progress: Progress | None = None) -> int:
+        """Replay a batch of every enabled column; return how many, 0 while a standby is not ready."""
+        total, batch = 0, self.settings.learning.replay_batch
+        try:
+            for care in self.columns():
+                total += self._guarded(care, lambda c: self.replay(c, batch, progress)) or 0
+        except StandbyUnreadyError as error:
+            if self.standby is not None and not self.standby.waited_for:
+                self.standby.waited_for = True
+                log.warning("%s", error, extra={"action": "standby"})
+                record_event(self.conn, None, "standby_waits", {"why": str(error)})
+        return total
+
+    def watch_backlog(self) -> None:
+        """Say of every column whether replaying keeps up."""
+        if self.pace is None:
+            return
+        for care in self.columns():
+            column = care.column.id
+            backlog, replayed = self.pace.backlogs[column], self.pace.replayed.pop(column, 0)
+            behind = backlog.saw(self._waiting(care), replayed)
+            if behind is None:
+                self._over(column, "behind", "caught_up")
+            elif behind.due:
+                advice = _ADVICE_BUSY if self.pace.busy else _ADVICE
+                log.warning("%s is behind: %s; %s", care.column, behind, advice, extra={"action": "behind"})
+                figures = {"waiting": behind.waiting, "per_minute": behind.per_minute, "advice": advice}
+                record_event(self.conn, column, "behind", figures)
+
+    def judge(self) -> int:
+        """Judge the searches that were replayed or spoken of by users; return how many."""
+        total = 0
+        for care in self.columns():
+            with self._work():
+                judged = self._guarded(care, self._judge) or 0
+            if judged:
+                log.info("judged %d searches of %s", judged, care.column, extra={"action": "judge"})
+            total += judged
+        return total
+
+    def _judge(self, care: Care) -> int:
+        judged = judge(self.conn, care)
+        for k, margin in move_margins(self.conn, care).items():
+            log.info(
+                "%s: %.2g rungs on top of what was learned for up to %d rows", care.column, margin, k,
+                extra={"action": "margin"},
+            )  # fmt: skip
+        return judged
+
+    def learn(self, care: Care) -> Lesson:
+        """Learn about a column and publish, if there are enough replays."""
+        if self.pace is not None:
+            self.pace.wait()
+        with self._work():
+            care = self.refresh(care)
+            lesson = learn(self.conn, care, self.options)
+            if lesson.version is not None:
+                calm_down(self.conn, care)
+        return lesson
+
+    def learn_all(self) -> int:
+        """Learn about every enabled column of which there is news; return how many were published."""
+        published = 0
+        for care in self.columns() if self.settings.learning.enabled else ():
+            if self.has_news(care):
+                lesson = self._guarded(care, self.learn)
+                published += lesson is not None and lesson.version is not None
+        return published
+
+    def has_news(self, care: Care) -> bool:
+        """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
+        values = {
+            "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
+            "learn_from": care.learn_from, "max_tail": care.max_tail,
+        }  # fmt: skip
+        row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
+        assert row is not None
+        return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])
+
+    def exchange(self) -> None:
+        """Export and import, each even where the other fails."""
+        try:
+            self.export()
+        finally:
+            self.import_new()
+
+    def export(self) -> int:
+        """Write what was learned to the folder for it, if one is set; return how many files."""
+        export = self.settings.export
+        if not export.folder:
+            return 0
+        return len(export_all(self.conn, Path(export.folder).expanduser(), export.keep))
+
+    def import_new(self) -> int:
+        """Take over the newest documents of the folder for it, if one is set; return how many had news."""
+        if not self.settings.export.import_folder:
+            return 0
+        folder = Path(self.settings.export.import_folder).expanduser()
+        changed = 0
+        for care in self.columns():
+            report = self._guarded(care, lambda c: import_newest(self.conn, c, folder))
+            if report is not None and report["changed"]:
+                log.info("%s took over %s", care.column, report["source"], extra={"action": "import"})
+                changed += 1
+        return changed
+
+    def maintain(self) -> None:
+        """Make the coming days' partitions, and drop those and all else that is past its retention.
+
+        Of replays those go that are beyond their column's window, which learning sees to where it is on. The
+        partitions come last: that locks out searches' feedback, so it gives up where somebody holds the
+        tables for long.
+        """
+        days = {"days": self.settings.schedule.retention_days}
+        self.conn.execute(queries()["forget_requests"], days)
+        self.conn.execute(queries()["forget_events"], days)
+        for care in self.columns() if not self.settings.learning.enabled else ():
+            if care.indexes:  # of none that is there, all replays would go
+                window = {"column_id": care.column.id, "window": care.trajectory_window}
+                self.conn.execute(queries()["trim_replays"], {**window, "generations": care.generations})
+        with self.conn.transaction():
+            self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
+            self.conn.execute(queries()["partition"], days)
+
+    def _work(self) -> AbstractContextManager[Spent]:
+        return self.pace.work() if self.pace is not None else nullcontext(Spent())
+
+    def _waiting(self, care: Care) -> int:
+        row = self.conn.execute(queries()["waiting"], {"column_id": care.column.id}).fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def _reader(self) -> psycopg.Connection[Any] | None:
+        """Return the connection to replay on, the standby's once that has caught up; None: our own."""
+        if self.standby is None:
+            return None
+        reader = self.standby.ready(self.conn)
+        if self.standby.waited_for is not False:
+            self._over(None, "standby_waits", "standby_ready")
+            self.standby.waited_for = False
+        return reader
+
+    def _over(self, column_id: int | None, began: str, ended: str) -> None:
+        self.conn.execute(queries()["over"], {"column_id": column_id, "began": began, "ended": ended})
+
+    def _guarded(self, care: Care, work: Callable[[Care], T]) -> T | None:
+        """Do work on a column; what fails for this column alone is logged and must not stop the others."""
+        try:
+            return work(care)
+        except StandbyUnreadyError:
+            raise
+        except (VectunedError, psycopg.Error) as error:
+            if self.conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
+                raise
+            log.warning("%s is passed over: %s", care.column, sentence(error), extra={"action": "skip"})
+            return None
+
+
+def _from(progress: Progress, before: int) -> Progress:
+    """Count on from what was done before."""
+    return lambda done: progress(before + done)
+
+
+def sentence(error: Exception) -> str:
+    """Say what went wrong, as the server or we put it."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return str(error)

@@ -1,0 +1,232 @@
+"""Verdicts on searches: success, failure or unknown, how sure, and what would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from vectuned.learning.model.ladder import HIGHEST
+from vectuned.learning.truth.neighbors import Bools, Floats, Ints
+
+Outcome = Literal["success", "failure", "unknown"]
+Recommendation = Literal["raise_effort", "change_path", "reindex", "add_filter_index", "nothing"]
+Strings = npt.NDArray[np.str_]
+
+SIGNALS: Final = ("recall", "feedback", "latency", "diversity")
+WEIGHTS: Final = (0.5, 0.3, 0.1, 0.1)
+
+_CROWDED: Final = 0.5
+_SLOW: Final = 2.0
+_ROUNDING: Final = 0.01  # rows: recall is stored in single precision
+
+_CAUSES: Final = {
+    "unknown": "neither its recall nor what users think of it is known",
+    "divided": "users are divided, and its recall is unknown",
+    "unmended": "its rows are the nearest, yet users call them irrelevant, which no effort mends",
+    "missed": "it missed more of the nearest rows than the target lets chance explain",
+    "short": "it returned fewer rows than there are",
+    "disliked": "users call its rows irrelevant",
+    "good": "it found what the target promises",
+    "liked": "users call its rows relevant",
+    "slow": "it found what was asked for, but took much longer than its like",
+}
+_ADVICE: Final[dict[Recommendation, str]] = {
+    "raise_effort": "search with more effort",
+    "change_path": "take another way of searching",
+    "reindex": "rebuild the index, which was proven once and no longer gives that at any effort",
+    "add_filter_index": "create an index for the filter",
+    "nothing": "",
+}
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Hold what is known of n searches, an array of shape (n,) each; NaN is unknown.
+
+    `recall` as checked against the exact answer; `k` rows asked for, `returned` rows, `matching` rows that
+    there were to find; `diversity` as the function of that name gives it; `latency_ms` of the search,
+    `usual_ms` and `slow_ms` the median and the 95th percentile of searches like it; `relevant` and
+    `irrelevant`, how many rows users called so; `effort`, a position on the ladder; whether it was answered
+    by `exact` search, with a `certified` setting, by a filter that lacks an index (`index_missing`).
+    """
+
+    recall: Floats
+    k: Ints
+    returned: Ints
+    matching: Floats
+    diversity: Floats
+    latency_ms: Floats
+    usual_ms: Floats
+    slow_ms: Floats
+    relevant: Ints
+    irrelevant: Ints
+    effort: Floats
+    exact: Bools
+    certified: Bools
+    index_missing: Bools
+
+    def __len__(self) -> int:
+        return len(self.recall)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict on one search: `signals` are those that were known, `reason` a sentence for people."""
+
+    outcome: Outcome
+    confidence: float
+    signals: tuple[str, ...]
+    recommendation: Recommendation
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Hold the verdicts on n searches, arrays of shape (n,).
+
+    `known` bool (n, 4) says which of SIGNALS were known; `confidence` float64 from 0 to 1, 0 where the
+    outcome is unknown.
+    """
+
+    outcome: Strings
+    confidence: Floats
+    known: Bools
+    recommendation: Strings
+    cause: Strings
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    def __getitem__(self, i: int) -> Verdict:
+        recommendation = cast(Recommendation, str(self.recommendation[i]))
+        return Verdict(
+            cast(Outcome, str(self.outcome[i])),
+            float(self.confidence[i]),
+            tuple(name for name, known in zip(SIGNALS, self.known[i], strict=True) if known),
+            recommendation,
+            ": ".join(part for part in (_CAUSES[str(self.cause[i])], _ADVICE[recommendation]) if part),
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Count the verdicts on a class of searches."""
+
+    successes: int = 0
+    failures: int = 0
+    unknown: int = 0
+
+    @property
+    def success_share(self) -> float | None:
+        """Return the share of successes among the known verdicts; None where there are none."""
+        known = self.successes + self.failures
+        return self.successes / known if known else None
+
+
+def judge(signals: Signals, target: float) -> Verdicts:
+    """Judge n searches by what is known of each; `target` is the mean recall that was promised.
+
+    Only recall and feedback decide. A search fails if it missed more rows than `allowed_misses`, or returned
+    fewer than there are and missed one. Feedback is of the rows returned and cannot make up for those that
+    were missed; that users dislike rows which are the nearest is no failure of the search, and unknown. An
+    exact search misses nothing: a check that says otherwise shows that the table has changed since, and is
+    left out. Slow is over `slow_ms` and over twice `usual_ms`; crowded, at most half of the distances
+    different.
+
+    The confidence is the weight of the signals that agree with the outcome among the weight of all, so a
+    signal that is unknown or disagrees lowers it and never counts as anything else.
+    """
+    votes, known, short = _votes(signals, target)
+    recall, feedback = votes[:, 0], votes[:, 1]
+    undecided = recall == 0
+    failed = (recall < 0) | (undecided & ~signals.exact & (feedback < 0))
+    succeeded = ((recall > 0) & (feedback >= 0)) | (undecided & (feedback > 0))
+    outcome = np.select([failed, succeeded], ["failure", "success"], "unknown")
+    agreeing = known & (votes == np.where(failed, -1, 1)[:, None]) & (failed | succeeded)[:, None]
+    slow = votes[:, 2] < 0
+    spent = signals.effort >= HIGHEST
+    recommendation = np.select(
+        [
+            (failed | (succeeded & slow)) & signals.index_missing,
+            failed & spent & signals.certified,
+            (failed & spent) | (succeeded & slow),
+            failed,
+        ],
+        ["add_filter_index", "reindex", "change_path", "raise_effort"],
+        "nothing",
+    )
+    unmended = (feedback < 0) & ~failed
+    cause = np.select(
+        [failed & short, recall < 0, failed, unmended, succeeded & slow, recall > 0, succeeded, known[:, 1]],
+        ["short", "missed", "disliked", "unmended", "slow", "good", "liked", "divided"],
+        "unknown",
+    )
+    confidence = np.where(agreeing, WEIGHTS, 0.0).sum(axis=1)
+    return Verdicts(outcome, confidence, known, recommendation, cause)
+
+
+def count(outcomes: Strings, classes: Ints) -> dict[int, Counts]:
+    """Count verdicts by class of search: `outcomes` and `classes` (n,)."""
+    return {
+        int(which): Counts(
+            *(
+                int(np.count_nonzero(outcomes[classes == which] == name))
+                for name in ("success", "failure", "unknown")
+            )
+        )
+        for which in np.unique(classes)
+    }
+
+
+def diversity(distances: Floats) -> Floats:
+    """Say how much of each result is different: the number of different distances by the number of rows.
+
+    `distances` (n, m), in any order, padded with NaN. Copies of one vector have the same distance to the
+    last bit; other vectors may have it by chance, those of whole numbers often do. Returns float64 (n,), NaN
+    where there are fewer than two rows.
+    """
+    ordered = np.sort(distances, axis=1)
+    present = ~np.isnan(ordered)
+    rows = np.count_nonzero(present, axis=1)
+    different = np.count_nonzero((ordered[:, 1:] != ordered[:, :-1]) & present[:, 1:], axis=1) + 1
+    return np.where(rows > 1, different / np.maximum(rows, 1), np.nan)
+
+
+@cache
+def allowed_misses(rows: int, target: float) -> int:
+    """Return how many of `rows` nearest rows a search may miss without having failed.
+
+    The fewest that a search exceeds with probability at most 1 - target if each of its rows is missed with
+    probability 1 - target, independently: at 0.95 none of 1, 1 of 3, 2 of 10, 9 of 100.
+    """
+    probability = target**rows
+    missed, total = 0, probability
+    while total < target and missed < rows:
+        probability *= (rows - missed) / (missed + 1) * (1.0 - target) / target
+        missed += 1
+        total += probability
+    return missed
+
+
+def _votes(signals: Signals, target: float) -> tuple[Ints, Bools, Bools]:
+    """Return for each signal 1, -1 or 0 (n, 4), which are known (n, 4), and which results fell short (n,)."""
+    wanted = np.where(np.isfinite(signals.matching), np.minimum(signals.k, signals.matching), signals.k)
+    checked = (signals.recall >= 0) & (signals.recall <= 1) & ~(signals.exact & (signals.recall < 1))
+    recall = np.where(checked, signals.recall, 1.0)
+    each, place = np.unique(wanted.astype(np.int64), return_inverse=True)
+    allowed = np.array([allowed_misses(int(rows), target) for rows in each], dtype=np.float64)[place]
+    short = checked & (signals.returned < wanted) & (recall < 1)
+    missed = short | ((1.0 - recall) * wanted > allowed + _ROUNDING)
+    timed = (signals.latency_ms >= 0) & (signals.usual_ms >= 0) & (signals.slow_ms >= 0)
+    slow = (signals.latency_ms > signals.slow_ms) & (signals.latency_ms > _SLOW * signals.usual_ms)
+    told = signals.relevant + signals.irrelevant > 0
+    known = np.column_stack([checked, told, timed, ~np.isnan(signals.diversity)])
+    votes = np.column_stack([
+        np.where(missed, -1, 1), np.sign(signals.relevant - signals.irrelevant), np.where(slow, -1, 1),
+        np.where(signals.diversity <= _CROWDED, -1, 1),
+    ])  # fmt: skip
+    return np.where(known, votes, 0).astype(np.int64), known, short

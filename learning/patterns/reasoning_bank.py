@@ -1,0 +1,251 @@
+"""The ReasoningBank: learned patterns, found again by what a probe saw."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+
+from vectuned.config.errors import UsageError
+from vectuned.learning.model.ladder import HIGHEST, RUNGS
+from vectuned.learning.truth.neighbors import Floats, Ints, Singles
+
+from .signature import COMPONENTS, LIMIT
+
+NEIGHBOURS: Final = 3
+SOFTENING: Final = 8.0
+_FORMAT: Final = 2
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Hold p learned patterns, each a cluster of signatures and what was learned of its searches.
+
+    `centroids` float32 (p, 4), whole numbers; `recall` and `cost` float32 (p, rungs), cost in index buffers;
+    `samples` int64 (p,), replays behind the curves; `effort` float64 (p,), the position on the ladder to
+    search with; `expected_recall` there; `confidence` float64 (p,) from 0 to 1, growing with samples;
+    `usage` float64 (p,), how often a lookup met the pattern first, of `chances`, all lookups since it was
+    stored, older ones counting less (learning/lineage.py); `born` float64 (p,), when its like was first
+    published, in seconds since 1970, 0 before.
+    """
+
+    centroids: Singles
+    recall: Singles
+    cost: Singles
+    samples: Ints
+    effort: Floats
+    expected_recall: Floats
+    confidence: Floats
+    usage: Floats
+    chances: Floats
+    born: Floats
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def take(self, rows: npt.ArrayLike) -> Patterns:
+        """Return the patterns at `rows`, indices or a mask."""
+        chosen = np.asarray(rows)
+        return Patterns(*(getattr(self, name)[chosen] for name in _FIELDS))
+
+    def joined(self, other: Patterns) -> Patterns:
+        """Return these patterns followed by others."""
+        return Patterns(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in _FIELDS))
+
+    @classmethod
+    def at(cls, centroids: Singles) -> Patterns:
+        """Return new patterns of which nothing is known but where they lie."""
+        curve, one = np.zeros((len(centroids), len(RUNGS)), np.float32), np.zeros(len(centroids))
+        count = np.zeros(len(centroids), dtype=np.int64)
+        return cls(centroids, curve, curve, count, one, one, one, one, one, one)
+
+    @classmethod
+    def none(cls) -> Patterns:
+        """Return no patterns."""
+        return cls.at(np.zeros((0, COMPONENTS), np.float32))
+
+
+_FIELDS: Final = tuple(field.name for field in fields(Patterns))
+_TYPES: Final = {name: getattr(Patterns.none(), name).dtype for name in _FIELDS}
+
+
+def check(patterns: Patterns) -> None:
+    """Refuse patterns that no search could use: UsageError says what is wrong with which."""
+    count = len(patterns)
+    shapes = {"centroids": (count, COMPONENTS), "recall": (count, len(RUNGS)), "cost": (count, len(RUNGS))}
+    limits = {"effort": HIGHEST, "expected_recall": 1.0, "confidence": 1.0, "recall": 1.0}
+    for name in _FIELDS:
+        values = np.asarray(getattr(patterns, name))
+        if values.shape != shapes.get(name, (count,)):
+            raise UsageError(
+                f"Patterns with {name} of shape {values.shape}: {shapes.get(name, (count,))} is needed."
+            )
+        if values.dtype != _TYPES[name]:
+            raise UsageError(f"Patterns with {name} of type {values.dtype}: {_TYPES[name]} is needed.")
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            raise UsageError(f"Pattern {bad[0][0]} has a {name} that is not a finite number.")
+        if name != "centroids" and ((values < 0) | (values > limits.get(name, np.inf))).any():
+            raise UsageError(f"Patterns with a {name} outside 0 to {limits.get(name, np.inf):g}.")
+    if (np.rint(patterns.centroids) != patterns.centroids).any() or (
+        np.abs(patterns.centroids) > LIMIT
+    ).any():
+        raise UsageError(f"Patterns whose centroids are not whole numbers between {-LIMIT:g} and {LIMIT:g}.")
+
+
+class ReasoningBank:
+    """Remember learned patterns and look them up by signature, through hnswlib.
+
+    The index is hnswlib's exhaustive one: in four dimensions it takes 1 microsecond among 64 patterns and
+    16 among 10,000, where the graph takes 6 and 12, and unlike the graph it never misses one. Squared
+    distances of whole numbers this small are exact in float32, and equal distances are told apart by the
+    pattern's number: a lookup orders patterns just as the database does.
+    """
+
+    def __init__(self, patterns: Patterns | None = None) -> None:
+        self.patterns = patterns if patterns is not None else Patterns.none()
+        check(self.patterns)
+        self._build()
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def lookup(self, signatures: Singles, count: int = NEIGHBOURS) -> tuple[Ints, Floats]:
+        """Find the nearest patterns of each signature (n, 4), nearest first.
+
+        Returns pattern numbers int64 (n, m) and distances float64 (n, m), m being `count` or all there are.
+        """
+        count = min(count, len(self))
+        if count == 0 or len(signatures) == 0:
+            empty = (len(signatures), count)
+            return np.zeros(empty, dtype=np.int64), np.zeros(empty)
+        labels, squared = self._index.knn_query(signatures, count)
+        return labels.astype(np.int64), np.sqrt(squared.astype(np.float64))
+
+    def store(self, patterns: Patterns) -> Ints:
+        """Add patterns and return their numbers, int64."""
+        check(patterns)
+        first = len(self)
+        self.patterns = self.patterns.joined(patterns)
+        self._build()
+        return np.arange(first, len(self), dtype=np.int64)
+
+    def note_usage(self, numbers: npt.ArrayLike) -> None:
+        """Count lookups that met the patterns in `numbers` first, one each, repeats counting again.
+
+        To every pattern each of them was a chance.
+        """
+        met = np.asarray(numbers, dtype=np.int64)
+        old = self.patterns
+        usage = old.usage + np.bincount(met, minlength=len(self))
+        self.patterns = replace(old, usage=usage, chances=old.chances + len(met))
+
+    def consolidate(self, radius: float) -> int:
+        """Merge patterns closer than `radius` to a better supported one; return how many went.
+
+        A merged pattern's curves are the means by samples of those it replaces, until they are estimated
+        anew (learning/distillation.py), its effort the highest and its expected recall the lowest among them:
+        a merge may cost work, never recall. It is as old as the oldest. What lookups near it blend may still
+        change, so consolidate before efforts are proven, not after.
+        """
+        if not radius >= 0:
+            raise UsageError(
+                f"Patterns cannot be merged within a radius of {radius}: give one of at least 0."
+            )
+        old = self.patterns
+        centroids = old.centroids.astype(np.float64)
+        owner = np.full(len(self), -1, dtype=np.int64)
+        for number in np.argsort(-old.samples, kind="stable"):  # patterns, not rows: a bank has hundreds
+            if owner[number] < 0:
+                near = np.linalg.norm(centroids - centroids[number], axis=1) <= radius
+                owner[near & (owner < 0)] = number
+        kept, group = np.unique(owner, return_inverse=True)
+        merged = len(self) - len(kept)
+        if merged == 0:
+            return 0
+        weight = np.maximum(old.samples, 1).astype(np.float64)
+        total = np.bincount(group, weights=weight)
+
+        def mean(values: Singles) -> Singles:
+            sums = np.zeros((len(kept), values.shape[1]))
+            np.add.at(sums, group, values * weight[:, None])
+            return (sums / total[:, None]).astype(np.float32)
+
+        def gather(how: np.ufunc, values: Ints | Floats, start: float = 0.0) -> Any:
+            result = np.full(len(kept), start, dtype=values.dtype)
+            how.at(result, group, values)
+            return result
+
+        samples = gather(np.add, old.samples)
+        born = gather(np.minimum, np.where(old.born > 0, old.born, np.inf), np.inf)
+        self.patterns = Patterns(
+            np.rint(mean(old.centroids)), np.minimum(mean(old.recall), np.float32(1)), mean(old.cost),
+            samples, gather(np.maximum, old.effort), gather(np.minimum, old.expected_recall, 1.0),
+            support(samples), gather(np.add, old.usage), gather(np.maximum, old.chances),
+            np.where(np.isfinite(born), born, 0.0),
+        )  # fmt: skip
+        self._build()
+        return merged
+
+    def prune(self, min_usage: float, min_confidence: float, chances: float = 0) -> int:
+        """Drop patterns that are both hardly used and hardly supported; return how many went.
+
+        A pattern stored fewer than `chances` lookups ago has not had the time to be used, and stays.
+        """
+        fresh = self.patterns.chances < chances
+        keep = fresh | (self.patterns.usage >= min_usage) | (self.patterns.confidence >= min_confidence)
+        dropped = int((~keep).sum())
+        if dropped:
+            self.patterns = self.patterns.take(keep)
+            self._build()
+        return dropped
+
+    def save(self, path: Path) -> None:
+        """Write the bank to `path`, arrays in numpy's own format, replacing the file at once."""
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        arrays = {name: getattr(self.patterns, name) for name in _FIELDS}
+        head = json.dumps({"format": _FORMAT, "rungs": RUNGS})
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> ReasoningBank:
+        """Read a bank that `save` wrote; UsageError if the file is not one or is damaged."""
+        try:
+            # numpy would leave a damaged file open.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                head = json.loads(file["head"].tobytes())
+                version = (head["format"], tuple(head["rungs"]))
+                if version == (_FORMAT, RUNGS):
+                    arrays = [file[name] for name in _FIELDS]
+        except FileNotFoundError as error:
+            raise UsageError(f"There is no ReasoningBank at {path}.") from error
+        except Exception as error:  # numpy, zipfile, zlib and json each raise their own
+            raise UsageError(f"{path} is not a ReasoningBank, or is damaged ({error}).") from error
+        if version != (_FORMAT, RUNGS):
+            raise UsageError(f"{path} was written by another version of vectuned: learn again to replace it.")
+        return cls(Patterns(*arrays))
+
+    def _build(self) -> None:
+        self._index = hnswlib.BFIndex(space="l2", dim=COMPONENTS)
+        self._index.init_index(max(len(self), 1))
+        self._index.set_num_threads(1)
+        if len(self):
+            self._index.add_items(self.patterns.centroids, np.arange(len(self)))
+
+
+def support(samples: Ints) -> Floats:
+    """Return the confidence, 0 to 1, that so many samples give: n / (n + 10)."""
+    return samples / (samples + 10.0)

@@ -1,0 +1,95 @@
+"""What a probe saw, as a few whole numbers.
+
+A probe is the beginning of a search: its first `probe_ef` rows, in order. Of these a search knows the
+distances. Eight features of them are centred, projected on the directions that predict how recall grows
+with effort (partial least squares), and rounded to a grid of integers, so that the database and Python
+agree to the last bit (sql/functions/decide.sql computes the same).
+
+The k of a signature is a class of k: a search for fewer rows looks at the same ranks, since it is held
+against what searches of the class saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from sklearn.cross_decomposition import PLSRegression
+
+from vectuned.learning.truth.neighbors import Floats, Singles
+
+FEATURES: Final = 8
+COMPONENTS: Final = 4
+GRID: Final = 64.0
+LIMIT: Final = 1000.0
+
+
+def ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:
+    """Return the ranks (from 1) that the features look at: the first, the k-th, and the quarters beyond."""
+    rest = probe_ef - k
+    return (1, k, k + rest // 4, k + rest // 2, k + rest * 3 // 4, probe_ef)
+
+
+def features(probes: Floats, k: int, probe_ef: int) -> Floats:
+    """Return the features (n, 8) of probes (n, probe_ef), distances as a search with that ef gives them."""
+    first, kth, q1, q2, q3, last = (probes[:, rank - 1] for rank in ranks(k, probe_ef))
+    # cumsum adds in order, as the database does; sum would add in pairs and round otherwise.
+    mean = np.cumsum(probes[:, :k], axis=1)[:, -1] / k
+    spread = last - first
+    spread = np.where(spread <= 0, 1.0, spread)
+    return np.column_stack(
+        [
+            first, kth, last, mean,
+            (kth - first) / spread, (q1 - kth) / spread, (q2 - kth) / spread, (q3 - kth) / spread,
+        ]
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The way from features to a signature: `center` float64 (8,), `weights` float64 (8, 4)."""
+
+    k: int
+    probe_ef: int
+    center: Floats
+    weights: Floats
+
+    def transform(self, probes: Floats) -> Singles:
+        """Return the signatures float32 (n, 4), whole numbers from -1000 to 1000, of probes (n, probe_ef)."""
+        shifted = features(probes, self.k, self.probe_ef) - self.center
+        total = shifted[:, :1] * self.weights[0]
+        for feature in range(1, FEATURES):
+            total = total + shifted[:, feature : feature + 1] * self.weights[feature]
+        signatures: Singles = np.clip(np.rint(total), -LIMIT, LIMIT).astype(np.float32)
+        return signatures
+
+
+def fit(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
+    """Learn the projection that best predicts recall curves.
+
+    `probes` (n, probe_ef) distances, `recall` (n, rungs) at every rung. Each direction is scaled by the
+    share of the curves' variance that it explains, so that distance between signatures means difference
+    in need.
+    """
+    x = features(probes, k, probe_ef)
+    center, scale = x.mean(axis=0), x.std(axis=0)
+    useful = scale > 1e-12 * np.maximum(1.0, np.abs(center))
+    z = np.where(useful, (x - center) / np.where(useful, scale, 1.0), 0.0)
+    weights = np.zeros((FEATURES, COMPONENTS))
+    varying = recall.std(axis=0) > 0
+    components = min(COMPONENTS, int(useful.sum()), len(x) - 1)
+    if components > 0 and varying.any():
+        y = recall[:, varying]
+        y = y - y.mean(axis=0)
+        model = PLSRegression(components, scale=False).fit(z[:, useful], y)
+        scores = z[:, useful] @ model.x_rotations_
+        deviation = scores.std(axis=0)
+        # Features that say the same leave later directions nothing but rounding.
+        deviation = np.where(deviation > 1e-6, deviation, np.inf)
+        explained = ((scores / deviation).T @ y / len(y)) ** 2
+        importance = np.sqrt(explained.sum(axis=1) / max(explained.sum(axis=1).max(), 1e-300))
+        weights[useful, :components] = (
+            model.x_rotations_ * (GRID * importance / deviation) / scale[useful, None]
+        )
+    return Signature(k, probe_ef, center, weights)

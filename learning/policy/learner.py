@@ -1,0 +1,248 @@
+"""One pass of learning for a column: from its replays to a published bank."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from vectuned.config.errors import UsageError
+from vectuned.learning.model import ladder
+from vectuned.learning.model.ladder import HIGHEST, K_CLASSES
+from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.patterns.lineage import Past, used
+from vectuned.learning.patterns.optimizer import raised
+from vectuned.learning.patterns.reasoning_bank import Patterns
+from vectuned.learning.patterns.signature import COMPONENTS
+from vectuned.learning.statistics.bounds import ENOUGH, Demand
+from vectuned.learning.truth.neighbors import Singles
+from vectuned.sql.files import queries
+
+from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_policy, fixed_policy
+from .filtering import choose_paths
+from .publication import Offer, Served, publish, read
+from .replays import Replays, load
+
+log = logging.getLogger(__name__)
+
+_LEAST_PREDICTED_SAVING = 1.05
+_SAMPLE = 960
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, and `step_aside`.
+
+    A bank whose measured saving is under `step_aside` does not serve.
+    """
+
+    confidence: float = 0.95
+    clusters: int = 64
+    seed: int = 0
+    step_aside: float = 0.05
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a pass of learning came to; `version` is None where there were too few replays to publish."""
+
+    replays: int
+    version: int | None
+    served: dict[int, Served]
+
+
+def offers(
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    care: Care,
+    options: Options,
+    *,
+    counter_examples: Replays | None = None,
+    past: Mapping[int, Past] | None = None,
+) -> dict[int, Offer]:
+    """Work out what each class of k may be served with, from the replays by index, the main one first.
+
+    Every class that enough replays looked at gets its fixed setting on every index that holds all rows, by
+    its own searches if those suffice, else by all pooled. Patterns are learned on the main index for the
+    classes that searches really belong to, if the held-out replays promise that they save anything. Classes
+    above all that were looked at are extrapolated.
+
+    `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
+    from the `past` by class of k.
+    """
+    main, seen = replays[0]
+    demand = demanded(care, options)
+    found = {}
+    for k in sorted({k for _, each in replays for k in each.k_classes}):
+        fixed = fixed_settings(replays, k, care, demand)
+        asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
+        adaptive = None
+        if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
+            kept = counter_examples
+            adaptive = _adaptive(
+                seen.evidence(k, _enough(care, demand)), fixed[0], demand, options.clusters,
+                kept.evidence(k).alone() if kept and kept.probes and k in kept.k_classes else None,
+                (past or {}).get(k),
+            )  # fmt: skip
+        filtered = choose_paths(
+            [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
+            demand,
+        )
+        found[k] = Offer(fixed, adaptive, filtered, asked)
+    learned = {k: offer.fixed[0].policy for k, offer in found.items() if offer.fixed}
+    for k in K_CLASSES:
+        if k not in learned and learned and k > max(learned) and main.method == "hnsw":
+            policy = extrapolated_policy(list(learned.values()), k)
+            found[k] = replace(
+                found.get(k, Offer(())), fixed=(Candidate(policy, Patterns.none(), np.nan, np.nan),)
+            )
+    return found
+
+
+def demanded(care: Care, options: Options) -> Demand:
+    """Return what every setting of a column has to be proven to give."""
+    return Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
+
+
+def fixed_settings(
+    replays: Sequence[tuple[TunedIndex, Replays]], k: int, care: Care, demand: Demand
+) -> tuple[Candidate, ...]:
+    """Find the fixed setting of a class of k on every index that holds all rows and was looked at enough."""
+    return tuple(
+        fixed_policy(each.evidence(k, _enough(care, demand)), demand, index=index)
+        for index, each in replays
+        if index.requires is None and each.looked_at(k) >= care.min_samples
+    )
+
+
+def _enough(care: Care, demand: Demand) -> int:
+    """Return how many searches of a class of k speak for it by themselves."""
+    return max(care.min_samples, ENOUGH * demand.flawless)
+
+
+def _adaptive(
+    evidence: Evidence,
+    fixed: Candidate,
+    demand: Demand,
+    clusters: int,
+    counter_examples: Evidence | None,
+    past: Past | None,
+) -> Candidate | None:
+    """Learn effort by query where it promises to save anything."""
+    if not fixed.policy.certified:
+        return None
+    adaptive = adaptive_policy(
+        evidence, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
+    )
+    if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
+        return None
+    return adaptive
+
+
+def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options()) -> Lesson:
+    """Learn from a column's replays and publish, if there are enough of them.
+
+    `conn` must be in autocommit mode; the publish is one transaction.
+    """
+    replays = [(index, load(conn, care, index)) for index in care.indexes]
+    count = len(replays[0][1]) if replays else 0
+    if count < care.min_samples:
+        log.info(
+            "learning about %s waits: %d of %d replays", care.column, count, care.min_samples,
+            extra={"action": "learn"},
+        )  # fmt: skip
+        return Lesson(count, None, {})
+    counter_examples = load(conn, care, care.indexes[0], counter_examples=True)
+    offered = offers(replays, care, options, counter_examples=counter_examples, past=_past(conn, care))
+    for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": care.column.id}).fetchall():
+        if k in offered:
+            offered[k] = _with_margin(offered[k], margin)
+    kept = _priors(conn, care, offered, replays, demanded(care, options))
+    for k in kept & offered.keys():
+        offered[k] = replace(offered[k], fixed=(), adaptive=None)
+    sample = _recent_queries(conn, care, _SAMPLE)
+    version, served = publish(
+        conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed, kept=kept
+    )
+    conn.execute(
+        queries()["trim_replays"],
+        {"column_id": care.column.id, "window": care.trajectory_window, "generations": care.generations},
+    )
+    log.info(
+        "published version %d for %s from %d replays", version, care.column, count,
+        extra={"action": "publish"},
+    )  # fmt: skip
+    return Lesson(count, version, served)
+
+
+def _priors(
+    conn: psycopg.Connection[Any],
+    care: Care,
+    offered: Mapping[int, Offer],
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    demand: Demand,
+) -> set[int]:
+    """Return the classes that go on with what was imported (sql/functions/exchange.sql).
+
+    Those of which nothing is proven here, as long as their own replays, if there are any, do not speak
+    against the imported setting.
+    """
+    rows = conn.execute(queries()["priors"], {"column_id": care.column.id}).fetchall()
+    serving = read(conn, care) if rows else {}
+    kept = set()
+    for (k,) in rows:
+        offer = offered.get(k)
+        if k not in serving or (offer is not None and any(c.policy.certified for c in offer.fixed)):
+            continue
+        policy, met = serving[k][0], True
+        for index, each in replays:
+            if index.number == policy.index_no and each.looked_at(k):
+                effort = np.array([ladder.effort(policy.fixed_ef, index.rungs)])
+                met = bool(demand.met(*each.evidence(k).recall_at(effort))[0])
+        if met:
+            kept.add(k)
+    return kept
+
+
+def _past(conn: psycopg.Connection[Any], care: Care) -> dict[int, Past]:
+    """Read what serves by patterns, and count what searches that were recorded since made of them.
+
+    A bank that something broke has no heirs, but must not stand in the way of the next one.
+    """
+    values = {"column_id": care.column.id, "count": care.trajectory_window}
+    rows = conn.execute(queries()["lookups"], values).fetchall()
+    asked = np.array([row[0] for row in rows], dtype=np.int64)
+    try:
+        signatures = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, COMPONENTS)
+        return {
+            k: Past(policy, used(patterns, signatures[asked == k], care.learning_rate, care.min_samples))
+            for k, (policy, patterns) in read(conn, care, waiting=True).items()
+            if policy.signature is not None
+        }
+    except (UsageError, ValueError, TypeError) as error:
+        log.warning("the bank of %s is unusable: %s", care.column, error, extra={"action": "learn"})
+        return {}
+
+
+def _with_margin(offer: Offer, rungs: float) -> Offer:
+    """Raise whatever is offered by a margin; more effort than was proven is proven as well."""
+
+    def lift(candidate: Candidate) -> Candidate:
+        policy, patterns = raised(candidate.policy, rungs), candidate.patterns
+        effort = np.minimum(patterns.effort + rungs, HIGHEST)
+        why = f"{policy.reason}; {rungs:.2g} rungs more after failures"
+        return replace(
+            candidate, policy=replace(policy, reason=why), patterns=replace(patterns, effort=effort)
+        )
+
+    adaptive = None if offer.adaptive is None else lift(offer.adaptive)
+    return replace(offer, fixed=tuple(lift(candidate) for candidate in offer.fixed), adaptive=adaptive)
+
+
+def _recent_queries(conn: psycopg.Connection[Any], care: Care, count: int) -> Singles:
+    rows = conn.execute(queries()["recent_queries"], {"column_id": care.column.id, "count": count}).fetchall()
+    vectors = np.array([row[0].to_numpy() for row in rows], dtype=np.float32)
+    return vectors.reshape(len(rows), care.column.dimensions)

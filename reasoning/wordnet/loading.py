@@ -1,0 +1,176 @@
+"""WordNet in the entity store: synsets as entities, its relations, and usage examples as resources.
+
+A fifth of the usage examples stays out (`corpus.held_out`): they are what the store is judged by, and one
+that could be looked up, with a link to its synset, would give the answer away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from psycopg import sql
+
+from vectuned.config.errors import UsageError
+from vectuned.reasoning.embedding.embedder import Embedder
+from vectuned.reasoning.store.bulk import (
+    TABLES,
+    analyze,
+    build_index,
+    drop_index,
+    load_entities,
+    load_relationships,
+    load_resources,
+)
+from vectuned.reasoning.store.entities import Model, NewEntity, NewResource
+from vectuned.reasoning.store.rebase import Stage, quietly
+from vectuned.reasoning.store.store import EntityStore
+from vectuned.sql.entity_loader import SCHEMA, entity_queries
+
+from .corpus import Corpus, Relations, Synset
+
+CORPUS: Final = "wordnet-3.0"
+HIERARCHY: Final = ("hypernym", "instance_hypernym")
+PARTS_OF_SPEECH: Final = {
+    "n": "noun", "v": "verb", "a": "adjective", "s": "satellite adjective", "r": "adverb",
+}  # fmt: skip
+
+
+def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = quietly) -> dict[str, int]:
+    """Load what is not there yet, each stage in one transaction; return the rows of every stage.
+
+    Raises UsageError if another number of synsets was loaded before, or the store is of another model.
+    """
+    done = stages(store)
+    if done.get("entities", len(corpus.synsets)) != len(corpus.synsets):
+        raise UsageError(
+            f"{done['entities']:,} synsets of WordNet are loaded, not {len(corpus.synsets):,}: "
+            "say --drop to load it anew."
+        )
+    model = store.use_model(embedder)
+    work: dict[str, Callable[[], int]] = {
+        "entities": lambda: _entities(store, model, corpus, embedder, stage),
+        "relationships": lambda: _relationships(store, corpus, stage),
+        "paths": lambda: _paths(store, stage),
+        "resources": lambda: _resources(store, model, corpus, embedder, stage),
+    }
+    if "entities" not in done:
+        _drop_indexes_of_empty_tables(store)
+    for name, task in work.items():
+        if name not in done:
+            with store.conn.transaction():
+                done[name] = task()
+                store.conn.execute(
+                    entity_queries()["finish_stage"], {"corpus": CORPUS, "stage": name, "rows": done[name]}
+                )
+            # The next stage's plans depend on it.
+            analyze(store.conn, ("entities", "relationships", "entity_paths"))
+    for table in TABLES:
+        with stage(
+            f"indexing {table.replace('_', ' ')}", done["entities" if table == "entities" else "resources"]
+        ):
+            build_index(store.conn, table)
+    return done
+
+
+def stages(store: EntityStore) -> dict[str, int]:
+    """Return what is loaded already: rows by stage."""
+    return {str(name): int(rows) for name, rows in store.rows("stages", corpus=CORPUS)}
+
+
+def part_of(corpus: Corpus, limit: int) -> Corpus:
+    """Take at most `limit` synsets, evenly spread and each with all it is a kind of, and their relations."""
+    parents: dict[int, list[int]] = {}
+    for name in HIERARCHY:
+        if name in corpus.relations.names:
+            for source, target in zip(*(side.tolist() for side in corpus.relations.of(name)), strict=True):
+                parents.setdefault(source, []).append(target)
+    chosen: set[int] = set()
+    # The golden ratio spreads any number of starts evenly over the file.
+    for number in range(len(corpus.synsets)):
+        way, waiting = set[int](), [int(number * 0.6180339887498949 % 1 * len(corpus.synsets))]
+        while waiting:
+            if (at := waiting.pop()) not in chosen | way:
+                way.add(at)
+                waiting += parents.get(at, ())
+        if len(chosen) + len(way) > limit:
+            break
+        chosen |= way
+    kept = np.array(sorted(chosen), np.int32)
+    relations = corpus.relations
+    inside = np.isin(relations.sources, kept) & np.isin(relations.targets, kept)
+    return Corpus(
+        tuple(corpus.synsets[at] for at in kept),
+        Relations(
+            relations.names,
+            relations.kinds[inside],
+            np.searchsorted(kept, relations.sources[inside]).astype(np.int32),
+            np.searchsorted(kept, relations.targets[inside]).astype(np.int32),
+        ),
+    )
+
+
+def _entity(synset: Synset) -> NewEntity:
+    attributes = [
+        ("part_of_speech", PARTS_OF_SPEECH[synset.pos]), ("lexical_category", synset.category),
+        ("gloss", synset.gloss), *(("lemma", lemma) for lemma in synset.lemmas),
+    ]  # fmt: skip
+    # Name and description make up `synset.text`, which is what is embedded.
+    return NewEntity(synset.id, ", ".join(synset.lemmas), synset.gloss, tuple(attributes))
+
+
+def _entities(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
+    with stage("embedding glosses", len(corpus.synsets)) as progress:
+        vectors = embedder.encode(corpus.texts(), progress=progress)
+    with stage("loading entities", len(corpus.synsets)) as progress:
+        load_entities(store.conn, [_entity(s) for s in corpus.synsets], vectors, model.id, progress)
+    return len(corpus.synsets)
+
+
+def _relationships(store: EntityStore, corpus: Corpus, stage: Stage) -> int:
+    known = store.by_label([synset.id for synset in corpus.synsets])
+    ids = [known[synset.id] for synset in corpus.synsets]
+    relations = corpus.relations
+    edges = [
+        (ids[source], ids[target], relations.names[kind])
+        for source, target, kind in zip(
+            relations.sources.tolist(), relations.targets.tolist(), relations.kinds.tolist(), strict=True
+        )
+    ]
+    with stage("loading relationships", len(edges)) as progress:
+        load_relationships(store.conn, edges, progress)
+    return len(edges)
+
+
+def _paths(store: EntityStore, stage: Stage) -> int:
+    known = {row[0] for row in store.conn.execute("SELECT name FROM vectuned_entities.relationship_types")}
+    types = [name for name in HIERARCHY if name in known]
+    if not types:
+        return 0
+    with stage("working out hypernym paths", 1):
+        return store.rebuild_paths(types)
+
+
+def _resources(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
+    known = store.by_label([synset.id for synset in corpus.synsets])
+    examples = corpus.training_examples()
+    resources = [
+        NewResource(f"urn:{CORPUS}:example:{number}", "usage example", text, tuple(known[o] for o in owners))
+        for number, (text, owners) in enumerate(examples.items(), 1)
+    ]
+    with stage("embedding usage examples", len(examples)) as progress:
+        vectors = embedder.encode(list(examples), progress=progress)
+    with stage("loading usage examples", len(examples)) as progress:
+        load_resources(store.conn, resources, vectors, model.id, progress)
+    return len(resources)
+
+
+def _drop_indexes_of_empty_tables(store: EntityStore) -> None:
+    # Row by row an index takes several times as long as built at the end.
+    for table in TABLES:
+        row = store.conn.execute(
+            sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(SCHEMA, table))
+        ).fetchone()
+        if row is not None and not row[0]:
+            drop_index(store.conn, table)

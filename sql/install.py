@@ -1,0 +1,134 @@
+"""Installs the schema `vectuned` in a database and brings it up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+
+import psycopg
+
+from .files import folder, run_script
+from .requirements import MigrationError, check_server, ensure_pgvector
+from .roles import grant_roles, roles_installed
+from .rows import execute, fetch_value, fetch_values
+
+MIGRATION_LOCK = 0x7665637475  # key of the advisory lock: 'vectu' as ASCII
+
+# In the order in which they refer to each other; the grants come after all of them.
+FUNCTION_FILES = (
+    "search/ladder",
+    "search/decide",
+    "search/record",
+    "search/feedback",
+    "search/filter",
+    "search/search_template",
+    "search/filtered_template",
+    "columns/indexes",
+    "columns/enable",
+    "columns/generate",
+    "daemon/replay",
+    "search/params",
+    "columns/recommend",
+    "daemon/drift",
+    "columns/status",
+    "daemon/request",
+    "exchange/exchange",
+    "exchange/check",
+    "exchange/merge",
+    "daemon/retention",
+)
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What `migrate` found and did: pgvector's schema and version, and the migrations applied."""
+
+    extension_schema: str
+    extension_version: str
+    applied: tuple[str, ...]
+
+
+def migrations() -> list[tuple[str, str]]:
+    """Return (name, text) of every migration, oldest first.
+
+    Until the first release the first one is schema.sql itself.
+    """
+    later = sorted(
+        (f for f in _tuner().joinpath("migrations").iterdir() if f.name.endswith(".sql")),
+        key=lambda f: f.name,
+    )
+    first = ("0001-initial", _tuner().joinpath("schema.sql").read_text("utf-8"))
+    return [first, *((f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in later)]
+
+
+def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migrated:
+    """Bring the vectuned schema of a database up to date, in one transaction.
+
+    conn: an autocommit connection of a role that may create schemas (and the extension, where it is missing);
+    of one that may act as the schema's owner, where there is one.
+    fresh_from_schema: install a fresh database from schema.sql; otherwise through every migration.
+
+    Raises MigrationError when the server or pgvector is too old, or a right is missing.
+    """
+    check_server(conn)
+    try:
+        with conn.transaction():
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            schema, version = ensure_pgvector(conn)
+            # What a superuser adds must belong to the same role: functions run with their owner's rights.
+            execute(conn, "act_as_owner")
+            applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
+            for name in FUNCTION_FILES:
+                run_script(conn, _tuner().joinpath("functions", f"{name}.sql").read_text("utf-8"), schema)
+            conn.execute("SELECT vectuned._generate_all()")
+            run_script(conn, _tuner().joinpath("grants.sql").read_text("utf-8"), schema)
+            # Partitions for a week, so that a search is recorded also before a daemon runs; drops none.
+            conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
+            if roles_installed(conn):
+                grant_roles(conn)
+    except psycopg.errors.InsufficientPrivilege as error:
+        advice = fetch_value(conn, "missing_right") or "run `vectuned migrate` as a superuser"
+        raise MigrationError(
+            f"the role {conn.info.user} may not install vectuned ({error.diag.message_primary}): {advice}, "
+            "or run `vectuned migrate` as the database's owner."
+        ) from error
+    except psycopg.ProgrammingError as error:
+        if not _installed(conn):
+            raise
+        raise MigrationError(
+            f"the schema vectuned of database {conn.info.dbname} cannot be brought up to date "
+            f"({error.diag.message_primary}): it was changed by hand, or made before the first release. "
+            "Nothing was changed. DROP SCHEMA vectuned CASCADE, which takes what was learned but none of "
+            "your tables, and migrate again; an embedded server that holds nothing else can go with its "
+            "folder."
+        ) from error
+    return Migrated(schema, version, applied)
+
+
+def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: bool) -> Iterator[str]:
+    known = [name for name, _ in migrations()]
+    installed = _installed(conn)
+    if not installed and fresh_from_schema:
+        run_script(conn, _tuner().joinpath("schema.sql").read_text("utf-8"), schema)
+        execute(conn, "note_migrations", {"names": known})
+        yield from known
+        return
+    done = set(fetch_values(conn, "migrations_done")) if installed else set()
+    if newer := sorted(done - set(known)):
+        raise MigrationError(
+            f"the database was migrated by a newer vectuned (it knows {newer[-1]}); upgrade this one."
+        )
+    for name, text in migrations():
+        if name not in done:
+            run_script(conn, text, schema)
+            execute(conn, "note_migrations", {"names": [name]})
+            yield name
+
+
+def _installed(conn: psycopg.Connection) -> bool:
+    return bool(fetch_value(conn, "migration_table"))
+
+
+def _tuner() -> Traversable:
+    return folder().joinpath("tuner")

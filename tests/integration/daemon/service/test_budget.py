@@ -1,0 +1,225 @@
+"""The worker within its budget: what it takes, when it waits, what it leaves out, and what it says of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+from tests.integration.embedded_helpers import eventually
+from tests.integration.table_helpers import Connection, clustered, enable, make, one, search
+
+from vectuned.config.settings import load_settings
+from vectuned.daemon.pacing.pace import Pace
+from vectuned.daemon.service.worker import Worker
+from vectuned.learning.replay.replay import replay
+from vectuned.learning.replay.work_timer import Spent
+
+DIMENSIONS = 16
+
+
+def table(conn: Connection) -> None:
+    make(conn, clustered(800, DIMENSIONS, seed=1))
+    enable(conn, sample_rate=1.0, min_samples=20)
+
+
+def ask(conn: Connection, count: int, seed: int) -> None:
+    for query in clustered(count, DIMENSIONS, seed=seed):
+        search(conn, query)
+
+
+class Skipping:
+    """A clock on which waiting takes no time but counts."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def clock(self) -> float:
+        return time.monotonic() + self.skipped
+
+    def idle(self, seconds: float) -> None:
+        self.skipped += seconds
+
+
+def test_replaying_and_learning_keep_to_their_share(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(conn)
+    ask(conn, 120, seed=2)
+    skipping = Skipping()
+    chosen = load_settings(None, {"budget.core_share": 0.2, "learning.batch_min": 10}, {})
+    pace = Pace(chosen.budget, skipping.idle, skipping.clock)
+    spent: list[float] = []
+    spend = pace.budget.spend
+
+    def note(seconds: float) -> None:
+        spent.append(seconds)
+        spend(seconds)
+
+    monkeypatch.setattr(pace.budget, "spend", note)
+    worker = Worker(conn, chosen, pace=pace)
+    worker.drain()
+    began, busy = skipping.clock(), time.monotonic()
+    while worker.replay_all():
+        pass
+    assert worker.learn_all() == 1
+    pace.budget.spend(2.0)  # what a table of the tests is too small for
+    pace.wait()
+    took, busy = skipping.clock() - began, time.monotonic() - busy
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 120
+    assert sum(spent) <= 0.2 * took + 0.2 * 10 + 1e-3
+    # Whatever ran between was measured: little of the time is not accounted for.
+    assert 0.5 * busy < sum(spent) - 2.0
+
+
+def test_the_size_of_a_pass_is_learned(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(conn)
+    ask(conn, 60, seed=2)
+    sizes: list[int] = []
+
+    def measured(*arguments: Any, spent: Spent, **named: Any) -> int:
+        sizes.append(len(arguments[2]))
+        done = replay(*arguments, spent=spent, **named)
+        spent.scanning = 0.4 * done
+        return done
+
+    monkeypatch.setattr("vectuned.daemon.service.worker.replay", measured)
+    chosen = load_settings(None, {"budget.core_share": 1.0}, {})
+    worker = Worker(conn, chosen, pace=Pace(chosen.budget, Skipping().idle))
+    worker.drain()
+    assert worker.replay_all() == 60
+    assert sizes[0] == 20
+    assert {*sizes[1:-1]} <= {*range(5, 11)}
+
+
+def sleep(conn: Connection) -> None:
+    """Keep a session busy until it is terminated."""
+    with suppress(psycopg.OperationalError):
+        conn.execute("SELECT pg_sleep(60)")
+
+
+def test_a_busy_server_is_left_alone(conn: Connection, database: str) -> None:
+    table(conn)
+    ask(conn, 30, seed=2)
+    chosen = load_settings(None, {"budget.pause_above": 1}, {})
+    skipping = Skipping()
+    worker = Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock))
+    worker.drain()
+    sleepers = [psycopg.connect(database, autocommit=True, application_name=f"app {n}") for n in range(2)]
+    threads = [threading.Thread(target=sleep, args=(other,)) for other in sleepers]
+
+    def running() -> bool:
+        return bool(
+            one(conn, "SELECT count(*) = 2 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'")
+        )
+
+    try:
+        for thread in threads:
+            thread.start()
+        assert eventually(running)
+        assert worker.replay_all() == 0
+        assert skipping.skipped == 55
+    finally:
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
+        )
+        for thread, other in zip(threads, sleepers, strict=True):
+            thread.join()
+            other.close()
+    assert worker.replay_all() == 30
+
+
+def test_it_says_when_it_falls_behind(conn: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    table(conn)
+    ask(conn, 40, seed=2)
+    skipping = Skipping()
+    chosen = load_settings(None, {"learning.replay_batch": 5}, {})
+    worker = Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock))
+    worker.drain()
+    with caplog.at_level(logging.WARNING, logger="vectuned"):
+        for _ in range(4):
+            worker.watch_backlog()
+            skipping.skipped += 400
+            worker.replay_all()
+    assert caplog.text.count("is behind") == 1
+    assert "raise budget.core_share or lower sample_rate" in caplog.text
+    told = one(conn, "SELECT details FROM vectuned.event WHERE action = 'behind'")
+    assert told["waiting"] == 35
+    assert 0 < told["per_minute"] < 2
+    said = one(conn, "SELECT behind FROM vectuned.stats('items')")
+    assert re.fullmatch(
+        r"20 searches wait, \d+ minutes at the present rate; raise budget\.core_share or lower sample_rate",
+        said,
+    )
+    while worker.replay_all():
+        pass
+    assert one(conn, "SELECT behind FROM vectuned.stats('items')") is None
+    worker.watch_backlog()
+    worker.watch_backlog()
+    actions = conn.execute("SELECT action FROM vectuned.event WHERE column_id = 1 ORDER BY id").fetchall()
+    assert [row[0] for row in actions if row[0] in ("behind", "caught_up")] == ["behind", "caught_up"]
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "said"),
+    [
+        (0, "5,230 searches wait and none was replayed lately; why not"),
+        (127.6, "5,230 searches wait, 41 minutes at the present rate; why not"),
+        (10, "5,230 searches wait, 9 hours at the present rate; why not"),
+        (100_000, "5,230 searches wait, 1 minutes at the present rate; why not"),
+    ],
+)
+def test_status_says_how_far_it_is_behind(conn: Connection, per_minute: float, said: str) -> None:
+    table(conn)
+    assert one(conn, "SELECT vectuned._behind(1, 5230)") is None
+    details = json.dumps({"per_minute": per_minute, "advice": "why not"})
+    conn.execute(
+        "INSERT INTO vectuned.event (column_id, action, details) VALUES (1, 'behind', %s)", (details,)
+    )
+    assert one(conn, "SELECT vectuned._behind(1, 5230)") == said
+    assert one(conn, "SELECT vectuned._behind(1, 0)") is None
+    conn.execute("INSERT INTO vectuned.event (column_id, action) VALUES (1, 'caught_up')")
+    assert one(conn, "SELECT vectuned._behind(1, 5230)") is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_searches_older_than_the_window_are_not_replayed(conn: Connection, kept: bool) -> None:
+    make(conn, clustered(800, DIMENSIONS, seed=1))
+    enable(conn, sample_rate=1.0, min_samples=20, store_vectors=kept)
+    conn.execute("UPDATE vectuned.tuned_column SET trajectory_window = 30")
+    worker = Worker(conn, load_settings(None, {}, {}))
+    ask(conn, 50, seed=2)
+    worker.drain()
+    assert worker.replay_all() == 30
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 30
+    newest = "recorded_at >= (SELECT recorded_at FROM vectuned.trajectory ORDER BY 1 DESC OFFSET 29 LIMIT 1)"
+    assert one(conn, f"SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL AND {newest}") == 30
+    assert one(conn, "SELECT awaiting_replay FROM vectuned.stats('items')") == 0
+    assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (50 if kept else 0)
+    worker.judge()
+    assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE verdict = 'unknown'") >= 20
+    assert (
+        one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE verdict = 'success' AND recall IS NULL")
+        == 0
+    )
+
+
+def test_a_check_that_times_out_is_unknown(conn: Connection) -> None:
+    table(conn)
+    ask(conn, 3, seed=2)
+    worker = Worker(conn, load_settings(None, {"budget.statement_timeout_seconds": 0.5}, {}))
+    worker.drain()
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION vectuned._search_1(query vector, k int) RETURNS TABLE (id text, "
+        "distance float8, query_id uuid) LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(20); END $$"
+    )
+    assert worker.replay_all() == 3
+    assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 3
+    assert one(conn, "SELECT count(recall) FROM vectuned.recall_check") == 0
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 3

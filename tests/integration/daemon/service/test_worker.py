@@ -1,0 +1,136 @@
+"""The daemon's work as a whole, on a real database: what it takes up, passes over, and leaves alone."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from tests.integration.table_helpers import Connection, clustered, enable, make, one, search
+
+from vectuned.config.settings import Settings, load_settings
+from vectuned.daemon.service.worker import Worker
+
+DIMENSIONS = 16
+
+
+def settings(**learning: object) -> Settings:
+    """Settings with other values in the section [learning], whatever the environment says."""
+    return load_settings(None, {f"learning.{key}": value for key, value in learning.items()}, {})
+
+
+def table(conn: Connection, name: str = "items") -> None:
+    make(conn, clustered(800, DIMENSIONS, seed=1), table=name)
+    enable(conn, name, sample_rate=1.0, min_samples=20)
+
+
+def ask(conn: Connection, count: int, seed: int, name: str = "items") -> None:
+    for query in clustered(count, DIMENSIONS, seed=seed):
+        search(conn, query, relation=name)
+
+
+def test_drain_replay_and_learn_until_nothing_is_new(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings(batch_min=10))
+    ask(conn, 40, seed=2)
+    assert worker.drain() == 40
+    assert worker.replay_all() == 40
+    assert worker.learn_all() == 1
+    assert one(conn, "SELECT count(*) FROM vectuned.bank WHERE k_class = 10") == 1
+    assert (worker.drain(), worker.replay_all(), worker.learn_all()) == (0, 0, 0)
+    ask(conn, 9, seed=3)
+    worker.drain()
+    worker.replay_all()
+    assert worker.learn_all() == 0  # nine are no news yet
+    ask(conn, 1, seed=4)
+    worker.drain()
+    worker.replay_all()
+    assert worker.learn_all() == 1
+
+
+def test_another_target_or_limit_is_news(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings())
+    ask(conn, 40, seed=2)
+    worker.drain()
+    worker.replay_all()
+    assert [worker.learn_all(), worker.learn_all()] == [1, 0]
+    for target, max_tail in ((0.9, None), (0.9, 0.01)):
+        enable(conn, sample_rate=1.0, min_samples=20, target_recall=target, max_tail=max_tail)
+        assert [worker.learn_all(), worker.learn_all()] == [1, 0]
+
+
+def test_learning_can_be_switched_off(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings(enabled=False))
+    ask(conn, 40, seed=2)
+    worker.drain()
+    assert worker.replay_all() == 40
+    assert worker.learn_all() == 0
+    assert one(conn, "SELECT count(*) FROM vectuned.bank") == 0
+    assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL") == 40
+
+
+def test_a_batch_bounds_what_one_pass_replays(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings(replay_batch=15))
+    ask(conn, 40, seed=2)
+    worker.drain()
+    assert [worker.replay_all() for _ in range(4)] == [15, 15, 10, 0]
+
+
+def test_a_column_that_cannot_be_worked_on_does_not_stop_the_others(
+    conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("first", "second"):
+        table(conn, name)
+        ask(conn, 30, seed=5, name=name)
+    conn.execute("DROP INDEX first_embedding_idx")
+    worker = Worker(conn, settings())
+    worker.drain()
+    with caplog.at_level(logging.WARNING, logger="vectuned"):
+        assert worker.replay_all() == 30
+    assert "public.first.embedding is passed over: The index of" in caplog.text
+    assert worker.learn_all() == 1
+
+
+def test_the_inbox_is_bounded_as_the_settings_say(conn: Connection) -> None:
+    Worker(conn, load_settings(None, {"inbox.max_mb": 3}, {})).prepare()
+    assert one(conn, "SELECT vectuned._inbox_bytes()") == 3 * 1024 * 1024
+
+
+def test_maintenance_makes_the_coming_days(conn: Connection) -> None:
+    worker = Worker(conn, settings())
+    conn.execute(
+        "DROP TABLE vectuned.trajectory_"
+        + str(one(conn, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"))
+    )
+    before = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
+    worker.maintain()
+    after = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
+    assert after == before + 1
+
+
+def test_maintenance_forgets_what_is_old_but_not_how_things_are(conn: Connection) -> None:
+    table(conn)
+    ask(conn, 25, seed=2)
+    worker = Worker(conn, settings(enabled=False))
+    worker.drain()
+    worker.replay_all()
+    conn.execute("UPDATE vectuned.tuned_column SET trajectory_window = 20")
+    conn.execute("DELETE FROM vectuned.event")
+    conn.execute(
+        "INSERT INTO vectuned.event (column_id, action, happened_at) "
+        "SELECT c, a, now() - make_interval(days => d) "
+        "FROM unnest(ARRAY[1, NULL]) c, unnest(ARRAY['publish', 'behind']) a, unnest(ARRAY[60, 40, 10]) d "
+        "WHERE a = 'publish' OR d > 30"
+    )
+    worker.maintain()
+    left = conn.execute(
+        "SELECT column_id, action, (now()::date - happened_at::date) FROM vectuned.event ORDER BY 1, 2, 3"
+    ).fetchall()
+    assert left == [(1, "behind", 40), (1, "publish", 10), (None, "behind", 40), (None, "publish", 10)]
+    # Nobody learns, so nobody else sees to it that replays do not become ever more.
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
+    conn.execute("DROP INDEX items_embedding_idx")
+    worker.maintain()
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20

@@ -1,0 +1,152 @@
+"""What was learned of a table as a document, and copies of its database to import it into."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.integration.table_helpers import (
+    Connection,
+    build,
+    copied,
+    drawn,
+    enable,
+    make,
+    one,
+    only,
+    prepared,
+    text,
+)
+
+from vectuned.learning.model.trajectory import drain, pending
+from vectuned.learning.policy.learner import Options, learn
+from vectuned.learning.replay.replay import replay
+
+ROWS = 4000
+SEARCHES = 150
+TARGET = 0.9
+ALWAYS = Options(step_aside=-0.99)
+Document = dict[str, Any]
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class World:
+    """A database with a tuned table of which nothing is known, and what was learned in a copy of it."""
+
+    dsn: str
+    blank: str
+    document: Document
+
+    @contextmanager
+    def copy(self) -> Iterator[Connection]:
+        """Yield a connection to a copy of the blank database: its index is the same, file by file."""
+        with copied(self.dsn, self.blank, f"exchange_{next(_numbers)}") as conn:
+            yield conn
+
+
+def learned(dsn: str, template: str) -> World:
+    """Make the world, in which searches with and without filters were learned of."""
+    blank = "exchange_blank"
+    with prepared(dsn, template, blank) as conn:
+        make(conn, drawn(ROWS, seed=1), index=False)
+        conn.execute("ALTER TABLE items ADD COLUMN category text")
+        conn.execute("UPDATE items SET category = CASE WHEN id % 10 < 6 THEN 'secret' ELSE 'rare' END")
+        conn.execute("VACUUM (ANALYZE, FULL) items")
+        build(conn, options="WITH (m = 5, ef_construction = 24)")
+        enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
+    with copied(dsn, blank, "exchange_learned") as conn:
+        practise(conn, SEARCHES)
+        practise(conn, 60, seed=7, condition={"category": "secret"})
+        learn(conn, only(conn), ALWAYS)
+        return World(dsn, blank, exported(conn))
+
+
+def practise(conn: Connection, count: int, *, seed: int = 5, condition: object = None) -> None:
+    """Search, record, drain and replay."""
+    for query in drawn(count, seed):
+        conn.execute(
+            "SELECT FROM vectuned.search('items', %s, 10, %s::jsonb)",
+            (text(query), None if condition is None else json.dumps(condition)),
+        )
+    drain(conn)
+    care = only(conn)
+    assert replay(conn, care, pending(conn, care.column, count)) == count
+
+
+def exported(conn: Connection) -> Document:
+    """Export the only column."""
+    found: Document = one(conn, "SELECT vectuned.export_patterns('items', 'embedding')")
+    return found
+
+
+def imported(conn: Connection, document: Any, *, dry_run: bool = False) -> dict[str, Any]:
+    """Import for the only column and return the report."""
+    report: dict[str, Any] = one(
+        conn,
+        "SELECT vectuned.import_patterns('items', 'embedding', %s::jsonb, %s)",
+        json.dumps(document), dry_run,
+    )  # fmt: skip
+    return report
+
+
+def signed(conn: Connection, document: Document) -> Document:
+    """Give a document the checksum that it should have."""
+    rest = {name: value for name, value in document.items() if name != "checksum"}
+    return {**rest, "checksum": one(conn, "SELECT vectuned._checksum(%s::jsonb)", json.dumps(rest))}
+
+
+def later(conn: Connection, document: Document, **changes: Any) -> Document:
+    """Return a document as if it had been written some seconds later, and say other things."""
+    at = one(conn, "SELECT to_jsonb(%s::timestamptz + interval '3 s')", document["created_at"])
+    return signed(conn, {**document, "created_at": at, **changes})
+
+
+def changed(document: Document, place: tuple[Any, ...], value: Any) -> Document:
+    """Return a copy of a document with another value at a place."""
+    copied_document = copy.deepcopy(document)
+    at: Any = copied_document
+    for step in place[:-1]:
+        at = at[step]
+    at[place[-1]] = value
+    return copied_document
+
+
+def told(document: Document) -> Document:
+    """Return what a document says but for when and in which database it was written."""
+    rest = {name: value for name, value in document.items() if name not in ("created_at", "checksum")}
+    return {**rest, "provenance": {**document["provenance"], "database": None}}
+
+
+def everything(conn: Connection) -> list[list[tuple[Any, ...]]]:
+    """Read all that an import may change."""
+    tables = ("bank", "pattern", "measured_path", "imported", "event")
+    return [
+        conn.execute(f"SELECT t::text FROM vectuned.{name} t ORDER BY 1".encode()).fetchall()
+        for name in tables
+    ]
+
+
+def actions(report: dict[str, Any]) -> dict[int, str]:
+    """Return what became of every class of k."""
+    return {each["k"]: each["action"] for each in report["classes"]}
+
+
+def serving(conn: Connection, k: int = 10) -> Any:
+    """Read what serves a class of k."""
+    return conn.execute(
+        "SELECT access_path, ef_search, certified, recall_bound, samples, patterns, state "
+        "FROM vectuned.status WHERE k_class = %s",
+        (k,),
+    ).fetchone()
+
+
+def of_class(document: Document, k: int = 10) -> Document:
+    """Return what a document says of a class of k."""
+    (found,) = [each for each in document["classes"] if each["k"] == k]
+    return dict(found)

@@ -1,0 +1,339 @@
+"""Learning from filtered searches: recorded, replayed, learned, published, and served to other queries."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.integration.table_helpers import Connection, build, clustered, enable, make, one, raw, search, text
+
+from vectuned.learning.model.ladder import K_CLASSES, RUNGS
+from vectuned.learning.model.trajectory import drain, pending
+from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.policy.filtering import OTHERS, buckets
+from vectuned.learning.policy.learner import learn
+from vectuned.learning.policy.replays import Replays, load
+from vectuned.learning.replay.replay import replay
+from vectuned.learning.truth.neighbors import Singles
+
+ROWS, DIMENSIONS, TARGET = 8000, 24, 0.9
+SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)
+
+
+@pytest.fixture
+def care(conn: Connection) -> Care:
+    """A column of some thousand vectors with a category of unequal classes, all searches recorded."""
+    make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
+    conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
+    chosen = np.random.default_rng(3).choice(len(SHARES), size=ROWS, p=SHARES)
+    with conn.cursor() as cursor:
+        for number in range(len(SHARES)):
+            keys = (np.flatnonzero(chosen == number) + 1).tolist()
+            cursor.execute("UPDATE items SET category = %s WHERE id = ANY (%s)", (f"c{number}", keys))
+    conn.execute("CREATE INDEX ON items (category)")
+    conn.execute("VACUUM (ANALYZE, FULL) items")
+    build(conn)
+    enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
+    (care,) = tuned_columns(conn)
+    return care
+
+
+def replays(conn: Connection, care: Care) -> Replays:
+    """Read the replays through the only index."""
+    (index,) = care.indexes
+    return load(conn, care, index)
+
+
+def found(conn: Connection, query: Any, k: int, condition: object) -> list[float]:
+    """Search with a filter and return the distances."""
+    statement = "SELECT distance FROM vectuned.search('items', %s, %s, %s::jsonb)"
+    return [float(r[0]) for r in conn.execute(statement, (text(query), k, json.dumps(condition))).fetchall()]
+
+
+def distances(conn: Connection, query: Any, where: str, limit: int | None = None) -> list[float]:
+    """Answer exactly with pgvector's operator."""
+    statement = (
+        f"SELECT d FROM (SELECT embedding <=> '{text(query)}' AS d FROM items WHERE {where} OFFSET 0) s "
+        f"ORDER BY d LIMIT {limit or 'ALL'}"
+    )
+    return [float(row[0]) for row in conn.execute(raw(statement)).fetchall()]
+
+
+def practise(conn: Connection, care: Care, queries: Singles, k: int = 10) -> None:
+    """Search with the categories in turn, drain, replay."""
+    for number, query in enumerate(queries):
+        found(conn, query, k, {"category": f"c{number % len(SHARES)}"})
+    assert drain(conn) == len(queries)
+    assert replay(conn, care, pending(conn, care.column, len(queries))) == len(queries)
+
+
+def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
+    rng = np.random.default_rng(1)
+    fractions = np.concatenate(
+        [rng.random(300), 10.0 ** rng.uniform(-9, 0, 300), 2.0 ** -np.arange(0, 25), [0.0, 1.0, 1.5, -1.0]]
+    )
+    rows = conn.execute(
+        "SELECT vectuned._filter_bucket(f) FROM unnest(%s::float8[]) WITH ORDINALITY AS u (f, n) ORDER BY n",
+        (fractions.tolist(),),
+    ).fetchall()
+    assert [row[0] for row in rows] == buckets(fractions).tolist()
+
+
+def test_common_values_are_estimated_well(conn: Connection, care: Care) -> None:
+    conn.execute(
+        "ALTER TABLE items ADD COLUMN price numeric(10,2), ADD COLUMN day date, ADD COLUMN at timestamptz, "
+        "ADD COLUMN flag bool, ADD COLUMN few int"
+    )
+    conn.execute(
+        "UPDATE items SET price = substr(category, 2)::int * 1.25, "
+        "day = date '2026-01-01' + substr(category, 2)::int, "
+        "at = timestamptz '2026-01-01 00:00Z' + substr(category, 2)::int * interval '1 hour', "
+        "flag = category = 'c0', few = CASE WHEN id % 3 > 0 THEN substr(category, 2)::int END"
+    )
+    conn.execute("SET datestyle = 'German, DMY'")
+    conn.execute("SET timezone = 'Asia/Tokyo'")
+    conn.execute("ANALYZE items")
+    enable(conn, sample_rate=1.0, target_recall=TARGET)
+    conn.execute("SET timezone = 'America/New_York'")
+    for number, share in enumerate(SHARES):
+        for condition, where in (
+            ({"category": f"c{number}"}, f"category = 'c{number}'"),
+            ({"price": number * 1.25}, f"price = {number * 1.25}"),
+            ({"price": f"{number * 1.25:.3f}"}, f"price = {number * 1.25}"),
+            ({"day": f"2026-01-0{number + 1}"}, f"day = '2026-01-0{number + 1}'"),
+            ({"at": f"2026-01-01T0{number}:00:00Z"}, f"at = '2026-01-01 0{number}:00Z'"),
+            ({"few": number}, f"few = {number}"),
+            ({"price": {">=": number * 1.25}}, f"price >= {number * 1.25}"),
+            ({"few": {"<": number + 1}}, f"few <= {number}"),
+            ({"day": {"<=": f"2026-01-0{number + 1}"}}, f"day <= '2026-01-0{number + 1}'"),
+            ({"few": {"<>": number}}, f"few <> {number}"),
+            ({"few": [number, None]}, f"few = {number} OR few IS NULL"),
+            ({"few": {"not in": [number]}}, f"few <> {number}"),
+            ({"flag": number == 0}, f"flag = {number == 0}"),
+        ):
+            statement = "SELECT fraction FROM vectuned._compile_filter(%s, 'items', %s::jsonb)"
+            estimate = one(conn, statement, care.column.id, json.dumps(condition))
+            true = one(conn, f"SELECT count(*) FILTER (WHERE {where}) / count(*)::float8 FROM items")
+            assert true / 1.5 <= estimate <= true * 1.5, (condition, estimate, true, share)
+
+
+def test_recall_stored_is_recall_by_hand(conn: Connection, care: Care) -> None:
+    queries = clustered(25, DIMENSIONS, seed=4)
+    practise(conn, care, queries)
+    rows = conn.execute(
+        "SELECT t.query, t.filter, t.recall, r.fraction, r.filtered_recall, r.matches, r.exact_ms, "
+        "r.k_classes, r.shape, r.other_recall, r.other_ms, r.recall "
+        "FROM vectuned.replay r JOIN vectuned.trajectory t USING (query_id)"
+    ).fetchall()
+    assert len(rows) == len(queries)
+    for (
+        query, condition, served, fraction, recall, matches, exact_ms, classes, shape, others, other_ms, bare
+    ) in rows:  # fmt: skip
+        where = f"category = '{condition['category']}'"
+        assert served == 1  # nothing learned: exact
+        assert fraction == pytest.approx(SHARES[int(condition["category"][1])], rel=0.2)
+        assert exact_ms > 0
+        assert shape == "category ="
+        # What has no rungs: the planner's choice, then scans that go on until ten rows match, each of them
+        # where the one before took less than half of the exact answer's time.
+        tried = len(other_ms)
+        assert 1 <= tried <= len(OTHERS)
+        assert np.array(others).shape == (len(classes), tried)
+        assert min(other_ms) > 0
+        assert all(2 * spent <= 1.001 * exact_ms for spent in other_ms[:-1])
+        assert tried == len(OTHERS) or 2 * other_ms[-1] >= 0.999 * exact_ms
+        assert tried < len(OTHERS) or others[classes.index(10)][2] > 0.9
+        assert all(0 <= value <= 1 for each in others for value in each)
+        # Of the same scan's rows without the condition.
+        assert np.array(bare).shape == np.array(recall).shape
+        nearest = distances(conn, query.to_numpy(), where)
+        plain = conn.execute(
+            "SELECT r.distances, r.counts, r.matched FROM vectuned._replay(%s, 1, %s, %s, %s) r",
+            (care.column.id, query, list(RUNGS), "t." + where),
+        ).fetchone()
+        assert plain is not None
+        seen, inside = np.array(plain[0]), np.array(plain[2])
+        for number, k in enumerate(classes):
+            bound = nearest[min(k, len(nearest)) - 1] + 1e-6
+            by_hand = [
+                min(np.count_nonzero(inside[:count] & (seen[:count] <= bound)) / min(k, len(nearest)), 1)
+                for count in plain[1]
+            ]
+            np.testing.assert_allclose(recall[number], by_hand, atol=1e-6)
+        assert matches == [int(inside[:count].sum()) for count in plain[1]]
+
+
+@pytest.mark.parametrize("k", [1, 10, 30])
+def test_scans_that_end_early_tell_the_same_of_their_own_class(conn: Connection, care: Care, k: int) -> None:
+    for number, query in enumerate(clustered(15, DIMENSIONS, seed=5)):
+        where = f"category = 'c{number % len(SHARES)}'"
+        nearest, inside = distances(conn, query, "true", k), distances(conn, query, where, k)
+        goal = {"g": k, "b": nearest[-1] + 1e-6, "fg": len(inside), "fb": inside[-1] + 1e-6}
+        values = {"c": care.column.id, "q": text(query), "r": list(RUNGS), "w": "t." + where, "k": k, **goal}
+        whole, early = (
+            conn.execute(
+                "SELECT r.distances, r.counts, r.matched, r.ms, r.exact_ms, r.blocks "
+                f"FROM vectuned._replay(%(c)s, 1, %(q)s, %(r)s, %(w)s, %(k)s, 100{more}) r".encode(),
+                values,
+            ).fetchone()
+            for more in ("", ", %(g)s, %(b)s, %(fg)s, %(fb)s")
+        )
+        assert whole is not None
+        assert early is not None
+        reached = len(early[1])
+        assert len(whole[1]) == len(RUNGS)
+        assert early[1] == whole[1][:reached]
+        assert early[0] == whole[0][: early[1][-1]]
+        assert early[2] == whole[2][: early[1][-1]]
+        assert early[5] == whole[5][:reached]
+        seen, matched = np.array(early[0]), np.array(early[2])
+        hits = np.count_nonzero(seen <= goal["b"])
+        filter_hits = np.count_nonzero(matched & (seen <= goal["fb"]))
+        ended = hits >= k and (filter_hits >= len(inside) or early[3][-1] > 1.5 * early[4])
+        assert ended or reached == len(RUNGS)
+
+
+def test_what_is_given_up_is_marked_unknown(conn: Connection, care: Care) -> None:
+    # Beyond the first 200 replays three of four scans end early.
+    practise(conn, care, clustered(260, DIMENSIONS, seed=6))
+    given = replays(conn, care).filtered_evidence(10)
+    assert len(given) == 260
+    assert set(given.shape) == {"category ="}
+    # What has no rungs is tried where a scan goes through every one of them, and nowhere else.
+    tried = np.isfinite(given.other_ms)
+    np.testing.assert_array_equal(tried, np.isfinite(given.other_recall))
+    assert (np.diff(tried.astype(int), axis=1) <= 0).all()
+    assert tried[:, 0].sum() == 200 + 60 // 4
+    unknown = ~given.known
+    assert (np.diff(unknown.astype(int), axis=1) >= 0).all()  # once given up, unknown to the end
+    assert unknown.any(axis=1).sum() <= 45
+    recall = given.recall
+    assert (np.diff(recall, axis=1) >= -1e-9).all()
+    # A scan that is known to its end and saw ten matching rows near enough has recall 1 there.
+    assert (recall[given.known[:, -1] & ~given.short[:, -1], -1] > 0.5).all()
+
+
+def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> None:
+    practise(conn, care, clustered(500, DIMENSIONS, seed=7))
+    lesson = learn(conn, care)
+    ways = [way for way in lesson.served[10].filtered if way.samples]  # those that were measured themselves
+    choices = {way.bucket: way for way in ways if way.serves}
+    assert len(choices) == len(SHARES) == sum(way.serves for way in ways)
+    for bucket, choice in choices.items():
+        assert choice.shape == "category ="
+        assert choice.proven
+        assert choice.bound >= TARGET
+        rivals = {(way.access_path, way.effort): way for way in ways if way.bucket == bucket}
+        assert rivals.keys() >= {("exact", None), ("planner", None)}
+        assert {path for path, _ in rivals if path != "hnsw_continued"} == {"exact", "hnsw", "planner"}
+        assert choice.ms == min(way.ms for way in rivals.values() if way.proven)
+        assert all(way.bound >= TARGET for way in rivals.values() if way.proven)
+        statement = (
+            "SELECT access_path, index_no, effort, expected_recall, recall_bound, ms, samples "
+            "FROM vectuned._served_path(%s, 10, %s::jsonb, %s, %s)"
+        )
+        # A share in the middle of the bucket.
+        share = 2.0 ** (-(bucket + 0.5) / 2)
+        values = (care.column.id, '{"category": "c0"}', "category =", share)
+        assert conn.execute(statement, values).fetchall() == [
+            (
+                choice.access_path, choice.index_no, choice.effort, choice.recall, choice.bound, choice.ms,
+                choice.samples,
+            )
+        ]  # fmt: skip
+    spread = {way.bucket: way for way in lesson.served[10].filtered if not way.samples}
+    densest = choices[min(choices)]
+    # Denser filters are served like the densest seen, where an index is scanned for those.
+    scanned = densest.access_path.startswith("hnsw")
+    assert sorted(spread) == (list(range(min(choices))) if scanned else [])
+    assert {(way.access_path, way.effort, way.serves) for way in spread.values()} <= {
+        (densest.access_path, densest.effort, True)
+    }
+    published = one(
+        conn, "SELECT count(*) FROM vectuned.measured_path WHERE k_class = 10 AND shape IS NOT NULL"
+    )
+    assert published == len(lesson.served[10].filtered)
+    # 40 rows by their index, whoever reads that: exactly.
+    assert choices[max(choices)].access_path in ("exact", "planner")
+    assert choices[max(choices)].recall == 1
+    heldout = clustered(150, DIMENSIONS, seed=70)
+    for k in (10, 4):
+        for number in range(len(SHARES)):
+            recalls = []
+            for query in heldout:
+                nearest = distances(conn, query, f"category = 'c{number}'", k)
+                answer = found(conn, query, k, {"category": f"c{number}"})
+                assert len(answer) == len(nearest)
+                recalls.append(np.count_nonzero(np.array(answer) <= nearest[-1] + 1e-6) / len(nearest))
+            assert np.mean(recalls) >= TARGET - 0.01, number
+    # The same when the index is made to look cheap, so that it is surely chosen for the large classes,
+    # whose scans were all replayed to where their answers are complete.
+    conn.execute(
+        "UPDATE vectuned.replay SET exact_ms = exact_ms + 1000, "
+        "other_ms = ARRAY(SELECT ms + 1000 FROM unnest(other_ms) ms)"
+    )
+    lesson = learn(conn, care)
+    served = [way for way in lesson.served[10].filtered if way.serves and way.bucket <= 4]
+    assert {way.access_path for way in served} == {"hnsw"}
+    assert {way.index_no for way in served} == {care.indexes[0].number}
+    for number in range(2):
+        condition = {"category": f"c{number}"}
+        recalls = []
+        for query in heldout:
+            nearest = distances(conn, query, f"category = 'c{number}'", 10)
+            answer = found(conn, query, 10, condition)
+            assert len(answer) == 10
+            recalls.append(np.count_nonzero(np.array(answer) <= nearest[-1] + 1e-6) / 10)
+        assert np.mean(recalls) >= TARGET - 0.01, number
+    paths = conn.execute("SELECT DISTINCT access_path FROM vectuned.inbox").fetchall()
+    assert ("hnsw_filtered",) in paths
+    assert drain(conn) > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE items DROP COLUMN extra",
+        "ALTER TABLE items ALTER COLUMN extra DROP DEFAULT, ALTER COLUMN extra TYPE date USING now()",
+        "ALTER TABLE items RENAME COLUMN extra TO other",
+    ],
+)
+def test_a_filter_that_no_longer_fits_is_passed_over(conn: Connection, care: Care, change: str) -> None:
+    queries = clustered(6, DIMENSIONS, seed=8)
+    for number, query in enumerate(queries):
+        found(conn, query, 10, [{"extra": 1}, {"category": "c1"}][number % 2])
+    search(conn, queries[0])
+    assert drain(conn) == 7
+    conn.execute(change.encode())
+    (care,) = tuned_columns(conn)  # a change of type rewrites the table, and its index
+    assert replay(conn, care, pending(conn, care.column, 10)) == 7
+    rows = conn.execute(
+        "SELECT t.filter, t.recall, r.fraction IS NULL FROM vectuned.trajectory t "
+        "LEFT JOIN vectuned.replay r USING (query_id) WHERE t.replayed_at IS NOT NULL"
+    ).fetchall()
+    assert len(rows) == 7
+    for condition, recall, unfiltered in rows:
+        if condition == {"extra": 1}:
+            assert (recall, unfiltered) == (None, True)
+        else:
+            assert recall is not None
+            assert unfiltered == (condition is None)
+    assert len(replays(conn, care).filtered_evidence(10)) == 3
+
+
+def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, care: Care) -> None:
+    queries = clustered(90, DIMENSIONS, seed=9)
+    for number, query in enumerate(queries):
+        found(conn, query, [1, 7, 100, 1000][number % 4], {"id": {">": number * 80}, "category": "c0"})
+    assert drain(conn) == len(queries)
+    assert replay(conn, care, pending(conn, care.column, 100)) == len(queries)
+    assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
+    seen = replays(conn, care)
+    assert seen.k_classes == K_CLASSES
+    for k in K_CLASSES:
+        given = seen.filtered_evidence(k)
+        assert len(given) > 0
+        assert np.isfinite(given.recall).all()
+        assert set(given.shape) == {"id >, category ="}  # in the order of jsonb: by length

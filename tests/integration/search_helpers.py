@@ -1,0 +1,64 @@
+"""A table whose searches are recorded, for what is asked about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tests.integration.table_helpers import Connection, Singles, build, enable, make, one, search
+
+from vectuned.config.settings import Settings, load_settings
+from vectuned.daemon.service.requests import serve_request
+
+DIMENSIONS = 16
+ROWS = 3000
+
+
+def settings(**values: object) -> Settings:
+    """Settings with other values, whatever the environment says."""
+    return load_settings(None, {key.replace("__", "."): value for key, value in values.items()}, {})
+
+
+def points(count: int, seed: int) -> Singles:
+    """Draw vectors without any structure, so that effort shows."""
+    return np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
+
+
+def tuned(conn: Connection, *, target: float = 0.9, min_samples: int = 100) -> int:
+    """Make a table of 3,000 rows with a sparse index, and record every search of it."""
+    make(conn, points(ROWS, seed=1), index=False)
+    build(conn, options="WITH (m = 6)")
+    conn.execute("ALTER TABLE items ADD COLUMN kind int")
+    conn.execute("UPDATE items SET kind = id % 4")
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    conn.execute("VACUUM ANALYZE items")
+    return enable(conn, target_recall=target, sample_rate=1.0, min_samples=min_samples)
+
+
+def ask(conn: Connection, count: int, seed: int = 2) -> None:
+    """Search, so that it is recorded."""
+    for query in points(count, seed):
+        search(conn, query)
+
+
+def request(conn: Connection, call: str, *values: object) -> int:
+    """Ask the daemon for something; return the number of the request."""
+    return int(one(conn, f"SELECT vectuned.{call}", *values))
+
+
+def serve(conn: Connection, number: int, chosen: Settings | None = None) -> dict[str, Any]:
+    """Do the oldest request, which must be this one and succeed; return its result."""
+    assert serve_request(conn.info.dsn, chosen or settings())
+    state, result, error = row(conn, number)
+    assert (state, error) == ("done", None)
+    assert isinstance(result, dict)
+    return result
+
+
+def row(conn: Connection, number: int) -> tuple[str, Any, str | None]:
+    """Return how a request stands: state, result, error."""
+    found = conn.execute(
+        "SELECT state, result, error FROM vectuned.requests WHERE request_id = %s", (number,)
+    ).fetchone()
+    assert found is not None
+    return found[0], found[1], found[2]

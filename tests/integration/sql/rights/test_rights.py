@@ -1,0 +1,250 @@
+"""Who may do what: each role all it needs and nothing else, and what is denied to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg import errors, sql
+from tests.integration.role_helpers import GROUPS, QUERY, member, tuned_with_roles
+from tests.integration.table_helpers import Connection, exact, one, plain_role, raw, search, text
+
+from vectuned.config.errors import UsageError
+from vectuned.daemon.database.session import open_session
+from vectuned.daemon.server.embedded import EmbeddedServer
+from vectuned.sql.install import migrate
+
+# What each role may execute besides the owner. What is not named here is the owner's alone.
+SEARCHING = """
+    _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _compile_filter
+    _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default
+    _served_path _filter_bucket _search_function _search_anew _check_query _tuned_column _fragments
+    _index_fragments _generation _probe _default_effort params apply search search_rows record_feedback
+    _may_tune _daemon_runs _query_id _search_1 _filtered_1
+"""
+INDEXES = """
+    _refresh_indexes _refresh_statistics _vector_indexes _marker _predicate_filter _takes_index _plan_reads
+    _plan_indexes _condition_for _generate _check_range _check_request _unreadable stats recommend_params
+    export_patterns import_patterns
+"""
+FUNCTIONS = {
+    "vectuned_user": SEARCHING,
+    "vectuned_admin": f"""{SEARCHING} {INDEXES}
+        enable disable auto_tune benchmark_recall benchmark_latency request_result cancel_request _inspect
+        _generate_dispatch _drop_generated""",
+    "vectuned_daemon": f"""{SEARCHING} {INDEXES}
+        _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _begin_anew _row_estimate
+        _set_baseline _since_baseline _replay""",
+}
+
+# The same of tables and views, by privilege; with columns in parentheses where it is those alone.
+PUBLISHED = """tuned_column tuned_index bank measured_path pattern status readable_statistics
+    imported(column_id,created_at,import_no,proven_here,source)"""
+TABLES = {
+    "vectuned_user": {"SELECT": PUBLISHED},
+    "vectuned_admin": {
+        "SELECT": f"""{PUBLISHED} promises requests event promise job
+            filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
+            trajectory(column_id,replayed_at)
+            recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
+            replay(blocks,column_id,exact_ms,filtered_recall,fraction,generation,k_class,k_classes,kept,\
+matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
+        "INSERT": "tuned_column tuned_index filter_statistics event",
+        "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
+        "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback imported",
+    },
+    "vectuned_daemon": {
+        "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
+            event request job filter_statistics(attribute,column_id)""",
+        "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
+            replay event recall_check job""",
+        "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
+            measured_path replay request job feedback(judged)
+            tuned_column(alert,default_probes,index_relation,learn_from,target_recall)""",
+        "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job",
+        "MAINTAIN": "inbox",
+    },
+}
+
+# Functions that run with the owner's rights, and why they must.
+DEFINERS = {
+    "_record": "callers have no right to the inbox",
+    "record_feedback": "callers have no right to what was recorded",
+    "_generate": "only the schema's owner may create functions in it",
+    "_generate_dispatch": "the same",
+    "_drop_generated": "only their owner may drop functions",
+    "_bound_inbox": "only its owner may replace a function",
+    "_partition": "only its owner may add and drop partitions of a table",
+    "auto_tune": "callers have no right to the queue of requests",
+    "benchmark_recall": "the same",
+    "benchmark_latency": "the same",
+    "request_result": "the same",
+    "cancel_request": "the same",
+    "stats": "counts what its callers may not read",
+    "recommend_params": "the same",
+    "export_patterns": "reads and writes what is learned, for owners of tables, too",
+    "import_patterns": "the same",
+}
+
+
+@pytest.fixture(scope="module")
+def owner(server: EmbeddedServer, template: str) -> Iterator[Connection]:
+    """The owner's connection to a database with a tuned table, closed to PUBLIC."""
+    with tuned_with_roles(server.dsn, template, "test_rights") as conn:
+        yield conn
+
+
+@pytest.mark.parametrize("role", GROUPS)
+def test_each_role_may_execute_what_it_needs_and_nothing_else(owner: Connection, role: str) -> None:
+    rows = owner.execute(
+        "SELECT proname, has_function_privilege(%s, oid, 'EXECUTE') FROM pg_proc "
+        "WHERE pronamespace = 'vectuned'::regnamespace", (role,)
+    ).fetchall()  # fmt: skip
+    assert {name for name, may in rows if may} == set(FUNCTIONS[role].split())
+    assert {name for name, _ in rows} > set(FUNCTIONS[role].split())
+
+
+@pytest.mark.parametrize("role", GROUPS)
+def test_each_role_may_touch_what_it_needs_and_nothing_else(owner: Connection, role: str) -> None:
+    server = owner.info.server_version
+    kinds = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "TRIGGER", "REFERENCES"]
+    for kind in kinds + ["MAINTAIN"] * (server >= 170000):
+        by_column = kind in ("SELECT", "INSERT", "UPDATE", "REFERENCES")
+        columns = (
+            "(SELECT string_agg(a.attname, ',' ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = "
+            "c.oid "
+            "AND a.attnum > 0 AND has_column_privilege(%(role)s, c.oid, a.attnum, %(kind)s))"
+        )
+        rows = owner.execute(
+            "SELECT c.relname, has_table_privilege(%(role)s, c.oid, %(kind)s), "
+            f"{columns if by_column else 'NULL'} FROM pg_class c "
+            "WHERE c.relnamespace = 'vectuned'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', "
+            "'f')".encode(),
+            {"role": role, "kind": kind},
+        ).fetchall()
+        may = {name if whole else f"{name}({some})" for name, whole, some in rows if whole or some}
+        assert may == set(TABLES[role].get(kind, "").split()), kind
+        assert len(rows) > 25
+
+
+@pytest.mark.parametrize("role", GROUPS)
+def test_the_roles_have_nothing_elsewhere(owner: Connection, role: str) -> None:
+    assert owner.execute(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
+        "has_database_privilege(rolname, current_database(), 'CREATE'), has_schema_privilege(rolname, "
+        "'vectuned', "
+        "'CREATE'), has_table_privilege(rolname, 'items', 'SELECT'), "
+        "EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid), "
+        "EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid), "
+        "EXISTS (SELECT FROM pg_sequence s WHERE has_sequence_privilege(rolname, s.seqrelid, 'USAGE, "
+        "SELECT, UPDATE')) "
+        "FROM pg_roles r WHERE rolname = %s", (role,)
+    ).fetchone() == (False,) * 12  # fmt: skip
+
+
+def test_functions_with_the_owners_rights_are_those_that_must_have_them(owner: Connection) -> None:
+    rows = owner.execute(
+        "SELECT proname, prosecdef, EXISTS (SELECT FROM unnest(proconfig) s WHERE s ~ "
+        "'^search_path=pg_catalog, '), "
+        "prosqlbody IS NOT NULL FROM pg_proc WHERE pronamespace = 'vectuned'::regnamespace"
+    ).fetchall()
+    assert {name for name, definer, _, _ in rows if definer} == set(DEFINERS)
+    # What is written RETURN or BEGIN ATOMIC was parsed when it was created: a search_path means nothing to
+    # it.
+    assert [name for name, definer, pinned, parsed in rows if not pinned and (definer or not parsed)] == []
+
+
+def test_views_apply_their_readers_rights_or_hold_nothing_of_rows(owner: Connection) -> None:
+    views = {
+        r[0] for r in owner.execute("SELECT viewname FROM pg_views WHERE schemaname = 'vectuned'").fetchall()
+    }
+    barred = owner.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'vectuned'::regnamespace AND relkind = 'v' "
+        "AND reloptions @> '{security_barrier=true}'"
+    ).fetchall()
+    assert {r[0] for r in barred} == {"requests", "readable_statistics"}
+    assert views == {"requests", "readable_statistics", "status", "promises"}
+
+
+def test_without_a_role_nothing_works_once_closed_to_the_public(owner: Connection) -> None:
+    with plain_role(owner, owner.info.dsn, "SELECT ON items") as stranger:
+        for statement in ("SELECT * FROM vectuned.search('items', '[1,2,3,4,5,6,7,8]')",
+                          "SELECT * FROM vectuned.status", "SELECT vectuned._k_class(1)",
+                          "SELECT * FROM vectuned.bank"):  # fmt: skip
+            with pytest.raises(errors.InsufficientPrivilege, match="schema vectuned"):
+                stranger.execute(raw(statement))
+        with pytest.raises(UsageError, match=r'GRANT vectuned_user TO "test_rights_reader"'):
+            open_session(stranger.info.dsn)
+        migrate(owner)  # does not open it again, and leaves the roles their rights
+        with pytest.raises(errors.InsufficientPrivilege, match="schema vectuned"):
+            search(stranger, QUERY)
+    assert one(owner, "SELECT has_table_privilege('vectuned_daemon', 'vectuned.trajectory', 'INSERT')")
+
+
+def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
+    with member(owner, "vectuned_user") as user:
+        with pytest.raises(errors.InsufficientPrivilege, match="table items"):
+            search(user, QUERY)
+        owner.execute(sql.SQL("GRANT SELECT ON items TO {}").format(sql.Identifier(user.info.user)))
+        found = user.execute(
+            "SELECT id, query_id FROM vectuned.search('items', %s)", (text(QUERY),)
+        ).fetchall()
+        assert [r[0] for r in found] == [key for key, _ in exact(owner, QUERY)]
+        assert (
+            len(
+                user.execute(
+                    "SELECT * FROM vectuned.search_rows(NULL::items, %s, 3)", (text(QUERY),)
+                ).fetchall()
+            )
+            == 3
+        )
+        assert one(user, "SELECT vectuned.apply('items', %s)::text", text(QUERY))
+        assert one(
+            user, "SELECT access_path FROM vectuned.params('items', %s, 3, '{\"kind\": 1}')", text(QUERY)
+        )
+        assert one(user, "SELECT vectuned.record_feedback(%s, %s)", found[0][1], [found[0][0]]) == "recorded"
+        for statement in (
+            "SELECT * FROM vectuned.inbox", "SELECT * FROM vectuned.trajectory",
+            "SELECT * FROM vectuned.feedback",
+            "SELECT * FROM vectuned.filter_statistics", "SELECT * FROM vectuned.event",
+            "DELETE FROM vectuned.bank",
+            "SELECT vectuned.enable('items', 'embedding')", "SELECT vectuned.stats('items')",
+            "SELECT vectuned._generate(1)", "SELECT vectuned._partition(1, '1 day')",
+            "SELECT vectuned._drain(1)",
+            "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        ):  # fmt: skip
+            with pytest.raises(errors.InsufficientPrivilege):
+                user.execute(raw(statement))
+
+
+def test_nobody_forges_what_was_recorded(owner: Connection) -> None:
+    owner.execute("DELETE FROM vectuned.inbox")
+    call = (
+        "vectuned._record(gen_random_uuid(), 1, '[1,2,3,4,5,6,7,8]', 10, 'hnsw', 40, NULL, NULL, '{1}', "
+        "'{0}', 1)"
+    )
+    with member(owner, "vectuned_user") as user:
+        role = sql.Identifier(user.info.user)
+        owner.execute(sql.SQL("CREATE SCHEMA AUTHORIZATION {}").format(role))
+        # Names that read like ours in the call stack: a line of its own, a schema that ends alike, a type.
+        names = (
+            ("_search_1",), ("x\nPL/pgSQL function vectuned._search_1(public.vector,integer) line 9 at IF",),
+            ("x vectuned._search_1(",),
+        )  # fmt: skip
+        assert one(user, f"SELECT {call}") is False
+        assert one(user, f"SELECT bool_or({call}) FROM generate_series(1, 3)") is False
+        for (name,) in names:
+            function = sql.Identifier(user.info.user, name)
+            body = f"BEGIN RETURN {call}; END"
+            user.execute(
+                sql.SQL("CREATE FUNCTION {}() RETURNS boolean LANGUAGE plpgsql SET search_path = "
+                "pg_catalog, public AS {}")
+                .format(function, sql.Literal(body))
+            )  # fmt: skip
+            assert user.execute(sql.SQL("SELECT {}()").format(function)).fetchone() == (False,)
+        assert one(owner, "SELECT count(*) FROM vectuned.inbox") == 0
+        owner.execute(sql.SQL("GRANT SELECT ON items TO {}").format(role))
+        search(user, QUERY)
+        long = '{"kind": [' + "1," * 40000 + "1]}"
+        user.execute("SELECT vectuned.search('items', %s, 10, %s::jsonb)", (text(QUERY), long))
+        assert one(owner, "SELECT count(*) FROM vectuned.inbox") == 1

@@ -1,0 +1,384 @@
+"""What users say of results: every answer, whoever asks and however often, and how much is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import errors
+from tests.integration.table_helpers import (
+    Connection,
+    clustered,
+    counted,
+    enable,
+    make,
+    one,
+    plain_role,
+    raw,
+    text,
+)
+
+from vectuned.config.settings import load_settings
+from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.trajectory import drain
+
+VECTORS = clustered(300, 4, seed=1)
+QUERY = [1.0, -1.0, 0.5, 2.0]
+
+
+@pytest.fixture
+def column(conn: Connection) -> int:
+    """A tuned column whose searches are all recorded."""
+    make(conn, VECTORS)
+    return enable(conn, sample_rate=1.0)
+
+
+def ask(conn: Connection, k: int = 10) -> tuple[UUID, list[str]]:
+    """Search; return the query_id and the ids found."""
+    rows = conn.execute(
+        "SELECT query_id, id FROM vectuned.search('items', %s, %s)", (text(QUERY), k)
+    ).fetchall()
+    return rows[0][0], [row[1] for row in rows]
+
+
+def tell(
+    conn: Connection,
+    query_id: UUID | None,
+    relevant: Sequence[str | None] | None = (),
+    irrelevant: Sequence[str | None] | None = (),
+) -> str:
+    """Give feedback; return the answer."""
+    lists = [None if ids is None else list(ids) for ids in (relevant, irrelevant)]
+    return str(
+        one(conn, "SELECT vectuned.record_feedback(%s::uuid, %s::text[], %s::text[])", query_id, *lists)
+    )
+
+
+def stored(conn: Connection, query_id: UUID) -> tuple[list[str], list[str]] | None:
+    row = conn.execute(
+        "SELECT relevant, irrelevant FROM vectuned.feedback WHERE query_id = %s", (query_id,)
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def rows(conn: Connection) -> list[tuple[Any, ...]]:
+    return conn.execute("SELECT f.*, f.xmin FROM vectuned.feedback f ORDER BY query_id").fetchall()
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_feedback_is_kept_before_the_drain_and_after(conn: Connection, column: int, drained: bool) -> None:
+    query_id, ids = ask(conn)
+    if drained:
+        assert drain(conn) == 1
+    assert tell(conn, query_id, [ids[2], ids[0]], [ids[5]]) == "recorded"
+    assert stored(conn, query_id) == (sorted([ids[0], ids[2]]), [ids[5]])
+    drain(conn)
+    assert one(
+        conn,
+        "SELECT count(*) FROM vectuned.feedback f JOIN vectuned.trajectory t USING (query_id, recorded_at) "
+        "WHERE f.column_id = t.column_id AND f.given_at >= t.recorded_at AND f.column_id = %s",
+        column,
+    ) == 1  # fmt: skip
+    assert one(conn, "SELECT feedback FROM vectuned.stats('items')") == 1
+
+
+def test_it_outlives_a_crash_and_the_inbox_does_not(conn: Connection, column: int) -> None:
+    kinds = "SELECT DISTINCT relpersistence FROM pg_class WHERE relname LIKE %s AND relkind IN ('r', 'p')"
+    assert conn.execute(kinds, ("feedback%",)).fetchall() == [("p",)]
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, ids[:1]) == "recorded"
+    conn.execute("DELETE FROM vectuned.inbox")
+    assert stored(conn, query_id) == (ids[:1], [])
+    assert tell(conn, query_id, ids[:2]) == "unknown"
+
+
+def test_what_was_not_recorded_is_answered_and_not_kept(conn: Connection, column: int) -> None:
+    conn.execute("SET vectuned.record = off")
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, ids[:1]) == "unsampled"
+    conn.execute("RESET vectuned.record")
+    assert tell(conn, UUID("00000000-0000-4000-8000-000000000001"), ids[:1]) == "unknown"
+    assert tell(conn, UUID("00000000-0000-4000-8000-000000000005"), ids[:1]) == "unknown"
+    assert tell(conn, UUID("00000000-0000-4000-8000-000000000000"), ids[:1]) == "unsampled"
+    undone: list[UUID] = []
+    with conn.transaction(force_rollback=True):
+        undone.append(ask(conn)[0])
+        assert tell(conn, undone[0], ids[:1]) == "recorded"
+    assert tell(conn, undone[0], ids[:1]) == "unknown"
+    assert rows(conn) == []
+
+
+def test_a_search_past_its_retention_is_unknown(conn: Connection, column: int) -> None:
+    conn.execute(
+        "CREATE TABLE vectuned.trajectory_20200101 PARTITION OF vectuned.trajectory "
+        "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02'); "
+        "CREATE TABLE vectuned.feedback_20200101 PARTITION OF vectuned.feedback "
+        "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
+    )
+    old, ids = ask(conn)
+    conn.execute("UPDATE vectuned.inbox SET recorded_at = '2020-01-01 12:00Z'")
+    older, _ = ask(conn)
+    conn.execute("UPDATE vectuned.inbox SET recorded_at = '2019-01-01' WHERE query_id = %s", (older,))
+    fresh, _ = ask(conn)
+    drain(conn)
+    for query_id in (old, older, fresh):
+        assert tell(conn, query_id, ids[:1]) == "recorded"
+    assert one(conn, "SELECT count(*) FROM vectuned.feedback_20200101") == 1
+    assert one(conn, "SELECT count(*) FROM vectuned.feedback_default") == 1
+    Worker(conn, load_settings(None, {}, {})).maintain()
+    assert one(conn, "SELECT to_regclass('vectuned.feedback_20200101')") is None
+    assert [row[0] for row in rows(conn)] == [fresh]
+    assert tell(conn, old, ids[:1]) == tell(conn, older, ids[:1]) == "unknown"
+    assert tell(conn, fresh, ids[:2]) == "recorded"
+
+
+def test_ids_that_were_not_in_the_result_are_counted_and_left_out(conn: Connection, column: int) -> None:
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, ["no", "such"], ["row"]) == "empty, 3 ignored"
+    assert tell(conn, query_id, ["no", None, "no"], []) == "empty, 2 ignored"
+    assert stored(conn, query_id) is None
+    assert tell(conn, query_id, [ids[0], "no"], [ids[1], None]) == "recorded, 2 ignored"
+    assert tell(conn, query_id, [ids[0], "no"], [ids[1], None]) == "recorded, 2 ignored"
+    assert stored(conn, query_id) == ([ids[0]], [ids[1]])
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_empty_lists(conn: Connection, column: int, nothing: list[str] | None) -> None:
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, nothing, nothing) == "empty"
+    assert one(conn, "SELECT vectuned.record_feedback(%s)", query_id) == "empty"
+    assert stored(conn, query_id) is None
+    assert tell(conn, query_id, nothing, ids[:1]) == "recorded"
+    assert tell(conn, query_id, nothing, nothing) == "empty"
+    assert stored(conn, query_id) == ([], ids[:1])
+
+
+def test_what_is_no_feedback_is_refused_sampled_or_not(conn: Connection, column: int) -> None:
+    query_id, ids = ask(conn)
+    for any_id in (query_id, UUID(int=0), UUID(int=1)):
+        with pytest.raises(errors.InvalidParameterValue, match=f"the id {ids[3]} is given as rel") as both:
+            tell(conn, any_id, ids[:4], ids[3:5])
+        assert "one of the two lists" in str(both.value.diag.message_hint)
+        with pytest.raises(errors.InvalidParameterValue, match="feedback on 1001 ids"):
+            tell(conn, any_id, [str(n) for n in range(501)], [str(n) for n in range(501, 1001)])
+    with pytest.raises(errors.NullValueNotAllowed, match="needs a query_id"):
+        tell(conn, None, ids)
+    with pytest.raises(errors.InvalidTextRepresentation):
+        conn.execute("SELECT vectuned.record_feedback('no uuid')")
+    assert rows(conn) == []
+
+
+def test_as_many_ids_as_a_search_returns(conn: Connection) -> None:
+    make(conn, clustered(1100, 4, seed=1))
+    enable(conn, sample_rate=1.0)
+    query_id, ids = ask(conn, 1000)
+    assert tell(conn, query_id, ids[:600], ids[600:]) == "recorded"
+    assert stored(conn, query_id) == (sorted(ids[:600]), sorted(ids[600:]))
+
+
+def test_the_same_again_changes_nothing(conn: Connection, column: int) -> None:
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
+    before = rows(conn)
+    assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
+    assert tell(conn, query_id, [ids[2], ids[0], ids[0]]) == "recorded"
+    drain(conn)
+    assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
+    assert rows(conn) == before
+
+
+def test_of_each_id_the_last_word_counts(conn: Connection, column: int) -> None:
+    query_id, ids = ask(conn)
+    a, b, c = sorted(ids[:3])
+    for said, known in (
+        (([a], [b]), ([a], [b])),
+        (([c], []), ([a, c], [b])),
+        (([], [a]), ([c], [a, b])),
+        (([a, b], []), ([a, b, c], [])),
+        (([], [c, b]), ([a], [b, c])),
+    ):
+        assert tell(conn, query_id, *said) == "recorded"
+        assert stored(conn, query_id) == known
+    assert one(conn, "SELECT revision FROM vectuned.feedback") == 5
+
+
+def test_two_sessions_speak_of_one_search(conn: Connection, column: int, database: str) -> None:
+    query_id, ids = ask(conn)
+    with psycopg.connect(database) as first, ThreadPoolExecutor(1) as pool:
+        assert tell(first, query_id, [ids[0]], [ids[1]]) == "recorded"
+        second = pool.submit(tell, conn, query_id, [ids[1]], [ids[2]])
+        time.sleep(0.3)
+        assert not second.done()  # neither may be lost, so one waits for the other
+        first.commit()
+        assert second.result(timeout=30) == "recorded"
+    assert stored(conn, query_id) == (sorted(ids[:2]), [ids[2]])
+
+
+def test_many_sessions_and_a_drain(conn: Connection, column: int, database: str) -> None:
+    asked = [ask(conn) for _ in range(40)]
+
+    def speak(place: int) -> set[str]:
+        with psycopg.connect(database, autocommit=True) as session:
+            return {tell(session, query_id, [ids[place]]) for query_id, ids in asked for _ in range(3)}
+
+    def move() -> int:
+        with psycopg.connect(database, autocommit=True) as session:
+            return drain(session, 3)
+
+    with ThreadPoolExecutor(5) as pool:
+        speaking = [pool.submit(speak, place) for place in range(4)]
+        moved = pool.submit(move)
+        assert [future.result() for future in speaking] == [{"recorded"}] * 4
+        assert moved.result() == 40
+    for query_id, ids in asked:
+        assert stored(conn, query_id) == (sorted(ids[:4]), [])
+
+
+def test_anyone_who_holds_a_query_id_may_speak(conn: Connection, column: int, database: str) -> None:
+    with plain_role(conn, database, "SELECT ON items") as reader:
+        query_id, ids = ask(reader)
+        assert tell(reader, query_id, ids[:1]) == "recorded"
+        assert tell(reader, uuid4(), ids[:1]) in ("unknown", "unsampled")
+        for statement in (
+            "SELECT * FROM vectuned.feedback", "DELETE FROM vectuned.feedback",
+            "SELECT * FROM vectuned.feedback_default", "SELECT vectuned._feedback_bytes()",
+            "SELECT vectuned._partition_table('feedback', 1, '1 day')",
+        ):  # fmt: skip
+            with pytest.raises(errors.InsufficientPrivilege):
+                reader.execute(raw(statement))
+        reader.execute("SET search_path = pg_temp")
+        reader.execute("CREATE TEMP TABLE feedback (query_id uuid)")
+        reader.execute("CREATE TEMP TABLE inbox (query_id uuid)")
+        assert tell(reader, query_id, ids[:2]) == "recorded"
+    assert stored(conn, query_id) == (sorted(ids[:2]), [])
+
+
+def test_a_read_only_transaction(conn: Connection, column: int) -> None:
+    query_id, ids = ask(conn)
+    drain(conn)
+    conn.execute("SET default_transaction_read_only = on")
+    with pytest.raises(errors.ReadOnlySqlTransaction, match="read-only transaction") as refused:
+        tell(conn, query_id, ids[:1])
+    assert "that may write" in str(refused.value.diag.message_hint)
+    silent, ids = ask(conn)  # not recorded: there is nothing to write
+    assert tell(conn, silent, ids[:1]) == "unsampled"
+    conn.execute("SET default_transaction_read_only = off")
+    assert tell(conn, query_id, ids[:1]) == "recorded"
+
+
+def test_a_forgotten_column_takes_its_feedback_along(conn: Connection, column: int) -> None:
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, ids[:1]) == "recorded"
+    drain(conn)
+    conn.execute("SELECT vectuned.disable('items', 'embedding')")
+    assert tell(conn, query_id, ids[:2]) == "recorded"
+    conn.execute("SELECT vectuned.disable('items', 'embedding', forget => true)")
+    assert rows(conn) == []
+    assert tell(conn, query_id, ids[:1]) == "unknown"
+
+
+def test_a_day_that_is_full_takes_nothing_more(conn: Connection, column: int) -> None:
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
+        "SET search_path = pg_catalog, pg_temp RETURN 60000"
+    )
+    answers = conn.execute(
+        "SELECT vectuned.record_feedback(s.query_id, ARRAY[s.id]) FROM generate_series(1, 1500) n "
+        "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
+    ).fetchall()
+    given = [row[0] for row in answers]
+    kept = given.count("recorded")
+    assert given == ["recorded"] * kept + ["full"] * (1500 - kept)
+    assert 100 < kept < 1500
+    assert one(conn, "SELECT count(*) FROM vectuned.feedback") == kept
+    size = "SELECT max(pg_table_size(relid)) FROM pg_partition_tree('vectuned.feedback') WHERE isleaf"
+    assert one(conn, size) < 60000 + 3 * 8192
+    known = conn.execute("SELECT query_id, relevant FROM vectuned.feedback LIMIT 1").fetchone()
+    assert known is not None
+    assert tell(conn, *known) == "recorded"  # a repetition takes no room
+    # Searches of another day have room of their own.
+    query_id, ids = ask(conn)
+    assert tell(conn, query_id, ids) == "full"
+    conn.execute(
+        "UPDATE vectuned.inbox SET recorded_at = recorded_at + interval '1 day' WHERE query_id = %s",
+        (query_id,),
+    )
+    assert tell(conn, query_id, ids) == "recorded"
+
+
+def test_seven_days_of_a_busy_system_stay_within_bounds(conn: Connection, column: int) -> None:
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
+        "SET search_path = pg_catalog, pg_temp RETURN 40000"
+    )
+    size = "SELECT sum(pg_table_size(relid)) FROM pg_partition_tree('vectuned.feedback') WHERE isleaf"
+    sizes = []
+    for day in range(9):
+        # A day goes by: all that is there becomes a day older, in the partition of that day.
+        for table in ("trajectory", "feedback"):
+            conn.execute(
+                f"CREATE TABLE IF NOT EXISTS vectuned.{table}_{20200101 + day} PARTITION OF vectuned.{table} "
+                f"FOR VALUES FROM ('2020-01-{day + 1:02} 00:00Z') TO ('2020-01-{day + 2:02} 00:00Z')".encode()
+            )
+        conn.execute(
+            "SELECT query_id FROM generate_series(1, 600) n "
+            "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
+        )
+        conn.execute("UPDATE vectuned.inbox SET recorded_at = make_timestamptz(2020, 1, %s, 12, 0, 0, 'UTC')",
+                     (day + 1,))  # fmt: skip
+        drain(conn)
+        answers = conn.execute(
+            "SELECT vectuned.record_feedback(t.query_id, t.result_ids) FROM vectuned.trajectory t "
+            "WHERE t.recorded_at >= make_timestamptz(2020, 1, %s, 0, 0, 0, 'UTC')", (day + 1,),
+        ).fetchall()  # fmt: skip
+        assert {row[0] for row in answers} == {"recorded", "full"}
+        kept = f"SELECT vectuned._partition(0, now() - '2020-01-{day + 1:02} 00:00Z' + interval '7 days')"
+        conn.execute(kept.encode())
+        sizes.append(int(one(conn, size)))
+    assert max(sizes) < 8 * (40000 + 3 * 8192)
+    assert sizes[-1] == pytest.approx(sizes[-2], rel=0.1)
+
+
+def test_one_lookup_finds_a_search(conn: Connection, column: int) -> None:
+    conn.execute(
+        "SELECT query_id FROM generate_series(1, 3000) n "
+        "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 5) s"
+    )
+    query_id, ids = ask(conn)
+    conn.execute("ANALYZE vectuned.inbox")
+    with counted(conn, "vectuned.inbox") as seen:
+        assert tell(conn, query_id, ids[:1]) == "recorded"
+    assert seen["scans"] == 0  # of the table; its index tells where the row is
+    drain(conn)
+    conn.execute("VACUUM vectuned.inbox")
+    today = one(conn, "SELECT 'vectuned.trajectory_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
+    with counted(conn, today) as seen:
+        assert tell(conn, query_id, ids[:2]) == "recorded"
+    assert seen["scans"] == 0
+    assert seen["blocks"] < 10
+
+
+def test_a_client_that_idles_is_not_waited_for_by_maintenance(
+    conn: Connection, column: int, database: str
+) -> None:
+    query_id, ids = ask(conn)
+    last = one(conn, "SELECT to_char((now() AT TIME ZONE 'UTC')::date + 7, 'YYYYMMDD')")
+    for table in ("trajectory", "feedback"):
+        conn.execute(raw(f"DROP TABLE vectuned.{table}_{last}"))
+    worker = Worker(conn, load_settings(None, {}, {}))
+    with psycopg.connect(database) as idle:
+        assert tell(idle, query_id, ids[:1]) == "recorded"
+        # Whoever waits for such a table has everybody else wait behind him.
+        with pytest.raises(errors.LockNotAvailable):
+            worker.maintain()
+        assert tell(conn, ask(conn)[0], ids[:1]) == "recorded"
+        idle.commit()
+        worker.maintain()
+    for table in ("trajectory", "feedback"):
+        assert one(conn, "SELECT to_regclass(%s)", f"vectuned.{table}_{last}") is not None
+    assert one(conn, "SHOW lock_timeout") == "0"

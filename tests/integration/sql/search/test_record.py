@@ -1,0 +1,260 @@
+"""What is recorded of searches: how many, where it goes, and that no search fails for it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from tests.integration.table_helpers import clustered, enable, exact, make, one, raw, search, text
+
+from vectuned.learning.model.trajectory import drain
+from vectuned.sql.files import queries
+
+Connection = psycopg.Connection[Any]
+
+VECTORS = clustered(300, 4, seed=1)
+QUERY = [1.0, -1.0, 0.5, 2.0]
+LAST_DIGITS = (
+    "SELECT right((SELECT query_id FROM vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1))::text, 1) "
+    "FROM generate_series(1, %s) n"
+)
+
+
+@pytest.fixture
+def column(conn: Connection) -> int:
+    """A tuned column whose searches are all recorded."""
+    make(conn, VECTORS)
+    return enable(conn, sample_rate=1.0)
+
+
+def count(conn: Connection, table: str) -> int:
+    return int(one(conn, f"SELECT count(*) FROM vectuned.{table}"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "searches", "low", "high"),
+    [(0.0, 500, 0, 0), (1.0, 500, 500, 500), (0.5, 2000, 888, 1112), (0.02, 2000, 8, 72)],
+)
+def test_the_share_of_searches_that_is_recorded(
+    conn: Connection, rate: float, searches: int, low: int, high: int
+) -> None:
+    # The bounds lie 5 standard deviations out: by chance this fails once in a million runs.
+    make(conn, VECTORS)
+    enable(conn, sample_rate=rate)
+    digits = [row[0] for row in conn.execute(LAST_DIGITS.encode(), (searches,)).fetchall()]
+    recorded = count(conn, "inbox")
+    assert low <= recorded <= high
+    assert digits.count("1") == recorded
+    assert digits.count("0") == searches - recorded
+    assert (
+        one(conn, "SELECT count(DISTINCT query_id) FROM vectuned.inbox WHERE query_id::text LIKE '%1'")
+        == recorded
+    )
+
+
+def test_what_is_recorded_of_a_search(conn: Connection, column: int) -> None:
+    started = one(conn, "SELECT clock_timestamp()")
+    rows = conn.execute(
+        "SELECT id, distance, query_id FROM vectuned.search('items', %s, 7)", (text(QUERY),)
+    ).fetchall()
+    recorded = conn.execute(
+        "SELECT query_id, column_id, query::text, k, access_path, ef_search, bank_version, signature, "
+        "result_ids, distances, recorded_at > %s AND recorded_at < clock_timestamp(), latency_ms "
+        "FROM vectuned.inbox", (started,),
+    ).fetchone()  # fmt: skip
+    assert recorded is not None
+    assert recorded[:-1] == (
+        rows[0][2], column, "[1,-1,0.5,2]", 7, "hnsw", 40, None, None,
+        [r[0] for r in rows], [r[1] for r in rows], True,
+    )  # fmt: skip
+    assert 0 < recorded[-1] < 1000
+
+
+def test_a_session_may_opt_out(conn: Connection, column: int) -> None:
+    for value in ("off", "OFF", "false", "no", "0"):
+        conn.execute(raw(f"SET vectuned.record = '{value}'"))
+        search(conn, QUERY)
+    assert count(conn, "inbox") == 0
+    conn.execute("SET vectuned.record = 'on'")
+    search(conn, QUERY)
+    conn.execute("RESET vectuned.record")
+    search(conn, QUERY)
+    assert count(conn, "inbox") == 2
+
+
+def test_a_full_inbox_takes_nothing_more_until_drained_and_vacuumed(conn: Connection, column: int) -> None:
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
+        "SET search_path = pg_catalog, pg_temp RETURN 60000"
+    )
+    digits = [row[0] for row in conn.execute(LAST_DIGITS.encode(), (2000,)).fetchall()]
+    assert digits.count("1") == count(conn, "inbox") < 2000
+    assert digits[-1] == "0"
+    assert search(conn, QUERY) == exact(conn, QUERY)
+    assert one(conn, "SELECT pg_table_size('vectuned.inbox')") < 60000 + 3 * 8192
+    recorded = digits.count("1")
+    assert drain(conn) == recorded == count(conn, "trajectory")
+    conn.execute(queries()["vacuum_inbox"])
+    search(conn, QUERY)
+    assert count(conn, "inbox") == 1
+
+
+def test_a_locked_inbox_holds_no_search_up(conn: Connection, column: int, database: str) -> None:
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE vectuned.inbox IN ACCESS EXCLUSIVE MODE")
+        started = time.perf_counter()
+        assert search(conn, QUERY) == exact(conn, QUERY)
+        assert (
+            one(conn, "SELECT right(query_id::text, 1) FROM vectuned.search('items', %s, 1)", text(QUERY))
+            == "0"
+        )
+        assert time.perf_counter() - started < 5
+    search(conn, QUERY)
+    assert count(conn, "inbox") == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["DROP TABLE vectuned.inbox CASCADE", "ALTER TABLE vectuned.inbox DROP COLUMN k",
+     "ALTER TABLE vectuned.inbox ADD CHECK (k > 1000) NOT VALID",
+     "ALTER TABLE vectuned.inbox ALTER latency_ms TYPE uuid USING gen_random_uuid()",
+     "DROP FUNCTION vectuned._inbox_bytes"],
+)  # fmt: skip
+def test_a_broken_recorder_fails_no_search(conn: Connection, column: int, damage: str) -> None:
+    search(conn, QUERY)
+    conn.execute(raw(damage))
+    assert search(conn, QUERY) == exact(conn, QUERY)
+    with conn.transaction():
+        conn.execute("INSERT INTO items VALUES (1000, '[1,1,1,1]')")
+        digit = one(conn, "SELECT right(query_id::text, 1) FROM vectuned.search('items', %s, 1)", text(QUERY))
+        assert digit == "0"
+    assert one(conn, "SELECT count(*) FROM items") == 301
+
+
+def test_what_a_transaction_undoes_was_not_recorded(conn: Connection, column: int) -> None:
+    with conn.transaction(force_rollback=True):
+        search(conn, QUERY)
+    assert count(conn, "inbox") == 0
+
+
+def test_two_drains_move_every_row_once(conn: Connection, column: int, database: str) -> None:
+    conn.execute(LAST_DIGITS.encode(), (3000,))
+    ids = {row[0] for row in conn.execute("SELECT query_id FROM vectuned.inbox").fetchall()}
+
+    def work() -> int:
+        with psycopg.connect(database, autocommit=True) as session:
+            taken = 0
+            while count(session, "inbox"):
+                taken += drain(session, 100)
+            return taken
+
+    def ask() -> None:
+        with psycopg.connect(database, autocommit=True) as session:
+            for _ in range(200):
+                search(session, QUERY)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = pool.submit(ask)
+        drained = [pool.submit(work) for _ in range(3)]
+        asking.result()
+        taken = sum(future.result() for future in drained)
+    taken += drain(conn)
+    assert taken == 3200 == count(conn, "trajectory")
+    moved = {row[0] for row in conn.execute("SELECT query_id FROM vectuned.trajectory").fetchall()}
+    assert len(moved) == 3200
+    assert moved > ids
+
+
+def test_a_drain_that_is_undone_loses_nothing(conn: Connection, column: int) -> None:
+    search(conn, QUERY)
+    with conn.transaction(force_rollback=True):
+        assert one(conn, "SELECT vectuned._drain(10)") == 1
+    assert (count(conn, "inbox"), count(conn, "trajectory")) == (1, 0)
+
+
+def test_searches_of_forgotten_columns_are_dropped(conn: Connection, column: int) -> None:
+    make(conn, VECTORS, table="others")
+    enable(conn, "others", sample_rate=1.0)
+    search(conn, QUERY)
+    search(conn, QUERY, relation="others")
+    conn.execute("ALTER TABLE vectuned.inbox DISABLE TRIGGER ALL")
+    conn.execute("CREATE TABLE public.saved AS SELECT * FROM vectuned.inbox")
+    conn.execute("SELECT vectuned.disable('items', 'embedding', forget => true)")
+    conn.execute("INSERT INTO vectuned.inbox SELECT * FROM saved WHERE column_id = %s", (column,))
+    assert one(conn, "SELECT vectuned._drain(10)") == 2
+    assert conn.execute("SELECT relation::text, trajectories FROM vectuned.tuned_column c, "
+                        "vectuned.stats(c.relation)").fetchall() == [("others", 1)]  # fmt: skip
+    assert (count(conn, "inbox"), count(conn, "trajectory")) == (0, 1)
+
+
+def test_what_no_search_recorded_is_not_kept(conn: Connection, column: int) -> None:
+    forged = (
+        "SELECT vectuned._record(gen_random_uuid(), %s, %s, %s, 'hnsw', 40, NULL, NULL, '{1}', '{0.5}', 1)"
+    )
+    for query, k in (("[1,2,3]", 10), ("[1,2,3,4]", 0), ("[1,2,3,4]", 1001), ("[1,2,3,4]", 10)):
+        assert one(conn, forged, column, query, k)
+    assert one(conn, forged, 12345, "[1,2,3,4]", 10)
+    assert one(conn, "SELECT vectuned._drain(10)") == 5
+    assert conn.execute("SELECT query::text, k FROM vectuned.trajectory").fetchall() == [("[1,2,3,4]", 10)]
+
+
+def test_partitions_are_made_ahead_and_dropped_when_old(conn: Connection, column: int) -> None:
+    parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass"
+    assert one(conn, parts) == 1 + 8
+    assert one(conn, "SELECT vectuned._partition(7, interval '30 days')") == 0
+    assert one(conn, "SELECT vectuned._partition(9, interval '30 days')") == 2
+    search(conn, QUERY)
+    conn.execute("UPDATE vectuned.inbox SET recorded_at = now() - interval '40 days'")
+    search(conn, QUERY)
+    assert one(conn, "SELECT vectuned._drain(10)") == 2
+    assert count(conn, "trajectory_default") == 1  # a day without a partition
+    conn.execute(
+        "CREATE TABLE vectuned.trajectory_20200101 PARTITION OF vectuned.trajectory "
+        "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
+    )
+    assert one(conn, "SELECT vectuned._partition(9, interval '30 days')") == 1
+    assert one(conn, "SELECT to_regclass('vectuned.trajectory_20200101')") is None
+    assert (count(conn, "trajectory_default"), count(conn, "trajectory")) == (0, 1)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_partitions_are_days_of_utc_in_every_time_zone(conn: Connection, column: int, zone: str) -> None:
+    conn.execute(raw(f"SET timezone = '{zone}'"))
+    conn.execute("SELECT vectuned._partition(20, interval '30 days')")
+    search(conn, QUERY)
+    conn.execute("SELECT vectuned._drain(10)")
+    today = one(conn, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
+    assert one(conn, "SELECT tableoid::regclass::text FROM vectuned.trajectory").endswith(
+        f"trajectory_{today}"
+    )
+
+
+def test_a_day_already_in_the_default_partition_stays_there(conn: Connection, column: int) -> None:
+    search(conn, QUERY)
+    conn.execute("UPDATE vectuned.inbox SET recorded_at = now() + interval '9 days'")
+    conn.execute("SELECT vectuned._drain(10)")
+    assert one(conn, "SELECT vectuned._partition(10, interval '30 days')") == 2
+    assert count(conn, "trajectory_default") == count(conn, "trajectory") == 1
+
+
+def test_stats_count_what_there_is(conn: Connection, column: int) -> None:
+    for query in clustered(6, 4, seed=3):
+        search(conn, query)
+    conn.execute("SELECT vectuned._drain(4)")
+    conn.execute(
+        "UPDATE vectuned.trajectory t SET replayed_at = now(), recall = n.place * 0.5 "
+        "FROM (SELECT query_id, row_number() OVER () AS place FROM vectuned.trajectory) n "
+        "WHERE n.query_id = t.query_id AND place <= 2"
+    )
+    row = conn.execute(
+        "SELECT trajectories, awaiting_replay, in_inbox, replays, patterns, bank_version, recent_recall, "
+        "recent_below_08, recent_latency_ms > 0, "
+        "last_search = (SELECT max(recorded_at) FROM vectuned.inbox), last_published "
+        "FROM vectuned.stats('items', 'embedding')"
+    ).fetchone()
+    assert row == (4, 2, 2, 0, 0, None, 0.75, 0.5, True, True, None)
+    assert np.isclose(one(conn, "SELECT target_recall FROM vectuned.status"), 0.95)

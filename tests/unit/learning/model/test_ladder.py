@@ -1,0 +1,111 @@
+"""The ladder of efforts: positions, ef_search, and curves between the rungs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vectuned.config.errors import UsageError
+from vectuned.learning.model.ladder import (
+    HIGHEST,
+    K_CLASSES,
+    PROBES,
+    RUNGS,
+    at_efforts,
+    ef_search,
+    effort,
+    k_class,
+    probe_rungs,
+)
+
+
+def test_every_k_belongs_to_the_smallest_class_that_holds_it() -> None:
+    for k in range(1, 1001):
+        below = [bound for bound in K_CLASSES if bound < k]
+        assert k <= k_class(k)
+        assert all(bound < k_class(k) for bound in below)
+        assert k_class(k) in K_CLASSES
+    assert [k_class(k) for k in (1, 2, 3, 4, 10, 11, 1000)] == [1, 3, 3, 10, 10, 30, 1000]
+
+
+@pytest.mark.parametrize("k", [0, -1, 1001])
+def test_other_k_belong_to_none(k: int) -> None:
+    with pytest.raises(UsageError, match=f"k must be between 1 and 1000, got {k}"):
+        k_class(k)
+
+
+def test_rungs_are_positions() -> None:
+    positions = np.arange(len(RUNGS))
+    np.testing.assert_array_equal(ef_search(positions, 1), RUNGS)
+    np.testing.assert_array_equal(effort(RUNGS), positions)
+    assert positions[-1] == HIGHEST
+    assert set(PROBES) <= set(RUNGS)
+
+
+def test_every_ef_comes_back() -> None:
+    efs = np.arange(RUNGS[0], RUNGS[-1] + 1)
+    np.testing.assert_array_equal(ef_search(effort(efs), 1), efs)
+
+
+def test_ef_search_is_linear_between_rungs_and_never_falls() -> None:
+    assert ef_search(0.5, 1) == 12
+    assert ef_search(12.5, 1) == 820
+    assert (np.diff(ef_search(np.linspace(0, HIGHEST, 5001), 1)) >= 0).all()
+
+
+def test_ef_search_keeps_to_k_and_to_what_pgvector_takes() -> None:
+    assert ef_search(0.0, 300) == 300
+    assert ef_search(-5.0, 1) == 10
+    assert ef_search(99.0, 1) == 1000
+    assert ef_search(HIGHEST, 1000) == 1000
+    assert ef_search([0.0, 9.0], 200).tolist() == [200, 224]
+
+
+def test_curves_are_read_between_their_rungs() -> None:
+    curves = np.stack([np.arange(14.0), np.arange(14.0) ** 2])
+    np.testing.assert_allclose(at_efforts(curves, [0.0, 2.5, 13.0]), [[0, 2.5, 13], [0, 6.5, 169]])
+    np.testing.assert_allclose(at_efforts(curves, [[1.5], [1.5]]), [[1.5], [2.5]])
+    np.testing.assert_allclose(at_efforts(curves, [-3.0, 99.0]), [[0, 13], [0, 169]])
+    assert at_efforts(np.zeros((0, 14)), [1.0, 2.0]).shape == (0, 2)
+
+
+def test_recall_stays_within_0_and_1() -> None:
+    rng = np.random.default_rng(1)
+    curves = np.sort(rng.random((2000, 14)), axis=1)
+    curves[:, -1] = 1.0
+    curves[:, 0] = 0.0
+    read = at_efforts(curves, rng.uniform(0, HIGHEST, (2000, 20)))
+    assert read.min() >= 0.0
+    assert read.max() <= 1.0
+
+
+def test_single_precision_curves_are_read_in_double() -> None:
+    curve = np.linspace(0, 1, 14, dtype=np.float32)[None, :]
+    assert at_efforts(curve, [0.3]).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("lists", "highest"),
+    [(1, 1), (2, 2), (100, 100), (128, 128), (200, 128), (1000, 253), (10_000, 800), (32_768, 1448)],
+)
+def test_probes_have_as_many_rungs_as_ef_search(lists: int, highest: int) -> None:
+    rungs = probe_rungs(lists)
+    assert len(rungs) == len(RUNGS)
+    assert (rungs[0], rungs[-1]) == (1, highest)
+    assert list(rungs) == sorted(rungs)
+    assert all(isinstance(rung, int) for rung in rungs)
+    steps = np.array(rungs[1:]) / np.array(rungs[:-1])
+    assert steps.max() <= 2
+
+
+@pytest.mark.parametrize("lists", [2, 100, 1000, 10_000])
+def test_probes_are_positions_between_their_rungs(lists: int) -> None:
+    rungs = probe_rungs(lists)
+    every = np.arange(1, rungs[-1] + 1)
+    positions = effort(every, rungs)
+    assert positions[-1] == HIGHEST
+    assert (np.diff(positions) > 0).all()
+    # A curve that says how many lists were probed comes back at each of them, also where rungs repeat.
+    curve = np.array(rungs, dtype=np.float64)[None, :]
+    np.testing.assert_allclose(at_efforts(curve, positions)[0], every)
+    np.testing.assert_array_equal(ef_search(positions, 1, rungs), every)

@@ -1,0 +1,295 @@
+"""Verdicts: what decides, what only makes surer, and that the unknown counts as nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import comb
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vectuned.learning.model.ladder import HIGHEST
+from vectuned.learning.oversight.verdict import (
+    SIGNALS,
+    WEIGHTS,
+    Counts,
+    Signals,
+    Verdict,
+    Verdicts,
+    allowed_misses,
+    count,
+    diversity,
+    judge,
+)
+
+UNKNOWN: dict[str, Any] = {
+    "recall": np.nan, "k": 10, "returned": 10, "matching": np.nan, "diversity": np.nan, "latency_ms": np.nan,
+    "usual_ms": np.nan, "slow_ms": np.nan, "relevant": 0, "irrelevant": 0, "effort": 5.0, "exact": False,
+    "certified": False, "index_missing": False,
+}  # fmt: skip
+QUICK = {"latency_ms": 1.0, "usual_ms": 1.0, "slow_ms": 2.0}
+SLOW = {"latency_ms": 9.0, "usual_ms": 1.0, "slow_ms": 2.0}
+
+
+def signals(*searches: dict[str, Any]) -> Signals:
+    """Make signals of searches of which nothing is known but what is said."""
+    whole = [{**UNKNOWN, **search} for search in searches]
+    return Signals(**{name: np.array([search[name] for search in whole]) for name in UNKNOWN})
+
+
+def verdict(target: float = 0.95, **search: Any) -> Verdict:
+    """Judge one search."""
+    return judge(signals(search), target)[0]
+
+
+def everything() -> Signals:
+    """Every combination of what can be known of a search, and some thousand more at random."""
+    grid = [
+        dict(zip(("recall", "relevant", "irrelevant", "diversity", "exact", "returned"), values, strict=True))
+        | speed
+        for values in product((np.nan, 0.0, 0.5, 0.8, 0.9, 1.0), (0, 1, 3), (0, 1, 3), (np.nan, 0.3, 1.0),
+                              (False, True), (0, 7, 10))
+        for speed in ({}, QUICK, SLOW)
+    ]  # fmt: skip
+    rng = np.random.default_rng(1)
+    for _ in range(3000):
+        k = int(rng.integers(1, 1001))
+        grid.append({
+            "recall": rng.choice([np.nan, rng.random() ** 0.1]), "k": k,
+            "returned": int(rng.integers(0, k + 1)), "relevant": int(rng.integers(0, 3)),
+            "matching": rng.choice([np.nan, float(rng.integers(0, 2 * k))]),
+            "irrelevant": int(rng.integers(0, 3)), "effort": rng.choice([np.nan, 0.0, HIGHEST]),
+            "certified": bool(rng.random() < 0.5), "index_missing": bool(rng.random() < 0.2),
+            "diversity": rng.choice([np.nan, rng.random()]), "latency_ms": rng.choice([np.nan, -1.0, 9.0]),
+            "usual_ms": rng.choice([np.nan, 1.0]), "slow_ms": rng.choice([np.nan, 2.0, 20.0]),
+        })  # fmt: skip
+    return signals(*grid)
+
+
+def test_recall_alone_makes_a_success_or_a_failure() -> None:
+    good = verdict(recall=1.0)
+    assert (good.outcome, good.signals, good.recommendation) == ("success", ("recall",), "nothing")
+    assert good.confidence == pytest.approx(0.5)
+    bad = verdict(recall=0.6)
+    assert (bad.outcome, bad.recommendation) == ("failure", "raise_effort")
+    assert bad.reason.endswith(": search with more effort")
+
+
+def test_nothing_known_is_unknown() -> None:
+    nothing = verdict()
+    assert nothing == Verdict(
+        "unknown", 0.0, (), "nothing", "neither its recall nor what users think of it is known"
+    )
+
+
+@pytest.mark.parametrize("speed", [QUICK, SLOW, {}])
+@pytest.mark.parametrize("share", [0.1, 1.0, np.nan])
+def test_latency_and_diversity_alone_never_make_a_verdict(speed: dict[str, float], share: float) -> None:
+    found = verdict(**speed, diversity=share)
+    assert (found.outcome, found.confidence, found.recommendation) == ("unknown", 0.0, "nothing")
+    assert found.signals == (("latency",) if speed else ()) + (() if np.isnan(share) else ("diversity",))
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [((1, 0), "success"), ((3, 2), "success"), ((0, 1), "failure"), ((2, 3), "failure"), ((2, 2), "unknown")],
+)
+def test_feedback_alone_makes_a_verdict(said: tuple[int, int], outcome: str) -> None:
+    found = verdict(relevant=said[0], irrelevant=said[1])
+    assert (found.outcome, found.signals) == (outcome, ("feedback",))
+    assert found.confidence == pytest.approx(0.0 if outcome == "unknown" else 0.3)
+
+
+def test_feedback_cannot_make_up_for_missed_rows() -> None:
+    found = verdict(recall=0.3, relevant=5)
+    assert found.outcome == "failure"
+    assert found.confidence == pytest.approx(0.5)
+
+
+def test_disliked_rows_that_are_the_nearest_are_no_failure_of_the_search() -> None:
+    for search in ({"recall": 1.0}, {"exact": True}, {"exact": True, "recall": 0.2}):
+        found = verdict(irrelevant=5, **search)
+        assert (found.outcome, found.recommendation, found.confidence) == ("unknown", "nothing", 0.0)
+        assert "no effort mends" in found.reason
+
+
+def test_an_exact_search_is_not_blamed_for_a_table_that_changed() -> None:
+    assert verdict(exact=True, recall=0.4).outcome == "unknown"
+    assert verdict(exact=True, recall=1.0).outcome == "success"
+
+
+@pytest.mark.parametrize(
+    ("returned", "matching", "recall", "outcome"),
+    [
+        (9, np.nan, 0.9, "failure"), (9, 20, 0.9, "failure"), (9, 9, 0.9, "success"), (9, 9, 1.0, "success"),
+        (0, 0, 1.0, "success"), (0, np.nan, 1.0, "success"), (0, 5, 0.0, "failure"),
+        (9, 20, np.nan, "unknown"),
+    ],
+)  # fmt: skip
+def test_short_results(returned: int, matching: float, recall: float, outcome: str) -> None:
+    assert verdict(returned=returned, matching=matching, recall=recall).outcome == outcome
+
+
+def test_what_a_search_may_miss() -> None:
+    assert [allowed_misses(rows, 0.95) for rows in (0, 1, 3, 10, 100)] == [0, 0, 1, 2, 9]
+    for rows, target in product((1, 2, 3, 10, 31, 100, 1000), (0.5, 0.9, 0.95, 0.98, 0.999)):
+        allowed = allowed_misses(rows, target)
+        chances = [
+            float(comb(rows, missed)) * (1 - target) ** missed * target ** (rows - missed)
+            for missed in range(allowed + 1)
+        ]
+        assert sum(chances) >= target - 1e-9
+        assert sum(chances[:-1]) < target + 1e-9
+
+
+@pytest.mark.parametrize(("k", "target"), [(1, 0.95), (10, 0.95), (10, 0.99), (100, 0.9), (1000, 0.98)])
+def test_one_miss_more_than_allowed_fails(k: int, target: float) -> None:
+    allowed = allowed_misses(k, target)
+    recalls = np.array([(k - missed) / k for missed in range(k + 1)], dtype=np.float32)
+    outcomes = [verdict(target, k=k, returned=k, recall=recall).outcome for recall in recalls]
+    assert outcomes == ["success"] * (allowed + 1) + ["failure"] * (k - allowed)
+
+
+def test_who_reaches_the_target_row_by_row_fails_no_more_often_than_it_allows() -> None:
+    rng = np.random.default_rng(3)
+    for k, target in product((1, 3, 10, 100), (0.9, 0.95, 0.98)):
+        recall = rng.binomial(k, target, size=4000) / k
+        judged = judge(signals(*({"k": k, "returned": k, "recall": r} for r in recall)), target)
+        share = count(judged.outcome, np.zeros(4000, dtype=np.int64))[0].success_share
+        assert share is not None
+        assert share > target - 4 * np.sqrt(target * (1 - target) / 4000)
+
+
+def test_every_signal_that_agrees_makes_surer() -> None:
+    steps: list[dict[str, Any]] = [{"recall": 1.0}, {"relevant": 2}, QUICK, {"diversity": 1.0}]
+    known: dict[str, Any] = {}
+    confidences = []
+    for step in steps:
+        known |= step
+        confidences.append(verdict(**known).confidence)
+    assert confidences == pytest.approx(np.cumsum(WEIGHTS))
+    assert verdict(**known | SLOW | {"diversity": 0.2}).confidence == pytest.approx(0.8)
+
+
+def test_an_unknown_signal_is_left_out_and_never_makes_surer() -> None:
+    whole = everything()
+    target = 0.95
+    before = judge(whole, target)
+    nan, none = np.full(len(whole), np.nan), np.zeros(len(whole), dtype=np.int64)
+    hidden = {
+        "recall": replace(whole, recall=nan),
+        "feedback": replace(whole, relevant=none, irrelevant=none),
+        "latency": replace(whole, latency_ms=nan),
+        "diversity": replace(whole, diversity=nan),
+    }
+    for place, name in enumerate(SIGNALS):
+        after = judge(hidden[name], target)
+        assert not after.known[:, place].any()
+        same = before.outcome == after.outcome
+        assert (after.confidence[same] <= before.confidence[same] + 1e-12).all()
+        if name in ("latency", "diversity"):
+            assert same.all()
+        else:
+            # Without what decided it, a search is not better off than unknown.
+            lost = (before.outcome == "success") & ~same
+            assert (after.outcome[lost] == "unknown").all() or name == "recall"
+
+
+def test_rules_that_hold_for_every_search() -> None:
+    whole = everything()
+    judged = judge(whole, 0.95)
+    known = dict(zip(SIGNALS, judged.known.T, strict=True))
+    success, failure = judged.outcome == "success", judged.outcome == "failure"
+    decided = success | failure
+    assert set(judged.outcome) == {"success", "failure", "unknown"}
+    assert set(judged.recommendation) == {
+        "raise_effort", "change_path", "reindex", "add_filter_index", "nothing"
+    }  # fmt: skip
+    assert (known["recall"] | known["feedback"])[decided].all()
+    assert (judged.confidence[~decided] == 0).all()
+    assert ((judged.confidence[decided] > 0) & (judged.confidence[decided] <= 1)).all()
+    assert (judged.recommendation[judged.outcome == "unknown"] == "nothing").all()
+    assert (judged.recommendation[failure] != "nothing").all()
+    assert not (failure & whole.exact).any()
+    short = known["recall"] & (whole.recall < 1) & (
+        whole.returned < np.fmin(whole.k, whole.matching)
+    )  # fmt: skip
+    assert failure[short].all()
+    assert not np.isnan(judged.confidence).any()
+
+
+def test_more_recall_is_never_worse() -> None:
+    order = {"failure": 0, "unknown": 1, "success": 2}
+    whole = replace(everything(), exact=np.zeros(len(everything()), dtype=np.bool_))
+    ranks = []
+    for recall in (0.0, 0.3, 0.7, 0.9, 0.95, 0.99, 1.0):
+        judged = judge(replace(whole, recall=np.full(len(whole), recall)), 0.95)
+        ranks.append([order[outcome] for outcome in judged.outcome])
+    assert (np.diff(ranks, axis=0) >= 0).all()
+
+
+def test_judging_many_is_judging_each() -> None:
+    whole = everything()
+    judged = judge(whole, 0.95)
+    assert len(judged) == len(whole)
+    for i in range(0, len(whole), 97):
+        part = Signals(**{name: getattr(whole, name)[i : i + 1] for name in UNKNOWN})
+        assert judge(part, 0.95)[0] == judged[i]
+
+
+def test_judging_none() -> None:
+    judged = judge(
+        Signals(**{name: np.empty(0, np.array(value).dtype) for name, value in UNKNOWN.items()}), 0.9
+    )
+    assert isinstance(judged, Verdicts)
+    assert len(judged) == 0
+    assert count(judged.outcome, np.empty(0, np.int64)) == {}
+
+
+@pytest.mark.parametrize(
+    ("search", "recommendation"),
+    [
+        ({"recall": 0.5}, "raise_effort"),
+        ({"recall": 0.5, "effort": np.nan}, "raise_effort"),
+        ({"recall": 0.5, "effort": HIGHEST}, "change_path"),
+        ({"recall": 0.5, "effort": HIGHEST, "certified": True}, "reindex"),
+        ({"recall": 0.5, "certified": True}, "raise_effort"),
+        ({"recall": 0.5, "effort": HIGHEST, "index_missing": True}, "add_filter_index"),
+        ({"recall": 1.0, **SLOW}, "change_path"),
+        ({"recall": 1.0, "exact": True, "index_missing": True, **SLOW}, "add_filter_index"),
+        ({"recall": 1.0, "index_missing": True, **QUICK}, "nothing"),
+        ({"index_missing": True, **SLOW}, "nothing"),
+        ({"irrelevant": 1}, "raise_effort"),
+    ],
+)
+def test_what_is_recommended(search: dict[str, Any], recommendation: str) -> None:
+    assert verdict(**search).recommendation == recommendation
+
+
+def test_values_that_cannot_be_are_unknown() -> None:
+    for search in (
+        {"recall": -0.1}, {"recall": 1.5}, {"recall": np.inf}, {**QUICK, "latency_ms": -1.0},
+        {**QUICK, "usual_ms": np.nan}, {**QUICK, "slow_ms": np.nan},
+    ):  # fmt: skip
+        assert verdict(**search) == verdict()
+
+
+def test_diversity_is_the_share_of_different_distances() -> None:
+    nan = np.nan
+    given = [[0.3, 0.1, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5], [1, 2, nan, nan], [1, nan, nan, nan], [nan] * 4,
+             [np.inf, np.inf, 1, nan]]  # fmt: skip
+    np.testing.assert_array_equal(diversity(np.array(given)), [0.75, 0.25, 1, nan, nan, 2 / 3])
+    assert diversity(np.empty((0, 3))).shape == (0,)
+    rng = np.random.default_rng(2)
+    many = rng.integers(0, 20, size=(200, 30)).astype(np.float64)
+    expected = [len(set(row)) / 30 for row in many.tolist()]
+    np.testing.assert_array_equal(diversity(rng.permuted(many, axis=1)), expected)
+
+
+def test_counts_by_class() -> None:
+    outcomes = np.array(["success", "failure", "unknown", "success", "unknown"])
+    counted = count(outcomes, np.array([10, 10, 10, 3, 30]))
+    assert counted == {3: Counts(1, 0, 0), 10: Counts(1, 1, 1), 30: Counts(0, 0, 1)}
+    assert [counted[k].success_share for k in (3, 10, 30)] == [1.0, 0.5, None]

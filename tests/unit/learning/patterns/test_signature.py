@@ -1,0 +1,152 @@
+"""Signatures: what a probe saw, in whole numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from vectuned.learning.model.ladder import K_CLASSES, PROBES
+from vectuned.learning.patterns.signature import (
+    COMPONENTS,
+    FEATURES,
+    GRID,
+    LIMIT,
+    Signature,
+    features,
+    fit,
+    ranks,
+)
+
+Floats = npt.NDArray[np.float64]
+DATA = Path(__file__).parents[3] / "data" / "replays.npz"
+
+
+def real(length: int) -> tuple[Floats, Floats]:
+    """Read probes and recall curves of real queries."""
+    with np.load(DATA) as file:
+        return file[f"probe_{length}"].astype(np.float64), file["recall"] / 10.0
+
+
+@pytest.mark.parametrize(
+    ("k", "length"), [(k, length) for k in K_CLASSES for length in PROBES if length >= k + 4]
+)
+def test_ranks_rise_from_the_first_to_the_last(k: int, length: int) -> None:
+    chosen = ranks(k, length)
+    assert chosen[:2] == (1, k)
+    assert chosen[-1] == length
+    assert list(chosen[1:]) == sorted(set(chosen[1:]))
+
+
+def test_features_of_a_known_probe() -> None:
+    probe = np.arange(1.0, 29.0)[None, :]  # the distance at rank r is r
+    expected = [1, 10, 28, 5.5, 9 / 27, 4 / 27, 9 / 27, 13 / 27]
+    np.testing.assert_allclose(features(probe, 10, 28)[0], expected)
+
+
+def test_a_probe_without_spread_has_features() -> None:
+    assert np.isfinite(features(np.full((2, 28), 0.25), 10, 28)).all()
+
+
+def test_signatures_are_whole_numbers_within_limits() -> None:
+    probes, recall = real(56)
+    way = fit(probes, 10, 56, recall)
+    wild = np.vstack([probes, probes * 1e9, -probes * 1e9, np.zeros((1, 56))])
+    signatures = way.transform(wild)
+    assert signatures.dtype == np.float32
+    assert signatures.shape == (len(wild), COMPONENTS)
+    np.testing.assert_array_equal(signatures, np.rint(signatures))
+    assert np.abs(signatures).max() == LIMIT
+
+
+def test_a_signature_is_the_sum_in_the_order_of_the_database() -> None:
+    probes, recall = real(28)
+    way = fit(probes, 10, 28, recall)
+    shifted = features(probes, 10, 28) - way.center
+    for row, signature in zip(shifted.tolist(), way.transform(probes).tolist(), strict=True):
+        for component in range(COMPONENTS):
+            total = row[0] * float(way.weights[0, component])
+            for feature in range(1, FEATURES):
+                total = total + row[feature] * float(way.weights[feature, component])
+            assert signature[component] == max(min(round(total), 1000), -1000)
+
+
+def test_each_signature_depends_on_its_own_probe_alone() -> None:
+    probes, recall = real(56)
+    way = fit(probes, 10, 56, recall)
+    together = way.transform(probes)
+    for i in range(0, len(probes), 50):
+        np.testing.assert_array_equal(way.transform(probes[i : i + 1])[0], together[i])
+
+
+@pytest.mark.parametrize("length", PROBES)
+def test_signatures_of_real_queries_tell_their_need(length: int) -> None:
+    probes, recall = real(length)
+    need = (recall < 0.95).sum(axis=1)
+    way = fit(probes[:250], 10, length, recall[:250])
+    signatures = way.transform(probes[250:])
+    # The first direction explains most, so it has the widest scale; it must hold on queries not seen.
+    assert np.argmax(signatures.std(axis=0)) == 0
+    assert 0.5 * GRID < signatures[:, 0].std() < 2 * GRID
+    assert abs(np.corrcoef(signatures[:, 0], need[250:])[0, 1]) > 0.3
+
+
+def test_two_fits_agree() -> None:
+    probes, recall = real(56)
+    one, two = fit(probes, 10, 56, recall), fit(probes, 10, 56, recall)
+    np.testing.assert_array_equal(one.weights, two.weights)
+
+
+def test_scaling_distances_changes_nothing() -> None:
+    probes, recall = real(56)
+    scaled = probes * 2.0**20
+    one = fit(probes, 10, 56, recall).transform(probes)
+    two = fit(scaled, 10, 56, recall).transform(scaled)
+    assert np.abs(one - two).max() <= 1
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_small_k_repeats_features(k: int) -> None:
+    probes, recall = real(28)
+    assert_usable(fit(probes, k, 28, recall), probes)
+
+
+def assert_usable(way: Signature, probes: Floats) -> None:
+    """Check that signatures come out, of a spread that distances between them mean something."""
+    assert np.isfinite(way.weights).all()
+    signatures = way.transform(probes)
+    assert np.isfinite(signatures).all()
+    assert np.abs(signatures).max() < LIMIT
+
+
+def test_nothing_to_learn_gives_one_signature() -> None:
+    probes, recall = real(56)
+    same = np.tile(probes[:1], (100, 1))
+    for way, seen in (
+        (fit(same, 10, 56, recall[:100]), same),
+        (fit(probes, 10, 56, np.ones_like(recall)), probes),
+        (fit(probes[:1], 10, 56, recall[:1]), probes),
+    ):
+        assert (way.transform(seen) == 0).all()
+
+
+def test_probes_that_differ_in_one_thing_only() -> None:
+    rng = np.random.default_rng(3)
+    size = rng.uniform(1, 2, 200)
+    probes = np.arange(1, 57) * size[:, None]
+    recall = np.clip(np.linspace(0.5, 1, 14) * (3 - size[:, None]), 0, 1)
+    way = fit(probes, 10, 56, recall)
+    assert_usable(way, probes)
+    assert abs(np.corrcoef(way.transform(probes)[:, 0], size)[0, 1]) > 0.99
+
+
+def test_one_rung_and_one_row_that_vary() -> None:
+    probes, recall = real(56)
+    one_rung = np.ones_like(recall)
+    one_rung[:, 0] = recall[:, 0]
+    assert_usable(fit(probes, 10, 56, one_rung), probes)
+    one_row = np.ones_like(recall)
+    one_row[3, 0] = 0.9
+    assert np.isfinite(fit(probes, 10, 56, one_row).transform(probes)).all()

@@ -1,0 +1,452 @@
+"""Calibration: what is certified must hold, and what cannot be learned must not be served.
+
+The population is 500 real replays; a repetition draws from it with replacement, so that the recall a policy
+really has is known: its mean over the population.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.unit.samples_helpers import hnsw, ivfflat
+
+from vectuned.learning.model import ladder
+from vectuned.learning.patterns.lineage import Past, used
+from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer
+from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
+from vectuned.learning.policy.calibration import (
+    Candidate,
+    Evidence,
+    adaptive_policy,
+    extrapolated_policy,
+    fixed_policy,
+)
+from vectuned.learning.statistics.bounds import Demand
+
+Floats = npt.NDArray[np.float64]
+MS_PER_BLOCK = 0.002
+DATA = Path(__file__).parents[3] / "data" / "replays.npz"
+
+
+@pytest.fixture(scope="module")
+def population() -> Evidence:
+    """Replays of real queries at k = 10."""
+    with np.load(DATA) as file:
+        probes = {length: file[f"probe_{length}"].astype(np.float64) for length in ladder.PROBES}
+        blocks = file["blocks"].astype(np.float64)
+        return Evidence(10, probes, file["recall"] / 10.0, blocks, MS_PER_BLOCK * blocks)
+
+
+def draw(population: Evidence, count: int, seed: int) -> Evidence:
+    """Draw replays with replacement."""
+    return population.take(np.random.default_rng(seed).integers(0, len(population), count))
+
+
+def efforts(candidate: Candidate, evidence: Evidence) -> Floats:
+    """Return the position on the ladder that each replay is served with, (n, 1)."""
+    way = candidate.policy.signature
+    if way is None:
+        efs = np.full(len(evidence), candidate.policy.fixed_ef)
+    else:
+        optimizer = SearchOptimizer(ReasoningBank(candidate.patterns), candidate.policy)
+        efs = optimizer.ef_search(evidence.probes[way.probe_ef], evidence.k)
+    return ladder.effort(efs)[:, None]
+
+
+def served(candidate: Candidate, evidence: Evidence) -> tuple[Floats, Floats]:
+    """Return recall and cost of each replay under a policy."""
+    at = efforts(candidate, evidence)
+    return ladder.at_efforts(evidence.recall, at)[:, 0], ladder.at_efforts(evidence.cost, at)[:, 0]
+
+
+def tail(candidate: Candidate, evidence: Evidence) -> float:
+    """Return the share of replays with a recall under 0.8 under a policy, interpolated between the rungs."""
+    return 1 - float(evidence.recall_at(efforts(candidate, evidence))[1].mean())
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95])
+def test_a_certified_fixed_setting_meets_the_target(population: Evidence, target: float) -> None:
+    # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
+    failures, certified = 0, 0
+    for seed in range(200):
+        candidate = fixed_policy(draw(population, 300, seed), Demand(target, seed=seed))
+        if candidate.policy.certified:
+            certified += 1
+            failures += served(candidate, population)[0].mean() < target
+            assert candidate.policy.recall_bound == target
+    assert failures <= 20
+    assert certified >= 190
+
+
+def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 60, more than 9 with probability 0.002 at most.
+    failures, found, savings = 0, 0, list[float]()
+    for seed in range(60):
+        evidence = draw(population, 900, 1000 + seed)
+        fixed = fixed_policy(evidence, Demand(0.95, seed=seed))
+        adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=seed))
+        if adaptive is not None:
+            found += 1
+            recall, cost = served(adaptive, population)
+            failures += recall.mean() < 0.95
+            savings.append(served(fixed, population)[1].mean() / cost.mean())
+            assert adaptive.policy.recall_bound == 0.95
+    assert failures <= 9
+    assert found >= 50
+    assert np.median(savings) > 1.1
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95])
+def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
+    population: Evidence, target: float
+) -> None:
+    # vectuned.enable's default: of HNSW at a fixed effort the mean is what counts.
+    for seed in range(10):
+        evidence = draw(population, 600, seed)
+        plain = fixed_policy(evidence, Demand(target)).policy
+        limited = fixed_policy(evidence, Demand(target, max_tail=2.5 * (1 - target))).policy
+        assert limited.fixed_ef == plain.fixed_ef
+        assert limited.tail == plain.tail
+        assert limited.tail == pytest.approx(tail(Candidate(limited, Patterns.none(), 0, 0), evidence))
+        assert (limited.tail_bound, plain.tail_bound) == (2.5 * (1 - target), 1.0)
+
+
+def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
+    failures, certified, dearer = 0, 0, 0
+    for seed in range(200):
+        evidence = draw(population, 300, seed)
+        demand = Demand(0.9, seed=seed, max_tail=0.06)
+        candidate = fixed_policy(evidence, demand)
+        if candidate.policy.certified:
+            certified += 1
+            failures += tail(candidate, population) > 0.06
+            dearer += (
+                candidate.policy.fixed_ef
+                > fixed_policy(evidence, replace(demand, max_tail=1)).policy.fixed_ef
+            )
+            assert (candidate.policy.recall_bound, candidate.policy.tail_bound) == (0.9, 0.06)
+            assert candidate.policy.reason.endswith("proven to reach 0.9 and at most 6 % under 0.8")
+    assert failures <= 20
+    assert certified >= 190
+    assert dearer == certified
+
+
+def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 20, more than 4 with probability 0.003 at most.
+    failures, found = 0, 0
+    for seed in range(20):
+        evidence = draw(population, 900, 1000 + seed)
+        demand = Demand(0.9, seed=seed, max_tail=0.07)
+        adaptive = adaptive_policy(evidence, fixed_policy(evidence, demand).policy, demand)
+        if adaptive is not None:
+            found += 1
+            failures += tail(adaptive, population) > 0.07
+            assert adaptive.policy.tail_bound == 0.07
+            assert adaptive.policy.tail is not None
+            assert adaptive.policy.tail < 0.07
+    assert failures <= 4
+    assert found >= 15
+
+
+def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Evidence) -> None:
+    # A quarter of the searches, which their probes show, finds three rows of four with little effort and the
+    # fourth only with all; the others find everything from 160 on. The mean is had cheaply, the tail is not.
+    spread = population.probes[56][:, -1] - population.probes[56][:, 0]
+    hard = (spread < np.quantile(spread, 0.25))[:, None]
+    efs = np.array(ladder.RUNGS)
+    recall = np.where(hard, np.where(efs < 1000, 0.75, 1.0), np.where(efs < 160, 0.5, 1.0))
+    evidence = draw(replace(population, recall=recall), 900, 8)
+    free, bound = Demand(0.9), Demand(0.9, max_tail=0.15)
+    tails = {}
+    for demand in (free, bound):
+        fixed = fixed_policy(evidence, demand)
+        assert fixed.policy.certified
+        adaptive = adaptive_policy(evidence, fixed.policy, demand)
+        assert adaptive is not None
+        assert adaptive.cost < 0.9 * fixed.cost
+        tails[demand] = tail(adaptive, evidence)
+    assert tails[free] > 0.2
+    assert tails[bound] < 0.15
+
+
+def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Evidence) -> None:
+    few = population.take(np.arange(60))
+    reason = fixed_policy(few, Demand(0.99)).policy.reason
+    assert reason == (
+        "no ef_search is proven to reach 0.99 with 60 replays (it takes at least 337): the largest serves"
+    )
+    reason = fixed_policy(few, Demand(0.5, max_tail=0.01)).policy.reason
+    assert reason == (
+        "no ef_search is proven to reach 0.5 and at most 1 % under 0.8 with 60 replays "
+        "(it takes at least 337): the largest serves"
+    )
+    capped = replace(population, recall=np.minimum(population.recall, 0.79))
+    policy = fixed_policy(capped, Demand(0.5, max_tail=0.5)).policy
+    assert policy.reason == (
+        "no ef_search is proven to reach 0.5 and at most 50 % under 0.8 with 500 replays: the largest serves"
+    )
+    assert (policy.certified, policy.tail, policy.tail_bound) == (False, 1.0, 1.0)
+
+
+def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
+    evidence = draw(population, 900, 7)
+    fixed = fixed_policy(evidence, Demand(0.95))
+    adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=3))
+    assert adaptive is not None
+    order = np.random.default_rng(3).permutation(900)
+    heldout = evidence.take(order[300:])
+    assert adaptive.policy.samples == len(heldout) == 600
+    recall, cost = served(adaptive, heldout)
+    assert recall.mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
+    assert cost.mean() == pytest.approx(adaptive.cost, rel=1e-12)
+    recall, cost = served(fixed, evidence)
+    assert recall.mean() == pytest.approx(fixed.policy.expected_recall, abs=1e-12)
+    assert cost.mean() == pytest.approx(fixed.cost, rel=1e-12)
+    assert fixed.ms == pytest.approx(MS_PER_BLOCK * fixed.cost)
+    assert np.isnan(adaptive.ms)  # only a measurement end to end says what the probe and the lookup take
+
+
+def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
+    evidence = draw(population, 600, 1)
+    fixed = fixed_policy(evidence, Demand(0.95))
+    one, two = (adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
+    assert one is not None
+    assert two is not None
+    np.testing.assert_array_equal(one.patterns.effort, two.patterns.effort)
+    assert one.policy.price == two.policy.price
+
+
+def test_a_higher_target_never_takes_less_effort(population: Evidence) -> None:
+    evidence = draw(population, 1500, 2)
+    efs = [fixed_policy(evidence, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
+    assert efs == sorted(efs)
+    assert efs[0] == 10
+
+
+def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evidence) -> None:
+    easy = replace(population, recall=np.ones_like(population.recall))
+    fixed = fixed_policy(easy, Demand(0.95))
+    assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
+    assert 0.98 < fixed.policy.recall_bound < 1.0  # more than was asked for is proven too
+    assert fixed.policy.tail == 0
+    assert fixed.policy.tail_bound == pytest.approx(1 - fixed.policy.recall_bound)
+    assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
+
+
+def failures_of(population: Evidence, count: int) -> Evidence:
+    """Draw searches that the default setting failed, as they are kept."""
+    failed = np.flatnonzero(ladder.at_efforts(population.recall, [4.0])[:, 0] < 0.8)
+    kept = population.take(np.random.default_rng(11).choice(failed, count))
+    return replace(kept, weight=np.full(count, 0.1))
+
+
+def test_counter_examples_are_learned_from_and_prove_nothing(population: Evidence) -> None:
+    evidence = draw(population, 900, 12)
+    fixed = fixed_policy(evidence, Demand(0.95)).policy
+    plain = adaptive_policy(evidence, fixed, Demand(0.95))
+    kept = failures_of(population, 90)
+    taught = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=kept)
+    assert plain is not None
+    assert taught is not None
+    assert taught.policy.samples == plain.policy.samples == 600
+    assert not np.array_equal(taught.patterns.centroids, plain.patterns.centroids)
+    heldout = evidence.take(np.random.default_rng(0).permutation(900)[300:])
+    recall, cost = served(taught, heldout)
+    assert recall.mean() == pytest.approx(taught.policy.expected_recall, abs=1e-12)
+    assert cost.mean() == pytest.approx(taught.cost, rel=1e-12)
+    # None of them changes anything where none is told of.
+    none = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=kept.take(np.arange(0)))
+    assert none is not None
+    np.testing.assert_array_equal(none.patterns.effort, plain.patterns.effort)
+
+
+def test_weights_prove_nothing(population: Evidence) -> None:
+    evidence = draw(population, 900, 13)
+    weighted = replace(evidence, weight=np.linspace(1, 0.01, 900))
+    fixed, same = (fixed_policy(each, Demand(0.95)) for each in (evidence, weighted))
+    assert fixed.policy == same.policy
+    adaptive = adaptive_policy(weighted, fixed.policy, Demand(0.95))
+    assert adaptive is not None
+    heldout = evidence.take(np.random.default_rng(0).permutation(900)[300:])
+    assert served(adaptive, heldout)[0].mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
+
+
+def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population: Evidence) -> None:
+    # Each may fail with probability 0.05: of 40, more than 7 with probability 0.002 at most.
+    failures, found, past = 0, 0, None
+    kept, demand = failures_of(population, 60), Demand(0.95)
+    for seed in range(40):
+        evidence = replace(draw(population, 900, 3000 + seed), weight=np.linspace(1, 0.3, 900))
+        fixed = fixed_policy(evidence, demand).policy
+        adaptive = adaptive_policy(evidence, fixed, demand, counter_examples=kept, past=past)
+        if adaptive is None:
+            continue
+        found += 1
+        failures += served(adaptive, population)[0].mean() < 0.95
+        way = adaptive.policy.signature
+        assert way is not None
+        # The searches that prove are looked up too, as in service.
+        asked = way.transform(evidence.probes[way.probe_ef])
+        born = np.where(adaptive.patterns.born > 0, adaptive.patterns.born, 1.0 + seed)
+        past = Past(adaptive.policy, used(replace(adaptive.patterns, born=born), asked, 0.1, 200))
+    assert failures <= 7
+    assert found >= 34
+    assert past is not None
+    assert (past.patterns.born == 1.0).mean() > 0.9  # forty passes later they are still of the first line
+
+
+def test_a_target_out_of_reach_is_said_to_be(population: Evidence) -> None:
+    capped = replace(population, recall=np.minimum(population.recall, 0.9))
+    fixed = fixed_policy(capped, Demand(0.95))
+    assert (fixed.policy.fixed_ef, fixed.policy.certified) == (1000, False)
+    assert "no ef_search is proven to reach 0.95 with 500 replays" in fixed.policy.reason
+    assert fixed.policy.recall_bound < 0.95
+    assert adaptive_policy(capped, fixed.policy, Demand(0.95)) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 30, 61])
+def test_few_replays_prove_nothing(population: Evidence, count: int) -> None:
+    few = population.take(np.arange(count))
+    if count:
+        assert not fixed_policy(few, Demand(0.99)).policy.certified
+    generous = fixed_policy(population, Demand(0.95)).policy
+    assert adaptive_policy(few, generous, Demand(0.95)) is None
+
+
+def test_probes_that_tell_nothing_do_no_harm(population: Evidence) -> None:
+    evidence = draw(population, 900, 3)
+    blind = replace(evidence, probes={n: np.tile(p[:1], (900, 1)) for n, p in evidence.probes.items()})
+    fixed = fixed_policy(blind, Demand(0.95))
+    adaptive = adaptive_policy(blind, fixed.policy, Demand(0.95))
+    assert adaptive is not None
+    assert len(adaptive.patterns) == 1
+    assert adaptive.cost > 0.95 * fixed.cost  # nothing to gain, and less to prove it with
+    assert adaptive.policy.recall_bound == 0.95
+
+
+def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -> None:
+    evidence = draw(population, 900, 4)
+    probes = {length: seen.copy() for length, seen in evidence.probes.items()}
+    for seen in probes.values():
+        seen[::3, 25:] = np.inf
+    short = replace(evidence, probes=probes)
+    fixed = fixed_policy(short, Demand(0.95))
+    adaptive = adaptive_policy(short, fixed.policy, Demand(0.95))
+    assert adaptive is not None
+    optimizer = SearchOptimizer(ReasoningBank(adaptive.patterns), adaptive.policy)
+    assert adaptive.policy.signature is not None
+    efs = optimizer.ef_search(probes[adaptive.policy.signature.probe_ef], 10)
+    assert (efs[::3] == fixed.policy.fixed_ef).all()
+    assert (efs[1::3] != fixed.policy.fixed_ef).mean() > 0.5
+    every = replace(evidence, probes={n: np.full_like(p, np.inf) for n, p in probes.items()})
+    assert adaptive_policy(every, fixed.policy, Demand(0.95)) is None
+
+
+def test_large_k_takes_long_probes_or_none(population: Evidence) -> None:
+    evidence = draw(population, 900, 5)
+    hundred = fixed_policy(replace(evidence, k=100), Demand(0.95))
+    assert hundred.policy.fixed_ef >= 100
+    found = adaptive_policy(replace(evidence, k=100), replace(hundred.policy, fixed_ef=400), Demand(0.95))
+    assert found is not None
+    assert found.policy.signature is not None
+    assert found.policy.signature.probe_ef == 112
+    thousand = fixed_policy(replace(evidence, k=1000), Demand(0.95))
+    assert thousand.policy.fixed_ef == 1000
+    assert adaptive_policy(replace(evidence, k=1000), thousand.policy, Demand(0.95)) is None
+
+
+def test_patterns_too_near_to_tell_apart_are_merged(population: Evidence) -> None:
+    evidence = draw(population, 900, 6)
+    coarse = replace(evidence, probes={n: np.round(p, 1) for n, p in evidence.probes.items()})
+    adaptive = adaptive_policy(coarse, fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
+    assert adaptive is not None
+    bank = ReasoningBank(adaptive.patterns)
+    assert len(bank) <= 64
+    assert bank.consolidate(0.0) == 0
+
+
+def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: int = 400) -> Evidence:
+    """Make replays through an IVFFlat index whose recall is `best` from so many probes on, 0.5 below."""
+    rungs = np.array(ladder.probe_rungs(lists), dtype=np.float64)
+    recall = np.tile(np.where(rungs >= at, best, 0.5), (count, 1))
+    return Evidence(k, {}, recall, np.tile(3 * rungs, (count, 1)), np.tile(rungs / 10, (count, 1)))
+
+
+@pytest.mark.parametrize("k", [1, 10, 1000])
+def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
+    index = ivfflat(4, lists=100)
+    assert 12 in index.rungs
+    fixed = fixed_policy(listed(12, k=k), Demand(0.95), index=index)
+    policy = fixed.policy
+    assert (policy.access_path, policy.method, policy.index_no) == ("ivfflat", "ivfflat", 4)
+    # Between 8 and 12 probes recall is read between the rungs: 11 give 0.875.
+    assert (policy.probes, policy.ef_search, policy.fixed_ef) == (12, None, 12)
+    assert (policy.certified, policy.expected_recall, policy.recall_bound) == (True, 1.0, 0.95)
+    assert policy.reason == "probes 12 is the smallest proven to reach 0.95"
+    assert (policy.k_class, policy.samples, policy.target_recall) == (k, 400, 0.95)
+    assert fixed.cost == pytest.approx(36)
+    assert fixed.ms == pytest.approx(1.2)
+    assert len(fixed.patterns) == 0
+
+
+def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
+    index = ivfflat(4, lists=100)
+    easy = fixed_policy(listed(1), Demand(0.95), index=index)
+    assert (easy.policy.probes, easy.policy.certified) == (1, True)
+    assert 0.98 < easy.policy.recall_bound < 1
+    never = fixed_policy(listed(12, best=0.94), Demand(0.95), index=index)
+    assert (never.policy.probes, never.policy.certified) == (100, False)
+    assert never.policy.reason == "no probes is proven to reach 0.95 with 400 replays: the largest serves"
+    assert never.policy.recall_bound < 0.94
+    assert never.cost == pytest.approx(300)
+    assert never.ms == pytest.approx(10)
+    for lists in (1, 2, 7, 128, 5000):
+        fixed = fixed_policy(listed(1, lists=lists), Demand(0.95), index=ivfflat(1, lists=lists))
+        assert (fixed.policy.probes, fixed.policy.certified) == (1, True)
+        worse = fixed_policy(listed(1, lists=lists, best=0.9), Demand(0.95), index=ivfflat(1, lists=lists))
+        assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
+
+
+def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -> None:
+    plain = fixed_policy(population, Demand(0.95))
+    named = fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
+    assert plain.policy.index_no is None
+    assert named.policy == replace(plain.policy, index_no=6)
+    assert (named.cost, named.ms) == (plain.cost, plain.ms)
+    assert (named.policy.probes, named.policy.ef_search) == (None, plain.policy.fixed_ef)
+
+
+def learned(**efs: int) -> list[Policy]:
+    """Make the fixed settings of classes of k, k10=40 and the like."""
+    return [
+        Policy(int(name[1:]), ef, 0.97, 0.95, True, 300, 0.95, "why", index_no=2, tail=0.03, tail_bound=0.1)
+        for name, ef in efs.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "k", "ef"),
+    [
+        (learned(k10=40), 30, 108),
+        (learned(k10=40, k100=200), 300, 538),
+        (learned(k100=200, k10=40), 300, 538),  # in whatever order
+        (learned(k10=100, k100=400), 1000, 1000),
+        (learned(k1=10, k3=90), 10, 266),
+        (learned(k1=10, k100=110), 300, 450),  # never fewer than 1.5 * k
+        (learned(k30=900, k100=950), 300, 1000),
+    ],
+)
+def test_classes_above_all_that_were_seen_are_guessed(known: list[Policy], k: int, ef: int) -> None:
+    guess = extrapolated_policy(known, k)
+    assert (guess.k_class, guess.fixed_ef, guess.ef_search, guess.probes) == (k, ef, ef, None)
+    assert np.isnan(guess.expected_recall)
+    assert (guess.recall_bound, guess.certified, guess.samples) == (0.0, False, 0)
+    assert (guess.tail, guess.tail_bound) == (None, None)
+    assert (guess.target_recall, guess.index_no, guess.access_path) == (0.95, 2, "hnsw")
+    largest = max(policy.k_class for policy in known)
+    assert f"ef_search {ef} follows from what up to {largest} rows take" in guess.reason

@@ -1,0 +1,87 @@
+"""Which index serves: the quickest of those that were proven, and clearly quicker than the main one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import psycopg
+import pytest
+from tests.unit.samples_helpers import care, hnsw
+
+from vectuned.learning.patterns.optimizer import Policy
+from vectuned.learning.patterns.reasoning_bank import Patterns
+from vectuned.learning.policy.calibration import Candidate
+from vectuned.learning.policy.publication import Offer, _choose_index, _judge
+
+NO_QUERIES = np.empty((0, 4), dtype=np.float32)
+
+
+def candidate(number: int, ms: float, *, proven: bool = True) -> Candidate:
+    """Make the fixed setting of an index."""
+    policy = Policy(10, 40 + number, 0.96, 0.95, proven, 200, 0.95, f"reason {number}", index_no=number)
+    return Candidate(policy, Patterns.none(), 100.0, ms)
+
+
+def chosen(*fixed: Candidate, asked: bool = False) -> Candidate:
+    """Choose by the replays alone: there is no database to measure in."""
+    nowhere = cast(psycopg.Connection[Any], None)
+    tuned = care(*(hnsw(c.policy.index_no or 0) for c in fixed))
+    return _choose_index(nowhere, tuned, 1, Offer(fixed, asked=asked), NO_QUERIES, 0)
+
+
+@pytest.mark.parametrize(
+    ("millis", "number"),
+    [
+        ((1.0,), 1),
+        ((1.0, 2.0), 1),
+        ((1.0, 0.96), 1),  # not clearly quicker
+        ((1.0, 0.94), 2),
+        ((1.0, 0.9, 0.8), 3),
+        ((1.0, 0.8, 0.9), 2),
+        ((1.0, 1.0, 1.0), 1),
+    ],
+)
+@pytest.mark.parametrize("asked", [False, True])
+def test_another_index_has_to_be_clearly_quicker(millis: tuple[float, ...], number: int, asked: bool) -> None:
+    fixed = [candidate(place, ms) for place, ms in enumerate(millis, start=1)]
+    found = chosen(*fixed, asked=asked)  # without stored queries nothing is measured, asked for or not
+    assert found.policy.index_no == number
+    assert replace(found.policy, reason="") == replace(fixed[number - 1].policy, reason="")
+    assert (found.ms, found.cost) == (millis[number - 1], 100.0)
+    place = "the quickest" if min(millis) == millis[number - 1] else "hardly slower than the quickest"
+    said = f"; {place} of {len(millis)} indexes, {millis[number - 1]:.2f} ms" if len(millis) > 1 else ""
+    assert found.policy.reason == f"reason {number}{said}"
+
+
+def test_only_what_is_proven_is_chosen() -> None:
+    main, cheap = candidate(1, 1.0), candidate(2, 0.1, proven=False)
+    assert chosen(main, cheap) is main
+    assert chosen(main, cheap, candidate(3, 0.5)).policy.index_no == 3
+    assert chosen(main, cheap, candidate(3, 0.99)).policy.index_no == 1
+
+
+def test_without_a_proof_for_the_main_index_the_quickest_serves() -> None:
+    main = candidate(1, 0.1, proven=False)
+    assert chosen(main) is main
+    assert chosen(main, candidate(2, 0.1, proven=False)) is main
+    other = candidate(2, 5.0)
+    assert chosen(main, other) is other
+    # Five per cent are for leaving the main index, which does not stand for choice here.
+    assert chosen(main, candidate(2, 1.0), candidate(3, 0.98)).policy.index_no == 3
+    assert chosen(main, candidate(2, 0.98), candidate(3, 1.0)).policy.index_no == 2
+
+
+def test_effort_by_query_serves_where_it_saves() -> None:
+    fixed, adaptive = candidate(1, 1.0), candidate(1, 0.8)
+    adaptive = replace(adaptive, policy=replace(adaptive.policy, reason="by query"))
+    better = _judge(fixed, adaptive, 1.25, 0.05)
+    assert replace(better.policy, reason="") == replace(adaptive.policy, reason="")
+    assert better.policy.reason == "by query, measured to cost at most 0.80 of ef_search 41"
+    for saving, said in ((1.04, "stepped aside"), (0.5, "stepped aside"), (None, "could not be measured")):
+        kept = _judge(fixed, adaptive, saving, 0.05)
+        assert replace(kept.policy, reason="") == replace(fixed.policy, reason="")
+        assert said in kept.policy.reason
+    probes = replace(fixed, policy=replace(fixed.policy, method="ivfflat"))
+    assert "at most 0.80 of probes 41" in _judge(probes, adaptive, 1.25, 0.05).policy.reason

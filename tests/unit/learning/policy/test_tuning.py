@@ -1,0 +1,160 @@
+"""Which target is chosen for which objective, and what each is said to take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.unit.samples_helpers import care, hnsw, partial
+
+from vectuned.learning.model.ladder import RUNGS
+from vectuned.learning.patterns.optimizer import Policy
+from vectuned.learning.patterns.reasoning_bank import Patterns
+from vectuned.learning.policy.calibration import Candidate
+from vectuned.learning.policy.learner import Options
+from vectuned.learning.policy.replays import Replays
+from vectuned.learning.policy.tuning import AFFORDABLE, TARGETS, Objective, Price, choose, prices, together
+
+N = 14
+OBJECTIVES: tuple[Objective, ...] = ("recall", "latency", "balanced")
+
+
+def price(target: float, ms: float, *, proven: bool = True) -> Price:
+    policy = Policy(10, 100, target, target, proven, 500, target, "")
+    return Price(target, {10: Candidate(policy, Patterns.none(), 1.0, ms)}, ms, proven, 1)
+
+
+def offered(*curve: tuple[float, float], proven_up_to: float = 1.0) -> list[Price]:
+    return [price(target, ms, proven=target <= proven_up_to) for target, ms in curve]
+
+
+# As measured on WordNet's glosses: recall gets dearer the more there is of it.
+GLOSSES = ((0.9, 2.0), (0.95, 3.2), (0.98, 5.0), (0.99, 7.2), (0.995, 11.0))
+
+
+@pytest.mark.parametrize(
+    ("objective", "start", "target"),
+    [
+        ("latency", 0, 0.9),
+        ("latency", 2, 0.98),
+        ("recall", 0, 0.95),  # 0.98 takes 2.5 times as long
+        ("recall", 1, 0.98),
+        ("recall", 2, 0.99),
+        ("recall", 4, 0.995),
+        ("balanced", 0, 0.95),  # the knee is at 0.98, which takes too long
+        ("balanced", 1, 0.98),
+        ("balanced", 2, 0.99),
+        ("balanced", 3, 0.99),  # one higher target alone has no knee
+        ("balanced", 4, 0.995),
+    ],
+)
+def test_each_objective_by_its_rule(objective: Objective, start: int, target: float) -> None:
+    chosen, why = choose(offered(*GLOSSES[start:]), objective)
+    assert chosen.target == target
+    assert f"{target:g}" in why
+
+
+def test_only_what_is_proven_is_chosen() -> None:
+    curve = offered(*GLOSSES[1:], proven_up_to=0.95)
+    for objective in OBJECTIVES:
+        chosen, _ = choose(curve, objective)
+        assert chosen.target == 0.95
+    assert choose(curve, "balanced")[1] == "0.95 stays: no higher target is proven"
+    curve = offered(*GLOSSES[1:], proven_up_to=0.5)
+    for objective in OBJECTIVES:
+        chosen, why = choose(curve, objective)
+        assert chosen.target == 0.95
+        assert why == "not even the current target 0.95 is proven, so it stays"
+
+
+def test_what_costs_nothing_is_taken() -> None:
+    chosen, why = choose(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.0)), "balanced")
+    assert (chosen.target, why) == (0.99, "0.99 is proven at no more time")
+    # Here 0.98 comes free, and 0.99 at a price.
+    assert choose(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.5)), "balanced")[0].target == 0.98
+
+
+def test_the_knee_by_a_naive_search() -> None:
+    """A step is worth it while it costs less for its recall than the whole way does on average."""
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        targets = np.sort(rng.choice(np.arange(0.5, 0.999, 0.003), size=6, replace=False))
+        slopes = np.sort(rng.exponential(size=5))
+        ms = 1.0 + np.concatenate([[0.0], np.cumsum(slopes * np.diff(targets))])
+        ms = 1.0 + 0.9 * (ms - 1.0) / (ms[-1] - 1.0)  # all within twice the time
+        average = (ms[-1] - ms[0]) / (targets[-1] - targets[0])
+        expected = 0
+        while (ms[expected + 1] - ms[expected]) / (targets[expected + 1] - targets[expected]) < average:
+            expected += 1
+        chosen, _ = choose(offered(*zip(targets, ms, strict=True)), "balanced")
+        assert chosen.target == targets[expected]
+        highest, _ = choose(offered(*zip(targets, ms * [1, 1, 1, 1, 1, 9], strict=True)), "recall")
+        assert highest.target == targets[4]
+        assert highest.ms <= AFFORDABLE * ms[0]
+
+
+def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, count: int = 1000) -> Replays:
+    """Replays whose mean recall rises from a start to 1 with the effort; time is proportional to effort."""
+    rng = np.random.default_rng(seed)
+    steps = np.linspace(0, 1, N)
+    mean = recall + (1.0 - recall) * np.minimum(1.0, 1.3 * steps)
+    curves = np.clip(mean + 0.02 * rng.normal(size=(count, len(ks), 1)) * (1 - mean), 0, 1)
+    times = np.tile(ms * np.array(RUNGS) / RUNGS[0], (count, 1))
+    nothing = np.full((count, len(ks), N), np.nan)
+    return Replays(
+        asked=rng.choice(ks, size=count).astype(np.int64), k_classes=ks, probes={}, recall=curves,
+        blocks=times, ms=times, fraction=np.full(count, np.nan), filtered_recall=nothing,
+        matches=np.zeros((count, N), dtype=np.int64), exact_ms=np.full(count, np.nan),
+        other_recall=nothing, other_ms=np.full((count, N), np.nan), shapes=(None,) * count,
+    )  # fmt: skip
+
+
+def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
+    main = hnsw()
+    seen = replays((10,), 0.8, 1.0)
+    found = prices([(main, seen)], care(main, target_recall=0.95), Options())
+    assert [each.target for each in found] == [0.95, 0.98, 0.99, 0.995]
+    assert all(each.proven and each.proofs == 1 for each in found)
+    efforts = [each.settings[10].policy.fixed_ef for each in found]
+    assert efforts == sorted(efforts)
+    assert all(each.ms == each.settings[10].ms for each in found)
+    assert [each.target for each in prices([(main, seen)], care(main, target_recall=0.7), Options())] == [
+        0.7, *TARGETS,
+    ]  # fmt: skip
+    assert together(found, 0.95) == pytest.approx(0.8)
+    assert together(found * 10, 0.95) == 0.0
+
+
+def test_the_quickest_proven_index_sets_the_price() -> None:
+    main, halved, part = hnsw(1), hnsw(2, form="halfvec"), partial(3, '{"kind": 1}', 0.1)
+    slow, quick, tiny = replays((10,), 0.8, 1.0), replays((10,), 0.8, 0.5), replays((10,), 1.0, 0.01)
+    found = prices([(main, slow), (halved, quick), (part, tiny)], care(main, halved, part), Options())
+    assert all(each.settings[10].policy.index_no == 2 for each in found)
+    assert all(each.proofs == 2 for each in found)
+    # One that is quick and never good enough does not count.
+    poor = replays((10,), 0.3, 0.001)
+    poor.recall[:] = np.minimum(poor.recall, 0.9)
+    found = prices([(main, slow), (halved, poor)], care(main, halved), Options())
+    assert all(each.settings[10].policy.index_no == 1 for each in found)
+
+
+def test_classes_count_as_they_are_asked_for() -> None:
+    main = hnsw()
+    seen = replays((10, 100), 0.8, 1.0)
+    found = prices([(main, seen)], care(main), Options())[0]
+    shares = [(seen.asked == k).mean() for k in (10, 100)]
+    ms = [found.settings[k].ms for k in (10, 100)]
+    assert found.ms == pytest.approx(np.dot(shares, ms))
+    assert found.proofs == 2
+    # One class that cannot be proven leaves the target unproven.
+    seen.recall[:, 1] = np.minimum(seen.recall[:, 1], 0.9)
+    found = prices([(main, seen)], care(main), Options())[0]
+    assert (found.settings[10].policy.certified, found.proven) == (True, False)
+    # Nobody asks for it: it does not count.
+    seen.asked[:] = 10
+    assert prices([(main, seen)], care(main), Options())[0].proven
+
+
+def test_too_few_replays_have_no_price() -> None:
+    main = hnsw()
+    assert prices([], care(main), Options()) == []
+    assert prices([(main, replays((10,), 0.8, 1.0, count=99))], care(main, min_samples=100), Options()) == []

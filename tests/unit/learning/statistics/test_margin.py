@@ -1,0 +1,121 @@
+"""The margin of effort: up at once, down slowly, and neither without evidence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vectuned.config.errors import UsageError
+from vectuned.learning.model.ladder import HIGHEST
+from vectuned.learning.statistics.margin import conclusion, next_margin
+
+TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+def first(target: float, failing: float, wanted: int, most: int = 20_000) -> int:
+    """Return after how many verdicts, failures evenly among them, a conclusion is reached."""
+    for number in range(1, most):
+        failures = round(number * failing)
+        if conclusion(failures, number - failures, target=target) == wanted:
+            return number
+    raise AssertionError
+
+
+def test_without_verdicts_nothing_changes() -> None:
+    for margin in (0.0, 0.35, 13.0):
+        assert next_margin(margin, 0, 0, 0.1, target=0.95) == margin
+
+
+def test_failures_raise_by_a_rung_at_once() -> None:
+    assert next_margin(0.0, 3, 0, 0.1, target=0.95) == 1.0
+    assert next_margin(2.5, 30, 70, 0.01, target=0.95) == 3.5
+
+
+def test_successes_lower_slowly_and_only_with_evidence() -> None:
+    assert next_margin(1.0, 0, 20, 0.1, target=0.95) == 1.0
+    assert next_margin(1.0, 0, 100, 0.1, target=0.95) == pytest.approx(0.9)
+    assert next_margin(1.0, 0, 100_000, 0.1, target=0.95) == pytest.approx(0.9)
+    assert next_margin(1.0, 1, 500, 0.02, target=0.95) == pytest.approx(0.98)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_evidence_comes_the_sooner_the_worse_it_is(target: float) -> None:
+    allowed = 1 - target
+    needed = [first(target, share * allowed, 1) for share in (2, 3, 5)]
+    assert needed == sorted(needed, reverse=True)
+    assert needed[0] * allowed < 30
+    assert 2 < first(target, 0.0, -1) * allowed < 6
+
+
+def test_the_margin_stays_on_the_ladder() -> None:
+    assert next_margin(HIGHEST - 0.5, 50, 0, 0.1, target=0.95) == HIGHEST
+    assert next_margin(0.05, 0, 1000, 0.1, target=0.95) == 0.0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_failure_more_never_lowers_and_one_success_more_never_raises(target: float) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        failures, successes = int(rng.integers(0, 60)), int(rng.integers(0, 600))
+        here = next_margin(5.0, failures, successes, 0.1, target=target)
+        assert here in (6.0, 5.0, pytest.approx(4.9))
+        assert next_margin(5.0, failures + 1, successes, 0.1, target=target) >= here
+        assert next_margin(5.0, failures, successes + 1, 0.1, target=target) <= here
+
+
+def looked_at_always(share: float, target: float, runs: int, verdicts: int, seed: int) -> list[int]:
+    """Return the first conclusion of each of many series of verdicts, asked for after every verdict."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(runs):
+        failed = np.cumsum(rng.random(verdicts) < share)
+        reached = (
+            conclusion(int(f), n - int(f), target=target) for n, f in enumerate(failed.tolist(), start=1)
+        )
+        found.append(next((each for each in reached if each), 0))
+    return found
+
+
+@pytest.mark.parametrize("target", [0.8, 0.95])
+def test_bad_luck_seldom_raises_however_often_one_looks(target: float) -> None:
+    found = looked_at_always(1 - target, target, runs=150, verdicts=600, seed=2)
+    # 5 % is promised of each; of 150 that many are passed by chance once in ten thousand times.
+    assert found.count(1) <= 18
+    assert found.count(-1) <= 18
+
+
+def test_what_is_beyond_the_target_is_found_out() -> None:
+    found = looked_at_always(0.15, 0.95, runs=60, verdicts=600, seed=3)
+    assert found.count(1) >= 57
+
+
+def test_the_margin_settles_where_the_target_is_met() -> None:
+    # Each rung of margin halves the failures, from four times as many as are allowed.
+    rng = np.random.default_rng(4)
+    margin, failures, successes, history = 0.0, 0, 0, []
+    for _ in range(20_000):
+        failed = rng.random() < 0.2 * 0.5**margin
+        failures, successes = failures + failed, successes + (not failed)
+        if conclusion(failures, successes, target=0.95):
+            margin = next_margin(margin, failures, successes, 0.1, target=0.95)
+            failures = successes = 0
+        history.append(margin)
+    later = np.array(history[4000:])
+    assert 1.5 < later.mean() < 3.5
+    assert later.max() <= 4.5
+
+
+@pytest.mark.parametrize(
+    ("margin", "failures", "successes", "rate", "target", "confidence"),
+    [
+        (-0.1, 1, 1, 0.1, 0.95, 0.95), (13.1, 1, 1, 0.1, 0.95, 0.95), (np.nan, 1, 1, 0.1, 0.95, 0.95),
+        (1, -1, 1, 0.1, 0.95, 0.95), (1, 1, -1, 0.1, 0.95, 0.95), (1, 1, 1, 0.0, 0.95, 0.95),
+        (1, 1, 1, 1.1, 0.95, 0.95), (1, 1, 1, 0.1, 1.0, 0.95), (1, 1, 1, 0.1, 0.0, 0.95),
+        (1, 1, 1, 0.1, 0.95, 1.0), (1, 1, 1, 0.1, 0.95, 0.0),
+    ],
+)  # fmt: skip
+def test_values_out_of_range(
+    margin: float, failures: int, successes: int, rate: float, target: float, confidence: float
+) -> None:
+    with pytest.raises(UsageError):
+        next_margin(margin, failures, successes, rate, target=target, confidence=confidence)

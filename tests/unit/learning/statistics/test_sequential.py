@@ -1,0 +1,259 @@
+"""Monitoring is simulated with known distributions, and compared with a naive loop over checks and starts."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from vectuned.config.errors import UsageError
+from vectuned.learning.statistics.bounds import TAIL, lower_bound
+from vectuned.learning.statistics.sequential import Alarm, alarm, statement, tail_alarm
+
+Floats = npt.NDArray[np.float64]
+
+
+def recalls(rng: np.random.Generator, mean: float, shape: int | tuple[int, ...]) -> Floats:
+    """Draw recall@10 as it is on real text: mostly 1, else 0.7 or now and then nothing at all."""
+    lost = rng.random(shape) < (1.0 - mean) / 0.44
+    return np.where(lost, np.where(rng.random(shape) < 0.8, 0.7, 0.0), 1.0)
+
+
+def test_recalls_have_the_mean_asked_for() -> None:
+    assert recalls(np.random.default_rng(0), 0.95, 1_000_000).mean() == pytest.approx(0.95, abs=0.001)
+
+
+@pytest.mark.parametrize("mean", [0.9, 0.98])
+def test_bounds_hold_at_every_time_as_often_as_promised(mean: float) -> None:
+    # 400 runs: were the true error rate 5 %, 35 errors or more would be seen with probability 0.001. The
+    # bounds never loosen, so that the last ones were wrong if ever one was.
+    rng = np.random.default_rng(1)
+    said = [statement(recalls(rng, mean, 600)) for _ in range(400)]
+    assert sum(s.lower > mean for s in said) < 35
+    assert sum(s.tail_upper < (1.0 - mean) / 0.44 for s in said) < 35
+
+
+def test_bounds_never_loosen_and_get_close() -> None:
+    checks = recalls(np.random.default_rng(2), 0.95, 3000)
+    said = [statement(checks[:count]) for count in (0, 1, 10, 30, 100, 300, 1000, 3000)]
+    assert [s.lower for s in said] == sorted(s.lower for s in said)
+    assert [s.tail_upper for s in said] == sorted((s.tail_upper for s in said), reverse=True)
+    assert checks.mean() - 0.012 < said[-1].lower < lower_bound(checks) < checks.mean()
+    assert said[-1].tail < said[-1].tail_upper < said[-1].tail + 0.04
+
+
+def test_statement_bounds_as_a_loop_over_checks_does() -> None:
+    checks = recalls(np.random.default_rng(3), 0.9, 60)
+
+    def largest_capital(mean: float) -> float:
+        capital = largest = 1.0
+        total, squares = 0.5, 0.25
+        variance = 0.25
+        for number, value in enumerate(checks, 1):
+            spread = number * math.log(1 + number)
+            stake = min(math.sqrt(2 * math.log(20) / (variance * spread)), 0.75 / mean)
+            capital *= 1 + stake * (value - mean)
+            largest = max(largest, capital)
+            total += value
+            squares += (value - total / (number + 1)) ** 2
+            variance = squares / (number + 1)
+        return largest
+
+    lower = statement(checks).lower
+    assert 0.5 < lower < 0.9
+    assert largest_capital(lower - 1e-6) >= 20 > largest_capital(lower + 1e-6)
+
+
+def test_statement_of_nothing_of_the_best_and_of_the_worst() -> None:
+    for checks in ([], [float("nan")] * 7):
+        nothing = statement(checks)
+        assert (nothing.checks, nothing.unknown, nothing.lower, nothing.tail_upper) == (
+            0,
+            len(checks),
+            0.0,
+            1.0,
+        )
+        assert math.isnan(nothing.mean)
+        assert math.isnan(nothing.tail)
+    best, worst = statement(np.ones(400)), statement(np.zeros(400))
+    assert (best.mean, best.tail, worst.mean, worst.tail) == (1.0, 0.0, 0.0, 1.0)
+    assert 0.98 < best.lower < 0.05 ** (1 / 400)
+    assert 1.0 - 0.05 ** (1 / 400) < best.tail_upper < 0.02
+    assert (worst.lower, worst.tail_upper) == (0.0, 1.0)
+
+
+def test_tail_is_what_is_under_the_limit_not_at_it() -> None:
+    assert statement([0.8, 24 / 30, 0.79, 0.0]).tail == 0.5
+
+
+def test_timeouts_are_counted_and_otherwise_as_if_never_checked() -> None:
+    rng = np.random.default_rng(4)
+    known = np.concatenate([recalls(rng, 0.97, 300), recalls(rng, 0.7, 100)])
+    places = np.sort(rng.permutation(500)[:400])
+    checks = np.full(500, np.nan)
+    checks[places] = known
+    said, without = statement(checks), statement(known)
+    assert (said.checks, said.unknown, said.lower, said.tail_upper) == (
+        400,
+        100,
+        without.lower,
+        without.tail_upper,
+    )
+    for watch, limit in ((alarm, 0.95), (tail_alarm, 0.05)):
+        raised, bare = watch(checks, limit), watch(known, limit)
+        assert raised.raised
+        assert raised.evidence == bare.evidence
+        assert bare.first is not None
+        assert bare.began is not None
+        assert (raised.first, raised.began) == (places[bare.first], places[bare.began])
+
+
+def naive_capital(values: Floats, target: float) -> list[float]:
+    """Follow every start of every window by itself, and what no start has been given yet."""
+    spare = 1.0 - target
+    capitals = []
+    bettors: dict[tuple[int, int], float] = {}
+    idle = 1.0
+    for now, value in enumerate(values):
+        share = (0.5 if now == 0 else 0.0) + 0.5 * 500 / ((500 + now) * (501 + now))
+        idle -= share
+        for window in (200, 400):
+            bettors[window, now] = share / 2
+            past = [target - v for v in values[max(now - window, 0) : now]]
+            squares = sum(gap**2 / (1 + 0.06 / spare * gap) for gap in past)
+            stake = min(max(sum(past) / (squares + 20 * 0.3 * spare), 0.0), 0.75 / spare)
+            for start in range(now + 1):
+                bettors[window, start] *= 1 + stake * (target - value)
+        capitals.append(sum(bettors.values()) + idle)
+    return capitals
+
+
+def test_evidence_is_that_of_a_loop_over_checks_and_starts() -> None:
+    rng = np.random.default_rng(5)
+    checks = np.concatenate([recalls(rng, 0.97, 250), recalls(rng, 0.75, 60), recalls(rng, 0.97, 140)])
+    capitals = naive_capital(checks, 0.95)
+    for count in (1, 2, 100, 251, 300, 450):
+        assert alarm(checks[:count], 0.95).evidence == pytest.approx(capitals[count - 1])
+    first = next(number for number, capital in enumerate(capitals) if capital >= 20)
+    assert alarm(checks, 0.95).first == first
+    assert alarm(checks[: first + 1], 0.95).first == first
+    assert not alarm(checks[:first], 0.95).raised
+    bad = (checks < 0.8).astype(np.float64)
+    assert tail_alarm(checks, 0.1).evidence == pytest.approx(naive_capital(1.0 - bad, 0.9)[-1])
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95, 0.98])
+def test_false_alarms_are_as_rare_as_promised_just_at_the_target(target: float) -> None:
+    # 300 runs: were the true rate 5 %, 28 alarms or more would be seen with probability 0.001.
+    rng = np.random.default_rng(6)
+    raised = [alarm(recalls(rng, target, 2000), target).raised for _ in range(300)]
+    assert sum(raised) < 28
+
+
+def test_evidence_is_worth_one_on_average_just_at_the_target() -> None:
+    # The standard error of the mean of 4,000 e-values is about 0.02.
+    lost = (np.random.default_rng(7).random((4000, 30)) < 0.3).astype(np.float64)
+    values = [alarm(1.0 - some, 0.7).evidence for some in lost]
+    assert np.mean(values) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("target", "most"), [(0.9, 900), (0.95, 480), (0.98, 250)])
+@pytest.mark.parametrize("good", [1000, 3000])
+def test_late_drop_is_noticed_soon_and_dated(target: float, most: int, good: int) -> None:
+    # `most` is well over the median delay.
+    rng = np.random.default_rng(8)
+    raised = [
+        alarm(np.concatenate([recalls(rng, target + 0.01, good), recalls(rng, target - 0.03, 4000)]), target)
+        for _ in range(40)
+    ]
+    delays = [math.inf if r.first is None else r.first - good for r in raised]
+    assert np.median(delays) < most
+    began = [r.began - good for r in raised if r.began is not None]
+    assert abs(np.median(began)) < 150
+
+
+def test_breakdown_is_noticed_at_once() -> None:
+    good = recalls(np.random.default_rng(9), 0.96, 5000)
+    raised = alarm(np.concatenate([good, np.zeros(50)]), 0.95)
+    assert raised.first is not None
+    assert 5000 <= raised.first < 5025
+    assert raised.began is not None
+    assert 4950 <= raised.began <= 5000
+
+
+def test_alarm_stays_raised_when_recall_recovers() -> None:
+    rng = np.random.default_rng(10)
+    dropped = np.concatenate([recalls(rng, 0.97, 500), recalls(rng, 0.85, 300)])
+    before = alarm(dropped, 0.95)
+    after = alarm(np.concatenate([dropped, recalls(rng, 0.99, 3000)]), 0.95)
+    assert before.raised
+    assert (after.raised, after.first, after.began) == (before.raised, before.first, before.began)
+    assert after.evidence < before.evidence
+
+
+def test_fewer_false_alarms_take_longer() -> None:
+    checks = recalls(np.random.default_rng(11), 0.8, 1000)
+    first = [alarm(checks, 0.95, rate).first or 0 for rate in (0.5, 0.05, 0.001, 1e-9)]
+    assert first == sorted(set(first))
+    assert first[0] > 0
+
+
+def test_alarm_of_nothing_of_the_best_and_of_the_worst() -> None:
+    for watch, limit in ((alarm, 0.95), (tail_alarm, 0.05)):
+        for checks in ([], [float("nan")] * 5):
+            assert watch(checks, limit) == Alarm(False, None, 1.0, None)
+        best = watch(np.ones(5000), limit)
+        assert not best.raised
+        assert best.evidence <= 1.0 + 1e-9
+        worst = watch(np.zeros(3000), limit)
+        assert worst.raised
+        assert worst.began == 0
+        assert math.isfinite(worst.evidence)
+
+
+def test_targets_at_their_ends() -> None:
+    assert not alarm(np.ones(100), 1.0).raised
+    assert alarm([1.0] * 100 + [0.9] * 10, 1.0).raised
+    assert not tail_alarm(np.ones(100), 0.0).raised
+    assert tail_alarm([1.0] * 100 + [0.5] * 10, 0.0).raised
+    assert not alarm(np.full(1000, 0.01), 0.01).raised
+    for target in (0.0, -0.5, 1.01, float("nan")):
+        with pytest.raises(UsageError, match=r"target recall of .* cannot be watched"):
+            alarm([0.5], target)
+    for limit in (1.0, -0.01, float("nan")):
+        with pytest.raises(UsageError, match=r"limit of .* cannot be watched"):
+            tail_alarm([0.5], limit)
+
+
+def test_bad_input_is_refused() -> None:
+    for watch in (statement, lambda values: alarm(values, 0.9), lambda values: tail_alarm(values, 0.1)):
+        for values in ([1.1], [-0.1], [float("inf")], [float("nan"), 2.0]):
+            with pytest.raises(UsageError, match="within 0 and 1"):
+                watch(values)
+        for shaped in ([[0.5]], 0.5):
+            with pytest.raises(UsageError, match="must have 1 dimension"):
+                watch(shaped)
+    with pytest.raises(UsageError, match="confidence of 1"):
+        statement([0.5], 1.0)
+    for rate in (0.0, 1.0, float("nan")):
+        with pytest.raises(UsageError, match="false alarms of"):
+            alarm([0.5], 0.9, rate)
+
+
+def test_many_checks_are_looked_at_quickly() -> None:
+    checks = recalls(np.random.default_rng(12), 0.96, 10_000)
+    start = time.perf_counter()
+    statement(checks)
+    alarm(checks, 0.95)
+    tail_alarm(checks, 0.1)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_same_checks_give_the_same_answers() -> None:
+    checks = recalls(np.random.default_rng(13), 0.9, 500)
+    assert statement(checks) == statement(checks)
+    assert alarm(checks, 0.95) == alarm(list(checks), 0.95)
+    assert TAIL == 0.8

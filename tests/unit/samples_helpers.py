@@ -1,0 +1,64 @@
+"""Indexes and exact answers for tests that need no database."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.truth.truth import Truth
+
+
+def hnsw(number: int = 1, *, form: str = "plain", anew: bool = False) -> TunedIndex:
+    """Make an HNSW index over all rows."""
+    return index(number, "hnsw", form=form, anew=anew)
+
+
+def ivfflat(number: int = 1, lists: int = 100) -> TunedIndex:
+    """Make an IVFFlat index over all rows."""
+    return index(number, "ivfflat", lists=lists, anew=True)
+
+
+def partial(number: int, requires: str, share: float) -> TunedIndex:
+    """Make an HNSW index over the rows that a filter asks for."""
+    return index(number, "hnsw", requires=requires, share=share)
+
+
+def index(
+    number: int,
+    method: Literal["hnsw", "ivfflat"],
+    *,
+    form: str = "plain",
+    requires: str | None = None,
+    share: float = 1.0,
+    lists: int | None = None,
+    anew: bool = False,
+) -> TunedIndex:
+    """Make an index."""
+    return TunedIndex(
+        number=number, name=f"items_{number}_idx", method=method, form=form, requires=requires, share=share,
+        lists=lists, generation=1000 + number, anew=anew, probed=form == "plain" and not anew,
+    )  # fmt: skip
+
+
+def care(
+    *indexes: TunedIndex, min_samples: int = 100, target_recall: float = 0.95, max_tail: float = 1.0
+) -> Care:
+    """Take a column with some indexes into care."""
+    column = TunedColumn(7, "public", "items", "embedding", "l2", "vector", 4, ("id",), "public")
+    return Care(
+        column, enabled=True, target_recall=target_recall, max_tail=max_tail, sample_rate=1.0,
+        trajectory_window=10_000, learning_rate=0.1, min_samples=min_samples, store_vectors=True,
+        default_ef=40, default_probes=1, indexes=indexes,
+    )  # fmt: skip
+
+
+def truth(distances: npt.ArrayLike) -> Truth:
+    """Make exact answers of these distances (n, k), padded with +inf."""
+    found = np.asarray(distances, dtype=np.float64)
+    nowhere = np.full(found.shape, -1, dtype=np.int64)
+    counts = np.isfinite(found).sum(axis=1).astype(np.int64)
+    return Truth(found, np.zeros(found.shape), counts, nowhere, nowhere, 0)
