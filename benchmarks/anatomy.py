@@ -21,9 +21,9 @@ from benchmarks.sets import load
 from vectuned.daemon.console import Console
 from vectuned.daemon.measure.comparison import differences, figures, ratios
 from vectuned.daemon.measure.evaluation import best_fixed, fixed_curve
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.policy import learner, publication
 from vectuned.learning.policy.replays import load as load_evidence
-from vectuned.learning.truth.neighbors import Floats
 from vectuned.learning.truth.truth import recall_at_k
 from vectuned.sql.files import trusted
 

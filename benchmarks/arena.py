@@ -22,10 +22,10 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.measure.evaluation import scratch_database
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.column import TunedColumn
 from vectuned.learning.model.tuned_columns import Care, tuned_columns
 from vectuned.learning.patterns.optimizer import Policy
-from vectuned.learning.truth.neighbors import Singles
 from vectuned.sql.install import migrate
 
 SCHEMA: Final = "vectuned_bench"

@@ -34,8 +34,8 @@ from vectuned.daemon.measure.evaluation import (
     nearest_statement,
     race,
 )
+from vectuned.learning.model.arrays import Ints, Singles
 from vectuned.learning.model.column import TunedColumn
-from vectuned.learning.truth.neighbors import Ints, Singles
 from vectuned.learning.truth.truth import Truth, recall_at_k
 
 _EXACT: Final = 50  # queries answered exactly: reading the table drives what others need out of the caches

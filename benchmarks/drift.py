@@ -29,7 +29,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.measure.evaluation import scratch_database, show_figures
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.truth.neighbors import Floats, Singles
+from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet

@@ -42,11 +42,11 @@ from sklearn.linear_model import RidgeCV
 
 from vectuned.config.errors import UsageError
 from vectuned.daemon.measure.evaluation import BLOCK, race, scratch_database
+from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import TunedColumn
 from vectuned.learning.model.ladder import HIGHEST, at_efforts
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
 from vectuned.learning.truth.truth import Truth, exact_neighbors, recall_at_k
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet

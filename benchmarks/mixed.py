@@ -48,7 +48,7 @@ from vectuned.daemon.measure.evaluation import (
     tuned_arm,
 )
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.truth.neighbors import Bools, Floats, Ints
+from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.truth.truth import Truth, recall_at_k
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet

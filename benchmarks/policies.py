@@ -19,12 +19,12 @@ from sklearn.multioutput import MultiOutputRegressor
 
 from benchmarks.arena import Arena
 from vectuned.learning.model import ladder
+from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import blend
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
 from vectuned.learning.replay.scan import Aim, Scans
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 
 PROBE: Final = 56

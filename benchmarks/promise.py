@@ -32,9 +32,9 @@ from typing import Any, Final
 import numpy as np
 
 from vectuned.learning.model import ladder
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.statistics.bounds import smallest_safe
 from vectuned.learning.statistics.sequential import alarm, statement, tail_alarm
-from vectuned.learning.truth.neighbors import Floats
 
 DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
 TARGETS: Final = (0.9, 0.95, 0.98)

@@ -23,7 +23,7 @@ from benchmarks.packages import sha256
 from benchmarks.set_definitions import Builder, Built, Definition, Ints, definitions
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.console import Console
-from vectuned.learning.truth.neighbors import Singles
+from vectuned.learning.model.arrays import Singles
 
 CACHE_VARIABLE: Final = "VECTUNED_BENCHMARK_CACHE"
 _DESCRIPTION: Final = "set.json"

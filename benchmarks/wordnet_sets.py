@@ -14,7 +14,7 @@ from benchmarks import packages
 from benchmarks.set_definitions import Built, Definition
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-from vectuned.learning.truth.neighbors import Singles
+from vectuned.learning.model.arrays import Singles
 from vectuned.reasoning.embedding.embedder import Embedder, Progress, StaticEmbedder
 from vectuned.reasoning.embedding.embedders import MiniLMEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet

@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 import numpy as np
 
+from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.column import VectorType
 from vectuned.learning.model.ladder import RUNGS, at_efforts, effort, probe_rungs
-from vectuned.learning.truth.neighbors import Floats, Ints
 
 Method = Literal["hnsw", "ivfflat"]
 Form = Literal["plain", "halfvec", "bits"]

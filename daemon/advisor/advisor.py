@@ -19,9 +19,9 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.daemon.measure.measuring import Clients, Replayed, Way, replay_through, way_through
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import Care, TunedIndex, tuned_columns
-from vectuned.learning.truth.neighbors import Floats
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.sql.files import queries, trusted
 

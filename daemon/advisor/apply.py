@@ -14,7 +14,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build, create_statement
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.measuring import Clients, Way, replay_through, way_through
+from vectuned.daemon.measure.measuring import Clients, replay_through, way_through
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition, Forecast
 from vectuned.learning.model.ladder import at_efforts, effort, k_class
@@ -24,8 +24,6 @@ from vectuned.sql.files import queries
 
 from .scratch import Run
 from .types import Advice, Existing, Wish, existing_indexes
-
-_SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
 
 
 def marker_for(definition: Definition, existing: Sequence[Existing]) -> int | None:
@@ -211,14 +209,6 @@ class Application:
                 f"The index would take about {winner.bytes >> 20:,} MB, more than {self.wish.max_mb:,}: "
                 "give more --max-mb."
             )
-
-
-def served_way(care: Care, k: int) -> Way:
-    """Return how an application searches."""
-    literal = [
-        sql.Literal(x).as_string(None) for x in (care.column.relation.as_string(None), k, care.column.column)
-    ]
-    return Way(_SERVED.format(*literal))
 
 
 def _kind(definition: Definition) -> tuple[str, str]:

@@ -9,8 +9,8 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from vectuned.learning.advisor import Definition, Forecast
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import Care
-from vectuned.learning.truth.neighbors import Singles
 from vectuned.sql.files import queries
 
 

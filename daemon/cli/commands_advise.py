@@ -17,8 +17,8 @@ from .command import Command, Context, optional_column_arguments
 
 if TYPE_CHECKING:
     from vectuned.daemon.advisor.types import Advice, Existing, Wish
+    from vectuned.learning.model.arrays import Singles
     from vectuned.learning.model.tuned_columns import Care
-    from vectuned.learning.truth.neighbors import Singles
 
 _MOST_QUERIES: Final = 10_000
 

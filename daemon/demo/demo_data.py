@@ -14,8 +14,8 @@ from psycopg.rows import dict_row
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import Care, tuned_columns
-from vectuned.learning.truth.neighbors import Singles
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import Corpus
 from vectuned.sql.files import queries

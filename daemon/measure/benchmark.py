@@ -13,12 +13,12 @@ from pgvector import Vector
 from psycopg import sql
 
 from vectuned.daemon.database.session import snapshot
+from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import Care
 from vectuned.learning.policy.publication import read
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, ends_all
 from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
-from vectuned.learning.truth.neighbors import Bools, Floats
 from vectuned.learning.truth.truth import exact_among, recall_at_k
 from vectuned.sql.files import queries
 

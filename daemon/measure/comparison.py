@@ -13,18 +13,17 @@ import psycopg
 from psycopg import sql
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.advisor.apply import served_way
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import snapshot
+from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import Care
 from vectuned.learning.policy.publication import read
 from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
 from .evaluation import best_fixed, fixed_curve, fixed_grid, nearest_statement
-from .measuring import Clients, Way, replay_through, way_through
+from .measuring import Clients, Way, replay_through, served_way, way_through
 
 CONFIDENCE: Final = 0.95
 _RESAMPLES: Final = 1000

@@ -20,11 +20,11 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import TunedColumn
 from vectuned.learning.model.ladder import RUNGS, at_efforts, effort
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.statistics.bounds import TAIL
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
 from vectuned.learning.truth.truth import Truth, exact_among, recall_at_k
 
 GRID: Final = (

@@ -11,15 +11,18 @@ from typing import Any, Self
 import numpy as np
 import psycopg
 from pgvector import Vector
+from psycopg import sql
 
 from vectuned.daemon.database.session import open_session
+from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.tuned_columns import Care, TunedIndex
 from vectuned.learning.replay.scan import Aim, Scans, goal
-from vectuned.learning.truth.neighbors import Floats, Singles
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import queries, trusted
 
 from .evaluation import Seen, race
+
+_SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
 
 
 @dataclass(frozen=True)
@@ -148,3 +151,11 @@ def _asking(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector],
         return [row[-1] for row in rows]
 
     return ask
+
+
+def served_way(care: Care, k: int) -> Way:
+    """Return how an application searches."""
+    literal = [
+        sql.Literal(x).as_string(None) for x in (care.column.relation.as_string(None), k, care.column.column)
+    ]
+    return Way(_SERVED.format(*literal))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vectuned.config.errors import UsageError
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.column import TunedColumn
-from vectuned.learning.truth.neighbors import Singles
 
 
 def load_vectors(path: Path, column: TunedColumn) -> Singles:

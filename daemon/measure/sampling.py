@@ -10,9 +10,9 @@ import psycopg
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import Care
 from vectuned.learning.replay.batch import compile_filters
-from vectuned.learning.truth.neighbors import Singles
 from vectuned.sql.files import queries
 
 LEAST: Final = 20

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from vectuned.learning.truth.neighbors import Floats
+from vectuned.learning.model.arrays import Floats
 
 Scale = Literal["log", "time"]
 

@@ -15,12 +15,12 @@ import psycopg
 from psycopg.rows import dict_row, namedtuple_row
 
 import vectuned
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import effort
 from vectuned.learning.model.tuned_columns import Care, TunedIndex, tuned_columns
 from vectuned.learning.policy.filtering import OTHERS
 from vectuned.learning.policy.replays import Replays, load
 from vectuned.learning.statistics.sequential import statement
-from vectuned.learning.truth.neighbors import Floats
 from vectuned.sql.files import queries
 
 from . import status

@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
+
+from .arrays import Floats, Ints, Singles
 
 RUNGS: Final[tuple[int, ...]] = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 1000)
 K_CLASSES: Final[tuple[int, ...]] = (1, 3, 10, 30, 100, 300, 1000)
 PROBES: Final[tuple[int, ...]] = (28, 56, 112)
+WIDTH: Final = sum(PROBES)  # distances that the probes of a search see
 HIGHEST: Final[float] = float(len(RUNGS) - 1)
 
 

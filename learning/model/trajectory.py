@@ -11,9 +11,9 @@ import numpy as np
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from vectuned.learning.truth.neighbors import Singles
 from vectuned.sql.files import queries
 
+from .arrays import Singles
 from .column import TunedColumn
 
 

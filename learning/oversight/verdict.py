@@ -9,8 +9,8 @@ from typing import Final, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.ladder import HIGHEST
-from vectuned.learning.truth.neighbors import Bools, Floats, Ints
 
 Outcome = Literal["success", "failure", "unknown"]
 Recommendation = Literal["raise_effort", "change_path", "reindex", "add_filter_index", "nothing"]

@@ -10,11 +10,11 @@ import numpy as np
 import psycopg
 from psycopg.rows import namedtuple_row
 
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.events import record_event, tell
 from vectuned.learning.model.tuned_columns import Care
 from vectuned.learning.statistics.bounds import TAIL
 from vectuned.learning.statistics.sequential import Alarm, alarm, statement, tail_alarm
-from vectuned.learning.truth.neighbors import Floats
 from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)

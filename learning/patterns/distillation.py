@@ -16,8 +16,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import threadpool_limits
 
+from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.ladder import HIGHEST, at_efforts
-from vectuned.learning.truth.neighbors import Floats, Singles
 
 from .reasoning_bank import Patterns, support
 

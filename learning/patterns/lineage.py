@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
+from vectuned.learning.model.arrays import Floats, Ints, Singles
 
 from .optimizer import Policy
 from .reasoning_bank import Patterns, ReasoningBank, support

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.learning.model import ladder
-from vectuned.learning.truth.neighbors import Floats, Ints
+from vectuned.learning.model.arrays import Floats, Ints
 
 from .reasoning_bank import SOFTENING, ReasoningBank
 from .signature import Signature

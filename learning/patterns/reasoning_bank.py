@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.config.errors import UsageError
+from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.ladder import HIGHEST, RUNGS
-from vectuned.learning.truth.neighbors import Floats, Ints, Singles
 
 from .signature import COMPONENTS, LIMIT
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from sklearn.cross_decomposition import PLSRegression
 
-from vectuned.learning.truth.neighbors import Floats, Singles
+from vectuned.learning.model.arrays import Floats, Singles
 
 FEATURES: Final = 8
 COMPONENTS: Final = 4

@@ -9,21 +9,14 @@ from typing import Final
 import numpy as np
 
 from vectuned.learning.model import ladder
+from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import BANDWIDTH, MERGED, choose_efforts, distil, estimate
 from vectuned.learning.patterns.lineage import Past, inherit, prune
 from vectuned.learning.patterns.optimizer import Policy, decide, serve
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
-from vectuned.learning.statistics.bounds import (
-    Bools,
-    Demand,
-    above_tail,
-    lower_bound,
-    smallest_proven,
-    upper_bound,
-)
-from vectuned.learning.truth.neighbors import Floats, Ints
+from vectuned.learning.statistics.bounds import Demand, above_tail, lower_bound, smallest_proven, upper_bound
 
 _PRICES: Final = 120
 _TRAINING_SHARE: Final = 1 / 3

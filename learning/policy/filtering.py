@@ -15,9 +15,9 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.statistics.bounds import ENOUGH, Demand, above_tail, lower_bound, smallest_proven
-from vectuned.learning.truth.neighbors import Bools, Floats, Ints
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
 _Kind = tuple[str, int]  # of filters: their shape and bucket

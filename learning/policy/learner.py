@@ -12,6 +12,7 @@ import psycopg
 
 from vectuned.config.errors import UsageError
 from vectuned.learning.model import ladder
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import HIGHEST, K_CLASSES
 from vectuned.learning.model.tuned_columns import Care, TunedIndex
 from vectuned.learning.patterns.lineage import Past, used
@@ -19,7 +20,6 @@ from vectuned.learning.patterns.optimizer import raised
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.patterns.signature import COMPONENTS
 from vectuned.learning.statistics.bounds import ENOUGH, Demand
-from vectuned.learning.truth.neighbors import Singles
 from vectuned.sql.files import queries
 
 from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_policy, fixed_policy

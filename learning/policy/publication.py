@@ -14,13 +14,13 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from vectuned.config.errors import VectunedError
+from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.events import record_event, tell
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.model.tuned_columns import Care
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns, check
 from vectuned.learning.patterns.signature import COMPONENTS, FEATURES, Signature
-from vectuned.learning.truth.neighbors import Floats, Singles
 from vectuned.sql.files import queries
 
 from .calibration import Candidate

@@ -8,16 +8,15 @@ from typing import Any, Final
 import numpy as np
 import psycopg
 
-from vectuned.learning.model.ladder import PROBES
+from vectuned.learning.model.arrays import Floats, Ints
+from vectuned.learning.model.ladder import PROBES, WIDTH
 from vectuned.learning.model.tuned_columns import Care, TunedIndex
 from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE, weights
-from vectuned.learning.truth.neighbors import Floats, Ints
 from vectuned.sql.files import queries
 
 from .calibration import Evidence
 from .filtering import OTHERS, FilteredEvidence
 
-WIDTH: Final = sum(PROBES)
 _ENDS: Final = tuple(sum(PROBES[: place + 1]) for place in range(len(PROBES)))
 
 

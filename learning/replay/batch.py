@@ -10,10 +10,10 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.ladder import K_CLASSES, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import Care
-from vectuned.learning.truth.neighbors import Bools, Floats, Ints, Singles
 from vectuned.learning.truth.truth import Truth, exact_among, exact_neighbors, recall_at_k
 from vectuned.sql.files import queries
 

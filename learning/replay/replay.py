@@ -12,11 +12,10 @@ import psycopg
 from pgvector import Vector
 
 from vectuned.config.errors import VectunedError
-from vectuned.learning.model.ladder import PROBES, k_class
+from vectuned.learning.model.arrays import Bools, Floats, Singles
+from vectuned.learning.model.ladder import PROBES, WIDTH, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import Care, TunedIndex
-from vectuned.learning.policy.replays import WIDTH
-from vectuned.learning.truth.neighbors import Bools, Floats, Singles
 from vectuned.sql.files import queries
 
 from .batch import LEAST_K, Chunk, to_complete

@@ -15,8 +15,8 @@ from pgvector import Vector
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
+from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.tuned_columns import Care, TunedIndex
-from vectuned.learning.truth.neighbors import Bools, Floats, Ints, Singles
 from vectuned.learning.truth.truth import Truth, recall_at_k, recall_curve
 from vectuned.sql.files import queries
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.truth.neighbors import Bools, Floats
 from vectuned.sql.files import queries
 
 from .batch import Chunk

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.config.errors import UsageError
+from vectuned.learning.model.arrays import Bools, Floats
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 TAIL: Final = 0.8  # a search with less recall is in the tail
 ENOUGH: Final = 3  # times as many replays as a proof takes at least are not few: some may miss rows

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.config.errors import UsageError
+from vectuned.learning.model.arrays import Bools, Floats
 
-from .bounds import TAIL, Bools, Floats, bounds_in_order, sample_of, wealth_needed
+from .bounds import TAIL, bounds_in_order, sample_of, wealth_needed
 
 _WINDOWS: Final = (200, 400)  # checks that decide a stake
 _CAUTION: Final = 20  # checks without a drop that every window is thought to begin with

@@ -15,12 +15,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.column import Metric
 
-Floats = npt.NDArray[np.float64]
-Singles = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Number = TypeVar("Number", np.float64, np.int64)
 
 _UNIT_ROUNDOFF = 2.0**-24

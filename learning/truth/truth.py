@@ -13,9 +13,10 @@ import psycopg
 from psycopg import sql
 
 from vectuned.config.errors import UsageError, VectunedError
+from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.column import Metric, TunedColumn
 
-from .neighbors import Block, Bools, Floats, Ints, Neighbors, NeighborSearch, Singles
+from .neighbors import Block, Neighbors, NeighborSearch
 
 Buffer = bytes | bytearray | memoryview
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,31 @@ ALLOWED = {
     "reasoning": ("config", "sql", "learning"),
     "daemon": ("config", "sql", "learning", "reasoning"),
 }
+
+
+# Sub-folders of a top folder, lowest first: a module imports from its own folder and from those before it.
+# The modules directly in the top folder stand where "" stands.
+ORDER = {
+    "config": ("",),
+    "sql": ("",),
+    "learning": ("model", "statistics", "truth", "replay", "patterns", "policy", "oversight", ""),
+    "reasoning": ("", "graph", "embedding", "store", "answering", "answering/nodes", "wordnet"),
+    "daemon": (
+        "",
+        "server",
+        "pacing",
+        "database",
+        "measure",
+        "reports",
+        "service",
+        "advisor",
+        "demo",
+        "cli",
+    ),
+}
+# The modules that put the parts of their sub-folders together.
+ENTRANCES = {"daemon/__main__.py": "cli", "reasoning/answering/reasoner.py": "answering/nodes"}
+MOST_FILES = 15  # on one level: more cannot be taken in at a glance
 
 
 def modules() -> list[Path]:
@@ -90,8 +116,8 @@ def test_imports_go_one_way_and_by_full_name(path: Path) -> None:
         ("learning", "from vectuned import reasoning", ["vectuned.reasoning"]),
         (
             "learning",
-            "from ..reasoning.corpus import x",
-            ["vectuned.reasoning.wordnet.corpus", "vectuned.reasoning.wordnet.corpus.x"],
+            "from ..reasoning.errors import x",
+            ["vectuned.reasoning.errors", "vectuned.reasoning.errors.x"],
         ),
         ("config", "import vectuned.sql.files", ["vectuned.sql.files"]),
         ("sql", "from vectuned.config.settings import Settings", None),
@@ -108,10 +134,69 @@ def test_the_guard_itself(folder: str, source: str, bad: list[str] | None) -> No
     assert found if bad is None else found == bad
 
 
+def subfolder(name: str) -> tuple[str, str]:
+    """Split `vectuned.learning.replay.scan` into ("learning", "replay"), and a module's own name off."""
+    top, *rest = name.removeprefix("vectuned.").split(".")
+    place = Path()
+    for part in rest:
+        if not (ROOT / top / place / part).is_dir():
+            break
+        place /= part
+    return top, "" if place == Path() else str(place)
+
+
+def upward(path: Path, source: str) -> list[str]:
+    """List what the module at a path below the root imports from sub-folders that stand above its own."""
+    top, own = path.parts[0], "/".join(path.parts[1:-1])
+    order = ORDER[top]
+    mine = order.index(ENTRANCES.get(str(path), own))
+    package = ".".join(("vectuned", *path.parts[:-1]))
+    found = []
+    for name in imported(source, package):
+        if name.startswith(f"vectuned.{top}."):
+            _, theirs = subfolder(name)
+            is_folder = (
+                ROOT / top / theirs
+            ).is_dir() and name == f"vectuned.{top}.{theirs.replace('/', '.')}"
+            if not is_folder and order.index(theirs) > mine:
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if path.parts[0] in FOLDERS], ids=str)
+def test_subfolders_import_downwards_only(path: Path) -> None:
+    assert upward(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "bad"),
+    [
+        ("learning/model/column.py", "from vectuned.learning.truth.truth import Truth", 2),
+        ("learning/model/column.py", "from ..truth import truth", 1),
+        ("learning/truth/truth.py", "from vectuned.learning.model.column import Metric", 0),
+        ("learning/truth/truth.py", "from .neighbors import Block", 0),
+        ("learning/truth/truth.py", "from vectuned.learning import advisor", 1),
+        ("learning/advisor.py", "from vectuned.learning.policy.learner import learn", 0),
+    ],
+)
+def test_guard_finds_imports_from_above(path: str, source: str, bad: int) -> None:
+    assert len(upward(Path(path), source)) == bad
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
+def test_no_level_has_more_files_than_can_be_taken_in(folder: str) -> None:
+    levels = Counter(
+        path.parent
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.name != "__init__.py" and "__pycache__" not in path.parts
+    )
+    assert {str(level): n for level, n in levels.items() if n > MOST_FILES} == {}
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_package_is_a_link_and_empty_inside(folder: str) -> None:
     assert (ROOT / ".pkg" / "vectuned" / folder).resolve() == ROOT / folder
-    assert (ROOT / folder / "__init__.py").read_text() == ""
+    assert {path.read_text() for path in (ROOT / folder).rglob("__init__.py")} == {""}
 
 
 def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:

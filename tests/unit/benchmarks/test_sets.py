@@ -19,7 +19,7 @@ from benchmarks.packages import Found, Package
 from benchmarks.set_definitions import Built, Definition, definitions
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.console import Console
-from vectuned.learning.truth.neighbors import Singles
+from vectuned.learning.model.arrays import Singles
 from vectuned.reasoning.embedding.embedder import Progress
 
 QUIET = Console(quiet=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.integration.table_helpers import Connection, build, clustered, enable, make, one, raw, search, text
 
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS
 from vectuned.learning.model.trajectory import drain, pending
 from vectuned.learning.model.tuned_columns import Care, tuned_columns
@@ -16,7 +17,6 @@ from vectuned.learning.policy.filtering import OTHERS, buckets
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.policy.replays import Replays, load
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.truth.neighbors import Singles
 
 ROWS, DIMENSIONS, TARGET = 8000, 24, 0.9
 SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)

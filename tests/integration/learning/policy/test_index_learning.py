@@ -23,11 +23,11 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.trajectory import drain, pending
 from vectuned.learning.model.tuned_columns import Care
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.truth.neighbors import Singles
 
 ROWS, DIMENSIONS, TARGET = 3000, 24, 0.9
 HELDOUT = clustered(60, DIMENSIONS, seed=9)

@@ -12,12 +12,12 @@ from pgvector import Vector
 from tests.integration.table_helpers import clustered, enable, make, one, publish, raw, text
 
 from vectuned.learning.model import ladder
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import tuned_columns
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import Signature, features, ranks
 from vectuned.learning.policy.publication import read
-from vectuned.learning.truth.neighbors import Floats
 
 Connection = psycopg.Connection[Any]
 
