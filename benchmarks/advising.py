@@ -48,22 +48,41 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "held-out")
         fixed, default = (found[f"{name}, usual index"][0].millis for name in ("best fixed", "default"))
         return {
-            **before, "training": len(contest.training), "heldout": len(contest.heldout),
-            "seed": contest.seed, "target": target, "served_before": served_before.reason,
-            "advise_seconds": round(seconds, 1), **_foreseen(advice),
+            **before,
+            "training": len(contest.training),
+            "heldout": len(contest.heldout),
+            "seed": contest.seed,
+            "target": target,
+            "served_before": served_before.reason,
+            "advise_seconds": round(seconds, 1),
+            **_foreseen(advice),
             **table(ways, found, arena.k, contest.seed),
             "vectuned_over_fixed": ratios(found["vectuned"][0].millis, fixed, contest.seed),
             "vectuned_over_default": ratios(found["vectuned"][0].millis, default, contest.seed),
-        }  # fmt: skip
+        }
 
 
 def _advise(arena: Arena, target: float, options: dict[str, Any]) -> dict[str, Any]:
     command = [
-        sys.executable, "-m", "vectuned.daemon", "advise", RELATION, "--dsn", arena.conninfo, "--json",
-        "--apply", "--target", f"{target}", "--k", str(arena.k),
-        "--queries", str(options.get("queries", 400)),
-        "--seed", str(options.get("seed", 0)), *map(str, options.get("advise", [])),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vectuned.daemon",
+        "advise",
+        RELATION,
+        "--dsn",
+        arena.conninfo,
+        "--json",
+        "--apply",
+        "--target",
+        f"{target}",
+        "--k",
+        str(arena.k),
+        "--queries",
+        str(options.get("queries", 400)),
+        "--seed",
+        str(options.get("seed", 0)),
+        *map(str, options.get("advise", [])),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise VectunedError(f"vectuned advise failed with exit code {done.returncode}: see above.")
@@ -76,7 +95,8 @@ def _foreseen(advice: dict[str, Any]) -> dict[str, Any]:
     chosen = next((row for row in advice["candidates"] if row["definition"] == advice["winner"]), None)
     applied = advice["applied"]
     return {
-        "summary": advice["summary"], "advised": None if chosen is None else chosen["statement"],
+        "summary": advice["summary"],
+        "advised": None if chosen is None else chosen["statement"],
         "index_mb_foreseen": None if chosen is None else chosen["mb"],
         "build_seconds_foreseen": None if chosen is None else chosen["build_seconds"],
         "build_seconds_applied": None if applied is None else applied["built_seconds"],
@@ -85,7 +105,7 @@ def _foreseen(advice: dict[str, Any]) -> dict[str, Any]:
             {name: row[name] for name in ("definition", "current", "mb", "build_seconds", "curve")}
             for row in advice["candidates"]
         ],
-    }  # fmt: skip
+    }
 
 
 def _ways(arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: float) -> dict[str, Way]:

@@ -95,15 +95,20 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         ef = max(best_fixed(fixed_curve(replayed.recall), target), _PROBE + 10)
         static, probed = _race(arena, contest, ef)
         return {
-            **described(arena), "training": len(contest.training), "heldout": len(contest.heldout),
-            "seed": contest.seed, "target": target, "ef_search": ef, "probe_ef": _PROBE,
+            **described(arena),
+            "training": len(contest.training),
+            "heldout": len(contest.heldout),
+            "seed": contest.seed,
+            "target": target,
+            "ef_search": ef,
+            "probe_ef": _PROBE,
             "served": served.reason,
             "cases": {
                 "by a fixed setting": {"parts": _parts(static, contest)},
                 "by a probe": {"parts": _parts(probed, contest)},
             },
             "by_query": by_query,
-        }  # fmt: skip
+        }
 
 
 def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]:
@@ -151,9 +156,12 @@ def _make(arena: Arena) -> None:
     column = arena.care.column
     distance = column.distance(sql.SQL("query")).as_string(arena.conn)
     known = {
-        "type": f"{column.extension_schema}.vector", "distance": distance, "probe": _PROBE,
-        "relation": column.relation.as_string(arena.conn), "id": column.id,
-    }  # fmt: skip
+        "type": f"{column.extension_schema}.vector",
+        "distance": distance,
+        "probe": _PROBE,
+        "relation": column.relation.as_string(arena.conn),
+        "id": column.id,
+    }
     bank, decide, go_on = (text.format(**known) for text in (_BANK, _DECIDE, _GO_ON))
     for name, body, parts in (
         ("plain_function", _FUNCTION, {"declared": "", "first": ""}),
@@ -192,10 +200,13 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
     # The sums of blocks are resampled as searches are elsewhere: the ratio of means is that of sums.
     ratio = ratios(spent[1], spent[0], contest.seed)["mean_ms"]
     return {
-        "offered": True, "reason": served.reason, "fixed_ef": served.fixed_ef,
+        "offered": True,
+        "reason": served.reason,
+        "fixed_ef": served.fixed_ef,
         "ms": [round(float(each.sum()) / len(contest.heldout) * 1000, 4) for each in spent],
-        "recall": [round(float(each.mean()), 4) for each in recalls], "by_query_over_fixed": ratio,
-    }  # fmt: skip
+        "recall": [round(float(each.mean()), 4) for each in recalls],
+        "by_query_over_fixed": ratio,
+    }
 
 
 def _recall(arena: Arena, contest: Unfiltered, policy: Any) -> Floats:

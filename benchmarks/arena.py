@@ -34,9 +34,14 @@ RELATION: Final = f"{SCHEMA}.{TABLE}"
 USUAL: Final = Definition("hnsw", "plain", m=16, ef_construction=64)
 # Of a server that was given a machine to itself, so that indexes are built and searched in memory.
 SERVER: Final = {
-    "shared_buffers": "3GB", "maintenance_work_mem": "3GB", "max_wal_size": "8GB", "wal_level": "minimal",
-    "max_wal_senders": "0", "fsync": "off", "autovacuum": "off",
-}  # fmt: skip
+    "shared_buffers": "3GB",
+    "maintenance_work_mem": "3GB",
+    "max_wal_size": "8GB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "fsync": "off",
+    "autovacuum": "off",
+}
 
 
 @dataclass

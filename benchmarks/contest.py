@@ -66,19 +66,29 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         contest.learn()
         found = {f"{target:g}": contest.at(target) for target in targets}
         return {
-            **described(arena), "training": len(contest.training), "heldout": len(contest.heldout),
-            "seed": contest.seed, "workload": "filtered" if filtered else "unfiltered", "targets": found,
-        }  # fmt: skip
+            **described(arena),
+            "training": len(contest.training),
+            "heldout": len(contest.heldout),
+            "seed": contest.seed,
+            "workload": "filtered" if filtered else "unfiltered",
+            "targets": found,
+        }
 
 
 def described(arena: Arena) -> dict[str, Any]:
     """Say what is searched."""
     rows = arena.data.rows
     return {
-        "set": arena.data.name, "rows": len(rows), "dimensions": rows.shape[1], "metric": arena.data.metric,
-        "k": arena.k, "index": f"{USUAL.method}, {USUAL.options}", "index_mb": arena.index_mb(),
-        "build_seconds": round(arena.build_seconds, 1), "server": arena.server(),
-    }  # fmt: skip
+        "set": arena.data.name,
+        "rows": len(rows),
+        "dimensions": rows.shape[1],
+        "metric": arena.data.metric,
+        "k": arena.k,
+        "index": f"{USUAL.method}, {USUAL.options}",
+        "index_mb": arena.index_mb(),
+        "build_seconds": round(arena.build_seconds, 1),
+        "server": arena.server(),
+    }
 
 
 class Unfiltered:
@@ -165,10 +175,11 @@ class Filtered(Unfiltered):
             "best fixed": self._way(fixed, relaxed=True),
             "exact": Way(plain(column, k, exact=True, filtered=True), "by the B-tree", values=values),
             "vectuned": Way(
-                tuned(k, filtered=True), "as learned for each kind of filter",
+                tuned(k, filtered=True),
+                "as learned for each kind of filter",
                 values=lambda i: (f'{{"category": {self.categories[i]}}}',),
             ),
-        }  # fmt: skip
+        }
         found = raced(arena, ways, self.heldout, self.truth, self.seed, f"filtered, target {target:g}")
         return table(ways, found, k, self.seed)
 
@@ -207,9 +218,14 @@ def tuned(k: int, *, filtered: bool = False) -> sql.Composed:
 
 
 def raced(
-    arena: Arena, ways: Mapping[str, Way], vectors: Singles, truth: Truth, seed: int, label: str,
+    arena: Arena,
+    ways: Mapping[str, Way],
+    vectors: Singles,
+    truth: Truth,
+    seed: int,
+    label: str,
     warm_up: int = 100,
-) -> Answers:  # fmt: skip
+) -> Answers:
     """Answer every query in every way."""
     searches = [(Vector(vector), i) for i, vector in enumerate(vectors)]
     with (
@@ -228,11 +244,12 @@ def table(ways: Mapping[str, Way], found: Answers, k: int, seed: int) -> dict[st
     """Return the figures of every arm, and what vectuned took of the best fixed setting's time."""
     arms = {
         name: {
-            "setting": ways[name].said, "decision_paid": ways[name].decision_paid,
+            "setting": ways[name].said,
+            "decision_paid": ways[name].decision_paid,
             **figures(seen.millis, recall_at_k(seen.distances, truth, k), seed),
         }
         for name, (seen, truth) in found.items()
-    }  # fmt: skip
+    }
     if "best fixed" not in found:
         return {"arms": arms}
     ours, theirs = found["vectuned"][0].millis, found["best fixed"][0].millis

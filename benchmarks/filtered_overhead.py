@@ -124,10 +124,13 @@ def by_path(
         mask = (chosen == name) | (name == "all")
         more = (ours - theirs)[:, mask]
         values = {
-            "searches": mask.sum(), "bare_p50_ms": np.median(theirs[:, mask]),
-            "vectuned_p50_ms": np.median(ours[:, mask]), "more_p50_ms": np.median(more),
-            "more_mean_ms": more.mean(), "planning_p50_ms": np.median((planned - theirs)[:, mask]),
-        }  # fmt: skip
+            "searches": mask.sum(),
+            "bare_p50_ms": np.median(theirs[:, mask]),
+            "vectuned_p50_ms": np.median(ours[:, mask]),
+            "more_p50_ms": np.median(more),
+            "more_mean_ms": more.mean(),
+            "planning_p50_ms": np.median((planned - theirs)[:, mask]),
+        }
         result[name] = {label: round(float(value), 4) for label, value in values.items()}
     return result
 
@@ -138,19 +141,23 @@ def pieces(conn: Connection, column: TunedColumn, values: list[str]) -> dict[str
     parts = {
         "nothing": "PERFORM f",
         "filter compiled": f"SELECT {compiled}",
-        "filter compiled, path looked up":
-            f"SELECT {compiled}; PERFORM * FROM vectuned._served_path({{id}}, 10, f, r.shape, r.fraction)",
+        "filter compiled, path looked up": (
+            f"SELECT {compiled}; PERFORM * FROM vectuned._served_path({{id}}, 10, f, r.shape, r.fraction)"
+        ),
         "statement parsed and planned, by the index": "EXECUTE {hnsw} INTO p USING q",
         "statement parsed and planned, exact": "EXECUTE {exact} INTO p USING q",
-        "whole search, no row meets the filter":
-            "PERFORM * FROM vectuned.search({table}::regclass, q, 10, {none})",
-    }  # fmt: skip
+        "whole search, no row meets the filter": (
+            "PERFORM * FROM vectuned.search({table}::regclass, q, 10, {none})"
+        ),
+    }
     known: dict[str, sql.Composable] = {
-        "id": sql.Literal(column.id), "table": sql.Literal(RELATION), "d": sql.Literal(column.dimensions),
+        "id": sql.Literal(column.id),
+        "table": sql.Literal(RELATION),
+        "d": sql.Literal(column.dimensions),
         "vector": sql.Identifier(column.extension_schema, "vector"),
         "none": sql.Literal(json.dumps({ATTRIBUTE: "none"})),
         "filters": sql.Literal([json.dumps({ATTRIBUTE: value}) for value in values * 30]),
-    }  # fmt: skip
+    }
     write = partial(bare_statement, column, ATTRIBUTE, sql.Literal(values[0]), sql.Literal(K))
     for path, statement in {"hnsw": write(), "exact": write(exact=True)}.items():
         known[path] = sql.Literal("EXPLAIN " + statement.as_string().replace("%s", "$1"))

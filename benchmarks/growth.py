@@ -33,11 +33,14 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
             about = {**described(arena), "training": len(contest.training), "heldout": len(contest.heldout)}
             found.append(
                 {
-                    "rows": size, "build_seconds": about["build_seconds"], "index_mb": about["index_mb"],
-                    "replay_ms": round(arena.replay_ms, 2), "curve": _curve(arena, contest),
+                    "rows": size,
+                    "build_seconds": about["build_seconds"],
+                    "index_mb": about["index_mb"],
+                    "replay_ms": round(arena.replay_ms, 2),
+                    "curve": _curve(arena, contest),
                     "targets": {f"{target:g}": contest.at(target) for target in targets},
                 }
-            )  # fmt: skip
+            )
     return {**about, "seed": int(options.get("seed", 0)), "sizes": found}
 
 
@@ -47,9 +50,10 @@ def _curve(arena: Arena, contest: Unfiltered) -> list[dict[str, float]]:
     blocks = contest.judged.blocks.mean(axis=0)
     return [
         {
-            "ef_search": ef, "recall": round(float(recall_at_k(seen.distances, truth, arena.k).mean()), 4),
+            "ef_search": ef,
+            "recall": round(float(recall_at_k(seen.distances, truth, arena.k).mean()), 4),
             "ms": round(float(seen.millis.mean()), 4),
             "buffers": round(float(np.interp(ef, RUNGS, blocks)), 1),
         }
         for ef, (seen, truth) in ((ef, found[str(ef)]) for ef in _CURVE)
-    ]  # fmt: skip
+    ]

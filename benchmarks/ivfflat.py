@@ -167,10 +167,14 @@ def measure(conn: Connection, options: argparse.Namespace) -> dict[str, Any]:
     profile = np.sort(1.0 - vectors @ centroids.T, axis=1).astype(np.float64)
     look, look_first = profile[:, np.array(PROFILE_RANKS) - 1], seen[:, np.array(SEEN_RANKS) - 1]
     features = {
-        "query": vectors.astype(np.float64), "whole profile": profile, "whole first search": seen,
-        "profile": look, "64 centroids": np.sort(1.0 - vectors @ coarse.T, axis=1).astype(np.float64),
-        "first search": look_first, "first search and profile": np.column_stack([look_first, look]),
-    }  # fmt: skip
+        "query": vectors.astype(np.float64),
+        "whole profile": profile,
+        "whole first search": seen,
+        "profile": look,
+        "64 centroids": np.sort(1.0 - vectors @ coarse.T, axis=1).astype(np.float64),
+        "first search": look_first,
+        "first search and profile": np.column_stack([look_first, look]),
+    }
     expected = curves_from_lists(conn, truth, vectors, list_of, centroids)
     train, held = slice(0, options.train), slice(options.train, None)
     answers = truth.take(np.arange(options.train, len(vectors)))
@@ -180,18 +184,21 @@ def measure(conn: Connection, options: argparse.Namespace) -> dict[str, Any]:
     predicted = predictions(past, new, options.seed)
     return {
         "machine": {
-            "cores": os.cpu_count(), "platform": platform.platform(), "postgresql": conn.info.server_version
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "postgresql": conn.info.server_version,
         },
         "table": {"rows": len(rows), "dimensions": COLUMN.dimensions, "lists": options.lists},
         "queries": {"train": options.train, "held_out": options.held_out},
         "rungs": {
-            "probes": PROBES, "recall": recall.mean(axis=0).round(4).tolist(),
+            "probes": PROBES,
+            "recall": recall.mean(axis=0).round(4).tolist(),
             "ms": ms.mean(axis=0).round(3).tolist(),
             "training_off_by": (expected[held].mean(axis=0) - recall.mean(axis=0)).round(4).tolist(),
         },
         "policies": {str(t): policies(predicted, new, t) for t in options.target},
         "end_to_end": {str(t): end_to_end(conn, past, new, answers, t, rng) for t in options.target},
-    }  # fmt: skip
+    }
 
 
 def lists(conn: Connection, rows: Singles) -> Ints:
@@ -372,11 +379,12 @@ def _serve(conn: Connection, name: str, line: Line, efforts: Floats) -> str:
     weighed = zip(line.weights.tolist(), terms[: len(line.weights)], line.center.tolist(), strict=True)
     function = name.replace(" ", "_")
     statement = sql.SQL(_ADAPTIVE).format(
-        sql.Identifier(function), sql.SQL(_PROFILE if profiled else ""),
+        sql.Identifier(function),
+        sql.SQL(_PROFILE if profiled else ""),
         sql.Literal(np.interp(efforts, RUNG, PRICED).round().astype(int).tolist()),
         sql.SQL(" + ".join(f"({w!r}) * ({term} - ({c!r}))" for w, term, c in weighed)),
         sql.Literal(line.thresholds.tolist()),
-    )  # fmt: skip
+    )
     conn.execute(statement)
     return f"{function}(%s)"
 

@@ -104,10 +104,13 @@ def _serve(served: Candidate, heldout: Evidence) -> tuple[float, float]:
 def _row(size: int, outcomes: Sequence[tuple[float, float, bool, bool]]) -> dict[str, float]:
     recall, saving, proven, by_query = np.array(outcomes, dtype=np.float64).T
     return {
-        "replays": size, "recall": round(float(recall.mean()), 4),
-        "lowest": round(float(recall.min()), 4), "saving": round(float(saving.mean()), 3),
-        "proven": round(float(proven.mean()), 3), "by_query": round(float(by_query.mean()), 3),
-    }  # fmt: skip
+        "replays": size,
+        "recall": round(float(recall.mean()), 4),
+        "lowest": round(float(recall.min()), 4),
+        "saving": round(float(saving.mean()), 3),
+        "proven": round(float(proven.mean()), 3),
+        "by_query": round(float(by_query.mean()), 3),
+    }
 
 
 def needed(rows: Sequence[dict[str, float]], target: float) -> int | None:

@@ -57,13 +57,15 @@ def main() -> None:
     options = _parser().parse_args()
     result: dict[str, Any] = {
         "machine": {
-            "cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
         },
         "options": {n: v for n, v in vars(options).items() if n not in ("dsn", "data")}
         | {"data": options.data.name if options.data else None},
         "distillation": distillation(options),
         "bank": bank(options),
-    }  # fmt: skip
+    }
     memory = {"shared_buffers": "512MB", "maintenance_work_mem": "512MB"}
     with scratch_database(options.dsn, memory) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
         if options.dsn is None:
@@ -137,9 +139,14 @@ def patterns(count: int, seed: int) -> Patterns:
         np.clip(np.rint(rng.normal(0, 64, (count, 4))), -1000, 1000).astype(np.float32),
         np.sort(rng.random((count, len(ladder.RUNGS))), axis=1).astype(np.float32),
         np.cumsum(rng.random((count, len(ladder.RUNGS))), axis=1).astype(np.float32),
-        samples, rng.uniform(2, 13, count), rng.random(count), support(samples),
-        np.zeros(count), np.zeros(count), np.zeros(count),
-    )  # fmt: skip
+        samples,
+        rng.uniform(2, 13, count),
+        rng.random(count),
+        support(samples),
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(count),
+    )
 
 
 def bank(options: argparse.Namespace) -> dict[str, Any]:
@@ -211,10 +218,19 @@ def _publish(conn: Connection, column: int, held: Patterns) -> None:
         (column, [0.0] * signature.FEATURES, [0.0] * signature.FEATURES * signature.COMPONENTS),
     )
     rows = [
-        (column, i, Vector(held.centroids[i]), held.effort[i], held.expected_recall[i], held.confidence[i],
-         int(held.samples[i]), held.recall[i].tolist(), held.cost[i].tolist())
+        (
+            column,
+            i,
+            Vector(held.centroids[i]),
+            held.effort[i],
+            held.expected_recall[i],
+            held.confidence[i],
+            int(held.samples[i]),
+            held.recall[i].tolist(),
+            held.cost[i].tolist(),
+        )
         for i in range(len(held))
-    ]  # fmt: skip
+    ]
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, "

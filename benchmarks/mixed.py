@@ -104,9 +104,14 @@ def figures(seen: Seen, asked: Mixture, truth: Truth) -> dict[str, dict[str, flo
     for name, mask in asked.classes.items():
         own, (p50, p99) = recall[mask], np.quantile(seen.millis[mask], [0.5, 0.99])
         values = {
-            "searches": mask.sum(), "recall": own.mean(), "below_08": (own < 0.8).mean(),
-            "short": short[mask].sum(), "mean_ms": seen.millis[mask].mean(), "p50_ms": p50, "p99_ms": p99,
-        }  # fmt: skip
+            "searches": mask.sum(),
+            "recall": own.mean(),
+            "below_08": (own < 0.8).mean(),
+            "short": short[mask].sum(),
+            "mean_ms": seen.millis[mask].mean(),
+            "p50_ms": p50,
+            "p99_ms": p99,
+        }
         found[name] = {label: round(float(value), 4) for label, value in values.items()}
     return found
 
@@ -199,9 +204,10 @@ def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
         grid[name] = {"worst_recall": min(own["recall"] for own in classes.values()), "mean_ms": mean_ms}
     reaching = [name for name in grid if grid[name]["worst_recall"] >= bench.options.target]
     best = (
-        min(reaching, key=lambda name: grid[name]["mean_ms"]) if reaching
+        min(reaching, key=lambda name: grid[name]["mean_ms"])
+        if reaching
         else max(grid, key=lambda name: grid[name]["worst_recall"])
-    )  # fmt: skip
+    )
     return {"ef_search": int(best), "reaches_target": bool(reaching), "grid": grid}
 
 
@@ -241,8 +247,9 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
     result: dict[str, Any] = {
         "options": {name: value for name, value in vars(options).items() if name not in ("dsn", "json")},
         "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
-        "rows": len(rows), "dimensions": rows.shape[1],
-    }  # fmt: skip
+        "rows": len(rows),
+        "dimensions": rows.shape[1],
+    }
     with psycopg.connect(conninfo, autocommit=True) as admin:
         migrate(admin)
     with open_session(conninfo) as conn:

@@ -107,10 +107,16 @@ def _growth(result: Result, figure: Figure) -> None:
             if axes is quality and all(point(value) == 1 for value in values):  # no place on such an axis
                 continue
             axes.errorbar(
-                [rows for rows, _ in shown], [of(float(point(value))) for value in values],
-                yerr=_bounds(values, of), color=looks[name], linestyle=styles[target], marker="o",
-                markersize=4, capsize=2, elinewidth=0.8,
-            )  # fmt: skip
+                [rows for rows, _ in shown],
+                [of(float(point(value))) for value in values],
+                yerr=_bounds(values, of),
+                color=looks[name],
+                linestyle=styles[target],
+                marker="o",
+                markersize=4,
+                capsize=2,
+                elinewidth=0.8,
+            )
     for axes in (cost, quality):
         axes.set_xscale("log")
         axes.set_xlabel("rows")
@@ -163,8 +169,15 @@ def _anatomy(result: Result, figure: Figure) -> None:
             for key, shift, colour in (("mean_ms", -0.18, "C0"), ("p50_ms", 0.18, "C1")):
                 if _known(arm, key):
                     bounds = _bounds([arm[key]], _same)
-                    axes.barh(at + shift, point(arm[key]), 0.34, xerr=bounds, color=colour, capsize=2,
-                              label=key.replace("_", " ") if at == 0 else None)  # fmt: skip
+                    axes.barh(
+                        at + shift,
+                        point(arm[key]),
+                        0.34,
+                        xerr=bounds,
+                        color=colour,
+                        capsize=2,
+                        label=key.replace("_", " ") if at == 0 else None,
+                    )
         axes.set_yticks(range(len(parts)), list(parts))
         axes.invert_yaxis()
         axes.set_title(case, fontsize="small", loc="left")
@@ -175,17 +188,27 @@ def _anatomy(result: Result, figure: Figure) -> None:
 
 
 _KINDS: Final[Mapping[str, Callable[[Result, Figure], None]]] = {
-    "contest": _contest, "growth": _growth, "advising": _advising, "anatomy": _anatomy,
-}  # fmt: skip
+    "contest": _contest,
+    "growth": _growth,
+    "advising": _advising,
+    "anatomy": _anatomy,
+}
 
 
 def _line(axes: Axes, arms: Sequence[Mapping[str, Any]], key: str, **look: Any) -> None:
     recalls, times = [arm["recall"] for arm in arms], [arm[key] for arm in arms]
     x, y = [_missed(float(point(each))) for each in recalls], [float(point(each)) for each in times]
     axes.errorbar(
-        x, y, xerr=_bounds(recalls, _missed), yerr=_bounds(times, _same), marker="o", markersize=4, capsize=2,
-        elinewidth=0.8, **look,
-    )  # fmt: skip
+        x,
+        y,
+        xerr=_bounds(recalls, _missed),
+        yerr=_bounds(times, _same),
+        marker="o",
+        markersize=4,
+        capsize=2,
+        elinewidth=0.8,
+        **look,
+    )
 
 
 def _bounds(values: Sequence[Any], of: Callable[[float], float]) -> list[list[float]] | None:

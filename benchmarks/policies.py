@@ -53,9 +53,13 @@ class Replays:
     def take(self, rows: Any) -> Replays:
         """Return the queries at `rows`, indices or a mask."""
         return Replays(
-            self.vectors[rows], self.recall[rows], self.blocks[rows], self.distances[rows],
-            self.counts[rows], self.probes[rows],
-        )  # fmt: skip
+            self.vectors[rows],
+            self.recall[rows],
+            self.blocks[rows],
+            self.distances[rows],
+            self.counts[rows],
+            self.probes[rows],
+        )
 
     def __len__(self) -> int:
         return len(self.vectors)

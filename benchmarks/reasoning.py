@@ -99,17 +99,24 @@ def measure(conninfo: str, options: argparse.Namespace) -> dict[str, Any]:
         )
         if len(labels) < len(corpus.synsets):
             raise UsageError("Not all of WordNet is in the store: run `vectuned wordnet load` first.")
-        learned = learn(conn, [training[at] for at in rng.permutation(len(training))[: options.learn]],
-                        embedder, options.target_recall)  # fmt: skip
+        learned = learn(
+            conn,
+            [training[at] for at in rng.permutation(len(training))[: options.learn]],
+            embedder,
+            options.target_recall,
+        )
         ids = [labels[synset.id] for synset in corpus.synsets]
         sources = [labels[query.source] for query in judged]
         vectors = embedder.encode([query.text for query in judged])
         result = {
             "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
             "server": conn.info.parameter_status("server_version"),
-            "entities": len(labels), "queries": len(judged), "seed": options.seed, "learned": learned,
+            "entities": len(labels),
+            "queries": len(judged),
+            "seed": options.seed,
+            "learned": learned,
             "exact": hits(exact_ids(corpus.texts(), ids, embedder, vectors), sources),
-        }  # fmt: skip
+        }
     connections = Connections(lambda: prepare(open_session(conninfo)))
     with connections:
         result["arms"] = race(arms(connections, embedder), judged, vectors, sources, rng)
@@ -223,9 +230,14 @@ def run_whole(conninfo: str, embedder: StaticEmbedder, queries: Sequence[Query])
                 used.append(outcome.answer.citations != ())
         took, worked = time.perf_counter() - began, time.process_time() - cpu
     return {
-        "count": len(queries), "failed": failed, "sent_back": rounds, "answered": sum(used),
-        "seconds": round(took, 2), "own_cpu_seconds": round(worked, 2), **latency(times),
-    }  # fmt: skip
+        "count": len(queries),
+        "failed": failed,
+        "sent_back": rounds,
+        "answered": sum(used),
+        "seconds": round(took, 2),
+        "own_cpu_seconds": round(worked, 2),
+        **latency(times),
+    }
 
 
 def hits(found: Sequence[Sequence[int]], sources: Sequence[int]) -> dict[str, float]:

@@ -69,10 +69,17 @@ def record(name: str, definition: dict[str, Any], seed: int, work: Callable[[], 
     result = work()
     loads = LoadAverage(start=round(load, 2), end=round(os.getloadavg()[0], 2))
     return Result(
-        name=name, definition=definition, seed=seed, started=started.replace(microsecond=0),
-        seconds=round(monotonic() - begun, 1), version=vectuned.__version__, commit=commit,
-        machine=this_machine(), load_average=loads, result=rounded(result),
-    )  # fmt: skip
+        name=name,
+        definition=definition,
+        seed=seed,
+        started=started.replace(microsecond=0),
+        seconds=round(monotonic() - begun, 1),
+        version=vectuned.__version__,
+        commit=commit,
+        machine=this_machine(),
+        load_average=loads,
+        result=rounded(result),
+    )
 
 
 def store(result: Result, folder: Path) -> Path:
@@ -127,9 +134,12 @@ def this_machine() -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return Machine(
-        cores=cores, processor=_processor(), memory_gb=round(memory, 1),
-        system=f"{platform.system()} {platform.machine()}", python=platform.python_version(),
-    )  # fmt: skip
+        cores=cores,
+        processor=_processor(),
+        memory_gb=round(memory, 1),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+    )
 
 
 def present_commit() -> str | None:

@@ -85,15 +85,26 @@ def pgbench(dsn: str, script: str, ef: int, clients: int, seconds: int, seed: in
         program = shutil.which("pgbench") or str(find_binaries().program("pgbench"))
         said = subprocess.run(
             [
-                program, "--no-vacuum", "--protocol=prepared", f"--client={clients}", "--jobs=2",
-                f"--time={seconds}", f"--random-seed={seed}", "--define=queries=2000", f"--file={file.name}",
+                program,
+                "--no-vacuum",
+                "--protocol=prepared",
+                f"--client={clients}",
+                "--jobs=2",
+                f"--time={seconds}",
+                f"--random-seed={seed}",
+                "--define=queries=2000",
+                f"--file={file.name}",
             ],
-            env=environ, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
+            env=environ,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
     number = {
-        "tps": r"tps = ([\d.]+)", "mean_ms": r"latency average = ([\d.]+)",
+        "tps": r"tps = ([\d.]+)",
+        "mean_ms": r"latency average = ([\d.]+)",
         "failed": r"failed transactions: (\d+)",
-    }  # fmt: skip
+    }
     found = {name: re.search(pattern, said) for name, pattern in number.items()}
     return {name: float(match.group(1)) for name, match in found.items() if match is not None}
 
@@ -147,13 +158,17 @@ def clients(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, A
                 talk.say(f"block {block + 1}, {arm}: {done[arm][-1]}")
     tps = {arm: float(np.mean([each["tps"] for each in found])) for arm, found in done.items()}
     return {
-        "clients": options.clients, "seconds_an_arm": options.blocks * options.seconds, "ef_search": ef,
-        "path": path, "replayed_meanwhile": replayed, "tps": tps,
+        "clients": options.clients,
+        "seconds_an_arm": options.blocks * options.seconds,
+        "ef_search": ef,
+        "path": path,
+        "replayed_meanwhile": replayed,
+        "tps": tps,
         "mean_ms": {arm: float(np.mean([each["mean_ms"] for each in found])) for arm, found in done.items()},
         "failed": sum(each["failed"] for found in done.values() for each in found),
         "ratio": tps["vectuned"] / tps["plain"],
         "ratio_beside_the_daemon": tps["vectuned"] / tps["plain beside the daemon"],
-    }  # fmt: skip
+    }
 
 
 def memory(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
@@ -190,9 +205,12 @@ def memory(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, An
             assert row is not None
     half = len(peaks) // 2
     return {
-        "trajectories": row[0], "replays_kept": row[1], "peak_mb": [round(peak, 1) for peak in peaks],
-        "first_half_mb": max(peaks[:half]), "second_half_mb": max(peaks[half:]),
-    }  # fmt: skip
+        "trajectories": row[0],
+        "replays_kept": row[1],
+        "peak_mb": [round(peak, 1) for peak in peaks],
+        "first_half_mb": max(peaks[:half]),
+        "second_half_mb": max(peaks[half:]),
+    }
 
 
 def _prewarmed(conn: psycopg.Connection[Any]) -> bool:

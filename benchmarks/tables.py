@@ -14,8 +14,10 @@ NOTHING: Final = "–"
 RATIOS: Final = {"mean_ms": "mean over fixed", "p99_ms": "p99 over fixed"}
 _ADDED: Final = {"mean_ms": "added on average", "p50_ms": "added at the median"}
 _BY_QUERY: Final = {
-    "ms": "fixed and by query, ms", "recall": "their recall", "by_query_over_fixed": "by query over fixed",
-}  # fmt: skip
+    "ms": "fixed and by query, ms",
+    "recall": "their recall",
+    "by_query_over_fixed": "by query over fixed",
+}
 _ARM: Final = ("policy", "setting", "recall", "under 0.8", "mean ms", "p50 ms", "p99 ms")
 
 
@@ -173,14 +175,33 @@ def _growth(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
                     continue
                 fixed, ours = (each["arms"].get(name, {}) for name in ("best fixed", "vectuned"))
                 over = each.get("vectuned_over_fixed") or {}
-                rows.append((
-                    *_run_of(result, results), *built, target,
-                    *_short(fixed), *_short(ours), *(figure(over.get(key), 2) for key in RATIOS),
-                ))  # fmt: skip
+                rows.append(
+                    (
+                        *_run_of(result, results),
+                        *built,
+                        target,
+                        *_short(fixed),
+                        *_short(ours),
+                        *(figure(over.get(key), 2) for key in RATIOS),
+                    )
+                )
     columns = (
-        *_run_heads(results), "rows", "build s", "index MB", "replay ms", "target", "best fixed", "recall",
-        "mean ms", "p99 ms", "vectuned", "its recall", "its mean ms", "its p99 ms", *RATIOS.values(),
-    )  # fmt: skip
+        *_run_heads(results),
+        "rows",
+        "build s",
+        "index MB",
+        "replay ms",
+        "target",
+        "best fixed",
+        "recall",
+        "mean ms",
+        "p99 ms",
+        "vectuned",
+        "its recall",
+        "its mean ms",
+        "its p99 ms",
+        *RATIOS.values(),
+    )
     return [Table("", columns, rows, len(_run_heads(results)))]
 
 
@@ -233,12 +254,15 @@ def _anatomy(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
     keys = list(dict.fromkeys(key for arm in parts for key, value in arm.items() if _is_figure(value)))
     rows = [
         (
-            *_run_of(result, results), case, name, *(figure(arm.get(key)) for key in keys),
+            *_run_of(result, results),
+            case,
+            name,
+            *(figure(arm.get(key)) for key in keys),
             *(figure((arm.get("added") or {}).get(key)) for key in _ADDED),
         )
         for result, case, arms in found
         for name, arm in arms.items()
-    ]  # fmt: skip
+    ]
     by_query = [
         (*_run_of(result, results), *(figure(each[key]) for key in _BY_QUERY))
         for result in results
@@ -251,9 +275,11 @@ def _anatomy(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
         Table("", (*heads, *said), rows, len(heads)),
         Table(
             "Effort by query against the fixed setting, both proven and served by vectuned",
-            (*_run_heads(results), *_BY_QUERY.values()), by_query, len(_run_heads(results)),
+            (*_run_heads(results), *_BY_QUERY.values()),
+            by_query,
+            len(_run_heads(results)),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _whatever(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
@@ -268,8 +294,11 @@ def _whatever(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
 
 
 _KINDS: Final[Mapping[str, Callable[[Sequence[Result], Sequence[str]], list[Table]]]] = {
-    "contest": _contest, "growth": _growth, "advising": _advising, "anatomy": _anatomy,
-}  # fmt: skip
+    "contest": _contest,
+    "growth": _growth,
+    "advising": _advising,
+    "anatomy": _anatomy,
+}
 
 
 def _is_figure(value: Any) -> bool:
@@ -286,8 +315,12 @@ def _arm(name: str, arm: Mapping[str, Any]) -> tuple[str, ...]:
     unpaid = "" if arm.get("decision_paid", True) else " (decision unpaid)"
     times = (figure(point(arm.get(key))) for key in ("mean_ms", "p50_ms", "p99_ms"))
     return (
-        f"{name}{unpaid}", str(arm.get("setting", NOTHING)), figure(arm.get("recall"), 3), percent, *times,
-    )  # fmt: skip
+        f"{name}{unpaid}",
+        str(arm.get("setting", NOTHING)),
+        figure(arm.get("recall"), 3),
+        percent,
+        *times,
+    )
 
 
 def _short(arm: Mapping[str, Any]) -> Iterator[str]:
@@ -317,9 +350,10 @@ def _run_heads(results: Sequence[Result]) -> tuple[str, ...]:
 def _without_empty_columns(table: Table) -> Table:
     """Leave out columns that say nothing in any row."""
     kept = [
-        at for at in range(len(table.columns))
+        at
+        for at in range(len(table.columns))
         if at < table.left or any(row[at] not in ("", NOTHING) for row in table.rows)
-    ]  # fmt: skip
+    ]
     if len(kept) == len(table.columns):
         return table
     rows = [tuple(row[at] for at in kept) for row in table.rows]

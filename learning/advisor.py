@@ -227,9 +227,15 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
         recall = np.interp(rungs / (rows / last.rows) ** (power or 0.0), rungs, last.recall)
     share = rows / last.rows
     return Forecast(
-        last.definition, recall, last.blocks, last.ms, round(last.bytes * share),
-        last.build_seconds * share**1.1, tuple(trial.rows for trial in ordered), extrapolated,
-    )  # fmt: skip
+        last.definition,
+        recall,
+        last.blocks,
+        last.ms,
+        round(last.bytes * share),
+        last.build_seconds * share**1.1,
+        tuple(trial.rows for trial in ordered),
+        extrapolated,
+    )
 
 
 def growth_of(trials: Sequence[Trial]) -> float | None:

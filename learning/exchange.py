@@ -147,9 +147,11 @@ def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[P
             if conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
                 raise
             log.warning(
-                "%s is not exported: %s", care.column, error.diag.message_primary or error,
+                "%s is not exported: %s",
+                care.column,
+                error.diag.message_primary or error,
                 extra={"action": "export"},
-            )  # fmt: skip
+            )
             continue
         document = json.loads(text)
         path = folder / file_name(document)
@@ -184,8 +186,10 @@ def import_newest(conn: psycopg.Connection[Any], care: Care, folder: Path) -> di
             text = read_file(path)
             told = parse(text, str(path))["provenance"]
             if [told.get(n) for n in ("schema", "relation", "column")] != [
-                column.schema, column.table, column.column,
-            ]:  # fmt: skip
+                column.schema,
+                column.table,
+                column.column,
+            ]:
                 raise UsageError(f"{path} is of another column than its name says.")
             relation = column.relation.as_string(conn)
             return take_over(conn, relation, column.column, text, place=str(path))

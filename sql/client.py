@@ -137,9 +137,12 @@ def search_statement(
     For Django's cursors and psycopg2. The rows are (id, distance, query_id).
     """
     return _SEARCH, {
-        "relation": relation, "query": _vector(query), "k": k,
-        "filter": None if filter is None else json.dumps(filter), "column_name": column,
-    }  # fmt: skip
+        "relation": relation,
+        "query": _vector(query),
+        "k": k,
+        "filter": None if filter is None else json.dumps(filter),
+        "column_name": column,
+    }
 
 
 def select_nearest(

@@ -21,9 +21,18 @@ _VERSION = 1
 
 # In the order in which they refer to each other where PostgreSQL looks at once.
 FUNCTION_FILES = (
-    "checks", "triggers", "models", "entities", "relationships", "hierarchy", "walks", "search", "resources",
-    "lifecycle", "embeddings",
-)  # fmt: skip
+    "checks",
+    "triggers",
+    "models",
+    "entities",
+    "relationships",
+    "hierarchy",
+    "walks",
+    "search",
+    "resources",
+    "lifecycle",
+    "embeddings",
+)
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,13 @@ class Advisor:
             trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
             (self._now,) = advisor.priced([trial])
             advice = Advice(
-                rows, current, advisor.forecast([self._now], rows), 0.0, self._reference_effort,
+                rows,
+                current,
+                advisor.forecast([self._now], rows),
+                0.0,
+                self._reference_effort,
                 memory={name: int(about[name]) for name in ("shared_buffers", "effective_cache_size")},
-            )  # fmt: skip
+            )
             self._rounds(run, advice, existing, about)
         advice.reference_ms = float(np.median(self._reference_seen))
         found = advisor.best([advice.now, *advice.forecasts], wish.target, wish.k)
@@ -173,9 +177,14 @@ class Advisor:
         advice.forecasts = self._forecasts(final, advice, rows)
 
     def _on_table(
-        self, run: Run, advice: Advice, existing: Sequence[Existing], entrants: Sequence[Definition],
-        trials: dict[Definition, list[Trial]], about: dict[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        advice: Advice,
+        existing: Sequence[Existing],
+        entrants: Sequence[Definition],
+        trials: dict[Definition, list[Trial]],
+        about: dict[str, Any],
+    ) -> None:
         """Try candidates on the table itself, one after the other, where no index there stands in the way."""
         column = self.care.column
         with snapshot(self.conn):
@@ -270,9 +279,13 @@ class Advisor:
             "to_place": sql.Literal(_PLACES if share >= 1 else round(share * _PLACES)),
         }
         statement = queries()["copy_rows"].format(
-            copy=run.relation(_COPY), column=column.vector, relation=column.relation,
-            key_start=sql.Literal(self._copied), seed=sql.Literal(self.wish.seed), **places,
-        )  # fmt: skip
+            copy=run.relation(_COPY),
+            column=column.vector,
+            relation=column.relation,
+            key_start=sql.Literal(self._copied),
+            seed=sql.Literal(self.wish.seed),
+            **places,
+        )
         rows = round(min(share, 1.0) * self._rows)
         with self.console.progress("copying a sample of the rows", rows):
             self._copied += self.conn.execute(statement, prepare=False).rowcount
@@ -308,9 +321,14 @@ class Advisor:
         return trial
 
     def _measure(
-        self, where: Care | sql.Identifier, name: str, definition: Definition, truth: Truth, rows: int,
+        self,
+        where: Care | sql.Identifier,
+        name: str,
+        definition: Definition,
+        truth: Truth,
+        rows: int,
         seconds: float,
-    ) -> Trial:  # fmt: skip
+    ) -> Trial:
         """Measure an index that nobody else is to know of, over the table or a copy."""
         with self.conn.transaction(force_rollback=True):
             care = where if isinstance(where, Care) else self._adopt(where.as_string(self.conn))
@@ -325,9 +343,15 @@ class Advisor:
         return self._trial(definition, rows, seen, index.rungs, self._race(ways), int(size), seconds)
 
     def _trial(
-        self, definition: Definition, rows: int, seen: Replayed, rungs: Sequence[int],
-        timed: dict[int, float], size: int, seconds: float,
-    ) -> Trial:  # fmt: skip
+        self,
+        definition: Definition,
+        rows: int,
+        seen: Replayed,
+        rungs: Sequence[int],
+        timed: dict[int, float],
+        size: int,
+        seconds: float,
+    ) -> Trial:
         blocks = seen.blocks.mean(axis=0)
         at = np.interp(list(timed), rungs, blocks).tolist()
         recall, blocks = (

@@ -157,17 +157,19 @@ class Application:
             expected, at = forecast.at(chosen), effort(np.array([chosen]), new.rungs)
             measured = {
                 "recall": float(at_efforts(seen.recall, at).mean()),
-                "blocks": float(at_efforts(seen.blocks, at).mean()), "ms": millis[name] * scale,
-            }  # fmt: skip
+                "blocks": float(at_efforts(seen.blocks, at).mean()),
+                "ms": millis[name] * scale,
+            }
             return {
                 "effort": chosen,
                 "predicted": {
-                    "recall": round(expected.recall, 4), "blocks": round(expected.blocks, 1),
+                    "recall": round(expected.recall, 4),
+                    "blocks": round(expected.blocks, 1),
                     "ms": round(expected.ms * advice.reference_ms, 4),
                 },
                 "measured": {key: round(value, 4) for key, value in measured.items()},
                 "measured_ms_now": round(millis[name], 4),
-            }  # fmt: skip
+            }
 
         return {
             "at_the_target": held(point.effort, "predicted"),

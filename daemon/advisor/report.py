@@ -28,50 +28,71 @@ def report_of(
     rows[0]["current"] = True
     rows[1:] = sorted(rows[1:], key=lambda row: (row["at_target"] or {}).get("ms", float("inf")))
     return {
-        "relation": f"{care.column.schema}.{care.column.table}", "column": care.column.column, "k": wish.k,
-        "target_recall": wish.target, "queries": len(wish.vectors), "rows": advice.rows,
-        "sample_rows": advice.sizes, "seconds": round(advice.seconds, 1), "memory": advice.memory,
-        "current": advice.current.name, "candidates": rows,
+        "relation": f"{care.column.schema}.{care.column.table}",
+        "column": care.column.column,
+        "k": wish.k,
+        "target_recall": wish.target,
+        "queries": len(wish.vectors),
+        "rows": advice.rows,
+        "sample_rows": advice.sizes,
+        "seconds": round(advice.seconds, 1),
+        "memory": advice.memory,
+        "current": advice.current.name,
+        "candidates": rows,
         "dropped": {
             str(each): {"rows": rows, "time_over_current": None if share is None else round(share, 3)}
             for each, (rows, share) in advice.dropped.items()
         },
         "skipped": {str(each): why for each, why in advice.skipped.items()},
         "winner": None if not worth or advice.winner is None else str(advice.winner.definition),
-        "summary": _summary(wish, advice, now, best, worth=worth), "applied": None,
-    }  # fmt: skip
+        "summary": _summary(wish, advice, now, best, worth=worth),
+        "applied": None,
+    }
 
 
 def _candidate(
-    conn: psycopg.Connection[Any], care: Care, wish: Wish, advice: Advice, each: Forecast,
+    conn: psycopg.Connection[Any],
+    care: Care,
+    wish: Wish,
+    advice: Advice,
+    each: Forecast,
     existing: list[Existing],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     point = each.at_target(wish.target, wish.k)
     in_the_way = outshone(each.definition, existing)
     real = each is advice.now
     return {
-        "definition": str(each.definition), "current": False, "mb": round(each.bytes / 2**20, 1),
+        "definition": str(each.definition),
+        "current": False,
+        "mb": round(each.bytes / 2**20, 1),
         "build_seconds": None if real else round(each.build_seconds, 1),
-        "measured_over": list(each.sizes), "extrapolated": each.extrapolated,
+        "measured_over": list(each.sizes),
+        "extrapolated": each.extrapolated,
         "curve": {
             f"{target:g}": None if at is None else _point(at, advice, each)
             for target in _POINTS
             for at in [each.at_target(target, wish.k)]
         },
         "at_target": None if point is None else _point(point, advice, each),
-        "fits": "shared_buffers" if each.bytes <= advice.memory["shared_buffers"]
-        else "cache" if each.bytes <= advice.memory["effective_cache_size"] else "neither",
-        "statement": None if real
+        "fits": "shared_buffers"
+        if each.bytes <= advice.memory["shared_buffers"]
+        else "cache"
+        if each.bytes <= advice.memory["effective_cache_size"]
+        else "neither",
+        "statement": None
+        if real
         else ddl(care, each.definition, existing, index_name(conn, care, each.definition)).as_string(conn),
         "in_the_way": None if real or in_the_way is None else in_the_way.name,
-    }  # fmt: skip
+    }
 
 
 def _point(point: Any, advice: Advice, forecast: Forecast) -> dict[str, Any]:
     return {
-        forecast.definition.effort_name: point.effort, "recall": round(point.recall, 4),
-        "ms": round(point.ms * advice.reference_ms, 3), "blocks": round(point.blocks, 1),
-    }  # fmt: skip
+        forecast.definition.effort_name: point.effort,
+        "recall": round(point.recall, 4),
+        "ms": round(point.ms * advice.reference_ms, 3),
+        "blocks": round(point.blocks, 1),
+    }
 
 
 def _summary(wish: Wish, advice: Advice, now: Any, best: Any, *, worth: bool) -> str:
@@ -105,24 +126,43 @@ def show(console: Console, report: dict[str, Any]) -> None:
     rows = []
     for row in report["candidates"]:
         point, curve = row["at_target"], row["curve"]
-        rows.append((
-            ("now: " if row["current"] else "") + row["definition"], f"{row['mb']:,.0f}",
-            "" if row["build_seconds"] is None else f"{row['build_seconds']:,.0f}",
-            *("-" if at is None else f"{at['ms']:.2f}" for at in curve.values()),
-            *(("-",) * 4 if point is None else (
-                next(str(point[name]) for name in ("ef_search", "probes") if name in point),
-                f"{point['recall']:.3f}", f"{point['ms']:.2f}", f"{point['blocks']:,.0f}")),
-            {"cache": "RAM"}.get(row["fits"], row["fits"]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                ("now: " if row["current"] else "") + row["definition"],
+                f"{row['mb']:,.0f}",
+                "" if row["build_seconds"] is None else f"{row['build_seconds']:,.0f}",
+                *("-" if at is None else f"{at['ms']:.2f}" for at in curve.values()),
+                *(
+                    ("-",) * 4
+                    if point is None
+                    else (
+                        next(str(point[name]) for name in ("ef_search", "probes") if name in point),
+                        f"{point['recall']:.3f}",
+                        f"{point['ms']:.2f}",
+                        f"{point['blocks']:,.0f}",
+                    )
+                ),
+                {"cache": "RAM"}.get(row["fits"], row["fits"]),
+            )
+        )
     sampled = ", ".join(f"{size:,}" for size in report["sample_rows"])
     extrapolated = any(row["extrapolated"] for row in report["candidates"])
     console.table(
-        ("index", "MB", "build s", *(f"ms at {target}" for target in report["candidates"][0]["curve"]),
-         "effort", "recall", "ms", "blocks", "fits in"),
+        (
+            "index",
+            "MB",
+            "build s",
+            *(f"ms at {target}" for target in report["candidates"][0]["curve"]),
+            "effort",
+            "recall",
+            "ms",
+            "blocks",
+            "fits in",
+        ),
         rows,
         title=f"{report['relation']}.{report['column']}, {report['rows']:,} rows, "
         f"{report['queries']} queries, recall@{report['k']} {report['target_recall']:g}",
-    )  # fmt: skip
+    )
     console.line(
         f"Candidates over copies of {sampled} rows"
         + (", carried on to all rows" if extrapolated else "")
@@ -153,12 +193,19 @@ def show_measured(console: Console, wish: Wish, applied: dict[str, Any]) -> None
     )
     measured = applied["measured"]
     rows = [
-        (name, str(held["effort"]), figures, f"{held[figures]['recall']:.4f}", f"{held[figures]['ms']:.3f}",
-         f"{held[figures]['blocks']:,.0f}")
+        (
+            name,
+            str(held["effort"]),
+            figures,
+            f"{held[figures]['recall']:.4f}",
+            f"{held[figures]['ms']:.3f}",
+            f"{held[figures]['blocks']:,.0f}",
+        )
         for name, key in (("at the target", "at_the_target"), ("as it serves", "as_served"))
-        for held in [measured[key]] if held is not None
+        for held in [measured[key]]
+        if held is not None
         for figures in ("predicted", "measured")
-    ]  # fmt: skip
+    ]
     console.table(
         ("", "effort", "", f"recall@{wish.k}", "ms", "blocks"), rows, title=f"{applied['index']}, {took}"
     )

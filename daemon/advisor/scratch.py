@@ -49,9 +49,11 @@ class Run:
 
     def _describe(self) -> None:
         said = {
-            "what": "scratch of vectuned advise", "column": str(self.care.column),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"), "indexes": self.indexes,
-        }  # fmt: skip
+            "what": "scratch of vectuned advise",
+            "column": str(self.care.column),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "indexes": self.indexes,
+        }
         self.conn.execute(
             sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
                 sql.Identifier(self.schema), sql.Literal(json.dumps(said))

@@ -72,7 +72,11 @@ def existing_indexes(conn: psycopg.Connection[Any], care: Care) -> list[Existing
             Definition("hnsw", r.form, m=r.m, ef_construction=r.ef_construction)
             if r.method == "hnsw"
             else Definition("ivfflat", r.form, lists=r.lists),
-            r.schema, r.name, r.index_no, r.marker, r.bytes,
+            r.schema,
+            r.name,
+            r.index_no,
+            r.marker,
+            r.bytes,
         )
         for r in rows
-    ]  # fmt: skip
+    ]

@@ -110,15 +110,17 @@ def _run(context: Context) -> None:
 
 def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--roles", action="store_true",
+        "--roles",
+        action="store_true",
         help="create the roles vectuned_user, vectuned_admin and vectuned_daemon where they are missing, and "
         "give them their rights in this database",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--public", action=argparse.BooleanOptionalAction,
+        "--public",
+        action=argparse.BooleanOptionalAction,
         help="with --roles: whether everybody may search, or only members of the roles (default: as it is; "
         "at first everybody)",
-    )  # fmt: skip
+    )
 
 
 def _migrate(context: Context) -> None:
@@ -155,10 +157,12 @@ def _enable_arguments(parser: argparse.ArgumentParser) -> None:
     _column_arguments(parser)
     parser.add_argument("--target-recall", type=float, default=0.95, metavar="R", help="default %(default)s")
     parser.add_argument(
-        "--max-tail", type=float, metavar="P",
+        "--max-tail",
+        type=float,
+        metavar="P",
         help="share of searches with a recall under 0.8 that is tolerated (default 2.5 times what the target "
         "recall leaves)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--sample-rate",
         type=float,
@@ -167,9 +171,12 @@ def _enable_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of searches recorded (default %(default)s)",
     )
     parser.add_argument(
-        "--trajectory-window", type=int, default=10000, metavar="N",
+        "--trajectory-window",
+        type=int,
+        default=10000,
+        metavar="N",
         help="newest replays that count (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="default %(default)s")
     parser.add_argument(
         "--min-samples", type=int, default=200, metavar="N", help="replays before anything is published"
@@ -182,11 +189,16 @@ def _enable_arguments(parser: argparse.ArgumentParser) -> None:
 def _enable(context: Context) -> None:
     options = context.options
     values = {
-        "relation": options.relation, "column_name": options.column, "target_recall": options.target_recall,
-        "max_tail": options.max_tail, "sample_rate": options.sample_rate,
-        "trajectory_window": options.trajectory_window, "learning_rate": options.learning_rate,
-        "min_samples": options.min_samples, "store_vectors": not options.forget_vectors,
-    }  # fmt: skip
+        "relation": options.relation,
+        "column_name": options.column,
+        "target_recall": options.target_recall,
+        "max_tail": options.max_tail,
+        "sample_rate": options.sample_rate,
+        "trajectory_window": options.trajectory_window,
+        "learning_rate": options.learning_rate,
+        "min_samples": options.min_samples,
+        "store_vectors": not options.forget_vectors,
+    }
     with context.session() as conn:
         conn.add_notice_handler(lambda notice: context.console.say(str(notice.message_primary)))
         row = conn.execute(queries()["enable"], values).fetchone()
@@ -214,9 +226,13 @@ def _disable(context: Context) -> None:
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--watch", type=float, nargs="?", const=2.0, metavar="SECONDS",
+        "--watch",
+        type=float,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
         help="show it anew every so many seconds (2 if not said) until interrupted",
-    )  # fmt: skip
+    )
 
 
 def _status(context: Context) -> None:
@@ -301,17 +317,24 @@ def _learn(context: Context) -> None:
             with console.progress(f"replaying {care.column}", waiting[0] if waiting else 0) as progress:
                 replayed = worker.replay(care, _ALL, progress)
             lesson = worker.learn(care)
-            report.append({
-                "column": str(care.column), "replayed": replayed, "replays": lesson.replays,
-                "version": lesson.version,
-                "classes": {
-                    k: {
-                        **s.policy.path, "recall_bound": s.policy.recall_bound,
-                        "tail_bound": s.policy.tail_bound, "patterns": s.patterns, "saving": s.saving,
-                    }
-                    for k, s in lesson.served.items()
-                },
-            })  # fmt: skip
+            report.append(
+                {
+                    "column": str(care.column),
+                    "replayed": replayed,
+                    "replays": lesson.replays,
+                    "version": lesson.version,
+                    "classes": {
+                        k: {
+                            **s.policy.path,
+                            "recall_bound": s.policy.recall_bound,
+                            "tail_bound": s.policy.tail_bound,
+                            "patterns": s.patterns,
+                            "saving": s.saving,
+                        }
+                        for k, s in lesson.served.items()
+                    },
+                }
+            )
             needed = f"{lesson.replays} replays of the {care.min_samples} it takes: nothing published yet"
             console.line(
                 f"{care.column}: {replayed} replayed, "

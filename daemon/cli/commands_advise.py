@@ -26,38 +26,51 @@ _MOST_QUERIES: Final = 10_000
 def _advise_arguments(parser: argparse.ArgumentParser) -> None:
     optional_column_arguments(parser)
     parser.add_argument(
-        "--queries", default="400", metavar="N|FILE",
+        "--queries",
+        default="400",
+        metavar="N|FILE",
         help="how many of the newest recorded searches to replay, or a file of vectors, .npy or a JSON "
         "array a line (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--target", type=float, metavar="R", help="recall wanted (default: the column's own)")
     parser.add_argument(
         "-k", "--k", type=int, default=10, help="rows a search asks for (default %(default)s)"
     )
     parser.add_argument(
-        "--budget-seconds", type=float, default=600.0, metavar="S",
+        "--budget-seconds",
+        type=float,
+        default=600.0,
+        metavar="S",
         help="no candidate is begun that would take longer, after the current index (default %(default)g)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--sample-rows", type=int, default=50_000, metavar="N",
+        "--sample-rows",
+        type=int,
+        default=50_000,
+        metavar="N",
         help="rows of the largest copy that candidates are tried on (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--on-table", action="store_true",
+        "--on-table",
+        action="store_true",
         help="try the last candidates on the table itself, built CONCURRENTLY and dropped again",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--max-mb", type=int, metavar="M",
+        "--max-mb",
+        type=int,
+        metavar="M",
         help="most that copies and an index may take (default: copies 2048, an index that is applied any)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--apply", action="store_true",
+        "--apply",
+        action="store_true",
         help="build the best index CONCURRENTLY, learn about it, publish, and measure what was predicted",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--drop-old", action="store_true",
+        "--drop-old",
+        action="store_true",
         help="with --apply: drop the main index once the other serves with a proof and nothing needs it",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default %(default)s)")
 
 
@@ -92,10 +105,13 @@ def _advise(context: Context) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     for name, value, low, high in (
-        ("--k", options.k, 1, 1000), ("--sample-rows", options.sample_rows, 100, 10**9),
-        ("--budget-seconds", options.budget_seconds, 1, 10**6), ("--max-mb", options.max_mb, 1, 10**9),
-        ("--target", options.target, 0.5, 0.999), ("--seed", options.seed, 0, 2**31 - 1),
-    ):  # fmt: skip
+        ("--k", options.k, 1, 1000),
+        ("--sample-rows", options.sample_rows, 100, 10**9),
+        ("--budget-seconds", options.budget_seconds, 1, 10**6),
+        ("--max-mb", options.max_mb, 1, 10**9),
+        ("--target", options.target, 0.5, 0.999),
+        ("--seed", options.seed, 0, 2**31 - 1),
+    ):
         if value is not None and not low <= value <= high:
             raise UsageError(f"{name} must be between {low:g} and {high:g}, got {value:g}.")
 
@@ -138,15 +154,28 @@ def _wish(conn: psycopg.Connection[Any], care: Care, options: argparse.Namespace
     vectors = _queries(conn, care, options.queries, options.k, options.seed)
     target = care.target_recall if options.target is None else options.target
     return Wish(
-        vectors, options.k, target, options.budget_seconds, options.sample_rows, options.on_table,
-        options.max_mb, options.seed,
-    )  # fmt: skip
+        vectors,
+        options.k,
+        target,
+        options.budget_seconds,
+        options.sample_rows,
+        options.on_table,
+        options.max_mb,
+        options.seed,
+    )
 
 
 def _apply(
-    context: Context, conn: psycopg.Connection[Any], conninfo: str, care: Care, wish: Wish, run: Any,
-    advice: Advice, existing: list[Existing], report: dict[str, Any],
-) -> str | None:  # fmt: skip
+    context: Context,
+    conn: psycopg.Connection[Any],
+    conninfo: str,
+    care: Care,
+    wish: Wish,
+    run: Any,
+    advice: Advice,
+    existing: list[Existing],
+    report: dict[str, Any],
+) -> str | None:
     """Put the advice into force; returns what kept it from what was asked for, if anything did."""
     from vectuned.daemon.advisor.apply import Application, outshone
     from vectuned.daemon.advisor.report import show_measured
@@ -177,9 +206,11 @@ def _apply(
             winner, seconds = application.build(run, advice)
         application.learn()
         applied: dict[str, Any] = {
-            "index": winner.name, "built_seconds": None if seconds is None else round(seconds, 1),
-            "serving": application.serving(), "dropped": None,
-        }  # fmt: skip
+            "index": winner.name,
+            "built_seconds": None if seconds is None else round(seconds, 1),
+            "serving": application.serving(),
+            "dropped": None,
+        }
         report["applied"] = applied
         if winner_there is None:
             applied["measured"] = application.measure(advice, winner)
@@ -206,10 +237,12 @@ def _warning(care: Care, old: Existing) -> str:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     optional_column_arguments(parser)
     parser.add_argument(
-        "--queries", default="recorded", metavar="FILE|recorded|N",
+        "--queries",
+        default="recorded",
+        metavar="FILE|recorded|N",
         help="a file of vectors (.npy, or a JSON array a line), or the newest recorded searches, up to N "
         "(default %(default)s: 2000)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "-k", "--k", type=int, default=10, help="rows a search asks for (default %(default)s)"
     )
@@ -252,16 +285,20 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
         figures = [
             _between(each[name], style)
             for name, style in (
-                ("recall", ".3f"), ("below_08", ".1%"), ("mean_ms", ".2f"), ("p50_ms", ".2f"),
+                ("recall", ".3f"),
+                ("below_08", ".1%"),
+                ("mean_ms", ".2f"),
+                ("p50_ms", ".2f"),
                 ("p99_ms", ".2f"),
             )
-        ]  # fmt: skip
+        ]
         rows.append((arm, f"{each['queries']:,}", *figures))
     console.table(
-        ("", "queries", f"recall@{result['k']}", "under 0.8", "mean ms", "p50 ms", "p99 ms"), rows,
+        ("", "queries", f"recall@{result['k']}", "under 0.8", "mean ms", "p50 ms", "p99 ms"),
+        rows,
         title=f"{result['relation']}.{result['column']}, {result['rows']:,} rows: the best "
         f"fixed setting was chosen by {result['chosen_by']:,} other queries; 95 % confidence each",
-    )  # fmt: skip
+    )
     for arm, each in result["arms"].items():
         console.line(f"{arm}: {each['setting']}")
     ratio = result["vectuned_over_fixed"]

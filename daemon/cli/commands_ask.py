@@ -92,11 +92,15 @@ def _print(context: Context, outcome: Outcome) -> None:
     kept = {candidate.entity.id for candidate in outcome.material.candidates}
     rows = [
         (
-            each.entity.label, each.entity.name, "" if each.entity.id in kept else "pruned",
-            f"{each.score:.3f}", f"{each.similarity:.3f}", f"{each.names:.3f}",
+            each.entity.label,
+            each.entity.name,
+            "" if each.entity.id in kept else "pruned",
+            f"{each.score:.3f}",
+            f"{each.similarity:.3f}",
+            f"{each.names:.3f}",
         )
         for each in outcome.candidates[:_SHOWN]
-    ]  # fmt: skip
+    ]
     console.table(("entity", "name", "", "score", "similarity", "names"), rows, title="Entities", left=3)
     console.line()
     names = outcome.material.entities
@@ -119,11 +123,16 @@ def _print(context: Context, outcome: Outcome) -> None:
 def _print_trace(context: Context, trace: Trace) -> None:
     rows = [
         (
-            step.node, step.status, _decided(step.decisions), str(step.round), str(step.attempt),
-            f"{step.start_ms:.1f}", f"{step.duration_ms:.1f}",
+            step.node,
+            step.status,
+            _decided(step.decisions),
+            str(step.round),
+            str(step.attempt),
+            f"{step.start_ms:.1f}",
+            f"{step.duration_ms:.1f}",
         )
         for step in sorted(trace.steps, key=lambda step: step.start_ms)
-    ]  # fmt: skip
+    ]
     headings = ("node", "outcome", "decided", "round", "attempt", "start ms", "took ms")
     context.console.table(headings, rows, title="Trace", left=3)
 

@@ -72,13 +72,15 @@ def _show(context: Context) -> None:
     rows = {name: _effective(name, configuration) for name in configuration.sources}
     databases = {name: _chosen(settings) for name, settings in configuration.settings.each_database()}
     if console.as_json:
-        console.document({
-            "file": None if configuration.file is None else str(configuration.file),
-            "settings": {
-                name: {"value": value, "source": source} for name, (value, source) in rows.items()
-            },
-            "databases": [{"name": name or None, "chosen": why} for name, why in databases.items()],
-        })  # fmt: skip
+        console.document(
+            {
+                "file": None if configuration.file is None else str(configuration.file),
+                "settings": {
+                    name: {"value": value, "source": source} for name, (value, source) in rows.items()
+                },
+                "databases": [{"name": name or None, "chosen": why} for name, why in databases.items()],
+            }
+        )
         return
     # No table of the console's, which cuts long values where the terminal ends.
     lines = [("setting", "from", "value")]

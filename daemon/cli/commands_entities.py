@@ -81,16 +81,21 @@ def _status(context: Context) -> None:
         counts = conn.cursor(row_factory=dict_row).execute(entity_queries()["counts"]).fetchone()
         tuned = conn.execute(entity_queries()["tuned"]).fetchone()
         report: dict[str, Any] = {
-            **(counts or {}), "model": store.model(), "waiting": store.waiting_count(),
-            "tuned": bool(tuned and tuned[0]), "rebase": last_job(store),
+            **(counts or {}),
+            "model": store.model(),
+            "waiting": store.waiting_count(),
+            "tuned": bool(tuned and tuned[0]),
+            "rebase": last_job(store),
             "wordnet": loading.stages(store),
-        }  # fmt: skip
+        }
     console = context.console
     if console.as_json:
-        console.document({
-            key: asdict(value) if key in ("model", "rebase") and value else value
-            for key, value in report.items()
-        })  # fmt: skip
+        console.document(
+            {
+                key: asdict(value) if key in ("model", "rebase") and value else value
+                for key, value in report.items()
+            }
+        )
         return
     model = report["model"]
     said = f"{model.name} {model.version}, {model.dimensions} dimensions" if model else "none yet"
@@ -106,10 +111,15 @@ def _status(context: Context) -> None:
 
 
 _TITLES: Final = {
-    "active": "entities", "archived": "archived entities", "pruned": "pruned entities",
-    "attributes": "attributes of entities", "relationships": "relationships",
-    "paths": "paths in hierarchies", "resources": "external resources", "history": "former embeddings",
-}  # fmt: skip
+    "active": "entities",
+    "archived": "archived entities",
+    "pruned": "pruned entities",
+    "attributes": "attributes of entities",
+    "relationships": "relationships",
+    "paths": "paths in hierarchies",
+    "resources": "external resources",
+    "history": "former embeddings",
+}
 
 
 def _of_job(job: RebaseJob) -> str:
@@ -152,9 +162,15 @@ def _rebase(context: Context) -> None:
                 raise UsageError(f"No rebase is under way: say which --model, one of {', '.join(models())}.")
             embedder, current = _embedder(context, name), store.model()
             with _watched(console, conn) as stage:
-                if running is None and current is not None and (current.name, current.version) == (
-                    embedder.name, embedder.version,
-                ):  # fmt: skip
+                if (
+                    running is None
+                    and current is not None
+                    and (current.name, current.version)
+                    == (
+                        embedder.name,
+                        embedder.version,
+                    )
+                ):
                     stored = embed_waiting(store, embedder, stage)
                     result = {"model": asdict(current), "embedded": stored}
                     text = f"the store is of {name} already; {stored:,} texts that waited were embedded"
@@ -172,9 +188,11 @@ _ACTIONS: Final = {"create": _create, "status": _status, "rebase": _rebase}
 def _entities_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=tuple(_ACTIONS))
     parser.add_argument(
-        "--dimensions", type=int, metavar="N",
+        "--dimensions",
+        type=int,
+        metavar="N",
         help="create: length of the vectors, 1 to 2000 (default 256, that of the static embedder)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--model",
         metavar="NAME",

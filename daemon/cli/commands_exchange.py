@@ -20,9 +20,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("relation", nargs="?", help="table; without it every tuned column is exported")
     parser.add_argument("column", nargs="?", help="its tuned column; without it all of them")
     parser.add_argument(
-        "-o", "--output", default=".", metavar="FILE|FOLDER",
+        "-o",
+        "--output",
+        default=".",
+        metavar="FILE|FOLDER",
         help="where to; of several columns a folder; - is stdout (default: the current folder)",
-    )  # fmt: skip
+    )
 
 
 def _export(context: Context) -> None:
@@ -47,10 +50,16 @@ def _export(context: Context) -> None:
         path = output / file_name(document) if output.is_dir() else output
         write_file(path, text)
         patterns = sum(len(each["patterns"]) for each in document["classes"])
-        files.append({
-            "relation": relation, "column": column, "file": str(path), "classes": len(document["classes"]),
-            "patterns": patterns, "paths": len(document["paths"]),
-        })  # fmt: skip
+        files.append(
+            {
+                "relation": relation,
+                "column": column,
+                "file": str(path),
+                "classes": len(document["classes"]),
+                "patterns": patterns,
+                "paths": len(document["paths"]),
+            }
+        )
         console.line(
             f"{relation}.{column}: {len(document['classes'])} classes of k, {patterns} patterns, "
             f"{len(document['paths'])} measured paths in {path}"
@@ -119,12 +128,14 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     console.line(f"{report['relation']}.{report['column']} from {report['source']}, {how}")
     rows = [
         (
-            f"  k up to {each['k']}", each["action"],
+            f"  k up to {each['k']}",
+            each["action"],
             f"probes {each['probes']}" if each["probes"] else f"ef {each['ef_search'] or '-'}",
-            str(each["patterns"]), each["why"],
+            str(each["patterns"]),
+            each["why"],
         )
         for each in report["classes"]
-    ]  # fmt: skip
+    ]
     rows += [
         (f"  k up to {each['k']}, {each['shape']}", each["action"], f"{each['paths']} paths", "", each["why"])
         for each in report["filters"]

@@ -16,9 +16,12 @@ from .command import Command, Context
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--output", metavar="FILE", default="vectuned-report.html",
+        "-o",
+        "--output",
+        metavar="FILE",
+        default="vectuned-report.html",
         help="where to write it, - for stdout (default %(default)s)",
-    )  # fmt: skip
+    )
 
 
 def _report(context: Context) -> None:

@@ -24,14 +24,19 @@ _LABELS: Final = {
 def _tune_arguments(parser: argparse.ArgumentParser) -> None:
     optional_column_arguments(parser)
     parser.add_argument(
-        "--optimize-for", choices=("recall", "latency", "balanced"), default="balanced",
+        "--optimize-for",
+        choices=("recall", "latency", "balanced"),
+        default="balanced",
         help="recall: the highest proven target within twice the time; latency: the quickest proven setting "
         "of the current target; balanced: the knee of time against recall (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--sample-queries", type=int, default=1000, metavar="N",
+        "--sample-queries",
+        type=int,
+        default=1000,
+        metavar="N",
         help="recorded searches to replay first, 0 to 10000 (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="only report: target and what serves stay as they are"
     )
@@ -40,9 +45,10 @@ def _tune_arguments(parser: argparse.ArgumentParser) -> None:
 def _tune(context: Context) -> None:
     options = context.options
     arguments = {
-        "optimize_for": options.optimize_for, "sample_queries": options.sample_queries,
+        "optimize_for": options.optimize_for,
+        "sample_queries": options.sample_queries,
         "apply": not options.dry_run,
-    }  # fmt: skip
+    }
     result = _do(context, "auto_tune", arguments)
     if context.console.as_json:
         context.console.document(result)
@@ -50,11 +56,13 @@ def _tune(context: Context) -> None:
     context.console.line(result["summary"])
     rows = [
         (
-            f"{price['target']:g}", "proven" if price["proven"] else "unproven", f"{price['ms']:.2f}",
+            f"{price['target']:g}",
+            "proven" if price["proven"] else "unproven",
+            f"{price['ms']:.2f}",
             ", ".join(f"k {k}: {setting}" for k, setting in price["settings"].items()),
         )
         for price in result.get("targets", ())
-    ]  # fmt: skip
+    ]
     if rows:
         context.console.table(("target", "", "ms of replays", "settings"), rows, left=2)
 
@@ -64,28 +72,37 @@ def _benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     optional_column_arguments(parser)
     parser.add_argument("-k", type=int, default=10, help="rows a search asks for (default %(default)s)")
     parser.add_argument(
-        "--sample-queries", type=int, default=200, metavar="N",
+        "--sample-queries",
+        type=int,
+        default=200,
+        metavar="N",
         help="recorded searches to measure with, 20 to 10000 (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--percentiles", metavar="P,...", help="of the latency, shares from 0 to 1 (default 0.5,0.9,0.99)"
     )
     parser.add_argument(
-        "--filter", choices=("without", "with", "both"), default="without", dest="filtered",
+        "--filter",
+        choices=("without", "with", "both"),
+        default="without",
+        dest="filtered",
         help="searches recorded without a filter, with one, or both (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--perturbed", action="store_true",
+        "--perturbed",
+        action="store_true",
         help="fill up with rows of the table that are moved a little, which are not a fair sample",
-    )  # fmt: skip
+    )
 
 
 def _benchmark(context: Context) -> None:
     options = context.options
     arguments: dict[str, Any] = {
-        "k": options.k, "sample_queries": options.sample_queries, "perturbed": options.perturbed,
+        "k": options.k,
+        "sample_queries": options.sample_queries,
+        "perturbed": options.perturbed,
         "filtered": {"without": False, "with": True, "both": None}[options.filtered],
-    }  # fmt: skip
+    }
     if options.what == "latency":
         arguments["percentiles"] = _shares(options.percentiles or "0.5,0.9,0.99")
     elif options.percentiles is not None:
@@ -112,16 +129,22 @@ def _print_benchmark(console: Console, result: dict[str, Any]) -> None:
     timed = "percentiles_ms" in result["served"]
     shares = list(result["served"].get("percentiles_ms", ()))
     headings = [
-        "", "setting", f"recall@{result['k']}", "at least", "at most", "under 0.8",
+        "",
+        "setting",
+        f"recall@{result['k']}",
+        "at least",
+        "at most",
+        "under 0.8",
         *(["mean ms", *(f"p{100 * float(share):g} ms" for share in shares)] if timed else []),
-    ]  # fmt: skip
+    ]
     rows = []
     for name, each in ways.items():
         figures = [
             "unknown" if each["recall"] is None else f"{each['recall']:.3f}",
-            f"{each['recall_at_least']:.3f}", f"{each['recall_at_most']:.3f}",
+            f"{each['recall_at_least']:.3f}",
+            f"{each['recall_at_most']:.3f}",
             "unknown" if each["below_08"] is None else f"{100 * each['below_08']:.1f}%",
-        ]  # fmt: skip
+        ]
         if timed:
             figures += [f"{ms:.2f}" for ms in (each["mean_ms"], *each["percentiles_ms"].values())]
         rows.append([name, each["setting"], *figures])

@@ -62,9 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (
-        *COMMANDS, *TUNING_COMMANDS, *ADVISE_COMMANDS, *EXCHANGE_COMMANDS, *CONFIG_COMMANDS, *REPORT_COMMANDS,
-        *ENTITY_COMMANDS, *ASK_COMMANDS,
-    ):  # fmt: skip
+        *COMMANDS,
+        *TUNING_COMMANDS,
+        *ADVISE_COMMANDS,
+        *EXCHANGE_COMMANDS,
+        *CONFIG_COMMANDS,
+        *REPORT_COMMANDS,
+        *ENTITY_COMMANDS,
+        *ASK_COMMANDS,
+    ):
         verb = verbs.add_parser(
             command.name, parents=[common], help=command.summary, description=command.description
         )

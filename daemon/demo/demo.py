@@ -36,7 +36,7 @@ from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 from vectuned.sql.install import migrate
 
-from .demo_data import (  # fmt: skip
+from .demo_data import (
     ATTRIBUTE,
     INDEX,
     RELATION,
@@ -120,18 +120,26 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         "advice": {"seconds": round(advised_seconds, 1), "statements": advice},
         "corpus": {
             "name": "WordNet 3.0, lemmas and glosses; usage examples as queries",
-            "relation": RELATION, "rows": len(rows), "dimensions": rows.shape[1],
-            "embedder": f"{embedder.name} {embedder.version}", "training_queries": len(training),
-            "heldout_queries": len(heldout), "filtered_queries": len(asked), "k": K,
+            "relation": RELATION,
+            "rows": len(rows),
+            "dimensions": rows.shape[1],
+            "embedder": f"{embedder.name} {embedder.version}",
+            "training_queries": len(training),
+            "heldout_queries": len(heldout),
+            "filtered_queries": len(asked),
+            "k": K,
             "index_mb": round(index_bytes / 2**20, 1),
             "index_build_seconds": round(build_seconds, 1),
         },
         "learned": {f"{target:g}": _learned(lessons[target]) for target in TARGETS},
         "environment": {
-            "postgresql": server, "pgvector": pgvector, "python": platform.python_version(),
-            "machine": platform.machine(), "seconds": round(monotonic() - began, 1),
+            "postgresql": server,
+            "pgvector": pgvector,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "seconds": round(monotonic() - began, 1),
         },
-    }  # fmt: skip
+    }
     _print(result, console)
     return result
 
@@ -233,14 +241,18 @@ def _learned(lesson: Lesson) -> dict[str, Any]:
     served = lesson.served[K]
     policy = served.policy
     return {
-        "replays": lesson.replays, "patterns": served.patterns, "access_path": policy.access_path,
+        "replays": lesson.replays,
+        "patterns": served.patterns,
+        "access_path": policy.access_path,
         "fixed_ef_search": policy.fixed_ef,
         "probe_ef": policy.signature.probe_ef if policy.signature else None,
-        "expected_recall": round(policy.expected_recall, 4), "recall_bound": round(policy.recall_bound, 4),
+        "expected_recall": round(policy.expected_recall, 4),
+        "recall_bound": round(policy.recall_bound, 4),
         "filtered": [asdict(choice) for choice in served.filtered],
-        "certified": policy.certified, "saving": None if served.saving is None else round(served.saving, 3),
+        "certified": policy.certified,
+        "saving": None if served.saving is None else round(served.saving, 3),
         "reason": policy.reason,
-    }  # fmt: skip
+    }
 
 
 def _print(result: dict[str, Any], console: Console) -> None:
@@ -270,11 +282,13 @@ def _print(result: dict[str, Any], console: Console) -> None:
         f"{corpus['filtered_queries']:,} held-out queries, target {TARGETS[-1]:.2f}"
     )
     labels = {
-        "default": "default, ef 40", "relaxed": "relaxed_order, ef 40",
-        "relaxed_200": "relaxed_order, ef 200", "exact": "exact, by the filter's B-tree",
+        "default": "default, ef 40",
+        "relaxed": "relaxed_order, ef 40",
+        "relaxed_200": "relaxed_order, ef 200",
+        "exact": "exact, by the filter's B-tree",
         "vectuned": "vectuned, with the indexes it advised",
         "relaxed_advised": "relaxed_order, the same indexes",
-    }  # fmt: skip
+    }
     rows = [("", labels[arm], *_figures(result["filtered"][arm])) for arm in labels]
     rows += [
         ("", name, *_figures(result["filtered_before_advice"][arm]))

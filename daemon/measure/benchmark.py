@@ -88,11 +88,16 @@ class Benchmark:
             for name in ways
         }
         return {
-            "relation": f"{column.schema}.{column.table}", "column": column.column, "k": self.k,
-            "target_recall": self.care.target_recall, "confidence": self.confidence,
-            "queries": self.sample.describe(), "rows": truth.scanned, **figures,
+            "relation": f"{column.schema}.{column.table}",
+            "column": column.column,
+            "k": self.k,
+            "target_recall": self.care.target_recall,
+            "confidence": self.confidence,
+            "queries": self.sample.describe(),
+            "rows": truth.scanned,
+            **figures,
             "summary": self._summary(figures),
-        }  # fmt: skip
+        }
 
     def _served(self, query: Vector, filter_text: str | None, _: sql.Composable | None) -> list[float]:
         column = self.care.column
@@ -136,12 +141,15 @@ class Benchmark:
         known, certain = recall[~given_up], (self.confidence, self.seed)
         poor = (known < TAIL).astype(np.float64)
         return {
-            "recall": _mean(known), "recall_at_least": round(lower_bound(known, *certain), 4),
-            "recall_at_most": round(upper_bound(known, *certain), 4), "below_08": _mean(poor),
+            "recall": _mean(known),
+            "recall_at_least": round(lower_bound(known, *certain), 4),
+            "recall_at_most": round(upper_bound(known, *certain), 4),
+            "below_08": _mean(poor),
             "below_08_at_least": round(lower_bound(poor, *certain), 4),
             "below_08_at_most": round(upper_bound(poor, *certain), 4),
-            "searches": len(known), "given_up": int(given_up.sum()),
-        }  # fmt: skip
+            "searches": len(known),
+            "given_up": int(given_up.sum()),
+        }
 
     def _latency(self, millis: Floats) -> dict[str, Any]:
         assert self.percentiles is not None

@@ -87,9 +87,11 @@ class Comparison:
         name = main.effort_name
         unreached = "" if curve[fixed] >= target else ", which does not reach the target"
         settings = {
-            "default": f"{name} {default}", "best fixed": f"{name} {fixed}{unreached}",
-            "vectuned": self._serving(), "exact": "every row compared",
-        }  # fmt: skip
+            "default": f"{name} {default}",
+            "best fixed": f"{name} {fixed}{unreached}",
+            "vectuned": self._serving(),
+            "exact": "every row compared",
+        }
         arms = {
             arm: {
                 "setting": settings[arm],
@@ -102,14 +104,20 @@ class Comparison:
             for arm, each in timed.items()
         }
         return {
-            "relation": f"{column.schema}.{column.table}", "column": column.column, "k": k,
-            "target_recall": target, "rows": truth.scanned, "queries": len(judging), "chosen_by": half,
-            "main_index": main.name, "confidence": CONFIDENCE, "seed": self.seed, "arms": arms,
-            "vectuned_over_fixed": ratios(
-                timed["vectuned"].millis, timed["best fixed"].millis, self.seed
-            ),
+            "relation": f"{column.schema}.{column.table}",
+            "column": column.column,
+            "k": k,
+            "target_recall": target,
+            "rows": truth.scanned,
+            "queries": len(judging),
+            "chosen_by": half,
+            "main_index": main.name,
+            "confidence": CONFIDENCE,
+            "seed": self.seed,
+            "arms": arms,
+            "vectuned_over_fixed": ratios(timed["vectuned"].millis, timed["best fixed"].millis, self.seed),
             "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
-        }  # fmt: skip
+        }
 
     def _exact(self) -> Way:
         column = self.care.column
@@ -192,15 +200,21 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for arm, each in result["arms"].items():
         x, y = each["mean_ms"], each["recall"]
         axes.errorbar(
-            x["value"], y["value"], marker="o", capsize=3, label=f"{arm}: {each['setting']}",
+            x["value"],
+            y["value"],
+            marker="o",
+            capsize=3,
+            label=f"{arm}: {each['setting']}",
             xerr=[[x["value"] - x["at_least"]], [x["at_most"] - x["value"]]],
             yerr=[[max(y["value"] - y["at_least"], 0)], [max(y["at_most"] - y["value"], 0)]],
-        )  # fmt: skip
+        )
     axes.axhline(result["target_recall"], color="grey", linewidth=0.8, linestyle="--")
     axes.set(
-        xscale="log", xlabel="mean ms a search", ylabel=f"recall@{result['k']}",
+        xscale="log",
+        xlabel="mean ms a search",
+        ylabel=f"recall@{result['k']}",
         title=f"{result['queries']} queries against {result['rows']:,} rows",
-    )  # fmt: skip
+    )
     axes.legend(fontsize="small")
     try:
         figure.savefig(path)

@@ -28,9 +28,34 @@ from vectuned.learning.statistics.bounds import TAIL
 from vectuned.learning.truth.truth import Truth, exact_among, recall_at_k
 
 GRID: Final = (
-    10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400, 450, 500, 600,
-    700, 800, 900, 1000,
-)  # fmt: skip
+    10,
+    20,
+    30,
+    40,
+    50,
+    60,
+    70,
+    80,
+    90,
+    100,
+    120,
+    140,
+    160,
+    180,
+    200,
+    240,
+    280,
+    320,
+    360,
+    400,
+    450,
+    500,
+    600,
+    700,
+    800,
+    900,
+    1000,
+)
 BLOCK: Final = 50
 _PARAMETER: Final = sql.Placeholder()
 

@@ -80,9 +80,13 @@ def way_through(conn: psycopg.Connection[Any], care: Care, index: TunedIndex, k:
 
 # As the functions that serve have it: sql/functions/search_template.sql.
 _INDEX_ONLY = (
-    ("enable_sort", "off"), ("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off"),
-    ("plan_cache_mode", "force_generic_plan"), ("hnsw.iterative_scan", "off"),
-)  # fmt: skip
+    ("enable_sort", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("hnsw.iterative_scan", "off"),
+)
 
 
 class Clients:

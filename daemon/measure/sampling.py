@@ -48,10 +48,13 @@ class Sample:
         elif len(self) < self.asked:
             note = f"only {len(self)} different searches are recorded with their vectors, not {self.asked}"
         return {
-            "asked_for": self.asked, "recorded": recorded, "perturbed_rows": self.perturbed,
+            "asked_for": self.asked,
+            "recorded": recorded,
+            "perturbed_rows": self.perturbed,
             "filtered": sum(condition is not None for condition in self.conditions),
-            "fair": not self.perturbed, "note": note,
-        }  # fmt: skip
+            "fair": not self.perturbed,
+            "note": note,
+        }
 
 
 def sample_searches(

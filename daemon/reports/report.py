@@ -211,9 +211,13 @@ def _point(name: str, ms: Floats, recall: Floats) -> Line:
 
 def _against_time(lines: Sequence[Line], name: str, care: Care) -> str:
     return chart(
-        lines, title=name, x=f"milliseconds a search, in the server ({name})", y="recall", scale="log",
+        lines,
+        title=name,
+        x=f"milliseconds a search, in the server ({name})",
+        y="recall",
+        scale="log",
         level=care.target_recall,
-    )  # fmt: skip
+    )
 
 
 def _kind(k: int, shape: str | None) -> str:
@@ -222,11 +226,15 @@ def _kind(k: int, shape: str | None) -> str:
 
 def _serving(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        str(row["k_class"]), row["access_path"], row["path_index"],
+        str(row["k_class"]),
+        row["access_path"],
+        row["path_index"],
         f"probes {row['probes']}" if row["probes"] is not None else f"ef_search {row['ef_search']}",
         "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
-        f"{row['recall_bound']:.3f}", "yes" if row["certified"] else "no", row["reason"],
-    )  # fmt: skip
+        f"{row['recall_bound']:.3f}",
+        "yes" if row["certified"] else "no",
+        row["reason"],
+    )
 
 
 def _advised(title: str, advice: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
@@ -250,14 +258,18 @@ def _patterns(conn: psycopg.Connection[Any], care: Care) -> str:
         ("k up to", "pattern", "effort", "recall", "confidence", "replays", "met by", "since"),
         (
             (
-                str(row.k_class), str(row.pattern_no), f"{row.effort:.1f}", f"{row.expected_recall:.3f}",
-                f"{row.confidence:.2f}", f"{row.samples:,}",
+                str(row.k_class),
+                str(row.pattern_no),
+                f"{row.effort:.1f}",
+                f"{row.expected_recall:.3f}",
+                f"{row.confidence:.2f}",
+                f"{row.samples:,}",
                 f"{row.usage / row.chances:.1%}" if row.chances else "unknown",
                 f"{row.created_at:%Y-%m-%d %H:%M}",
             )
             for row in shown
         ),
-    )  # fmt: skip
+    )
 
 
 def _event(row: dict[str, Any]) -> tuple[str, ...]:

@@ -16,13 +16,32 @@ from vectuned.daemon.console import Console
 from vectuned.sql.files import queries
 
 _OF_THE_COLUMN: Final = (
-    "relation", "column_name", "enabled", "metric", "dimensions", "index", "target_recall", "max_tail",
-    "sample_rate", "alert", "state",
-)  # fmt: skip
+    "relation",
+    "column_name",
+    "enabled",
+    "metric",
+    "dimensions",
+    "index",
+    "target_recall",
+    "max_tail",
+    "sample_rate",
+    "alert",
+    "state",
+)
 _HEADINGS: Final = (
-    "  k up to", "access path", "index", "state", "effort", "recall", "at least", "under 0.8", "at most",
-    "samples", "patterns", "saving",
-)  # fmt: skip
+    "  k up to",
+    "access path",
+    "index",
+    "state",
+    "effort",
+    "recall",
+    "at least",
+    "under 0.8",
+    "at most",
+    "samples",
+    "patterns",
+    "saving",
+)
 _EVENTS: Final = 5
 
 
@@ -123,14 +142,18 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
 def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
     unproven = "" if row["certified"] else " (unproven)"
     return (
-        f"  {row['k_class']}", row["access_path"], row["path_index"], row["state"],
+        f"  {row['k_class']}",
+        row["access_path"],
+        row["path_index"],
+        row["state"],
         f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
         "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
         f"{row['recall_bound']:.3f}{unproven}",
         *("unknown" if row[name] is None else f"{row[name]:.1%}" for name in ("tail", "tail_bound")),
-        f"{row['samples']:,}", str(row["patterns"]),
+        f"{row['samples']:,}",
+        str(row["patterns"]),
         "" if row["saving"] is None else f"{row['saving']:.2f}",
-    )  # fmt: skip
+    )
 
 
 def watch(

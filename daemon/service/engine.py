@@ -146,9 +146,12 @@ class Engine:
                     self._state = f"waiting: {why}"
                     if not self._stopping.is_set():
                         log.warning(
-                            "%s%s Trying again in %.1f s.", self._prefix, why, self._retry,
+                            "%s%s Trying again in %.1f s.",
+                            self._prefix,
+                            why,
+                            self._retry,
                             extra={"action": "connect"},
-                        )  # fmt: skip
+                        )
                     self._pause(self._retry * self._rng.uniform(0.8, 1.2))
                     self._retry = min(2 * self._retry, _LONGEST_PAUSE)
                 except Exception:  # a fault of ours here must not end the work for good
@@ -160,9 +163,10 @@ class Engine:
     def _stand_by(self) -> None:
         if self._state != "standing by":
             log.info(
-                "%sstanding by: another daemon works on this database", self._prefix,
+                "%sstanding by: another daemon works on this database",
+                self._prefix,
                 extra={"action": "standby"},
-            )  # fmt: skip
+            )
             self._state, self._retry = "standing by", _FIRST_PAUSE
         self._pause(_LOOK_SECONDS)
         self._take_settings()
@@ -188,8 +192,9 @@ class Engine:
                 if not self.leader.holds():
                     log.warning(
                         "%sthe session that holds the leader's lock is lost: all jobs end",
-                        self._prefix, extra={"action": "leader"},
-                    )  # fmt: skip
+                        self._prefix,
+                        extra={"action": "leader"},
+                    )
                     break
                 self._take_settings()
                 timetable.watch_clock()
@@ -277,9 +282,12 @@ class Engine:
         else:
             if record.failures:
                 log.info(
-                    "%s%s works again after %d failures", self._prefix, job.name, record.failures,
+                    "%s%s works again after %d failures",
+                    self._prefix,
+                    job.name,
+                    record.failures,
                     extra={"action": job.name},
-                )  # fmt: skip
+                )
             record.succeeded(began, found)
         self._note(job, record)
 
@@ -289,10 +297,14 @@ class Engine:
         # What is neither the server's nor the user's is a fault of ours, and the way to it is told.
         expected = isinstance(error, (VectunedError, psycopg.Error))
         log.error(
-            "%s%s failed: %s Trying again in %.0f s.", self._prefix, job.name,
-            _full_stop(str(error).strip() or type(error).__name__), delay,
-            exc_info=None if expected else error, extra={"action": job.name},
-        )  # fmt: skip
+            "%s%s failed: %s Trying again in %.0f s.",
+            self._prefix,
+            job.name,
+            _full_stop(str(error).strip() or type(error).__name__),
+            delay,
+            exc_info=None if expected else error,
+            extra={"action": job.name},
+        )
         if (timetable := self._timetable) is not None:
             timetable.run_in(job, delay)
 

@@ -88,15 +88,22 @@ JOBS: Final = (
     Job("replay", lambda s: s.schedule.replay_seconds, _replay, line="paced"),
     Job("judge", lambda s: s.schedule.replay_seconds, lambda p: p.worker.judge(), line="paced"),
     Job(
-        "learn", lambda s: s.schedule.learn_seconds, lambda p: p.worker.learn_all(), line="paced",
+        "learn",
+        lambda s: s.schedule.learn_seconds,
+        lambda p: p.worker.learn_all(),
+        line="paced",
         patience=1800,
     ),
     Job("exchange", lambda s: s.export.seconds if s.export.in_use else None, lambda p: p.worker.exchange()),
     Job(
-        "request", lambda s: s.schedule.request_seconds, _request, line="request", takes_turns=False,
+        "request",
+        lambda s: s.schedule.request_seconds,
+        _request,
+        line="request",
+        takes_turns=False,
         patience=3600,
     ),
-)  # fmt: skip
+)
 """All jobs. One more is one more line."""
 
 
@@ -146,11 +153,15 @@ class Record:
         """Return what is written down; runs are those since that was done last."""
         now = self.clock()
         return {
-            "name": self.name, "ran": now - self._ran,
+            "name": self.name,
+            "ran": now - self._ran,
             "succeeded": None if self._succeeded is None else now - self._succeeded,
-            "duration_ms": 1000 * self._seconds, "runs": self.runs, "failures": self.failures,
-            "error": self.error, "next": next_seconds,
-        }  # fmt: skip
+            "duration_ms": 1000 * self._seconds,
+            "runs": self.runs,
+            "failures": self.failures,
+            "error": self.error,
+            "next": next_seconds,
+        }
 
     def written(self) -> None:
         """Note that it was written down."""

@@ -18,13 +18,19 @@ log = logging.getLogger(__name__)
 # Of the lock's session: when the network is dead we notice after 5 to 7 s, and the server, which lets go of
 # the lock then, after 10 s; in this order, so that who leads has stopped before another begins.
 _DESK: Final = {
-    "keepalives": 1, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3,
+    "keepalives": 1,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
     "tcp_user_timeout": 5000,
-}  # fmt: skip
+}
 _WORK: Final = {
-    "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
-}  # fmt: skip
+}
 _DESK_LIMITS: Final = {"statement_timeout": "10s"}
 _WORK_LIMITS: Final = {"lock_timeout": "1min"}
 

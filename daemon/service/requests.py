@@ -57,9 +57,13 @@ def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]
         return Tuning.prepare(worker, care, arguments["optimize_for"], count, apply=arguments["apply"])
     worker.drain()
     sample = sample_searches(
-        worker.conn, care, arguments["sample_queries"], filtered=arguments["filtered"],
-        perturbed=arguments["perturbed"], seed=learning.seed,
-    )  # fmt: skip
+        worker.conn,
+        care,
+        arguments["sample_queries"],
+        filtered=arguments["filtered"],
+        perturbed=arguments["perturbed"],
+        seed=learning.seed,
+    )
     percentiles = tuple(arguments["percentiles"]) if kind == "benchmark_latency" else None
     return Benchmark(
         worker.conn, care, sample, arguments["k"], learning.confidence, learning.seed, percentiles

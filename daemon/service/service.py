@@ -182,8 +182,9 @@ class Service:
             self._stuck = stuck[0]
             log.error(
                 "%s has not moved for %.0f s: the service manager is no longer told that work goes on",
-                *stuck, extra={"action": "watchdog"},
-            )  # fmt: skip
+                *stuck,
+                extra={"action": "watchdog"},
+            )
 
     def _read_again(self) -> None:
         """Swap the settings for those that are read again; if they are wrong the old ones stay."""
@@ -199,8 +200,11 @@ class Service:
             self._notifier.ready()
 
     def _swap(self, fresh: dict[str, Settings]) -> None:
-        found = {engine.name: compare(engine.settings, fresh[engine.name])
-                 for engine in self._engines if engine.name in fresh}  # fmt: skip
+        found = {
+            engine.name: compare(engine.settings, fresh[engine.name])
+            for engine in self._engines
+            if engine.name in fresh
+        }
         for engine in self._engines:
             if (changes := found.get(engine.name)) is None:
                 log.warning("%s is gone from the settings: that needs a restart", engine.name, extra=_RELOAD)

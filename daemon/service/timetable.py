@@ -56,9 +56,14 @@ class Timetable:
             elif planned is None:
                 # Soon at first: a daemon that is often started anew has to get to all of them.
                 self._scheduler.add_job(
-                    self._run, "interval", (job,), id=job.name, seconds=seconds, executor=job.line,
+                    self._run,
+                    "interval",
+                    (job,),
+                    id=job.name,
+                    seconds=seconds,
+                    executor=job.line,
                     next_run_time=_in(min(seconds, FIRST_RUN)),
-                )  # fmt: skip
+                )
             elif planned.trigger.interval.total_seconds() != seconds:
                 planned.reschedule("interval", seconds=seconds)
 

@@ -64,10 +64,15 @@ class Tuning:
         count = len(replays[0][1]) if replays else 0
         offered = prices(replays, care, worker.options) if count >= care.min_samples else []
         report: dict[str, Any] = {
-            "relation": f"{care.column.schema}.{care.column.table}", "column": care.column.column,
-            "optimize_for": self.objective, "applied": False, "replayed": replayed, "replays": count,
-            "target": {"old": care.target_recall, "new": care.target_recall}, "version": None,
-        }  # fmt: skip
+            "relation": f"{care.column.schema}.{care.column.table}",
+            "column": care.column.column,
+            "optimize_for": self.objective,
+            "applied": False,
+            "replayed": replayed,
+            "replays": count,
+            "target": {"old": care.target_recall, "new": care.target_recall},
+            "version": None,
+        }
         if not offered:
             return {
                 **report,
@@ -77,14 +82,17 @@ class Tuning:
         chosen, why = choose(offered, self.objective)
         confidence = worker.options.confidence
         report |= {
-            "target": {"old": care.target_recall, "new": chosen.target}, "why": why,
-            "old": self._serving(care, replays, chosen.settings), "new": _settings(chosen, care),
-            "targets": [_priced(price) for price in offered], "confidence": confidence,
+            "target": {"old": care.target_recall, "new": chosen.target},
+            "why": why,
+            "old": self._serving(care, replays, chosen.settings),
+            "new": _settings(chosen, care),
+            "targets": [_priced(price) for price in offered],
+            "confidence": confidence,
             "proofs": sum(price.proofs for price in offered),
             "confidence_of_all_proofs_together": round(together(offered, confidence), 4),
             "note": "decided by searches without a filter, fixed settings and milliseconds of replays; each "
             "proof holds with the confidence by itself",
-        }  # fmt: skip
+        }
         if self.apply:
             report |= self._apply(care, replays, chosen, report)
         return {**report, "summary": _summary(report)}
@@ -119,12 +127,13 @@ class Tuning:
             at = effort(np.array([fixed]), index.rungs)
             setting = f"{index.effort_name} {default}" if policy is None else policy.described
             found[str(k)] = {
-                "setting": setting, "index": index.name,
+                "setting": setting,
+                "index": index.name,
                 "recall": round(float(at_efforts(evidence.recall, at).mean()), 4),
                 "recall_at_least": None if policy is None else round(policy.recall_bound, 4),
                 "proven": policy is not None and policy.certified,
                 "ms": round(float(at_efforts(evidence.ms, at).mean()), 4),
-            }  # fmt: skip
+            }
         return found
 
 
@@ -133,20 +142,24 @@ def _settings(price: Price, care: Care) -> dict[str, Any]:
     names = {index.number: index.name for index in care.indexes}
     return {
         str(k): {
-            "setting": candidate.policy.setting, "index": names.get(candidate.policy.index_no or 0),
+            "setting": candidate.policy.setting,
+            "index": names.get(candidate.policy.index_no or 0),
             "recall": round(candidate.policy.expected_recall, 4),
             "recall_at_least": round(candidate.policy.recall_bound, 4),
-            "proven": candidate.policy.certified, "ms": round(candidate.ms, 4),
+            "proven": candidate.policy.certified,
+            "ms": round(candidate.ms, 4),
         }
         for k, candidate in price.settings.items()
-    }  # fmt: skip
+    }
 
 
 def _priced(price: Price) -> dict[str, Any]:
     return {
-        "target": price.target, "proven": price.proven, "ms": round(price.ms, 4),
+        "target": price.target,
+        "proven": price.proven,
+        "ms": round(price.ms, 4),
         "settings": {str(k): candidate.policy.setting for k, candidate in price.settings.items()},
-    }  # fmt: skip
+    }
 
 
 def _summary(report: dict[str, Any]) -> str:

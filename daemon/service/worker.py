@@ -103,9 +103,12 @@ class Worker:
             reopened = self.conn.execute(queries()["reopen"], {**wanted, "count": count}).rowcount
             if reopened > 0:
                 log.info(
-                    "%d searches of %s wait to be replayed on %s", reopened, care.column, index.name,
+                    "%d searches of %s wait to be replayed on %s",
+                    reopened,
+                    care.column,
+                    index.name,
                     extra={"action": "indexes"},
-                )  # fmt: skip
+                )
         return care
 
     def check_rights(self, care: Care) -> None:
@@ -140,8 +143,10 @@ class Worker:
         if self.settings.budget.pause_above and row is not None and not row[0]:
             log.warning(
                 "budget.pause_above has no effect, others' statements cannot be seen: "
-                "GRANT pg_read_all_stats TO %s", role, extra={"action": "rights"},
-            )  # fmt: skip
+                "GRANT pg_read_all_stats TO %s",
+                role,
+                extra={"action": "rights"},
+            )
         if self.standby is None:
             self._over(None, "standby_waits", "standby_ready")
 
@@ -170,14 +175,18 @@ class Worker:
         with self._work():
             care = self.refresh(care)
             values = {
-                "column_id": care.column.id, "window": care.trajectory_window, "keep": care.store_vectors,
-            }  # fmt: skip
+                "column_id": care.column.id,
+                "window": care.trajectory_window,
+                "keep": care.store_vectors,
+            }
             skipped = self.conn.execute(queries()["skip_old"], values).rowcount
         if skipped:
             log.info(
-                "%d searches of %s are too old to be replayed", skipped, care.column,
+                "%d searches of %s are too old to be replayed",
+                skipped,
+                care.column,
                 extra={"action": "replay"},
-            )  # fmt: skip
+            )
         done = 0
         while done < count and self._waiting(care):
             if self.pace is not None:
@@ -213,9 +222,14 @@ class Worker:
         try:
             with self._work() as spent:
                 done = replay(
-                    self.conn, care, trajectories, reader=reader, progress=progress, timeout_ms=timeout_ms,
+                    self.conn,
+                    care,
+                    trajectories,
+                    reader=reader,
+                    progress=progress,
+                    timeout_ms=timeout_ms,
                     spent=spent,
-                )  # fmt: skip
+                )
         except psycopg.errors.SerializationFailure:
             if size is not None:  # a standby ends what stands in the way of its own replay
                 size.failed()
@@ -269,9 +283,12 @@ class Worker:
         judged = judge(self.conn, care)
         for k, margin in move_margins(self.conn, care).items():
             log.info(
-                "%s: %.2g rungs on top of what was learned for up to %d rows", care.column, margin, k,
+                "%s: %.2g rungs on top of what was learned for up to %d rows",
+                care.column,
+                margin,
+                k,
                 extra={"action": "margin"},
-            )  # fmt: skip
+            )
         return judged
 
     def learn(self, care: Care) -> Lesson:
@@ -297,9 +314,12 @@ class Worker:
     def has_news(self, care: Care) -> bool:
         """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
         values = {
-            "column_id": care.column.id, "generations": care.generations, "target_recall": care.target_recall,
-            "learn_from": care.learn_from, "max_tail": care.max_tail,
-        }  # fmt: skip
+            "column_id": care.column.id,
+            "generations": care.generations,
+            "target_recall": care.target_recall,
+            "learn_from": care.learn_from,
+            "max_tail": care.max_tail,
+        }
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None
         return bool(row["fresh"] >= self.settings.learning.batch_min or not row["served"])

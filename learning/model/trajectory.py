@@ -41,9 +41,15 @@ class Trajectories:
     def take(self, part: slice) -> Trajectories:
         """Return a part of the searches."""
         return Trajectories(
-            self.query_ids[part], self.recorded_at[part], self.vectors[part], self.ks[part],
-            self.distances[part], self.filters[part], self.fractions[part], self.fresh[part],
-        )  # fmt: skip
+            self.query_ids[part],
+            self.recorded_at[part],
+            self.vectors[part],
+            self.ks[part],
+            self.distances[part],
+            self.filters[part],
+            self.fractions[part],
+            self.fresh[part],
+        )
 
 
 def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:

@@ -92,15 +92,32 @@ def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -
     return [
         Care(
             TunedColumn(
-                r.id, r.nspname, r.relname, r.column_name, r.metric, r.vector_type, r.dimensions,
-                tuple(r.key_columns), r.extension_schema,
+                r.id,
+                r.nspname,
+                r.relname,
+                r.column_name,
+                r.metric,
+                r.vector_type,
+                r.dimensions,
+                tuple(r.key_columns),
+                r.extension_schema,
             ),
-            r.enabled, r.target_recall, r.max_tail, r.sample_rate, r.trajectory_window, r.learning_rate,
-            r.min_samples, r.store_vectors, r.default_ef, r.default_probes,
-            _indexes(conn, r.id, r.partitioned), r.alert, r.learn_from,
+            r.enabled,
+            r.target_recall,
+            r.max_tail,
+            r.sample_rate,
+            r.trajectory_window,
+            r.learning_rate,
+            r.min_samples,
+            r.store_vectors,
+            r.default_ef,
+            r.default_probes,
+            _indexes(conn, r.id, r.partitioned),
+            r.alert,
+            r.learn_from,
         )
         for r in rows
-    ]  # fmt: skip
+    ]
 
 
 def _indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -> tuple[TunedIndex, ...]:
@@ -108,8 +125,16 @@ def _indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -
     rows = cursor.execute(queries()["tuned_indexes"], {"column_id": column_id}).fetchall()
     return tuple(
         TunedIndex(
-            r.index_no, r.name, r.method, r.form, r.requires, r.share, r.lists, r.generation,
-            partitioned or r.method == "ivfflat", r.form == "plain" and not partitioned,
+            r.index_no,
+            r.name,
+            r.method,
+            r.form,
+            r.requires,
+            r.share,
+            r.lists,
+            r.generation,
+            partitioned or r.method == "ivfflat",
+            r.form == "plain" and not partitioned,
         )
         for r in rows
-    )  # fmt: skip
+    )

@@ -225,8 +225,12 @@ def _votes(signals: Signals, target: float) -> tuple[Ints, Bools, Bools]:
     slow = (signals.latency_ms > signals.slow_ms) & (signals.latency_ms > _SLOW * signals.usual_ms)
     told = signals.relevant + signals.irrelevant > 0
     known = np.column_stack([checked, told, timed, ~np.isnan(signals.diversity)])
-    votes = np.column_stack([
-        np.where(missed, -1, 1), np.sign(signals.relevant - signals.irrelevant), np.where(slow, -1, 1),
-        np.where(signals.diversity <= _CROWDED, -1, 1),
-    ])  # fmt: skip
+    votes = np.column_stack(
+        [
+            np.where(missed, -1, 1),
+            np.sign(signals.relevant - signals.irrelevant),
+            np.where(slow, -1, 1),
+            np.where(signals.diversity <= _CROWDED, -1, 1),
+        ]
+    )
     return np.where(known, votes, 0).astype(np.int64), known, short

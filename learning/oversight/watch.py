@@ -111,15 +111,23 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
             conn.execute(
                 queries()["upsert_promise"],
                 {
-                    **key, "first_check": first, "access_path": row.access_path, "index_no": row.index_no,
-                    "effort": row.effort, "target": row.target, "checks": said.checks,
+                    **key,
+                    "first_check": first,
+                    "access_path": row.access_path,
+                    "index_no": row.index_no,
+                    "effort": row.effort,
+                    "target": row.target,
+                    "checks": said.checks,
                     "unknown": said.unknown,
-                    "recall": said.mean if said.checks else None, "recall_bound": said.lower,
-                    "below_08": said.tail if said.checks else None, "below_08_bound": said.tail_upper,
-                    "evidence": heard.evidence, "alarms": row.alarms + heard.raised,
+                    "recall": said.mean if said.checks else None,
+                    "recall_bound": said.lower,
+                    "below_08": said.tail if said.checks else None,
+                    "below_08_bound": said.tail_upper,
+                    "evidence": heard.evidence,
+                    "alarms": row.alarms + heard.raised,
                     "confidence": said.confidence,
                 },
-            )  # fmt: skip
+            )
             if heard.raised:
                 raised += 1
                 began = heard.began or 0
@@ -129,12 +137,20 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
                 ).fetchone()
                 conn.execute(queries()["learn_from"], {**column, "learn_from": start[0] if start else 0})
                 _fall_back(
-                    conn, care, row.k_class, row.shape, "alarm", _alarming(recent, promised),
+                    conn,
+                    care,
+                    row.k_class,
+                    row.shape,
+                    "alarm",
+                    _alarming(recent, promised),
                     {
-                        "k_class": row.k_class, "shape": row.shape, "evidence": heard.evidence,
-                        "recall": float(recent.mean()), "checks": said.checks,
+                        "k_class": row.k_class,
+                        "shape": row.shape,
+                        "evidence": heard.evidence,
+                        "recall": float(recent.mean()),
+                        "checks": said.checks,
                     },
-                )  # fmt: skip
+                )
     conn.execute(queries()["trim_checks"], {**column, "window": care.trajectory_window})
     return raised
 
@@ -144,8 +160,10 @@ def calm_down(conn: psycopg.Connection[Any], care: Care) -> bool:
     if not care.alert:
         return False
     values = {
-        "column_id": care.column.id, "learn_from": care.learn_from, "min_samples": care.min_samples,
-    }  # fmt: skip
+        "column_id": care.column.id,
+        "learn_from": care.learn_from,
+        "min_samples": care.min_samples,
+    }
     with conn.transaction():
         row = conn.execute(queries()["promise_kept"], values).fetchone()
         if row is None or not row[0]:
@@ -174,11 +192,11 @@ def _listen(recalls: Floats, care: Care, limits: Limits) -> Alarm:
 
 def _is_another(row: Any) -> bool:
     """Say whether what serves a class is another setting, or for another target, than what was spoken of."""
-    return (
-        (row.access_path, row.index_no, row.target)
-        != (row.promised_path, row.promised_index, row.promised_target)
-        or (row.effort or 0) < _LOWERED * (row.promised_effort or 0)
-    )  # fmt: skip
+    return (row.access_path, row.index_no, row.target) != (
+        row.promised_path,
+        row.promised_index,
+        row.promised_target,
+    ) or (row.effort or 0) < _LOWERED * (row.promised_effort or 0)
 
 
 def _alarming(recent: Floats, care: Care) -> str:

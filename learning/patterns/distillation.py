@@ -79,9 +79,12 @@ def estimate(
         return np.asarray(share * means + (1 - share) * general, dtype=np.float32)
 
     return replace(
-        patterns, recall=np.clip(curves(recall), 0.0, 1.0), cost=curves(cost), samples=samples,
+        patterns,
+        recall=np.clip(curves(recall), 0.0, 1.0),
+        cost=curves(cost),
+        samples=samples,
         confidence=support(samples),
-    )  # fmt: skip
+    )
 
 
 def effective(weights: Floats) -> Floats:

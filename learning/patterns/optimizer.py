@@ -92,9 +92,11 @@ class Policy:
     def path(self) -> dict[str, str | int | None]:
         """Return what serves, as the columns of the bank name it."""
         return {
-            "access_path": self.access_path, "index_no": self.index_no, "ef_search": self.ef_search,
+            "access_path": self.access_path,
+            "index_no": self.index_no,
+            "ef_search": self.ef_search,
             "probes": self.probes,
-        }  # fmt: skip
+        }
 
 
 def raised(policy: Policy, rungs: float) -> Policy:

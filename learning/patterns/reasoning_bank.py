@@ -185,11 +185,17 @@ class ReasoningBank:
         samples = gather(np.add, old.samples)
         born = gather(np.minimum, np.where(old.born > 0, old.born, np.inf), np.inf)
         self.patterns = Patterns(
-            np.rint(mean(old.centroids)), np.minimum(mean(old.recall), np.float32(1)), mean(old.cost),
-            samples, gather(np.maximum, old.effort), gather(np.minimum, old.expected_recall, 1.0),
-            support(samples), gather(np.add, old.usage), gather(np.maximum, old.chances),
+            np.rint(mean(old.centroids)),
+            np.minimum(mean(old.recall), np.float32(1)),
+            mean(old.cost),
+            samples,
+            gather(np.maximum, old.effort),
+            gather(np.minimum, old.expected_recall, 1.0),
+            support(samples),
+            gather(np.add, old.usage),
+            gather(np.maximum, old.chances),
             np.where(np.isfinite(born), born, 0.0),
-        )  # fmt: skip
+        )
         self._build()
         return merged
 

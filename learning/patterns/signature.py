@@ -40,10 +40,16 @@ def features(probes: Floats, k: int, probe_ef: int) -> Floats:
     spread = np.where(spread <= 0, 1.0, spread)
     return np.column_stack(
         [
-            first, kth, last, mean,
-            (kth - first) / spread, (q1 - kth) / spread, (q2 - kth) / spread, (q3 - kth) / spread,
+            first,
+            kth,
+            last,
+            mean,
+            (kth - first) / spread,
+            (q1 - kth) / spread,
+            (q2 - kth) / spread,
+            (q3 - kth) / spread,
         ]
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

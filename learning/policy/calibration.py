@@ -53,9 +53,14 @@ class Evidence:
         own = None if self.own is None else self.own[rows]
         weight = None if self.weight is None else self.weight[rows]
         return replace(
-            self, probes=probes, recall=self.recall[rows], cost=self.cost[rows], ms=self.ms[rows], own=own,
+            self,
+            probes=probes,
+            recall=self.recall[rows],
+            cost=self.cost[rows],
+            ms=self.ms[rows],
+            own=own,
             weight=weight,
-        )  # fmt: skip
+        )
 
     def seen_by(self, probe_ef: int) -> Evidence:
         """Return the replays whose probe of that length saw as many rows."""
@@ -123,9 +128,18 @@ def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None
             return fixed_policy(evidence.alone(), demand, index=index)
     at = len(choices) - 1 if safe is None else safe
     policy = Policy(
-        evidence.k, int(choices[at]), float("nan"), 0.0, safe is not None, len(evidence), demand.target, "",
-        index_no=None if index is None else index.number, method=method, rungs=rungs,
-    )  # fmt: skip
+        evidence.k,
+        int(choices[at]),
+        float("nan"),
+        0.0,
+        safe is not None,
+        len(evidence),
+        demand.target,
+        "",
+        index_no=None if index is None else index.number,
+        method=method,
+        rungs=rungs,
+    )
     policy = _measured(policy, recall, above, safe, demand)
     chosen = efforts[at : at + 1]
     cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
@@ -153,11 +167,18 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
     ef = round(largest.fixed_ef * (k / largest.k_class) ** _GROWTH)
     ef = min(max(ef, round(1.5 * k)), ladder.RUNGS[-1])
     return replace(
-        largest, k_class=k, fixed_ef=ef, expected_recall=float("nan"), recall_bound=0.0, tail=None,
-        tail_bound=None, certified=False, samples=0,
+        largest,
+        k_class=k,
+        fixed_ef=ef,
+        expected_recall=float("nan"),
+        recall_bound=0.0,
+        tail=None,
+        tail_bound=None,
+        certified=False,
+        samples=0,
         reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
         f"{largest.k_class} rows take",
-    )  # fmt: skip
+    )
 
 
 def adaptive_policy(
@@ -220,9 +241,12 @@ def _measured(policy: Policy, recall: Floats, above: Floats, safe: int | None, d
         recall_bound = lower_bound(recall[:, at], demand.confidence, demand.seed)
         tail_bound = upper_bound(1.0 - above[:, at], demand.confidence, demand.seed)
     return replace(
-        policy, expected_recall=float(recall[:, at].mean()), recall_bound=recall_bound,
-        tail=float(1.0 - above[:, at].mean()), tail_bound=tail_bound,
-    )  # fmt: skip
+        policy,
+        expected_recall=float(recall[:, at].mean()),
+        recall_bound=recall_bound,
+        tail=float(1.0 - above[:, at].mean()),
+        tail_bound=tail_bound,
+    )
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,17 @@ class FilteredEvidence:
     def take(self, rows: Bools) -> FilteredEvidence:
         """Return the replays at `rows`."""
         return FilteredEvidence(
-            self.k, self.fraction[rows], self.recall[rows], self.short[rows], self.known[rows],
-            self.scan_ms[rows], self.exact_ms[rows], self.other_recall[rows], self.other_ms[rows],
+            self.k,
+            self.fraction[rows],
+            self.recall[rows],
+            self.short[rows],
+            self.known[rows],
+            self.scan_ms[rows],
+            self.exact_ms[rows],
+            self.other_recall[rows],
+            self.other_ms[rows],
             self.shape[rows],
-        )  # fmt: skip
+        )
 
 
 _Cells = dict[_Kind, FilteredEvidence]
@@ -292,6 +299,15 @@ def _judge(
     at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
     bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)
     return Choice(
-        *kind, path, index.number, own.efforts[at], float(own.recall[:, at].mean()), bound, proven,
-        float(ms[at]), len(own), requires=index.requires, share=index.share,
-    )  # fmt: skip
+        *kind,
+        path,
+        index.number,
+        own.efforts[at],
+        float(own.recall[:, at].mean()),
+        bound,
+        proven,
+        float(ms[at]),
+        len(own),
+        requires=index.requires,
+        share=index.share,
+    )

@@ -83,10 +83,13 @@ def offers(
         if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
             kept = counter_examples
             adaptive = _adaptive(
-                seen.evidence(k, _enough(care, demand)), fixed[0], demand, options.clusters,
+                seen.evidence(k, _enough(care, demand)),
+                fixed[0],
+                demand,
+                options.clusters,
                 kept.evidence(k).alone() if kept and kept.probes and k in kept.k_classes else None,
                 (past or {}).get(k),
-            )  # fmt: skip
+            )
         filtered = choose_paths(
             [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
             demand,
@@ -151,9 +154,12 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
     count = len(replays[0][1]) if replays else 0
     if count < care.min_samples:
         log.info(
-            "learning about %s waits: %d of %d replays", care.column, count, care.min_samples,
+            "learning about %s waits: %d of %d replays",
+            care.column,
+            count,
+            care.min_samples,
             extra={"action": "learn"},
-        )  # fmt: skip
+        )
         return Lesson(count, None, {})
     counter_examples = load(conn, care, care.indexes[0], counter_examples=True)
     offered = offers(replays, care, options, counter_examples=counter_examples, past=_past(conn, care))
@@ -172,9 +178,12 @@ def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options(
         {"column_id": care.column.id, "window": care.trajectory_window, "generations": care.generations},
     )
     log.info(
-        "published version %d for %s from %d replays", version, care.column, count,
+        "published version %d for %s from %d replays",
+        version,
+        care.column,
+        count,
         extra={"action": "publish"},
-    )  # fmt: skip
+    )
     return Lesson(count, version, served)
 
 

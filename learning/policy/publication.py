@@ -100,12 +100,18 @@ def publish(
         conn.execute(queries()["delete_superseded"], column)
         details = {str(k): {**s.policy.path, "saving": s.saving} for k, s in served.items()}
         record_event(
-            conn, care.column.id, "publish",
+            conn,
+            care.column.id,
+            "publish",
             {
-                "version": version, "classes": details, "generations": care.generations,
-                "target_recall": care.target_recall, "max_tail": care.max_tail, "last_replay": last_replay,
+                "version": version,
+                "classes": details,
+                "generations": care.generations,
+                "target_recall": care.target_recall,
+                "max_tail": care.max_tail,
+                "last_replay": last_replay,
             },
-        )  # fmt: skip
+        )
         tell(conn, care.column.id, "publish", version=version)
     return version, served
 
@@ -182,34 +188,47 @@ def _insert(
     conn.execute(
         queries()["insert_bank"],
         {
-            **key, **policy.path, "version": version, "generation": generation,
+            **key,
+            **policy.path,
+            "version": version,
+            "generation": generation,
             "rungs": list(policy.rungs) if way and policy.method == "ivfflat" else None,
             "expected_recall": policy.expected_recall if known else None,
-            "recall_bound": policy.recall_bound, "tail": policy.tail, "tail_bound": policy.tail_bound,
-            "certified": policy.certified, "samples": policy.samples,
-            "target_recall": policy.target_recall, "reason": policy.reason, "saving": saving,
+            "recall_bound": policy.recall_bound,
+            "tail": policy.tail,
+            "tail_bound": policy.tail_bound,
+            "certified": policy.certified,
+            "samples": policy.samples,
+            "target_recall": policy.target_recall,
+            "reason": policy.reason,
+            "saving": saving,
             "probe_ef": way.probe_ef if way else None,
             "center": way.center.tolist() if way else None,
             "weights": way.weights.ravel().tolist() if way else None,
             "reach": policy.reach if way else None,
         },
-    )  # fmt: skip
+    )
     with conn.cursor() as cursor:
         cursor.executemany(
             queries()["insert_pattern"],
             [
                 {
-                    **key, "pattern_no": i, "centroid": Vector(patterns.centroids[i]),
+                    **key,
+                    "pattern_no": i,
+                    "centroid": Vector(patterns.centroids[i]),
                     "effort": float(patterns.effort[i]),
                     "expected_recall": float(patterns.expected_recall[i]),
-                    "confidence": float(patterns.confidence[i]), "samples": int(patterns.samples[i]),
-                    "usage": float(patterns.usage[i]), "chances": float(patterns.chances[i]),
-                    "born": float(patterns.born[i]), "recall": patterns.recall[i].tolist(),
+                    "confidence": float(patterns.confidence[i]),
+                    "samples": int(patterns.samples[i]),
+                    "usage": float(patterns.usage[i]),
+                    "chances": float(patterns.chances[i]),
+                    "born": float(patterns.born[i]),
+                    "recall": patterns.recall[i].tolist(),
                     "cost": patterns.cost[i].tolist(),
                 }
                 for i in range(len(patterns))
             ],
-        )  # fmt: skip
+        )
 
 
 def _insert_measured(
@@ -219,15 +238,23 @@ def _insert_measured(
     key = {"column_id": care.column.id, "k_class": k}
     rows: list[dict[str, Any]] = [
         {
-            **key, "shape": None, "bucket": None, "access_path": c.policy.method,
+            **key,
+            "shape": None,
+            "bucket": None,
+            "access_path": c.policy.method,
             "index_no": c.policy.index_no,
-            "effort": c.policy.fixed_ef, "requires": None, "share": 1.0, "recall": c.policy.expected_recall,
-            "bound": c.policy.recall_bound, "proven": c.policy.certified, "ms": c.ms,
+            "effort": c.policy.fixed_ef,
+            "requires": None,
+            "share": 1.0,
+            "recall": c.policy.expected_recall,
+            "bound": c.policy.recall_bound,
+            "proven": c.policy.certified,
+            "ms": c.ms,
             "samples": c.policy.samples,
             "serves": chosen is not None and c.policy.index_no == chosen.policy.index_no,
         }
         for c in offer.fixed
-    ]  # fmt: skip
+    ]
     rows += [{**key, **asdict(way)} for way in offer.filtered]
     for row in rows:
         row["recall"] = row["recall"] if np.isfinite(row["recall"]) else None
@@ -309,21 +336,35 @@ def read(
             weights = np.array(row.weights, dtype=np.float64).reshape(FEATURES, COMPONENTS)
             way = Signature(row.k_class, row.probe_ef, np.array(row.center, dtype=np.float64), weights)
         policy = Policy(
-            row.k_class, row.ef_search or row.probes,
-            np.nan if row.expected_recall is None else row.expected_recall, row.recall_bound,
-            row.certified, row.samples,
-            row.target_recall, row.reason, way, row.reach or 0.0, index_no=row.index_no,
+            row.k_class,
+            row.ef_search or row.probes,
+            np.nan if row.expected_recall is None else row.expected_recall,
+            row.recall_bound,
+            row.certified,
+            row.samples,
+            row.target_recall,
+            row.reason,
+            way,
+            row.reach or 0.0,
+            index_no=row.index_no,
             method="hnsw" if row.probes is None else "ivfflat",
-            rungs=RUNGS if row.rungs is None else tuple(row.rungs), tail=row.tail, tail_bound=row.tail_bound,
-        )  # fmt: skip
+            rungs=RUNGS if row.rungs is None else tuple(row.rungs),
+            tail=row.tail,
+            tail_bound=row.tail_bound,
+        )
         patterns = Patterns.none()
         if row.centroids is not None:
             patterns = Patterns(
-                np.array(row.centroids, dtype=np.float32), np.array(row.recall, dtype=np.float32),
-                np.array(row.cost, dtype=np.float32), np.array(row.pattern_samples, dtype=np.int64),
-                np.array(row.effort, dtype=np.float64), np.array(row.pattern_recall, dtype=np.float64),
-                np.array(row.confidence, dtype=np.float64), np.array(row.usage, dtype=np.float64),
-                np.array(row.chances, dtype=np.float64), np.array(row.born, dtype=np.float64),
-            )  # fmt: skip
+                np.array(row.centroids, dtype=np.float32),
+                np.array(row.recall, dtype=np.float32),
+                np.array(row.cost, dtype=np.float32),
+                np.array(row.pattern_samples, dtype=np.int64),
+                np.array(row.effort, dtype=np.float64),
+                np.array(row.pattern_recall, dtype=np.float64),
+                np.array(row.confidence, dtype=np.float64),
+                np.array(row.usage, dtype=np.float64),
+                np.array(row.chances, dtype=np.float64),
+                np.array(row.born, dtype=np.float64),
+            )
         found[row.k_class] = (policy, patterns)
     return found

@@ -101,9 +101,13 @@ def load(
     Or the counter-examples that were kept when they left the window: these are no random sample.
     """
     values = {
-        "column_id": care.column.id, "generation": index.generation, "count": care.trajectory_window,
-        "width": WIDTH, "learn_from": care.learn_from, "kept": counter_examples,
-    }  # fmt: skip
+        "column_id": care.column.id,
+        "generation": index.generation,
+        "count": care.trajectory_window,
+        "width": WIDTH,
+        "learn_from": care.learn_from,
+        "kept": counter_examples,
+    }
     rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
     # A search for many rows has its chunk looked at for classes that others were not.
     classes = sorted({k for row in rows for k in row[1]})

@@ -47,8 +47,10 @@ def prices(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: O
     if not weights:
         return []
     higher = [target for target in TARGETS if target > care.target_recall]
-    return [_price(replays, replace(care, target_recall=t), options, weights)
-            for t in (care.target_recall, *higher)]  # fmt: skip
+    return [
+        _price(replays, replace(care, target_recall=t), options, weights)
+        for t in (care.target_recall, *higher)
+    ]
 
 
 def choose(offered: Sequence[Price], objective: Objective) -> tuple[Price, str]:

@@ -59,9 +59,18 @@ class Chunk:
         reader.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
         classes = [k for k in K_CLASSES if k <= deepest]
         return cls(
-            care, searches, ks, classes, conditions, shapes, filtered, np.cumsum(filtered) - 1, truth,
-            filtered_truth, complete,
-        )  # fmt: skip
+            care,
+            searches,
+            ks,
+            classes,
+            conditions,
+            shapes,
+            filtered,
+            np.cumsum(filtered) - 1,
+            truth,
+            filtered_truth,
+            complete,
+        )
 
     def __len__(self) -> int:
         return len(self.searches)
@@ -106,9 +115,11 @@ def compile_filters(
             raise  # a standby ended it, which says nothing about the filter
         except psycopg.errors.Error as error:
             log.warning(
-                "a filter on %s is passed over: %s", care.column, error.diag.message_primary,
+                "a filter on %s is passed over: %s",
+                care.column,
+                error.diag.message_primary,
                 extra={"action": "replay"},
-            )  # fmt: skip
+            )
             compiled[text] = (None, None)
     return [compiled[text][0] for text in filters], [compiled[text][1] for text in filters]
 

@@ -31,9 +31,12 @@ def search_again(
     count neither for it nor against it. What its own answer was worth at its time is not what is checked.
     """
     values = {
-        "relation": care.column.relation.as_string(conn), "query": Vector(searches.vectors[i]),
-        "k": searches.ks[i], "filter": searches.filters[i], "column_name": care.column.column,
-    }  # fmt: skip
+        "relation": care.column.relation.as_string(conn),
+        "query": Vector(searches.vectors[i]),
+        "k": searches.ks[i],
+        "filter": searches.filters[i],
+        "column_name": care.column.column,
+    }
     started = perf_counter()
     try:
         with conn.transaction():
@@ -42,8 +45,10 @@ def search_again(
         if ends_all(conn, error, perf_counter() - started, timeout_ms):
             raise
         log.warning(
-            "a check of %s was given up: %s", care.column, error.diag.message_primary or error,
+            "a check of %s was given up: %s",
+            care.column,
+            error.diag.message_primary or error,
             extra={"action": "check"},
-        )  # fmt: skip
+        )
         return None
     return list(row[0]) if row is not None else None

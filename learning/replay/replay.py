@@ -169,10 +169,15 @@ class _Look:
             if chunk.filtered[i] and chunk.filtered_truth is not None:
                 aim = Aim(*bare, *goal(chunk.filtered_truth, int(chunk.place[i]), k_class(k)))
         scan.search(
-            self._reader, i, chunk.searches.vectors[i], k, chunk.conditions[i], aim,
+            self._reader,
+            i,
+            chunk.searches.vectors[i],
+            k,
+            chunk.conditions[i],
+            aim,
             thorough=bool(chunk.complete[i] and chunk.filtered[i] and scan.index is self._care.indexes[0]),
             exact_ms=float(exact_ms) if np.isfinite(exact_ms) else None,
-        )  # fmt: skip
+        )
 
     def _probes(self, vector: Singles) -> Floats:
         values = {"column_id": self._care.column.id, "query": Vector(vector)}
@@ -201,8 +206,10 @@ def _replayed(
 ) -> set[Any]:
     """Read which of some searches were replayed on an index as it is."""
     values = {
-        "column_id": care.column.id, "generation": index.generation, "query_ids": searches.query_ids,
-    }  # fmt: skip
+        "column_id": care.column.id,
+        "generation": index.generation,
+        "query_ids": searches.query_ids,
+    }
     return {row[0] for row in conn.execute(queries()["replayed"], values).fetchall()}
 
 

@@ -95,13 +95,21 @@ class Scans:
             self.care,
             self.timeout_ms,
             {
-                "column_id": self.care.column.id, "index_no": self.index.number, "query": Vector(vector),
-                "rungs": list(self.index.rungs), "k": k, "depth": self.depth,
+                "column_id": self.care.column.id,
+                "index_no": self.index.number,
+                "query": Vector(vector),
+                "rungs": list(self.index.rungs),
+                "k": k,
+                "depth": self.depth,
                 "condition": None if condition is None else condition.as_string(conn),
-                "goal": aim.goal, "bound": aim.bound, "filter_goal": aim.filter_goal,
-                "filter_bound": aim.filter_bound, "thorough": thorough, "exact_ms": exact_ms,
+                "goal": aim.goal,
+                "bound": aim.bound,
+                "filter_goal": aim.filter_goal,
+                "filter_bound": aim.filter_bound,
+                "thorough": thorough,
+                "exact_ms": exact_ms,
             },
-        )  # fmt: skip
+        )
         if row is None:
             return False
         seen, counts = np.array(row[0] or [], dtype=np.float64), np.array(row[1], dtype=np.int64)
@@ -243,9 +251,11 @@ def _run(
         if ends_all(conn, error, perf_counter() - started, timeout_ms):
             raise
         log.warning(
-            "a replay on %s took longer than %d ms: passed over", care.column, timeout_ms,
+            "a replay on %s took longer than %d ms: passed over",
+            care.column,
+            timeout_ms,
             extra={"action": "replay"},
-        )  # fmt: skip
+        )
         return None
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         raise VectunedError(

@@ -70,20 +70,26 @@ def _rows(chunk: Chunk, scan: Scans, probes: Floats | None) -> list[dict[str, An
         if scan.other_ms[i] and chunk.filtered_truth is not None:
             number = int(chunk.place[i])
             others = [scan.other_recall(i, number, chunk.filtered_truth, k) for k in chunk.classes[:known]]
-        rows.append({
-            "query_id": chunk.searches.query_ids[i], "column_id": chunk.care.column.id,
-            "generation": index.generation, "k_class": k_class(int(chunk.ks[i])),
-            "k_classes": chunk.classes[:known],
-            "probe": [] if probes is None else probes[i].tolist(),
-            "recall": recall[i, :known].astype(np.float32).tolist() if bare[i] else None,
-            "blocks": scan.blocks[i].tolist(), "ms": scan.ms[i].tolist(),
-            "shape": chunk.shapes[i],
-            "fraction": min((fraction or 0.0) / index.share, 1.0) if filtered else None,
-            "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
-            "matches": matches[i].tolist() if filtered else None,
-            "exact_ms": float(scan.exact_ms[i]) if filtered else None,
-            "other_recall": others, "other_ms": scan.other_ms[i] or None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "query_id": chunk.searches.query_ids[i],
+                "column_id": chunk.care.column.id,
+                "generation": index.generation,
+                "k_class": k_class(int(chunk.ks[i])),
+                "k_classes": chunk.classes[:known],
+                "probe": [] if probes is None else probes[i].tolist(),
+                "recall": recall[i, :known].astype(np.float32).tolist() if bare[i] else None,
+                "blocks": scan.blocks[i].tolist(),
+                "ms": scan.ms[i].tolist(),
+                "shape": chunk.shapes[i],
+                "fraction": min((fraction or 0.0) / index.share, 1.0) if filtered else None,
+                "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
+                "matches": matches[i].tolist() if filtered else None,
+                "exact_ms": float(scan.exact_ms[i]) if filtered else None,
+                "other_recall": others,
+                "other_ms": scan.other_ms[i] or None,
+            }
+        )
     return rows
 
 
@@ -94,14 +100,16 @@ def _store_checks(conn: psycopg.Connection[Any], chunk: Chunk, shown: Shown) -> 
             queries()["insert_check"],
             [
                 {
-                    "column_id": chunk.care.column.id, "query_id": searches.query_ids[i],
-                    "k_class": k_class(int(chunk.ks[i])), "shape": chunk.shapes[i] or "",
+                    "column_id": chunk.care.column.id,
+                    "query_id": searches.query_ids[i],
+                    "k_class": k_class(int(chunk.ks[i])),
+                    "shape": chunk.shapes[i] or "",
                     "version": shown.version,
                     "recall": None if np.isnan(checks[i]) else float(checks[i]),
                 }
                 for i in (int(place) for place in np.flatnonzero(shown.checked))
             ],
-        )  # fmt: skip
+        )
 
 
 def _mark(conn: psycopg.Connection[Any], chunk: Chunk) -> None:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from vectuned.config.errors import UsageError
 from vectuned.learning.model.arrays import Bools, Floats
 
-
 TAIL: Final = 0.8  # a search with less recall is in the tail
 ENOUGH: Final = 3  # times as many replays as a proof takes at least are not few: some may miss rows
 # The share of the capital that one bet may lose. Waudby-Smith & Ramdas use 1/2 or 3/4; recalls lie near 1,

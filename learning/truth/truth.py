@@ -50,9 +50,13 @@ class Truth:
     def take(self, rows: Bools | Ints) -> Truth:
         """Return the answers of the queries at `rows`, a mask or indices."""
         return Truth(
-            self.distances[rows], self.tolerances[rows], self.counts[rows], self.tableoids[rows],
-            self.ctids[rows], self.scanned,
-        )  # fmt: skip
+            self.distances[rows],
+            self.tolerances[rows],
+            self.counts[rows],
+            self.tableoids[rows],
+            self.ctids[rows],
+            self.scanned,
+        )
 
 
 def exact_neighbors(
@@ -130,9 +134,13 @@ def exact_among(
     distinct = dict(zip(texts, conditions, strict=True))
     places = {text: place for place, text in enumerate(distinct)}
     return exact_neighbors(
-        conn, column, queries, k,
-        filters=list(distinct.values()), filter_of=np.array([places[text] for text in texts]),
-    )  # fmt: skip
+        conn,
+        column,
+        queries,
+        k,
+        filters=list(distinct.values()),
+        filter_of=np.array([places[text] for text in texts]),
+    )
 
 
 def epsilon(metric: Metric, dimensions: int, distances: npt.ArrayLike, scale: npt.ArrayLike = 1.0) -> Floats:

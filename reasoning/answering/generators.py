@@ -64,12 +64,14 @@ class ChatGenerator:
             return Answer(NOTHING_FOUND, (), self.name)
         listed = "\n".join(f"[{number}] {fact.text}" for number, fact in enumerate(facts, start=1))
         request = {
-            "model": self._model, "temperature": 0, "max_tokens": self._max_tokens,
+            "model": self._model,
+            "temperature": 0,
+            "max_tokens": self._max_tokens,
             "messages": [
                 {"role": "system", "content": _RULES},
                 {"role": "user", "content": f"Facts:\n{listed}\n\nQuestion: {question.text}"},
             ],
-        }  # fmt: skip
+        }
         try:
             text = _content(self._endpoint.post("chat/completions", request))
         except EndpointError as error:

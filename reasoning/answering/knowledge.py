@@ -39,9 +39,13 @@ class Breadth:
     def wider(self) -> Breadth:
         """Return twice the breadth and one more hop, within bounds."""
         return replace(
-            self, neighbours=min(4 * self.neighbours, 200), named=min(2 * self.named, 1000),
-            most=min(2 * self.most, 100), leads=min(self.leads + 2, 10), hops=min(self.hops + 1, 3),
-        )  # fmt: skip
+            self,
+            neighbours=min(4 * self.neighbours, 200),
+            named=min(2 * self.named, 1000),
+            most=min(2 * self.most, 100),
+            leads=min(self.leads + 2, 10),
+            hops=min(self.hops + 1, 3),
+        )
 
 
 @dataclass(frozen=True)

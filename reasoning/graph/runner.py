@@ -174,9 +174,14 @@ class _Runner:
         inputs = kind(**{e.name: way.values[e.name] for e in fields(kind) if e.name in way.values})
         seconds = node.limits.seconds
         context = Context(
-            correlation_id=self._trace.correlation_id, node=name, attempt=number, round=way.number,
-            may_send_back=way.number < self._rounds, seconds=seconds, connections=self._connections,
-        )  # fmt: skip
+            correlation_id=self._trace.correlation_id,
+            node=name,
+            attempt=number,
+            round=way.number,
+            may_send_back=way.number < self._rounds,
+            seconds=seconds,
+            connections=self._connections,
+        )
         now = time.perf_counter()
         deadline = now + (_LONGEST if seconds is None else seconds)
         return _Attempt(
@@ -263,12 +268,19 @@ class _Runner:
         start = (attempt.started - self._began) * 1000
         self._trace.steps.append(
             Step(
-                node=attempt.node, round=way.number, attempt=attempt.number, status=status, start_ms=start,
-                duration_ms=self._now_ms() - start, after=tuple(sorted(self._plan.after[attempt.node])),
-                given=attempt.inputs, gave=outputs,
-                decisions=tuple(attempt.context.decisions), error=None if error is None else error.to_json(),
+                node=attempt.node,
+                round=way.number,
+                attempt=attempt.number,
+                status=status,
+                start_ms=start,
+                duration_ms=self._now_ms() - start,
+                after=tuple(sorted(self._plan.after[attempt.node])),
+                given=attempt.inputs,
+                gave=outputs,
+                decisions=tuple(attempt.context.decisions),
+                error=None if error is None else error.to_json(),
             )
-        )  # fmt: skip
+        )
 
     def _log(
         self, level: int, action: str, text: str, *values: object, cause: BaseException | None = None

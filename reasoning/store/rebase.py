@@ -66,9 +66,12 @@ def rebase(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> Re
         )
         begun = _job(store)
         logger.info(
-            "Moving the entity store to %s: %s of %s texts are embedded", embedder.name, begun.embedded,
-            begun.total, extra={"action": "rebase"},
-        )  # fmt: skip
+            "Moving the entity store to %s: %s of %s texts are embedded",
+            embedder.name,
+            begun.embedded,
+            begun.total,
+            extra={"action": "rebase"},
+        )
         with stage(f"embedding with {embedder.name}", begun.total) as progress:
             done = begun.embedded
             progress(done)

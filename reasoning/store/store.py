@@ -110,11 +110,16 @@ class EntityStore(Statements):
         """Store an entity and return its id; without an embedding it waits for `embed_waiting`."""
         return int(
             self.value(
-                "insert_entity", name=name, description=description, label=label, language=language,
-                attributes=json.dumps(attributes or {}, default=list), embedding=_vector(embedding),
+                "insert_entity",
+                name=name,
+                description=description,
+                label=label,
+                language=language,
+                attributes=json.dumps(attributes or {}, default=list),
+                embedding=_vector(embedding),
                 **self._model_values(),
             )
-        )  # fmt: skip
+        )
 
     def update_entity(
         self,
@@ -191,9 +196,14 @@ class EntityStore(Statements):
     ) -> list[HybridMatch]:
         """Return entities by words and by meaning, the best first; `text` as one types into a search box."""
         values = {
-            "text": text, "max_results": max_results, "text_weight": text_weight,
-            "vector_weight": vector_weight, "language": language, "fusion": fusion, "candidates": candidates,
-        }  # fmt: skip
+            "text": text,
+            "max_results": max_results,
+            "text_weight": text_weight,
+            "vector_weight": vector_weight,
+            "language": language,
+            "fusion": fusion,
+            "candidates": candidates,
+        }
         return [HybridMatch(*row) for row in self.rows("hybrid_search", query=_vector(query), **values)]
 
     # Relationships
@@ -215,8 +225,11 @@ class EntityStore(Statements):
     ) -> list[Relationship]:
         """Return the relationships of an entity, the surest first."""
         values = {
-            "entity_id": entity_id, "types": _list(types), "direction": direction, "max_results": max_results,
-        }  # fmt: skip
+            "entity_id": entity_id,
+            "types": _list(types),
+            "direction": direction,
+            "max_results": max_results,
+        }
         return [Relationship(*row) for row in self.rows("relationships", **values)]
 
     def find_relationships(self, prefix: str, max_results: int = 100) -> list[Edge]:
@@ -236,9 +249,13 @@ class EntityStore(Statements):
     ) -> list[Connection]:
         """Return ways from one entity to another, the surest first and of those the shortest."""
         values = {
-            "start_id": start_id, "end_id": end_id, "max_hops": max_hops, "max_results": max_results,
-            "types": _list(types), "min_confidence": min_confidence,
-        }  # fmt: skip
+            "start_id": start_id,
+            "end_id": end_id,
+            "max_hops": max_hops,
+            "max_results": max_results,
+            "types": _list(types),
+            "min_confidence": min_confidence,
+        }
         rows = self.rows("connection_paths", **values)
         return [Connection(tuple(row[0]), tuple(row[1]), tuple(row[2]), row[3]) for row in rows]
 
@@ -360,17 +377,25 @@ class EntityStore(Statements):
         With `stripe` (0 to 15) every sixteenth id: what changes side by side should not change at once.
         """
         values = {
-            "kind": kind, "batch_size": batch_size, "after_id": after_id, "job_id": job_id, "stripe": stripe,
-        }  # fmt: skip
+            "kind": kind,
+            "batch_size": batch_size,
+            "after_id": after_id,
+            "job_id": job_id,
+            "stripe": stripe,
+        }
         rows = self.rows("next_batch", **values)
         return Waiting(kind, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def put(self, waiting: Waiting, vectors: Vectors, model_id: int, job_id: int | None = None) -> int:
         """Store the vectors (n, dimensions) of texts; return how many, but for those that changed."""
         values = {
-            "kind": waiting.kind, "ids": waiting.ids, "hashes": waiting.hashes, "model_id": model_id,
-            "embeddings": [Vector(vector) for vector in vectors], "job_id": job_id,
-        }  # fmt: skip
+            "kind": waiting.kind,
+            "ids": waiting.ids,
+            "hashes": waiting.hashes,
+            "model_id": model_id,
+            "embeddings": [Vector(vector) for vector in vectors],
+            "job_id": job_id,
+        }
         return int(self.value("put_batch", **values)) if len(waiting) else 0
 
     def _model_values(self) -> dict[str, str | None]:

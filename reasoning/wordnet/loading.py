@@ -33,8 +33,12 @@ from .corpus import Corpus, Relations, Synset
 CORPUS: Final = "wordnet-3.0"
 HIERARCHY: Final = ("hypernym", "instance_hypernym")
 PARTS_OF_SPEECH: Final = {
-    "n": "noun", "v": "verb", "a": "adjective", "s": "satellite adjective", "r": "adverb",
-}  # fmt: skip
+    "n": "noun",
+    "v": "verb",
+    "a": "adjective",
+    "s": "satellite adjective",
+    "r": "adverb",
+}
 
 
 def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = quietly) -> dict[str, int]:
@@ -113,9 +117,11 @@ def part_of(corpus: Corpus, limit: int) -> Corpus:
 
 def _entity(synset: Synset) -> NewEntity:
     attributes = [
-        ("part_of_speech", PARTS_OF_SPEECH[synset.pos]), ("lexical_category", synset.category),
-        ("gloss", synset.gloss), *(("lemma", lemma) for lemma in synset.lemmas),
-    ]  # fmt: skip
+        ("part_of_speech", PARTS_OF_SPEECH[synset.pos]),
+        ("lexical_category", synset.category),
+        ("gloss", synset.gloss),
+        *(("lemma", lemma) for lemma in synset.lemmas),
+    ]
     # Name and description make up `synset.text`, which is what is embedded.
     return NewEntity(synset.id, ", ".join(synset.lemmas), synset.gloss, tuple(attributes))
 

@@ -90,8 +90,9 @@ def imported(conn: Connection, document: Any, *, dry_run: bool = False) -> dict[
     report: dict[str, Any] = one(
         conn,
         "SELECT vectuned.import_patterns('items', 'embedding', %s::jsonb, %s)",
-        json.dumps(document), dry_run,
-    )  # fmt: skip
+        json.dumps(document),
+        dry_run,
+    )
     return report
 
 

@@ -55,9 +55,15 @@ class HotStandby:
         for folder in (self._data.parent, self._sockets):
             make_private(folder, self._account)
         command: list[str | Path] = [
-            self._binaries.program("pg_basebackup"), "--pgdata", self._data, "--write-recovery-conf",
-            "--checkpoint=fast", "--wal-method=stream", "--dbname", self._primary.dsn,
-        ]  # fmt: skip
+            self._binaries.program("pg_basebackup"),
+            "--pgdata",
+            self._data,
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--wal-method=stream",
+            "--dbname",
+            self._primary.dsn,
+        ]
         log = self._home / "basebackup.log"
         with log.open("wb") as output:
             process = spawn(command, self._account, stdin=subprocess.DEVNULL, output=output.fileno())

@@ -353,9 +353,13 @@ def serve_filtered(
 ) -> None:
     """Publish by hand how filters of a shape are answered; through a partial index only those it holds."""
     values = {
-        "k": k_class, "filter": json.dumps(condition), "path": path, "no": index_no, "effort": effort,
+        "k": k_class,
+        "filter": json.dumps(condition),
+        "path": path,
+        "no": index_no,
+        "effort": effort,
         "column": column,
-    }  # fmt: skip
+    }
     conn.execute(
         "DELETE FROM vectuned.measured_path WHERE column_id = %(column)s AND k_class = %(k)s", values
     )

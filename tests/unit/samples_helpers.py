@@ -39,9 +39,17 @@ def index(
 ) -> TunedIndex:
     """Make an index."""
     return TunedIndex(
-        number=number, name=f"items_{number}_idx", method=method, form=form, requires=requires, share=share,
-        lists=lists, generation=1000 + number, anew=anew, probed=form == "plain" and not anew,
-    )  # fmt: skip
+        number=number,
+        name=f"items_{number}_idx",
+        method=method,
+        form=form,
+        requires=requires,
+        share=share,
+        lists=lists,
+        generation=1000 + number,
+        anew=anew,
+        probed=form == "plain" and not anew,
+    )
 
 
 def care(
@@ -50,10 +58,19 @@ def care(
     """Take a column with some indexes into care."""
     column = TunedColumn(7, "public", "items", "embedding", "l2", "vector", 4, ("id",), "public")
     return Care(
-        column, enabled=True, target_recall=target_recall, max_tail=max_tail, sample_rate=1.0,
-        trajectory_window=10_000, learning_rate=0.1, min_samples=min_samples, store_vectors=True,
-        default_ef=40, default_probes=1, indexes=indexes,
-    )  # fmt: skip
+        column,
+        enabled=True,
+        target_recall=target_recall,
+        max_tail=max_tail,
+        sample_rate=1.0,
+        trajectory_window=10_000,
+        learning_rate=0.1,
+        min_samples=min_samples,
+        store_vectors=True,
+        default_ef=40,
+        default_probes=1,
+        indexes=indexes,
+    )
 
 
 def truth(distances: npt.ArrayLike) -> Truth:

@@ -61,12 +61,18 @@ class Identify(Node[In, Out]):
         total = sum(word.weight for word in inputs.words) or 1.0
         lexemes = [word.lexeme for word in inputs.words]
         values = {
-            "query": inputs.vector, "neighbours": inputs.breadth.neighbours, "named": inputs.breadth.named,
-            "most": inputs.breadth.most, "lexemes": lexemes, "words": as_query(lexemes),
+            "query": inputs.vector,
+            "neighbours": inputs.breadth.neighbours,
+            "named": inputs.breadth.named,
+            "most": inputs.breadth.most,
+            "lexemes": lexemes,
+            "words": as_query(lexemes),
             "weights": [word.weight / total for word in inputs.words],
-            "similarity_weight": self._fusion.similarity, "names_weight": self._fusion.names,
-            "coverage_weight": self._fusion.coverage, "ef_search": self._ef_search,
-        }  # fmt: skip
+            "similarity_weight": self._fusion.similarity,
+            "names_weight": self._fusion.names,
+            "coverage_weight": self._fusion.coverage,
+            "ef_search": self._ef_search,
+        }
         with context.connection() as conn:
             rows = read(conn, "identify", values)
         candidates = tuple(

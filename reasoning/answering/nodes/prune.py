@@ -84,10 +84,14 @@ class Prune(Node[In, Out]):
             rejected = tuple(dict.fromkeys(id_ for search in inputs.searches for id_ in search.entities))
         self._hot.keep(each.entity for each in kept)
         context.decide(
-            "pruned", load=level, relevance=relevance, confidence=confidence,
+            "pruned",
+            load=level,
+            relevance=relevance,
+            confidence=confidence,
             candidates=f"{len(kept)} of {len(inputs.candidates)}",
-            links=f"{len(links)} of {len(inputs.relations.links)}", hot_entities=len(self._hot),
-        )  # fmt: skip
+            links=f"{len(links)} of {len(inputs.relations.links)}",
+            hot_entities=len(self._hot),
+        )
         slots = {id_: each for id_, each in inputs.slots.items() if id_ in ids}
         entities = {**inputs.relations.entities, **{each.entity.id: each.entity for each in kept}}
         return Out(Material(kept, links, slots, entities, rejected))

@@ -14,8 +14,12 @@ def test_a_contest_of_all_policies_is_run_and_kept(tmp_path: Path) -> None:
     environ |= {"PYTHONPATH": str(PACKAGE.parent), "VECTUNED_BENCHMARK_CACHE": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "run", "smoke", "--results", tmp_path],
-        cwd=PACKAGE.parents[1], env=environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=PACKAGE.parents[1],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     kept = json.loads((tmp_path / "smoke.json").read_text())
     result = kept["result"]

@@ -135,9 +135,12 @@ def test_django_executes_the_statement(items: Connection) -> None:
     from django.db import connection
 
     database = {
-        "ENGINE": "django.db.backends.postgresql", "NAME": items.info.dbname, "USER": items.info.user,
-        "HOST": items.info.host, "PORT": str(items.info.port),
-    }  # fmt: skip
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": items.info.dbname,
+        "USER": items.info.user,
+        "HOST": items.info.host,
+        "PORT": str(items.info.port),
+    }
     settings.configure(DATABASES={"default": database}, USE_TZ=True)
     django.setup()
     try:

@@ -229,8 +229,11 @@ def dump(source: str, target: str) -> None:
     ).stdout
     subprocess.run(
         [folder / "psql", "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", target],
-        env=environ, input=text, check=True, capture_output=True,
-    )  # fmt: skip
+        env=environ,
+        input=text,
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_a_restored_database_searches_and_learns_after_migrate(

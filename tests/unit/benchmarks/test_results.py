@@ -49,9 +49,16 @@ def raced(scale: float = 1.0) -> dict[str, Any]:
 
 
 ABOUT = {
-    "set": "made up", "rows": 100_000, "dimensions": 256, "metric": "cosine", "k": 10, "training": 3000,
-    "heldout": 2000, "index": "HNSW m=16", "server": "PostgreSQL 18.6, pgvector 0.8.6",
-}  # fmt: skip
+    "set": "made up",
+    "rows": 100_000,
+    "dimensions": 256,
+    "metric": "cosine",
+    "k": 10,
+    "training": 3000,
+    "heldout": 2000,
+    "index": "HNSW m=16",
+    "server": "PostgreSQL 18.6, pgvector 0.8.6",
+}
 CURVE = [
     {"ef_search": ef, "recall": 1 - 2 / ef, "ms": ef / 40, "buffers": 9 * ef} for ef in (10, 40, 200, 800)
 ]
@@ -60,28 +67,38 @@ MADE_UP: dict[str, dict[str, Any]] = {
     "growth": {
         **{key: value for key, value in ABOUT.items() if key != "rows"},
         "sizes": [
-            {"rows": rows, "build_seconds": rows / 500, "index_mb": rows / 700, "replay_ms": 21.0,
-             "targets": raced(scale), "curve": [{**step, "ms": step["ms"] * scale} for step in CURVE]}
+            {
+                "rows": rows,
+                "build_seconds": rows / 500,
+                "index_mb": rows / 700,
+                "replay_ms": 21.0,
+                "targets": raced(scale),
+                "curve": [{**step, "ms": step["ms"] * scale} for step in CURVE],
+            }
             for rows, scale in ((10_000, 0.6), (100_000, 1.0), (1_000_000, 1.7))
         ],
     },
     "advising": {
-        **ABOUT, "advised": 'CREATE INDEX ON items USING hnsw ((embedding::halfvec(256)) halfvec_cosine_ops)',
+        **ABOUT,
+        "advised": "CREATE INDEX ON items USING hnsw ((embedding::halfvec(256)) halfvec_cosine_ops)",
         "forecast": {
             "at_the_target": {
                 "predicted": {"recall": 0.981, "ms": 3.1, "blocks": 900},
                 "measured": {"recall": 0.98, "ms": 2.85, "blocks": 870},
             },
         },
-        "arms": {"default, usual index": arm(0.88, 1.1), "best fixed, usual index": arm(0.98, 4.0),
-                 "vectuned, advised index": arm(0.982, 2.0)},
+        "arms": {
+            "default, usual index": arm(0.88, 1.1),
+            "best fixed, usual index": arm(0.98, 4.0),
+            "vectuned, advised index": arm(0.982, 2.0),
+        },
         "vectuned_over_fixed": {"mean_ms": interval(0.5), "p99_ms": interval(0.6)},
     },
     "anatomy": {
         "unfiltered": {"parts": {"bare search": arm(0.9, 1.0), "in a function": arm(0.9, 1.2)}},
         "filtered": {"parts": {"bare search": arm(0.9, 2.0), "in a function": arm(0.9, 2.4)}},
     },
-}  # fmt: skip
+}
 
 
 def definition(kind: str) -> Definition:
@@ -132,9 +149,16 @@ def test_every_mistake_in_definitions_is_named_with_its_place(tmp_path: Path) ->
         load_definitions(wrong)
     places = {problem.partition(":")[0] for problem in caught.value.problems}
     assert places == {
-        "x is unknown", "runs.Bad", "runs.Bad.shows", "runs.Bad.minutes", "runs.Bad.kind", "runs.good.json",
-        "runs.good.script", "runs.good.colour", "runs.good.tables.0.columns.a",
-    }  # fmt: skip
+        "x is unknown",
+        "runs.Bad",
+        "runs.Bad.shows",
+        "runs.Bad.minutes",
+        "runs.Bad.kind",
+        "runs.good.json",
+        "runs.good.script",
+        "runs.good.colour",
+        "runs.good.tables.0.columns.a",
+    }
     assert "all stands in [runs.NAME]" in str(caught.value)
     wrong.write_text("[runs\n")
     with pytest.raises(ConfigurationError, match=r"is not TOML: .*line 1"):
@@ -192,11 +216,18 @@ def test_floats_are_rounded_and_what_is_no_number_is_null() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (None, "–"), (0.95234, "0.952"), (1.126, "1.13"), (12.345, "12.3"), (7094.2, "7,094"), (3, "3"),
-        (True, "yes"), (interval(0.75), "0.750 (0.675 to 0.825)"), ({"value": 0.5}, "0.500"),
+        (None, "–"),
+        (0.95234, "0.952"),
+        (1.126, "1.13"),
+        (12.345, "12.3"),
+        (7094.2, "7,094"),
+        (3, "3"),
+        (True, "yes"),
+        (interval(0.75), "0.750 (0.675 to 0.825)"),
+        ({"value": 0.5}, "0.500"),
         ([1, 2.5], "1, 2.50"),
     ],
-)  # fmt: skip
+)
 def test_figures_are_written_to_what_they_are_worth(value: Any, said: str) -> None:
     assert figure(value) == said
 
@@ -256,7 +287,7 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
         ("<!-- figures: contest a=b -->\n<!-- end of figures -->", "not by a=b"),
         ("<!-- figures: targets=0.9 -->\n<!-- end of figures -->", "must name a run"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_marker_is_named_with_its_line(text: str, said: str, tmp_path: Path) -> None:
     definitions = {kind: definition(kind) for kind in MADE_UP}
     with pytest.raises(UsageError, match=said):

@@ -162,7 +162,7 @@ def test_times_lie_on_one_line_over_the_buffers_of_a_kind() -> None:
     careful = Definition("hnsw", "halfvec", m=32, ef_construction=200)
     found = lines(
         (HALF, ((100, 0.2), (200, 0.3))), (careful, ((300, 0.4),)), (USUAL, ((100, 0.5), (200, 1.0)))
-    )  # fmt: skip
+    )
     assert found[0] == pytest.approx([0.1, 0.2, 0.3])
     assert found[1] == found[0]
     assert found[2] == pytest.approx([0.0, 0.5, 1.0], abs=1e-9)

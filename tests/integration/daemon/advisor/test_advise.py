@@ -122,9 +122,13 @@ def running(database: str, *arguments: str) -> Any:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     command = [sys.executable, "-m", "vectuned.daemon.cli.main", "advise", "items", "--dsn", database]
     with subprocess.Popen(
-        [*command, *SMALL, *arguments], cwd="/", env={**kept, "PYTHONPATH": str(PACKAGES)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [*command, *SMALL, *arguments],
+        cwd="/",
+        env={**kept, "PYTHONPATH": str(PACKAGES)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
         try:
             yield process
         finally:
@@ -258,9 +262,14 @@ def test_without_matplotlib_a_plot_is_refused(
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
-    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
-    arguments: tuple[str, ...], code: int, said: str,
-) -> None:  # fmt: skip
+    conn: Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
     make(conn, np.tile(points(10, seed=1), (1500, 1)) if "{good}" in arguments else points(50, seed=1))
     enable(conn)
     for name, rows in (("bad", ["no"]), ("narrow", [[1, 2, 3]] * 20), ("good", points(20, seed=3).tolist())):

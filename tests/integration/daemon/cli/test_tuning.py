@@ -24,9 +24,14 @@ def run(
     database = () if dsn is None else ("--dsn", dsn)
     return subprocess.run(
         [sys.executable, "-m", "vectuned.daemon.cli.main", *arguments, *database],
-        cwd="/", env={**kept, "PYTHONPATH": str(PACKAGES), "COLUMNS": "200", "TERM": "xterm"}, text=True,
-        stdout=subprocess.PIPE, stderr=stderr, timeout=120, check=False,
-    )  # fmt: skip
+        cwd="/",
+        env={**kept, "PYTHONPATH": str(PACKAGES), "COLUMNS": "200", "TERM": "xterm"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.fixture

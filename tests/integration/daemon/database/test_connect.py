@@ -25,8 +25,10 @@ def test_every_application_name_that_is_taken_arrives_as_it_is(server: EmbeddedS
         except ConfigurationError:
             continue
         with connect(server.dsn, application_name=name.application_name) as conn:
-            row = conn.execute("SELECT current_setting('application_name'), application_name"
-                               " FROM pg_stat_activity WHERE pid = pg_backend_pid()").fetchone()  # fmt: skip
+            row = conn.execute(
+                "SELECT current_setting('application_name'), application_name"
+                " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            ).fetchone()
             assert row == (text, text)
             taken += 1
     assert taken > 50

@@ -31,8 +31,9 @@ def hits(conn: Connection, queries: Any, k: int) -> tuple[float, float]:
         own.append(sum(d <= bound for _, d in search(conn, query, k)) / k)
         rows = conn.execute(
             "SELECT embedding <=> %(q)s::vector FROM items ORDER BY embedding <=> %(q)s::vector LIMIT "
-            + str(k), {"q": text(query)}
-        ).fetchall()  # fmt: skip
+            + str(k),
+            {"q": text(query)},
+        ).fetchall()
         plain.append(sum(d <= bound for (d,) in rows) / k)
     return float(np.mean(own)), float(np.mean(plain))
 
@@ -58,8 +59,13 @@ def test_recall_is_what_scanning_says(conn: Connection, k: int) -> None:
     assert default["setting"] == "ef_search 40, probes 1, through items_embedding_idx"
     assert (result["rows"], result["k"], result["confidence"]) == (ROWS, k, 0.95)
     assert result["queries"] == {
-        "asked_for": 60, "recorded": 60, "perturbed_rows": 0, "filtered": 0, "fair": True, "note": None,
-    }  # fmt: skip
+        "asked_for": 60,
+        "recorded": 60,
+        "perturbed_rows": 0,
+        "filtered": 0,
+        "fair": True,
+        "note": None,
+    }
     assert f"recall@{k} {own:.3f}" in result["summary"]
     # Nothing of it was recorded, but what waited in the inbox was taken up.
     drain(conn)

@@ -161,8 +161,13 @@ def test_only_who_may_change_the_table_may_ask(conn: Connection, database: str) 
     foreign = request(conn, "benchmark_recall('others')")
     with plain_role(conn, database, "SELECT ON items") as reader:
         role = sql.Identifier(reader.info.user)
-        for call in ("auto_tune('items')", "benchmark_recall('items')", "benchmark_latency('items')",
-                     f"cancel_request({foreign})", f"request_result({foreign})"):  # fmt: skip
+        for call in (
+            "auto_tune('items')",
+            "benchmark_recall('items')",
+            "benchmark_latency('items')",
+            f"cancel_request({foreign})",
+            f"request_result({foreign})",
+        ):
             with pytest.raises(errors.InsufficientPrivilege, match="permission denied for function"):
                 reader.execute(f"SELECT vectuned.{call}".encode())
         with pytest.raises(errors.InsufficientPrivilege):
@@ -299,9 +304,12 @@ def test_one_that_fails_says_so_and_the_next_is_done(
     ends = [row(conn, number) for number in numbers]
     assert [state for state, _, _ in ends] == ["failed"] * 4 + ["done"]
     assert [error for _, _, error in ends] == [
-        "division by zero", "The moon is not full.",
-        "an unexpected error, see the daemon's log: KeyError('nothing')", "the connection is closed", None,
-    ]  # fmt: skip
+        "division by zero",
+        "The moon is not full.",
+        "an unexpected error, see the daemon's log: KeyError('nothing')",
+        "the connection is closed",
+        None,
+    ]
     assert one(conn, "SELECT vectuned.cancel_request(%s)", numbers[0]) == "failed"
 
 
@@ -356,8 +364,9 @@ def test_finished_requests_go_when_they_are_old(conn: Connection) -> None:
     for number in (old, waiting):
         conn.execute(
             "UPDATE vectuned.request SET requested_at = now() - interval '40 days', "
-            "finished_at = finished_at - interval '40 days' WHERE request_id = %s", (number,)
-        )  # fmt: skip
+            "finished_at = finished_at - interval '40 days' WHERE request_id = %s",
+            (number,),
+        )
     Worker(conn, settings()).maintain()
     left = conn.execute("SELECT request_id FROM vectuned.request ORDER BY 1").fetchall()
     assert left == [(new,), (waiting,)]

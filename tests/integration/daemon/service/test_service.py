@@ -29,9 +29,12 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
     enable(conn, sample_rate=1.0, min_samples=1000)
     ask(conn, 100, seed=2)
     with Daemon(
-        "--dsn", database, budget__core_share=0.01,
-        schedule__drain_seconds=0.3, schedule__replay_seconds=0.3,
-    ) as daemon:  # fmt: skip
+        "--dsn",
+        database,
+        budget__core_share=0.01,
+        schedule__drain_seconds=0.3,
+        schedule__replay_seconds=0.3,
+    ) as daemon:
         assert eventually(lambda: one(conn, "SELECT count(*) > 0 FROM vectuned.replay"), seconds=60)
         replays = one(conn, "SELECT count(*) FROM vectuned.replay")
         assert replays < 100

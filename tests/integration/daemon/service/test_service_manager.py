@@ -125,11 +125,14 @@ def test_only_while_work_moves_on_the_watchdog_is_told(conn: Connection, databas
     with (
         Manager(folder, abstract=True) as manager,
         Daemon(
-            "--dsn", database, program=("-c", IMPATIENT),
+            "--dsn",
+            database,
+            program=("-c", IMPATIENT),
             environment={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "600000"},
-            schedule__drain_seconds=0.1, budget__statement_timeout_seconds=0.1,
+            schedule__drain_seconds=0.1,
+            budget__statement_timeout_seconds=0.1,
         ) as daemon,
-    ):  # fmt: skip
+    ):
         manager.wait_for("READY=1")
         manager.wait_for("WATCHDOG=1")
         assert manager.hear(1.0).count("WATCHDOG=1") >= 2
@@ -166,8 +169,10 @@ def test_the_unit_is_understood_and_hardened(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
     judged = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", unit],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     exposure = re.search(r"exposure level for \S+: ([\d.]+)", judged.stdout)
     assert exposure is not None, judged.stderr
     assert float(exposure[1]) <= MOST_EXPOSED

@@ -138,7 +138,7 @@ def test_judging_again_changes_nothing(conn: Connection, worker: Worker, queries
 def test_feedback_comes_before_the_drain_and_before_the_replay(
     conn: Connection, worker: Worker, queries: Singles
 ) -> None:
-    (query_id, ids), = ask(conn, queries[:1])  # fmt: skip
+    ((query_id, ids),) = ask(conn, queries[:1])
     assert tell(conn, query_id, ids[:2], []) == "recorded"
     assert worker.judge() == 0  # still in the inbox
     worker.drain()
@@ -195,7 +195,7 @@ def test_batches_take_everything_once(conn: Connection, worker: Worker, queries:
 def test_feedback_that_comes_while_judging_is_judged_next(
     conn: Connection, worker: Worker, queries: Singles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (query_id, ids), = ask(conn, queries[:1])  # fmt: skip
+    ((query_id, ids),) = ask(conn, queries[:1])
     worker.drain()
     tell(conn, query_id, ids[:2], [])
 
@@ -214,7 +214,7 @@ def test_feedback_that_comes_while_judging_is_judged_next(
 def test_a_replay_meanwhile_wins(
     conn: Connection, worker: Worker, queries: Singles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (query_id, _), = ask(conn, queries[:1])  # fmt: skip
+    ((query_id, _),) = ask(conn, queries[:1])
     worker.drain()
     worker.replay_all()
     conn.execute("UPDATE vectuned.trajectory SET recall = 1")
@@ -251,11 +251,15 @@ def test_what_strangers_forge_stops_no_judging(conn: Connection, worker: Worker,
         "10, 'hnsw', 40, NULL, NULL, %s::text[], %s::float8[], %s, %s::jsonb)"
     )
     for ids, distances, latency, condition in (
-        ("{{a,b}}", "{{1,2}}", 1.0, None), ("{a,b}", "{NULL,1}", 1.0, None), ("{a}", "{1}", 1.0, "[1]"),
+        ("{{a,b}}", "{{1,2}}", 1.0, None),
+        ("{a,b}", "{NULL,1}", 1.0, None),
+        ("{a}", "{1}", 1.0, "[1]"),
         ("{a}", "{1}", 1.0, "null"),
-        ("{a}", "{NaN}", "NaN", None), ("{}", "{}", "Infinity", "{}"), ("{a}", "{-Infinity}", -5.0, None),
+        ("{a}", "{NaN}", "NaN", None),
+        ("{}", "{}", "Infinity", "{}"),
+        ("{a}", "{-Infinity}", -5.0, None),
         ("{a,b}", "{Infinity,Infinity}", 1.0, '{"kind": [1], "none": 2}'),
-    ):  # fmt: skip
+    ):
         assert one(conn, forged, text(queries[0]), ids, distances, latency, condition)
     assert worker.drain() == 10
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory") == 6

@@ -233,9 +233,10 @@ def test_easier_and_harder_queries(conn: Connection, worker: Worker) -> None:
         worker.learn_all()
         seed += 1
         recall = one(
-            conn, "SELECT avg(recall) FROM (SELECT recall FROM vectuned.recall_check "
-            "ORDER BY check_no DESC LIMIT 100) c"
-        )  # fmt: skip
+            conn,
+            "SELECT avg(recall) FROM (SELECT recall FROM vectuned.recall_check "
+            "ORDER BY check_no DESC LIMIT 100) c",
+        )
         under = under + 25 if recall < TARGET - 0.02 else 0
         assert under <= 400
     assert under == 0
@@ -300,9 +301,11 @@ def test_composite_keys_and_odd_names_have_witnesses(conn: Connection) -> None:
         'CREATE TABLE "Odd ""table" ("a b" text, "C" bigint, "e\'f" vector(4), PRIMARY KEY ("a b", "C"))'
     )
     conn.execute(
-        raw('INSERT INTO "Odd ""table" SELECT \'it\'\'s \' || n, n, '
-            f"'{text([1, 2, 3, 4])}'::vector + (ARRAY[n,0,0,0])::vector FROM generate_series(1, 500) n")
-    )  # fmt: skip
+        raw(
+            "INSERT INTO \"Odd \"\"table\" SELECT 'it''s ' || n, n, "
+            f"'{text([1, 2, 3, 4])}'::vector + (ARRAY[n,0,0,0])::vector FROM generate_series(1, 500) n"
+        )
+    )
     conn.execute('CREATE INDEX ON "Odd ""table" USING hnsw ("e\'f" vector_l2_ops)')
     column = enable(conn, '"Odd ""table"', "e'f")
     conn.execute("SELECT vectuned._set_baseline(%s)", (column,))

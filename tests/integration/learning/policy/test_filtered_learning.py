@@ -129,8 +129,19 @@ def test_recall_stored_is_recall_by_hand(conn: Connection, care: Care) -> None:
     ).fetchall()
     assert len(rows) == len(queries)
     for (
-        query, condition, served, fraction, recall, matches, exact_ms, classes, shape, others, other_ms, bare
-    ) in rows:  # fmt: skip
+        query,
+        condition,
+        served,
+        fraction,
+        recall,
+        matches,
+        exact_ms,
+        classes,
+        shape,
+        others,
+        other_ms,
+        bare,
+    ) in rows:
         where = f"category = '{condition['category']}'"
         assert served == 1  # nothing learned: exact
         assert fraction == pytest.approx(SHARES[int(condition["category"][1])], rel=0.2)
@@ -239,10 +250,15 @@ def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> N
         values = (care.column.id, '{"category": "c0"}', "category =", share)
         assert conn.execute(statement, values).fetchall() == [
             (
-                choice.access_path, choice.index_no, choice.effort, choice.recall, choice.bound, choice.ms,
+                choice.access_path,
+                choice.index_no,
+                choice.effort,
+                choice.recall,
+                choice.bound,
+                choice.ms,
                 choice.samples,
             )
-        ]  # fmt: skip
+        ]
     spread = {way.bucket: way for way in lesson.served[10].filtered if not way.samples}
     densest = choices[min(choices)]
     # Denser filters are served like the densest seen, where an index is scanned for those.

@@ -78,9 +78,11 @@ def test_the_database_decides_as_the_optimizer_does(conn: Connection, care: Care
         assert [distance for _, distance in found] == pytest.approx([near[key] for key, _ in found])
         assert len(found) == 10
         seen = one(
-            conn, "SELECT vectuned._probe(c, %s, %s) FROM vectuned.tuned_column c", text(query),
+            conn,
+            "SELECT vectuned._probe(c, %s, %s) FROM vectuned.tuned_column c",
+            text(query),
             policy.signature.probe_ef,
-        )  # fmt: skip
+        )
         expected = int(optimizer.ef_search(np.array([seen]), 10)[0])
         row = conn.execute(
             "SELECT probes, ef_search, access_path, signature IS NOT NULL FROM vectuned.inbox "

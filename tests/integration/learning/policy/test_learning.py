@@ -194,12 +194,22 @@ def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> Non
     ).fetchall()
     assert rows == [
         (
-            k, None, None, "hnsw", care.indexes[0].number, s.policy.fixed_ef, None, 1.0,
-            s.policy.expected_recall if k <= 100 else None, s.policy.recall_bound, s.policy.certified,
-            s.policy.samples, True,
+            k,
+            None,
+            None,
+            "hnsw",
+            care.indexes[0].number,
+            s.policy.fixed_ef,
+            None,
+            1.0,
+            s.policy.expected_recall if k <= 100 else None,
+            s.policy.recall_bound,
+            s.policy.certified,
+            s.policy.samples,
+            True,
         )
         for k, s in sorted(lesson.served.items())
-    ]  # fmt: skip
+    ]
     spent = conn.execute("SELECT k_class, ms FROM vectuned.measured_path ORDER BY k_class").fetchall()
     assert [k for k, ms in spent if ms is None] == [300, 1000]
     assert all(ms > 0 for k, ms in spent if k <= 100)

@@ -207,7 +207,7 @@ BROKEN = {
     "probe NULL": ("UPDATE vectuned.bank SET probe_ef = NULL", INCOMPLETE),
     "probe 0": ("UPDATE vectuned.bank SET probe_ef = 0", INCOMPLETE),
     "probe too large": ("UPDATE vectuned.bank SET probe_ef = 99999", INCOMPLETE),
-}  # fmt: skip
+}
 
 
 def tolerate_anything(conn: Connection) -> None:

@@ -77,9 +77,10 @@ def lemma_of(synsets: Corpus) -> Any:
     """A synset with one name, of several words, that no other has."""
     names = [", ".join(synset.lemmas) for synset in synsets.synsets]
     return next(
-        synset for synset, name in zip(synsets.synsets, names, strict=True)
+        synset
+        for synset, name in zip(synsets.synsets, names, strict=True)
         if len(synset.lemmas) == 1 and " " in name and names.count(name) == 1 and synset.pos == "n"
-    )  # fmt: skip
+    )
 
 
 def test_an_answer_has_sources_entities_and_a_trace(reasoner: Reasoner, synsets: Corpus) -> None:
@@ -194,9 +195,12 @@ def test_thresholds_follow_the_load(reasoner: Reasoner) -> None:
     lead = outcome.candidates[0].entity
     links = tuple(Link(lead.id, lead.id, "explicit", f"l{n}", n / 10) for n in range(1, 10))
     inputs: dict[str, Any] = {
-        "candidates": outcome.candidates, "relations": Relations(links, {lead.id: lead}), "slots": {},
-        "searches": outcome.searches, "assessment": outcome.assessment,
-    }  # fmt: skip
+        "candidates": outcome.candidates,
+        "relations": Relations(links, {lead.id: lead}),
+        "slots": {},
+        "searches": outcome.searches,
+        "assessment": outcome.assessment,
+    }
     load = Load(capacity=2)
     idle = run_node(Prune(HotEntities(), load), **inputs)["material"]
     with load.running(), load.running():
@@ -344,8 +348,14 @@ def test_failures_of_runs_raise_the_effort_that_serves_the_next(
     texts = [query.text for query in synsets.queries()][:90]
 
     def served() -> int:
-        return int(one(conn, "SELECT ef_search FROM vectuned.params(%s::regclass, (SELECT embedding FROM "
-                             "vectuned_entities.entities LIMIT 1), 10)", TABLE))  # fmt: skip
+        return int(
+            one(
+                conn,
+                "SELECT ef_search FROM vectuned.params(%s::regclass, (SELECT embedding FROM "
+                "vectuned_entities.entities LIMIT 1), 10)",
+                TABLE,
+            )
+        )
 
     for vector in embedder.encode(texts):
         tuned.find_similar(vector)

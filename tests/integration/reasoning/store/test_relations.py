@@ -162,8 +162,10 @@ def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> 
         store.insert_relationship(source, target, "leads to", confidence)
     found = store.connection_paths(a, d)
     assert [(c.names, round(c.confidence, 6)) for c in found] == [
-        (("a", "b", "d"), 0.81), (("a", "c", "d"), 0.5), (("a", "d"), 0.4),
-    ]  # fmt: skip
+        (("a", "b", "d"), 0.81),
+        (("a", "c", "d"), 0.5),
+        (("a", "d"), 0.4),
+    ]
     assert [c.names for c in store.connection_paths(a, d, min_confidence=0.45)] == [
         ("a", "b", "d"),
         ("a", "c", "d"),

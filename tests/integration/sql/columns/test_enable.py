@@ -97,8 +97,10 @@ def test_composite_keys_are_json_arrays(conn: Connection) -> None:
     build(conn)
     enable(conn)
     found = search(conn, QUERY, 5)
-    nearest = conn.execute("SELECT c FROM (SELECT c, embedding <=> %s::vector AS d FROM items OFFSET 0) x "
-                           "ORDER BY d LIMIT 5", (text(QUERY),)).fetchall()  # fmt: skip
+    nearest = conn.execute(
+        "SELECT c FROM (SELECT c, embedding <=> %s::vector AS d FROM items OFFSET 0) x ORDER BY d LIMIT 5",
+        (text(QUERY),),
+    ).fetchall()
     assert [json.loads(key) for key, _ in found] == [wanted[c - 2**40] for (c,) in nearest]
     rows = conn.execute("SELECT c FROM vectuned.search_rows(NULL::items, %s, 5)", (text(QUERY),)).fetchall()
     assert rows == nearest
@@ -106,9 +108,16 @@ def test_composite_keys_are_json_arrays(conn: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("key_type", "named"),
-    [("timestamptz", "timestamp with time zone"), ("numeric", "numeric"), ("char(8)", r"character\(8\)"),
-     ("date", "date"), ("boolean", "boolean"), ("public.positive", "public.positive"), ("bytea", "bytea")],
-)  # fmt: skip
+    [
+        ("timestamptz", "timestamp with time zone"),
+        ("numeric", "numeric"),
+        ("char(8)", r"character\(8\)"),
+        ("date", "date"),
+        ("boolean", "boolean"),
+        ("public.positive", "public.positive"),
+        ("bytea", "bytea"),
+    ],
+)
 def test_other_keys_are_refused_by_name(conn: Connection, key_type: str, named: str) -> None:
     conn.execute("CREATE DOMAIN public.positive AS int CHECK (VALUE > 0)")
     conn.execute(
@@ -152,9 +161,12 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
     conn.execute("CREATE INDEX ON passing USING hnsw (embedding vector_l2_ops)")
     wrong, missing = errors.WrongObjectType, errors.UndefinedObject
     refused(
-        conn, "bare", "embedding", missing,
+        conn,
+        "bare",
+        "embedding",
+        missing,
         'column "embedding" of public.bare has no valid HNSW or IVFFlat index over all its rows',
-    )  # fmt: skip
+    )
     refused(conn, "keyless", "embedding", missing, "public.keyless has no primary key")
     refused(conn, "keyless", "note", wrong, 'column "note" of public.keyless is of type text')
     refused(conn, "keyless", "bits", wrong, r"of type bit\(4\)")
@@ -167,9 +179,12 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
     refused(conn, "looked", "embedding", wrong, "public.looked is a view")
     refused(conn, "kept", "embedding", wrong, "public.kept is a materialized view")
     refused(
-        conn, "parted", "embedding", missing,
+        conn,
+        "parted",
+        "embedding",
+        missing,
         'column "embedding" of public.parted has no valid HNSW or IVFFlat index over all its rows',
-    )  # fmt: skip
+    )
     refused(conn, "parted_pkey", "id", wrong, "public.parted_pkey is a mere index")
     refused(conn, "passing", "embedding", wrong, "passing is a temporary table")
     refused(conn, "items_pkey", "id", wrong, "public.items_pkey is a mere index")
@@ -227,12 +242,16 @@ def test_a_partitioned_table_is_tuned_by_the_index_over_all_of_it(conn: Connecti
 
 @pytest.mark.parametrize(
     ("setting", "values"),
-    [("target_recall", [0.4, 1.0, "NaN", "Infinity", None]), ("max_tail", [0, -0.1, 1.1, "NaN"]),
-     ("sample_rate", [-0.1, 1.1, "NaN", None]),
-     ("trajectory_window", [0, -1, None]), ("learning_rate", [0, 1.5, "NaN", None]),
-     ("min_samples", [0, None]),
-     ("store_vectors", [None])],
-)  # fmt: skip
+    [
+        ("target_recall", [0.4, 1.0, "NaN", "Infinity", None]),
+        ("max_tail", [0, -0.1, 1.1, "NaN"]),
+        ("sample_rate", [-0.1, 1.1, "NaN", None]),
+        ("trajectory_window", [0, -1, None]),
+        ("learning_rate", [0, 1.5, "NaN", None]),
+        ("min_samples", [0, None]),
+        ("store_vectors", [None]),
+    ],
+)
 def test_settings_out_of_range_are_refused(conn: Connection, setting: str, values: list[object]) -> None:
     make(conn, VECTORS)
     for value in values:
@@ -266,9 +285,15 @@ def test_enabling_again_changes_settings(conn: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("target", "given", "max_tail"),
-    [(0.95, None, 0.125), (0.98, None, 0.05), (0.999, None, 0.0025), (0.5, None, 1.0), (0.95, 0.02, 0.02),
-     (0.95, 1, 1.0)],
-)  # fmt: skip
+    [
+        (0.95, None, 0.125),
+        (0.98, None, 0.05),
+        (0.999, None, 0.0025),
+        (0.5, None, 1.0),
+        (0.95, 0.02, 0.02),
+        (0.95, 1, 1.0),
+    ],
+)
 def test_the_tail_is_limited_by_what_the_target_leaves(
     conn: Connection, target: float, given: float | None, max_tail: float
 ) -> None:

@@ -229,7 +229,7 @@ PREDICATES: list[tuple[str, dict[str, Any] | None]] = [
     ("NOT flag", {"flag": False}),
     ("flag AND kind = 5", {"flag": True, "kind": 5}),
     ("kind = 5 AND NOT flag", {"flag": False, "kind": 5}),
-    ("flag AND NOT \"AND\"", {"flag": True, "AND": False}),
+    ('flag AND NOT "AND"', {"flag": True, "AND": False}),
     ("name IS NULL", {"name": None}),
     ("name IS NULL AND kind = 5 AND flag", {"name": None, "kind": 5, "flag": True}),
     ("key = '11111111-2222-3333-4444-555555555555'", {"key": "11111111-2222-3333-4444-555555555555"}),
@@ -259,7 +259,7 @@ PREDICATES: list[tuple[str, dict[str, Any] | None]] = [
     ("kind + 1 = 5", None),
     ("name = title", None),
     ("kind = 5 AND kind = 6", None),
-]  # fmt: skip
+]
 
 
 def test_what_a_predicate_requires_and_that_its_index_answers_it(conn: Connection) -> None:

@@ -54,9 +54,12 @@ def test_every_rung_recalls_what_a_fresh_search_would(conn: Connection, kind: st
                 conn.execute(raw(f"SET LOCAL hnsw.ef_search = {rung}"))
                 conn.execute("SET LOCAL enable_sort = off")
                 rows = conn.execute(
-                    raw(f"SELECT embedding {OPERATORS[metric]} %s::{kind} FROM items "
-                        f"ORDER BY embedding {OPERATORS[metric]} %s::{kind} LIMIT 10"), (text(query),) * 2,
-                ).fetchall()  # fmt: skip
+                    raw(
+                        f"SELECT embedding {OPERATORS[metric]} %s::{kind} FROM items "
+                        f"ORDER BY embedding {OPERATORS[metric]} %s::{kind} LIMIT 10"
+                    ),
+                    (text(query),) * 2,
+                ).fetchall()
             fresh[i] += sum(row[0] <= bound for row in rows)
     # 1,200 hits each: 0.02 is five standard errors of their paired difference, by graph.
     assert np.abs(continued - fresh).max() / (10 * len(QUERIES)) < 0.02
@@ -133,8 +136,14 @@ def test_unknown_columns_and_indexes_are_refused(conn: Connection) -> None:
 def test_what_the_session_prefers_changes_nothing(conn: Connection) -> None:
     column = prepared(conn)
     plain = replayed(conn, column, QUERIES[0])
-    for setting in ("enable_indexscan = off", "hnsw.ef_search = 900", "hnsw.iterative_scan = strict_order",
-                    "hnsw.max_scan_tuples = 1", "enable_sort = on", "jit = on"):  # fmt: skip
+    for setting in (
+        "enable_indexscan = off",
+        "hnsw.ef_search = 900",
+        "hnsw.iterative_scan = strict_order",
+        "hnsw.max_scan_tuples = 1",
+        "enable_sort = on",
+        "jit = on",
+    ):
         conn.execute(raw(f"SET {setting}"))
         if setting == "enable_indexscan = off":
             conn.execute("RESET enable_indexscan")

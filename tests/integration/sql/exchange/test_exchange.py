@@ -106,8 +106,9 @@ def test_elsewhere_it_is_a_prior_and_proves_nothing(world: World, here: Connecti
     assert reason.endswith(f"with {source['samples']} replays; not yet proven here")
     filtered = one(
         here,
-        "SELECT reason FROM vectuned.params('items', %s, 10, '{\"category\": \"rare\"}')", text(query),
-    )  # fmt: skip
+        "SELECT reason FROM vectuned.params('items', %s, 10, '{\"category\": \"rare\"}')",
+        text(query),
+    )
     kinds = {each["shape"] for each in report["filters"] if each["action"] == "merged"}
     assert ("imported from" in filtered) == bool(kinds) or "nothing was learned" in filtered
     # What others proved is not passed on.
@@ -186,10 +187,19 @@ def test_what_was_learned_here_stays(world: World, here: Connection) -> None:
 def test_a_larger_table_takes_more_effort_and_no_exact_search(world: World, here: Connection) -> None:
     number = world.document["indexes"][0]["number"]
     way = {
-        "k": 10, "shape": "category =", "bucket": 2, "access_path": "hnsw", "index": number, "effort": 56,
-        "expected_recall": 0.95, "recall_bound": 0.9, "proven": True, "ms": 1.0, "samples": 50,
+        "k": 10,
+        "shape": "category =",
+        "bucket": 2,
+        "access_path": "hnsw",
+        "index": number,
+        "effort": 56,
+        "expected_recall": 0.95,
+        "recall_bound": 0.9,
+        "proven": True,
+        "ms": 1.0,
+        "samples": 50,
         "serves": True,
-    }  # fmt: skip
+    }
     exact = {**way, "bucket": 9, "access_path": "exact", "index": None, "effort": None}
     planner = {**way, "bucket": 5, "access_path": "planner", "effort": None}
     document = signed(here, {**world.document, "paths": [way, exact, planner]})
@@ -301,9 +311,19 @@ def test_a_document_holds_nothing_of_rows_or_queries(world: World) -> None:
     for query in drawn(SEARCHES, seed=5)[:50]:  # those that were recorded
         assert len(numbers & {round(float(x), 5) for x in query}) < 3
     assert set(world.document["provenance"]) == {
-        "system", "database", "schema", "relation", "column", "vector_type", "dimensions", "metric",
-        "target_recall", "max_tail", "rows", "witnesses",
-    }  # fmt: skip
+        "system",
+        "database",
+        "schema",
+        "relation",
+        "column",
+        "vector_type",
+        "dimensions",
+        "metric",
+        "target_recall",
+        "max_tail",
+        "rows",
+        "witnesses",
+    }
 
 
 def lists(value: Any) -> Iterator[list[Any]]:

@@ -47,7 +47,7 @@ BREAKAGES: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "path": (("paths", 0, "access_path"), "magic", "$.paths[0].access_path must be one of hnsw, "),
     "witness": (("provenance", "witnesses", 1), "x", "$.provenance.witnesses[1] must be 16"),
     "null": (("provenance",), None, "$.provenance must be an object, got null"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
@@ -76,13 +76,17 @@ def test_a_document_that_was_changed_is_refused(shared: Connection, world: World
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**12), 10**12)
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["k", "format", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["k", "format", "x"]), inner, max_size=3)
+    ),
     max_leaves=5,
-)  # fmt: skip
+)
 
 
 def attempt(conn: Connection, document: Any, before: list[list[tuple[Any, ...]]]) -> bool:

@@ -16,10 +16,16 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 from vectuned.daemon.server.embedded import EmbeddedServer
 
 PAYLOADS = (
-    "DROP TABLE canary", "DROP SCHEMA vectuned CASCADE", "TRUNCATE canary", "UPDATE canary SET id = 0",
-    "SELECT pg_sleep(5)", "COPY canary TO PROGRAM 'true'", "ALTER ROLE CURRENT_USER NOLOGIN",
-    "SELECT pg_terminate_backend(pg_backend_pid())", "GRANT ALL ON canary TO PUBLIC",
-)  # fmt: skip
+    "DROP TABLE canary",
+    "DROP SCHEMA vectuned CASCADE",
+    "TRUNCATE canary",
+    "UPDATE canary SET id = 0",
+    "SELECT pg_sleep(5)",
+    "COPY canary TO PROGRAM 'true'",
+    "ALTER ROLE CURRENT_USER NOLOGIN",
+    "SELECT pg_terminate_backend(pg_backend_pid())",
+    "GRANT ALL ON canary TO PUBLIC",
+)
 WRAPPED = (
     "'; {} --",
     '"; {} --',
@@ -32,61 +38,182 @@ WRAPPED = (
 STRINGS = (
     *(wrap.format(payload) for wrap, payload in product(WRAPPED, PAYLOADS)),
     # Quotes, comments, escapes
-    "'", "''", "'''", '"', '""', '"' * 3, "`", "\\", "\\'", "\\\\'", "--", "/*", "*/", ";", "$$", "$1",
+    "'",
+    "''",
+    "'''",
+    '"',
+    '""',
+    '"' * 3,
+    "`",
+    "\\",
+    "\\'",
+    "\\\\'",
+    "--",
+    "/*",
+    "*/",
+    ";",
+    "$$",
+    "$1",
     "$search$",
-    "$search_$", "$$;$$", "E'\\x27'", "U&'\\0027'", "\\x00", "\\u0000", "%00", "\\0",
+    "$search_$",
+    "$$;$$",
+    "E'\\x27'",
+    "U&'\\0027'",
+    "\\x00",
+    "\\u0000",
+    "%00",
+    "\\0",
     # Format specifiers and templates of ours
-    "%", "%%", "%s", "%I", "%L", "%1$s", "%1$I", "%n", "{}", "{0}", "{key}", "{id}", "{relation}",
-    "{searches}", "$@$", "$body$",
+    "%",
+    "%%",
+    "%s",
+    "%I",
+    "%L",
+    "%1$s",
+    "%1$I",
+    "%n",
+    "{}",
+    "{0}",
+    "{key}",
+    "{id}",
+    "{relation}",
+    "{searches}",
+    "$@$",
+    "$body$",
     # JSON and arrays
-    "{", "}", "[", "]", "null", "true", '{"a":', '["', '","', '{"<": 1}', "{NULL}", '{"', "{a,b", "\\u0022",
-    "Infinity", "NaN",
-    "1e400", "9" * 400,
+    "{",
+    "}",
+    "[",
+    "]",
+    "null",
+    "true",
+    '{"a":',
+    '["',
+    '","',
+    '{"<": 1}',
+    "{NULL}",
+    '{"',
+    "{a,b",
+    "\\u0022",
+    "Infinity",
+    "NaN",
+    "1e400",
+    "9" * 400,
     # Space and control
-    "", " ", "\t", "\n", "\r\n", "a\nb", "\x01", "\x1b[31m", "\x7f",
+    "",
+    " ",
+    "\t",
+    "\n",
+    "\r\n",
+    "a\nb",
+    "\x01",
+    "\x1b[31m",
+    "\x7f",
     # Unicode: homoglyphs of quotes, bidirectional, zero width, combining, private, largest, a flag
-    "\u02bc; DROP TABLE canary --", "\uff07; DROP TABLE canary --", "\u2019", "\uff1b", "\u037e",
+    "\u02bc; DROP TABLE canary --",
+    "\uff07; DROP TABLE canary --",
+    "\u2019",
+    "\uff1b",
+    "\u037e",
     "\u202eelbat\u202c",
-    "\u2066x\u2069", "\u200b", "\ufeff", "e\u0301" * 20, "\u0130", "\u00df", "\ue000", "\U0010ffff",
+    "\u2066x\u2069",
+    "\u200b",
+    "\ufeff",
+    "e\u0301" * 20,
+    "\u0130",
+    "\u00df",
+    "\ue000",
+    "\U0010ffff",
     "\U0001f3f4\u200d\u2620\ufe0f",
-    "\u043eid", "\u212a",
+    "\u043eid",
+    "\u212a",
     # Names that mean something, long ones, paths
-    "k", "q", "t", "id", "distance", "query", "NULL", "none", "public", "vectuned", "ctid", "tableoid",
-    "xmin", "pg_class",
-    "items; SELECT 1", "public.items", '"public"."items"', "../../etc/passwd", "x" * 63, "x" * 64,
-    "\u00e9" * 60, "'" * 63, '"' * 63,
-    "x" * 20000, "'" * 20000, "%s" * 5000, "((((" * 2000,
-)  # fmt: skip
+    "k",
+    "q",
+    "t",
+    "id",
+    "distance",
+    "query",
+    "NULL",
+    "none",
+    "public",
+    "vectuned",
+    "ctid",
+    "tableoid",
+    "xmin",
+    "pg_class",
+    "items; SELECT 1",
+    "public.items",
+    '"public"."items"',
+    "../../etc/passwd",
+    "x" * 63,
+    "x" * 64,
+    "\u00e9" * 60,
+    "'" * 63,
+    '"' * 63,
+    "x" * 20000,
+    "'" * 20000,
+    "%s" * 5000,
+    "((((" * 2000,
+)
 
 # What may be said of text that means nothing here. No syntax error and no internal one is among them.
 CLEAR = {
-    "ok", "22023", "22004", "22P02", "22P05", "22003", "22007", "22008", "42703", "42704", "42P01", "42602",
+    "ok",
+    "22023",
+    "22004",
+    "22P02",
+    "22P05",
+    "22003",
+    "22007",
+    "22008",
+    "42703",
+    "42704",
+    "42P01",
+    "42602",
     "3F000",
-    "0A000", "42809",
-}  # fmt: skip
+    "0A000",
+    "42809",
+}
 
 # By type, what the arguments are that are not attacked.
 ELSE = {
-    "regclass": "'items'", "name": "'embedding'", "text": "'recall'", "jsonb": "NULL", "integer": "5",
+    "regclass": "'items'",
+    "name": "'embedding'",
+    "text": "'recall'",
+    "jsonb": "NULL",
+    "integer": "5",
     "bigint": "1",
-    "boolean": "false", "double precision": "0.5", "uuid": "gen_random_uuid()", "text[]": "'{1}'",
+    "boolean": "false",
+    "double precision": "0.5",
+    "uuid": "gen_random_uuid()",
+    "text[]": "'{1}'",
     "interval": "'0'",
-    "anyelement": "NULL::items", "double precision[]": "'{0.5}'", "real": "1", "oid": "1",
-}  # fmt: skip
+    "anyelement": "NULL::items",
+    "double precision[]": "'{0.5}'",
+    "real": "1",
+    "oid": "1",
+}
 # How a hostile text becomes an argument of a type. A relation is named by text that is quoted by then.
 ATTACKS = {
-    "text": ("$1",), "name": ("$1::name",), "text[]": ("ARRAY[$1]", "ARRAY[$1, $1]"),
+    "text": ("$1",),
+    "name": ("$1::name",),
+    "text[]": ("ARRAY[$1]", "ARRAY[$1, $1]"),
     "name[]": ("ARRAY[$1::name]",),
     "regclass": ("to_regclass(quote_ident($1))",),
     "jsonb": (
-        "$1::jsonb", "to_jsonb($1)", "jsonb_build_object($1, 1)", "jsonb_build_object('kind', $1)",
-        "jsonb_build_object('label', $1)", "jsonb_build_object('label', jsonb_build_array($1, NULL))",
+        "$1::jsonb",
+        "to_jsonb($1)",
+        "jsonb_build_object($1, 1)",
+        "jsonb_build_object('kind', $1)",
+        "jsonb_build_object('label', $1)",
+        "jsonb_build_object('label', jsonb_build_array($1, NULL))",
         "jsonb_build_object('label', jsonb_build_object('>=', $1))",
         "jsonb_build_object('kind', jsonb_build_object($1, 1))",
-        "jsonb_build_object('day', $1)", "jsonb_build_object('size', jsonb_build_object('in', "
-        "jsonb_build_array($1)))",
+        "jsonb_build_object('day', $1)",
+        "jsonb_build_object('size', jsonb_build_object('in', jsonb_build_array($1)))",
     ),
-}  # fmt: skip
+}
 
 ATTACK = """
 CREATE FUNCTION public.attack(statement text, words text[]) RETURNS text[] LANGUAGE plpgsql AS $attack$
@@ -199,9 +326,11 @@ def conn(server: EmbeddedServer, template: str) -> Iterator[Connection]:
             with psycopg.connect(make_conninfo(server.dsn, dbname="test_hostile"), autocommit=True) as conn:
                 register_vector(conn)
                 make(conn, clustered(60, 4, seed=1))
-                conn.execute("ALTER TABLE items ADD COLUMN label text, ADD COLUMN kind int, ADD COLUMN day "
-                "date, "
-                             "ADD COLUMN size numeric")  # fmt: skip
+                conn.execute(
+                    "ALTER TABLE items ADD COLUMN label text, ADD COLUMN kind int, ADD COLUMN day "
+                    "date, "
+                    "ADD COLUMN size numeric"
+                )
                 conn.execute("UPDATE items SET label = 'l' || id, kind = id % 3")
                 conn.execute("ANALYZE items")
                 conn.execute("CREATE TABLE canary AS SELECT id FROM generate_series(1, 10) AS id")
@@ -238,10 +367,15 @@ def targets(conn: Connection) -> list[tuple[str, str]]:
         for place, kind in enumerate(types):
             for attack in ATTACKS.get(kind, ()):
                 given = [
-                    f"{attack}::{t}" if i == place else "'[1,-1,0.5,2]'::vector" if t == "vector"
-                    else f"{ELSE[t]}" if t == "anyelement" else f"{ELSE[t]}::{t}"
+                    f"{attack}::{t}"
+                    if i == place
+                    else "'[1,-1,0.5,2]'::vector"
+                    if t == "vector"
+                    else f"{ELSE[t]}"
+                    if t == "anyelement"
+                    else f"{ELSE[t]}::{t}"
                     for i, t in enumerate(types)
-                ]  # fmt: skip
+                ]
                 found.append(
                     (
                         f"{name}({arguments[place]} => {attack})",
@@ -254,10 +388,22 @@ def targets(conn: Connection) -> list[tuple[str, str]]:
 def test_there_is_enough_to_attack_and_to_attack_with(conn: Connection) -> None:
     assert len(set(STRINGS)) == len(STRINGS) >= 150
     names = {label.partition("(")[0] for label, _ in targets(conn)}
-    assert names >= {"search", "search_rows", "params", "apply", "enable", "disable", "auto_tune", "stats",
-    "record_feedback",
-                     "recommend_params", "benchmark_recall", "benchmark_latency", "_compile_filter",
-                     "_filtered_1"}  # fmt: skip
+    assert names >= {
+        "search",
+        "search_rows",
+        "params",
+        "apply",
+        "enable",
+        "disable",
+        "auto_tune",
+        "stats",
+        "record_feedback",
+        "recommend_params",
+        "benchmark_recall",
+        "benchmark_latency",
+        "_compile_filter",
+        "_filtered_1",
+    }
 
 
 def test_hostile_text_in_every_argument(conn: Connection) -> None:

@@ -71,9 +71,12 @@ def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_datab
         with pytest.raises(MigrationError, match=rf"GRANT CREATE ON DATABASE {name} TO {name}_reader"):
             migrate(someone)
         plain_conn.execute("DROP EXTENSION vector")
-        with pytest.raises(MigrationError, match=rf'have a superuser run CREATE EXTENSION vector, or GRANT '
-        rf'CREATE ON '
-                                                 rf'DATABASE "{name}" TO "{name}_reader"'):  # fmt: skip
+        with pytest.raises(
+            MigrationError,
+            match=rf"have a superuser run CREATE EXTENSION vector, or GRANT "
+            rf"CREATE ON "
+            rf'DATABASE "{name}" TO "{name}_reader"',
+        ):
             migrate(someone)
         plain_conn.execute("CREATE SCHEMA ext; CREATE EXTENSION vector SCHEMA ext")
         plain_conn.execute(f"GRANT CREATE ON DATABASE {name} TO {name}_reader".encode())

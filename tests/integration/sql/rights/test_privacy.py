@@ -43,9 +43,10 @@ def places(conn: Connection, needle: str) -> list[str]:
     ).fetchall()
     assert len(tables) > 20
     return [
-        name for (name,) in tables
+        name
+        for (name,) in tables
         if one(conn, f"SELECT EXISTS (SELECT FROM {name} t WHERE position(%s IN t::text) > 0)", needle)
-    ]  # fmt: skip
+    ]
 
 
 def learn_all(conn: Connection, queries: np.ndarray[Any, Any]) -> Worker:
@@ -138,16 +139,30 @@ def test_forgetting_a_column_leaves_no_row_of_it(conn: Connection) -> None:
 
     def rows(column: int) -> dict[str, int]:
         return {
-            name: count for name, attribute in tables
+            name: count
+            for name, attribute in tables
             if (count := one(conn, f"SELECT count(*) FROM {name} WHERE {attribute} = %s", column))
-        }  # fmt: skip
+        }
 
     before = {name.partition("_20")[0] for name in rows(column)}
     wanted = (
-        "tuned_column", "tuned_index", "inbox", "trajectory", "feedback", "replay", "bank", "pattern",
-        "measured_path", "filter_statistics", "recall_check", "promise", "baseline", "event", "request",
+        "tuned_column",
+        "tuned_index",
+        "inbox",
+        "trajectory",
+        "feedback",
+        "replay",
+        "bank",
+        "pattern",
+        "measured_path",
+        "filter_statistics",
+        "recall_check",
+        "promise",
+        "baseline",
+        "event",
+        "request",
         "imported",
-    )  # fmt: skip
+    )
     assert before >= {f"vectuned.{name}" for name in wanted}
     assert len(before) == len({name.partition("_20")[0].removesuffix("_default") for name, _ in tables})
     conn.execute("SELECT vectuned.disable('items', 'embedding', forget => true)")
@@ -185,12 +200,13 @@ def test_what_is_past_its_retention_goes(conn: Connection) -> None:
             "INSERT INTO vectuned.request (column_id, kind, arguments, state, error, requested_by, "
             "finished_at) "
             "VALUES (%s, 'auto_tune', '{}', 'failed', 'x', 'me', now() - make_interval(days => %s))",
-            (column, age)
-        )  # fmt: skip
+            (column, age),
+        )
         conn.execute(
             "INSERT INTO vectuned.event (column_id, action, happened_at) SELECT %s, 'behind', "
-            "now() - make_interval(days => %s) FROM generate_series(1, 5)", (column, age)
-        )  # fmt: skip
+            "now() - make_interval(days => %s) FROM generate_series(1, 5)",
+            (column, age),
+        )
     conn.execute(
         "UPDATE vectuned.event SET happened_at = now() - interval '90 days' WHERE action = 'publish'"
     )
@@ -331,13 +347,14 @@ def test_users_read_nothing_of_what_others_searched(policed: Connection) -> None
                         with pytest.raises(errors.InsufficientPrivilege):
                             guest.execute("SELECT query FROM vectuned.trajectory")
                 readable = [
-                    name for (name,) in policed.execute(
+                    name
+                    for (name,) in policed.execute(
                         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = "
                         "'vectuned'::regnamespace "
                         "AND relkind IN ('r', 'p', 'v') AND has_table_privilege(%s, oid, 'SELECT')",
-                        (guest.info.user,)
+                        (guest.info.user,),
                     ).fetchall()
-                ]  # fmt: skip
+                ]
                 for name in readable:
                     assert not one(
                         guest,
@@ -350,17 +367,21 @@ def test_users_read_nothing_of_what_others_searched(policed: Connection) -> None
 
 
 def test_errors_tell_a_stranger_nothing_of_rows(policed: Connection) -> None:
-    policed.execute("REVOKE SELECT ON items FROM vectuned_user; REVOKE SELECT (id, embedding, kind, "
-    "tenant, secret) "
-                    "ON items FROM vectuned_user")  # fmt: skip
+    policed.execute(
+        "REVOKE SELECT ON items FROM vectuned_user; REVOKE SELECT (id, embedding, kind, "
+        "tenant, secret) "
+        "ON items FROM vectuned_user"
+    )
     try:
         with member(policed, "vectuned_user", name="guest") as guest:
-            for statement in ("SELECT vectuned.search('items', %s)",
-                              "SELECT vectuned.search_rows(NULL::items, %s)",
-                              "SELECT vectuned.search('items', %s, 5, '{\"secret\": \"often\"}')",
-                              "SELECT vectuned._search_1(%s, 3)",
-                              "SELECT vectuned._filtered_1(%s, 3, '{\"kind\": 1}')",
-                              "SELECT vectuned._search_anew('items', %s, 5, NULL, NULL)"):  # fmt: skip
+            for statement in (
+                "SELECT vectuned.search('items', %s)",
+                "SELECT vectuned.search_rows(NULL::items, %s)",
+                "SELECT vectuned.search('items', %s, 5, '{\"secret\": \"often\"}')",
+                "SELECT vectuned._search_1(%s, 3)",
+                "SELECT vectuned._filtered_1(%s, 3, '{\"kind\": 1}')",
+                "SELECT vectuned._search_anew('items', %s, 5, NULL, NULL)",
+            ):
                 with pytest.raises(
                     psycopg.errors.InsufficientPrivilege, match="permission denied for table items"
                 ):

@@ -98,8 +98,9 @@ def owner(server: EmbeddedServer, template: str) -> Iterator[Connection]:
 def test_each_role_may_execute_what_it_needs_and_nothing_else(owner: Connection, role: str) -> None:
     rows = owner.execute(
         "SELECT proname, has_function_privilege(%s, oid, 'EXECUTE') FROM pg_proc "
-        "WHERE pronamespace = 'vectuned'::regnamespace", (role,)
-    ).fetchall()  # fmt: skip
+        "WHERE pronamespace = 'vectuned'::regnamespace",
+        (role,),
+    ).fetchall()
     assert {name for name, may in rows if may} == set(FUNCTIONS[role].split())
     assert {name for name, _ in rows} > set(FUNCTIONS[role].split())
 
@@ -129,17 +130,21 @@ def test_each_role_may_touch_what_it_needs_and_nothing_else(owner: Connection, r
 
 @pytest.mark.parametrize("role", GROUPS)
 def test_the_roles_have_nothing_elsewhere(owner: Connection, role: str) -> None:
-    assert owner.execute(
-        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
-        "has_database_privilege(rolname, current_database(), 'CREATE'), has_schema_privilege(rolname, "
-        "'vectuned', "
-        "'CREATE'), has_table_privilege(rolname, 'items', 'SELECT'), "
-        "EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid), "
-        "EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid), "
-        "EXISTS (SELECT FROM pg_sequence s WHERE has_sequence_privilege(rolname, s.seqrelid, 'USAGE, "
-        "SELECT, UPDATE')) "
-        "FROM pg_roles r WHERE rolname = %s", (role,)
-    ).fetchone() == (False,) * 12  # fmt: skip
+    assert (
+        owner.execute(
+            "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
+            "has_database_privilege(rolname, current_database(), 'CREATE'), has_schema_privilege(rolname, "
+            "'vectuned', "
+            "'CREATE'), has_table_privilege(rolname, 'items', 'SELECT'), "
+            "EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid), "
+            "EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid), "
+            "EXISTS (SELECT FROM pg_sequence s WHERE has_sequence_privilege(rolname, s.seqrelid, 'USAGE, "
+            "SELECT, UPDATE')) "
+            "FROM pg_roles r WHERE rolname = %s",
+            (role,),
+        ).fetchone()
+        == (False,) * 12
+    )
 
 
 def test_functions_with_the_owners_rights_are_those_that_must_have_them(owner: Connection) -> None:
@@ -168,9 +173,12 @@ def test_views_apply_their_readers_rights_or_hold_nothing_of_rows(owner: Connect
 
 def test_without_a_role_nothing_works_once_closed_to_the_public(owner: Connection) -> None:
     with plain_role(owner, owner.info.dsn, "SELECT ON items") as stranger:
-        for statement in ("SELECT * FROM vectuned.search('items', '[1,2,3,4,5,6,7,8]')",
-                          "SELECT * FROM vectuned.status", "SELECT vectuned._k_class(1)",
-                          "SELECT * FROM vectuned.bank"):  # fmt: skip
+        for statement in (
+            "SELECT * FROM vectuned.search('items', '[1,2,3,4,5,6,7,8]')",
+            "SELECT * FROM vectuned.status",
+            "SELECT vectuned._k_class(1)",
+            "SELECT * FROM vectuned.bank",
+        ):
             with pytest.raises(errors.InsufficientPrivilege, match="schema vectuned"):
                 stranger.execute(raw(statement))
         with pytest.raises(UsageError, match=r'GRANT vectuned_user TO "test_rights_reader"'):
@@ -204,15 +212,19 @@ def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
         )
         assert one(user, "SELECT vectuned.record_feedback(%s, %s)", found[0][1], [found[0][0]]) == "recorded"
         for statement in (
-            "SELECT * FROM vectuned.inbox", "SELECT * FROM vectuned.trajectory",
+            "SELECT * FROM vectuned.inbox",
+            "SELECT * FROM vectuned.trajectory",
             "SELECT * FROM vectuned.feedback",
-            "SELECT * FROM vectuned.filter_statistics", "SELECT * FROM vectuned.event",
+            "SELECT * FROM vectuned.filter_statistics",
+            "SELECT * FROM vectuned.event",
             "DELETE FROM vectuned.bank",
-            "SELECT vectuned.enable('items', 'embedding')", "SELECT vectuned.stats('items')",
-            "SELECT vectuned._generate(1)", "SELECT vectuned._partition(1, '1 day')",
+            "SELECT vectuned.enable('items', 'embedding')",
+            "SELECT vectuned.stats('items')",
+            "SELECT vectuned._generate(1)",
+            "SELECT vectuned._partition(1, '1 day')",
             "SELECT vectuned._drain(1)",
             "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        ):  # fmt: skip
+        ):
             with pytest.raises(errors.InsufficientPrivilege):
                 user.execute(raw(statement))
 
@@ -228,19 +240,21 @@ def test_nobody_forges_what_was_recorded(owner: Connection) -> None:
         owner.execute(sql.SQL("CREATE SCHEMA AUTHORIZATION {}").format(role))
         # Names that read like ours in the call stack: a line of its own, a schema that ends alike, a type.
         names = (
-            ("_search_1",), ("x\nPL/pgSQL function vectuned._search_1(public.vector,integer) line 9 at IF",),
+            ("_search_1",),
+            ("x\nPL/pgSQL function vectuned._search_1(public.vector,integer) line 9 at IF",),
             ("x vectuned._search_1(",),
-        )  # fmt: skip
+        )
         assert one(user, f"SELECT {call}") is False
         assert one(user, f"SELECT bool_or({call}) FROM generate_series(1, 3)") is False
         for (name,) in names:
             function = sql.Identifier(user.info.user, name)
             body = f"BEGIN RETURN {call}; END"
             user.execute(
-                sql.SQL("CREATE FUNCTION {}() RETURNS boolean LANGUAGE plpgsql SET search_path = "
-                "pg_catalog, public AS {}")
-                .format(function, sql.Literal(body))
-            )  # fmt: skip
+                sql.SQL(
+                    "CREATE FUNCTION {}() RETURNS boolean LANGUAGE plpgsql SET search_path = "
+                    "pg_catalog, public AS {}"
+                ).format(function, sql.Literal(body))
+            )
             assert user.execute(sql.SQL("SELECT {}()").format(function)).fetchone() == (False,)
         assert one(owner, "SELECT count(*) FROM vectuned.inbox") == 0
         owner.execute(sql.SQL("GRANT SELECT ON items TO {}").format(role))

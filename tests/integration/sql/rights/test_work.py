@@ -52,12 +52,17 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
             number = one(admin, f"SELECT vectuned.{wanted}")
             assert one(admin, "SELECT vectuned.cancel_request(%s)", number) == "cancelled"
         assert one(admin, "SELECT count(*) FROM vectuned.requests") == 3
-        for statement in ("SELECT query FROM vectuned.trajectory",
-                          "SELECT result_ids FROM vectuned.trajectory",
-                          "SELECT query FROM vectuned.inbox", "SELECT * FROM vectuned.replay",
-                          "UPDATE vectuned.bank SET ef_search = 1", "SELECT vectuned._drain(1)",
-                          "UPDATE vectuned.trajectory SET query = query", "DROP TABLE vectuned.event",
-                          "SELECT vectuned._replay(1, 1, '[1,2,3,4,5,6,7,8]', '{10}')"):  # fmt: skip
+        for statement in (
+            "SELECT query FROM vectuned.trajectory",
+            "SELECT result_ids FROM vectuned.trajectory",
+            "SELECT query FROM vectuned.inbox",
+            "SELECT * FROM vectuned.replay",
+            "UPDATE vectuned.bank SET ef_search = 1",
+            "SELECT vectuned._drain(1)",
+            "UPDATE vectuned.trajectory SET query = query",
+            "DROP TABLE vectuned.event",
+            "SELECT vectuned._replay(1, 1, '[1,2,3,4,5,6,7,8]', '{10}')",
+        ):
             with pytest.raises(errors.InsufficientPrivilege):
                 admin.execute(raw(statement))
         enable(admin, "shop", store_vectors=False)
@@ -132,23 +137,28 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
         search(owner, QUERY, relation="work")
         assert worker.drain() == 1
         assert one(owner, "SELECT pg_table_size('vectuned.inbox')") <= 5 * 8192
-        for call in ("auto_tune('work', sample_queries => 20)",
-                     "benchmark_recall('work', sample_queries => 20)",
-                     "benchmark_latency('work', sample_queries => 20)"):  # fmt: skip
+        for call in (
+            "auto_tune('work', sample_queries => 20)",
+            "benchmark_recall('work', sample_queries => 20)",
+            "benchmark_latency('work', sample_queries => 20)",
+        ):
             number = one(owner, f"SELECT vectuned.{call}")
             assert serve_request(session.info.dsn, settings())
             assert one(owner, "SELECT error FROM vectuned.request_result(%s)", number) is None
         assert [
             r.message for r in caplog.records if "denied" in r.message or "passed over" in r.message
         ] == []
-        for statement in ("DELETE FROM items", "SELECT * FROM pg_authid", "DELETE FROM vectuned.trajectory",
-                          "UPDATE vectuned.tuned_column SET relation = 'pg_class'",
-                          "DROP TABLE vectuned.inbox",
-                          "ALTER TABLE vectuned.inbox DISABLE TRIGGER ALL",
-                          "SELECT vectuned.enable('items', 'embedding')",
-                          "CREATE TABLE public.mine (id int)",
-                          "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT "
-                          "1'"):  # fmt: skip
+        for statement in (
+            "DELETE FROM items",
+            "SELECT * FROM pg_authid",
+            "DELETE FROM vectuned.trajectory",
+            "UPDATE vectuned.tuned_column SET relation = 'pg_class'",
+            "DROP TABLE vectuned.inbox",
+            "ALTER TABLE vectuned.inbox DISABLE TRIGGER ALL",
+            "SELECT vectuned.enable('items', 'embedding')",
+            "CREATE TABLE public.mine (id int)",
+            "CREATE FUNCTION vectuned.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        ):
             with pytest.raises(errors.InsufficientPrivilege):
                 session.execute(raw(statement))
         for call in (

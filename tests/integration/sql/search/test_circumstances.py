@@ -64,16 +64,24 @@ def test_a_plain_role_needs_the_table_and_nothing_else(conn: Connection, databas
         assert one(reader, "SELECT vectuned.apply('items', '[1,2,3,4]')::text") == "[1,2,3,4]"
         assert one(reader, "SELECT state FROM vectuned.status") == "learning"
         for statement in (
-            "SELECT * FROM vectuned.inbox", "DELETE FROM vectuned.inbox", "SELECT * FROM vectuned.trajectory",
-            "SELECT * FROM vectuned.replay", "SELECT * FROM vectuned.event", "DELETE FROM vectuned.bank",
-            "UPDATE vectuned.pattern SET effort = 0", "INSERT INTO vectuned.migration VALUES ('x')",
+            "SELECT * FROM vectuned.inbox",
+            "DELETE FROM vectuned.inbox",
+            "SELECT * FROM vectuned.trajectory",
+            "SELECT * FROM vectuned.replay",
+            "SELECT * FROM vectuned.event",
+            "DELETE FROM vectuned.bank",
+            "UPDATE vectuned.pattern SET effort = 0",
+            "INSERT INTO vectuned.migration VALUES ('x')",
             "UPDATE vectuned.tuned_column SET sample_rate = 0",
             "SELECT vectuned.enable('items', 'embedding')",
-            "SELECT vectuned.disable('items', 'embedding')", "SELECT vectuned._drain(1)",
-            "SELECT vectuned._generate_all()", f"SELECT vectuned._replay({column}, 1, '[1,2,3,4]', '{{10}}')",
-            "SELECT vectuned._partition(1, '1 day')", "SELECT vectuned.stats('items')",
+            "SELECT vectuned.disable('items', 'embedding')",
+            "SELECT vectuned._drain(1)",
+            "SELECT vectuned._generate_all()",
+            f"SELECT vectuned._replay({column}, 1, '[1,2,3,4]', '{{10}}')",
+            "SELECT vectuned._partition(1, '1 day')",
+            "SELECT vectuned.stats('items')",
             "CREATE TABLE vectuned.mine (id int)",
-        ):  # fmt: skip
+        ):
             with pytest.raises(errors.InsufficientPrivilege):
                 reader.execute(raw(statement))
     with (
@@ -155,9 +163,11 @@ def test_a_search_that_is_cancelled_leaves_settings_as_before(conn: Connection) 
     column = enable(conn)
     conn.execute("SET hnsw.ef_search = 123")
     conn.execute(
-        raw(f"CREATE OR REPLACE FUNCTION vectuned._k_class(k int) RETURNS int LANGUAGE plpgsql AS "
-            f"$$ BEGIN PERFORM pg_sleep(10); RETURN {column}; END $$")
-    )  # fmt: skip
+        raw(
+            f"CREATE OR REPLACE FUNCTION vectuned._k_class(k int) RETURNS int LANGUAGE plpgsql AS "
+            f"$$ BEGIN PERFORM pg_sleep(10); RETURN {column}; END $$"
+        )
+    )
     before = settings(conn)
     conn.execute("SET statement_timeout = 100")
     with pytest.raises(errors.QueryCanceled):

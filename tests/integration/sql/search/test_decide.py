@@ -39,9 +39,12 @@ def test_both_turn_efforts_into_the_same_ef_search(conn: Connection) -> None:
     )
     for k in (1, 10, 37, 448, 1000):
         found = one(
-            conn, "SELECT array_agg(vectuned._ef_search(e, %s) ORDER BY n) FROM unnest(%s::float8[]) "
-            "WITH ORDINALITY AS u (e, n)", k, efforts.tolist(),
-        )  # fmt: skip
+            conn,
+            "SELECT array_agg(vectuned._ef_search(e, %s) ORDER BY n) FROM unnest(%s::float8[]) "
+            "WITH ORDINALITY AS u (e, n)",
+            k,
+            efforts.tolist(),
+        )
         assert found == ladder.ef_search(efforts, k).tolist()
     for broken in ("NaN", "Infinity", "-Infinity", None):
         assert one(conn, "SELECT vectuned._ef_search(%s::float8, 10)", broken) is None
@@ -84,9 +87,15 @@ def test_both_see_the_same_signature(conn: Connection, k: int, probe_ef: int) ->
             f"SELECT array_agg(vectuned._signature({places}, (SELECT sum(v ORDER BY n) FROM unnest(d[1:%s]) "
             "WITH ORDINALITY AS u (v, n)) / %s, %s, %s)::float4[] ORDER BY row) FROM (SELECT row, "
             "(%s::float8[])[(row - 1) * %s + 1 : row * %s] AS d FROM generate_series(1, %s) AS row) AS p",
-            k, k, way.center.tolist(), way.weights.ravel().tolist(),
-            probes.ravel().tolist(), probe_ef, probe_ef, len(probes),
-        )  # fmt: skip
+            k,
+            k,
+            way.center.tolist(),
+            way.weights.ravel().tolist(),
+            probes.ravel().tolist(),
+            probe_ef,
+            probe_ef,
+            len(probes),
+        )
         expected = way.transform(probes)
         assert np.array(found, dtype=np.float32).shape == expected.shape
         differing += int((np.array(found, dtype=np.float32) != expected).sum())
@@ -116,9 +125,11 @@ def test_both_decide_the_same(conn: Connection, patterns: int, spread: int) -> N
     known = ReasoningBank(
         replace(
             Patterns.at(centroids.astype(np.float32)),
-            effort=values[:, 0], expected_recall=values[:, 1], confidence=values[:, 2],
+            effort=values[:, 0],
+            expected_recall=values[:, 1],
+            confidence=values[:, 2],
         )
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(seed=spread)
     signatures = rng.integers(-spread - 1, spread + 2, size=(500, 4)).astype(np.float32)
     signatures[:50] = centroids[rng.integers(0, size, 50)]
@@ -163,10 +174,17 @@ def test_params_are_what_the_optimizer_chooses_and_search_serves(
     centroids = np.rint((seen - way.center) @ way.weights)
     nearest = np.sort(np.linalg.norm(centroids[:, None] - centroids, axis=2), axis=1)[:, 1]
     publish(
-        conn, column, rng.uniform(0, 13, 24).tolist(), k_class=k_class, probe_ef=probe_ef,
-        center=way.center.tolist(), weights=way.weights.ravel().tolist(), centroids=centroids.tolist(),
-        reach=float(np.quantile(nearest, 0.4)), fixed_ef=137,
-    )  # fmt: skip
+        conn,
+        column,
+        rng.uniform(0, 13, 24).tolist(),
+        k_class=k_class,
+        probe_ef=probe_ef,
+        center=way.center.tolist(),
+        weights=way.weights.ravel().tolist(),
+        centroids=centroids.tolist(),
+        reach=float(np.quantile(nearest, 0.4)),
+        fixed_ef=137,
+    )
     care = tuned_columns(conn)[0]
     policy, patterns = read(conn, care)[k_class]
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
@@ -180,8 +198,12 @@ def test_params_are_what_the_optimizer_chooses_and_search_serves(
             (text(query), k),
         ).fetchone()
         assert row == (
-            chosen.access_path, chosen.ef_search, chosen.expected_recall, chosen.confidence, chosen.reason,
-        )  # fmt: skip
+            chosen.access_path,
+            chosen.ef_search,
+            chosen.expected_recall,
+            chosen.confidence,
+            chosen.reason,
+        )
         assert policy.signature is not None
         signature = policy.signature.transform(np.array([probe]))[0]
         conn.execute("SELECT vectuned.search('items', %s, %s)", (text(query), k))
@@ -201,9 +223,16 @@ def test_both_serve_the_fixed_setting_without_a_bank(conn: Connection) -> None:
     policy, _ = read(conn, tuned_columns(conn)[0])[10]
     for k in (4, 10):
         chosen = SearchOptimizer(ReasoningBank(Patterns.none()), policy).optimize(np.arange(56.0), k)
-        row = conn.execute("SELECT access_path, ef_search, expected_recall, confidence, reason "
-                           "FROM vectuned.params('items', '[1,2,3,4]', %s)", (k,)).fetchone()  # fmt: skip
+        row = conn.execute(
+            "SELECT access_path, ef_search, expected_recall, confidence, reason "
+            "FROM vectuned.params('items', '[1,2,3,4]', %s)",
+            (k,),
+        ).fetchone()
         assert row == (
-            chosen.access_path, chosen.ef_search, chosen.expected_recall, chosen.confidence, chosen.reason,
-        )  # fmt: skip
+            chosen.access_path,
+            chosen.ef_search,
+            chosen.expected_recall,
+            chosen.confidence,
+            chosen.reason,
+        )
     assert isinstance(policy, Policy)

@@ -78,12 +78,16 @@ def test_feedback_is_kept_before_the_drain_and_after(conn: Connection, column: i
     assert tell(conn, query_id, [ids[2], ids[0]], [ids[5]]) == "recorded"
     assert stored(conn, query_id) == (sorted([ids[0], ids[2]]), [ids[5]])
     drain(conn)
-    assert one(
-        conn,
-        "SELECT count(*) FROM vectuned.feedback f JOIN vectuned.trajectory t USING (query_id, recorded_at) "
-        "WHERE f.column_id = t.column_id AND f.given_at >= t.recorded_at AND f.column_id = %s",
-        column,
-    ) == 1  # fmt: skip
+    assert (
+        one(
+            conn,
+            "SELECT count(*) FROM vectuned.feedback f "
+            "JOIN vectuned.trajectory t USING (query_id, recorded_at) "
+            "WHERE f.column_id = t.column_id AND f.given_at >= t.recorded_at AND f.column_id = %s",
+            column,
+        )
+        == 1
+    )
     assert one(conn, "SELECT feedback FROM vectuned.stats('items')") == 1
 
 
@@ -245,10 +249,12 @@ def test_anyone_who_holds_a_query_id_may_speak(conn: Connection, column: int, da
         assert tell(reader, query_id, ids[:1]) == "recorded"
         assert tell(reader, uuid4(), ids[:1]) in ("unknown", "unsampled")
         for statement in (
-            "SELECT * FROM vectuned.feedback", "DELETE FROM vectuned.feedback",
-            "SELECT * FROM vectuned.feedback_default", "SELECT vectuned._feedback_bytes()",
+            "SELECT * FROM vectuned.feedback",
+            "DELETE FROM vectuned.feedback",
+            "SELECT * FROM vectuned.feedback_default",
+            "SELECT vectuned._feedback_bytes()",
             "SELECT vectuned._partition_table('feedback', 1, '1 day')",
-        ):  # fmt: skip
+        ):
             with pytest.raises(errors.InsufficientPrivilege):
                 reader.execute(raw(statement))
         reader.execute("SET search_path = pg_temp")
@@ -329,13 +335,16 @@ def test_seven_days_of_a_busy_system_stay_within_bounds(conn: Connection, column
             "SELECT query_id FROM generate_series(1, 600) n "
             "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
         )
-        conn.execute("UPDATE vectuned.inbox SET recorded_at = make_timestamptz(2020, 1, %s, 12, 0, 0, 'UTC')",
-                     (day + 1,))  # fmt: skip
+        conn.execute(
+            "UPDATE vectuned.inbox SET recorded_at = make_timestamptz(2020, 1, %s, 12, 0, 0, 'UTC')",
+            (day + 1,),
+        )
         drain(conn)
         answers = conn.execute(
             "SELECT vectuned.record_feedback(t.query_id, t.result_ids) FROM vectuned.trajectory t "
-            "WHERE t.recorded_at >= make_timestamptz(2020, 1, %s, 0, 0, 0, 'UTC')", (day + 1,),
-        ).fetchall()  # fmt: skip
+            "WHERE t.recorded_at >= make_timestamptz(2020, 1, %s, 0, 0, 0, 'UTC')",
+            (day + 1,),
+        ).fetchall()
         assert {row[0] for row in answers} == {"recorded", "full"}
         kept = f"SELECT vectuned._partition(0, now() - '2020-01-{day + 1:02} 00:00Z' + interval '7 days')"
         conn.execute(kept.encode())

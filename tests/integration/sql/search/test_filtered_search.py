@@ -73,10 +73,11 @@ def force(
             conn,
             "SELECT m.shape FROM vectuned.tuned_column c, "
             "vectuned._compile_filter(c.id, c.relation, %s::jsonb) m WHERE c.id = %s",
-            json.dumps(condition), column,
+            json.dumps(condition),
+            column,
         )
         for condition in conditions
-    }  # fmt: skip
+    }
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, "
@@ -112,10 +113,12 @@ def recorded(conn: Connection) -> list[tuple[Any, ...]]:
 def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, ef: int) -> None:
     column = prepare(conn, kind=kind, metric=metric)
     conditions = {
-        "kind = 0": {"kind": 0}, "kind = 5": {"kind": 5}, "kind = 99": {"kind": 99},
+        "kind = 0": {"kind": 0},
+        "kind = 5": {"kind": 5},
+        "kind = 99": {"kind": 99},
         "name IS NULL": {"name": None},
         "kind >= 2 AND name IN ('n2', 'n7')": {"kind": {">=": 2}, "name": ["n2", "n7"]},
-    }  # fmt: skip
+    }
     for k in (1, 10, 100, 1000):
         force(conn, column, ef, conditions.values(), k_class=k)
         for query in QUERIES[:2]:
@@ -320,8 +323,10 @@ def test_the_path_chosen_is_the_path_told_and_recorded(conn: Connection) -> None
     assert told({"kind": 7})[:2] == ("exact", None)
     seen = recorded(conn)
     assert [(p, e, f) for p, e, f, _, _ in seen] == [
-        ("exact", None, {"kind": 0}), ("hnsw_filtered", 60, {"kind": 0}), ("exact", None, {"kind": 7}),
-    ]  # fmt: skip
+        ("exact", None, {"kind": 0}),
+        ("hnsw_filtered", 60, {"kind": 0}),
+        ("exact", None, {"kind": 7}),
+    ]
     np.testing.assert_allclose([s[3] for s in seen], [1 / 2, 1 / 2, 1 / 256], rtol=0.15)
     # Learned: by bucket; what lies in half-octave 1 to 2 (a half) goes to the index, a quarter exactly.
     efforts = {bucket: 150 if bucket in (1, 2) else EXACT for bucket in range(40)}

@@ -98,11 +98,16 @@ def test_apply_in_a_filtered_prepared_and_read_only_statement(conn: Connection) 
 def test_apply_and_params_name_what_is_wrong(conn: Connection) -> None:
     prepared(conn)
     for call, state in (
-        ("'items', '[1,2]'", "22000"), ("'items', NULL", "22004"), ("NULL, %s", "22004"),
+        ("'items', '[1,2]'", "22000"),
+        ("'items', NULL", "22004"),
+        ("NULL, %s", "22004"),
         ("'items', %s, 0", "22023"),
-        ("'items', %s, 1001", "22023"), ("'items', %s, NULL", "22023"), ("'pg_class', %s", "42704"),
-        ("'items', %s, column_name => 'nothing'", "42703"), ("'nowhere', %s", "42P01"),
-    ):  # fmt: skip
+        ("'items', %s, 1001", "22023"),
+        ("'items', %s, NULL", "22023"),
+        ("'pg_class', %s", "42704"),
+        ("'items', %s, column_name => 'nothing'", "42703"),
+        ("'nowhere', %s", "42P01"),
+    ):
         for function in ("apply", "params"):
             values = (text(QUERIES[0]),) if "%s" in call else None
             with pytest.raises(psycopg.Error) as raised:

@@ -64,13 +64,23 @@ def test_what_is_recorded_of_a_search(conn: Connection, column: int) -> None:
     recorded = conn.execute(
         "SELECT query_id, column_id, query::text, k, access_path, ef_search, bank_version, signature, "
         "result_ids, distances, recorded_at > %s AND recorded_at < clock_timestamp(), latency_ms "
-        "FROM vectuned.inbox", (started,),
-    ).fetchone()  # fmt: skip
+        "FROM vectuned.inbox",
+        (started,),
+    ).fetchone()
     assert recorded is not None
     assert recorded[:-1] == (
-        rows[0][2], column, "[1,-1,0.5,2]", 7, "hnsw", 40, None, None,
-        [r[0] for r in rows], [r[1] for r in rows], True,
-    )  # fmt: skip
+        rows[0][2],
+        column,
+        "[1,-1,0.5,2]",
+        7,
+        "hnsw",
+        40,
+        None,
+        None,
+        [r[0] for r in rows],
+        [r[1] for r in rows],
+        True,
+    )
     assert 0 < recorded[-1] < 1000
 
 
@@ -119,11 +129,14 @@ def test_a_locked_inbox_holds_no_search_up(conn: Connection, column: int, databa
 
 @pytest.mark.parametrize(
     "damage",
-    ["DROP TABLE vectuned.inbox CASCADE", "ALTER TABLE vectuned.inbox DROP COLUMN k",
-     "ALTER TABLE vectuned.inbox ADD CHECK (k > 1000) NOT VALID",
-     "ALTER TABLE vectuned.inbox ALTER latency_ms TYPE uuid USING gen_random_uuid()",
-     "DROP FUNCTION vectuned._inbox_bytes"],
-)  # fmt: skip
+    [
+        "DROP TABLE vectuned.inbox CASCADE",
+        "ALTER TABLE vectuned.inbox DROP COLUMN k",
+        "ALTER TABLE vectuned.inbox ADD CHECK (k > 1000) NOT VALID",
+        "ALTER TABLE vectuned.inbox ALTER latency_ms TYPE uuid USING gen_random_uuid()",
+        "DROP FUNCTION vectuned._inbox_bytes",
+    ],
+)
 def test_a_broken_recorder_fails_no_search(conn: Connection, column: int, damage: str) -> None:
     search(conn, QUERY)
     conn.execute(raw(damage))
@@ -186,8 +199,9 @@ def test_searches_of_forgotten_columns_are_dropped(conn: Connection, column: int
     conn.execute("SELECT vectuned.disable('items', 'embedding', forget => true)")
     conn.execute("INSERT INTO vectuned.inbox SELECT * FROM saved WHERE column_id = %s", (column,))
     assert one(conn, "SELECT vectuned._drain(10)") == 2
-    assert conn.execute("SELECT relation::text, trajectories FROM vectuned.tuned_column c, "
-                        "vectuned.stats(c.relation)").fetchall() == [("others", 1)]  # fmt: skip
+    assert conn.execute(
+        "SELECT relation::text, trajectories FROM vectuned.tuned_column c, vectuned.stats(c.relation)"
+    ).fetchall() == [("others", 1)]
     assert (count(conn, "inbox"), count(conn, "trajectory")) == (0, 1)
 
 

@@ -210,8 +210,9 @@ def test_joins_laterals_cursors_and_functions(conn: Connection) -> None:
     joined = conn.execute(
         "SELECT i.id::text, s.distance FROM vectuned.search('items', %s, 5) s "
         "JOIN items i ON i.id = s.id::bigint "
-        "ORDER BY s.distance", (text(QUERY),),
-    )  # fmt: skip
+        "ORDER BY s.distance",
+        (text(QUERY),),
+    )
     assert joined.fetchall() == wanted
     lateral = conn.execute(
         "SELECT q.id, array_agg(s.id ORDER BY s.distance) FROM items q "

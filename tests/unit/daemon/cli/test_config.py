@@ -157,7 +157,7 @@ def test_a_dsn_without_secrets_stays_as_it_was_written(dsn: str) -> None:
         (("status", "--set", "database.dsn=host=/nowhere dbname=b"), 69, "to host=/nowhere dbname=b (conn"),
         (("status", "--config", "/a\x1b[2J\n"), 78, r"The configuration file /a\x1b[2J\n does not exist."),
     ],
-)  # fmt: skip
+)
 def test_what_the_command_line_overrides_is_checked_too(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, said: str
 ) -> None:

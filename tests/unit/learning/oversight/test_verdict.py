@@ -25,10 +25,21 @@ from vectuned.learning.oversight.verdict import (
 )
 
 UNKNOWN: dict[str, Any] = {
-    "recall": np.nan, "k": 10, "returned": 10, "matching": np.nan, "diversity": np.nan, "latency_ms": np.nan,
-    "usual_ms": np.nan, "slow_ms": np.nan, "relevant": 0, "irrelevant": 0, "effort": 5.0, "exact": False,
-    "certified": False, "index_missing": False,
-}  # fmt: skip
+    "recall": np.nan,
+    "k": 10,
+    "returned": 10,
+    "matching": np.nan,
+    "diversity": np.nan,
+    "latency_ms": np.nan,
+    "usual_ms": np.nan,
+    "slow_ms": np.nan,
+    "relevant": 0,
+    "irrelevant": 0,
+    "effort": 5.0,
+    "exact": False,
+    "certified": False,
+    "index_missing": False,
+}
 QUICK = {"latency_ms": 1.0, "usual_ms": 1.0, "slow_ms": 2.0}
 SLOW = {"latency_ms": 9.0, "usual_ms": 1.0, "slow_ms": 2.0}
 
@@ -49,22 +60,36 @@ def everything() -> Signals:
     grid = [
         dict(zip(("recall", "relevant", "irrelevant", "diversity", "exact", "returned"), values, strict=True))
         | speed
-        for values in product((np.nan, 0.0, 0.5, 0.8, 0.9, 1.0), (0, 1, 3), (0, 1, 3), (np.nan, 0.3, 1.0),
-                              (False, True), (0, 7, 10))
+        for values in product(
+            (np.nan, 0.0, 0.5, 0.8, 0.9, 1.0),
+            (0, 1, 3),
+            (0, 1, 3),
+            (np.nan, 0.3, 1.0),
+            (False, True),
+            (0, 7, 10),
+        )
         for speed in ({}, QUICK, SLOW)
-    ]  # fmt: skip
+    ]
     rng = np.random.default_rng(1)
     for _ in range(3000):
         k = int(rng.integers(1, 1001))
-        grid.append({
-            "recall": rng.choice([np.nan, rng.random() ** 0.1]), "k": k,
-            "returned": int(rng.integers(0, k + 1)), "relevant": int(rng.integers(0, 3)),
-            "matching": rng.choice([np.nan, float(rng.integers(0, 2 * k))]),
-            "irrelevant": int(rng.integers(0, 3)), "effort": rng.choice([np.nan, 0.0, HIGHEST]),
-            "certified": bool(rng.random() < 0.5), "index_missing": bool(rng.random() < 0.2),
-            "diversity": rng.choice([np.nan, rng.random()]), "latency_ms": rng.choice([np.nan, -1.0, 9.0]),
-            "usual_ms": rng.choice([np.nan, 1.0]), "slow_ms": rng.choice([np.nan, 2.0, 20.0]),
-        })  # fmt: skip
+        grid.append(
+            {
+                "recall": rng.choice([np.nan, rng.random() ** 0.1]),
+                "k": k,
+                "returned": int(rng.integers(0, k + 1)),
+                "relevant": int(rng.integers(0, 3)),
+                "matching": rng.choice([np.nan, float(rng.integers(0, 2 * k))]),
+                "irrelevant": int(rng.integers(0, 3)),
+                "effort": rng.choice([np.nan, 0.0, HIGHEST]),
+                "certified": bool(rng.random() < 0.5),
+                "index_missing": bool(rng.random() < 0.2),
+                "diversity": rng.choice([np.nan, rng.random()]),
+                "latency_ms": rng.choice([np.nan, -1.0, 9.0]),
+                "usual_ms": rng.choice([np.nan, 1.0]),
+                "slow_ms": rng.choice([np.nan, 2.0, 20.0]),
+            }
+        )
     return signals(*grid)
 
 
@@ -123,11 +148,16 @@ def test_an_exact_search_is_not_blamed_for_a_table_that_changed() -> None:
 @pytest.mark.parametrize(
     ("returned", "matching", "recall", "outcome"),
     [
-        (9, np.nan, 0.9, "failure"), (9, 20, 0.9, "failure"), (9, 9, 0.9, "success"), (9, 9, 1.0, "success"),
-        (0, 0, 1.0, "success"), (0, np.nan, 1.0, "success"), (0, 5, 0.0, "failure"),
+        (9, np.nan, 0.9, "failure"),
+        (9, 20, 0.9, "failure"),
+        (9, 9, 0.9, "success"),
+        (9, 9, 1.0, "success"),
+        (0, 0, 1.0, "success"),
+        (0, np.nan, 1.0, "success"),
+        (0, 5, 0.0, "failure"),
         (9, 20, np.nan, "unknown"),
     ],
-)  # fmt: skip
+)
 def test_short_results(returned: int, matching: float, recall: float, outcome: str) -> None:
     assert verdict(returned=returned, matching=matching, recall=recall).outcome == outcome
 
@@ -205,17 +235,19 @@ def test_rules_that_hold_for_every_search() -> None:
     decided = success | failure
     assert set(judged.outcome) == {"success", "failure", "unknown"}
     assert set(judged.recommendation) == {
-        "raise_effort", "change_path", "reindex", "add_filter_index", "nothing"
-    }  # fmt: skip
+        "raise_effort",
+        "change_path",
+        "reindex",
+        "add_filter_index",
+        "nothing",
+    }
     assert (known["recall"] | known["feedback"])[decided].all()
     assert (judged.confidence[~decided] == 0).all()
     assert ((judged.confidence[decided] > 0) & (judged.confidence[decided] <= 1)).all()
     assert (judged.recommendation[judged.outcome == "unknown"] == "nothing").all()
     assert (judged.recommendation[failure] != "nothing").all()
     assert not (failure & whole.exact).any()
-    short = known["recall"] & (whole.recall < 1) & (
-        whole.returned < np.fmin(whole.k, whole.matching)
-    )  # fmt: skip
+    short = known["recall"] & (whole.recall < 1) & (whole.returned < np.fmin(whole.k, whole.matching))
     assert failure[short].all()
     assert not np.isnan(judged.confidence).any()
 
@@ -270,16 +302,26 @@ def test_what_is_recommended(search: dict[str, Any], recommendation: str) -> Non
 
 def test_values_that_cannot_be_are_unknown() -> None:
     for search in (
-        {"recall": -0.1}, {"recall": 1.5}, {"recall": np.inf}, {**QUICK, "latency_ms": -1.0},
-        {**QUICK, "usual_ms": np.nan}, {**QUICK, "slow_ms": np.nan},
-    ):  # fmt: skip
+        {"recall": -0.1},
+        {"recall": 1.5},
+        {"recall": np.inf},
+        {**QUICK, "latency_ms": -1.0},
+        {**QUICK, "usual_ms": np.nan},
+        {**QUICK, "slow_ms": np.nan},
+    ):
         assert verdict(**search) == verdict()
 
 
 def test_diversity_is_the_share_of_different_distances() -> None:
     nan = np.nan
-    given = [[0.3, 0.1, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5], [1, 2, nan, nan], [1, nan, nan, nan], [nan] * 4,
-             [np.inf, np.inf, 1, nan]]  # fmt: skip
+    given = [
+        [0.3, 0.1, 0.2, 0.1],
+        [0.5, 0.5, 0.5, 0.5],
+        [1, 2, nan, nan],
+        [1, nan, nan, nan],
+        [nan] * 4,
+        [np.inf, np.inf, 1, nan],
+    ]
     np.testing.assert_array_equal(diversity(np.array(given)), [0.75, 0.25, 1, nan, nan, 2 / 3])
     assert diversity(np.empty((0, 3))).shape == (0,)
     rng = np.random.default_rng(2)

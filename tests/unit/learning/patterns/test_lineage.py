@@ -67,8 +67,9 @@ def test_whatever_the_rate_enough_replays_count(rate: float) -> None:
 def test_lookups_are_counted_and_fade() -> None:
     two = replace(
         Patterns.at(np.array([[0, 0, 0, 0], [100, 0, 0, 0]], np.float32)),
-        usage=np.array([50.0, 0.0]), chances=np.array([50.0, 10.0]),
-    )  # fmt: skip
+        usage=np.array([50.0, 0.0]),
+        chances=np.array([50.0, 10.0]),
+    )
     seen = np.array([[1, 0, 0, 0]] * 20 + [[90, 5, 0, 0]] * 180, np.float32)
     after = used(two, seen, 0.1, 200)
     np.testing.assert_allclose(after.usage, [0.9 * 50 + 20, 180])
@@ -127,9 +128,11 @@ def test_fresh_patterns_survive_whatever_they_are_used_and_supported() -> None:
         samples = rng.integers(0, 6, count)
         drawn = replace(
             Patterns.at(np.arange(4 * count, dtype=np.float32).reshape(-1, 4)),
-            samples=samples, confidence=support(samples), usage=rng.choice([0.0, 0.5, 1.0, 20.0], count),
+            samples=samples,
+            confidence=support(samples),
+            usage=rng.choice([0.0, 0.5, 1.0, 20.0], count),
             chances=rng.uniform(0, 10 * count, count),
-        )  # fmt: skip
+        )
         bank = ReasoningBank(drawn)
         dropped = prune(bank)
         gone = (drawn.usage < 1) & (samples < 3) & (drawn.chances >= 5 * count)

@@ -41,9 +41,17 @@ def evidence(
     scan_ms = effort_ms * efforts * rng.uniform(0.9, 1.1, (count, 1))
     everything = np.ones(recall.shape, dtype=np.bool_)
     return FilteredEvidence(
-        k, np.full(count, fraction), recall, ~everything, everything, scan_ms, np.full(count, exact_ms),
-        np.tile(NONE, (count, 1)), np.tile(NONE, (count, 1)), np.full(count, shape),
-    )  # fmt: skip
+        k,
+        np.full(count, fraction),
+        recall,
+        ~everything,
+        everything,
+        scan_ms,
+        np.full(count, exact_ms),
+        np.tile(NONE, (count, 1)),
+        np.tile(NONE, (count, 1)),
+        np.full(count, shape),
+    )
 
 
 def joined(parts: Iterable[FilteredEvidence]) -> FilteredEvidence:
@@ -175,8 +183,9 @@ def test_buckets_are_chosen_for_by_themselves() -> None:
     found = choose_paths([(MAIN, joined((other, few, one)))], Demand(0.9))
     serving = [w for w in found if w.serves and w.samples]
     assert [(w.bucket, w.access_path, w.effort, w.samples) for w in serving] == [
-        (3, "hnsw", 56, 100), (13, "exact", None, 100),
-    ]  # fmt: skip
+        (3, "hnsw", 56, 100),
+        (13, "exact", None, 100),
+    ]
     # Denser filters are served like the densest seen, and nothing is said of what lies between and beyond.
     spread = [w for w in found if not w.samples]
     assert spread == [replace(serving[0], bucket=bucket, samples=0) for bucket in (0, 1, 2)]
@@ -214,8 +223,11 @@ def test_the_cheapest_of_several_indexes_serves() -> None:
     ]
     found = choose_paths(seen, Demand(0.95))
     assert {(w.access_path, w.index_no, w.effort) for w in found if w.bucket == 3} == {
-        ("exact", None, None), ("hnsw", 1, 56), ("hnsw", 2, 56), ("ivfflat", 5, 8),
-    }  # fmt: skip
+        ("exact", None, None),
+        ("hnsw", 1, 56),
+        ("hnsw", 2, 56),
+        ("ivfflat", 5, 8),
+    }
     assert all(w.proven for w in found)
     assert (only(found).index_no, only(found).ms) == (2, way(found, 2, "hnsw").ms)
     assert way(found, 2, "hnsw").ms < way(found, 5, "ivfflat").ms < way(found, 1, "hnsw").ms
@@ -255,8 +267,9 @@ def test_a_partial_index_serves_what_asks_for_its_rows() -> None:
     assert (choice.effort, choice.proven, choice.serves) == (20, True, True)
     assert (choice.requires, choice.share) == ('{"kind": 1}', 0.25)
     assert {(w.access_path, w.index_no, w.requires) for w in found if w.bucket == 0 and w.serves} == {
-        ("hnsw", 1, None), ("hnsw", 3, '{"kind": 1}'),
-    }  # fmt: skip
+        ("hnsw", 1, None),
+        ("hnsw", 3, '{"kind": 1}'),
+    }
     assert [w for w in found if w.access_path == "exact" and w.requires is not None] == []
     # It says nothing of denser filters, nor of those that ask for other rows.
     sparse = choose_paths([(MAIN, evidence(10)), in_part(index, 0.3)], Demand(0.9))
@@ -298,9 +311,12 @@ def test_continued_scans_are_told_apart_by_their_effort() -> None:
     found = choose_paths([(MAIN, given)], Demand(0.9))
     tried = [(w.access_path, w.effort, w.index_no, w.serves) for w in found if w.bucket == 3]
     assert tried == [
-        ("hnsw_continued", 200, 1, True), ("hnsw_continued", 800, 1, False), ("planner", None, 1, False),
-        ("exact", None, None, False), ("hnsw", 1000, 1, False),
-    ]  # fmt: skip
+        ("hnsw_continued", 200, 1, True),
+        ("hnsw_continued", 800, 1, False),
+        ("planner", None, 1, False),
+        ("exact", None, None, False),
+        ("hnsw", 1000, 1, False),
+    ]
     # A continued scan finds more of denser filters' rows, too.
     assert {(w.access_path, w.effort) for w in found if w.bucket < 3} == {("hnsw_continued", 200)}
 
@@ -338,9 +354,13 @@ def test_what_serves_is_proven_and_the_cheapest_of_it() -> None:
             parts = []
             for fraction in (0.6, 0.2, 0.02):
                 one = evidence(
-                    int(rng.integers(20, 80)), fraction=fraction, exact_ms=float(rng.uniform(0.1, 6)),
-                    effort_ms=float(rng.uniform(0.001, 0.05)), rungs=index.rungs, seed=trial,
-                )  # fmt: skip
+                    int(rng.integers(20, 80)),
+                    fraction=fraction,
+                    exact_ms=float(rng.uniform(0.1, 6)),
+                    effort_ms=float(rng.uniform(0.001, 0.05)),
+                    rungs=index.rungs,
+                    seed=trial,
+                )
                 curve = np.sort(rng.uniform(0.7, 1.02, one.recall.shape[1])).clip(0, 1)
                 one = replace(
                     one,
@@ -349,8 +369,13 @@ def test_what_serves_is_proven_and_the_cheapest_of_it() -> None:
                 )
                 if index is MAIN:
                     for place in range(len(OTHERS)):
-                        one = others(one, place, len(one), recall=float(rng.uniform(0.8, 1)),
-                                     ms=float(rng.uniform(0.1, 6)))  # fmt: skip
+                        one = others(
+                            one,
+                            place,
+                            len(one),
+                            recall=float(rng.uniform(0.8, 1)),
+                            ms=float(rng.uniform(0.1, 6)),
+                        )
                 parts.append(one)
             seen.append((index, joined(parts)))
         found = choose_paths(seen, Demand(0.9, seed=trial))

@@ -30,10 +30,20 @@ def replays(own: int, others: int, *, own_at: int = 448, others_at: int = 56) ->
     spent: npt.NDArray[np.float64] = np.tile(EFS / 10.0, (count, 1))
     nothing = np.full(count, np.nan)
     return Replays(
-        asked, (10, 100), {}, recall, spent, spent, nothing, np.full(recall.shape, np.nan),
-        np.zeros((count, len(RUNGS)), dtype=np.int64), nothing, np.full((count, 2, len(OTHERS)), np.nan),
-        np.full((count, len(OTHERS)), np.nan), (None,) * count,
-    )  # fmt: skip
+        asked,
+        (10, 100),
+        {},
+        recall,
+        spent,
+        spent,
+        nothing,
+        np.full(recall.shape, np.nan),
+        np.zeros((count, len(RUNGS)), dtype=np.int64),
+        nothing,
+        np.full((count, 2, len(OTHERS)), np.nan),
+        np.full((count, len(OTHERS)), np.nan),
+        (None,) * count,
+    )
 
 
 def test_enough_searches_of_a_class_speak_for_themselves() -> None:

@@ -101,11 +101,20 @@ def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, cou
     times = np.tile(ms * np.array(RUNGS) / RUNGS[0], (count, 1))
     nothing = np.full((count, len(ks), N), np.nan)
     return Replays(
-        asked=rng.choice(ks, size=count).astype(np.int64), k_classes=ks, probes={}, recall=curves,
-        blocks=times, ms=times, fraction=np.full(count, np.nan), filtered_recall=nothing,
-        matches=np.zeros((count, N), dtype=np.int64), exact_ms=np.full(count, np.nan),
-        other_recall=nothing, other_ms=np.full((count, N), np.nan), shapes=(None,) * count,
-    )  # fmt: skip
+        asked=rng.choice(ks, size=count).astype(np.int64),
+        k_classes=ks,
+        probes={},
+        recall=curves,
+        blocks=times,
+        ms=times,
+        fraction=np.full(count, np.nan),
+        filtered_recall=nothing,
+        matches=np.zeros((count, N), dtype=np.int64),
+        exact_ms=np.full(count, np.nan),
+        other_recall=nothing,
+        other_ms=np.full((count, N), np.nan),
+        shapes=(None,) * count,
+    )
 
 
 def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
@@ -118,8 +127,9 @@ def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
     assert efforts == sorted(efforts)
     assert all(each.ms == each.settings[10].ms for each in found)
     assert [each.target for each in prices([(main, seen)], care(main, target_recall=0.7), Options())] == [
-        0.7, *TARGETS,
-    ]  # fmt: skip
+        0.7,
+        *TARGETS,
+    ]
     assert together(found, 0.95) == pytest.approx(0.8)
     assert together(found * 10, 0.95) == 0.0
 

@@ -99,9 +99,15 @@ def test_a_search_asks_for_its_index_and_its_rungs() -> None:
     }
     assert {name: value for name, value in plain.items() if name != "query"} == expected | nothing
     assert {name: value for name, value in filtered.items() if name != "query"} == expected | {
-        "k": 5, "condition": "t.kind = 1", "goal": 1, "bound": 2.0, "filter_goal": 3, "filter_bound": 4.0,
-        "thorough": True, "exact_ms": 9.0,
-    }  # fmt: skip
+        "k": 5,
+        "condition": "t.kind = 1",
+        "goal": 1,
+        "bound": 2.0,
+        "filter_goal": 3,
+        "filter_bound": 4.0,
+        "thorough": True,
+        "exact_ms": 9.0,
+    }
     assert scans.finished.all()
     assert np.isnan(scans.exact_ms[1])  # there was no filter
     assert scans.exact_ms[0] == 2

@@ -178,20 +178,38 @@ class Undeclared(Node[Any, Any]):
     ("graph", "error", "says"),
     [
         (GRAPH.remove("split"), errors.MissingInputError, r"Node count needs the input words"),
-        (GRAPH.add(Odd("other", Text, Length)), errors.DuplicateProducerError,
-         r"other produces length, as does measure"),
-        (GRAPH.add(Odd("echo", Words, Text)), errors.DuplicateProducerError,
-         r"echo produces text, as does the graph's"),
-        (GRAPH.replace("split", Odd("split", Text, BadWords)), errors.PortTypeError,
-         r"Node count takes tuple\[str, ...\] at the input words, but split produces list\[str\]"),
-        (GRAPH.replace("count", Odd("count", Counting, BadCount)), errors.PortTypeError,
-         r"say takes int at the input count"),
-        (Graph(Given, (Odd("hen", Count, Length), Odd("egg", Length, Count))), errors.CycleError,
-         r"hen -> egg|egg -> hen"),
-        (Graph(Given, (Undeclared(),)), errors.SignatureError,
-         r"vague does not declare its ports \(inputs\)"),
+        (
+            GRAPH.add(Odd("other", Text, Length)),
+            errors.DuplicateProducerError,
+            r"other produces length, as does measure",
+        ),
+        (
+            GRAPH.add(Odd("echo", Words, Text)),
+            errors.DuplicateProducerError,
+            r"echo produces text, as does the graph's",
+        ),
+        (
+            GRAPH.replace("split", Odd("split", Text, BadWords)),
+            errors.PortTypeError,
+            r"Node count takes tuple\[str, ...\] at the input words, but split produces list\[str\]",
+        ),
+        (
+            GRAPH.replace("count", Odd("count", Counting, BadCount)),
+            errors.PortTypeError,
+            r"say takes int at the input count",
+        ),
+        (
+            Graph(Given, (Odd("hen", Count, Length), Odd("egg", Length, Count))),
+            errors.CycleError,
+            r"hen -> egg|egg -> hen",
+        ),
+        (
+            Graph(Given, (Undeclared(),)),
+            errors.SignatureError,
+            r"vague does not declare its ports \(inputs\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named(graph: Graph, error: type[errors.GraphError], says: str) -> None:
     with pytest.raises(error, match=says) as raised:
         graph.plan()
@@ -213,14 +231,24 @@ def test_an_input_with_a_default_is_optional() -> None:
 @pytest.mark.parametrize(
     ("given", "wanted", "whether"),
     [
-        (int, float, True), (float, int, False), (bool, int, True), (int, int | None, True),
-        (int | None, int, False), (int | str, int | str | None, True), (tuple[str, ...], Sequence[str], True),
-        (tuple[int, str], tuple[int, str], True), (tuple[int, str], tuple[int, ...], False),
-        (list[int], Sequence[str], False), (dict[str, int], dict[str, float], True),
+        (int, float, True),
+        (float, int, False),
+        (bool, int, True),
+        (int, int | None, True),
+        (int | None, int, False),
+        (int | str, int | str | None, True),
+        (tuple[str, ...], Sequence[str], True),
+        (tuple[int, str], tuple[int, str], True),
+        (tuple[int, str], tuple[int, ...], False),
+        (list[int], Sequence[str], False),
+        (dict[str, int], dict[str, float], True),
         (list[bool], list[int], True),
-        (Given, Text, False), (None, type(None), True), (str, Any, True), (Any, str, True),
+        (Given, Text, False),
+        (None, type(None), True),
+        (str, Any, True),
+        (Any, str, True),
     ],
-)  # fmt: skip
+)
 def test_types_fit_as_a_type_checker_says(given: Any, wanted: Any, whether: bool) -> None:
     assert fits(given, wanted) is whether
 
@@ -228,10 +256,15 @@ def test_types_fit_as_a_type_checker_says(given: Any, wanted: Any, whether: bool
 @pytest.mark.parametrize(
     ("value", "kind", "whether"),
     [
-        (1, float, True), (True, float, False), ("a", int | None, False), (None, int | None, True),
-        ((1, 2), tuple[int, ...], True), (("a",), tuple[int, ...], False), ([], list[int], True),
+        (1, float, True),
+        (True, float, False),
+        ("a", int | None, False),
+        (None, int | None, True),
+        ((1, 2), tuple[int, ...], True),
+        (("a",), tuple[int, ...], False),
+        ([], list[int], True),
     ],
-)  # fmt: skip
+)
 def test_values_are_held_against_their_types(value: Any, kind: Any, whether: bool) -> None:
     assert holds(value, kind) is whether
 
@@ -286,10 +319,11 @@ class Flaky(Node[Text, Words]):
 @pytest.mark.parametrize(
     "error",
     [
-        errors.StoreUnavailableError(), psycopg.OperationalError("lost"),
+        errors.StoreUnavailableError(),
+        psycopg.OperationalError("lost"),
         psycopg.errors.SerializationFailure("again"),
     ],
-)  # fmt: skip
+)
 def test_what_may_pass_is_tried_again_ever_later(error: Exception) -> None:
     node = Flaky(error, good=3)
     done = run(GRAPH.replace("split", node).plan(), Given("a b"))
