@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from benchmarks.arena import RELATION, Arena, opened
-from benchmarks.contest import Unfiltered, Way, described, fixed_at, plain, raced, table, tuned
+from benchmarks.contest import PreparedSearch, Unfiltered, described, fixed_at, plain, raced, table, tuned
 from benchmarks.policies import exact
 from benchmarks.sets import load
 from vectuned.config.errors import VectunedError
@@ -21,7 +21,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import snapshot
 from vectuned.daemon.measure.comparison import ratios
 from vectuned.daemon.measure.evaluation import best_fixed, fixed_curve, fixed_grid
-from vectuned.daemon.measure.measuring import replay_through, way_through
+from vectuned.daemon.measure.measuring import replay_through, search_through
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.policy.publication import read
 from vectuned.learning.truth.truth import Truth
@@ -37,12 +37,12 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         contest = Unfiltered(arena, options)
         before = described(arena)
         arena.record(contest.training)
-        usual = arena.care.indexes[0]
+        usual = arena.tuned.indexes[0]
         served_before = arena.learn(target)
         began = monotonic()
         advice = _advise(arena, target, options)
         seconds = monotonic() - began
-        arena.care = arena.worker.refresh(arena.care)
+        arena.tuned = arena.worker.refresh(arena.tuned)
         training = contest.training[:_CHOOSING]
         ways = _ways(arena, usual, training, exact(arena, training), target)
         found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "held-out")
@@ -108,25 +108,31 @@ def _foreseen(advice: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ways(arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: float) -> dict[str, Way]:
-    column, k = arena.care.column, arena.k
-    ways = {"default, usual index": Way(plain(column, k), "ef_search 40", fixed_at(40))}
-    for index in arena.care.indexes:
+def _ways(
+    arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: float
+) -> dict[str, PreparedSearch]:
+    column, k = arena.tuned.column, arena.k
+    ways = {"default, usual index": PreparedSearch(plain(column, k), "ef_search 40", fixed_at(40))}
+    for index in arena.tuned.indexes:
         fixed = _best(arena, index, training, truth, target)
         if index.number == usual.number:
-            ways["best fixed, usual index"] = Way(plain(column, k), f"ef_search {fixed}", fixed_at(fixed))
+            ways["best fixed, usual index"] = PreparedSearch(
+                plain(column, k), f"ef_search {fixed}", fixed_at(fixed)
+            )
         else:
-            way = way_through(arena.conn, arena.care, index, k, fixed)
+            way = search_through(arena.conn, arena.tuned, index, k, fixed)
             statement = trusted(way.statement)
-            ways["best fixed, advised index"] = Way(statement, f"effort {fixed}", dict(way.settings))
-    served = read(arena.conn, arena.care)[k][0]
-    name = next((each.name for each in arena.care.indexes if each.number == served.index_no), usual.name)
+            ways["best fixed, advised index"] = PreparedSearch(
+                statement, f"effort {fixed}", dict(way.settings)
+            )
+    served = read(arena.conn, arena.tuned)[k][0]
+    name = next((each.name for each in arena.tuned.indexes if each.number == served.index_no), usual.name)
     said = f"{served.described} of {name}"
-    return {**ways, "vectuned": Way(tuned(k), said)}
+    return {**ways, "vectuned": PreparedSearch(tuned(k), said)}
 
 
 def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: float) -> int:
     label = f"replaying through {index.name}"
     with snapshot(arena.conn), arena.console.progress(label, len(training)) as progress:
-        seen = replay_through(arena.conn, arena.care, index, training, truth, arena.k, progress)
+        seen = replay_through(arena.conn, arena.tuned, index, training, truth, arena.k, progress)
     return best_fixed(fixed_curve(seen.recall, fixed_grid(index, arena.k), index.rungs), target)

@@ -16,7 +16,7 @@ from pgvector import Vector
 from psycopg import sql
 
 from benchmarks.arena import Arena, opened
-from benchmarks.contest import Answers, Unfiltered, Way, described, fixed_at, plain, raced, tuned
+from benchmarks.contest import Answers, PreparedSearch, Unfiltered, described, fixed_at, plain, raced, tuned
 from benchmarks.sets import load
 from vectuned.daemon.console import Console
 from vectuned.daemon.measure.comparison import differences, figures, ratios
@@ -91,7 +91,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         arena.record(contest.training)
         by_query = _by_query(arena, contest, target)
         served = arena.learn(target, sample_rate=0.0)
-        replayed = load_evidence(arena.conn, arena.care, arena.care.indexes[0]).evidence(arena.k)
+        replayed = load_evidence(arena.conn, arena.tuned, arena.tuned.indexes[0]).evidence(arena.k)
         ef = max(best_fixed(fixed_curve(replayed.recall), target), _PROBE + 10)
         static, probed = _race(arena, contest, ef)
         return {
@@ -113,12 +113,12 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
 
 def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]:
     """Time every arm: the steps of a search by a fixed setting, then those of one with a probe."""
-    column, k = arena.care.column, arena.k
+    column, k = arena.tuned.column, arena.k
     _make(arena)
     function = "SELECT id, distance FROM vectuned_bench.{}($1, {}, {})"
 
-    def own(name: str) -> Way:
-        return Way(trusted(function.format(name, k, ef)), "")
+    def own(name: str) -> PreparedSearch:
+        return PreparedSearch(trusted(function.format(name, k, ef)), "")
 
     generated = trusted(f"SELECT id, distance FROM vectuned._search_{column.id}($1, {k})")
     serving = (
@@ -126,14 +126,14 @@ def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]
     )
     arena.conn.execute(serving, (ef, column.id, k))
     static = {
-        "bare search": Way(plain(column, k), "", fixed_at(ef)),
+        "bare search": PreparedSearch(plain(column, k), "", fixed_at(ef)),
         "a function around it": own("plain_function"),
         "what the bank says": own("with_bank"),
-        "checks, index, identity": Way(generated, ""),
-        "finding the function": Way(tuned(k), ""),
+        "checks, index, identity": PreparedSearch(generated, ""),
+        "finding the function": PreparedSearch(tuned(k), ""),
     }
     probed = {
-        "bare search": Way(plain(column, k), "", fixed_at(ef)),
+        "bare search": PreparedSearch(plain(column, k), "", fixed_at(ef)),
         "a function around it": own("plain_function"),
         "probe, and going on": own("probed"),
         "signature and lookup": own("decided"),
@@ -141,10 +141,10 @@ def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]
     first = raced(arena, static, contest.heldout, contest.truth, contest.seed, "by a fixed setting")
     second = raced(arena, probed, contest.heldout, contest.truth, contest.seed, "by a probe")
     # Recording is decided by the generated function: it is made anew, and races against none but itself.
-    arena.learn(arena.care.target_recall, sample_rate=1.0)
+    arena.learn(arena.tuned.target_recall, sample_rate=1.0)
     arena.conn.execute(serving, (ef, column.id, k))
-    unrecorded = Way(tuned(k), "", {"vectuned.record": "off"})
-    both = {"unrecorded": unrecorded, "recorded": Way(tuned(k), "", {"vectuned.record": "on"})}
+    unrecorded = PreparedSearch(tuned(k), "", {"vectuned.record": "off"})
+    both = {"unrecorded": unrecorded, "recorded": PreparedSearch(tuned(k), "", {"vectuned.record": "on"})}
     third = raced(arena, both, contest.heldout, contest.truth, contest.seed, "recorded")
     offset = first["finding the function"][0].millis - third["unrecorded"][0].millis
     recorded, truth = third["recorded"]
@@ -153,7 +153,7 @@ def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]
 
 
 def _make(arena: Arena) -> None:
-    column = arena.care.column
+    column = arena.tuned.column
     distance = column.distance(sql.SQL("query")).as_string(arena.conn)
     known = {
         "type": f"{column.extension_schema}.vector",
@@ -190,12 +190,12 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
     """Serve effort by query whether it pays or not, and hold it against the fixed setting."""
     arena.learn(target)
     forced = replace(arena.worker.options, step_aside=-1.0)
-    served = learner.learn(arena.conn, arena.care, forced).served[arena.k].policy
+    served = learner.learn(arena.conn, arena.tuned, forced).served[arena.k].policy
     if served.signature is None:
         return {"offered": False, "reason": served.reason}
     fixed = replace(served, signature=None)
     with arena.conn.transaction(force_rollback=True):
-        spent = publication.measure(arena.conn, arena.care, [fixed, served], contest.heldout, contest.seed)
+        spent = publication.measure(arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed)
         recalls = [_recall(arena, contest, policy) for policy in (fixed, served)]
     # The sums of blocks are resampled as searches are elsewhere: the ratio of means is that of sums.
     ratio = ratios(spent[1], spent[0], contest.seed)["mean_ms"]
@@ -210,7 +210,7 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
 
 
 def _recall(arena: Arena, contest: Unfiltered, policy: Any) -> Floats:
-    publication.serve(arena.conn, arena.care, policy)
+    publication.set_served_policy(arena.conn, arena.tuned, policy)
     found = np.full((len(contest.heldout), arena.k), np.inf)
     for i, vector in enumerate(contest.heldout):
         rows = arena.conn.execute(

@@ -23,8 +23,8 @@ from vectuned.daemon.measure.evaluation import scratch_database
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.column import TunedColumn
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.sql.install import migrate
 
@@ -46,12 +46,12 @@ SERVER: Final = {
 
 @dataclass
 class Arena:
-    """A loaded table: `care` is its column, as `worker` knows it; `k` is what all searches ask for."""
+    """A loaded table: `tuned` is its column, as `worker` knows it; `k` is what all searches ask for."""
 
     conninfo: str
     conn: psycopg.Connection[Any]
     worker: Worker
-    care: Care
+    tuned: TunedColumn
     data: VectorSet
     k: int
     console: Console
@@ -60,7 +60,7 @@ class Arena:
 
     def record(self, queries: Singles, categories: npt.NDArray[np.int16] | None = None) -> None:
         """Search through vectuned.search, every search recorded, where given filtered, and replay them."""
-        self.care = enable(self.conn, self.care.target_recall, sample_rate=1.0)
+        self.tuned = enable(self.conn, self.tuned.target_recall, sample_rate=1.0)
         with self.console.progress("searches to learn from", len(queries)) as progress:
             for number, vector in enumerate(queries):
                 condition = None if categories is None else f'{{"category": {categories[number]}}}'
@@ -72,14 +72,14 @@ class Arena:
         self.worker.drain()
         began = monotonic()
         with self.console.progress("replaying them", len(queries)) as progress:
-            self.worker.replay(self.care, len(queries), progress)
+            self.worker.replay(self.tuned, len(queries), progress)
         self.replay_ms = (monotonic() - began) * 1000 / len(queries)
 
     def learn(self, target: float, sample_rate: float = 0.05) -> Policy:
         """Have the column promise a target, learn from what was replayed, and return what serves."""
-        self.care = enable(self.conn, target, sample_rate)
-        lesson = self.worker.learn(self.care)
-        self.care = self.worker.refresh(self.care)
+        self.tuned = enable(self.conn, target, sample_rate)
+        lesson = self.worker.learn(self.tuned)
+        self.tuned = self.worker.refresh(self.tuned)
         return lesson.served[self.k].policy
 
     def server(self) -> str:
@@ -92,7 +92,7 @@ class Arena:
 
     def index_mb(self) -> float:
         """Return the size of the main index."""
-        name = self.care.indexes[0].name
+        name = self.tuned.indexes[0].name
         row = self.conn.execute("SELECT pg_relation_size(%s::regclass)", (name,)).fetchone()
         assert row is not None
         return round(float(row[0]) / 2**20, 1)
@@ -114,12 +114,12 @@ def opened(data: VectorSet, k: int, target: float, console: Console, dsn: str | 
             seconds = build(conn, conninfo, statement, f"building {USUAL}", len(data.rows), console)
             conn.execute("CREATE INDEX ON vectuned_bench.vectors (category)")
             conn.execute("VACUUM ANALYZE vectuned_bench.vectors")
-            care = enable(conn, target, sample_rate=1.0)
+            tuned = enable(conn, target, sample_rate=1.0)
             worker = Worker(conn, load_settings(None, {}, {}))
-            yield Arena(conninfo, conn, worker, care, data, k, console, seconds)
+            yield Arena(conninfo, conn, worker, tuned, data, k, console, seconds)
 
 
-def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> Care:
+def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> TunedColumn:
     """Have vectuned tune the table for a target and record that share of its searches."""
     conn.execute(
         "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
@@ -128,18 +128,18 @@ def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> 
     return _cares(conn)[0]
 
 
-def _cares(conn: psycopg.Connection[Any]) -> list[Care]:
-    return [care for care in tuned_columns(conn) if care.column.schema == SCHEMA]
+def _cares(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
+    return [tuned for tuned in tuned_columns(conn) if tuned.column.schema == SCHEMA]
 
 
-def _column(conn: psycopg.Connection[Any], data: VectorSet) -> TunedColumn:
+def _column(conn: psycopg.Connection[Any], data: VectorSet) -> VectorColumn:
     """Describe the column, which vectuned does not know before it has an index."""
     row = conn.execute(
         "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
     ).fetchone()
     assert row is not None
     width = data.rows.shape[1]
-    return TunedColumn(0, SCHEMA, TABLE, "embedding", data.metric, "vector", width, ("id",), row[0])
+    return VectorColumn(0, SCHEMA, TABLE, "embedding", data.metric, "vector", width, ("id",), row[0])
 
 
 def _load(conn: psycopg.Connection[Any], data: VectorSet, console: Console) -> None:

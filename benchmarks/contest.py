@@ -26,7 +26,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.measure.comparison import figures, ratios
 from vectuned.daemon.measure.evaluation import (
-    Seen,
+    ArmResults,
     best_fixed,
     filtered_truth,
     fixed_curve,
@@ -35,18 +35,18 @@ from vectuned.daemon.measure.evaluation import (
     race,
 )
 from vectuned.learning.model.arrays import Ints, Singles
-from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.truth.truth import Truth, recall_at_k
 
 _EXACT: Final = 50  # queries answered exactly: reading the table drives what others need out of the caches
 _RELAXED: Final = (40, 80, 160, 320, 640, 1000)
 _CHOOSING: Final = 200  # filtered training queries by which the best fixed setting is chosen
 Categories = npt.NDArray[np.int16]
-Answers = dict[str, tuple[Seen, Truth]]
+Answers = dict[str, tuple[ArmResults, Truth]]
 
 
 @dataclass(frozen=True)
-class Way:
+class PreparedSearch:
     """A statement with a query as $1 and what else it brings from $2 on, and the settings of its session."""
 
     statement: sql.Composable
@@ -118,27 +118,31 @@ class Unfiltered:
 
     def at(self, target: float) -> dict[str, Any]:
         """Measure every arm at a target."""
-        arena, column, k = self.arena, self.arena.care.column, self.arena.k
+        arena, column, k = self.arena, self.arena.tuned.column, self.arena.k
         served = arena.learn(target)
-        fixed = best_fixed(fixed_curve(self.seen.recall, fixed_grid(arena.care.indexes[0], k)), target)
+        fixed = best_fixed(fixed_curve(self.seen.recall, fixed_grid(arena.tuned.indexes[0], k)), target)
         ways = {
-            "default": Way(plain(column, k), "ef_search 40", fixed_at(40)),
-            "best fixed": Way(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
-            "vectuned": Way(tuned(k), served.described),
-            "relaxed": Way(plain(column, k), "relaxed_order, ef_search 40", fixed_at(40, relaxed=True)),
-            "relaxed, ef 200": Way(
+            "default": PreparedSearch(plain(column, k), "ef_search 40", fixed_at(40)),
+            "best fixed": PreparedSearch(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
+            "vectuned": PreparedSearch(tuned(k), served.described),
+            "relaxed": PreparedSearch(
+                plain(column, k), "relaxed_order, ef_search 40", fixed_at(40, relaxed=True)
+            ),
+            "relaxed, ef 200": PreparedSearch(
                 plain(column, k), "relaxed_order, ef_search 200", fixed_at(200, relaxed=True)
             ),
         }
         for name in self.policies:
             efs = self.chosen.choose(name, target)
-            ways[name] = Way(at_ef(column, k), _spread(efs), values=_each(efs), decision_paid=False)
+            ways[name] = PreparedSearch(
+                at_ef(column, k), _spread(efs), values=_each(efs), decision_paid=False
+            )
         found = raced(arena, ways, self.heldout, self.truth, self.seed, f"target {target:g}")
-        ways["exact"] = Way(plain(column, k, exact=True), "every row compared")
+        ways["exact"] = PreparedSearch(plain(column, k, exact=True), "every row compared")
         found |= self._exact(ways["exact"])
         return {"served": served.reason, **table(ways, found, k, self.seed)}
 
-    def _exact(self, way: Way) -> Answers:
+    def _exact(self, way: PreparedSearch) -> Answers:
         few = self.heldout[:_EXACT]
         truth = self.truth.take(np.arange(len(few)))
         return raced(self.arena, {"exact": way}, few, truth, self.seed, "exact", warm_up=3)
@@ -164,7 +168,7 @@ class Filtered(Unfiltered):
 
     def at(self, target: float) -> dict[str, Any]:
         """Measure every arm at a target."""
-        arena, column, k = self.arena, self.arena.care.column, self.arena.k
+        arena, column, k = self.arena, self.arena.tuned.column, self.arena.k
         arena.learn(target)
         fixed = best_fixed(self.recalls, target)
         values = _each(self.categories)
@@ -173,8 +177,10 @@ class Filtered(Unfiltered):
             "relaxed": self._way(40, relaxed=True),
             "relaxed, ef 200": self._way(200, relaxed=True),
             "best fixed": self._way(fixed, relaxed=True),
-            "exact": Way(plain(column, k, exact=True, filtered=True), "by the B-tree", values=values),
-            "vectuned": Way(
+            "exact": PreparedSearch(
+                plain(column, k, exact=True, filtered=True), "by the B-tree", values=values
+            ),
+            "vectuned": PreparedSearch(
                 tuned(k, filtered=True),
                 "as learned for each kind of filter",
                 values=lambda i: (f'{{"category": {self.categories[i]}}}',),
@@ -183,26 +189,26 @@ class Filtered(Unfiltered):
         found = raced(arena, ways, self.heldout, self.truth, self.seed, f"filtered, target {target:g}")
         return table(ways, found, k, self.seed)
 
-    def _way(self, ef: int, *, relaxed: bool, asked: Categories | None = None) -> Way:
+    def _way(self, ef: int, *, relaxed: bool, asked: Categories | None = None) -> PreparedSearch:
         said = f"{'relaxed_order, ' if relaxed else ''}ef_search {ef}"
-        statement = plain(self.arena.care.column, self.arena.k, filtered=True)
+        statement = plain(self.arena.tuned.column, self.arena.k, filtered=True)
         values = _each(self.categories if asked is None else asked)
         # The plan that PostgreSQL makes of the value, as an application gets it that does not prepare.
         settings = {**fixed_at(ef, relaxed=relaxed), "plan_cache_mode": "force_custom_plan"}
-        return Way(statement, said, settings, values)
+        return PreparedSearch(statement, said, settings, values)
 
     def _truth(self, vectors: Singles, categories: Categories) -> Truth:
-        column, values = self.arena.care.column, [str(value) for value in categories[: len(vectors)]]
+        column, values = self.arena.tuned.column, [str(value) for value in categories[: len(vectors)]]
         return filtered_truth(self.arena.conn, column, vectors, self.arena.k, "category", values)
 
 
-def plain(column: TunedColumn, k: int, *, exact: bool = False, filtered: bool = False) -> sql.Composed:
+def plain(column: VectorColumn, k: int, *, exact: bool = False, filtered: bool = False) -> sql.Composed:
     """Write plain SQL as people write it."""
     condition = sql.SQL("category = $2") if filtered else None
     return nearest_statement(column, sql.SQL("$1"), sql.Literal(k), condition, exact=exact)
 
 
-def at_ef(column: TunedColumn, k: int) -> sql.Composed:
+def at_ef(column: VectorColumn, k: int) -> sql.Composed:
     """Write the search with the ef_search that is given as $2, set by the statement itself."""
     return sql.SQL(
         "SELECT m.* FROM (SELECT set_config('hnsw.ef_search', $2, false) OFFSET 0) s "
@@ -219,7 +225,7 @@ def tuned(k: int, *, filtered: bool = False) -> sql.Composed:
 
 def raced(
     arena: Arena,
-    ways: Mapping[str, Way],
+    ways: Mapping[str, PreparedSearch],
     vectors: Singles,
     truth: Truth,
     seed: int,
@@ -240,7 +246,7 @@ def raced(
     return {name: (each, truth) for name, each in seen.items()}
 
 
-def table(ways: Mapping[str, Way], found: Answers, k: int, seed: int) -> dict[str, Any]:
+def table(ways: Mapping[str, PreparedSearch], found: Answers, k: int, seed: int) -> dict[str, Any]:
     """Return the figures of every arm, and what vectuned took of the best fixed setting's time."""
     arms = {
         name: {
@@ -256,7 +262,7 @@ def table(ways: Mapping[str, Way], found: Answers, k: int, seed: int) -> dict[st
     return {"arms": arms, "vectuned_over_fixed": ratios(ours, theirs, seed)}
 
 
-def _asking(conn: psycopg.Connection[Any], way: Way) -> Callable[[Vector, int], list[float]]:
+def _asking(conn: psycopg.Connection[Any], way: PreparedSearch) -> Callable[[Vector, int], list[float]]:
     for name, value in way.settings.items():
         conn.execute("SELECT set_config(%s, %s, false)", (name, value))
     cursor, statement, values = psycopg.RawCursor(conn), way.statement.as_bytes(conn), way.values

@@ -151,7 +151,7 @@ class Scenario:
 
     def _kept_recall(self, queries: Singles) -> float:
         """Search with the setting that was proven at the start."""
-        care = self.worker.columns()[0]
+        tuned = self.worker.columns()[0]
         found = np.full((len(queries), K), np.inf)
         with self.conn.transaction():
             self.conn.execute("SELECT set_config('hnsw.ef_search', %s, true)", (str(self.kept),))
@@ -162,7 +162,7 @@ class Scenario:
                     (Vector(query), Vector(query)),
                 ).fetchall()
                 found[i, : len(rows)] = [row[0] for row in rows]
-        return float(recall_at_k(found, exact_neighbors(self.conn, care.column, queries, K), K).mean())
+        return float(recall_at_k(found, exact_neighbors(self.conn, tuned.column, queries, K), K).mean())
 
 
 def run(conn: psycopg.Connection[Any], options: argparse.Namespace) -> list[Step]:

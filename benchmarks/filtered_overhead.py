@@ -30,9 +30,9 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo import K
-from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, RELATION, SCHEMA, Asked, cares, draw
+from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, RELATION, SCHEMA, DemoQueries, draw, tuned_tables
 from vectuned.daemon.measure.evaluation import bare_statement, race, show_figures, tuned_arm
-from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.column import VectorColumn
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 
@@ -42,7 +42,7 @@ Connection = psycopg.Connection[Any]
 class Bare:
     """Answer filtered searches as vectuned would, by statements that the client prepares for each value."""
 
-    def __init__(self, conninfo: str, column: TunedColumn, stack: ExitStack) -> None:
+    def __init__(self, conninfo: str, column: VectorColumn, stack: ExitStack) -> None:
         self._conninfo, self._column, self._stack = conninfo, column, stack
         self._sessions: dict[tuple[str, int], Connection] = {}
         self._steps: dict[str, list[tuple[Connection, sql.Composed, int]]] = {}
@@ -94,8 +94,8 @@ class Bare:
 def by_path(
     conninfo: str,
     conn: Connection,
-    column: TunedColumn,
-    asked: Asked,
+    column: VectorColumn,
+    asked: DemoQueries,
     options: argparse.Namespace,
     talk: Console,
 ) -> dict[str, dict[str, float]]:
@@ -135,7 +135,7 @@ def by_path(
     return result
 
 
-def pieces(conn: Connection, column: TunedColumn, values: list[str]) -> dict[str, float]:
+def pieces(conn: Connection, column: VectorColumn, values: list[str]) -> dict[str, float]:
     """Time inside the database what a filtered search does besides its statement, in ms a search."""
     compiled = "* INTO r FROM vectuned._compile_filter({id}, {table}::regclass, f)"
     parts = {
@@ -180,7 +180,7 @@ def pieces(conn: Connection, column: TunedColumn, values: list[str]) -> dict[str
 def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
     """Compare, and time what a search consists of."""
     with open_session(conninfo) as conn:
-        found = cares(conn)
+        found = tuned_tables(conn)
         if not found:
             raise UsageError("There is nothing to measure in this database: run `vectuned demo` there first.")
         column = found[0].column

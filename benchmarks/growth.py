@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.arena import Arena, opened
-from benchmarks.contest import Unfiltered, Way, described, fixed_at, plain, raced
+from benchmarks.contest import PreparedSearch, Unfiltered, described, fixed_at, plain, raced
 from benchmarks.sets import load
 from vectuned.daemon.console import Console
 from vectuned.learning.model.ladder import RUNGS
@@ -45,7 +45,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
 
 
 def _curve(arena: Arena, contest: Unfiltered) -> list[dict[str, float]]:
-    ways = {str(ef): Way(plain(arena.care.column, arena.k), "", fixed_at(ef)) for ef in _CURVE}
+    ways = {str(ef): PreparedSearch(plain(arena.tuned.column, arena.k), "", fixed_at(ef)) for ef in _CURVE}
     found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "fixed ef_search")
     blocks = contest.judged.blocks.mean(axis=0)
     return [

@@ -43,7 +43,7 @@ from sklearn.linear_model import RidgeCV
 from vectuned.config.errors import UsageError
 from vectuned.daemon.measure.evaluation import BLOCK, race, scratch_database
 from vectuned.learning.model.arrays import Floats, Ints, Singles
-from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.ladder import HIGHEST, at_efforts
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
@@ -63,7 +63,7 @@ SEEN_RANKS: Final = (1, 2, 3, 5, 10, 15, 20, 30, 40)
 BINS: Final = 128
 TABLE: Final = "vectuned_ivfflat"
 INDEX: Final = "vectuned_ivfflat_lists"
-COLUMN: Final = TunedColumn(0, "public", TABLE, "embedding", "cosine", "vector", 256, ("id",), "public")
+COLUMN: Final = VectorColumn(0, "public", TABLE, "embedding", "cosine", "vector", 256, ("id",), "public")
 _WAYS: Final = ("first search", "first search and profile")
 
 # The plan, made once, can only be the index's; `_only_index_scans` sees that it was.

@@ -26,13 +26,21 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.demo.demo_data import RELATION, Sizes, build_index, cares, enable, load_table, vectors
+from vectuned.daemon.demo.demo_data import (
+    RELATION,
+    Sizes,
+    build_index,
+    enable,
+    load_table,
+    tuned_tables,
+    vectors,
+)
 from vectuned.daemon.measure.evaluation import scratch_database
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model import ladder
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
-from vectuned.learning.policy.calibration import Candidate, Evidence, adaptive_policy, fixed_policy
+from vectuned.learning.policy.calibration import Candidate, ReplaySample, adaptive_policy, fixed_policy
 from vectuned.learning.policy.replays import load
 from vectuned.learning.statistics.bounds import Demand
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
@@ -62,7 +70,9 @@ def main() -> None:
         console.document(result)
 
 
-def curve(replays: Evidence, demand: Demand, draws: int, rng: np.random.Generator) -> list[dict[str, float]]:
+def curve(
+    replays: ReplaySample, demand: Demand, draws: int, rng: np.random.Generator
+) -> list[dict[str, float]]:
     """Learn from more and more replays, and judge by others."""
     most = len(replays) - int(len(replays) * HELD)
     sizes = [size for size in SIZES if size < most] + [most]
@@ -76,7 +86,7 @@ def curve(replays: Evidence, demand: Demand, draws: int, rng: np.random.Generato
     return found
 
 
-def _outcome(learned: Evidence, heldout: Evidence, demand: Demand) -> tuple[float, float, bool, bool]:
+def _outcome(learned: ReplaySample, heldout: ReplaySample, demand: Demand) -> tuple[float, float, bool, bool]:
     """Learn, and return recall and saving on the held-out replays, if proven, and if by query."""
     fixed = fixed_policy(learned, demand)
     adaptive = adaptive_policy(learned, fixed.policy, demand) if fixed.policy.certified else None
@@ -89,7 +99,7 @@ def _outcome(learned: Evidence, heldout: Evidence, demand: Demand) -> tuple[floa
     return recall, best / cost, fixed.policy.certified, by_query
 
 
-def _serve(served: Candidate, heldout: Evidence) -> tuple[float, float]:
+def _serve(served: Candidate, heldout: ReplaySample) -> tuple[float, float]:
     """Return mean recall and cost, in index buffers, of searches that a policy serves."""
     way = served.policy.signature
     efs = np.full(len(heldout), served.policy.fixed_ef)
@@ -120,12 +130,12 @@ def needed(rows: Sequence[dict[str, float]], target: float) -> int | None:
     return None if first is None else int(rows[first]["replays"])
 
 
-def _replays(options: argparse.Namespace, console: Console) -> Evidence:
+def _replays(options: argparse.Namespace, console: Console) -> ReplaySample:
     if options.data:
         with np.load(options.data) as file:
             probes = {n: file[f"probe_{n}"].astype(np.float64) for n in ladder.PROBES}
             cost = file["blocks"].astype(np.float64)
-            return Evidence(K, probes, file["recall"] / K, cost, cost)
+            return ReplaySample(K, probes, file["recall"] / K, cost, cost)
     database = (
         scratch_database(options.dsn, {"shared_buffers": "512MB", "maintenance_work_mem": "512MB"})
         if options.build
@@ -138,11 +148,11 @@ def _replays(options: argparse.Namespace, console: Console) -> Evidence:
         with open_session(conninfo) as conn:
             if options.build:
                 _build(conn, conninfo, options, console)
-            found = cares(conn)
+            found = tuned_tables(conn)
             if not found or not found[0].indexes:
                 raise UsageError("There are no replays in this database: run `vectuned demo` there first.")
-            care = replace(found[0], trajectory_window=10**9, learning_rate=0.001)
-            return replace(load(conn, care, care.indexes[0]).evidence(K), own=None, weight=None)
+            tuned = replace(found[0], trajectory_window=10**9, learning_rate=0.001)
+            return replace(load(conn, tuned, tuned.indexes[0]).evidence(K), own=None, weight=None)
 
 
 def _build(
@@ -153,12 +163,12 @@ def _build(
     rows, asked, _ = vectors(corpus, embedder, Sizes(options.build, 0, options.seed), console)
     load_table(conn, corpus, rows, console)
     build_index(conn, conninfo, len(rows), console)
-    worker, care = Worker(conn, load_settings(None, {}, {})), enable(conn, target=0.95, sample_rate=1.0)
+    worker, tuned = Worker(conn, load_settings(None, {}, {})), enable(conn, target=0.95, sample_rate=1.0)
     for vector in asked.vectors:
         conn.execute("SELECT FROM vectuned.search(%s::regclass, %s, %s)", (RELATION, Vector(vector), K))
     worker.drain()
     with console.progress("replaying at every effort", len(asked)) as progress:
-        worker.replay(care, len(asked), progress)
+        worker.replay(tuned, len(asked), progress)
 
 
 def _print(result: dict[str, Any], console: Console) -> None:

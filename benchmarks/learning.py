@@ -34,12 +34,12 @@ from psycopg import sql
 from vectuned.daemon.measure.evaluation import scratch_database
 from vectuned.learning.model import ladder
 from vectuned.learning.model.trajectory import Trajectories
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, support
-from vectuned.learning.policy.calibration import Evidence, adaptive_policy, fixed_policy
+from vectuned.learning.policy.calibration import ReplaySample, adaptive_policy, fixed_policy
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.statistics.bounds import Demand
 from vectuned.sql.install import migrate
@@ -74,8 +74,8 @@ def main() -> None:
         register_vector(conn)
         row = conn.execute("SELECT current_setting('server_version')").fetchone()
         result["machine"]["postgresql"] = row[0] if row else None
-        with _column(conn, options) as care:
-            result["replay"] = replaying(conn, care, options)
+        with _column(conn, options) as tuned:
+            result["replay"] = replaying(conn, tuned, options)
         result["lookup_sql_ms"] = lookup_in_sql(conn, options)
     json.dump(result, sys.stdout, indent=2)
     sys.stdout.write("\n")
@@ -91,7 +91,7 @@ def timed(work: Callable[[], object], repeat: int, per: int = 1) -> dict[str, fl
     return {"best": round(min(times), 5), "median": round(statistics.median(times), 5)}
 
 
-def evidence(options: argparse.Namespace) -> Evidence:
+def evidence(options: argparse.Namespace) -> ReplaySample:
     """Return `options.replays` replays: real ones drawn from a file, or synthetic ones."""
     rng = np.random.default_rng(options.seed)
     if options.data:
@@ -99,14 +99,14 @@ def evidence(options: argparse.Namespace) -> Evidence:
             rows = rng.integers(0, len(file["recall"]), options.replays)
             probes = {n: file[f"probe_{n}"][rows].astype(np.float64) for n in ladder.PROBES}
             cost = file["blocks"][rows].astype(np.float64)
-            return Evidence(10, probes, file["recall"][rows] / 10.0, cost, _MS_PER_BUFFER * cost)
+            return ReplaySample(10, probes, file["recall"][rows] / 10.0, cost, _MS_PER_BUFFER * cost)
     hardness = rng.random((options.replays, 1))
     steps = rng.gamma(1 + 3 * hardness, 1.0, (options.replays, ladder.PROBES[-1]))
     seen = 1 + np.cumsum(steps, axis=1) / 100
     chance = 1 - hardness * np.exp(-np.arange(len(ladder.RUNGS)) / 4)
     recall = np.sort(rng.binomial(10, chance) / 10, axis=1)
     cost = np.array(ladder.RUNGS) * 15.0 * rng.uniform(0.8, 1.2, (options.replays, 1)) + 200
-    return Evidence(10, {n: seen[:, :n] for n in ladder.PROBES}, recall, cost, _MS_PER_BUFFER * cost)
+    return ReplaySample(10, {n: seen[:, :n] for n in ladder.PROBES}, recall, cost, _MS_PER_BUFFER * cost)
 
 
 def distillation(options: argparse.Namespace) -> dict[str, Any]:
@@ -241,9 +241,9 @@ def _publish(conn: Connection, column: int, held: Patterns) -> None:
     conn.execute("ANALYZE vectuned.pattern")
 
 
-def replaying(conn: Connection, care: Care, options: argparse.Namespace) -> dict[str, Any]:
+def replaying(conn: Connection, tuned: TunedColumn, options: argparse.Namespace) -> dict[str, Any]:
     """Time replays of queries near rows of the table, truth included; nothing is kept."""
-    vectors = _queries(conn, care, options.queries, options.seed)
+    vectors = _queries(conn, tuned, options.queries, options.seed)
     trajectories = Trajectories(
         [uuid4() for _ in vectors],
         [row[0] for row in conn.execute("SELECT now()").fetchall()] * len(vectors),
@@ -257,18 +257,18 @@ def replaying(conn: Connection, care: Care, options: argparse.Namespace) -> dict
     marks: list[float] = []
 
     def work() -> None:
-        replay(conn, care, trajectories, progress=lambda _: marks.append(time.perf_counter()))
+        replay(conn, tuned, trajectories, progress=lambda _: marks.append(time.perf_counter()))
         conn.execute("DELETE FROM vectuned.replay WHERE query_id = ANY (%s)", (trajectories.query_ids,))
 
     whole = timed(work, options.repeat, per=len(vectors))
     scans = np.diff(np.array(marks).reshape(options.repeat, len(vectors)), axis=1) * 1000
     row = conn.execute(
         "SELECT reltuples FROM pg_class WHERE oid = %s::regclass",
-        (f'"{care.column.schema}"."{care.column.table}"',),
+        (f'"{tuned.column.schema}"."{tuned.column.table}"',),
     ).fetchone()
     return {
         "rows": int(row[0]) if row else None,
-        "dimensions": care.column.dimensions,
+        "dimensions": tuned.column.dimensions,
         "queries": len(vectors),
         "ms_per_query_with_truth": whole,
         "scan_ms": {
@@ -279,9 +279,9 @@ def replaying(conn: Connection, care: Care, options: argparse.Namespace) -> dict
     }
 
 
-def _queries(conn: Connection, care: Care, count: int, seed: int) -> Singles:
+def _queries(conn: Connection, tuned: TunedColumn, count: int, seed: int) -> Singles:
     """Take rows of the table, disturbed by a tenth of their length."""
-    column = care.column
+    column = tuned.column
     statement = sql.SQL("SELECT {}::{} FROM {} WHERE {} IS NOT NULL ORDER BY random() LIMIT {}").format(
         column.vector,
         sql.Identifier(column.extension_schema, "vector"),
@@ -299,7 +299,7 @@ def _queries(conn: Connection, care: Care, count: int, seed: int) -> Singles:
 
 
 @contextmanager
-def _column(conn: Connection, options: argparse.Namespace) -> Iterator[Care]:
+def _column(conn: Connection, options: argparse.Namespace) -> Iterator[TunedColumn]:
     """Yield the column to replay on: the one named, or a synthetic one that goes away afterwards."""
     if options.relation:
         row = conn.execute(
@@ -308,11 +308,11 @@ def _column(conn: Connection, options: argparse.Namespace) -> Iterator[Care]:
         ).fetchone()
         if row is None:
             sys.exit(f"{options.relation}.{options.column} is not tuned: call vectuned.enable first.")
-        yield next(care for care in tuned_columns(conn) if care.column.id == row[0])
+        yield next(tuned for tuned in tuned_columns(conn) if tuned.column.id == row[0])
         return
     column = _synthetic(conn, options.rows, options.dimensions, options.seed)
     try:
-        yield next(care for care in tuned_columns(conn) if care.column.id == column)
+        yield next(tuned for tuned in tuned_columns(conn) if tuned.column.id == column)
     finally:
         conn.execute("SELECT vectuned.disable('vectuned_benchmark', 'embedding', forget => true)")
         conn.execute("DROP TABLE vectuned_benchmark")

@@ -39,7 +39,7 @@ from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, enable, follow_advi
 from vectuned.daemon.measure.evaluation import (
     BLOCK,
     Arm,
-    Seen,
+    ArmResults,
     bare_arm,
     bare_filtered_arm,
     filtered_truth,
@@ -72,7 +72,7 @@ class Mixture:
     values: list[str | None]
 
     @classmethod
-    def of(cls, asked: demo_data.Asked) -> Mixture:
+    def of(cls, asked: demo_data.DemoQueries) -> Mixture:
         """Take the six classes in turn; the queries come in an order that was drawn."""
         values = [category if i % 2 else None for i, category in enumerate(asked.categories)]
         ks = np.array([KS[i // 2 % len(KS)] for i in range(len(asked))], dtype=np.int64)
@@ -96,7 +96,7 @@ class Mixture:
         return {name: mask for name, mask in masks.items() if mask.any()} | {"all": self.ks > 0}
 
 
-def figures(seen: Seen, asked: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
+def figures(seen: ArmResults, asked: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
     """Return recall, tail, short answers and times of every class and of all together."""
     recall = recall_at_k(seen.distances, truth, asked.ks)
     short = np.isfinite(seen.distances).sum(axis=1) < np.minimum(asked.ks, truth.counts)
@@ -140,26 +140,26 @@ class Bench:
     def __init__(self, conninfo: str, conn: Connection, options: argparse.Namespace, talk: Console) -> None:
         self.conninfo, self.conn, self.options, self.talk = conninfo, conn, options, talk
         self.worker = Worker(conn, load_settings())
-        self.care = enable(conn, target=options.target, sample_rate=1.0)
+        self.tuned = enable(conn, target=options.target, sample_rate=1.0)
 
     def learn(self, training: Mixture) -> None:
         """Have vectuned record all of these searches, replay and learn; after that 5 % are recorded."""
         count = len(training.ks)
         with ExitStack() as stack, self.talk.progress("training searches", count) as progress:
-            search = self.tuned(stack)
+            search = self.with_vectuned(stack)
             for i, k in enumerate(training.ks.tolist()):
                 search(training.queries[i], k, training.values[i])
                 progress(i + 1)
         self.worker.drain()
         with self.talk.progress("replays", count) as progress:
-            self.worker.replay(self.care, count, progress)
-        self.care = enable(self.conn, target=self.options.target, sample_rate=0.05)
-        self.worker.learn(self.care)
+            self.worker.replay(self.tuned, count, progress)
+        self.tuned = enable(self.conn, target=self.options.target, sample_rate=0.05)
+        self.worker.learn(self.tuned)
 
     def truth(self, asked: Mixture) -> Truth:
         """Find the exact answers."""
         vectors = np.array([query.to_numpy() for query in asked.queries])
-        return filtered_truth(self.conn, self.care.column, vectors, asked.ks, ATTRIBUTE, asked.values)
+        return filtered_truth(self.conn, self.tuned.column, vectors, asked.ks, ATTRIBUTE, asked.values)
 
     def session(self, stack: ExitStack) -> Connection:
         """Open a connection."""
@@ -167,7 +167,7 @@ class Bench:
 
     def plain(self, stack: ExitStack, ef: int, *, iterative: bool = True, advised: bool = False) -> Search:
         """Search with one setting for everything; a connection for each of the two statements' plans."""
-        free, matching, column = self.session(stack), self.session(stack), self.care.column
+        free, matching, column = self.session(stack), self.session(stack), self.tuned.column
         if iterative:
             free.execute("SET hnsw.iterative_scan = relaxed_order")
         return pair(
@@ -175,12 +175,12 @@ class Bench:
             bare_filtered_arm(matching, column, ATTRIBUTE, ef, iterative=iterative, advised=advised),
         )
 
-    def tuned(self, stack: ExitStack) -> Search:
+    def with_vectuned(self, stack: ExitStack) -> Search:
         """Search through vectuned."""
-        conn, column = self.session(stack), self.care.column
+        conn, column = self.session(stack), self.tuned.column
         return pair(tuned_arm(conn, column, 0), tuned_arm(conn, column, 0, attribute=ATTRIBUTE))
 
-    def race(self, ways: dict[str, Search], asked: Mixture, label: str) -> dict[str, Seen]:
+    def race(self, ways: dict[str, Search], asked: Mixture, label: str) -> dict[str, ArmResults]:
         """Do every search in every way."""
         searches = list(zip(asked.queries, asked.ks.tolist(), asked.values, strict=True))
         with self.talk.progress(label, len(searches) * len(ways)) as progress:
@@ -217,9 +217,9 @@ def mixed(bench: Bench, asked: Mixture, truth: Truth, ef: int, label: str) -> di
         ways = {
             "default": bench.plain(stack, 40, iterative=False),
             "best single": bench.plain(stack, ef),
-            "vectuned": bench.tuned(stack),
+            "vectuned": bench.with_vectuned(stack),
         }
-        if len(bench.care.indexes) > 1:
+        if len(bench.tuned.indexes) > 1:
             ways["best single, advised indexes"] = bench.plain(stack, ef, advised=True)
         seen = bench.race(ways, asked, label)
     against = ratio(seen["vectuned"].millis, seen["best single"].millis, bench.options.seed)
@@ -233,7 +233,7 @@ def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
     truth, result = bench.truth(same[MANY_KS[-1]]), {}
     for k in MANY_KS:
         with ExitStack() as stack:
-            seen = bench.race({"vectuned": bench.tuned(stack)}, same[k], f"k = {k}")["vectuned"]
+            seen = bench.race({"vectuned": bench.with_vectuned(stack)}, same[k], f"k = {k}")["vectuned"]
         result[str(k)] = figures(seen, same[k], truth)["all"]
     return result
 
@@ -265,7 +265,7 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
                 "before_advice": mixed(bench, asked, truth, single["ef_search"], "before advice"),
             }
         if options.advice:
-            bench.care, result["advice"] = follow_advice(bench.worker, bench.care, talk)
+            bench.tuned, result["advice"] = follow_advice(bench.worker, bench.tuned, talk)
             if "mixed" in options.parts:
                 result["after_advice"] = mixed(bench, asked, truth, single["ef_search"], "after advice")
         if "k" in options.parts:

@@ -18,7 +18,7 @@ from vectuned.config.errors import UsageError
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo import K
-from vectuned.daemon.demo.demo_data import INDEX, cares, draw
+from vectuned.daemon.demo.demo_data import INDEX, draw, tuned_tables
 from vectuned.daemon.measure.evaluation import bare_arm, compare, tuned_arm
 from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
@@ -41,29 +41,29 @@ def main() -> None:
 def measure(conninfo: str, options: argparse.Namespace) -> dict[str, object]:
     """Compare the arms `options.repeat` times, each time with another order."""
     vectors = draw(load_wordnet(), StaticEmbedder(), options.queries, options.seed).vectors
-    with open_session(conninfo) as admin, open_session(conninfo) as plain, open_session(conninfo) as tuned:
-        found = cares(admin)
+    with open_session(conninfo) as admin, open_session(conninfo) as plain, open_session(conninfo) as ours:
+        found = tuned_tables(admin)
         row = admin.execute(
             "SELECT access_path, ef_search FROM vectuned.bank WHERE column_id = %s AND k_class = %s",
             (found[0].column.id if found else None, K),
         ).fetchone()
         if row is None:
             raise UsageError("There is nothing to measure in this database: run `vectuned demo` there first.")
-        care, (path, ef) = found[0], row
+        tuned, (path, ef) = found[0], row
         set_path = "UPDATE vectuned.bank SET access_path = %s WHERE column_id = %s AND k_class = %s"
-        truth = exact_neighbors(admin, care.column, vectors, K)
+        truth = exact_neighbors(admin, tuned.column, vectors, K)
         arms = {
-            "bare": bare_arm(plain, care.column, ef, INDEX),
-            "vectuned": tuned_arm(tuned, care.column, ef),
+            "bare": bare_arm(plain, tuned.column, ef, INDEX),
+            "vectuned": tuned_arm(ours, tuned.column, ef),
         }
         try:
-            admin.execute(set_path, ("hnsw", care.column.id, K))
+            admin.execute(set_path, ("hnsw", tuned.column.id, K))
             runs = [compare(arms, vectors, truth, K, seed=options.seed + i) for i in range(options.repeat)]
         finally:
-            admin.execute(set_path, (path, care.column.id, K))
+            admin.execute(set_path, (path, tuned.column.id, K))
     return {
         "ef_search": ef,
-        "sample_rate": care.sample_rate,
+        "sample_rate": tuned.sample_rate,
         "queries": len(vectors),
         "runs": [{name: outcome.as_dict() for name, outcome in run.items()} for run in runs],
         "more_at_p50_ms": [round(run["vectuned"].p50_ms - run["bare"].p50_ms, 4) for run in runs],

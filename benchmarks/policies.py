@@ -24,7 +24,7 @@ from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import blend
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
-from vectuned.learning.replay.scan import Aim, Scans
+from vectuned.learning.replay.scan import ScanGoal, Scans
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 
 PROBE: Final = 56
@@ -67,15 +67,15 @@ class Replays:
 
 def replays(arena: Arena, vectors: Singles, truth: Truth, label: str) -> Replays:
     """Replay queries through the main index, each up to the highest effort."""
-    index, k = arena.care.indexes[0], arena.k
-    scans = Scans(arena.care, index, len(vectors), k)
+    index, k = arena.tuned.indexes[0], arena.k
+    scans = Scans(arena.tuned, index, len(vectors), k)
     probes = np.full((len(vectors), PROBE), np.inf)
     with arena.conn.transaction(), arena.console.progress(label, len(vectors)) as progress:
         for i, vector in enumerate(vectors):
-            scans.search(arena.conn, i, vector, k, None, Aim())
+            scans.search(arena.conn, i, vector, k, None, ScanGoal())
             row = arena.conn.execute(
                 "SELECT vectuned._probe(c, %s, %s) FROM vectuned.tuned_column c WHERE c.id = %s",
-                (Vector(vector), PROBE, arena.care.column.id),
+                (Vector(vector), PROBE, arena.tuned.column.id),
             ).fetchone()
             assert row is not None
             probes[i, : len(row[0])] = row[0]
@@ -88,7 +88,7 @@ def replays(arena: Arena, vectors: Singles, truth: Truth, label: str) -> Replays
 def exact(arena: Arena, vectors: Singles) -> Truth:
     """Find the exact answers."""
     with arena.console.progress("exact answers", 1) as progress:
-        truth = exact_neighbors(arena.conn, arena.care.column, vectors, arena.k)
+        truth = exact_neighbors(arena.conn, arena.tuned.column, vectors, arena.k)
         progress(1)
     return truth
 

@@ -34,7 +34,7 @@ import numpy as np
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.statistics.bounds import smallest_safe
-from vectuned.learning.statistics.sequential import alarm, statement, tail_alarm
+from vectuned.learning.statistics.sequential import alarm, claim_from_checks, tail_alarm
 
 DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
 TARGETS: Final = (0.9, 0.95, 0.98)
@@ -151,10 +151,10 @@ def _watch(served: _Recalls, target: float, rng: np.random.Generator, seen: Coun
     exact, dropped = served.tilted(target), served.tilted(target - DROP)
     checks = served.draw(rng, CHECKS)
     seen["false, served", target].append(alarm(checks, target).raised)
-    said = statement(checks)  # its bounds never loosen, so the last ones are the tightest ever
+    said = claim_from_checks(checks)  # its bounds never loosen, so the last ones are the tightest ever
     seen["wrong", target].append(said.lower > served.mean)
     seen["wrong tail", target].append(said.tail_upper < served.shares[served.values < 0.8].sum())
-    seen["margin", target].append(served.mean - statement(checks[:1000]).lower)
+    seen["margin", target].append(served.mean - claim_from_checks(checks[:1000]).lower)
     seen["slack", target].append(served.mean - target)
     at_target = exact.draw(rng, CHECKS)
     seen["false, target", target].append(alarm(at_target, target).raised)

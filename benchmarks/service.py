@@ -123,13 +123,13 @@ def clients(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, A
             for number, query in enumerate(asked.vectors, 1):
                 copy.write_row((number, Vector(query).to_text()))
         conn.execute("VACUUM ANALYZE asked")
-        care = enable(conn, target=0.95, sample_rate=1.0)
+        tuned = enable(conn, target=0.95, sample_rate=1.0)
         worker = Worker(conn, load_settings(None, {}, {}))
         for query in asked.vectors[:800]:
             conn.execute("SELECT vectuned.search(%s, %s, %s)", (RELATION, Vector(query), K))
         worker.drain()
-        worker.replay(care, 800)
-        worker.learn(care)
+        worker.replay(tuned, 800)
+        worker.learn(tuned)
         enable(conn, target=0.95, sample_rate=0.05)
         row = conn.execute(
             "SELECT ef_search, access_path FROM vectuned.bank WHERE k_class = %s", (K,)

@@ -25,7 +25,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from vectuned.daemon.measure.evaluation import scratch_database
-from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.truth.truth import exact_neighbors
 
 Singles = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ def main() -> None:
     sys.stdout.write("\n")
 
 
-def measure(conn: Connection, column: TunedColumn, options: argparse.Namespace) -> dict[str, Any]:
+def measure(conn: Connection, column: VectorColumn, options: argparse.Namespace) -> dict[str, Any]:
     """Time the truth engine `options.repeat` times, and plain SQL on the first `options.compare` queries."""
     rng = np.random.default_rng(options.seed + 1)
     queries = rng.standard_normal((options.queries, options.dimensions), dtype=np.float32)
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _describe(conn: Connection, options: argparse.Namespace) -> TunedColumn:
+def _describe(conn: Connection, options: argparse.Namespace) -> VectorColumn:
     """Describe the column of a table that does not exist yet."""
     found = conn.execute(
         "SELECT current_schema(), extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
@@ -124,12 +124,12 @@ def _describe(conn: Connection, options: argparse.Namespace) -> TunedColumn:
         sys.exit("The database has no schema to create a table in: set search_path in the DSN.")
     schema, extension = found
     name = f"vectuned_benchmark_{os.getpid()}"
-    return TunedColumn(
+    return VectorColumn(
         0, schema, name, "embedding", options.metric, options.type, options.dimensions, ("id",), extension
     )
 
 
-def _load(conn: Connection, column: TunedColumn, options: argparse.Namespace) -> None:
+def _load(conn: Connection, column: VectorColumn, options: argparse.Namespace) -> None:
     """Create the table and fill it with normally distributed vectors."""
     conn.execute(
         sql.SQL("CREATE UNLOGGED TABLE {} (id bigint, {} {}({}))").format(

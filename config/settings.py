@@ -28,8 +28,8 @@ from .sections import (
 from .sources import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
-    Reading,
     Schema,
+    SourceReading,
     read_environment,
     read_file,
     read_overrides,
@@ -150,11 +150,11 @@ def load_configuration(
     named_by = ""
     if path is None and environ.get(CONFIG_VARIABLE):
         path, named_by = Path(environ[CONFIG_VARIABLE]), CONFIG_VARIABLE
-    file = Reading() if path is None else read_file(path, SCHEMA, named_by)
+    file = SourceReading() if path is None else read_file(path, SCHEMA, named_by)
     variables = read_environment(environ, SCHEMA, file.members("databases"))
     line = read_overrides(overrides or {}, SCHEMA)
     variables.problems += _of_home(environ)
-    together = Reading()
+    together = SourceReading()
     if line.layer.get("database", {}).get("dsn"):
         # A database named on the command line is the one that is meant, whatever is configured.
         for reading in (file, variables):
@@ -192,7 +192,7 @@ def _of_home(environ: Mapping[str, str]) -> list[str]:
     return []
 
 
-def _of_several(together: Reading) -> list[str]:
+def _of_several(together: SourceReading) -> list[str]:
     """Say what is wrong with [databases.*], and have them share what [database] says of all."""
     members = together.members("databases")
     if not members:
@@ -221,7 +221,7 @@ def _of_several(together: Reading) -> list[str]:
     return problems
 
 
-def _nested(together: Reading) -> dict[str, Any]:
+def _nested(together: SourceReading) -> dict[str, Any]:
     plain: dict[str, Any] = {"databases": {}}
     for section, values in together.layer.items():
         family, _, name = section.partition(".")

@@ -45,7 +45,7 @@ class Schema:
 
 
 @dataclass(frozen=True)
-class Given:
+class SourcedValue:
     """A value that was set, and by what: a file, a variable or the command line."""
 
     value: Any
@@ -53,11 +53,11 @@ class Given:
 
 
 @dataclass
-class Reading:
+class SourceReading:
     """What one source sets, by section and key, and what is wrong with it; `heading` introduces that."""
 
     heading: str = ""
-    layer: dict[str, dict[str, Given]] = field(default_factory=dict)
+    layer: dict[str, dict[str, SourcedValue]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     readable: bool = True
 
@@ -66,15 +66,15 @@ class Reading:
         return [section for section in self.layer if section.startswith(f"{family}.")]
 
 
-def read_file(path: Path, schema: Schema, named_by: str = "") -> Reading:
+def read_file(path: Path, schema: Schema, named_by: str = "") -> SourceReading:
     """Read a TOML file; `named_by` is the variable that named it, if one did."""
     shown = printable(path)
     try:
         document = _parse(path)
     except _UnreadableError as error:
         by = f", named by {named_by}," if named_by else ""
-        return Reading("", {}, [f"The configuration file {shown}{by} {error}"], readable=False)
-    reading = Reading(f"{shown}: ")
+        return SourceReading("", {}, [f"The configuration file {shown}{by} {error}"], readable=False)
+    reading = SourceReading(f"{shown}: ")
     for section, values in document.items():
         if section in schema.families and isinstance(values, dict):
             for name, inner in values.items():
@@ -98,13 +98,13 @@ def read_file(path: Path, schema: Schema, named_by: str = "") -> Reading:
     return reading
 
 
-def read_environment(environ: Mapping[str, str], schema: Schema, members: Iterable[str]) -> Reading:
+def read_environment(environ: Mapping[str, str], schema: Schema, members: Iterable[str]) -> SourceReading:
     """Read the variables VECTUNED_SECTION__KEY.
 
     Of a family they are VECTUNED_FAMILY__NAME__KEY, where NAME is that of one of the `members` in upper case
     with _ for -, else a new one's, which is then in lower case.
     """
-    reading = Reading("Environment: ")
+    reading = SourceReading("Environment: ")
     every = schema.every_key([*_new_members(environ, schema), *members])
     known = {_variable(section, key): (section, key) for section, key in every}
     for name in sorted(environ):
@@ -117,13 +117,13 @@ def read_environment(environ: Mapping[str, str], schema: Schema, members: Iterab
         model = schema.model(section)
         assert model is not None
         reading.problems += [f"{name}: {each}" for each in _problems(section, model, {key: environ[name]})]
-        reading.layer.setdefault(section, {})[key] = Given(environ[name], name)
+        reading.layer.setdefault(section, {})[key] = SourcedValue(environ[name], name)
     return reading
 
 
-def read_overrides(overrides: Mapping[str, object], schema: Schema) -> Reading:
+def read_overrides(overrides: Mapping[str, object], schema: Schema) -> SourceReading:
     """Read what the command line says, by "section.key"; None is not given."""
-    reading = Reading("Command line: ")
+    reading = SourceReading("Command line: ")
     for name, value in overrides.items():
         section, _, key = name.rpartition(".")
         model = schema.model(section)
@@ -133,7 +133,7 @@ def read_overrides(overrides: Mapping[str, object], schema: Schema) -> Reading:
             reading.problems.append(f"unknown setting {printable(name)}{_suggest(name, known)}")
         elif value is not None:
             reading.problems += _problems(section, model, {key: value})
-            reading.layer.setdefault(section, {})[key] = Given(value, COMMAND_LINE)
+            reading.layer.setdefault(section, {})[key] = SourcedValue(value, COMMAND_LINE)
     return reading
 
 
@@ -164,12 +164,14 @@ def _parse(path: Path) -> dict[str, Any]:
         raise _UnreadableError(f"is not valid TOML: {printable(error)}") from error
 
 
-def _take(reading: Reading, schema: Schema, section: str, values: Mapping[str, Any], source: str) -> None:
+def _take(
+    reading: SourceReading, schema: Schema, section: str, values: Mapping[str, Any], source: str
+) -> None:
     model = schema.model(section)
     assert model is not None
     # Strict: TOML has types of its own, and a quoted number is a mistake.
     reading.problems += _problems(section, model, values, strict=True)
-    reading.layer[section] = {key: Given(value, source) for key, value in values.items()}
+    reading.layer[section] = {key: SourcedValue(value, source) for key, value in values.items()}
 
 
 def _variable(section: str, key: str) -> str:

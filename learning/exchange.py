@@ -22,7 +22,7 @@ from urllib.parse import quote
 import psycopg
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
@@ -140,15 +140,15 @@ def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[P
     _check_folder(folder)
     _remove_abandoned(folder)
     written = []
-    for care in tuned_columns(conn):
+    for tuned in tuned_columns(conn):
         try:
-            text = export(conn, care.column.relation.as_string(conn), care.column.column)
+            text = export(conn, tuned.column.relation.as_string(conn), tuned.column.name)
         except psycopg.Error as error:
             if conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
                 raise
             log.warning(
                 "%s is not exported: %s",
-                care.column,
+                tuned.column,
                 error.diag.message_primary or error,
                 extra={"action": "export"},
             )
@@ -160,23 +160,23 @@ def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[P
             continue
         write_file(path, text)
         written.append(path)
-        log.info("exported %s to %s", care.column, path, extra={"action": "export"})
+        log.info("exported %s to %s", tuned.column, path, extra={"action": "export"})
         for old in [p for p in siblings if p != path][keep - 1 :]:
             old.unlink(missing_ok=True)
     return written
 
 
-def import_newest(conn: psycopg.Connection[Any], care: Care, folder: Path) -> dict[str, Any] | None:
+def import_newest(conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Path) -> dict[str, Any] | None:
     """Take over the newest good document of a table and column of these names, and report.
 
     None where none is newer than what was imported last. What is no good document is logged and passed over.
     Raises VectunedError for a folder that is missing or that anyone may write to.
     """
     _check_folder(folder, trusted=True)
-    column = care.column
+    column = tuned.column
     row = conn.execute(queries()["last_imported"], {"column_id": column.id}).fetchone()
     last = f"{row[0].astimezone(UTC):%Y%m%dT%H%M%SZ}" if row is not None and row[0] else ""
-    own = _part(column.schema, column.table, column.column)
+    own = _part(column.schema, column.table, column.name)
     for path, name in _documents(folder):
         if name["time"] <= last:
             break
@@ -188,11 +188,11 @@ def import_newest(conn: psycopg.Connection[Any], care: Care, folder: Path) -> di
             if [told.get(n) for n in ("schema", "relation", "column")] != [
                 column.schema,
                 column.table,
-                column.column,
+                column.name,
             ]:
                 raise UsageError(f"{path} is of another column than its name says.")
             relation = column.relation.as_string(conn)
-            return take_over(conn, relation, column.column, text, place=str(path))
+            return take_over(conn, relation, column.name, text, place=str(path))
         except UsageError as error:
             log.warning("%s", error, extra={"action": "import"})
     return None

@@ -16,17 +16,23 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build, create_statement
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.measuring import Clients, Replayed, Way, replay_through, way_through
+from vectuned.daemon.measure.measuring import (
+    Clients,
+    PreparedSearch,
+    Replayed,
+    replay_through,
+    search_through,
+)
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import k_class
-from vectuned.learning.model.tuned_columns import Care, TunedIndex, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, tuned_columns
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.sql.files import queries, trusted
 
-from .scratch import Run
-from .types import Advice, Existing, Wish, existing_indexes
+from .scratch import ScratchRun
+from .types import Advice, AdvisorOptions, ExistingIndex, existing_indexes
 
 log = logging.getLogger(__name__)
 
@@ -42,36 +48,41 @@ class Advisor:
     """Advise about a column through one autocommit connection, others to `conninfo` timing searches."""
 
     def __init__(
-        self, conn: psycopg.Connection[Any], conninfo: str, care: Care, wish: Wish, console: Console
+        self,
+        conn: psycopg.Connection[Any],
+        conninfo: str,
+        tuned: TunedColumn,
+        wish: AdvisorOptions,
+        console: Console,
     ) -> None:
-        self.conn, self.conninfo, self.care, self.wish, self.console = conn, conninfo, care, wish, console
+        self.conn, self.conninfo, self.tuned, self.wish, self.console = conn, conninfo, tuned, wish, console
         self._began = monotonic()
         self._copied = 0
         self._rows = 0
         self._share = 0.0
         self._reference_seen: list[float] = []
-        self._key = "id" if care.column.column != "id" else "key"
+        self._key = "id" if tuned.column.name != "id" else "key"
         self._built: list[tuple[Definition, int, float]] = []
 
-    def advise(self, run: Run) -> Advice:
+    def advise(self, run: ScratchRun) -> Advice:
         """Measure the current index and try the candidates; everything but the real table goes with `run`."""
-        care, wish = self.care, self.wish
+        tuned, wish = self.tuned, self.wish
         about = self._about()
-        rows, existing = int(about["rows"]), existing_indexes(self.conn, care)
+        rows, existing = int(about["rows"]), existing_indexes(self.conn, tuned)
         current = self._current(existing)
         with Clients(self.conninfo, 4) as self._clients:
             with (
                 snapshot(self.conn),
                 self.console.progress(f"replaying through {current.name}", len(wish.vectors)) as progress,
             ):
-                index = _numbered(care, current.number)
-                truth = exact_neighbors(self.conn, care.column, wish.vectors, wish.k)
+                index = _numbered(tuned, current.number)
+                truth = exact_neighbors(self.conn, tuned.column, wish.vectors, wish.k)
                 rows = self._rows = truth.scanned
-                seen = replay_through(self.conn, care, index, wish.vectors, truth, wish.k, progress)
+                seen = replay_through(self.conn, tuned, index, wish.vectors, truth, wish.k, progress)
                 recall = seen.recall.mean(axis=0)
                 self._reference_effort = _first(recall, index.rungs, wish.target, wish.k)
-                self._reference = way_through(self.conn, care, index, wish.k, self._reference_effort)
-                timed = self._timed(care, index, recall)
+                self._reference = search_through(self.conn, tuned, index, wish.k, self._reference_effort)
+                timed = self._timed(tuned, index, recall)
             trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
             (self._now,) = advisor.priced([trial])
             advice = Advice(
@@ -91,41 +102,43 @@ class Advisor:
 
     def _about(self) -> dict[str, Any]:
         cursor = self.conn.cursor(row_factory=psycopg.rows.dict_row)
-        about = cursor.execute(queries()["advised_table"], {"column_id": self.care.column.id}).fetchone()
+        about = cursor.execute(queries()["advised_table"], {"column_id": self.tuned.column.id}).fetchone()
         assert about is not None
         if about["partitioned"]:
             raise VectunedError(
-                f"{self.care.column} is partitioned, and each partition has an index of its own: "
+                f"{self.tuned.column} is partitioned, and each partition has an index of its own: "
                 "advise about one of the partitions, after vectuned.enable for it."
             )
         if about["rows"] < 1:
-            count = sql.SQL("SELECT count(*) FROM {}").format(self.care.column.relation)
+            count = sql.SQL("SELECT count(*) FROM {}").format(self.tuned.column.relation)
             about["rows"] = self.conn.execute(count).fetchall()[0][0]
         if about["rows"] < 1:
-            raise VectunedError(f"{self.care.column} has no rows: there is nothing to advise about.")
+            raise VectunedError(f"{self.tuned.column} has no rows: there is nothing to advise about.")
         return about
 
-    def _current(self, existing: Sequence[Existing]) -> Existing:
+    def _current(self, existing: Sequence[ExistingIndex]) -> ExistingIndex:
         """Return the index that serves, or would if something was learned."""
-        values = {"column_id": self.care.column.id, "k_class": k_class(self.wish.k)}
+        values = {"column_id": self.tuned.column.id, "k_class": k_class(self.wish.k)}
         serving = {row[0]: row[1] for row in self.conn.execute(queries()["proof_of"], values).fetchall()}
         by_number = {each.number: each for each in existing if each.number is not None}
-        main = self.care.indexes[0].number
+        main = self.tuned.indexes[0].number
         number = serving.get(k_class(self.wish.k))
         found = by_number.get(main if number is None else number) or by_number.get(main)
         if found is None:
             raise VectunedError(
-                f"{self.care.column} has no index over all rows that its searches can be answered through: "
+                f"{self.tuned.column} has no index over all rows that its searches can be answered through: "
                 "create one and call vectuned.enable again."
             )
         return found
 
-    def _rounds(self, run: Run, advice: Advice, existing: Sequence[Existing], about: dict[str, Any]) -> None:
+    def _rounds(
+        self, run: ScratchRun, advice: Advice, existing: Sequence[ExistingIndex], about: dict[str, Any]
+    ) -> None:
         """Try candidates over growing samples, fewer of them each time, and fill in the forecasts.
 
         Over the first sample the forms compete, over the next the ways to build the best of them.
         """
-        wish, column = self.wish, self.care.column
+        wish, column = self.wish, self.tuned.column
         plan = advisor.sizes(wish.sample_rows, advice.rows)
         advice.sizes = plan
         base = advice.current.definition
@@ -178,15 +191,15 @@ class Advisor:
 
     def _on_table(
         self,
-        run: Run,
+        run: ScratchRun,
         advice: Advice,
-        existing: Sequence[Existing],
+        existing: Sequence[ExistingIndex],
         entrants: Sequence[Definition],
         trials: dict[Definition, list[Trial]],
         about: dict[str, Any],
     ) -> None:
         """Try candidates on the table itself, one after the other, where no index there stands in the way."""
-        column = self.care.column
+        column = self.tuned.column
         with snapshot(self.conn):
             truth = exact_neighbors(self.conn, column, self.wish.vectors, self.wish.k)
         for number, definition in enumerate(entrants, 1):
@@ -206,7 +219,7 @@ class Advisor:
             seconds = build(self.conn, self.conninfo, statement, label, advice.rows, self.console)
             self._built.append((definition, advice.rows, seconds))
             relation = sql.Identifier(column.schema, name).as_string(self.conn)
-            trial = self._measure(self.care, relation, definition, truth, advice.rows, seconds)
+            trial = self._measure(self.tuned, relation, definition, truth, advice.rows, seconds)
             trials.setdefault(definition, []).append(trial)
             self.conn.execute(
                 sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(column.schema, name))
@@ -257,8 +270,8 @@ class Advisor:
         point = seen.at_target(self.wish.target, self.wish.k)
         return float("inf") if point is None else point.ms
 
-    def _make_copy(self, run: Run, storage: str) -> None:
-        column = self.care.column
+    def _make_copy(self, run: ScratchRun, storage: str) -> None:
+        column = self.tuned.column
         create = sql.SQL("CREATE UNLOGGED TABLE {} ({} bigint PRIMARY KEY, {} {}({}))").format(
             run.relation(_COPY),
             sql.Identifier(self._key),
@@ -271,9 +284,9 @@ class Advisor:
         alter = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STORAGE ")
         self.conn.execute(alter.format(run.relation(_COPY), column.vector) + trusted(how))
 
-    def _fill_copy(self, run: Run, share: float) -> int:
+    def _fill_copy(self, run: ScratchRun, share: float) -> int:
         """Let the copy grow to a share of the rows; return how many it holds."""
-        column = self.care.column
+        column = self.tuned.column
         places = {
             "from_place": sql.Literal(round(self._share * _PLACES)),
             "to_place": sql.Literal(_PLACES if share >= 1 else round(share * _PLACES)),
@@ -297,22 +310,28 @@ class Advisor:
 
     def _truth_of(self, relation: str) -> Truth:
         with self.conn.transaction(force_rollback=True):
-            care = self._adopt(relation)
-            return exact_neighbors(self.conn, care.column, self.wish.vectors, self.wish.k)
+            tuned = self._adopt(relation)
+            return exact_neighbors(self.conn, tuned.column, self.wish.vectors, self.wish.k)
 
-    def _adopt(self, relation: str) -> Care:
+    def _adopt(self, relation: str) -> TunedColumn:
         """Take the copy into care, for as long as the transaction lasts, which must be rolled back."""
-        values = {"relation": relation, "column_id": self.care.column.id, "key": self._key}
+        values = {"relation": relation, "column_id": self.tuned.column.id, "key": self._key}
         number = self.conn.execute(queries()["advise_column"], values).fetchall()[0][0]
         return tuned_columns(self.conn, number)[0]
 
     def _try(
-        self, run: Run, definition: Definition, truth: Truth, rows: int, label: str, about: dict[str, Any]
+        self,
+        run: ScratchRun,
+        definition: Definition,
+        truth: Truth,
+        rows: int,
+        label: str,
+        about: dict[str, Any],
     ) -> Trial:
         """Build a candidate over the copy, measure it and drop it."""
         built = definition.over(self._share)
         self._allow_memory(definition, rows, about)
-        statement = create_statement(self.care.column, built, run.relation(_COPY), _TRIAL)
+        statement = create_statement(self.tuned.column, built, run.relation(_COPY), _TRIAL)
         seconds = build(self.conn, self.conninfo, statement, label, rows, self.console)
         self._built.append((definition, rows, seconds))
         name = run.relation(_TRIAL).as_string(self.conn)
@@ -322,7 +341,7 @@ class Advisor:
 
     def _measure(
         self,
-        where: Care | sql.Identifier,
+        where: TunedColumn | sql.Identifier,
         name: str,
         definition: Definition,
         truth: Truth,
@@ -331,14 +350,14 @@ class Advisor:
     ) -> Trial:
         """Measure an index that nobody else is to know of, over the table or a copy."""
         with self.conn.transaction(force_rollback=True):
-            care = where if isinstance(where, Care) else self._adopt(where.as_string(self.conn))
-            values = {"column_id": care.column.id, "index": name}
+            tuned = where if isinstance(where, TunedColumn) else self._adopt(where.as_string(self.conn))
+            values = {"column_id": tuned.column.id, "index": name}
             number = self.conn.execute(queries()["advise_index"], values).fetchall()[0][0]
-            care = tuned_columns(self.conn, care.column.id)[0]
-            index = _numbered(care, number)
-            seen = replay_through(self.conn, care, index, self.wish.vectors, truth, self.wish.k)
+            tuned = tuned_columns(self.conn, tuned.column.id)[0]
+            index = _numbered(tuned, number)
+            seen = replay_through(self.conn, tuned, index, self.wish.vectors, truth, self.wish.k)
             efforts = self._efforts(index, seen.recall.mean(axis=0))
-            ways = {n: way_through(self.conn, care, index, self.wish.k, n) for n in efforts}
+            ways = {n: search_through(self.conn, tuned, index, self.wish.k, n) for n in efforts}
         size = self.conn.execute(queries()["relation_size"], {"relation": name}).fetchall()[0][0]
         return self._trial(definition, rows, seen, index.rungs, self._race(ways), int(size), seconds)
 
@@ -360,9 +379,9 @@ class Advisor:
         points = tuple(zip(at, timed.values(), strict=True))
         return Trial(definition, rows, recall, blocks, points, size, seconds)
 
-    def _timed(self, care: Care, index: TunedIndex, recall: Floats) -> dict[int, float]:
+    def _timed(self, tuned: TunedColumn, index: TunedIndex, recall: Floats) -> dict[int, float]:
         efforts = self._efforts(index, recall)
-        return self._race({n: way_through(self.conn, care, index, self.wish.k, n) for n in efforts})
+        return self._race({n: search_through(self.conn, tuned, index, self.wish.k, n) for n in efforts})
 
     def _efforts(self, index: TunedIndex, recall: Floats) -> list[int]:
         """Choose which efforts to time: where the target is reached, and what more rows might take."""
@@ -371,7 +390,7 @@ class Advisor:
         places = (min(at + step, len(recall) - 1) for step in (0, 2, 4))
         return sorted({max(index.rungs[place], least) for place in places})
 
-    def _race(self, ways: dict[int, Way]) -> dict[int, float]:
+    def _race(self, ways: dict[int, PreparedSearch]) -> dict[int, float]:
         """Time ways beside the current index; their mean times in units of that."""
         vectors = self.wish.vectors[:_TIMED]
         named = {"reference": self._reference, **{str(n): way for n, way in ways.items()}}
@@ -382,7 +401,7 @@ class Advisor:
 
     def _allow_memory(self, definition: Definition, rows: int, about: dict[str, Any]) -> None:
         """Let a build have the memory that it needs, within reason: without it takes many times as long."""
-        needed = int(1.2 * advisor.graph_bytes(definition, rows, self.care.column.dimensions))
+        needed = int(1.2 * advisor.graph_bytes(definition, rows, self.tuned.column.dimensions))
         most = min(_MOST_BUILD_MEMORY, int(about["effective_cache_size"]) // 4)
         kb = max(int(about["maintenance_work_mem"]), min(needed, most)) // 1024
         self.conn.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{kb}kB",))
@@ -396,9 +415,9 @@ class Advisor:
         return None
 
     def _require_room(self, entrants: Sequence[Definition], sample: int) -> None:
-        dimensions = self.care.column.dimensions
+        dimensions = self.tuned.column.dimensions
         largest = max(advisor.index_bytes(each, sample, dimensions) for each in entrants)
-        per_value = (4 if self.care.column.vector_type == "vector" else 2) * dimensions
+        per_value = (4 if self.tuned.column.vector_type == "vector" else 2) * dimensions
         needed = largest + round(1.1 * sample * (per_value + 60))
         limit = _FREE_BYTES if self.wish.max_mb is None else self.wish.max_mb << 20
         if needed > limit:
@@ -408,8 +427,8 @@ class Advisor:
             )
 
 
-def _numbered(care: Care, number: int | None) -> TunedIndex:
-    return next(index for index in care.indexes if index.number == number)
+def _numbered(tuned: TunedColumn, number: int | None) -> TunedIndex:
+    return next(index for index in tuned.indexes if index.number == number)
 
 
 def _first(recall: Floats, rungs: Sequence[int], target: float, k: int) -> int:

@@ -14,19 +14,19 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build, create_statement
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.measuring import Clients, replay_through, way_through
+from vectuned.daemon.measure.measuring import Clients, replay_through, search_through
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition, Forecast
 from vectuned.learning.model.ladder import at_efforts, effort, k_class
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.sql.files import queries
 
-from .scratch import Run
-from .types import Advice, Existing, Wish, existing_indexes
+from .scratch import ScratchRun
+from .types import Advice, AdvisorOptions, ExistingIndex, existing_indexes
 
 
-def marker_for(definition: Definition, existing: Sequence[Existing]) -> int | None:
+def marker_for(definition: Definition, existing: Sequence[ExistingIndex]) -> int | None:
     """Return the number of the marker by which statements tell an index from those like it; None: no need.
 
     Alike are all over the same expression, of whatever method: each can answer the other's statements.
@@ -38,7 +38,7 @@ def marker_for(definition: Definition, existing: Sequence[Existing]) -> int | No
     return next(number for number in range(len(alike) + 1) if str(number) not in taken)
 
 
-def outshone(definition: Definition, existing: Sequence[Existing]) -> Existing | None:
+def outshone(definition: Definition, existing: Sequence[ExistingIndex]) -> ExistingIndex | None:
     """Return the index over all rows that PostgreSQL would take instead, though asked for this one.
 
     Of two that can answer a statement it takes the one that looks cheaper: of HNSW that of the smaller m. One
@@ -55,22 +55,24 @@ def outshone(definition: Definition, existing: Sequence[Existing]) -> Existing |
     return None
 
 
-def ddl(care: Care, definition: Definition, existing: Sequence[Existing], name: str) -> sql.Composed:
+def ddl(
+    tuned: TunedColumn, definition: Definition, existing: Sequence[ExistingIndex], name: str
+) -> sql.Composed:
     """Write the statement that builds an index on the real table."""
     marker = marker_for(definition, existing)
     return create_statement(
-        care.column, definition, care.column.relation, name, concurrently=True, marker=marker
+        tuned.column, definition, tuned.column.relation, name, concurrently=True, marker=marker
     )
 
 
-def index_name(conn: psycopg.Connection[Any], care: Care, definition: Definition) -> str:
+def index_name(conn: psycopg.Connection[Any], tuned: TunedColumn, definition: Definition) -> str:
     """Return a name for an index that is not taken."""
-    column = care.column
+    column = tuned.column
     options = (
         (definition.m, definition.ef_construction) if definition.method == "hnsw" else (definition.lists,)
     )
     tail = "_".join(["", definition.form, definition.method, *map(str, options)])
-    stem = f"{column.table}_{column.column}".encode()[: 58 - len(tail)].decode(errors="ignore") + tail
+    stem = f"{column.table}_{column.name}".encode()[: 58 - len(tail)].decode(errors="ignore") + tail
     values = {"stem": stem, "schema": column.schema}
     return str(conn.execute(queries()["unused_name"], values).fetchall()[0][0])
 
@@ -78,30 +80,38 @@ def index_name(conn: psycopg.Connection[Any], care: Care, definition: Definition
 class Application:
     """Put advice into force through a worker, whose connection is also the run's."""
 
-    def __init__(self, worker: Worker, conninfo: str, care: Care, wish: Wish, console: Console) -> None:
-        self.worker, self.conninfo, self.care, self.wish, self.console = worker, conninfo, care, wish, console
+    def __init__(
+        self, worker: Worker, conninfo: str, tuned: TunedColumn, wish: AdvisorOptions, console: Console
+    ) -> None:
+        self.worker, self.conninfo, self.tuned, self.wish, self.console = (
+            worker,
+            conninfo,
+            tuned,
+            wish,
+            console,
+        )
         self.conn = worker.conn
 
-    def build(self, run: Run, advice: Advice) -> tuple[Existing, float | None]:
+    def build(self, run: ScratchRun, advice: Advice) -> tuple[ExistingIndex, float | None]:
         """Build the winner beside what is there, unless it is; return it, and the seconds it took."""
         assert advice.winner is not None
         definition = advice.winner.definition
-        existing = existing_indexes(self.conn, self.care)
+        existing = existing_indexes(self.conn, self.tuned)
         there = next((e for e in existing if e.definition == definition and e.number is not None), None)
         if there is not None:
             return there, None
         self._require_room(advice.winner)
-        name = index_name(self.conn, self.care, definition)
-        statement = ddl(self.care, definition, existing, name)
+        name = index_name(self.conn, self.tuned, definition)
+        statement = ddl(self.tuned, definition, existing, name)
         run.announce(name, trial=False)
         seconds = build(self.conn, self.conninfo, statement, f"building {name}", advice.rows, self.console)
-        self.care = self.worker.refresh(self.care)
+        self.tuned = self.worker.refresh(self.tuned)
         found = next(
-            (e for e in existing_indexes(self.conn, self.care) if e.name == name and e.number is not None),
+            (e for e in existing_indexes(self.conn, self.tuned) if e.name == name and e.number is not None),
             None,
         )
         if found is None:
-            dropped = sql.Identifier(self.care.column.schema, name)
+            dropped = sql.Identifier(self.tuned.column.schema, name)
             self.conn.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(dropped))
             raise VectunedError(
                 f"PostgreSQL does not take {name} where a statement asks for it, but another index over the "
@@ -112,42 +122,42 @@ class Application:
     def learn(self) -> None:
         """Replay recorded searches through what is new, and publish what is learned."""
         self.worker.drain()
-        self.care = self.worker.refresh(self.care)
-        values = {"column_id": self.care.column.id}
+        self.tuned = self.worker.refresh(self.tuned)
+        values = {"column_id": self.tuned.column.id}
         waiting = int(self.conn.execute(queries()["waiting"], values).fetchall()[0][0])
         with self.console.progress("replaying recorded searches", waiting) as progress:
-            self.worker.replay(self.care, waiting, progress)
-        self.worker.learn(self.care)
-        self.care = self.worker.refresh(self.care)
+            self.worker.replay(self.tuned, waiting, progress)
+        self.worker.learn(self.tuned)
+        self.tuned = self.worker.refresh(self.tuned)
 
     def serving(self) -> list[dict[str, Any]]:
         """Say what serves each class of k that is asked for, and whether it is proven."""
-        values = {"column_id": self.care.column.id, "k_class": k_class(self.wish.k)}
+        values = {"column_id": self.tuned.column.id, "k_class": k_class(self.wish.k)}
         return self.conn.cursor(row_factory=dict_row).execute(queries()["proof_of"], values).fetchall()
 
-    def measure(self, advice: Advice, winner: Existing) -> dict[str, Any]:
+    def measure(self, advice: Advice, winner: ExistingIndex) -> dict[str, Any]:
         """Hold what was predicted against what is measured now on the real table.
 
         Times are also given in those of the prediction: multiplied by what the former index takes now of what
         it took then.
         """
         assert advice.winner is not None
-        wish, care, forecast = self.wish, self.care, advice.winner
+        wish, tuned, forecast = self.wish, self.tuned, advice.winner
         point = forecast.at_target(wish.target, wish.k)
         assert point is not None
         own = next((row for row in self.serving() if row["k_class"] == k_class(wish.k)), None)
         served = int(own["effort"]) if own is not None and own["index_no"] == winner.number else None
-        new = next(index for index in care.indexes if index.number == winner.number)
-        old = next((index for index in care.indexes if index.number == advice.current.number), None)
+        new = next(index for index in tuned.indexes if index.number == winner.number)
+        old = next((index for index in tuned.indexes if index.number == advice.current.number), None)
         with snapshot(self.conn):
-            truth = exact_neighbors(self.conn, care.column, wish.vectors, wish.k)
+            truth = exact_neighbors(self.conn, tuned.column, wish.vectors, wish.k)
             with self.console.progress(f"replaying through {winner.name}", len(wish.vectors)) as progress:
-                seen = replay_through(self.conn, care, new, wish.vectors, truth, wish.k, progress)
-        ways = {"predicted": way_through(self.conn, care, new, wish.k, point.effort)}
+                seen = replay_through(self.conn, tuned, new, wish.vectors, truth, wish.k, progress)
+        ways = {"predicted": search_through(self.conn, tuned, new, wish.k, point.effort)}
         if served is not None:
-            ways["served"] = way_through(self.conn, care, new, wish.k, served)
+            ways["served"] = search_through(self.conn, tuned, new, wish.k, served)
         if old is not None:
-            ways["former"] = way_through(self.conn, care, old, wish.k, advice.reference_effort)
+            ways["former"] = search_through(self.conn, tuned, old, wish.k, advice.reference_effort)
         with Clients(self.conninfo, len(ways)) as clients:
             timed = clients.time(ways, wish.vectors[:300], wish.k, seed=wish.seed, passes=2)
         millis = {name: float(each.millis.mean()) for name, each in timed.items()}
@@ -182,7 +192,7 @@ class Application:
             else None,
         }
 
-    def objections(self, winner: Existing, old: Existing) -> list[str]:
+    def objections(self, winner: ExistingIndex, old: ExistingIndex) -> list[str]:
         """Say what speaks against dropping the old index: it goes only when nothing needs it any more."""
         said = [
             f"searches for k up to {row['k_class']} are not served by {winner.name} with a proof"
@@ -191,18 +201,18 @@ class Application:
         ]
         if not self.serving():
             said = ["nothing has been learned: too few searches are recorded"]
-        values = {"column_id": self.care.column.id, "index_no": old.number}
+        values = {"column_id": self.tuned.column.id, "index_no": old.number}
         said += [
             f"it still serves {row[0]}"
             for row in self.conn.execute(queries()["serves_still"], values).fetchall()
         ]
         return list(dict.fromkeys(said))
 
-    def drop(self, old: Existing) -> None:
+    def drop(self, old: ExistingIndex) -> None:
         """Drop the old index, and learn with what is left."""
         name = sql.Identifier(old.schema, old.name)
         self.conn.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(name))
-        self.care = self.worker.refresh(self.care)
+        self.tuned = self.worker.refresh(self.tuned)
         self.learn()
 
     def _require_room(self, winner: Forecast) -> None:

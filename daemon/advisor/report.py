@@ -8,28 +8,32 @@ import psycopg
 
 from vectuned.daemon.console import Console
 from vectuned.learning.advisor import WORTH, Forecast
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 
 from .apply import ddl, index_name, outshone
-from .types import Advice, Existing, Wish
+from .types import Advice, AdvisorOptions, ExistingIndex
 
 _POINTS: Final = (0.9, 0.95, 0.98, 0.99)
 
 
 def report_of(
-    conn: psycopg.Connection[Any], care: Care, wish: Wish, advice: Advice, existing: list[Existing]
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    wish: AdvisorOptions,
+    advice: Advice,
+    existing: list[ExistingIndex],
 ) -> dict[str, Any]:
     """Return the advice with its figures, as JSON can hold them."""
     now = advice.now.at_target(wish.target, wish.k)
     best = None if advice.winner is None else advice.winner.at_target(wish.target, wish.k)
     changed = advice.winner is not None and advice.winner is not advice.now
     worth = changed and (now is None or (best is not None and best.ms < WORTH * now.ms))
-    rows = [_candidate(conn, care, wish, advice, each, existing) for each in [advice.now, *advice.forecasts]]
+    rows = [_candidate(conn, tuned, wish, advice, each, existing) for each in [advice.now, *advice.forecasts]]
     rows[0]["current"] = True
     rows[1:] = sorted(rows[1:], key=lambda row: (row["at_target"] or {}).get("ms", float("inf")))
     return {
-        "relation": f"{care.column.schema}.{care.column.table}",
-        "column": care.column.column,
+        "relation": f"{tuned.column.schema}.{tuned.column.table}",
+        "column": tuned.column.name,
         "k": wish.k,
         "target_recall": wish.target,
         "queries": len(wish.vectors),
@@ -52,11 +56,11 @@ def report_of(
 
 def _candidate(
     conn: psycopg.Connection[Any],
-    care: Care,
-    wish: Wish,
+    tuned: TunedColumn,
+    wish: AdvisorOptions,
     advice: Advice,
     each: Forecast,
-    existing: list[Existing],
+    existing: list[ExistingIndex],
 ) -> dict[str, Any]:
     point = each.at_target(wish.target, wish.k)
     in_the_way = outshone(each.definition, existing)
@@ -81,7 +85,7 @@ def _candidate(
         else "neither",
         "statement": None
         if real
-        else ddl(care, each.definition, existing, index_name(conn, care, each.definition)).as_string(conn),
+        else ddl(tuned, each.definition, existing, index_name(conn, tuned, each.definition)).as_string(conn),
         "in_the_way": None if real or in_the_way is None else in_the_way.name,
     }
 
@@ -95,7 +99,7 @@ def _point(point: Any, advice: Advice, forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _summary(wish: Wish, advice: Advice, now: Any, best: Any, *, worth: bool) -> str:
+def _summary(wish: AdvisorOptions, advice: Advice, now: Any, best: Any, *, worth: bool) -> str:
     where = f"recall {wish.target:g}"
     if advice.winner is None:
         return f"no candidate reaches {where}, nor does the current index: nothing is worth changing"
@@ -184,7 +188,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
                 )
 
 
-def show_measured(console: Console, wish: Wish, applied: dict[str, Any]) -> None:
+def show_measured(console: Console, wish: AdvisorOptions, applied: dict[str, Any]) -> None:
     """Print what was predicted of the index that was built, and what was measured."""
     took = (
         "was there already"

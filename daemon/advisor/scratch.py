@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _PATIENCE_SECONDS: Final = 3.0
 
 
 @dataclass
-class Run:
+class ScratchRun:
     """A run at work: the schema that is its own, and the indexes that it builds on the real table.
 
     What it builds there stands in the schema's comment before it is begun: `trial` ones go in any case,
@@ -34,7 +34,7 @@ class Run:
 
     conn: psycopg.Connection[Any]
     schema: str
-    care: Care
+    tuned: TunedColumn
     indexes: list[dict[str, Any]] = field(default_factory=list)
 
     def relation(self, name: str) -> sql.Identifier:
@@ -43,14 +43,14 @@ class Run:
 
     def announce(self, name: str, *, trial: bool) -> None:
         """Write down that an index is about to be built on the real table."""
-        column = self.care.column
+        column = self.tuned.column
         self.indexes.append({"schema": column.schema, "table": column.table, "name": name, "trial": trial})
         self._describe()
 
     def _describe(self) -> None:
         said = {
             "what": "scratch of vectuned advise",
-            "column": str(self.care.column),
+            "column": str(self.tuned.column),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "indexes": self.indexes,
         }
@@ -62,13 +62,13 @@ class Run:
 
     @classmethod
     @contextmanager
-    def of(cls, conn: psycopg.Connection[Any], care: Care) -> Iterator[Run]:
+    def of(cls, conn: psycopg.Connection[Any], tuned: TunedColumn) -> Iterator[ScratchRun]:
         """Clear away what dead runs left, make a scratch schema, and drop it in the end, come what may.
 
         Raises VectunedError while another run is at work on the column.
         """
-        sweep(conn, care)
-        run = cls(conn, f"vectuned_advise_{care.column.id}_{secrets.token_hex(4)}", care)
+        sweep(conn, tuned)
+        run = cls(conn, f"vectuned_advise_{tuned.column.id}_{secrets.token_hex(4)}", tuned)
         conn.execute(queries()["try_run"], {"name": run.schema})
         with conn.transaction():
             conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(run.schema)))
@@ -82,15 +82,15 @@ class Run:
                 conn.execute(queries()["end_run"], {"name": run.schema})
 
 
-def sweep(conn: psycopg.Connection[Any], care: Care) -> int:
+def sweep(conn: psycopg.Connection[Any], tuned: TunedColumn) -> int:
     """Drop what dead runs left behind, and return how many; refuse while one is at work on the column."""
     cleared = 0
     for schema, said in conn.execute(queries()["advise_runs"]).fetchall():
-        ours = schema.split("_")[2] == str(care.column.id)
+        ours = schema.split("_")[2] == str(tuned.column.id)
         if not _taken_over(conn, schema, _PATIENCE_SECONDS if ours else 0.0):
             if ours:
                 raise VectunedError(
-                    f"Another run of the advisor is at work on {care.column} (schema {schema}): "
+                    f"Another run of the advisor is at work on {tuned.column} (schema {schema}): "
                     "wait for its end."
                 )
             continue

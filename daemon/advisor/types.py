@@ -10,12 +10,12 @@ from psycopg.rows import namedtuple_row
 
 from vectuned.learning.advisor import Definition, Forecast
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.sql.files import queries
 
 
 @dataclass(frozen=True)
-class Wish:
+class AdvisorOptions:
     """What is asked of the advisor: `vectors` float32 (n, d) to search for, k rows each, and its limits."""
 
     vectors: Singles
@@ -29,7 +29,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Existing:
+class ExistingIndex:
     """An index that is there, over all rows of the column."""
 
     definition: Definition
@@ -50,7 +50,7 @@ class Advice:
     """
 
     rows: int
-    current: Existing
+    current: ExistingIndex
     now: Forecast
     reference_ms: float
     reference_effort: int
@@ -63,12 +63,12 @@ class Advice:
     memory: dict[str, int] = field(default_factory=dict)
 
 
-def existing_indexes(conn: psycopg.Connection[Any], care: Care) -> list[Existing]:
+def existing_indexes(conn: psycopg.Connection[Any], tuned: TunedColumn) -> list[ExistingIndex]:
     """Read the indexes over all rows of a column."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["advised_indexes"], {"column_id": care.column.id}).fetchall()
+    rows = cursor.execute(queries()["advised_indexes"], {"column_id": tuned.column.id}).fetchall()
     return [
-        Existing(
+        ExistingIndex(
             Definition("hnsw", r.form, m=r.m, ef_construction=r.ef_construction)
             if r.method == "hnsw"
             else Definition("ivfflat", r.form, lists=r.lists),

@@ -309,17 +309,17 @@ def _learn(context: Context) -> None:
             raise UsageError(
                 "There is no tuned column to learn about: run `vectuned enable RELATION COLUMN` first."
             )
-        for care in columns:
+        for tuned in columns:
             waiting = conn.execute(
                 "SELECT awaiting_replay FROM vectuned.stats(%s::regclass, %s)",
-                (care.column.relation.as_string(conn), care.column.column),
+                (tuned.column.relation.as_string(conn), tuned.column.name),
             ).fetchone()
-            with console.progress(f"replaying {care.column}", waiting[0] if waiting else 0) as progress:
-                replayed = worker.replay(care, _ALL, progress)
-            lesson = worker.learn(care)
+            with console.progress(f"replaying {tuned.column}", waiting[0] if waiting else 0) as progress:
+                replayed = worker.replay(tuned, _ALL, progress)
+            lesson = worker.learn(tuned)
             report.append(
                 {
-                    "column": str(care.column),
+                    "column": str(tuned.column),
                     "replayed": replayed,
                     "replays": lesson.replays,
                     "version": lesson.version,
@@ -335,9 +335,9 @@ def _learn(context: Context) -> None:
                     },
                 }
             )
-            needed = f"{lesson.replays} replays of the {care.min_samples} it takes: nothing published yet"
+            needed = f"{lesson.replays} replays of the {tuned.min_samples} it takes: nothing published yet"
             console.line(
-                f"{care.column}: {replayed} replayed, "
+                f"{tuned.column}: {replayed} replayed, "
                 + (needed if lesson.version is None else f"version {lesson.version} published")
             )
         worker.judge()

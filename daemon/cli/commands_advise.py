@@ -16,9 +16,9 @@ from vectuned.sql.files import queries
 from .command import Command, Context, optional_column_arguments
 
 if TYPE_CHECKING:
-    from vectuned.daemon.advisor.types import Advice, Existing, Wish
+    from vectuned.daemon.advisor.types import Advice, AdvisorOptions, ExistingIndex
     from vectuned.learning.model.arrays import Singles
-    from vectuned.learning.model.tuned_columns import Care
+    from vectuned.learning.model.tuned_columns import TunedColumn
 
 _MOST_QUERIES: Final = 10_000
 
@@ -77,7 +77,7 @@ def _advise_arguments(parser: argparse.ArgumentParser) -> None:
 def _advise(context: Context) -> None:
     from vectuned.daemon.advisor.advisor import Advisor
     from vectuned.daemon.advisor.report import report_of, show
-    from vectuned.daemon.advisor.scratch import Run
+    from vectuned.daemon.advisor.scratch import ScratchRun
     from vectuned.daemon.advisor.types import existing_indexes
 
     options = context.options
@@ -85,18 +85,18 @@ def _advise(context: Context) -> None:
         raise UsageError("--drop-old goes with --apply: an index is only dropped for one that serves.")
     _check(options)
     with context.database() as conninfo, context.session() as conn:
-        care = _care(conn, options)
-        wish = _wish(conn, care, options)
+        tuned = _tuned(conn, options)
+        wish = _wish(conn, tuned, options)
         report: dict[str, Any] = {}
         problem = None
-        with Run.of(conn, care) as run:
-            advice = Advisor(conn, conninfo, care, wish, context.console).advise(run)
-            existing = existing_indexes(conn, care)
-            report = report_of(conn, care, wish, advice, existing)
+        with ScratchRun.of(conn, tuned) as run:
+            advice = Advisor(conn, conninfo, tuned, wish, context.console).advise(run)
+            existing = existing_indexes(conn, tuned)
+            report = report_of(conn, tuned, wish, advice, existing)
             if not context.console.as_json:
                 show(context.console, report)
             if options.apply:
-                problem = _apply(context, conn, conninfo, care, wish, run, advice, existing, report)
+                problem = _apply(context, conn, conninfo, tuned, wish, run, advice, existing, report)
     if context.console.as_json:
         context.console.document(report)
     if problem is not None:
@@ -116,21 +116,21 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"{name} must be between {low:g} and {high:g}, got {value:g}.")
 
 
-def _care(conn: psycopg.Connection[Any], options: argparse.Namespace) -> Care:
+def _tuned(conn: psycopg.Connection[Any], options: argparse.Namespace) -> TunedColumn:
     from vectuned.learning.model.tuned_columns import tuned_columns
 
     values = {"relation": options.relation, "column_name": options.column}
     number = conn.execute(queries()["find_column"], values).fetchall()[0][0]
     conn.execute(queries()["refresh_column"], {"column_id": number})
-    care = tuned_columns(conn, number)[0]
-    if not care.indexes:
+    tuned = tuned_columns(conn, number)[0]
+    if not tuned.indexes:
         raise VectunedError(
-            f"{care.column} has no index: create an HNSW or IVFFlat index and call vectuned.enable again."
+            f"{tuned.column} has no index: create an HNSW or IVFFlat index and call vectuned.enable again."
         )
-    return care
+    return tuned
 
 
-def _queries(conn: psycopg.Connection[Any], care: Care, given: str, k: int, seed: int) -> Singles:
+def _queries(conn: psycopg.Connection[Any], tuned: TunedColumn, given: str, k: int, seed: int) -> Singles:
     """Return the query vectors that are meant: so many recorded ones, or those of a file."""
     from vectuned.daemon.measure.query_files import load_vectors
     from vectuned.daemon.measure.sampling import LEAST, sample_searches
@@ -141,19 +141,19 @@ def _queries(conn: psycopg.Connection[Any], care: Care, given: str, k: int, seed
         if not LEAST <= count <= _MOST_QUERIES:
             raise UsageError(f"--queries must be between {LEAST} and {_MOST_QUERIES}, got {count}.")
         drain(conn)
-        return sample_searches(conn, care, count, seed=seed).vectors
-    found = load_vectors(Path(given), care.column)
+        return sample_searches(conn, tuned, count, seed=seed).vectors
+    found = load_vectors(Path(given), tuned.column)
     if not LEAST <= len(found) <= _MOST_QUERIES:
         raise UsageError(f"{given} holds {len(found)} queries, and it takes {LEAST} to {_MOST_QUERIES}.")
     return found
 
 
-def _wish(conn: psycopg.Connection[Any], care: Care, options: argparse.Namespace) -> Wish:
-    from vectuned.daemon.advisor.types import Wish
+def _wish(conn: psycopg.Connection[Any], tuned: TunedColumn, options: argparse.Namespace) -> AdvisorOptions:
+    from vectuned.daemon.advisor.types import AdvisorOptions
 
-    vectors = _queries(conn, care, options.queries, options.k, options.seed)
-    target = care.target_recall if options.target is None else options.target
-    return Wish(
+    vectors = _queries(conn, tuned, options.queries, options.k, options.seed)
+    target = tuned.target_recall if options.target is None else options.target
+    return AdvisorOptions(
         vectors,
         options.k,
         target,
@@ -169,11 +169,11 @@ def _apply(
     context: Context,
     conn: psycopg.Connection[Any],
     conninfo: str,
-    care: Care,
-    wish: Wish,
+    tuned: TunedColumn,
+    wish: AdvisorOptions,
     run: Any,
     advice: Advice,
-    existing: list[Existing],
+    existing: list[ExistingIndex],
     report: dict[str, Any],
 ) -> str | None:
     """Put the advice into force; returns what kept it from what was asked for, if anything did."""
@@ -183,7 +183,7 @@ def _apply(
     from vectuned.daemon.service.worker import Worker
 
     console = context.console
-    main = next((e for e in existing if e.number == care.indexes[0].number), None)
+    main = next((e for e in existing if e.number == tuned.indexes[0].number), None)
     winner_there = advice.current if report["winner"] is None else None
     if winner_there is not None and not (
         context.options.drop_old and main and main.name != winner_there.name
@@ -191,7 +191,7 @@ def _apply(
         return None  # the summary has said that nothing is worth changing
     with using_standby(context.settings) as standby:
         application = Application(
-            Worker(conn, context.settings, standby=standby), conninfo, care, wish, console
+            Worker(conn, context.settings, standby=standby), conninfo, tuned, wish, console
         )
         if winner_there is not None:
             winner, seconds = winner_there, None
@@ -223,13 +223,13 @@ def _apply(
             else:
                 application.drop(main)
                 applied["dropped"], applied["serving"] = main.name, application.serving()
-                console.line(f"{main.name} was dropped. {_warning(care, main)}")
+                console.line(f"{main.name} was dropped. {_warning(tuned, main)}")
         return problem
 
 
-def _warning(care: Care, old: Existing) -> str:
+def _warning(tuned: TunedColumn, old: ExistingIndex) -> str:
     return (
-        f"Plain SQL that ordered by {care.column.column} through it has no index now, unless it is written "
+        f"Plain SQL that ordered by {tuned.column.name} through it has no index now, unless it is written "
         "for another; vectuned.search has."
     )
 
@@ -267,9 +267,9 @@ def _evaluate(context: Context) -> None:
     if options.plot is not None and not options.plot.absolute().parent.is_dir():
         raise UsageError(f"--plot: the folder of {options.plot} does not exist.")
     with context.database() as conninfo, context.session() as conn:
-        care = _care(conn, options)
-        vectors = _queries(conn, care, options.queries, options.k, options.seed)
-        comparison = Comparison(conn, conninfo, care, vectors, options.k, options.target, options.seed)
+        tuned = _tuned(conn, options)
+        vectors = _queries(conn, tuned, options.queries, options.k, options.seed)
+        comparison = Comparison(conn, conninfo, tuned, vectors, options.k, options.target, options.seed)
         result = comparison.run(console)
     if options.plot is not None:
         plot(result, options.plot)

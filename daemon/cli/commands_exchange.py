@@ -72,7 +72,7 @@ def _chosen(conn: psycopg.Connection[Any], relation: str | None, column: str | N
     """Return the tuned columns that are meant: each relation as SQL writes it, and column."""
     from vectuned.learning.model.tuned_columns import tuned_columns
 
-    every = {care.column.id: care.column for care in tuned_columns(conn)}
+    every = {tuned.column.id: tuned.column for tuned in tuned_columns(conn)}
     if relation is not None:
         rows = conn.execute(
             "SELECT id FROM vectuned.tuned_column WHERE relation = %s::regclass AND column_name = "
@@ -84,7 +84,7 @@ def _chosen(conn: psycopg.Connection[Any], relation: str | None, column: str | N
         every = {number: every[number] for number in ids if number in every}
     if not every:
         raise UsageError("There is no tuned column: run `vectuned enable RELATION COLUMN` first.")
-    return [(each.relation.as_string(conn), each.column) for each in every.values()]
+    return [(each.relation.as_string(conn), each.name) for each in every.values()]
 
 
 def _find(conn: psycopg.Connection[Any], relation: str, column: str | None) -> int:

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from vectuned.daemon.console import Console
 from vectuned.learning.advisor import Definition
-from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.column import VectorColumn
 from vectuned.sql.files import queries, trusted
 
 _POLL_SECONDS: Final = 0.1
@@ -62,7 +62,7 @@ def build(
 
 
 def create_statement(
-    column: TunedColumn,
+    column: VectorColumn,
     definition: Definition,
     relation: sql.Identifier,
     name: str,

@@ -28,8 +28,8 @@ from vectuned.daemon.measure.evaluation import (
     tuned_arm,
 )
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.model.tuned_columns import Care
-from vectuned.learning.policy.learner import Lesson
+from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.policy.learner import LearningResult
 from vectuned.learning.policy.replays import load
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
@@ -42,7 +42,7 @@ from .demo_data import (
     RELATION,
     SCHEMA,
     UNRELATED,
-    Asked,
+    DemoQueries,
     Sizes,
     build_index,
     enable,
@@ -76,33 +76,35 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
             "\nSearching with vectuned.search, most searches filtered by a lexical category or a topic; "
             "nothing is learned yet, every search is recorded."
         )
-        care = enable(conn, target=TARGETS[-1], sample_rate=1.0)
+        tuned = enable(conn, target=TARGETS[-1], sample_rate=1.0)
         with console.progress("training searches", len(training)) as progress:
             _search_all(conn, training, progress)
         worker.drain()
         with console.progress("replaying at every effort", len(training)) as progress:
-            worker.replay(care, len(training), progress)
-        evidence = load(conn, care, care.indexes[0]).evidence(K)
-        truth = exact_neighbors(conn, care.column, heldout.vectors, K)
+            worker.replay(tuned, len(training), progress)
+        evidence = load(conn, tuned, tuned.indexes[0]).evidence(K)
+        truth = exact_neighbors(conn, tuned.column, heldout.vectors, K)
 
         curve = fixed_curve(evidence.recall)
         runs: dict[float, dict[str, Outcome]] = {}
-        lessons: dict[float, Lesson] = {}
+        lessons: dict[float, LearningResult] = {}
         for target in TARGETS:
-            care = enable(conn, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
-            lessons[target] = worker.learn(care)
+            tuned = enable(conn, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
+            lessons[target] = worker.learn(tuned)
             fixed = best_fixed(curve, target)
             served = lessons[target].served[K].policy.fixed_ef
             label = f"held-out, target {target:g}"
-            runs[target] = _compare(conninfo, care, heldout, truth, fixed, served, sizes.seed, console, label)
+            runs[target] = _compare(
+                conninfo, tuned, heldout, truth, fixed, served, sizes.seed, console, label
+            )
         asked = heldout.take(slice(sizes.heldout // 2))
-        before = _compare_filtered(conninfo, conn, care, asked, sizes.seed, console, advised=False)
+        before = _compare_filtered(conninfo, conn, tuned, asked, sizes.seed, console, advised=False)
         started = monotonic()
-        care, advice = follow_advice(worker, care, console)
+        tuned, advice = follow_advice(worker, tuned, console)
         advised_seconds = monotonic() - started
-        filtered = _compare_filtered(conninfo, conn, care, asked, sizes.seed, console, advised=True)
+        filtered = _compare_filtered(conninfo, conn, tuned, asked, sizes.seed, console, advised=True)
         unrelated = _compare_unrelated(
-            conninfo, conn, care, asked.take(slice(len(asked) // 2)), sizes.seed, console
+            conninfo, conn, tuned, asked.take(slice(len(asked) // 2)), sizes.seed, console
         )
         index_bytes = _scalar(conn, "SELECT pg_relation_size(%s)", f"{SCHEMA}.{INDEX}")
         server = str(_scalar(conn, "SHOW server_version"))
@@ -144,7 +146,7 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
     return result
 
 
-def _search_all(conn: psycopg.Connection[Any], asked: Asked, progress: Any) -> None:
+def _search_all(conn: psycopg.Connection[Any], asked: DemoQueries, progress: Any) -> None:
     """Search for everything asked, with its filter if it has one."""
     for number, vector in enumerate(asked.vectors):
         condition = asked.filtered_by(number)
@@ -157,8 +159,8 @@ def _search_all(conn: psycopg.Connection[Any], asked: Asked, progress: Any) -> N
 
 def _compare(
     conninfo: str,
-    care: Care,
-    heldout: Asked,
+    tuned: TunedColumn,
+    heldout: DemoQueries,
     truth: Truth,
     fixed: int,
     served: int,
@@ -169,9 +171,9 @@ def _compare(
     # A connection each, so that no arm meets another's settings or plans.
     with open_session(conninfo) as first, open_session(conninfo) as second, open_session(conninfo) as third:
         arms: dict[str, Arm] = {
-            "default": bare_arm(first, care.column, DEFAULT_EF, INDEX),
-            "fixed": bare_arm(second, care.column, fixed, INDEX),
-            "vectuned": tuned_arm(third, care.column, served),
+            "default": bare_arm(first, tuned.column, DEFAULT_EF, INDEX),
+            "fixed": bare_arm(second, tuned.column, fixed, INDEX),
+            "vectuned": tuned_arm(third, tuned.column, served),
         }
         with console.progress(label, len(heldout) * len(arms)) as progress:
             return compare(arms, heldout.vectors, truth, K, seed=seed, progress=progress)
@@ -180,8 +182,8 @@ def _compare(
 def _compare_filtered(
     conninfo: str,
     conn: psycopg.Connection[Any],
-    care: Care,
-    heldout: Asked,
+    tuned: TunedColumn,
+    heldout: DemoQueries,
     seed: int,
     console: Console,
     *,
@@ -192,7 +194,7 @@ def _compare_filtered(
     Before vectuned's advice was followed only exact search and vectuned; after it all, and one more: the
     usual setting with the same new indexes, which plain SQL may use as well.
     """
-    column = care.column
+    column = tuned.column
     truth = filtered_truth(conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
     with ExitStack() as stack:
 
@@ -221,15 +223,20 @@ def _compare_filtered(
 
 
 def _compare_unrelated(
-    conninfo: str, conn: psycopg.Connection[Any], care: Care, heldout: Asked, seed: int, console: Console
+    conninfo: str,
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    heldout: DemoQueries,
+    seed: int,
+    console: Console,
 ) -> dict[str, Outcome]:
     """Compare where the filter has nothing to do with the query."""
-    truth = filtered_truth(conn, care.column, heldout.vectors, K, UNRELATED, heldout.topics)
+    truth = filtered_truth(conn, tuned.column, heldout.vectors, K, UNRELATED, heldout.topics)
     with open_session(conninfo) as first, open_session(conninfo) as second, open_session(conninfo) as third:
         arms = {
-            "relaxed": bare_filtered_arm(first, care.column, UNRELATED, DEFAULT_EF, iterative=True),
-            "exact": exact_filtered_arm(second, care.column, UNRELATED),
-            "vectuned": tuned_arm(third, care.column, 0, attribute=UNRELATED),
+            "relaxed": bare_filtered_arm(first, tuned.column, UNRELATED, DEFAULT_EF, iterative=True),
+            "exact": exact_filtered_arm(second, tuned.column, UNRELATED),
+            "vectuned": tuned_arm(third, tuned.column, 0, attribute=UNRELATED),
         }
         with console.progress("held-out, unrelated filter", len(heldout) * len(arms)) as progress:
             return compare(
@@ -237,7 +244,7 @@ def _compare_unrelated(
             )
 
 
-def _learned(lesson: Lesson) -> dict[str, Any]:
+def _learned(lesson: LearningResult) -> dict[str, Any]:
     served = lesson.served[K]
     policy = served.policy
     return {

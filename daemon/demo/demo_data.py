@@ -15,7 +15,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import Corpus
 from vectuned.sql.files import queries
@@ -38,7 +38,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Asked:
+class DemoQueries:
     """Queries: `vectors` float32 (n, d), the lexical category of what each was written for, and a topic.
 
     Topics are the categories of other queries, drawn at random: as skewed, but unrelated to the query.
@@ -51,9 +51,9 @@ class Asked:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, part: slice) -> Asked:
+    def take(self, part: slice) -> DemoQueries:
         """Return a part of the queries."""
-        return Asked(self.vectors[part], self.categories[part], self.topics[part])
+        return DemoQueries(self.vectors[part], self.categories[part], self.topics[part])
 
     def filtered_by(self, number: int) -> dict[str, str] | None:
         """Say what the search for a query is filtered by: of five two by category, one by topic, two not."""
@@ -67,7 +67,7 @@ class Asked:
 
 def vectors(
     corpus: Corpus, embedder: StaticEmbedder, sizes: Sizes, console: Console
-) -> tuple[Singles, Asked, Asked]:
+) -> tuple[Singles, DemoQueries, DemoQueries]:
     """Embed the glosses, and usage examples as queries: rows, queries to learn from, and held-out ones."""
     texts = corpus.texts()
     with console.progress("embedding glosses", len(texts)) as progress:
@@ -76,22 +76,22 @@ def vectors(
     return rows, asked.take(slice(sizes.training)), asked.take(slice(sizes.training, None))
 
 
-def draw(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int) -> Asked:
+def draw(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int) -> DemoQueries:
     """Draw usage examples and embed them as queries."""
     examples = corpus.queries()
     chosen = [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))[:count]]
     category = {synset.id: synset.category for synset in corpus.synsets}
     categories = [category[example.source] for example in chosen]
     topics = [categories[i] for i in np.random.default_rng(seed + 1).permutation(len(categories))]
-    return Asked(embedder.encode([example.text for example in chosen]), categories, topics)
+    return DemoQueries(embedder.encode([example.text for example in chosen]), categories, topics)
 
 
 def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console: Console) -> None:
     """Make the table anew, with ordinary indexes on what is filtered by."""
     table = sql.Identifier(SCHEMA, TABLE)
     conn.execute("SET client_min_messages = warning")
-    for care in cares(conn):
-        values = {"relation": RELATION, "column_name": care.column.column, "forget": True}
+    for tuned in tuned_tables(conn):
+        values = {"relation": RELATION, "column_name": tuned.column.name, "forget": True}
         conn.execute(queries()["disable"], values)
     conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(SCHEMA)))
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
@@ -124,37 +124,37 @@ def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, consol
     return build(conn, conninfo, statement, "building the HNSW index", total, console)
 
 
-def cares(conn: psycopg.Connection[Any]) -> list[Care]:
+def tuned_tables(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
     """Return the columns of the table that vectuned knows: one, or none before `enable`."""
     return [c for c in tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
 
 
-def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) -> Care:
+def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) -> TunedColumn:
     """Have vectuned tune the table for a target, and record that share of its searches."""
     conn.execute(
         "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
         (RELATION, target, sample_rate),
     )
-    return cares(conn)[0]
+    return tuned_tables(conn)[0]
 
 
-def follow_advice(worker: Worker, care: Care, console: Console) -> tuple[Care, list[str]]:
+def follow_advice(worker: Worker, tuned: TunedColumn, console: Console) -> tuple[TunedColumn, list[str]]:
     """Create the indexes that vectuned recommends and learn about them.
 
     Returns the column with its new indexes, and the statements that made them.
     """
-    values = {"relation": RELATION, "column_name": care.column.column}
+    values = {"relation": RELATION, "column_name": tuned.column.name}
     rows = worker.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
     statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
     with console.progress("creating the recommended indexes", len(statements)) as progress:
         for number, statement in enumerate(statements, 1):
             worker.conn.execute(statement.encode())
             progress(number)
-    care = worker.refresh(care)
+    tuned = worker.refresh(tuned)
     waiting = worker.conn.execute(
         "SELECT awaiting_replay FROM vectuned.stats(%s::regclass)", (RELATION,)
     ).fetchall()[0][0]
     with console.progress("replaying through them", waiting) as progress:
-        worker.replay(care, waiting, progress)
-    worker.learn(care)
-    return care, statements
+        worker.replay(tuned, waiting, progress)
+    worker.learn(tuned)
+    return tuned, statements

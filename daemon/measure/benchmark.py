@@ -15,7 +15,7 @@ from psycopg import sql
 from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.publication import read
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, ends_all
 from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
@@ -26,7 +26,7 @@ from .evaluation import nearest_statement, race
 from .sampling import Sample
 
 Progress = Callable[[int], None]
-Way = Callable[..., list[float]]
+PreparedSearch = Callable[..., list[float]]
 
 _WARM_UP: Final = 100
 _SERVED: Final = "SELECT distance FROM vectuned.search($1::regclass, $2, $3, $4::jsonb, $5)"
@@ -41,7 +41,7 @@ class Benchmark:
     """
 
     conn: psycopg.Connection[Any]
-    care: Care
+    tuned: TunedColumn
     sample: Sample
     k: int
     confidence: float = 0.95
@@ -59,13 +59,13 @@ class Benchmark:
         Searches and exact answers see one snapshot, so that rows that come and go count for neither way.
         Raises psycopg.Error where a search fails; in measuring recall alone it is given up and counted.
         """
-        column = self.care.column
+        column = self.tuned.column
         with snapshot(self.conn):
             self.conn.execute("SET LOCAL vectuned.record = off")
             sample = self.sample
             truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)
             self.conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
-            ways: dict[str, Way] = {"served": self._served, "default": self._plain}
+            ways: dict[str, PreparedSearch] = {"served": self._served, "default": self._plain}
             searches = list(
                 zip(
                     map(Vector, self.sample.vectors), self.sample.filters, self.sample.conditions, strict=True
@@ -89,9 +89,9 @@ class Benchmark:
         }
         return {
             "relation": f"{column.schema}.{column.table}",
-            "column": column.column,
+            "column": column.name,
             "k": self.k,
-            "target_recall": self.care.target_recall,
+            "target_recall": self.tuned.target_recall,
             "confidence": self.confidence,
             "queries": self.sample.describe(),
             "rows": truth.scanned,
@@ -100,8 +100,8 @@ class Benchmark:
         }
 
     def _served(self, query: Vector, filter_text: str | None, _: sql.Composable | None) -> list[float]:
-        column = self.care.column
-        values = (column.relation.as_string(self.conn), query, self.k, filter_text, column.column)
+        column = self.tuned.column
+        values = (column.relation.as_string(self.conn), query, self.k, filter_text, column.name)
         rows = self._raw().execute(_SERVED, values, prepare=True).fetchall()
         return [row[0] for row in rows]
 
@@ -116,10 +116,10 @@ class Benchmark:
         return psycopg.RawCursor(self.conn)
 
     def _plain_statement(self, condition: sql.Composable | None) -> sql.Composed:
-        return nearest_statement(self.care.column, sql.SQL("$1"), sql.Literal(self.k), condition)
+        return nearest_statement(self.tuned.column, sql.SQL("$1"), sql.Literal(self.k), condition)
 
     def _answers(
-        self, ways: dict[str, Way], searches: list[tuple[Any, ...]], progress: Progress
+        self, ways: dict[str, PreparedSearch], searches: list[tuple[Any, ...]], progress: Progress
     ) -> dict[str, Floats]:
         """Search in every way: distances (n, k) padded with +inf; NaN where it was given up."""
         found = {name: np.full((len(searches), self.k), np.inf) for name in ways}
@@ -164,7 +164,7 @@ class Benchmark:
 
     def _serving(self) -> str:
         """Say what searches without a filter are served with; of filtered ones that depends on the filter."""
-        policy, _ = read(self.conn, self.care).get(k_class(self.k), (None, None))
+        policy, _ = read(self.conn, self.tuned).get(k_class(self.k), (None, None))
         if any(condition is not None for condition in self.sample.conditions):
             return "by the kind of filter, see vectuned.recommend_params"
         if policy is None:

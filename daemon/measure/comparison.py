@@ -17,13 +17,13 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.ladder import k_class
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.publication import read
 from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
 from .evaluation import best_fixed, fixed_curve, fixed_grid, nearest_statement
-from .measuring import Clients, Way, replay_through, served_way, way_through
+from .measuring import Clients, PreparedSearch, replay_through, search_through, served_search
 
 CONFIDENCE: Final = 0.95
 _RESAMPLES: Final = 1000
@@ -44,7 +44,7 @@ class Comparison:
 
     conn: psycopg.Connection[Any]
     conninfo: str
-    care: Care
+    tuned: TunedColumn
     vectors: Singles
     k: int
     target: float | None = None
@@ -56,24 +56,24 @@ class Comparison:
         Each bound holds with 95 % confidence by itself: of recall and its tail by betting, of times by
         resampling the queries, which says nothing about other work on the machine.
         """
-        care, k, column = self.care, self.k, self.care.column
-        target = care.target_recall if self.target is None else self.target
+        tuned, k, column = self.tuned, self.k, self.tuned.column
+        target = tuned.target_recall if self.target is None else self.target
         order = np.random.default_rng(self.seed).permutation(len(self.vectors))
         half = len(order) // 2
         training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
-        main = care.indexes[0]
+        main = tuned.indexes[0]
         with snapshot(self.conn):
             truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
             first = truth.take(np.arange(half))
             with console.progress(f"replaying through {main.name}", half) as progress:
-                seen = replay_through(self.conn, care, main, training, first, k, progress)
-            default = care.default_effort(main, k)
+                seen = replay_through(self.conn, tuned, main, training, first, k, progress)
+            default = tuned.default_effort(main, k)
             curve = fixed_curve(seen.recall, fixed_grid(main, k), main.rungs)
             fixed = best_fixed(curve, target)
             ways = {
-                "default": way_through(self.conn, care, main, k, default),
-                "best fixed": way_through(self.conn, care, main, k, fixed),
-                "vectuned": served_way(care, k),
+                "default": search_through(self.conn, tuned, main, k, default),
+                "best fixed": search_through(self.conn, tuned, main, k, fixed),
+                "vectuned": served_search(tuned, k),
             }
             exact = self._exact()
         with (
@@ -105,7 +105,7 @@ class Comparison:
         }
         return {
             "relation": f"{column.schema}.{column.table}",
-            "column": column.column,
+            "column": column.name,
             "k": k,
             "target_recall": target,
             "rows": truth.scanned,
@@ -119,17 +119,17 @@ class Comparison:
             "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
         }
 
-    def _exact(self) -> Way:
-        column = self.care.column
+    def _exact(self) -> PreparedSearch:
+        column = self.tuned.column
         there = sql.SQL("{} IS NOT NULL").format(column.vector)
         statement = nearest_statement(column, _QUERY, sql.Literal(self.k), there, exact=True)
-        return Way(statement.as_string(self.conn))
+        return PreparedSearch(statement.as_string(self.conn))
 
     def _serving(self) -> str:
-        policy, _ = read(self.conn, self.care).get(k_class(self.k), (None, None))
+        policy, _ = read(self.conn, self.tuned).get(k_class(self.k), (None, None))
         if policy is None:
             return "nothing learned yet: the default"
-        names = {index.number: index.name for index in self.care.indexes}
+        names = {index.number: index.name for index in self.tuned.indexes}
         where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
         return policy.described + where
 

@@ -21,7 +21,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.learning.model.arrays import Floats, Ints, Singles
-from vectuned.learning.model.column import TunedColumn
+from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.ladder import RUNGS, at_efforts, effort
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.statistics.bounds import TAIL
@@ -61,7 +61,7 @@ _PARAMETER: Final = sql.Placeholder()
 
 
 @dataclass(frozen=True)
-class Seen:
+class ArmResults:
     """What a client was given: distances float64 (n, width) padded with +inf, and milliseconds (n,)."""
 
     distances: Floats
@@ -101,7 +101,7 @@ class Arm:
 
 
 def nearest_statement(
-    column: TunedColumn,
+    column: VectorColumn,
     query: sql.Composable,
     k: sql.Composable,
     condition: sql.Composable | None = None,
@@ -124,7 +124,7 @@ def nearest_statement(
 
 
 def bare_statement(
-    column: TunedColumn,
+    column: VectorColumn,
     attribute: str | None = None,
     value: sql.Composable = _PARAMETER,
     k: sql.Composable = _PARAMETER,
@@ -147,7 +147,7 @@ def bare_statement(
     return nearest_statement(column, _PARAMETER, k, condition, exact=exact)
 
 
-def bare_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int, index: str) -> Arm:
+def bare_arm(conn: psycopg.Connection[Any], column: VectorColumn, ef: int, index: str) -> Arm:
     """Search as people do: plain SQL at a fixed ef_search. VectunedError if it would not use the index."""
     conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
     statement = bare_statement(column)
@@ -164,7 +164,7 @@ def bare_arm(conn: psycopg.Connection[Any], column: TunedColumn, ef: int, index:
 
 def bare_filtered_arm(
     conn: psycopg.Connection[Any],
-    column: TunedColumn,
+    column: VectorColumn,
     attribute: str,
     ef: int,
     *,
@@ -180,14 +180,14 @@ def bare_filtered_arm(
     return Arm(conn, statement, lambda vector, k, value: (vector, value, vector, k), ef)
 
 
-def exact_filtered_arm(conn: psycopg.Connection[Any], column: TunedColumn, attribute: str) -> Arm:
+def exact_filtered_arm(conn: psycopg.Connection[Any], column: VectorColumn, attribute: str) -> Arm:
     """Compare with every row that matches, found by the filter's own index."""
     statement = bare_statement(column, attribute, exact=True)
     return Arm(conn, statement, lambda vector, k, value: (vector, value, k), 0)
 
 
 def tuned_arm(
-    conn: psycopg.Connection[Any], column: TunedColumn, ef: int, *, attribute: str | None = None
+    conn: psycopg.Connection[Any], column: VectorColumn, ef: int, *, attribute: str | None = None
 ) -> Arm:
     """Search through vectuned.search, where `attribute` is given with a filter on it."""
     relation = f"{sql.Identifier(column.schema, column.table).as_string(conn)}"
@@ -204,7 +204,7 @@ def tuned_arm(
 
 def filtered_truth(
     conn: psycopg.Connection[Any],
-    column: TunedColumn,
+    column: VectorColumn,
     vectors: Singles,
     k: int | Ints,
     attribute: str,
@@ -224,14 +224,14 @@ def race(
     seed: int | np.random.Generator = 0,
     warm_up: int = 100,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Seen]:
+) -> dict[str, ArmResults]:
     """Do every search in every way, in blocks of 50 whose order of ways is drawn anew.
 
     A way takes what a search consists of and returns the distances found, at most `width`. Times are what the
     client waits for, rows fetched. Before that each way does the first `warm_up` searches unmeasured.
     """
     rng, names, count, done = np.random.default_rng(seed), list(ways), len(searches), 0
-    seen = {name: Seen(np.full((count, width), np.inf), np.zeros(count)) for name in names}
+    seen = {name: ArmResults(np.full((count, width), np.inf), np.zeros(count)) for name in names}
     for way in ways.values():
         for search in searches[:warm_up]:
             way(*search)
@@ -305,7 +305,7 @@ def show_figures(console: Console, title: str, rows: Mapping[str, Mapping[str, f
     console.line()
 
 
-def _outcome(seen: Seen, truth: Truth, k: int, ef: int) -> Outcome:
+def _outcome(seen: ArmResults, truth: Truth, k: int, ef: int) -> Outcome:
     recall, millis = recall_at_k(seen.distances, truth, k), seen.millis
     p50, p99 = np.quantile(millis, [0.5, 0.99])
     return Outcome(

@@ -15,12 +15,12 @@ from psycopg import sql
 
 from vectuned.daemon.database.session import open_session
 from vectuned.learning.model.arrays import Floats, Singles
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
-from vectuned.learning.replay.scan import Aim, Scans, goal
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.replay.scan import ScanGoal, Scans, goal
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import queries, trusted
 
-from .evaluation import Seen, race
+from .evaluation import ArmResults, race
 
 _SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
 
@@ -38,7 +38,7 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class Way:
+class PreparedSearch:
     """A statement with the query as $1, and the settings it runs with."""
 
     statement: str
@@ -47,7 +47,7 @@ class Way:
 
 def replay_through(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     index: TunedIndex,
     vectors: Singles,
     truth: Truth,
@@ -58,24 +58,26 @@ def replay_through(
 
     A search ends where its answer is complete. Those that take too long are left out.
     """
-    scans = Scans(care, index, len(vectors), k)
+    scans = Scans(tuned, index, len(vectors), k)
     for i, vector in enumerate(vectors):
-        scans.search(conn, i, vector, k, None, Aim(*goal(truth, i, k)))
+        scans.search(conn, i, vector, k, None, ScanGoal(*goal(truth, i, k)))
         if progress is not None:
             progress(i + 1)
     own = scans.finished
     return Replayed(scans.recall(own, truth.take(own), k), scans.blocks[own])
 
 
-def way_through(conn: psycopg.Connection[Any], care: Care, index: TunedIndex, k: int, effort: int) -> Way:
+def search_through(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, k: int, effort: int
+) -> PreparedSearch:
     """Return how to search through one index as vectuned.search does, at a fixed effort."""
     nearest = min(k + k // 10 + 5, 1000) if index.form == "halfvec" else max(effort, k)
-    values = {"column_id": care.column.id, "index_no": index.number, "k": k, "nearest": nearest}
+    values = {"column_id": tuned.column.id, "index_no": index.number, "k": k, "nearest": nearest}
     row = conn.execute(queries()["index_statement"], values).fetchone()
     assert row is not None
     setting = "hnsw.ef_search" if index.method == "hnsw" else "ivfflat.probes"
     most_costly = ("ivfflat.probes", "32768") if index.method == "hnsw" else ("hnsw.ef_search", "1000")
-    return Way(str(row[0]), (*_INDEX_ONLY, most_costly, (setting, str(effort))))
+    return PreparedSearch(str(row[0]), (*_INDEX_ONLY, most_costly, (setting, str(effort))))
 
 
 # As the functions that serve have it: sql/functions/search_template.sql.
@@ -113,7 +115,7 @@ class Clients:
 
     def time(
         self,
-        ways: Mapping[str, Way],
+        ways: Mapping[str, PreparedSearch],
         vectors: Singles,
         k: int,
         *,
@@ -121,7 +123,7 @@ class Clients:
         passes: int = 1,
         warm_up: int = 50,
         progress: Callable[[int], None] | None = None,
-    ) -> dict[str, Seen]:
+    ) -> dict[str, ArmResults]:
         """Race the ways in shuffled blocks; of several passes the quicker time of each search counts.
 
         That leaves out what other work on the machine costs now and then.
@@ -133,14 +135,14 @@ class Clients:
                 conn.execute("SELECT set_config(%s, %s, false)", (setting, value))
             asked[name] = _asking(conn, way.statement)
         assert len(asked) == len(ways)
-        found: dict[str, Seen] = {}
+        found: dict[str, ArmResults] = {}
         for turn in range(passes):
             seen = race(
                 asked, searches, k, seed=seed + turn, warm_up=0 if turn else warm_up, progress=progress
             )
             for name, each in seen.items():
                 before = found.get(name, each)
-                found[name] = Seen(each.distances, np.minimum(each.millis, before.millis))
+                found[name] = ArmResults(each.distances, np.minimum(each.millis, before.millis))
         for conn in self._conns:
             conn.execute("RESET ALL")
             conn.execute("SET vectuned.record = off")
@@ -157,9 +159,9 @@ def _asking(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector],
     return ask
 
 
-def served_way(care: Care, k: int) -> Way:
+def served_search(tuned: TunedColumn, k: int) -> PreparedSearch:
     """Return how an application searches."""
     literal = [
-        sql.Literal(x).as_string(None) for x in (care.column.relation.as_string(None), k, care.column.column)
+        sql.Literal(x).as_string(None) for x in (tuned.column.relation.as_string(None), k, tuned.column.name)
     ]
-    return Way(_SERVED.format(*literal))
+    return PreparedSearch(_SERVED.format(*literal))

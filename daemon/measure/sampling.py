@@ -11,7 +11,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.replay.batch import compile_filters
 from vectuned.sql.files import queries
 
@@ -59,7 +59,7 @@ class Sample:
 
 def sample_searches(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     count: int,
     *,
     filtered: bool | None = False,
@@ -72,19 +72,19 @@ def sample_searches(
     fits the table is left out. `perturbed`: fill up with rows of the table, without a filter, that are moved
     at random by half the standard deviation. Raises VectunedError where fewer than 20 are left.
     """
-    values = {"column_id": care.column.id, "count": count, "filtered": filtered}
+    values = {"column_id": tuned.column.id, "count": count, "filtered": filtered}
     rows = conn.execute(queries()["recorded_searches"], values).fetchall()
-    conditions, _ = compile_filters(conn, care, [row[1] for row in rows])
+    conditions, _ = compile_filters(conn, tuned, [row[1] for row in rows])
     kept = [
         (row[0].to_numpy(), row[1], condition)
         for row, condition in zip(rows, conditions, strict=True)
         if row[1] is None or condition is not None
     ]
     missing = count - len(kept) if perturbed and not filtered else 0
-    moved = _moved_rows(conn, care, missing, seed) if missing else _none(care)
+    moved = _moved_rows(conn, tuned, missing, seed) if missing else _none(tuned)
     vectors = np.array([vector for vector, _, _ in kept], dtype=np.float32)
     sample = Sample(
-        np.concatenate([vectors.reshape(len(kept), care.column.dimensions), moved]),
+        np.concatenate([vectors.reshape(len(kept), tuned.column.dimensions), moved]),
         [text for _, text, _ in kept] + [None] * len(moved),
         [condition for _, _, condition in kept] + [None] * len(moved),
         count,
@@ -93,16 +93,16 @@ def sample_searches(
     if len(sample) < LEAST:
         kind = {False: "without a filter", True: "with a filter", None: ""}[filtered]
         raise VectunedError(
-            f"Only {len(kept)} different searches {kind} of {care.column} are recorded with their vectors, "
+            f"Only {len(kept)} different searches {kind} of {tuned.column} are recorded with their vectors, "
             f"and it takes {LEAST}: use vectuned.search for a while (its sample_rate is how many are kept), "
             "or ask for perturbed rows, which are not a fair sample."
         )
     return sample
 
 
-def _moved_rows(conn: psycopg.Connection[Any], care: Care, count: int, seed: int) -> Singles:
+def _moved_rows(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int, seed: int) -> Singles:
     """Draw rows of the table and move them; float32 (up to count, d)."""
-    column = care.column
+    column = tuned.column
     pages = sql.SQL("TABLESAMPLE SYSTEM (least(100, 100 * {} / greatest((vectuned._row_estimate({})), 1)))")
     some = pages.format(sql.Literal(_PAGES_FOR * count), sql.Literal(column.relation.as_string(conn)))
     for part in (some, sql.SQL("")):
@@ -115,12 +115,12 @@ def _moved_rows(conn: psycopg.Connection[Any], care: Care, count: int, seed: int
         if len(rows) >= count:
             break
     if not rows:
-        return _none(care)
+        return _none(tuned)
     vectors = np.array([row[0].to_numpy() for row in rows], dtype=np.float32)
     noise = np.random.default_rng(seed).normal(size=vectors.shape)
     moved: Singles = (vectors + _MOVED * vectors.std(axis=0) * noise).astype(np.float32)
     return moved
 
 
-def _none(care: Care) -> Singles:
-    return np.empty((0, care.column.dimensions), dtype=np.float32)
+def _none(tuned: TunedColumn) -> Singles:
+    return np.empty((0, tuned.column.dimensions), dtype=np.float32)

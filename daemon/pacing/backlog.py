@@ -15,7 +15,7 @@ _REPEAT: Final = 3600.0
 
 
 @dataclass(frozen=True)
-class Behind:
+class Lag:
     """What is left to do: searches `waiting`, the rate `per_minute`, and whether it is time to say so."""
 
     waiting: int
@@ -45,7 +45,7 @@ class Backlog:
         self._idle_at = self._began
         self._said_at: float | None = None
 
-    def saw(self, waiting: int, replayed: int) -> Behind | None:
+    def saw(self, waiting: int, replayed: int) -> Lag | None:
         """Take in how many wait now and how many were replayed since the last call; None: it keeps up.
 
         What is returned is due at first and then once an hour.
@@ -65,4 +65,4 @@ class Backlog:
         due = self._said_at is None or now - self._said_at >= _REPEAT
         if due:
             self._said_at = now
-        return Behind(waiting, 60 * rate, due)
+        return Lag(waiting, 60 * rate, due)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 
 from vectuned.config.sections import BudgetSettings
-from vectuned.learning.replay.work_timer import Spent
+from vectuned.learning.replay.work_timer import WorkTimer
 from vectuned.sql.files import queries
 
 from .backlog import Backlog
@@ -70,9 +70,9 @@ class Pace:
         return not self.busy
 
     @contextmanager
-    def work(self) -> Iterator[Spent]:
+    def work(self) -> Iterator[WorkTimer]:
         """Take what the block does from the budget, also where it fails."""
-        spent = Spent()
+        spent = WorkTimer()
         try:
             with spent.work():
                 yield spent

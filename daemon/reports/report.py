@@ -17,10 +17,10 @@ from psycopg.rows import dict_row, namedtuple_row
 import vectuned
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import effort
-from vectuned.learning.model.tuned_columns import Care, TunedIndex, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, tuned_columns
 from vectuned.learning.policy.filtering import OTHERS
 from vectuned.learning.policy.replays import Replays, load
-from vectuned.learning.statistics.sequential import statement
+from vectuned.learning.statistics.sequential import claim_from_checks
 from vectuned.sql.files import queries
 
 from . import status
@@ -43,13 +43,13 @@ def report(conn: psycopg.Connection[Any]) -> str:
     """
     known = {(column["relation"], column["column_name"]): column for column in status.read(conn)}
     parts = []
-    for care in tuned_columns(conn):
+    for tuned in tuned_columns(conn):
         relation = conn.execute(
-            queries()["relation_text"], {"relation": care.column.relation.as_string(conn)}
+            queries()["relation_text"], {"relation": tuned.column.relation.as_string(conn)}
         )
         row = relation.fetchone()
-        if row is not None and (row[0], care.column.column) in known:
-            parts.append(_column(conn, care, known[row[0], care.column.column]))
+        if row is not None and (row[0], tuned.column.name) in known:
+            parts.append(_column(conn, tuned, known[row[0], tuned.column.name]))
     row = conn.execute(queries()["about_server"]).fetchone()
     assert row is not None
     database, server, extension = row
@@ -64,8 +64,8 @@ def report(conn: psycopg.Connection[Any]) -> str:
     )
 
 
-def _column(conn: psycopg.Connection[Any], care: Care, column: dict[str, Any]) -> str:
-    seen = [(index, load(conn, care, index)) for index in care.indexes]
+def _column(conn: psycopg.Connection[Any], tuned: TunedColumn, column: dict[str, Any]) -> str:
+    seen = [(index, load(conn, tuned, index)) for index in tuned.indexes]
     checked = any(promise["checks"] for promise in column["promises"])
     key = {"relation": column["relation"], "column_name": column["column_name"]}
     cursor = conn.cursor(row_factory=dict_row)
@@ -73,14 +73,14 @@ def _column(conn: psycopg.Connection[Any], care: Care, column: dict[str, Any]) -
     events = cursor.execute(queries()["events"], {**key, "count": _EVENTS}).fetchall()
     return "\n".join(
         [
-            f"<h2>{escape(str(care.column))}</h2>",
+            f"<h2>{escape(str(tuned.column))}</h2>",
             f"<p>{escape(_summary(column))}</p>",
             "<h3>Recall of the searches served, by exact checks</h3>",
-            *(_promise(conn, care, row) for row in column["promises"]),
+            *(_promise(conn, tuned, row) for row in column["promises"]),
             "" if checked else '<p class="none">No served search was checked yet.</p>',
             "<h3>Recall against time, by replays</h3>",
-            *_curves(care, seen, column["classes"]),
-            *_filtered_curves(care, seen),
+            *_curves(tuned, seen, column["classes"]),
+            *_filtered_curves(tuned, seen),
             "<h3>What serves, and why</h3>",
             _table(
                 ("k up to", "access path", "index", "effort", "recall", "at least", "proven", "why"),
@@ -89,7 +89,7 @@ def _column(conn: psycopg.Connection[Any], care: Care, column: dict[str, Any]) -
             _advised("Filtered searches", advice, ("filtered search",)),
             _advised("Advice", advice, ("index", "filter index", "statistics")),
             "<h3>Patterns</h3>",
-            _patterns(conn, care),
+            _patterns(conn, tuned),
             "<h3>Events</h3>",
             _table(("time (UTC)", "what", "details"), (_event(row) for row in events)),
         ]
@@ -109,15 +109,15 @@ def _summary(column: dict[str, Any]) -> str:
     )
 
 
-def _promise(conn: psycopg.Connection[Any], care: Care, promise: dict[str, Any]) -> str:
+def _promise(conn: psycopg.Connection[Any], tuned: TunedColumn, promise: dict[str, Any]) -> str:
     """Draw the mean of the checks so far and what they proved, at some sixty times since it began anew."""
-    key = {"column_id": care.column.id, "k_class": promise["k_class"], "shape": promise["filter"] or ""}
+    key = {"column_id": tuned.column.id, "k_class": promise["k_class"], "shape": promise["filter"] or ""}
     checks = conn.execute(queries()["checks_since"], key).fetchall()
     if not checks:
         return ""
     recall = np.array([row[1] for row in checks], dtype=np.float64)
     ends = np.unique(np.linspace(1, len(checks), min(_STEPS, len(checks))).astype(int))
-    said = [statement(recall[:end], promise["confidence"]) for end in ends]
+    said = [claim_from_checks(recall[:end], promise["confidence"]) for end in ends]
     line = Line(
         "mean so far, and what is proven of it",
         np.array([checks[end - 1][0].timestamp() for end in ends]),
@@ -126,12 +126,12 @@ def _promise(conn: psycopg.Connection[Any], care: Care, promise: dict[str, Any])
     )
     name = _kind(promise["k_class"], promise["filter"])
     drawn = chart(
-        [line], title=name, x="time of the check (UTC)", y="recall", scale="time", level=care.target_recall
+        [line], title=name, x="time of the check (UTC)", y="recall", scale="time", level=tuned.target_recall
     )
-    return f"<p>{escape(promise['statement'])}</p>{drawn}"
+    return f"<p>{escape(promise['claim_from_checks'])}</p>{drawn}"
 
 
-def _curves(care: Care, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterable[str]:
+def _curves(tuned: TunedColumn, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterable[str]:
     """Draw recall against time of every index, for each class of k that is asked for."""
     for k in _asked(seen):
         serving = next((row for row in classes if row["k_class"] == k), None)
@@ -147,10 +147,10 @@ def _curves(care: Care, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterab
                 chosen = round(float(effort(fixed, index.rungs)))
             lines.append(_curve(name, index.rungs, evidence.ms.mean(0), evidence.recall.mean(0), chosen))
         if lines:
-            yield _against_time(lines, _kind(k, None), care)
+            yield _against_time(lines, _kind(k, None), tuned)
 
 
-def _filtered_curves(care: Care, seen: Seen) -> Iterable[str]:
+def _filtered_curves(tuned: TunedColumn, seen: Seen) -> Iterable[str]:
     """Draw the same of the kinds of filter asked for most, with the ways that have no effort to choose.
 
     Not of partial indexes: what they answer is not all that a kind of filter asks.
@@ -188,7 +188,7 @@ def _filtered_curves(care: Care, seen: Seen) -> Iterable[str]:
             for place, (path, ef) in enumerate(OTHERS):
                 name = path if ef is None else f"{path} {ef}"
                 lines.append(_point(name, evidence.other_ms[:, place], evidence.other_recall[:, place]))
-        yield _against_time(lines, _kind(k, shape), care)
+        yield _against_time(lines, _kind(k, shape), tuned)
 
 
 def _asked(seen: Seen) -> list[int]:
@@ -209,14 +209,14 @@ def _point(name: str, ms: Floats, recall: Floats) -> Line:
     return Line(name, np.array([x]), np.array([y]), [f"{name}: recall {y:.3f}, {x:.2f} ms"])
 
 
-def _against_time(lines: Sequence[Line], name: str, care: Care) -> str:
+def _against_time(lines: Sequence[Line], name: str, tuned: TunedColumn) -> str:
     return chart(
         lines,
         title=name,
         x=f"milliseconds a search, in the server ({name})",
         y="recall",
         scale="log",
-        level=care.target_recall,
+        level=tuned.target_recall,
     )
 
 
@@ -247,9 +247,9 @@ def _advised(title: str, advice: Sequence[dict[str, Any]], kinds: Sequence[str])
     )
 
 
-def _patterns(conn: psycopg.Connection[Any], care: Care) -> str:
+def _patterns(conn: psycopg.Connection[Any], tuned: TunedColumn) -> str:
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["patterns"], {"column_id": care.column.id}).fetchall()
+    rows = cursor.execute(queries()["patterns"], {"column_id": tuned.column.id}).fetchall()
     if not rows:
         return '<p class="none">None are published: every search of a class has the same effort.</p>'
     shown = sorted(rows, key=lambda row: -row.usage)[:_PATTERNS]

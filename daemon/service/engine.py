@@ -19,10 +19,10 @@ from vectuned.daemon.logs import correlated
 from vectuned.daemon.pacing.pace import Pace, Stopped
 from vectuned.sql.files import queries
 
-from .jobs import JOBS, Job, Record, backoff
+from .jobs import JOBS, Job, JobRecord, backoff
 from .leader import Leader, open_work
 from .timetable import FIRST_RUN, Timetable
-from .watchdog import Pulse
+from .watchdog import Watchdog
 from .worker import Worker, sentence
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class Engine:
         self.leader = Leader(conninfo, settings)
         self.halted = threading.Event()
         self.halted.set()
-        self.pulse = Pulse()
+        self.pulse = Watchdog()
         self._jobs = {job.name: job for job in jobs}
-        self._records = {job.name: Record(job.name) for job in jobs}
+        self._records = {job.name: JobRecord(job.name) for job in jobs}
         self._rng = random.Random()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -173,14 +173,14 @@ class Engine:
 
     def _lead(self) -> None:
         """Have the jobs done until this is no longer the leader, or is to stop."""
-        desk = self.leader.desk
-        desk.execute(queries()["forget_jobs"], {"names": list(self._jobs)})
+        lock_session = self.leader.lock_session
+        lock_session.execute(queries()["forget_jobs"], {"names": list(self._jobs)})
         self._take_settings()
         self.halted.clear()
         try:
             with self._working:
                 _ = self.worker  # it connects
-            count = self._glance(desk)
+            count = self._glance(lock_session)
             log.info("%swatching %d columns", self._prefix, count, extra={"action": "start"})
             self._timetable = timetable = Timetable(self._jobs.values(), self._attempt, self.settings)
             timetable.start()
@@ -199,7 +199,7 @@ class Engine:
                 self._take_settings()
                 timetable.watch_clock()
                 if time.monotonic() >= self._glance_at:
-                    self._glance(desk)
+                    self._glance(lock_session)
         finally:
             self._end()
 
@@ -226,10 +226,10 @@ class Engine:
             self._wake.wait(seconds)
         self._wake.clear()
 
-    def _glance(self, desk: psycopg.Connection[Any]) -> int:
+    def _glance(self, lock_session: psycopg.Connection[Any]) -> int:
         """Look how many columns there are, and what was published last, for who asks how things are."""
         self._glance_at = time.monotonic() + _GLANCE_SECONDS
-        row = desk.execute(queries()["at_a_glance"]).fetchone()
+        row = lock_session.execute(queries()["at_a_glance"]).fetchone()
         assert row is not None
         last = f"last published {row[1]:%Y-%m-%d %H:%M}" if row[1] else "nothing published yet"
         self._state = f"{row[0]} column{'' if row[0] == 1 else 's'}, {last}"
@@ -291,7 +291,7 @@ class Engine:
             record.succeeded(began, found)
         self._note(job, record)
 
-    def _failed(self, job: Job, record: Record, began: float, error: Exception) -> None:
+    def _failed(self, job: Job, record: JobRecord, began: float, error: Exception) -> None:
         record.failed(began, error)
         delay = backoff(record.failures, job.every(self.settings) or FIRST_RUN, self._rng)
         # What is neither the server's nor the user's is a fault of ours, and the way to it is told.
@@ -308,14 +308,14 @@ class Engine:
         if (timetable := self._timetable) is not None:
             timetable.run_in(job, delay)
 
-    def _note(self, job: Job, record: Record) -> None:
+    def _note(self, job: Job, record: JobRecord) -> None:
         """Write down how the job went, if that is due."""
         if not record.due():
             return
         timetable = self._timetable
         ahead = timetable.seconds_until(job) if timetable is not None else None
         try:
-            self.leader.desk.execute(queries()["note_job"], record.values(ahead))
+            self.leader.lock_session.execute(queries()["note_job"], record.values(ahead))
         except psycopg.Error as error:
             log.debug("%s was not noted down: %s", job.name, error, extra={"action": job.name})
         else:

@@ -21,7 +21,7 @@ _LONGEST_RETRY: Final = 300.0
 _QUIET_SECONDS: Final = 60.0
 
 
-class Place(Protocol):
+class JobContext(Protocol):
     """Where a job runs: on one database, by its leader."""
 
     @property
@@ -49,20 +49,21 @@ class Place(Protocol):
 class Job:
     """Something to be done every so many seconds; `every` returns None where the settings switch it off.
 
-    Jobs of one `line` wait for each other. Those that `take turns` share the worker, one at a time; while one
-    of them waits for its budget the others run. `work` returns something true if there was anything to do.
+    Jobs of one `queue` wait for each other. Those that `take turns` share the worker, one at a time; while
+    one of them waits for its budget the others run. `work` returns something true if there was anything
+    to do.
     It is stuck when nothing is heard of it for `patience` seconds.
     """
 
     name: str
     every: Callable[[Settings], float | None]
-    work: Callable[[Place], object]
-    line: str = "upkeep"
+    work: Callable[[JobContext], object]
+    queue: str = "upkeep"
     takes_turns: bool = True
     patience: float = 600.0
 
 
-def _replay(place: Place) -> int:
+def _replay(place: JobContext) -> int:
     """Replay as much as the budget allows until it is time to look at other things."""
     total, until = 0, time.monotonic() + place.settings.schedule.replay_seconds
     while done := place.worker.replay_all(place.progress):
@@ -73,9 +74,9 @@ def _replay(place: Place) -> int:
     return total
 
 
-def _request(place: Place) -> bool:
+def _request(place: JobContext) -> bool:
     """Do a request, on connections of its own; that one waits is seen through the leader's."""
-    row = place.leader.desk.execute(queries()["requests_waiting"]).fetchone()
+    row = place.leader.lock_session.execute(queries()["requests_waiting"]).fetchone()
     if row is None or not row[0]:
         return False
     return serve_request(place.conninfo, place.settings, place.halted, lambda: place.progress(0))
@@ -85,13 +86,13 @@ JOBS: Final = (
     Job("drain", lambda s: s.schedule.drain_seconds, lambda p: p.worker.drain()),
     Job("refresh", lambda s: s.schedule.refresh_seconds, lambda p: p.worker.refresh_all()),
     Job("maintain", lambda s: s.schedule.maintain_seconds, lambda p: p.worker.maintain(), patience=1800),
-    Job("replay", lambda s: s.schedule.replay_seconds, _replay, line="paced"),
-    Job("judge", lambda s: s.schedule.replay_seconds, lambda p: p.worker.judge(), line="paced"),
+    Job("replay", lambda s: s.schedule.replay_seconds, _replay, queue="paced"),
+    Job("judge", lambda s: s.schedule.replay_seconds, lambda p: p.worker.judge(), queue="paced"),
     Job(
         "learn",
         lambda s: s.schedule.learn_seconds,
         lambda p: p.worker.learn_all(),
-        line="paced",
+        queue="paced",
         patience=1800,
     ),
     Job("exchange", lambda s: s.export.seconds if s.export.in_use else None, lambda p: p.worker.exchange()),
@@ -99,7 +100,7 @@ JOBS: Final = (
         "request",
         lambda s: s.schedule.request_seconds,
         _request,
-        line="request",
+        queue="request",
         takes_turns=False,
         patience=3600,
     ),
@@ -117,7 +118,7 @@ def backoff(failures: int, every: float, rng: random.Random) -> float:
 
 
 @dataclass
-class Record:
+class JobRecord:
     """How a job goes: what `vectuned.job` is told of it. `clock` gives seconds and never goes back."""
 
     name: str

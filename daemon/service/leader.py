@@ -48,7 +48,7 @@ class Leader:
         self._desk: psycopg.Connection[Any] | None = None
 
     @property
-    def desk(self) -> psycopg.Connection[Any]:
+    def lock_session(self) -> psycopg.Connection[Any]:
         """The session of the lock. Raises psycopg.OperationalError if it is lost."""
         if self._desk is None:
             raise psycopg.OperationalError("the session that holds the leader's lock is lost")
@@ -62,7 +62,7 @@ class Leader:
     def acquire(self) -> bool:
         """Try to become the leader and say whether it worked; connects where that is needed."""
         self.connect()
-        row = self.desk.execute(queries()["lead"]).fetchone()
+        row = self.lock_session.execute(queries()["lead"]).fetchone()
         return row is not None and bool(row[0])
 
     def holds(self) -> bool:

@@ -18,7 +18,7 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.database.standby import using_standby
 from vectuned.daemon.measure.benchmark import Benchmark, Progress
 from vectuned.daemon.measure.sampling import sample_searches
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.sql.files import queries
 
 from .tuning import Tuning
@@ -30,11 +30,11 @@ _ATTEMPTS: Final = 3
 _TELL_SECONDS: Final = 1.0
 
 
-class Withdrawn(Exception):  # noqa: N818 - not an error: the way out of a job that is not wanted any more
+class RequestCancelled(Exception):  # noqa: N818 - not an error: the way out of a job that is not wanted any more
     """The request was cancelled, or the daemon stops."""
 
 
-class Job(Protocol):
+class RequestJob(Protocol):
     """A request that is ready to be done: `total` is what its progress counts up to."""
 
     @property
@@ -44,21 +44,21 @@ class Job(Protocol):
         """Do it and return the result, as JSON can hold it."""
 
 
-def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]) -> Job:
+def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]) -> RequestJob:
     """Make ready what was asked for, the arguments being what vectuned._check_request lets pass.
 
     Raises UsageError if the column is gone, VectunedError if it cannot be done.
     """
-    care = _column(worker, column_id)
-    worker.check_rights(care)
+    tuned = _column(worker, column_id)
+    worker.check_rights(tuned)
     learning = worker.settings.learning
     if kind == "auto_tune":
         count = arguments["sample_queries"]
-        return Tuning.prepare(worker, care, arguments["optimize_for"], count, apply=arguments["apply"])
+        return Tuning.prepare(worker, tuned, arguments["optimize_for"], count, apply=arguments["apply"])
     worker.drain()
     sample = sample_searches(
         worker.conn,
-        care,
+        tuned,
         arguments["sample_queries"],
         filtered=arguments["filtered"],
         perturbed=arguments["perturbed"],
@@ -66,7 +66,7 @@ def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]
     )
     percentiles = tuple(arguments["percentiles"]) if kind == "benchmark_latency" else None
     return Benchmark(
-        worker.conn, care, sample, arguments["k"], learning.confidence, learning.seed, percentiles
+        worker.conn, tuned, sample, arguments["k"], learning.confidence, learning.seed, percentiles
     )
 
 
@@ -82,33 +82,35 @@ def serve_request(
     row. When `stop` is set, the request is put back. Another daemon that is at it is left alone. `moved` is
     called whenever the work has moved on.
     """
-    with _open(conninfo, settings) as desk:
-        row = desk.execute(queries()["hold_requests"]).fetchone()
+    with _open(conninfo, settings) as lock_session:
+        row = lock_session.execute(queries()["hold_requests"]).fetchone()
         if row is None or not row[0]:
             return False
-        for number, state in desk.execute(queries()["put_back_requests"], {"attempts": _ATTEMPTS}).fetchall():
+        for number, state in lock_session.execute(
+            queries()["put_back_requests"], {"attempts": _ATTEMPTS}
+        ).fetchall():
             log.warning("request %d was left behind: %s", number, state, extra={"action": "request"})
-        cursor: psycopg.Cursor[Any] = desk.cursor(row_factory=namedtuple_row)
+        cursor: psycopg.Cursor[Any] = lock_session.cursor(row_factory=namedtuple_row)
         asked = cursor.execute(queries()["take_request"]).fetchone()
         if asked is None:
             return False
         log.info("request %d: %s", asked.request_id, asked.kind, extra={"action": "request"})
         stop = stop or threading.Event()
         with _open(conninfo, settings) as conn, using_standby(settings, _until(stop)) as standby:
-            _serve(desk, Worker(conn, settings, standby=standby), asked, stop, moved)
+            _serve(lock_session, Worker(conn, settings, standby=standby), asked, stop, moved)
     return True
 
 
 def _until(stop: threading.Event) -> Callable[[float], None]:
     def idle(seconds: float) -> None:
         if stop.wait(seconds):
-            raise Withdrawn
+            raise RequestCancelled
 
     return idle
 
 
 def _serve(
-    desk: psycopg.Connection[Any],
+    lock_session: psycopg.Connection[Any],
     worker: Worker,
     asked: Any,
     stop: threading.Event,
@@ -117,7 +119,7 @@ def _serve(
     """Do one request, and write into its row how it ended."""
     end: dict[str, Any] = {"state": "failed", "result": None, "error": None, "done": None}
     try:
-        with _Watch(desk, worker, asked.request_id, stop) as watch:
+        with _Watch(lock_session, worker, asked.request_id, stop) as watch:
             job = prepare(worker, asked.column_id, asked.kind, asked.arguments)
             watch.total = job.total
 
@@ -126,9 +128,9 @@ def _serve(
                 moved()
 
             end |= {"result": json.dumps(job.run(progress)), "state": "done", "done": job.total}
-    except Withdrawn:
+    except RequestCancelled:
         if stop.is_set():
-            desk.execute(queries()["put_back_request"], {"request_id": asked.request_id})
+            lock_session.execute(queries()["put_back_request"], {"request_id": asked.request_id})
             return
         end["state"] = "cancelled"
     except (VectunedError, psycopg.Error) as error:
@@ -136,7 +138,7 @@ def _serve(
     except Exception as error:  # a fault of ours: whoever asked must hear of it, and the daemon goes on
         log.exception("request %d failed", asked.request_id, extra={"action": "request"})
         end["error"] = f"an unexpected error, see the daemon's log: {error!r}"
-    desk.execute(queries()["finish_request"], {"request_id": asked.request_id, **end})
+    lock_session.execute(queries()["finish_request"], {"request_id": asked.request_id, **end})
     log.info("request %d: %s", asked.request_id, end["error"] or end["state"], extra={"action": "request"})
 
 
@@ -148,10 +150,10 @@ class _Watch:
     """
 
     def __init__(
-        self, desk: psycopg.Connection[Any], worker: Worker, request_id: int, stop: threading.Event
+        self, lock_session: psycopg.Connection[Any], worker: Worker, request_id: int, stop: threading.Event
     ) -> None:
         self.total: int | None = None
-        self._desk, self._worker, self._request_id, self._stop = desk, worker, request_id, stop
+        self._desk, self._worker, self._request_id, self._stop = lock_session, worker, request_id, stop
         self._done = 0
         self._ended, self._withdrawn = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._tell, name="request", daemon=True)
@@ -166,13 +168,13 @@ class _Watch:
         self._ended.set()
         self._thread.join()
         if self._withdrawn.is_set() and isinstance(error, Exception):
-            raise Withdrawn from error
+            raise RequestCancelled from error
 
     def progress(self, done: int) -> None:
         """Take the number done so far; raise Withdrawn if no more is wanted."""
         self._done = done
         if self._withdrawn.is_set():
-            raise Withdrawn
+            raise RequestCancelled
 
     def _tell(self) -> None:
         while not self._ended.wait(_TELL_SECONDS):
@@ -197,8 +199,8 @@ def _open(conninfo: str, settings: Settings) -> psycopg.Connection[Any]:
     )
 
 
-def _column(worker: Worker, column_id: int) -> Care:
-    care = next(iter(tuned_columns(worker.conn, column_id)), None)
-    if care is None:
+def _column(worker: Worker, column_id: int) -> TunedColumn:
+    tuned = next(iter(tuned_columns(worker.conn, column_id)), None)
+    if tuned is None:
         raise UsageError("The table that was asked about is gone.")
-    return care
+    return tuned

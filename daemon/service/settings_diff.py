@@ -14,7 +14,7 @@ _ELSEWHERE: Final = ("databases",)  # each database is given settings of its own
 
 
 @dataclass(frozen=True)
-class Changes:
+class SettingsDiff:
     """Keys that take effect at once, keys that wait for a restart, and the settings to go on with."""
 
     now: tuple[str, ...]
@@ -22,7 +22,7 @@ class Changes:
     settings: Settings
 
 
-def compare(old: Settings, new: Settings) -> Changes:
+def compare(old: Settings, new: Settings) -> SettingsDiff:
     """Compare settings by keys such as "schedule.drain_seconds"; values are not told, they may be secret."""
     before, after = (_flat(each.model_dump()) for each in (old, new))
     changed = sorted(
@@ -31,7 +31,7 @@ def compare(old: Settings, new: Settings) -> Changes:
         if before.get(key) != after.get(key) and _section(key) not in _ELSEWHERE
     )
     kept = {section: getattr(old, section) for section in NEED_RESTART}
-    return Changes(
+    return SettingsDiff(
         tuple(key for key in changed if _section(key) not in NEED_RESTART),
         tuple(key for key in changed if _section(key) in NEED_RESTART),
         new.model_copy(update=kept),

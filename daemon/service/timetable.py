@@ -31,7 +31,7 @@ class Timetable:
         self._run = run
         # A late job runs late, never not at all; jobs that pile up run once.
         self._scheduler = BackgroundScheduler(
-            executors={line: ThreadPoolExecutor(1) for line in {job.line for job in self._jobs}},
+            executors={queue: ThreadPoolExecutor(1) for queue in {job.queue for job in self._jobs}},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._ahead = time.time() - time.monotonic()
@@ -61,7 +61,7 @@ class Timetable:
                     (job,),
                     id=job.name,
                     seconds=seconds,
-                    executor=job.line,
+                    executor=job.queue,
                     next_run_time=_in(min(seconds, FIRST_RUN)),
                 )
             elif planned.trigger.interval.total_seconds() != seconds:

@@ -11,7 +11,7 @@ import numpy as np
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.ladder import at_efforts, effort
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.policy.publication import read
 from vectuned.learning.policy.replays import Replays, load
 from vectuned.learning.policy.tuning import Objective, Price, choose, prices, together
@@ -28,28 +28,28 @@ class Tuning:
     """Tune a column by up to `total` searches that wait to be replayed; report only, or `apply` as well."""
 
     worker: Worker
-    care: Care
+    tuned: TunedColumn
     objective: Objective
     apply: bool
     total: int
 
     @classmethod
     def prepare(
-        cls, worker: Worker, care: Care, objective: Objective, sample_queries: int, *, apply: bool
+        cls, worker: Worker, tuned: TunedColumn, objective: Objective, sample_queries: int, *, apply: bool
     ) -> Tuning:
         """Bring what was recorded to where it is replayed from, and count it.
 
         Raises VectunedError if the column is disabled, or learning is while this is to be applied.
         """
-        if not care.enabled:
-            raise VectunedError(f"{care.column} was disabled: call vectuned.enable again, then tune it.")
+        if not tuned.enabled:
+            raise VectunedError(f"{tuned.column} was disabled: call vectuned.enable again, then tune it.")
         if apply and not worker.settings.learning.enabled:
             raise VectunedError(
                 "Learning is switched off in the configuration (learning.enabled): nothing can be applied."
             )
         worker.drain()
-        row = worker.conn.execute(queries()["waiting"], {"column_id": care.column.id}).fetchone()
-        return cls(worker, care, objective, apply, min(int(row[0]) if row else 0, sample_queries))
+        row = worker.conn.execute(queries()["waiting"], {"column_id": tuned.column.id}).fetchone()
+        return cls(worker, tuned, objective, apply, min(int(row[0]) if row else 0, sample_queries))
 
     def run(self, progress: Progress) -> dict[str, Any]:
         """Replay, choose, and where it is to be applied set the target, learn and publish in one transaction.
@@ -58,34 +58,34 @@ class Tuning:
         would have made them by and by.
         """
         worker, conn = self.worker, self.worker.conn
-        replayed = worker.replay(self.care, self.total, progress) if self.total else 0
-        care = worker.refresh(self.care)
-        replays = [(index, load(conn, care, index)) for index in care.indexes]
+        replayed = worker.replay(self.tuned, self.total, progress) if self.total else 0
+        tuned = worker.refresh(self.tuned)
+        replays = [(index, load(conn, tuned, index)) for index in tuned.indexes]
         count = len(replays[0][1]) if replays else 0
-        offered = prices(replays, care, worker.options) if count >= care.min_samples else []
+        offered = prices(replays, tuned, worker.options) if count >= tuned.min_samples else []
         report: dict[str, Any] = {
-            "relation": f"{care.column.schema}.{care.column.table}",
-            "column": care.column.column,
+            "relation": f"{tuned.column.schema}.{tuned.column.table}",
+            "column": tuned.column.name,
             "optimize_for": self.objective,
             "applied": False,
             "replayed": replayed,
             "replays": count,
-            "target": {"old": care.target_recall, "new": care.target_recall},
+            "target": {"old": tuned.target_recall, "new": tuned.target_recall},
             "version": None,
         }
         if not offered:
             return {
                 **report,
-                "summary": f"nothing changed: there are {count} replays of {care.column} as it is now; it "
-                f"takes {care.min_samples} of a class of k (vectuned.enable's min_samples)",
+                "summary": f"nothing changed: there are {count} replays of {tuned.column} as it is now; it "
+                f"takes {tuned.min_samples} of a class of k (vectuned.enable's min_samples)",
             }
         chosen, why = choose(offered, self.objective)
         confidence = worker.options.confidence
         report |= {
-            "target": {"old": care.target_recall, "new": chosen.target},
+            "target": {"old": tuned.target_recall, "new": chosen.target},
             "why": why,
-            "old": self._serving(care, replays, chosen.settings),
-            "new": _settings(chosen, care),
+            "old": self._serving(tuned, replays, chosen.settings),
+            "new": _settings(chosen, tuned),
             "targets": [_priced(price) for price in offered],
             "confidence": confidence,
             "proofs": sum(price.proofs for price in offered),
@@ -94,35 +94,37 @@ class Tuning:
             "proof holds with the confidence by itself",
         }
         if self.apply:
-            report |= self._apply(care, replays, chosen, report)
+            report |= self._apply(tuned, replays, chosen, report)
         return {**report, "summary": _summary(report)}
 
-    def _apply(self, care: Care, replays: Loaded, chosen: Price, report: dict[str, Any]) -> dict[str, Any]:
+    def _apply(
+        self, tuned: TunedColumn, replays: Loaded, chosen: Price, report: dict[str, Any]
+    ) -> dict[str, Any]:
         """Set the target, learn and publish, and tell of it; return what the report is to say now."""
-        conn, column = self.worker.conn, {"column_id": care.column.id}
+        conn, column = self.worker.conn, {"column_id": tuned.column.id}
         with conn.transaction():
-            if chosen.target != care.target_recall:
-                targets = {**column, "old": care.target_recall, "new": chosen.target}
+            if chosen.target != tuned.target_recall:
+                targets = {**column, "old": tuned.target_recall, "new": chosen.target}
                 if conn.execute(queries()["set_target"], targets).rowcount != 1:
-                    raise VectunedError(f"The target of {care.column} was changed meanwhile: tune it again.")
-            lesson = self.worker.learn(care)
+                    raise VectunedError(f"The target of {tuned.column} was changed meanwhile: tune it again.")
+            lesson = self.worker.learn(tuned)
             if lesson.version is None:
-                raise VectunedError(f"The replays of {care.column} were dropped meanwhile: tune it again.")
-            now = self._serving(care, replays, chosen.settings)
+                raise VectunedError(f"The replays of {tuned.column} were dropped meanwhile: tune it again.")
+            now = self._serving(tuned, replays, chosen.settings)
             changed = {"applied": True, "version": lesson.version, "new": now}
             details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
-            record_event(conn, care.column.id, "auto_tune", details)
+            record_event(conn, tuned.column.id, "auto_tune", details)
         return changed
 
-    def _serving(self, care: Care, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:
+    def _serving(self, tuned: TunedColumn, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:
         """Say what serves each class of k now, and how long its replays took with the fixed setting."""
-        bank = read(self.worker.conn, care)
+        bank = read(self.worker.conn, tuned)
         found = {}
         for k in classes:
             policy = bank[k][0] if k in bank else None
             number = None if policy is None else policy.index_no
             index, each = next(((i, r) for i, r in replays if i.number == number), replays[0])
-            default = care.default_effort(index, k)
+            default = tuned.default_effort(index, k)
             fixed, evidence = default if policy is None else policy.fixed_ef, each.evidence(k)
             at = effort(np.array([fixed]), index.rungs)
             setting = f"{index.effort_name} {default}" if policy is None else policy.described
@@ -137,9 +139,9 @@ class Tuning:
         return found
 
 
-def _settings(price: Price, care: Care) -> dict[str, Any]:
+def _settings(price: Price, tuned: TunedColumn) -> dict[str, Any]:
     """Say what a target would be served with, before any margin."""
-    names = {index.number: index.name for index in care.indexes}
+    names = {index.number: index.name for index in tuned.indexes}
     return {
         str(k): {
             "setting": candidate.policy.setting,

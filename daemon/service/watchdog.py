@@ -30,7 +30,7 @@ def _cpu_seconds(thread: int) -> float:
     return 0.0
 
 
-class Pulse:
+class Watchdog:
     """Know of the work of each thread when it last moved on; `clock` gives seconds and never goes back.
 
     Work that says nothing for longer than its patience is stuck; while its thread computes, as `cpu_seconds`

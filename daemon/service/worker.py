@@ -19,19 +19,19 @@ from vectuned.daemon.pacing.pace import Pace
 from vectuned.learning.exchange import export_all, import_newest
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.trajectory import Trajectories, drain, pending
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.oversight.judging import judge, move_margins
 from vectuned.learning.oversight.watch import (
     REOPENED,
     REOPENED_ON_ANOTHER,
-    Limits,
+    WatchLimits,
     calm_down,
-    watch_recall,
-    watch_table,
+    check_promises,
+    detect_table_change,
 )
-from vectuned.learning.policy.learner import Lesson, Options, learn
+from vectuned.learning.policy.learner import LearningResult, Options, learn
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.replay.work_timer import Spent
+from vectuned.learning.replay.work_timer import WorkTimer
 from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
@@ -74,56 +74,56 @@ class Worker:
         return Options(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> WatchLimits:
         """What is tolerated, by the settings."""
         learning = self.settings.learning
-        return Limits(learning.confidence, learning.false_alarms, learning.drift_share)
+        return WatchLimits(learning.confidence, learning.false_alarms, learning.drift_share)
 
-    def columns(self) -> list[Care]:
+    def columns(self) -> list[TunedColumn]:
         """Return the columns that are enabled."""
-        return [care for care in tuned_columns(self.conn) if care.enabled]
+        return [tuned for tuned in tuned_columns(self.conn) if tuned.enabled]
 
-    def refresh(self, care: Care) -> Care:
+    def refresh(self, tuned: TunedColumn) -> TunedColumn:
         """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
-        values = {"column_id": care.column.id}
-        self.check_rights(care)
+        values = {"column_id": tuned.column.id}
+        self.check_rights(tuned)
         row = self.conn.execute(queries()["refresh_column"], values).fetchone()
         if row is not None and row[0]:
-            log.info("the indexes of %s have changed", care.column, extra={"action": "indexes"})
-        watch_table(self.conn, care, self.limits)
-        care = next(iter(tuned_columns(self.conn, care.column.id)), care)
-        opened = self._opened.get(care.column.id, set())
+            log.info("the indexes of %s have changed", tuned.column, extra={"action": "indexes"})
+        detect_table_change(self.conn, tuned, self.limits)
+        tuned = next(iter(tuned_columns(self.conn, tuned.column.id)), tuned)
+        opened = self._opened.get(tuned.column.id, set())
         # Only those there are: of a partitioned table a generation may come back.
-        self._opened[care.column.id] = set(care.generations)
-        for index in care.indexes:
+        self._opened[tuned.column.id] = set(tuned.generations)
+        for index in tuned.indexes:
             if index.generation in opened:
                 continue
             wanted = {**values, "generation": index.generation, "requires": index.requires}
-            count = care.min_samples * (REOPENED if index.requires is not None else REOPENED_ON_ANOTHER)
+            count = tuned.min_samples * (REOPENED if index.requires is not None else REOPENED_ON_ANOTHER)
             reopened = self.conn.execute(queries()["reopen"], {**wanted, "count": count}).rowcount
             if reopened > 0:
                 log.info(
                     "%d searches of %s wait to be replayed on %s",
                     reopened,
-                    care.column,
+                    tuned.column,
                     index.name,
                     extra={"action": "indexes"},
                 )
-        return care
+        return tuned
 
-    def check_rights(self, care: Care) -> None:
+    def check_rights(self, tuned: TunedColumn) -> None:
         """Raise VectunedError, with the statement that helps, where the role may not see all of a table."""
-        row = self.conn.execute(queries()["unreadable"], {"column_id": care.column.id}).fetchone()
+        row = self.conn.execute(queries()["unreadable"], {"column_id": tuned.column.id}).fetchone()
         if row is not None and row[0]:
             raise VectunedError(row[0])
 
     def refresh_all(self) -> int:
         """Look what has become of every enabled column; return how many are not as they were."""
         changed = 0
-        for care in self.columns():
+        for tuned in self.columns():
             with self._work():
-                now = self._guarded(care, self.refresh)
-            changed += now is not None and now != care
+                now = self._guarded(tuned, self.refresh)
+            changed += now is not None and now != tuned
         return changed
 
     def prepare(self) -> None:
@@ -166,29 +166,29 @@ class Worker:
             self._to_vacuum = False
         return moved
 
-    def replay(self, care: Care, count: int, progress: Progress | None = None) -> int:
+    def replay(self, tuned: TunedColumn, count: int, progress: Progress | None = None) -> int:
         """Replay up to `count` searches of a column, the newest first; return how many.
 
         Those beyond the column's window are not replayed any more. Raises StandbyUnreadyError where they are
         to be replayed on a standby that cannot be used now.
         """
         with self._work():
-            care = self.refresh(care)
+            tuned = self.refresh(tuned)
             values = {
-                "column_id": care.column.id,
-                "window": care.trajectory_window,
-                "keep": care.store_vectors,
+                "column_id": tuned.column.id,
+                "window": tuned.trajectory_window,
+                "keep": tuned.store_vectors,
             }
             skipped = self.conn.execute(queries()["skip_old"], values).rowcount
         if skipped:
             log.info(
                 "%d searches of %s are too old to be replayed",
                 skipped,
-                care.column,
+                tuned.column,
                 extra={"action": "replay"},
             )
         done = 0
-        while done < count and self._waiting(care):
+        while done < count and self._waiting(tuned):
             if self.pace is not None:
                 self.pace.wait()
             reader = self._reader()
@@ -196,20 +196,20 @@ class Worker:
             if self.pace is not None:
                 if not self.pace.wait_for(reader or self.conn):
                     break
-                size = self.pace.sizes[care.column.id].size(min(size, self.settings.learning.replay_batch))
-            trajectories = pending(self.conn, care.column, size)
-            done += self._pass(care, trajectories, reader, progress and _from(progress, done))
+                size = self.pace.sizes[tuned.column.id].size(min(size, self.settings.learning.replay_batch))
+            trajectories = pending(self.conn, tuned.column, size)
+            done += self._pass(tuned, trajectories, reader, progress and _from(progress, done))
             if len(trajectories) < size:
                 break
         if done:
             with self._work():
-                watch_recall(self.conn, care, self.limits)
-            log.info("replayed %d searches of %s", done, care.column, extra={"action": "replay"})
+                check_promises(self.conn, tuned, self.limits)
+            log.info("replayed %d searches of %s", done, tuned.column, extra={"action": "replay"})
         return done
 
     def _pass(
         self,
-        care: Care,
+        tuned: TunedColumn,
         trajectories: Trajectories,
         reader: psycopg.Connection[Any] | None,
         progress: Progress | None,
@@ -218,12 +218,12 @@ class Worker:
         if not len(trajectories):
             return 0
         timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
-        size = self.pace.sizes[care.column.id] if self.pace is not None else None
+        size = self.pace.sizes[tuned.column.id] if self.pace is not None else None
         try:
             with self._work() as spent:
                 done = replay(
                     self.conn,
-                    care,
+                    tuned,
                     trajectories,
                     reader=reader,
                     progress=progress,
@@ -236,15 +236,15 @@ class Worker:
             raise
         if self.pace is not None and size is not None:
             size.learn(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
-            self.pace.replayed[care.column.id] += done
+            self.pace.replayed[tuned.column.id] += done
         return done
 
     def replay_all(self, progress: Progress | None = None) -> int:
         """Replay a batch of every enabled column; return how many, 0 while a standby is not ready."""
         total, batch = 0, self.settings.learning.replay_batch
         try:
-            for care in self.columns():
-                total += self._guarded(care, lambda c: self.replay(c, batch, progress)) or 0
+            for tuned in self.columns():
+                total += self._guarded(tuned, lambda c: self.replay(c, batch, progress)) or 0
         except StandbyUnreadyError as error:
             if self.standby is not None and not self.standby.waited_for:
                 self.standby.waited_for = True
@@ -256,69 +256,69 @@ class Worker:
         """Say of every column whether replaying keeps up."""
         if self.pace is None:
             return
-        for care in self.columns():
-            column = care.column.id
+        for tuned in self.columns():
+            column = tuned.column.id
             backlog, replayed = self.pace.backlogs[column], self.pace.replayed.pop(column, 0)
-            behind = backlog.saw(self._waiting(care), replayed)
+            behind = backlog.saw(self._waiting(tuned), replayed)
             if behind is None:
                 self._over(column, "behind", "caught_up")
             elif behind.due:
                 advice = _ADVICE_BUSY if self.pace.busy else _ADVICE
-                log.warning("%s is behind: %s; %s", care.column, behind, advice, extra={"action": "behind"})
+                log.warning("%s is behind: %s; %s", tuned.column, behind, advice, extra={"action": "behind"})
                 figures = {"waiting": behind.waiting, "per_minute": behind.per_minute, "advice": advice}
                 record_event(self.conn, column, "behind", figures)
 
     def judge(self) -> int:
         """Judge the searches that were replayed or spoken of by users; return how many."""
         total = 0
-        for care in self.columns():
+        for tuned in self.columns():
             with self._work():
-                judged = self._guarded(care, self._judge) or 0
+                judged = self._guarded(tuned, self._judge) or 0
             if judged:
-                log.info("judged %d searches of %s", judged, care.column, extra={"action": "judge"})
+                log.info("judged %d searches of %s", judged, tuned.column, extra={"action": "judge"})
             total += judged
         return total
 
-    def _judge(self, care: Care) -> int:
-        judged = judge(self.conn, care)
-        for k, margin in move_margins(self.conn, care).items():
+    def _judge(self, tuned: TunedColumn) -> int:
+        judged = judge(self.conn, tuned)
+        for k, margin in move_margins(self.conn, tuned).items():
             log.info(
                 "%s: %.2g rungs on top of what was learned for up to %d rows",
-                care.column,
+                tuned.column,
                 margin,
                 k,
                 extra={"action": "margin"},
             )
         return judged
 
-    def learn(self, care: Care) -> Lesson:
+    def learn(self, tuned: TunedColumn) -> LearningResult:
         """Learn about a column and publish, if there are enough replays."""
         if self.pace is not None:
             self.pace.wait()
         with self._work():
-            care = self.refresh(care)
-            lesson = learn(self.conn, care, self.options)
+            tuned = self.refresh(tuned)
+            lesson = learn(self.conn, tuned, self.options)
             if lesson.version is not None:
-                calm_down(self.conn, care)
+                calm_down(self.conn, tuned)
         return lesson
 
     def learn_all(self) -> int:
         """Learn about every enabled column of which there is news; return how many were published."""
         published = 0
-        for care in self.columns() if self.settings.learning.enabled else ():
-            if self.has_news(care):
-                lesson = self._guarded(care, self.learn)
+        for tuned in self.columns() if self.settings.learning.enabled else ():
+            if self.has_news(tuned):
+                lesson = self._guarded(tuned, self.learn)
                 published += lesson is not None and lesson.version is not None
         return published
 
-    def has_news(self, care: Care) -> bool:
+    def has_news(self, tuned: TunedColumn) -> bool:
         """Say whether learning again could change what serves: fresh replays, or no bank that fits."""
         values = {
-            "column_id": care.column.id,
-            "generations": care.generations,
-            "target_recall": care.target_recall,
-            "learn_from": care.learn_from,
-            "max_tail": care.max_tail,
+            "column_id": tuned.column.id,
+            "generations": tuned.generations,
+            "target_recall": tuned.target_recall,
+            "learn_from": tuned.learn_from,
+            "max_tail": tuned.max_tail,
         }
         row = self.conn.cursor(row_factory=dict_row).execute(queries()["replays_since"], values).fetchone()
         assert row is not None
@@ -344,10 +344,10 @@ class Worker:
             return 0
         folder = Path(self.settings.export.import_folder).expanduser()
         changed = 0
-        for care in self.columns():
-            report = self._guarded(care, lambda c: import_newest(self.conn, c, folder))
+        for tuned in self.columns():
+            report = self._guarded(tuned, lambda c: import_newest(self.conn, c, folder))
             if report is not None and report["changed"]:
-                log.info("%s took over %s", care.column, report["source"], extra={"action": "import"})
+                log.info("%s took over %s", tuned.column, report["source"], extra={"action": "import"})
                 changed += 1
         return changed
 
@@ -361,19 +361,19 @@ class Worker:
         days = {"days": self.settings.schedule.retention_days}
         self.conn.execute(queries()["forget_requests"], days)
         self.conn.execute(queries()["forget_events"], days)
-        for care in self.columns() if not self.settings.learning.enabled else ():
-            if care.indexes:  # of none that is there, all replays would go
-                window = {"column_id": care.column.id, "window": care.trajectory_window}
-                self.conn.execute(queries()["trim_replays"], {**window, "generations": care.generations})
+        for tuned in self.columns() if not self.settings.learning.enabled else ():
+            if tuned.indexes:  # of none that is there, all replays would go
+                window = {"column_id": tuned.column.id, "window": tuned.trajectory_window}
+                self.conn.execute(queries()["trim_replays"], {**window, "generations": tuned.generations})
         with self.conn.transaction():
             self.conn.execute(queries()["limit_wait"], {"milliseconds": str(_PATIENCE_MS)})
             self.conn.execute(queries()["partition"], days)
 
-    def _work(self) -> AbstractContextManager[Spent]:
-        return self.pace.work() if self.pace is not None else nullcontext(Spent())
+    def _work(self) -> AbstractContextManager[WorkTimer]:
+        return self.pace.work() if self.pace is not None else nullcontext(WorkTimer())
 
-    def _waiting(self, care: Care) -> int:
-        row = self.conn.execute(queries()["waiting"], {"column_id": care.column.id}).fetchone()
+    def _waiting(self, tuned: TunedColumn) -> int:
+        row = self.conn.execute(queries()["waiting"], {"column_id": tuned.column.id}).fetchone()
         return int(row[0]) if row is not None else 0
 
     def _reader(self) -> psycopg.Connection[Any] | None:
@@ -389,16 +389,16 @@ class Worker:
     def _over(self, column_id: int | None, began: str, ended: str) -> None:
         self.conn.execute(queries()["over"], {"column_id": column_id, "began": began, "ended": ended})
 
-    def _guarded(self, care: Care, work: Callable[[Care], T]) -> T | None:
+    def _guarded(self, tuned: TunedColumn, work: Callable[[TunedColumn], T]) -> T | None:
         """Do work on a column; what fails for this column alone is logged and must not stop the others."""
         try:
-            return work(care)
+            return work(tuned)
         except StandbyUnreadyError:
             raise
         except (VectunedError, psycopg.Error) as error:
             if self.conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
                 raise
-            log.warning("%s is passed over: %s", care.column, sentence(error), extra={"action": "skip"})
+            log.warning("%s is passed over: %s", tuned.column, sentence(error), extra={"action": "skip"})
             return None
 
 

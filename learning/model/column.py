@@ -18,7 +18,7 @@ _OPERATORS: Final[dict[Metric, sql.SQL]] = {
 
 
 @dataclass(frozen=True)
-class TunedColumn:
+class VectorColumn:
     """Describe a vector column: where it lives, how distance is measured, which columns name a row.
 
     `dimensions` is the number of elements of every vector in it; `extension_schema` is the schema that
@@ -28,7 +28,7 @@ class TunedColumn:
     id: int
     schema: str
     table: str
-    column: str
+    name: str
     metric: Metric
     vector_type: VectorType
     dimensions: int
@@ -36,7 +36,7 @@ class TunedColumn:
     extension_schema: str
 
     def __str__(self) -> str:
-        return f"{self.schema}.{self.table}.{self.column}"
+        return f"{self.schema}.{self.table}.{self.name}"
 
     @property
     def relation(self) -> sql.Identifier:
@@ -46,7 +46,7 @@ class TunedColumn:
     @property
     def vector(self) -> sql.Identifier:
         """Name the vector column."""
-        return sql.Identifier(self.column)
+        return sql.Identifier(self.name)
 
     @property
     def type_name(self) -> sql.Identifier:

@@ -14,7 +14,7 @@ from psycopg.rows import namedtuple_row
 from vectuned.sql.files import queries
 
 from .arrays import Singles
-from .column import TunedColumn
+from .column import VectorColumn
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
             return total
 
 
-def pending(conn: psycopg.Connection[Any], column: TunedColumn, count: int) -> Trajectories:
+def pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
     """Read up to `count` searches that were not replayed yet, the newest first."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     rows = cursor.execute(queries()["pending"], {"column_id": column.id, "count": count}).fetchall()

@@ -10,7 +10,7 @@ from psycopg.rows import namedtuple_row
 
 from vectuned.sql.files import queries
 
-from .column import TunedColumn
+from .column import VectorColumn
 from .ladder import RUNGS, probe_rungs
 
 
@@ -20,8 +20,8 @@ class TunedIndex:
 
     `number` names it in what is published; `form` says what it holds (plain, halfvec, bits); `requires` is
     the filter, as JSON, that a partial index answers, and `share` of the rows are in it; `generation` is new
-    after a REINDEX. One that is searched `anew` at every rung cannot be widened; one that can be `probed`
-    shows by its first rows how hard a query is.
+    after a REINDEX. A scan of a `resumable` one goes on from rung to rung; others are
+    searched once for each rung. A `probed` one shows by its first rows how hard a query is.
     """
 
     number: int
@@ -32,7 +32,7 @@ class TunedIndex:
     share: float
     lists: int | None
     generation: int
-    anew: bool
+    resumable: bool
     probed: bool
 
     @property
@@ -47,7 +47,7 @@ class TunedIndex:
 
 
 @dataclass(frozen=True)
-class Care:
+class TunedColumn:
     """A tuned column with the settings that `vectuned.enable` gave it, and its indexes.
 
     `max_tail` is the share of searches with a recall under 0.8 that is tolerated. On `alert` more searches
@@ -55,7 +55,7 @@ class Care:
     the one that searches until something was learned; none are left where all were dropped.
     """
 
-    column: TunedColumn
+    column: VectorColumn
     enabled: bool
     target_recall: float
     max_tail: float
@@ -85,13 +85,13 @@ class Care:
         return max(k, self.default_ef) if index.method == "hnsw" else self.default_probes
 
 
-def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[Care]:
+def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[TunedColumn]:
     """Read every tuned column, or one, whose table still exists, in the order they were enabled."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     rows = cursor.execute(queries()["tuned_columns"], {"column_id": column_id}).fetchall()
     return [
-        Care(
-            TunedColumn(
+        TunedColumn(
+            VectorColumn(
                 r.id,
                 r.nspname,
                 r.relname,
@@ -133,7 +133,7 @@ def _indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -
             r.share,
             r.lists,
             r.generation,
-            partitioned or r.method == "ivfflat",
+            not partitioned and r.method == "hnsw",
             r.form == "plain" and not partitioned,
         )
         for r in rows

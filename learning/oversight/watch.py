@@ -12,9 +12,9 @@ from psycopg.rows import namedtuple_row
 
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.events import record_event, tell
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.statistics.bounds import TAIL
-from vectuned.learning.statistics.sequential import Alarm, alarm, statement, tail_alarm
+from vectuned.learning.statistics.sequential import Alarm, alarm, claim_from_checks, tail_alarm
 from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _LOWERED: Final = 0.9  # an effort under this share of the promised one is anoth
 
 
 @dataclass(frozen=True)
-class Limits:
+class WatchLimits:
     """What is tolerated.
 
     `confidence` of statements; `false_alarms`, their probability for a class within a window of checks;
@@ -40,14 +40,14 @@ class Limits:
     drift: float = 0.2
 
 
-def watch_table(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> str | None:
+def detect_table_change(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: WatchLimits) -> str | None:
     """See whether a column's table is another than the one learned about, act, and return how it changed.
 
     'rewritten' (most likely by another embedding model: its old queries and replays are dropped), 'rebuilt'
     (the main index), 'deletes' or 'growth' (the latest searches are replayed again). In each case searches
     fall back, more of them are checked, and what is said of their recall begins anew, in one transaction.
     """
-    column = {"column_id": care.column.id}
+    column = {"column_id": tuned.column.id}
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     seen = cursor.execute(queries()["since_baseline"], column).fetchone()
     if seen is None:
@@ -70,17 +70,17 @@ def watch_table(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> st
         if change != "rebuilt":
             conn.execute(queries()["delete_replays"], column)
         if change in ("deletes", "growth"):
-            count = REOPENED * care.min_samples
+            count = REOPENED * tuned.min_samples
             conn.execute(
                 queries()["reopen"], {**column, "generation": None, "requires": None, "count": count}
             )
         conn.execute(queries()["set_baseline"], column)
         figures = {"growth": seen.growth, "gone": gone, "rewritten": rewritten}
-        _fall_back(conn, care, None, None, change, why, figures)
+        _fall_back(conn, tuned, None, None, change, why, figures)
     return change
 
 
-def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> int:
+def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: WatchLimits) -> int:
     """Bring up to date what is said of each class's recall, and act on alarms; return how many were raised.
 
     A class is what searches share: the class of k and the filter's columns and operators. On an alarm it
@@ -88,7 +88,7 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
     begins anew where another index or path serves, or clearly less effort, and when its first checks have
     left the column's window of them.
     """
-    column = {"column_id": care.column.id}
+    column = {"column_id": tuned.column.id}
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     raised = 0
     for row in cursor.execute(queries()["promises"], column).fetchall():
@@ -103,9 +103,9 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
             # false alarms nothing bounds: what is said begins anew with the checks to come.
             first, checks = checks[-1][0] + 1 if checks else first, []
         recalls = np.array([check[1] for check in checks], dtype=np.float64)  # None becomes NaN
-        said = statement(recalls, limits.confidence)
+        said = claim_from_checks(recalls, limits.confidence)
         # Before anything was learned nothing was promised.
-        promised = _as_promised(care, row.target)
+        promised = _as_promised(tuned, row.target)
         heard = _listen(recalls if row.learned else recalls[:0], promised, limits)
         with conn.transaction():
             conn.execute(
@@ -138,7 +138,7 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
                 conn.execute(queries()["learn_from"], {**column, "learn_from": start[0] if start else 0})
                 _fall_back(
                     conn,
-                    care,
+                    tuned,
                     row.k_class,
                     row.shape,
                     "alarm",
@@ -151,42 +151,42 @@ def watch_recall(conn: psycopg.Connection[Any], care: Care, limits: Limits) -> i
                         "checks": said.checks,
                     },
                 )
-    conn.execute(queries()["trim_checks"], {**column, "window": care.trajectory_window})
+    conn.execute(queries()["trim_checks"], {**column, "window": tuned.trajectory_window})
     return raised
 
 
-def calm_down(conn: psycopg.Connection[Any], care: Care) -> bool:
+def calm_down(conn: psycopg.Connection[Any], tuned: TunedColumn) -> bool:
     """Check as many searches as usual again once what serves is proven; return whether that is so now."""
-    if not care.alert:
+    if not tuned.alert:
         return False
     values = {
-        "column_id": care.column.id,
-        "learn_from": care.learn_from,
-        "min_samples": care.min_samples,
+        "column_id": tuned.column.id,
+        "learn_from": tuned.learn_from,
+        "min_samples": tuned.min_samples,
     }
     with conn.transaction():
         row = conn.execute(queries()["promise_kept"], values).fetchone()
         if row is None or not row[0]:
             return False
-        conn.execute(queries()["set_alert"], {"column_id": care.column.id, "alert": False})
-        _tell(conn, care, "proven", {"target_recall": care.target_recall})
-    log.info("what serves %s is proven again", care.column, extra={"action": "proven"})
+        conn.execute(queries()["set_alert"], {"column_id": tuned.column.id, "alert": False})
+        _tell(conn, tuned, "proven", {"target_recall": tuned.target_recall})
+    log.info("what serves %s is proven again", tuned.column, extra={"action": "proven"})
     return True
 
 
-def _as_promised(care: Care, target: float | None) -> Care:
+def _as_promised(tuned: TunedColumn, target: float | None) -> TunedColumn:
     """Return the column with the target that what serves was published for: that may have been another."""
-    if target is None or target == care.target_recall:
-        return care
-    return replace(care, target_recall=target, max_tail=1.0)
+    if target is None or target == tuned.target_recall:
+        return tuned
+    return replace(tuned, target_recall=target, max_tail=1.0)
 
 
-def _listen(recalls: Floats, care: Care, limits: Limits) -> Alarm:
+def _listen(recalls: Floats, tuned: TunedColumn, limits: WatchLimits) -> Alarm:
     """Raise an alarm about the mean recall or about the tail; most of what may go wrong goes to the mean."""
-    heard = alarm(recalls, care.target_recall, (1.0 - _FOR_THE_TAIL) * limits.false_alarms)
-    if heard.raised or care.max_tail >= 1.0:
+    heard = alarm(recalls, tuned.target_recall, (1.0 - _FOR_THE_TAIL) * limits.false_alarms)
+    if heard.raised or tuned.max_tail >= 1.0:
         return heard
-    tail = tail_alarm(recalls, care.max_tail, _FOR_THE_TAIL * limits.false_alarms)
+    tail = tail_alarm(recalls, tuned.max_tail, _FOR_THE_TAIL * limits.false_alarms)
     return tail if tail.raised else heard
 
 
@@ -199,17 +199,17 @@ def _is_another(row: Any) -> bool:
     ) or (row.effort or 0) < _LOWERED * (row.promised_effort or 0)
 
 
-def _alarming(recent: Floats, care: Care) -> str:
+def _alarming(recent: Floats, tuned: TunedColumn) -> str:
     return (
         f"the last {len(recent)} checks found a recall of {recent.mean():.3f}, and under {TAIL:g} in "
-        f"{(recent < TAIL).mean():.1%}, where {care.target_recall:g} and at most {care.max_tail:.1%} "
+        f"{(recent < TAIL).mean():.1%}, where {tuned.target_recall:g} and at most {tuned.max_tail:.1%} "
         "were promised"
     )
 
 
 def _fall_back(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     k_class: int | None,
     shape: str | None,
     action: str,
@@ -217,16 +217,16 @@ def _fall_back(
     figures: dict[str, Any],
 ) -> None:
     """Serve without relying on what was learned, check more, begin anew; tell everyone."""
-    key = {"column_id": care.column.id, "k_class": k_class, "shape": shape}
+    key = {"column_id": tuned.column.id, "k_class": k_class, "shape": shape}
     conn.execute(queries()["fall_back"], {**key, "why": why})
-    conn.execute(queries()["begin_anew"], key)
-    conn.execute(queries()["set_alert"], {"column_id": care.column.id, "alert": True})
-    _tell(conn, care, action, {"why": why, **figures})
+    conn.execute(queries()["restart_checks"], key)
+    conn.execute(queries()["set_alert"], {"column_id": tuned.column.id, "alert": True})
+    _tell(conn, tuned, action, {"why": why, **figures})
     log.warning(
-        "%s: %s; searches fall back until it is learned again", care.column, why, extra={"action": action}
+        "%s: %s; searches fall back until it is learned again", tuned.column, why, extra={"action": action}
     )
 
 
-def _tell(conn: psycopg.Connection[Any], care: Care, action: str, details: dict[str, Any]) -> None:
-    record_event(conn, care.column.id, action, details)
-    tell(conn, care.column.id, action)
+def _tell(conn: psycopg.Connection[Any], tuned: TunedColumn, action: str, details: dict[str, Any]) -> None:
+    record_event(conn, tuned.column.id, action, details)
+    tell(conn, tuned.column.id, action)

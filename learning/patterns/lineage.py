@@ -32,7 +32,7 @@ _HARDLY_SUPPORTED: Final = float(support(np.array(3)))
 
 
 @dataclass(frozen=True)
-class Past:
+class PreviousPolicy:
     """What served a class of k: its policy, and its patterns with what searches made of them since."""
 
     policy: Policy
@@ -58,7 +58,7 @@ def used(patterns: Patterns, signatures: Singles, learning_rate: float, min_samp
     return bank.patterns
 
 
-def inherit(patterns: Patterns, met: Ints, probes: Mapping[int, Floats], past: Past) -> Patterns:
+def inherit(patterns: Patterns, met: Ints, probes: Mapping[int, Floats], past: PreviousPolicy) -> Patterns:
     """Give patterns the age and the usage of those that the same searches met before.
 
     `met` int64 (n,) says which of `patterns` each search meets first, `probes` by length (n, length) what it

@@ -130,13 +130,13 @@ class SearchOptimizer:
 
     def ef_search(self, probes: Floats, k: int) -> Ints:
         """Decide for many probes at once: ef_search, int64 (n,)."""
-        return serve(self.efforts(probes)[0], self.policy, k)
+        return effort_to_setting(self.efforts(probes)[0], self.policy, k)
 
     def optimize(self, probe: Floats, k: int) -> SearchParams:
         """Decide for one search by the distances (probe_ef,) that its probe saw."""
         policy, reason = self.policy, self.policy.reason
         effort, expected, confidence = (float(values[0]) for values in self.efforts(probe[None, :]))
-        ef = int(serve(effort, policy, k))
+        ef = int(effort_to_setting(effort, policy, k))
         if np.isfinite(effort):
             return SearchParams(policy.access_path, ef, expected, confidence, reason)
         if policy.signature is not None:
@@ -176,7 +176,7 @@ def blend(values: Floats, numbers: Ints, distances: Floats, reach: float) -> Flo
     return np.where(distances[:, :1] <= reach, total / norm, np.nan)
 
 
-def serve(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
+def effort_to_setting(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
     """Turn efforts, NaN where unknown, into the ef_search or probes that are served, of the same shape."""
     wanted = np.asarray(effort, dtype=np.float64)
     known = np.isfinite(wanted)

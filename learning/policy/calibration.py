@@ -13,8 +13,8 @@ from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import BANDWIDTH, MERGED, choose_efforts, distil, estimate
-from vectuned.learning.patterns.lineage import Past, inherit, prune
-from vectuned.learning.patterns.optimizer import Policy, decide, serve
+from vectuned.learning.patterns.lineage import PreviousPolicy, inherit, prune
+from vectuned.learning.patterns.optimizer import Policy, decide, effort_to_setting
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.statistics.bounds import Demand, above_tail, lower_bound, smallest_proven, upper_bound
 
@@ -25,7 +25,7 @@ _GROWTH: Final = 0.9
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReplaySample:
     """What replays say about one class of k.
 
     `probes` by length, float64 (n, length) each: the distances that a search with that ef_search sees, in
@@ -47,7 +47,7 @@ class Evidence:
         """Return recall at positions (m,) or (n, m) on the ladder, and if it is not in the tail, (n, m)."""
         return ladder.at_efforts(self.recall, efforts), ladder.at_efforts(above_tail(self.recall), efforts)
 
-    def take(self, rows: Ints | Bools) -> Evidence:
+    def take(self, rows: Ints | Bools) -> ReplaySample:
         """Return the replays at `rows`, indices or a mask."""
         probes = {length: seen[rows] for length, seen in self.probes.items()}
         own = None if self.own is None else self.own[rows]
@@ -62,11 +62,11 @@ class Evidence:
             weight=weight,
         )
 
-    def seen_by(self, probe_ef: int) -> Evidence:
+    def seen_by(self, probe_ef: int) -> ReplaySample:
         """Return the replays whose probe of that length saw as many rows."""
         return self.take(np.flatnonzero(np.isfinite(self.probes[probe_ef]).all(axis=1)))
 
-    def joined(self, others: Evidence) -> Evidence:
+    def joined(self, others: ReplaySample) -> ReplaySample:
         """Return these replays followed by others of the class, all counted as its own."""
 
         def both(name: str) -> Floats:
@@ -76,11 +76,11 @@ class Evidence:
         probes = {
             length: np.concatenate([seen, others.probes[length]]) for length, seen in self.probes.items()
         }
-        return Evidence(
+        return ReplaySample(
             self.k, probes, both("recall"), both("cost"), both("ms"), weight=np.concatenate(weight)
         )
 
-    def alone(self) -> Evidence:
+    def alone(self) -> ReplaySample:
         """Return the replays of the class itself."""
         return self if self.own is None else self.take(self.own)
 
@@ -109,7 +109,7 @@ class Candidate:
     ms: float
 
 
-def fixed_policy(evidence: Evidence, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
+def fixed_policy(evidence: ReplaySample, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
     """Find the smallest effort proven to meet the demand; the largest, uncertified, if none is.
 
     That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`. Of
@@ -182,13 +182,13 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
 
 
 def adaptive_policy(
-    evidence: Evidence,
+    evidence: ReplaySample,
     fixed: Policy,
     demand: Demand,
     *,
     clusters: int = 64,
-    counter_examples: Evidence | None = None,
-    past: Past | None = None,
+    counter_examples: ReplaySample | None = None,
+    past: PreviousPolicy | None = None,
 ) -> Candidate | None:
     """Learn patterns on some of the replays, prove an operating point on the others.
 
@@ -262,13 +262,13 @@ class _Trial:
     @classmethod
     def fit(
         cls,
-        training: Evidence,
-        counter_examples: Evidence | None,
+        training: ReplaySample,
+        counter_examples: ReplaySample | None,
         fixed: Policy,
         probe_ef: int,
         clusters: int,
         seed: int,
-        past: Past | None,
+        past: PreviousPolicy | None,
     ) -> _Trial | None:
         """Learn, merge, inherit, prune and only then estimate curves; None where too little is left."""
         training = training.seen_by(probe_ef)
@@ -308,12 +308,12 @@ class _Trial:
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
         return cls(policy, bank, prices, effort, expected)
 
-    def outcomes(self, evidence: Evidence) -> tuple[Floats, Floats, Floats]:
+    def outcomes(self, evidence: ReplaySample) -> tuple[Floats, Floats, Floats]:
         """Return what each price would have given each replay, (n, prices): recall, not in the tail, cost."""
         way = self.policy.signature
         assert way is not None
         effort = decide(self.effort, self.bank, self.policy, evidence.probes[way.probe_ef])
-        efs = serve(effort, self.policy, evidence.k)
+        efs = effort_to_setting(effort, self.policy, evidence.k)
         efforts = ladder.effort(efs, self.policy.rungs)
         cost = ladder.at_efforts(evidence.cost, efforts)
         if self.policy.method == "ivfflat":

@@ -35,7 +35,7 @@ _FEWEST: Final = 30
 
 
 @dataclass(frozen=True)
-class FilteredEvidence:
+class FilteredReplaySample:
     """What filtered replays through one index say about one class of k.
 
     `fraction` float64 (n,), the share of its rows estimated to match; `recall` float64 (n, rungs) of the
@@ -59,9 +59,9 @@ class FilteredEvidence:
     def __len__(self) -> int:
         return len(self.fraction)
 
-    def take(self, rows: Bools) -> FilteredEvidence:
+    def take(self, rows: Bools) -> FilteredReplaySample:
         """Return the replays at `rows`."""
-        return FilteredEvidence(
+        return FilteredReplaySample(
             self.k,
             self.fraction[rows],
             self.recall[rows],
@@ -75,7 +75,7 @@ class FilteredEvidence:
         )
 
 
-_Cells = dict[_Kind, FilteredEvidence]
+_Cells = dict[_Kind, FilteredReplaySample]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def buckets(fraction: Floats) -> Ints:
 
 
 def choose_paths(
-    evidence: Sequence[tuple[TunedIndex, FilteredEvidence]], demand: Demand
+    evidence: Sequence[tuple[TunedIndex, FilteredReplaySample]], demand: Demand
 ) -> tuple[Choice, ...]:
     """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
@@ -128,7 +128,7 @@ def choose_paths(
     return tuple(found)
 
 
-def _cells(seen: FilteredEvidence) -> _Cells:
+def _cells(seen: FilteredReplaySample) -> _Cells:
     """Tell replays apart by shape and bucket."""
     own = buckets(seen.fraction)
     return {
@@ -173,12 +173,12 @@ def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Deman
     pooled = _Curves.of(curves for _, curves in group)
     ways = []
     for index, own in group:
-        way = _judge(index, index.method, kind, own, [pooled], demand)
+        way = _choose_between(index, index.method, kind, own, [pooled], demand)
         ways.append(replace(way, serves=way.proven and way.ms < own.exact_ms.mean()))
     return ways
 
 
-def _exact(seen: FilteredEvidence, kind: _Kind) -> Choice:
+def _exact(seen: FilteredReplaySample, kind: _Kind) -> Choice:
     return Choice(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
 
 
@@ -194,7 +194,7 @@ def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> li
                 )
                 for pool in _pools(every, kind)
             )
-            ways.append(_judge(index, path, kind, own, pools, demand))
+            ways.append(_choose_between(index, path, kind, own, pools, demand))
     return ways
 
 
@@ -202,10 +202,10 @@ def _by_rungs(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> 
     """Measure the cheapest proven effort of an index; the most thorough, unproven, if there is none."""
     own = _Curves.through(index, every[kind])
     pools = (_Curves.of(_Curves.through(index, seen) for seen in pool) for pool in _pools(every, kind))
-    return _judge(index, index.method, kind, own, pools, demand)
+    return _choose_between(index, index.method, kind, own, pools, demand)
 
 
-def _pools(every: _Cells, kind: _Kind) -> Iterator[list[FilteredEvidence]]:
+def _pools(every: _Cells, kind: _Kind) -> Iterator[list[FilteredReplaySample]]:
     """Yield what filters of a kind are pooled with: those of the neighbouring buckets, or of other shapes."""
     shape, bucket = kind
     yield [seen for (s, b), seen in every.items() if s == shape and abs(b - bucket) <= 1]
@@ -229,7 +229,7 @@ class _Curves:
         return len(self.recall)
 
     @classmethod
-    def through(cls, index: TunedIndex, seen: FilteredEvidence) -> _Curves:
+    def through(cls, index: TunedIndex, seen: FilteredReplaySample) -> _Curves:
         """Read the replays through an index.
 
         A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
@@ -241,7 +241,7 @@ class _Curves:
         return cls(tuple(index.rungs[at] for at in usable), recall, ms, seen.exact_ms)
 
     @classmethod
-    def tried(cls, seen: FilteredEvidence, place: int) -> _Curves:
+    def tried(cls, seen: FilteredReplaySample, place: int) -> _Curves:
         """Read the replays by a way that has no rungs.
 
         The planner's way is tried first; a scan left out after it would have been slower than exact search,
@@ -273,7 +273,7 @@ class _Curves:
         return proven
 
 
-def _judge(
+def _choose_between(
     index: TunedIndex,
     path: FilteredPath,
     kind: _Kind,

@@ -14,17 +14,17 @@ from vectuned.config.errors import UsageError
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import HIGHEST, K_CLASSES
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
-from vectuned.learning.patterns.lineage import Past, used
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.patterns.lineage import PreviousPolicy, used
 from vectuned.learning.patterns.optimizer import raised
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.patterns.signature import COMPONENTS
 from vectuned.learning.statistics.bounds import ENOUGH, Demand
 from vectuned.sql.files import queries
 
-from .calibration import Candidate, Evidence, adaptive_policy, extrapolated_policy, fixed_policy
+from .calibration import Candidate, ReplaySample, adaptive_policy, extrapolated_policy, fixed_policy
 from .filtering import choose_paths
-from .publication import Offer, Served, publish, read
+from .publication import Offer, ServedPolicy, publish, read
 from .replays import Replays, load
 
 log = logging.getLogger(__name__)
@@ -47,21 +47,21 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LearningResult:
     """What a pass of learning came to; `version` is None where there were too few replays to publish."""
 
     replays: int
     version: int | None
-    served: dict[int, Served]
+    served: dict[int, ServedPolicy]
 
 
 def offers(
     replays: Sequence[tuple[TunedIndex, Replays]],
-    care: Care,
+    tuned: TunedColumn,
     options: Options,
     *,
     counter_examples: Replays | None = None,
-    past: Mapping[int, Past] | None = None,
+    past: Mapping[int, PreviousPolicy] | None = None,
 ) -> dict[int, Offer]:
     """Work out what each class of k may be served with, from the replays by index, the main one first.
 
@@ -74,20 +74,22 @@ def offers(
     from the `past` by class of k.
     """
     main, seen = replays[0]
-    demand = demanded(care, options)
+    demand = demanded(tuned, options)
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
-        fixed = fixed_settings(replays, k, care, demand)
-        asked = k in seen.k_classes and bool((seen.asked == k).sum() >= care.min_samples)
+        fixed = fixed_settings(replays, k, tuned, demand)
+        asked = k in seen.k_classes and bool((seen.asked == k).sum() >= tuned.min_samples)
         adaptive = None
         if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
-            kept = counter_examples
+            examples = counter_examples
             adaptive = _adaptive(
-                seen.evidence(k, _enough(care, demand)),
+                seen.evidence(k, _enough(tuned, demand)),
                 fixed[0],
                 demand,
                 options.clusters,
-                kept.evidence(k).alone() if kept and kept.probes and k in kept.k_classes else None,
+                examples.evidence(k).alone()
+                if examples and examples.probes and k in examples.k_classes
+                else None,
                 (past or {}).get(k),
             )
         filtered = choose_paths(
@@ -105,34 +107,34 @@ def offers(
     return found
 
 
-def demanded(care: Care, options: Options) -> Demand:
+def demanded(tuned: TunedColumn, options: Options) -> Demand:
     """Return what every setting of a column has to be proven to give."""
-    return Demand(care.target_recall, options.confidence, options.seed, care.max_tail)
+    return Demand(tuned.target_recall, options.confidence, options.seed, tuned.max_tail)
 
 
 def fixed_settings(
-    replays: Sequence[tuple[TunedIndex, Replays]], k: int, care: Care, demand: Demand
+    replays: Sequence[tuple[TunedIndex, Replays]], k: int, tuned: TunedColumn, demand: Demand
 ) -> tuple[Candidate, ...]:
     """Find the fixed setting of a class of k on every index that holds all rows and was looked at enough."""
     return tuple(
-        fixed_policy(each.evidence(k, _enough(care, demand)), demand, index=index)
+        fixed_policy(each.evidence(k, _enough(tuned, demand)), demand, index=index)
         for index, each in replays
-        if index.requires is None and each.looked_at(k) >= care.min_samples
+        if index.requires is None and each.looked_at(k) >= tuned.min_samples
     )
 
 
-def _enough(care: Care, demand: Demand) -> int:
+def _enough(tuned: TunedColumn, demand: Demand) -> int:
     """Return how many searches of a class of k speak for it by themselves."""
-    return max(care.min_samples, ENOUGH * demand.flawless)
+    return max(tuned.min_samples, ENOUGH * demand.flawless)
 
 
 def _adaptive(
-    evidence: Evidence,
+    evidence: ReplaySample,
     fixed: Candidate,
     demand: Demand,
     clusters: int,
-    counter_examples: Evidence | None,
-    past: Past | None,
+    counter_examples: ReplaySample | None,
+    past: PreviousPolicy | None,
 ) -> Candidate | None:
     """Learn effort by query where it promises to save anything."""
     if not fixed.policy.certified:
@@ -145,51 +147,57 @@ def _adaptive(
     return adaptive
 
 
-def learn(conn: psycopg.Connection[Any], care: Care, options: Options = Options()) -> Lesson:
+def learn(conn: psycopg.Connection[Any], tuned: TunedColumn, options: Options = Options()) -> LearningResult:
     """Learn from a column's replays and publish, if there are enough of them.
 
     `conn` must be in autocommit mode; the publish is one transaction.
     """
-    replays = [(index, load(conn, care, index)) for index in care.indexes]
+    replays = [(index, load(conn, tuned, index)) for index in tuned.indexes]
     count = len(replays[0][1]) if replays else 0
-    if count < care.min_samples:
+    if count < tuned.min_samples:
         log.info(
             "learning about %s waits: %d of %d replays",
-            care.column,
+            tuned.column,
             count,
-            care.min_samples,
+            tuned.min_samples,
             extra={"action": "learn"},
         )
-        return Lesson(count, None, {})
-    counter_examples = load(conn, care, care.indexes[0], counter_examples=True)
-    offered = offers(replays, care, options, counter_examples=counter_examples, past=_past(conn, care))
-    for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": care.column.id}).fetchall():
+        return LearningResult(count, None, {})
+    counter_examples = load(conn, tuned, tuned.indexes[0], counter_examples=True)
+    offered = offers(replays, tuned, options, counter_examples=counter_examples, past=_past(conn, tuned))
+    for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": tuned.column.id}).fetchall():
         if k in offered:
             offered[k] = _with_margin(offered[k], margin)
-    kept = _priors(conn, care, offered, replays, demanded(care, options))
-    for k in kept & offered.keys():
+    unchanged_classes = _priors(conn, tuned, offered, replays, demanded(tuned, options))
+    for k in unchanged_classes & offered.keys():
         offered[k] = replace(offered[k], fixed=(), adaptive=None)
-    sample = _recent_queries(conn, care, _SAMPLE)
+    sample = _recent_queries(conn, tuned, _SAMPLE)
     version, served = publish(
-        conn, care, offered, sample, least_saving=options.step_aside, seed=options.seed, kept=kept
+        conn,
+        tuned,
+        offered,
+        sample,
+        least_saving=options.step_aside,
+        seed=options.seed,
+        unchanged_classes=unchanged_classes,
     )
     conn.execute(
         queries()["trim_replays"],
-        {"column_id": care.column.id, "window": care.trajectory_window, "generations": care.generations},
+        {"column_id": tuned.column.id, "window": tuned.trajectory_window, "generations": tuned.generations},
     )
     log.info(
         "published version %d for %s from %d replays",
         version,
-        care.column,
+        tuned.column,
         count,
         extra={"action": "publish"},
     )
-    return Lesson(count, version, served)
+    return LearningResult(count, version, served)
 
 
 def _priors(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     offered: Mapping[int, Offer],
     replays: Sequence[tuple[TunedIndex, Replays]],
     demand: Demand,
@@ -199,9 +207,9 @@ def _priors(
     Those of which nothing is proven here, as long as their own replays, if there are any, do not speak
     against the imported setting.
     """
-    rows = conn.execute(queries()["priors"], {"column_id": care.column.id}).fetchall()
-    serving = read(conn, care) if rows else {}
-    kept = set()
+    rows = conn.execute(queries()["priors"], {"column_id": tuned.column.id}).fetchall()
+    serving = read(conn, tuned) if rows else {}
+    unchanged_classes = set()
     for (k,) in rows:
         offer = offered.get(k)
         if k not in serving or (offer is not None and any(c.policy.certified for c in offer.fixed)):
@@ -212,27 +220,29 @@ def _priors(
                 effort = np.array([ladder.effort(policy.fixed_ef, index.rungs)])
                 met = bool(demand.met(*each.evidence(k).recall_at(effort))[0])
         if met:
-            kept.add(k)
-    return kept
+            unchanged_classes.add(k)
+    return unchanged_classes
 
 
-def _past(conn: psycopg.Connection[Any], care: Care) -> dict[int, Past]:
+def _past(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, PreviousPolicy]:
     """Read what serves by patterns, and count what searches that were recorded since made of them.
 
     A bank that something broke has no heirs, but must not stand in the way of the next one.
     """
-    values = {"column_id": care.column.id, "count": care.trajectory_window}
+    values = {"column_id": tuned.column.id, "count": tuned.trajectory_window}
     rows = conn.execute(queries()["lookups"], values).fetchall()
     asked = np.array([row[0] for row in rows], dtype=np.int64)
     try:
         signatures = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, COMPONENTS)
         return {
-            k: Past(policy, used(patterns, signatures[asked == k], care.learning_rate, care.min_samples))
-            for k, (policy, patterns) in read(conn, care, waiting=True).items()
+            k: PreviousPolicy(
+                policy, used(patterns, signatures[asked == k], tuned.learning_rate, tuned.min_samples)
+            )
+            for k, (policy, patterns) in read(conn, tuned, waiting=True).items()
             if policy.signature is not None
         }
     except (UsageError, ValueError, TypeError) as error:
-        log.warning("the bank of %s is unusable: %s", care.column, error, extra={"action": "learn"})
+        log.warning("the bank of %s is unusable: %s", tuned.column, error, extra={"action": "learn"})
         return {}
 
 
@@ -251,7 +261,9 @@ def _with_margin(offer: Offer, rungs: float) -> Offer:
     return replace(offer, fixed=tuple(lift(candidate) for candidate in offer.fixed), adaptive=adaptive)
 
 
-def _recent_queries(conn: psycopg.Connection[Any], care: Care, count: int) -> Singles:
-    rows = conn.execute(queries()["recent_queries"], {"column_id": care.column.id, "count": count}).fetchall()
+def _recent_queries(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Singles:
+    rows = conn.execute(
+        queries()["recent_queries"], {"column_id": tuned.column.id, "count": count}
+    ).fetchall()
     vectors = np.array([row[0].to_numpy() for row in rows], dtype=np.float32)
-    return vectors.reshape(len(rows), care.column.dimensions)
+    return vectors.reshape(len(rows), tuned.column.dimensions)

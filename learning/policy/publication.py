@@ -17,7 +17,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.events import record_event, tell
 from vectuned.learning.model.ladder import RUNGS
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns, check
 from vectuned.learning.patterns.signature import COMPONENTS, FEATURES, Signature
@@ -50,7 +50,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedPolicy:
     """What a class of k is served with after a publish, and what the measurement said."""
 
     policy: Policy
@@ -61,64 +61,65 @@ class Served:
 
 def publish(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     offers: dict[int, Offer],
     sample: Singles,
     *,
     least_saving: float = 0.05,
     seed: int = 0,
-    kept: Collection[int] = (),
-) -> tuple[int, dict[int, Served]]:
+    unchanged_classes: Collection[int] = (),
+) -> tuple[int, dict[int, ServedPolicy]]:
     """Replace a column's bank in one transaction and tell listeners; return its version and what serves.
 
     `offers` by class of k. Indexes, and an adaptive offer against the fixed one, are measured end to end,
     with searches of `sample` (n, d) through the column's own function, inside the transaction that publishes
     them: unless adaptive effort saves `least_saving`, it steps aside. Searches of others see the old bank
-    until the commit, and other publishers wait for it. The classes in `kept` stay as they are. Raises
-    VectunedError if the column is no longer enabled.
+    until the commit, and other publishers wait for it. The classes in `unchanged_classes` stay as they are.
+
+    Raises VectunedError if the column is no longer enabled.
     """
-    served: dict[int, Served] = {}
-    column = {"column_id": care.column.id}
+    served: dict[int, ServedPolicy] = {}
+    column = {"column_id": tuned.column.id}
     with conn.transaction():
         held = conn.execute(queries()["hold_column"], column).fetchone()
         if held is None or not held[0]:
-            raise VectunedError(f"{care.column} was disabled meanwhile: nothing is published for it.")
+            raise VectunedError(f"{tuned.column} was disabled meanwhile: nothing is published for it.")
         row = conn.execute(queries()["next_version"], column).fetchone()
         version = int(row[0]) if row else 1
         row = conn.execute(queries()["last_replay"], column).fetchone()
         last_replay = int(row[0]) if row else 0
         conn.execute(queries()["refresh_statistics"], column)
-        conn.execute(queries()["delete_bank"], {**column, "kept": list(kept)})
+        conn.execute(queries()["delete_bank"], {**column, "unchanged_classes": list(unchanged_classes)})
         conn.execute(queries()["delete_measured"], column)
         for k, offer in offers.items():
             chosen, saving = None, None
             if offer.fixed:
-                chosen, saving = _choose(conn, care, version, offer, sample, least_saving, seed)
-                _insert(conn, care, version, chosen, saving)
-                served[k] = Served(chosen.policy, len(chosen.patterns), saving, offer.filtered)
-            _insert_measured(conn, care, k, offer, chosen)
+                chosen, saving = _choose(conn, tuned, version, offer, sample, least_saving, seed)
+                _insert(conn, tuned, version, chosen, saving)
+                served[k] = ServedPolicy(chosen.policy, len(chosen.patterns), saving, offer.filtered)
+            _insert_measured(conn, tuned, k, offer, chosen)
         conn.execute(queries()["delete_superseded"], column)
         details = {str(k): {**s.policy.path, "saving": s.saving} for k, s in served.items()}
         record_event(
             conn,
-            care.column.id,
+            tuned.column.id,
             "publish",
             {
                 "version": version,
                 "classes": details,
-                "generations": care.generations,
-                "target_recall": care.target_recall,
-                "max_tail": care.max_tail,
+                "generations": tuned.generations,
+                "target_recall": tuned.target_recall,
+                "max_tail": tuned.max_tail,
                 "last_replay": last_replay,
             },
         )
-        tell(conn, care.column.id, "publish", version=version)
+        tell(conn, tuned.column.id, "publish", version=version)
     return version, served
 
 
 def _choose(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     version: int,
     offer: Offer,
     sample: Singles,
@@ -126,17 +127,17 @@ def _choose(
     seed: int,
 ) -> tuple[Candidate, float | None]:
     """Choose the index, then between its fixed setting and effort by query; nothing of it stays published."""
-    fixed = _choose_index(conn, care, version, offer, sample, seed)
+    fixed = _choose_index(conn, tuned, version, offer, sample, seed)
     if offer.adaptive is None or fixed.policy.index_no != offer.fixed[0].policy.index_no:
         return fixed, None
-    _insert(conn, care, version, offer.adaptive, None)
-    saving = measure_saving(conn, care, fixed.policy.k_class, sample, seed=seed)
-    _withdraw(conn, care, fixed.policy.k_class)
-    return _judge(fixed, offer.adaptive, saving, least_saving), saving
+    _insert(conn, tuned, version, offer.adaptive, None)
+    saving = measure_saving(conn, tuned, fixed.policy.k_class, sample, seed=seed)
+    _withdraw(conn, tuned, fixed.policy.k_class)
+    return _choose_between(fixed, offer.adaptive, saving, least_saving), saving
 
 
 def _choose_index(
-    conn: psycopg.Connection[Any], care: Care, version: int, offer: Offer, sample: Singles, seed: int
+    conn: psycopg.Connection[Any], tuned: TunedColumn, version: int, offer: Offer, sample: Singles, seed: int
 ) -> Candidate:
     """Choose the quickest of the indexes whose fixed setting is proven; the main one if none is.
 
@@ -149,11 +150,11 @@ def _choose_index(
         return proven[0] if proven else main
     millis = [candidate.ms for candidate in proven]
     if offer.asked and len(sample):
-        _insert(conn, care, version, proven[0], None)
+        _insert(conn, tuned, version, proven[0], None)
         policies = [candidate.policy for candidate in proven]
-        spent = measure(conn, care, policies, sample[:_INDEX_SAMPLE], seed)
+        spent = measure(conn, tuned, policies, sample[:_INDEX_SAMPLE], seed)
         millis = [float(times.sum()) / len(sample[:_INDEX_SAMPLE]) * 1000 for times in spent]
-        _withdraw(conn, care, policies[0].k_class)
+        _withdraw(conn, tuned, policies[0].k_class)
     quickest = int(np.argmin(millis))
     stays = proven[0] is main and millis[quickest] > _CLEARLY * millis[0]
     best = 0 if stays else quickest
@@ -163,7 +164,9 @@ def _choose_index(
     return replace(proven[best], policy=replace(policy, reason=why))
 
 
-def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_saving: float) -> Candidate:
+def _choose_between(
+    fixed: Candidate, adaptive: Candidate, saving: float | None, least_saving: float
+) -> Candidate:
     """Choose what serves by what was measured, and have its reason say so."""
     if saving is None:
         why = f"{fixed.policy.reason}; effort by query could not be measured without stored queries"
@@ -178,12 +181,12 @@ def _judge(fixed: Candidate, adaptive: Candidate, saving: float | None, least_sa
 
 
 def _insert(
-    conn: psycopg.Connection[Any], care: Care, version: int, chosen: Candidate, saving: float | None
+    conn: psycopg.Connection[Any], tuned: TunedColumn, version: int, chosen: Candidate, saving: float | None
 ) -> None:
     policy, patterns, way = chosen.policy, chosen.patterns, chosen.policy.signature
     check(patterns)
-    key = {"column_id": care.column.id, "k_class": policy.k_class}
-    generation = next((i.generation for i in care.indexes if i.number == policy.index_no), care.generation)
+    key = {"column_id": tuned.column.id, "k_class": policy.k_class}
+    generation = next((i.generation for i in tuned.indexes if i.number == policy.index_no), tuned.generation)
     known = np.isfinite(policy.expected_recall)
     conn.execute(
         queries()["insert_bank"],
@@ -232,10 +235,10 @@ def _insert(
 
 
 def _insert_measured(
-    conn: psycopg.Connection[Any], care: Care, k: int, offer: Offer, chosen: Candidate | None
+    conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, offer: Offer, chosen: Candidate | None
 ) -> None:
     """Publish what every path gave, and with that what filtered searches are served with."""
-    key = {"column_id": care.column.id, "k_class": k}
+    key = {"column_id": tuned.column.id, "k_class": k}
     rows: list[dict[str, Any]] = [
         {
             **key,
@@ -263,12 +266,12 @@ def _insert_measured(
         cursor.executemany(queries()["insert_measured"], rows)
 
 
-def _withdraw(conn: psycopg.Connection[Any], care: Care, k: int) -> None:
-    conn.execute(queries()["delete_class"], {"column_id": care.column.id, "k_class": k})
+def _withdraw(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int) -> None:
+    conn.execute(queries()["delete_class"], {"column_id": tuned.column.id, "k_class": k})
 
 
 def measure_saving(
-    conn: psycopg.Connection[Any], care: Care, k: int, sample: Singles, *, seed: int = 0
+    conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, sample: Singles, *, seed: int = 0
 ) -> float | None:
     """Measure time of the fixed setting over that of the adaptive one, overheads paid; None without a sample.
 
@@ -279,8 +282,8 @@ def measure_saving(
     """
     if not len(sample):
         return None
-    adaptive = read(conn, care)[k][0]
-    fixed, effort_by_query = measure(conn, care, [replace(adaptive, signature=None), adaptive], sample, seed)
+    adaptive = read(conn, tuned)[k][0]
+    fixed, effort_by_query = measure(conn, tuned, [replace(adaptive, signature=None), adaptive], sample, seed)
     effort_by_query = effort_by_query + _PREPARED_ANEW * len(sample) / len(effort_by_query)
     drawn = np.random.default_rng(seed).integers(len(fixed), size=(_RESAMPLES, len(fixed)))
     # Means, for hard queries are what adaptive effort spends its time on.
@@ -288,7 +291,7 @@ def measure_saving(
 
 
 def measure(
-    conn: psycopg.Connection[Any], care: Care, policies: Sequence[Policy], sample: Singles, seed: int
+    conn: psycopg.Connection[Any], tuned: TunedColumn, policies: Sequence[Policy], sample: Singles, seed: int
 ) -> list[Floats]:
     """Measure the time that blocks of searches take with each of some policies of a class, in seconds.
 
@@ -296,7 +299,7 @@ def measure(
     warm. A bank of the class must be in place; the last policy is left serving.
     """
     statement = sql.SQL("SELECT * FROM vectuned.{}(%s, %s)").format(
-        sql.Identifier(f"_search_{care.column.id}")
+        sql.Identifier(f"_search_{tuned.column.id}")
     )
     rng = np.random.default_rng(seed)
     spent: list[list[float]] = [[] for _ in policies]
@@ -304,24 +307,24 @@ def measure(
     blocks = [b for b in np.array_split(rng.permutation(len(sample)), _BLOCKS) if len(b)]
     for number, block in enumerate([blocks[0], *blocks]):
         for arm in rng.permutation(len(policies)):
-            serve(conn, care, policies[arm])
+            set_served_policy(conn, tuned, policies[arm])
             started = perf_counter()
             for i in block:
                 conn.execute(statement, (Vector(sample[i]), policies[0].k_class)).fetchall()
             if number:  # the first block only warms plans and pages
                 spent[arm].append(perf_counter() - started)
-    serve(conn, care, policies[-1])
+    set_served_policy(conn, tuned, policies[-1])
     return [np.array(times) for times in spent]
 
 
-def serve(conn: psycopg.Connection[Any], care: Care, policy: Policy) -> None:
+def set_served_policy(conn: psycopg.Connection[Any], tuned: TunedColumn, policy: Policy) -> None:
     """Have a class be served with a policy from now on, whose bank must be in place."""
-    key = {"column_id": care.column.id, "k_class": policy.k_class}
+    key = {"column_id": tuned.column.id, "k_class": policy.k_class}
     conn.execute(queries()["serve_path"], {**key, **policy.path})
 
 
 def read(
-    conn: psycopg.Connection[Any], care: Care, *, waiting: bool = False
+    conn: psycopg.Connection[Any], tuned: TunedColumn, *, waiting: bool = False
 ) -> dict[int, tuple[Policy, Patterns]]:
     """Read a column's published bank: policy and patterns by class of k.
 
@@ -330,7 +333,7 @@ def read(
     """
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     found = {}
-    for row in cursor.execute(queries()["bank"], {"column_id": care.column.id}).fetchall():
+    for row in cursor.execute(queries()["bank"], {"column_id": tuned.column.id}).fetchall():
         way = None
         if row.access_path.endswith("_adaptive") or (waiting and row.center is not None):
             weights = np.array(row.weights, dtype=np.float64).reshape(FEATURES, COMPONENTS)

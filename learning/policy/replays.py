@@ -10,12 +10,12 @@ import psycopg
 
 from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.ladder import PROBES, WIDTH
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE, weights
 from vectuned.sql.files import queries
 
-from .calibration import Evidence
-from .filtering import OTHERS, FilteredEvidence
+from .calibration import ReplaySample
+from .filtering import OTHERS, FilteredReplaySample
 
 _ENDS: Final = tuple(sum(PROBES[: place + 1]) for place in range(len(PROBES)))
 
@@ -62,7 +62,7 @@ class Replays:
             return 0
         return int(np.count_nonzero(np.isfinite(self.recall[:, self.k_classes.index(k), 0])))
 
-    def evidence(self, k: int, enough: int | None = None) -> Evidence:
+    def evidence(self, k: int, enough: int | None = None) -> ReplaySample:
         """Return what the replays that looked at class `k`, one of `k_classes`, say about it.
 
         Where `enough` searches of the class itself were replayed, only those: who asks for so many rows may
@@ -71,15 +71,15 @@ class Replays:
         recall = self.recall[:, self.k_classes.index(k)]
         looked, own = np.isfinite(recall[:, 0]), self.asked == k
         alone = enough is not None and np.count_nonzero(looked & own) >= enough
-        evidence = Evidence(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
+        evidence = ReplaySample(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
         return evidence.take(looked & own if alone else looked)
 
-    def filtered_evidence(self, k: int) -> FilteredEvidence:
+    def filtered_evidence(self, k: int) -> FilteredReplaySample:
         """Return what the filtered replays that looked at class `k` say about it."""
         place = self.k_classes.index(k)
         recall = self.filtered_recall[:, place]
         own = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
-        return FilteredEvidence(
+        return FilteredReplaySample(
             k,
             self.fraction[own],
             recall[own],
@@ -94,19 +94,19 @@ class Replays:
 
 
 def load(
-    conn: psycopg.Connection[Any], care: Care, index: TunedIndex, *, counter_examples: bool = False
+    conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, *, counter_examples: bool = False
 ) -> Replays:
     """Read the newest replays through an index as it is now, up to the column's trajectory window.
 
     Or the counter-examples that were kept when they left the window: these are no random sample.
     """
     values = {
-        "column_id": care.column.id,
+        "column_id": tuned.column.id,
         "generation": index.generation,
-        "count": care.trajectory_window,
+        "count": tuned.trajectory_window,
         "width": WIDTH,
-        "learn_from": care.learn_from,
-        "kept": counter_examples,
+        "learn_from": tuned.learn_from,
+        "is_counter_example": counter_examples,
     }
     rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
     # A search for many rows has its chunk looked at for classes that others were not.
@@ -126,8 +126,8 @@ def load(
             filtered_recall[i, places], matches[i] = row[7], row[8]
         if row[10]:
             other_recall[i, places, : len(row[11])], other_ms[i, : len(row[11])] = row[10], row[11]
-    newer = np.arange(len(rows)) + (care.trajectory_window if counter_examples else 0)
-    weight = weights(newer, care.learning_rate, care.min_samples)
+    newer = np.arange(len(rows)) + (tuned.trajectory_window if counter_examples else 0)
+    weight = weights(newer, tuned.learning_rate, tuned.min_samples)
     seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, WIDTH)
     return Replays(
         np.array([row[0] for row in rows], dtype=np.int64),

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 
 from .calibration import Candidate
 from .learner import Options, demanded, fixed_settings
@@ -36,20 +36,22 @@ class Price:
     proofs: int
 
 
-def prices(replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options) -> list[Price]:
+def prices(
+    replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn, options: Options
+) -> list[Price]:
     """Work out the price of the current target, the first, and of every higher one, in ascending order.
 
     `replays` by index, the main one first. Classes of k count that searches belong to and that enough
     replays looked at; without any the list is empty. Every proof is at the confidence of `options` by
     itself, as that of a publish will be, and includes the column's limit of the tail.
     """
-    weights = _asked(replays, care)
+    weights = _asked(replays, tuned)
     if not weights:
         return []
-    higher = [target for target in TARGETS if target > care.target_recall]
+    higher = [target for target in TARGETS if target > tuned.target_recall]
     return [
-        _price(replays, replace(care, target_recall=t), options, weights)
-        for t in (care.target_recall, *higher)
+        _price(replays, replace(tuned, target_recall=t), options, weights)
+        for t in (tuned.target_recall, *higher)
     ]
 
 
@@ -97,25 +99,28 @@ def together(offered: Sequence[Price], confidence: float) -> float:
     return max(0.0, 1.0 - sum(price.proofs for price in offered) * (1.0 - confidence))
 
 
-def _asked(replays: Sequence[tuple[TunedIndex, Replays]], care: Care) -> dict[int, int]:
+def _asked(replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn) -> dict[int, int]:
     """Return how many searches belong to each class of k that can be learned about."""
     if not replays:
         return {}
     seen = replays[0][1]
     counts = {k: int(np.count_nonzero(seen.asked == k)) for k in seen.k_classes}
-    return {k: n for k, n in counts.items() if n and seen.looked_at(k) >= care.min_samples}
+    return {k: n for k, n in counts.items() if n and seen.looked_at(k) >= tuned.min_samples}
 
 
 def _price(
-    replays: Sequence[tuple[TunedIndex, Replays]], care: Care, options: Options, weights: dict[int, int]
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    tuned: TunedColumn,
+    options: Options,
+    weights: dict[int, int],
 ) -> Price:
-    demand = demanded(care, options)
+    demand = demanded(tuned, options)
     settings, proofs = {}, 0
     for k in weights:
-        tried = fixed_settings(replays, k, care, demand)
+        tried = fixed_settings(replays, k, tuned, demand)
         proven = [candidate for candidate in tried if candidate.policy.certified]
         settings[k] = min(proven, key=lambda candidate: candidate.ms) if proven else tried[0]
         proofs += len(tried)
     ms = np.average([settings[k].ms for k in weights], weights=list(weights.values()))
     proven_all = all(candidate.policy.certified for candidate in settings.values())
-    return Price(care.target_recall, settings, float(ms), proven_all, proofs)
+    return Price(tuned.target_recall, settings, float(ms), proven_all, proofs)

@@ -13,7 +13,7 @@ from psycopg import sql
 from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.ladder import K_CLASSES, k_class
 from vectuned.learning.model.trajectory import Trajectories
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.truth.truth import Truth, exact_among, exact_neighbors, recall_at_k
 from vectuned.sql.files import queries
 
@@ -23,14 +23,14 @@ LEAST_K: Final = 100
 
 
 @dataclass(frozen=True)
-class Chunk:
+class ReplayBatch:
     """Hold n searches that are replayed in one snapshot, and their exact answers there.
 
     `filtered` bool (n,); `truth` is of all, `filtered_truth` of the filtered ones, whose place in it is
     `place` (n,); `complete` bool (n,), those that go through every rung.
     """
 
-    care: Care
+    tuned: TunedColumn
     searches: Trajectories
     ks: Ints
     classes: list[int]
@@ -44,22 +44,22 @@ class Chunk:
 
     @classmethod
     def of(
-        cls, reader: psycopg.Connection[Any], care: Care, searches: Trajectories, complete: Bools
-    ) -> Chunk:
+        cls, reader: psycopg.Connection[Any], tuned: TunedColumn, searches: Trajectories, complete: Bools
+    ) -> ReplayBatch:
         """Find the exact answers of searches in the snapshot that `reader` is in."""
         ks = np.array(searches.ks, dtype=np.int64)
         deepest = max(LEAST_K, k_class(int(ks.max())))
         reader.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
         # One core is what the budget is a share of.
         reader.execute("SET LOCAL max_parallel_workers_per_gather = 0")
-        conditions, shapes = compile_filters(reader, care, searches.filters)
+        conditions, shapes = compile_filters(reader, tuned, searches.filters)
         filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
-        truth = exact_neighbors(reader, care.column, searches.vectors, deepest)
-        filtered_truth = _filtered_truth(reader, care, searches.vectors, conditions, deepest)
+        truth = exact_neighbors(reader, tuned.column, searches.vectors, deepest)
+        filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, deepest)
         reader.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
         classes = [k for k in K_CLASSES if k <= deepest]
         return cls(
-            care,
+            tuned,
             searches,
             ks,
             classes,
@@ -91,7 +91,7 @@ class Chunk:
 
 
 def compile_filters(
-    conn: psycopg.Connection[Any], care: Care, filters: list[str | None]
+    conn: psycopg.Connection[Any], tuned: TunedColumn, filters: list[str | None]
 ) -> tuple[list[sql.Composable | None], list[str | None]]:
     """Compile filters to SQL and shapes, each different one once; one that no longer fits counts as none.
 
@@ -101,13 +101,13 @@ def compile_filters(
     for text in {text for text in filters if text is not None}:
         try:
             with conn.transaction():
-                values = {"column_id": care.column.id, "filter": text}
+                values = {"column_id": tuned.column.id, "filter": text}
                 row = conn.execute(queries()["compile_filter"], values).fetchone()
                 compiled[text] = (None, None)
                 if row is not None and row[0] is not None:
                     condition = sql.SQL(cast(LiteralString, row[0]))
                     check = sql.SQL("SELECT FROM {} AS t WHERE {} LIMIT 0").format(
-                        care.column.relation, condition
+                        tuned.column.relation, condition
                     )
                     conn.execute(check, prepare=False)
                     compiled[text] = (condition, row[1])
@@ -116,7 +116,7 @@ def compile_filters(
         except psycopg.errors.Error as error:
             log.warning(
                 "a filter on %s is passed over: %s",
-                care.column,
+                tuned.column,
                 error.diag.message_primary,
                 extra={"action": "replay"},
             )
@@ -126,7 +126,7 @@ def compile_filters(
 
 def _filtered_truth(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     vectors: Singles,
     conditions: list[sql.Composable | None],
     deepest: int,
@@ -135,18 +135,18 @@ def _filtered_truth(
     own = [i for i, condition in enumerate(conditions) if condition is not None]
     if not own:
         return None
-    return exact_among(conn, care.column, vectors[own], deepest, [conditions[i] for i in own])
+    return exact_among(conn, tuned.column, vectors[own], deepest, [conditions[i] for i in own])
 
 
-def to_complete(conn: psycopg.Connection[Any], care: Care, count: int) -> Bools:
+def to_complete(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Bools:
     """Say which of `count` replays are to go through every rung: the first ones, then one of four.
 
     The others end where the answers of their own class of k are complete, which takes a third of the time.
     """
-    generations = [index.generation for index in care.indexes if index.requires is None]
-    values = {"column_id": care.column.id, "generations": generations}
+    generations = [index.generation for index in tuned.indexes if index.requires is None]
+    values = {"column_id": tuned.column.id, "generations": generations}
     row = conn.execute(queries()["count_complete"], values).fetchone()
-    missing = 2 * care.min_samples - (int(row[0]) if row is not None else 0)
+    missing = 2 * tuned.min_samples - (int(row[0]) if row is not None else 0)
     number = np.arange(count)
     return np.asarray((number < missing) | (number % 4 == 0))
 

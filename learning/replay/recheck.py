@@ -10,7 +10,7 @@ import psycopg
 from pgvector import Vector
 
 from vectuned.learning.model.trajectory import Trajectories
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.sql.files import queries
 
 from .scan import SCAN_TIMEOUT_MS, ends_all
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def search_again(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     searches: Trajectories,
     i: int,
     timeout_ms: int = SCAN_TIMEOUT_MS,
@@ -31,11 +31,11 @@ def search_again(
     count neither for it nor against it. What its own answer was worth at its time is not what is checked.
     """
     values = {
-        "relation": care.column.relation.as_string(conn),
+        "relation": tuned.column.relation.as_string(conn),
         "query": Vector(searches.vectors[i]),
         "k": searches.ks[i],
         "filter": searches.filters[i],
-        "column_name": care.column.column,
+        "column_name": tuned.column.name,
     }
     started = perf_counter()
     try:
@@ -46,7 +46,7 @@ def search_again(
             raise
         log.warning(
             "a check of %s was given up: %s",
-            care.column,
+            tuned.column,
             error.diag.message_primary or error,
             extra={"action": "check"},
         )

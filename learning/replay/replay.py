@@ -15,14 +15,14 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Singles
 from vectuned.learning.model.ladder import PROBES, WIDTH, k_class
 from vectuned.learning.model.trajectory import Trajectories
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.sql.files import queries
 
-from .batch import LEAST_K, Chunk, to_complete
+from .batch import LEAST_K, ReplayBatch, to_complete
 from .recheck import search_again
-from .scan import SCAN_TIMEOUT_MS, Aim, Scans, goal
-from .storage import Shown, store
-from .work_timer import Spent
+from .scan import SCAN_TIMEOUT_MS, ScanGoal, Scans, goal
+from .storage import ReplayResults, store
+from .work_timer import WorkTimer
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ _STARTS: Final = tuple(sum(PROBES[:place]) for place in range(len(PROBES)))
 
 def replay(
     conn: psycopg.Connection[Any],
-    care: Care,
+    tuned: TunedColumn,
     trajectories: Trajectories,
     *,
     reader: psycopg.Connection[Any] | None = None,
     progress: Callable[[int], None] | None = None,
     timeout_ms: int = SCAN_TIMEOUT_MS,
-    spent: Spent | None = None,
+    spent: WorkTimer | None = None,
 ) -> int:
     """Replay searches through every index, store what they show, and mark them replayed; return how many.
 
@@ -61,13 +61,13 @@ def replay(
     Raises VectunedError when the main index is gone or was rebuilt, or the plan is not the one to be
     measured; of another index that is logged, and the others go on.
     """
-    if not care.indexes:
+    if not tuned.indexes:
         raise VectunedError(
-            f"The index of {care.column} is gone: create an HNSW or IVFFlat index and call vectuned.enable "
+            f"The index of {tuned.column} is gone: create an HNSW or IVFFlat index and call vectuned.enable "
             "again."
         )
-    _require_generation(conn, care, care.indexes[0])
-    spent = spent or Spent()
+    _require_generation(conn, tuned, tuned.indexes[0])
+    spent = spent or WorkTimer()
     done = 0
     size = _CHUNK if max(trajectories.ks, default=1) <= LEAST_K else _DEEP_CHUNK
     for start in range(0, len(trajectories), size):
@@ -75,16 +75,16 @@ def replay(
         if reader is None:
             with conn.transaction():
                 conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                look = _Look(conn, conn, care, searches, timeout_ms, spent)
+                look = _Look(conn, conn, tuned, searches, timeout_ms, spent)
                 store(conn, look.chunk, look.at_all(done, progress))
         else:
             with reader.transaction():
                 reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                look = _Look(conn, reader, care, searches, timeout_ms, spent)
+                look = _Look(conn, reader, tuned, searches, timeout_ms, spent)
                 shown = look.at_all(done, progress)
             with conn.transaction():
-                for index in care.indexes:
-                    _require_generation(conn, care, index)
+                for index in tuned.indexes:
+                    _require_generation(conn, tuned, index)
                 store(conn, look.chunk, shown)
         done += len(searches)
     return done
@@ -97,39 +97,39 @@ class _Look:
         self,
         conn: psycopg.Connection[Any],
         reader: psycopg.Connection[Any],
-        care: Care,
+        tuned: TunedColumn,
         searches: Trajectories,
         timeout_ms: int,
-        spent: Spent,
+        spent: WorkTimer,
     ) -> None:
         # A standby does not know yet what was stored a moment ago.
-        self._before = {index: _replayed(conn, care, searches, index) for index in care.indexes}
-        complete = to_complete(conn, care, len(searches))
-        self._reader, self._care, self._spent = reader, care, spent
+        self._before = {index: _replayed(conn, tuned, searches, index) for index in tuned.indexes}
+        complete = to_complete(conn, tuned, len(searches))
+        self._reader, self._tuned, self._spent = reader, tuned, spent
         self._timeout_ms = timeout_ms
         with spent.read():
-            self.chunk = Chunk.of(reader, care, searches, complete)
+            self.chunk = ReplayBatch.of(reader, tuned, searches, complete)
 
-    def at_all(self, done: int, progress: Callable[[int], None] | None) -> Shown:
+    def at_all(self, done: int, progress: Callable[[int], None] | None) -> ReplayResults:
         """Search again through every index, the main one first, and as searches are served now."""
         self._reader.execute(queries()["limit_statement"], {"milliseconds": str(self._timeout_ms)})
         with self._spent.scan(len(self.chunk)):
             scans, probes = self._scan(done, progress)
             # The scans hold an index against a rebuild, so what it is now it was throughout.
             for index in scans:
-                _require_generation(self._reader, self._care, index)
+                _require_generation(self._reader, self._tuned, index)
             row = self._reader.execute(
-                queries()["bank_version"], {"column_id": self._care.column.id}
+                queries()["bank_version"], {"column_id": self._tuned.column.id}
             ).fetchone()
             checked, checks = self._check()
-        return Shown(scans, probes, row[0] if row is not None else None, checked, checks)
+        return ReplayResults(scans, probes, row[0] if row is not None else None, checked, checks)
 
     def _scan(
         self, done: int, progress: Callable[[int], None] | None
     ) -> tuple[dict[TunedIndex, Scans], Floats | None]:
-        chunk, count, indexes = self.chunk, len(self.chunk), self._care.indexes
+        chunk, count, indexes = self.chunk, len(self.chunk), self._tuned.indexes
         scans = {
-            index: Scans(self._care, index, count, chunk.classes[-1], self._timeout_ms) for index in indexes
+            index: Scans(self._tuned, index, count, chunk.classes[-1], self._timeout_ms) for index in indexes
         }
         main = indexes[0]
         failed: set[TunedIndex] = set()
@@ -161,13 +161,13 @@ class _Look:
 
     def _search(self, scan: Scans, i: int, exact_ms: float) -> None:
         chunk = self.chunk
-        aim = Aim()
+        aim = ScanGoal()
         k = int(chunk.ks[i])
         if not chunk.complete[i]:
             bare = goal(chunk.truth, i, k_class(k))
-            aim = Aim(*bare)
+            aim = ScanGoal(*bare)
             if chunk.filtered[i] and chunk.filtered_truth is not None:
-                aim = Aim(*bare, *goal(chunk.filtered_truth, int(chunk.place[i]), k_class(k)))
+                aim = ScanGoal(*bare, *goal(chunk.filtered_truth, int(chunk.place[i]), k_class(k)))
         scan.search(
             self._reader,
             i,
@@ -175,12 +175,12 @@ class _Look:
             k,
             chunk.conditions[i],
             aim,
-            thorough=bool(chunk.complete[i] and chunk.filtered[i] and scan.index is self._care.indexes[0]),
+            thorough=bool(chunk.complete[i] and chunk.filtered[i] and scan.index is self._tuned.indexes[0]),
             exact_ms=float(exact_ms) if np.isfinite(exact_ms) else None,
         )
 
     def _probes(self, vector: Singles) -> Floats:
-        values = {"column_id": self._care.column.id, "query": Vector(vector)}
+        values = {"column_id": self._tuned.column.id, "query": Vector(vector)}
         values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
         row = self._reader.execute(queries()["probe_search"], values).fetchone()
         seen = np.full(WIDTH, np.inf)
@@ -193,7 +193,7 @@ class _Look:
         searches = self.chunk.searches
         own = self.chunk.understood & np.array(searches.fresh, dtype=np.bool_)
         answers = [
-            search_again(self._reader, self._care, searches, i, self._timeout_ms) if own[i] else None
+            search_again(self._reader, self._tuned, searches, i, self._timeout_ms) if own[i] else None
             for i in range(len(searches))
         ]
         recall = self.chunk.recall([answer or [] for answer in answers])
@@ -202,11 +202,11 @@ class _Look:
 
 
 def _replayed(
-    conn: psycopg.Connection[Any], care: Care, searches: Trajectories, index: TunedIndex
+    conn: psycopg.Connection[Any], tuned: TunedColumn, searches: Trajectories, index: TunedIndex
 ) -> set[Any]:
     """Read which of some searches were replayed on an index as it is."""
     values = {
-        "column_id": care.column.id,
+        "column_id": tuned.column.id,
         "generation": index.generation,
         "query_ids": searches.query_ids,
     }
@@ -219,17 +219,17 @@ def _contains(filter_text: str, requires: str) -> bool:
     return all(name in asked and asked[name] == value for name, value in json.loads(requires).items())
 
 
-def _require_generation(conn: psycopg.Connection[Any], care: Care, index: TunedIndex) -> None:
-    """Refuse to go on if an index is not the one that `care` knows."""
-    values = {"column_id": care.column.id, "index_no": index.number}
+def _require_generation(conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex) -> None:
+    """Refuse to go on if an index is not the one that `tuned` knows."""
+    values = {"column_id": tuned.column.id, "index_no": index.number}
     row = conn.execute(queries()["generation"], values).fetchone()
     now = row[0] if row is not None else None
     if now is None:
         raise VectunedError(
-            f"The index {index.name} of {care.column} is gone: create one and call vectuned.enable again."
+            f"The index {index.name} of {tuned.column} is gone: create one and call vectuned.enable again."
         )
     if now != index.generation:
         raise VectunedError(
-            f"The index {index.name} of {care.column} was rebuilt meanwhile: read the tuned columns again, "
+            f"The index {index.name} of {tuned.column} was rebuilt meanwhile: read the tuned columns again, "
             "then replay."
         )

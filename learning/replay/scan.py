@@ -16,7 +16,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.truth.truth import Truth, recall_at_k, recall_curve
 from vectuned.sql.files import queries
 
@@ -26,7 +26,7 @@ SCAN_TIMEOUT_MS: Final = 60_000
 
 
 @dataclass(frozen=True)
-class Aim:
+class ScanGoal:
     """Where a scan may end: `goal` rows within `bound`, of a filtered search `filter_goal` within its own.
 
     Without goals it goes through every rung.
@@ -56,9 +56,9 @@ class Scans:
     """
 
     def __init__(
-        self, care: Care, index: TunedIndex, count: int, depth: int, timeout_ms: int = SCAN_TIMEOUT_MS
+        self, tuned: TunedColumn, index: TunedIndex, count: int, depth: int, timeout_ms: int = SCAN_TIMEOUT_MS
     ) -> None:
-        self.care = care
+        self.tuned = tuned
         self.timeout_ms = timeout_ms
         self.index = index
         self.depth = depth
@@ -81,7 +81,7 @@ class Scans:
         vector: Singles,
         k: int,
         condition: sql.Composable | None,
-        aim: Aim,
+        aim: ScanGoal,
         *,
         thorough: bool = False,
         exact_ms: float | None = None,
@@ -92,10 +92,10 @@ class Scans:
         """
         row = _run(
             conn,
-            self.care,
+            self.tuned,
             self.timeout_ms,
             {
-                "column_id": self.care.column.id,
+                "column_id": self.tuned.column.id,
                 "index_no": self.index.number,
                 "query": Vector(vector),
                 "rungs": list(self.index.rungs),
@@ -133,7 +133,7 @@ class Scans:
 
     def _store(self, i: int, seen: Floats, counts: Ints, matched: list[bool] | None) -> None:
         reached = len(counts)
-        if self.index.anew:
+        if not self.index.resumable:
             starts = np.concatenate([[0], counts[:-1]])
             slices = [seen[start:end] for start, end in zip(starts, counts, strict=True)]
             self._rows[i] = slices + slices[-1:] * (self._rungs - reached)
@@ -169,7 +169,7 @@ class Scans:
         return self._curve(places, truth, k, [self._matched[i] for i in places])
 
     def _curve(self, places: Ints, truth: Truth, k: int, matched: list[Bools] | list[None]) -> Floats:
-        if self.index.anew:
+        if not self.index.resumable:
             return np.stack(
                 [
                     recall_at_k(_padded([self._rows[i][rung] for i in places], self.depth), truth, k)
@@ -241,7 +241,7 @@ def ends_all(conn: psycopg.Connection[Any], error: psycopg.Error, seconds: float
 
 
 def _run(
-    conn: psycopg.Connection[Any], care: Care, timeout_ms: int, values: dict[str, Any]
+    conn: psycopg.Connection[Any], tuned: TunedColumn, timeout_ms: int, values: dict[str, Any]
 ) -> tuple[Any, ...] | None:
     started = perf_counter()
     try:
@@ -252,7 +252,7 @@ def _run(
             raise
         log.warning(
             "a replay on %s took longer than %d ms: passed over",
-            care.column,
+            tuned.column,
             timeout_ms,
             extra={"action": "replay"},
         )

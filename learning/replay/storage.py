@@ -13,12 +13,12 @@ from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.sql.files import queries
 
-from .batch import Chunk
+from .batch import ReplayBatch
 from .scan import Scans
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReplayResults:
     """Hold what a chunk of n searches showed.
 
     `scans` by index; `probes` float64 (n, width) of the main index, None where it is not probed; `version` of
@@ -33,9 +33,9 @@ class Shown:
     checks: Floats
 
 
-def store(conn: psycopg.Connection[Any], chunk: Chunk, shown: Shown) -> None:
+def store(conn: psycopg.Connection[Any], chunk: ReplayBatch, shown: ReplayResults) -> None:
     """Store what a chunk showed, and mark its searches replayed. Runs in the transaction `conn` is in."""
-    main = chunk.care.indexes[0]
+    main = chunk.tuned.indexes[0]
     for index, scan in shown.scans.items():
         rows = _rows(chunk, scan, shown.probes if index is main else None)
         with conn.cursor() as cursor:
@@ -44,12 +44,12 @@ def store(conn: psycopg.Connection[Any], chunk: Chunk, shown: Shown) -> None:
     _mark(conn, chunk)
 
 
-def _rows(chunk: Chunk, scan: Scans, probes: Floats | None) -> list[dict[str, Any]]:
+def _rows(chunk: ReplayBatch, scan: Scans, probes: Floats | None) -> list[dict[str, Any]]:
     """Lay out what the scans through one index showed."""
     index, count, rungs = scan.index, len(chunk), len(scan.index.rungs)
     recall = np.full((count, len(chunk.classes), rungs), np.nan)
     # What is searched anew applies the filter, and a partial index lacks rows: both know nothing without.
-    bare = scan.finished & (~chunk.filtered | (not index.anew and index.requires is None))
+    bare = scan.finished & (~chunk.filtered | (index.resumable and index.requires is None))
     if bare.any():
         truth = chunk.truth.take(bare)
         recall[bare] = np.stack([scan.recall(bare, truth, k) for k in chunk.classes], axis=1)
@@ -73,7 +73,7 @@ def _rows(chunk: Chunk, scan: Scans, probes: Floats | None) -> list[dict[str, An
         rows.append(
             {
                 "query_id": chunk.searches.query_ids[i],
-                "column_id": chunk.care.column.id,
+                "column_id": chunk.tuned.column.id,
                 "generation": index.generation,
                 "k_class": k_class(int(chunk.ks[i])),
                 "k_classes": chunk.classes[:known],
@@ -93,14 +93,14 @@ def _rows(chunk: Chunk, scan: Scans, probes: Floats | None) -> list[dict[str, An
     return rows
 
 
-def _store_checks(conn: psycopg.Connection[Any], chunk: Chunk, shown: Shown) -> None:
+def _store_checks(conn: psycopg.Connection[Any], chunk: ReplayBatch, shown: ReplayResults) -> None:
     searches, checks = chunk.searches, shown.checks
     with conn.cursor() as cursor:
         cursor.executemany(
             queries()["insert_check"],
             [
                 {
-                    "column_id": chunk.care.column.id,
+                    "column_id": chunk.tuned.column.id,
                     "query_id": searches.query_ids[i],
                     "k_class": k_class(int(chunk.ks[i])),
                     "shape": chunk.shapes[i] or "",
@@ -112,7 +112,7 @@ def _store_checks(conn: psycopg.Connection[Any], chunk: Chunk, shown: Shown) -> 
         )
 
 
-def _mark(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
+def _mark(conn: psycopg.Connection[Any], chunk: ReplayBatch) -> None:
     """Mark the searches replayed, with the recall that each was served with."""
     searches = chunk.searches
     served, understood = chunk.recall(searches.distances), chunk.understood
@@ -125,7 +125,7 @@ def _mark(conn: psycopg.Connection[Any], chunk: Chunk) -> None:
                     "recorded_at": searches.recorded_at[i],
                     # Of a filter that no longer fits the table nothing is known.
                     "recall": float(served[i]) if understood[i] else None,
-                    "keep": chunk.care.store_vectors,
+                    "keep": chunk.tuned.store_vectors,
                 }
                 for i in range(len(searches))
             ],

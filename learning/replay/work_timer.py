@@ -9,7 +9,7 @@ from time import perf_counter, process_time
 
 
 @dataclass
-class Spent:
+class WorkTimer:
     """Hold what work took, in seconds: of wall time and of this process's processors.
 
     While the table is read, server and daemon work at the same time (`reading`, `reading_cpu`); else they

@@ -23,7 +23,7 @@ _LEAST_SPARE: Final = 1e-3
 
 
 @dataclass(frozen=True)
-class Statement:
+class RecallClaim:
     """What checks prove of the searches served, each bound with `confidence` by itself.
 
     `checks` with a known recall and `unknown` ones without; `mean` recall, NaN without checks, and its
@@ -55,7 +55,7 @@ class Alarm:
     began: int | None
 
 
-def statement(recalls: npt.ArrayLike, confidence: float = 0.95) -> Statement:
+def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> RecallClaim:
     """Say what the checks so far prove, valid at every time: look after each check, stop whenever you like.
 
     `recalls` (n,) in order of arrival, 0 to 1, NaN where a check timed out: that is unknown, counted and
@@ -72,7 +72,7 @@ def statement(recalls: npt.ArrayLike, confidence: float = 0.95) -> Statement:
     checks, known = _checks(recalls)
     found = checks[known]
     good = (found >= TAIL).astype(np.float64)
-    return Statement(
+    return RecallClaim(
         checks=len(found),
         unknown=len(checks) - len(found),
         mean=float(found.mean()) if len(found) else float("nan"),
@@ -86,7 +86,8 @@ def statement(recalls: npt.ArrayLike, confidence: float = 0.95) -> Statement:
 def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> Alarm:
     """Look for a drop of the mean recall below `target`, soon or late, however often you look.
 
-    `recalls` as in `statement`. While the mean of each check given those before it is at least `target`, the
+    `recalls` as in `claim_from_checks`. While the mean of each check given those before it is at least
+    `target`, the
     probability that an alarm is ever raised is at most `false_alarms`, over all checks to come. The checks
     given must go back to a time chosen without regard to them, such as when the setting came into use.
     Everything follows from the checks; 50,000 take about 20 ms. Raises UsageError for anything that is no
@@ -106,8 +107,9 @@ def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> 
     even if it begins with the drop. Other windows (150 to 600) and shares differ by a few percent.
 
     Source: Ville (1939), "Etude critique de la notion de collectif", his inequality; Waudby-Smith & Ramdas
-    (2024), as in `statement`, bets; Shin, Ramdas & Rinaldo (2024), "E-detectors: a nonparametric framework
-    for sequential change detection", New England Journal of Statistics in Data Science 2(2), restarts.
+    (2024), as in `claim_from_checks`, bets; Shin, Ramdas & Rinaldo (2024), "E-detectors: a nonparametric
+    framework for sequential change detection", New England Journal of Statistics in Data Science
+    2(2), restarts.
     """
     if not 0.0 < target <= 1.0:
         raise UsageError(f"A target recall of {target} cannot be watched: give one above 0 and up to 1.")

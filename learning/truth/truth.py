@@ -14,7 +14,7 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
-from vectuned.learning.model.column import Metric, TunedColumn
+from vectuned.learning.model.column import Metric, VectorColumn
 
 from .neighbors import Block, Neighbors, NeighborSearch
 
@@ -61,7 +61,7 @@ class Truth:
 
 def exact_neighbors(
     conn: psycopg.Connection[Any],
-    column: TunedColumn,
+    column: VectorColumn,
     queries: npt.ArrayLike,
     k: int | npt.ArrayLike,
     *,
@@ -121,7 +121,7 @@ def exact_neighbors(
 
 def exact_among(
     conn: psycopg.Connection[Any],
-    column: TunedColumn,
+    column: VectorColumn,
     queries: npt.ArrayLike,
     k: int | npt.ArrayLike,
     conditions: Sequence[sql.Composable | None],
@@ -263,7 +263,7 @@ def _passes(
     return passes
 
 
-def _require_snapshot(conn: psycopg.Connection[Any], column: TunedColumn) -> None:
+def _require_snapshot(conn: psycopg.Connection[Any], column: VectorColumn) -> None:
     """Refuse several passes in a transaction whose statements each see another state of the table."""
     row = conn.cursor(row_factory=psycopg.rows.tuple_row).execute("SHOW transaction_isolation").fetchone()
     inside = conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
@@ -275,7 +275,7 @@ def _require_snapshot(conn: psycopg.Connection[Any], column: TunedColumn) -> Non
 
 
 def _stream(
-    conn: psycopg.Connection[Any], column: TunedColumn, group: _Pass, block_rows: int | None
+    conn: psycopg.Connection[Any], column: VectorColumn, group: _Pass, block_rows: int | None
 ) -> Iterator[Block]:
     """Copy the rows that the queries of `group` need, in blocks."""
     layout = _row_layout(column, len(group.filters))
@@ -294,7 +294,7 @@ def _stream(
             yield _as_block(rows, column)
 
 
-def _row_layout(column: TunedColumn, flags: int) -> np.dtype[np.void]:
+def _row_layout(column: VectorColumn, flags: int) -> np.dtype[np.void]:
     """Describe a row of the binary copy: every field is its length as int4 and its bytes, big-endian."""
     element = ">f4" if column.vector_type == "vector" else ">f2"
     return np.dtype(
@@ -352,7 +352,7 @@ def parse_rows(
         )
 
 
-def _as_block(rows: npt.NDArray[np.void], column: TunedColumn) -> Block:
+def _as_block(rows: npt.NDArray[np.void], column: VectorColumn) -> Block:
     """Check the widths of parsed rows and turn them into native arrays."""
     flags = rows["flags"]
     expected = {
@@ -372,7 +372,7 @@ def _as_block(rows: npt.NDArray[np.void], column: TunedColumn) -> Block:
     return Block(rows["vector"].astype(np.float32), rows["tableoid"].astype(np.int64), ctids, allowed)
 
 
-def _checked_queries(column: TunedColumn, queries: npt.ArrayLike) -> Singles:
+def _checked_queries(column: VectorColumn, queries: npt.ArrayLike) -> Singles:
     """Return the queries as the column's type would hold them, or refuse them."""
     vectors = np.asarray(queries, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != column.dimensions:

@@ -105,7 +105,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Filled:
+class FilledSlot:
     """The value of a slot: where it is from, and how surely it belongs there (0 to 1)."""
 
     slot: str
@@ -120,7 +120,7 @@ class Slots:
     """The slots of one entity: those filled, and the others."""
 
     entity: int
-    filled: tuple[Filled, ...]
+    filled: tuple[FilledSlot, ...]
     missing: tuple[Slot, ...] = ()
 
     @property
@@ -206,7 +206,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Told:
+class FeedbackReport:
     """What vectuned.record_feedback said to the feedback on the run's searches, by query id."""
 
     answers: Mapping[str, str]

@@ -31,7 +31,7 @@ from vectuned.reasoning.graph.runner import Run, run
 from vectuned.reasoning.trace import Trace
 
 from .generators import ChatGenerator, Extractive, Generator
-from .knowledge import Answer, Assessment, Breadth, Candidate, Material, Question, Search, Told
+from .knowledge import Answer, Assessment, Breadth, Candidate, FeedbackReport, Material, Question, Search
 from .reads import HotEntities, WordWeights, prepare
 
 
@@ -52,7 +52,7 @@ class Outcome:
     material: Material
     assessment: Assessment
     searches: tuple[Search, ...]
-    told: Told
+    told: FeedbackReport
     trace: Trace
 
     @classmethod

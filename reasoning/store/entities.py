@@ -40,7 +40,7 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedEntity:
     """An entity that was found."""
 
     id: int
@@ -161,7 +161,7 @@ class HotEntity:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
+class PendingTexts:
     """Texts to embed: `ids`, `texts`, and `hashes` that go back with the vectors, all of one length."""
 
     kind: Kind

@@ -30,13 +30,13 @@ from .entities import (
     Kind,
     Match,
     Model,
-    Named,
+    NamedEntity,
     PatternMatch,
+    PendingTexts,
     Relationship,
     Relative,
     Resource,
     Sharer,
-    Waiting,
 )
 from .statements import Statements
 
@@ -155,10 +155,10 @@ class EntityStore(Statements):
             found.setdefault(entity_id, {}).setdefault(attribute, []).append(value)
         return found
 
-    def by_attribute(self, attribute: str, value: str, max_results: int = 100) -> list[Named]:
+    def by_attribute(self, attribute: str, value: str, max_results: int = 100) -> list[NamedEntity]:
         """Return the entities that have a value."""
         values = {"attribute": attribute, "value": value, "max_results": max_results}
-        return [Named(*row) for row in self.rows("by_attribute", **values)]
+        return [NamedEntity(*row) for row in self.rows("by_attribute", **values)]
 
     def sharing_attributes(
         self, entity_id: int, names: Sequence[str] | None = None, max_results: int = 20
@@ -293,10 +293,12 @@ class EntityStore(Statements):
         values = {"entity_id": entity_id, "hierarchy": hierarchy, "max_results": max_results}
         return [Relative(*row) for row in self.rows("siblings", **values)]
 
-    def by_path(self, pattern: str, max_results: int = 100, hierarchy: str = IS_A) -> list[tuple[Named, str]]:
+    def by_path(
+        self, pattern: str, max_results: int = 100, hierarchy: str = IS_A
+    ) -> list[tuple[NamedEntity, str]]:
         """Return entities and their paths that match an lquery over labels, such as `*.n02084071.*{1}`."""
         values = {"pattern": pattern, "hierarchy": hierarchy, "max_results": max_results}
-        return [(Named(*row[:2]), str(row[2])) for row in self.rows("by_path", **values)]
+        return [(NamedEntity(*row[:2]), str(row[2])) for row in self.rows("by_path", **values)]
 
     # External resources
 
@@ -371,7 +373,7 @@ class EntityStore(Statements):
         after_id: int = 0,
         job_id: int | None = None,
         stripe: int | None = None,
-    ) -> Waiting:
+    ) -> PendingTexts:
         """Return the next texts to embed, by id: those of a rebase job, or those out of date.
 
         With `stripe` (0 to 15) every sixteenth id: what changes side by side should not change at once.
@@ -384,9 +386,11 @@ class EntityStore(Statements):
             "stripe": stripe,
         }
         rows = self.rows("next_batch", **values)
-        return Waiting(kind, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+        return PendingTexts(
+            kind, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        )
 
-    def put(self, waiting: Waiting, vectors: Vectors, model_id: int, job_id: int | None = None) -> int:
+    def put(self, waiting: PendingTexts, vectors: Vectors, model_id: int, job_id: int | None = None) -> int:
         """Store the vectors (n, dimensions) of texts; return how many, but for those that changed."""
         values = {
             "kind": waiting.kind,

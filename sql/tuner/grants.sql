@@ -18,7 +18,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
     vectuned._common_share, vectuned._is_bigint,
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
-    vectuned._search_anew, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
+    vectuned._search_fallback, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort, vectuned.params,
     vectuned.apply, vectuned.search, vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs
     TO PUBLIC;

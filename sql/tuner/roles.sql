@@ -34,7 +34,7 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job TO vectuned_admin;
 -- What was measured, for `vectuned report`, but not of which search.
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
-              filtered_recall, matches, exact_ms, other_recall, other_ms, kept) ON vectuned.replay TO vectuned_admin;
+              filtered_recall, matches, exact_ms, other_recall, other_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
 GRANT SELECT (check_no, column_id, checked_at, k_class, shape, version, recall) ON vectuned.recall_check TO vectuned_admin;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
@@ -48,7 +48,7 @@ GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.t
 GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
     vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
     vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
-    vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._begin_anew,
+    vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._restart_checks,
     vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._unreadable,
     vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params,
     vectuned.export_patterns, vectuned.import_patterns

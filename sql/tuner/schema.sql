@@ -155,11 +155,11 @@ CREATE TABLE vectuned.replay (
     exact_ms         real,
     other_recall     real[],
     other_ms         real[],
-    kept             boolean NOT NULL DEFAULT false,
+    is_counter_example boolean NOT NULL DEFAULT false,
     PRIMARY KEY (column_id, query_id, generation)
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replay_no DESC);
-COMMENT ON COLUMN vectuned.replay.kept IS
+COMMENT ON COLUMN vectuned.replay.is_counter_example IS
     'a counter-example that outlived the window: no random sample, learned from and never part of a proof';
 COMMENT ON COLUMN vectuned.replay.generation IS 'which index, and which building of it';
 COMMENT ON COLUMN vectuned.replay.fraction IS

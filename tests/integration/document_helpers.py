@@ -75,8 +75,8 @@ def practise(conn: Connection, count: int, *, seed: int = 5, condition: object =
             (text(query), None if condition is None else json.dumps(condition)),
         )
     drain(conn)
-    care = only(conn)
-    assert replay(conn, care, pending(conn, care.column, count)) == count
+    tuned = only(conn)
+    assert replay(conn, tuned, pending(conn, tuned.column, count)) == count
 
 
 def exported(conn: Connection) -> Document:

@@ -23,8 +23,8 @@ def work(dsn: str, times: int | None = None) -> None:
             worker.drain()
             worker.replay_all()
             worker.judge()
-            for care in worker.columns():
-                worker.learn(care)
+            for tuned in worker.columns():
+                worker.learn(tuned)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.sql.files import trusted
 
 Connection = psycopg.Connection[Any]
@@ -211,10 +211,10 @@ def enable(conn: Connection, relation: str = "items", column: str = "embedding",
     )
 
 
-def only(conn: Connection) -> Care:
+def only(conn: Connection) -> TunedColumn:
     """Read the only tuned column."""
-    (care,) = tuned_columns(conn)
-    return care
+    (tuned,) = tuned_columns(conn)
+    return tuned
 
 
 def one(conn: Connection, statement: str, *values: object) -> Any:

@@ -7,19 +7,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vectuned.learning.model.column import TunedColumn
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.truth.truth import Truth
 
 
-def hnsw(number: int = 1, *, form: str = "plain", anew: bool = False) -> TunedIndex:
+def hnsw(number: int = 1, *, form: str = "plain", resumable: bool = True) -> TunedIndex:
     """Make an HNSW index over all rows."""
-    return index(number, "hnsw", form=form, anew=anew)
+    return index(number, "hnsw", form=form, resumable=resumable)
 
 
 def ivfflat(number: int = 1, lists: int = 100) -> TunedIndex:
     """Make an IVFFlat index over all rows."""
-    return index(number, "ivfflat", lists=lists, anew=True)
+    return index(number, "ivfflat", lists=lists, resumable=False)
 
 
 def partial(number: int, requires: str, share: float) -> TunedIndex:
@@ -35,7 +35,7 @@ def index(
     requires: str | None = None,
     share: float = 1.0,
     lists: int | None = None,
-    anew: bool = False,
+    resumable: bool = True,
 ) -> TunedIndex:
     """Make an index."""
     return TunedIndex(
@@ -47,17 +47,17 @@ def index(
         share=share,
         lists=lists,
         generation=1000 + number,
-        anew=anew,
-        probed=form == "plain" and not anew,
+        resumable=resumable,
+        probed=form == "plain" and resumable,
     )
 
 
-def care(
+def tuned_column(
     *indexes: TunedIndex, min_samples: int = 100, target_recall: float = 0.95, max_tail: float = 1.0
-) -> Care:
+) -> TunedColumn:
     """Take a column with some indexes into care."""
-    column = TunedColumn(7, "public", "items", "embedding", "l2", "vector", 4, ("id",), "public")
-    return Care(
+    column = VectorColumn(7, "public", "items", "embedding", "l2", "vector", 4, ("id",), "public")
+    return TunedColumn(
         column,
         enabled=True,
         target_recall=target_recall,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from vectuned.reasoning.answering.knowledge import Answer, Material, Search, Told
+from vectuned.reasoning.answering.knowledge import Answer, FeedbackReport, Material, Search
 from vectuned.reasoning.answering.reads import read
 from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.graph.graph import Limits, Node
@@ -24,7 +24,7 @@ class In:
 
 @dataclass(frozen=True)
 class Out:
-    told: Told
+    told: FeedbackReport
 
 
 class Report(Node[In, Out]):
@@ -52,7 +52,7 @@ class Report(Node[In, Out]):
         recorded = [search for search in inputs.searches if search.is_recorded]
         if not recorded and not (self._count_uses and cited):
             context.decide("nothing to tell", searches=len(inputs.searches))
-            return Out(Told(told))
+            return Out(FeedbackReport(told))
         try:
             with context.connection() as conn:
                 for search in recorded:
@@ -69,4 +69,4 @@ class Report(Node[In, Out]):
             extra = {"action": "report", "correlation_id": context.correlation_id}
             logger.warning("the run's outcome could not be told: SQLSTATE %s", error.sqlstate, extra=extra)
         context.decide("told", answers=told, relevant=len(cited), irrelevant=len(rejected))
-        return Out(Told(told))
+        return Out(FeedbackReport(told))

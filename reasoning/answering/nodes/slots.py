@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vectuned.reasoning.answering.knowledge import Breadth, Candidate, Entity, Filled, Question, Slot, Slots
+from vectuned.reasoning.answering.knowledge import (
+    Breadth,
+    Candidate,
+    Entity,
+    FilledSlot,
+    Question,
+    Slot,
+    Slots,
+)
 from vectuned.reasoning.answering.reads import read
 from vectuned.reasoning.embedding.embedder import Embedder, Vectors
 from vectuned.reasoning.graph.context import Context
@@ -84,16 +92,16 @@ class ResolveSlots(Node[In, Out]):
         self, entity: Entity, wanted: Sequence[Slot], values: Mapping[str, list[str]], vector: Vectors
     ) -> Slots:
         own = {"name": entity.name, "description": entity.description}
-        filled: list[Filled] = []
+        filled: list[FilledSlot] = []
         missing: list[Slot] = []
         for slot in wanted:
             if own.get(slot.name):
-                filled.append(Filled(slot.name, own[slot.name], "entity", 1.0, slot.required))
+                filled.append(FilledSlot(slot.name, own[slot.name], "entity", 1.0, slot.required))
             elif slot.name in values:
                 given = values[slot.name]
                 value, alike = (given[0], 1.0) if len(given) == 1 else self._nearest(given, vector)
                 confidence = 0.5 + 0.5 * max(min(alike, 1.0), 0.0)
-                filled.append(Filled(slot.name, value, "attribute", confidence, slot.required))
+                filled.append(FilledSlot(slot.name, value, "attribute", confidence, slot.required))
             else:
                 missing.append(slot)
         free = [name for name in sorted(values) if name not in {slot.name for slot in wanted}]
@@ -106,7 +114,7 @@ class ResolveSlots(Node[In, Out]):
             if alike >= self._alike:
                 attribute = free.pop([_spoken(each) for each in free].index(name))
                 value, _ = self._nearest(values[attribute], vector)
-                filled.append(Filled(slot.name, value, "embedding", min(alike, 1.0), slot.required))
+                filled.append(FilledSlot(slot.name, value, "embedding", min(alike, 1.0), slot.required))
                 missing.remove(slot)
         return Slots(entity.id, tuple(filled), tuple(missing))
 

@@ -257,12 +257,12 @@ BEGIN
     UPDATE vectuned_entities.rebase_jobs j
     SET state = 'done', total = progress.total, embedded = progress.embedded, progress_at = now(), finished_at = now()
     WHERE j.job_id = job_id;
-    PERFORM vectuned_entities._tune_anew();
+    PERFORM vectuned_entities._retune();
 END
 $$;
 
 -- What vectuned learned was about vectors and queries of another model. It goes on with the settings it had.
-CREATE OR REPLACE FUNCTION vectuned_entities._tune_anew() RETURNS void
+CREATE OR REPLACE FUNCTION vectuned_entities._retune() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$

@@ -181,31 +181,31 @@ SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall,
        shape
 FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
-  AND replay_no >= %(learn_from)s AND kept = %(kept)s
+  AND replay_no >= %(learn_from)s AND is_counter_example = %(is_counter_example)s
 ORDER BY replay_no DESC LIMIT %(count)s;
 
 -- name: trim_replays
 -- Of each index its newest; of one that is gone, none. Searches that a bank served with a recall under 0.8 are kept as
 -- counter-examples when they leave the window, the newest of them, up to a tenth of it.
 WITH placed AS (
-    SELECT p.query_id, p.generation, p.kept, p.replay_no, p.probe <> '{}' AS probed,
-           row_number() OVER (PARTITION BY p.generation, p.kept ORDER BY p.replay_no DESC) AS place
+    SELECT p.query_id, p.generation, p.is_counter_example, p.replay_no, p.probe <> '{}' AS probed,
+           row_number() OVER (PARTITION BY p.generation, p.is_counter_example ORDER BY p.replay_no DESC) AS place
     FROM vectuned.replay p WHERE p.column_id = %(column_id)s),
 leaving AS (
-    SELECT l.query_id, l.generation, l.kept, l.replay_no,
-           l.generation = ANY (%(generations)s::oid[]) AND (l.kept OR l.probed AND EXISTS (
+    SELECT l.query_id, l.generation, l.is_counter_example, l.replay_no,
+           l.generation = ANY (%(generations)s::oid[]) AND (l.is_counter_example OR l.probed AND EXISTS (
                SELECT FROM vectuned.trajectory t
                WHERE t.query_id = l.query_id AND t.column_id = %(column_id)s AND t.bank_version IS NOT NULL
                  AND t.filter IS NULL AND t.recall < 0.8)) AS failed
     FROM placed l
-    WHERE l.kept OR l.place > %(window)s OR l.generation <> ALL (%(generations)s::oid[])),
+    WHERE l.is_counter_example OR l.place > %(window)s OR l.generation <> ALL (%(generations)s::oid[])),
 ranked AS (
     SELECT l.*, row_number() OVER (PARTITION BY l.generation, l.failed ORDER BY l.replay_no DESC) AS place FROM leaving l),
 settled AS (
-    SELECT r.query_id, r.generation, r.kept, r.failed AND r.place <= %(window)s / 10 AS stays FROM ranked r),
+    SELECT r.query_id, r.generation, r.is_counter_example, r.failed AND r.place <= %(window)s / 10 AS stays FROM ranked r),
 saved AS (
-    UPDATE vectuned.replay r SET kept = true FROM settled s
-    WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND s.stays AND NOT s.kept)
+    UPDATE vectuned.replay r SET is_counter_example = true FROM settled s
+    WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND s.stays AND NOT s.is_counter_example)
 DELETE FROM vectuned.replay r USING settled s
 WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND NOT s.stays;
 
@@ -227,7 +227,7 @@ SELECT coalesce(max(b.version), 0) + 1 FROM vectuned.bank b WHERE b.column_id = 
 
 -- name: delete_bank
 -- But for imported classes that nothing was proven of here.
-DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class <> ALL (%(kept)s::int[]);
+DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class <> ALL (%(unchanged_classes)s::int[]);
 
 -- name: delete_class
 DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
@@ -339,8 +339,8 @@ SELECT vectuned._set_alert(%(column_id)s, %(alert)s);
 -- name: fall_back
 SELECT vectuned._fall_back(%(column_id)s, %(k_class)s, %(shape)s, %(why)s);
 
--- name: begin_anew
-SELECT vectuned._begin_anew(%(column_id)s, %(k_class)s, %(shape)s);
+-- name: restart_checks
+SELECT vectuned._restart_checks(%(column_id)s, %(k_class)s, %(shape)s);
 
 -- name: learn_from
 UPDATE vectuned.tuned_column SET learn_from = %(learn_from)s WHERE id = %(column_id)s;

@@ -254,7 +254,7 @@ $search$, format($body$
 #variable_conflict use_variable
 BEGIN
     %s
-    RETURN QUERY SELECT * FROM vectuned._search_anew(relation, query, k, filter, column_name);
+    RETURN QUERY SELECT * FROM vectuned._search_fallback(relation, query, k, filter, column_name);
 END
 $body$, coalesce(branches, 'NULL;')));
 END
@@ -262,7 +262,7 @@ $$;
 
 -- The long way of a search: every argument checked, and where the generated function no longer fits (the table
 -- was renamed or its column altered since), statements written anew. Those are not recorded.
-CREATE OR REPLACE FUNCTION vectuned._search_anew(
+CREATE OR REPLACE FUNCTION vectuned._search_fallback(
     relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10

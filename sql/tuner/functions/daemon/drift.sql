@@ -123,7 +123,7 @@ AS $$
 $$;
 
 -- What is said of a class of searches begins anew: what serves it is another now. NULL means all of a column's.
-CREATE OR REPLACE FUNCTION vectuned._begin_anew(p_column_id int, p_k_class int, p_shape text) RETURNS void
+CREATE OR REPLACE FUNCTION vectuned._restart_checks(p_column_id int, p_k_class int, p_shape text) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$

@@ -19,7 +19,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.pacing.pace import Pace
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.replay.work_timer import Spent
+from vectuned.learning.replay.work_timer import WorkTimer
 
 DIMENSIONS = 16
 
@@ -83,7 +83,7 @@ def test_the_size_of_a_pass_is_learned(conn: Connection, monkeypatch: pytest.Mon
     ask(conn, 60, seed=2)
     sizes: list[int] = []
 
-    def measured(*arguments: Any, spent: Spent, **named: Any) -> int:
+    def measured(*arguments: Any, spent: WorkTimer, **named: Any) -> int:
         sizes.append(len(arguments[2]))
         done = replay(*arguments, spent=spent, **named)
         spent.scanning = 0.4 * done

@@ -169,8 +169,8 @@ def test_a_worker_killed_at_any_time_leaves_all_whole(conn: Connection, publishe
         pass
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == recorded
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
-    (care,) = worker.columns()
-    assert worker.learn(care).version == whole(conn) == versions[-1] + 1
+    (tuned,) = worker.columns()
+    assert worker.learn(tuned).version == whole(conn) == versions[-1] + 1
 
 
 @pytest.mark.parametrize("table", ["filter_statistics", "bank", "pattern", "measured_path", "event"])

@@ -98,10 +98,10 @@ def test_the_lock_is_asked_for_and_not_believed_in(database: str) -> None:
             False,
         ]
         # As behind a pooler that hands the session to somebody else.
-        first.desk.execute("SELECT pg_advisory_unlock_all()")
+        first.lock_session.execute("SELECT pg_advisory_unlock_all()")
         assert not first.holds()
         assert second.acquire()
-        second.desk.close()
+        second.lock_session.close()
         assert not second.holds()
         assert eventually(first.acquire)
     finally:

@@ -14,7 +14,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.service import timetable
 from vectuned.daemon.service.engine import Engine
-from vectuned.daemon.service.jobs import JOBS, Job, Place
+from vectuned.daemon.service.jobs import JOBS, Job, JobContext
 
 DIMENSIONS = 16
 
@@ -83,7 +83,7 @@ def test_other_settings_take_effect_while_jobs_come_and_go(
     ask(conn, 3, seed=2)
     runs: list[int] = []
 
-    def wrong(_: Place) -> None:
+    def wrong(_: JobContext) -> None:
         runs.append(len(runs))
         raise ValueError("ours")
 

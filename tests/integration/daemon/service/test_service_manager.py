@@ -176,5 +176,5 @@ def test_the_unit_is_understood_and_hardened(tmp_path: Path) -> None:
     exposure = re.search(r"exposure level for \S+: ([\d.]+)", judged.stdout)
     assert exposure is not None, judged.stderr
     assert float(exposure[1]) <= MOST_EXPOSED
-    for line in ("Type=notify", "ExecReload=/bin/kill -HUP $MAINPID", "RestartPreventExitStatus=2 78"):
-        assert f"\n{line}\n" in text
+    for queue in ("Type=notify", "ExecReload=/bin/kill -HUP $MAINPID", "RestartPreventExitStatus=2 78"):
+        assert f"\n{queue}\n" in text

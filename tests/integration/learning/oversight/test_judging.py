@@ -22,7 +22,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.oversight.judging import class_counts, judge
 from vectuned.learning.oversight.verdict import Counts
 from vectuned.learning.oversight.verdict import judge as judge_signals
@@ -47,7 +47,7 @@ def queries() -> Singles:
     return clustered(60, DIMENSIONS, seed=2, spread=1.0)
 
 
-def care(conn: Connection) -> Care:
+def tuned(conn: Connection) -> TunedColumn:
     (only,) = tuned_columns(conn)
     return only
 
@@ -119,7 +119,7 @@ def test_from_a_search_to_a_verdict_and_to_another_one(
     ).fetchone()
     assert stats == (successes - 1, len(asked) - successes, 1, 2)
     counts = {(10, False): Counts(successes - 1, len(asked) - successes, 1)}
-    assert class_counts(conn, care(conn)) == counts
+    assert class_counts(conn, tuned(conn)) == counts
 
 
 def test_judging_again_changes_nothing(conn: Connection, worker: Worker, queries: Singles) -> None:
@@ -188,8 +188,8 @@ def test_batches_take_everything_once(conn: Connection, worker: Worker, queries:
     worker.replay_all()
     for query_id, ids in asked[:13]:
         tell(conn, query_id, ids[:1], [])
-    assert judge(conn, care(conn), batch=4) == 25
-    assert judge(conn, care(conn), batch=4) == 0
+    assert judge(conn, tuned(conn), batch=4) == 25
+    assert judge(conn, tuned(conn), batch=4) == 0
 
 
 def test_feedback_that_comes_while_judging_is_judged_next(
@@ -241,7 +241,7 @@ def test_a_filter_without_an_index_is_named(conn: Connection, worker: Worker, qu
     conn.execute("UPDATE vectuned.trajectory SET verdict = NULL")
     assert worker.judge() == 3
     assert found(conn, asked[0][0])[2] == "raise_effort"
-    assert class_counts(conn, care(conn)) == {(10, True): Counts(0, 3, 0)}
+    assert class_counts(conn, tuned(conn)) == {(10, True): Counts(0, 3, 0)}
 
 
 def test_what_strangers_forge_stops_no_judging(conn: Connection, worker: Worker, queries: Singles) -> None:

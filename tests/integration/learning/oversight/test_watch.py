@@ -271,21 +271,21 @@ def test_failures_raise_the_effort_at_once_and_successes_lower_it_slowly(
     assert one(conn, "SELECT margin FROM vectuned.promise") == 0
     before, _ = served(conn)
     judged("failure")
-    care = worker.columns()[0]
-    assert move_margins(conn, care) == {10: 1.0}
+    tuned = worker.columns()[0]
+    assert move_margins(conn, tuned) == {10: 1.0}
     ef, certified = served(conn)
     assert before * 1.2 < ef < before * 1.6
     assert certified
     assert "more after failures" in one(conn, "SELECT reason FROM vectuned.bank WHERE k_class = 10")
-    assert move_margins(conn, care) == {}  # the same failures count once
+    assert move_margins(conn, tuned) == {}  # the same failures count once
     learned = ef_of_all(worker)
     assert learned == pytest.approx(ef, rel=0.2)  # a publish keeps the margin
     judged("success")
     # The searches themselves, judged before, may have lowered it once as well.
-    assert 1 - 2.01 * care.learning_rate < move_margins(conn, care)[10] < 1
+    assert 1 - 2.01 * tuned.learning_rate < move_margins(conn, tuned)[10] < 1
     assert served(conn)[0] == learned
     judged("unknown")
-    assert move_margins(conn, care) == {}
+    assert move_margins(conn, tuned) == {}
     conn.execute("UPDATE vectuned.promise SET margin = 0")
     assert ef_of_all(worker) < learned
 

@@ -12,7 +12,7 @@ from tests.integration.table_helpers import Connection, build, clustered, enable
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS
 from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.policy.filtering import OTHERS, buckets
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.policy.replays import Replays, load
@@ -23,7 +23,7 @@ SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)
 
 
 @pytest.fixture
-def care(conn: Connection) -> Care:
+def tuned(conn: Connection) -> TunedColumn:
     """A column of some thousand vectors with a category of unequal classes, all searches recorded."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
@@ -36,14 +36,14 @@ def care(conn: Connection) -> Care:
     conn.execute("VACUUM (ANALYZE, FULL) items")
     build(conn)
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
-    (care,) = tuned_columns(conn)
-    return care
+    (tuned,) = tuned_columns(conn)
+    return tuned
 
 
-def replays(conn: Connection, care: Care) -> Replays:
+def replays(conn: Connection, tuned: TunedColumn) -> Replays:
     """Read the replays through the only index."""
-    (index,) = care.indexes
-    return load(conn, care, index)
+    (index,) = tuned.indexes
+    return load(conn, tuned, index)
 
 
 def found(conn: Connection, query: Any, k: int, condition: object) -> list[float]:
@@ -61,12 +61,12 @@ def distances(conn: Connection, query: Any, where: str, limit: int | None = None
     return [float(row[0]) for row in conn.execute(raw(statement)).fetchall()]
 
 
-def practise(conn: Connection, care: Care, queries: Singles, k: int = 10) -> None:
+def practise(conn: Connection, tuned: TunedColumn, queries: Singles, k: int = 10) -> None:
     """Search with the categories in turn, drain, replay."""
     for number, query in enumerate(queries):
         found(conn, query, k, {"category": f"c{number % len(SHARES)}"})
     assert drain(conn) == len(queries)
-    assert replay(conn, care, pending(conn, care.column, len(queries))) == len(queries)
+    assert replay(conn, tuned, pending(conn, tuned.column, len(queries))) == len(queries)
 
 
 def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
@@ -81,7 +81,7 @@ def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
     assert [row[0] for row in rows] == buckets(fractions).tolist()
 
 
-def test_common_values_are_estimated_well(conn: Connection, care: Care) -> None:
+def test_common_values_are_estimated_well(conn: Connection, tuned: TunedColumn) -> None:
     conn.execute(
         "ALTER TABLE items ADD COLUMN price numeric(10,2), ADD COLUMN day date, ADD COLUMN at timestamptz, "
         "ADD COLUMN flag bool, ADD COLUMN few int"
@@ -114,14 +114,14 @@ def test_common_values_are_estimated_well(conn: Connection, care: Care) -> None:
             ({"flag": number == 0}, f"flag = {number == 0}"),
         ):
             statement = "SELECT fraction FROM vectuned._compile_filter(%s, 'items', %s::jsonb)"
-            estimate = one(conn, statement, care.column.id, json.dumps(condition))
+            estimate = one(conn, statement, tuned.column.id, json.dumps(condition))
             true = one(conn, f"SELECT count(*) FILTER (WHERE {where}) / count(*)::float8 FROM items")
             assert true / 1.5 <= estimate <= true * 1.5, (condition, estimate, true, share)
 
 
-def test_recall_stored_is_recall_by_hand(conn: Connection, care: Care) -> None:
+def test_recall_stored_is_recall_by_hand(conn: Connection, tuned: TunedColumn) -> None:
     queries = clustered(25, DIMENSIONS, seed=4)
-    practise(conn, care, queries)
+    practise(conn, tuned, queries)
     rows = conn.execute(
         "SELECT t.query, t.filter, t.recall, r.fraction, r.filtered_recall, r.matches, r.exact_ms, "
         "r.k_classes, r.shape, r.other_recall, r.other_ms, r.recall "
@@ -162,7 +162,7 @@ def test_recall_stored_is_recall_by_hand(conn: Connection, care: Care) -> None:
         nearest = distances(conn, query.to_numpy(), where)
         plain = conn.execute(
             "SELECT r.distances, r.counts, r.matched FROM vectuned._replay(%s, 1, %s, %s, %s) r",
-            (care.column.id, query, list(RUNGS), "t." + where),
+            (tuned.column.id, query, list(RUNGS), "t." + where),
         ).fetchone()
         assert plain is not None
         seen, inside = np.array(plain[0]), np.array(plain[2])
@@ -177,12 +177,14 @@ def test_recall_stored_is_recall_by_hand(conn: Connection, care: Care) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 10, 30])
-def test_scans_that_end_early_tell_the_same_of_their_own_class(conn: Connection, care: Care, k: int) -> None:
+def test_scans_that_end_early_tell_the_same_of_their_own_class(
+    conn: Connection, tuned: TunedColumn, k: int
+) -> None:
     for number, query in enumerate(clustered(15, DIMENSIONS, seed=5)):
         where = f"category = 'c{number % len(SHARES)}'"
         nearest, inside = distances(conn, query, "true", k), distances(conn, query, where, k)
         goal = {"g": k, "b": nearest[-1] + 1e-6, "fg": len(inside), "fb": inside[-1] + 1e-6}
-        values = {"c": care.column.id, "q": text(query), "r": list(RUNGS), "w": "t." + where, "k": k, **goal}
+        values = {"c": tuned.column.id, "q": text(query), "r": list(RUNGS), "w": "t." + where, "k": k, **goal}
         whole, early = (
             conn.execute(
                 "SELECT r.distances, r.counts, r.matched, r.ms, r.exact_ms, r.blocks "
@@ -206,10 +208,10 @@ def test_scans_that_end_early_tell_the_same_of_their_own_class(conn: Connection,
         assert ended or reached == len(RUNGS)
 
 
-def test_what_is_given_up_is_marked_unknown(conn: Connection, care: Care) -> None:
+def test_what_is_given_up_is_marked_unknown(conn: Connection, tuned: TunedColumn) -> None:
     # Beyond the first 200 replays three of four scans end early.
-    practise(conn, care, clustered(260, DIMENSIONS, seed=6))
-    given = replays(conn, care).filtered_evidence(10)
+    practise(conn, tuned, clustered(260, DIMENSIONS, seed=6))
+    given = replays(conn, tuned).filtered_evidence(10)
     assert len(given) == 260
     assert set(given.shape) == {"category ="}
     # What has no rungs is tried where a scan goes through every one of them, and nowhere else.
@@ -226,9 +228,9 @@ def test_what_is_given_up_is_marked_unknown(conn: Connection, care: Care) -> Non
     assert (recall[given.known[:, -1] & ~given.short[:, -1], -1] > 0.5).all()
 
 
-def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> None:
-    practise(conn, care, clustered(500, DIMENSIONS, seed=7))
-    lesson = learn(conn, care)
+def test_what_is_learned_serves_other_queries(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, clustered(500, DIMENSIONS, seed=7))
+    lesson = learn(conn, tuned)
     ways = [way for way in lesson.served[10].filtered if way.samples]  # those that were measured themselves
     choices = {way.bucket: way for way in ways if way.serves}
     assert len(choices) == len(SHARES) == sum(way.serves for way in ways)
@@ -247,7 +249,7 @@ def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> N
         )
         # A share in the middle of the bucket.
         share = 2.0 ** (-(bucket + 0.5) / 2)
-        values = (care.column.id, '{"category": "c0"}', "category =", share)
+        values = (tuned.column.id, '{"category": "c0"}', "category =", share)
         assert conn.execute(statement, values).fetchall() == [
             (
                 choice.access_path,
@@ -290,10 +292,10 @@ def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> N
         "UPDATE vectuned.replay SET exact_ms = exact_ms + 1000, "
         "other_ms = ARRAY(SELECT ms + 1000 FROM unnest(other_ms) ms)"
     )
-    lesson = learn(conn, care)
+    lesson = learn(conn, tuned)
     served = [way for way in lesson.served[10].filtered if way.serves and way.bucket <= 4]
     assert {way.access_path for way in served} == {"hnsw"}
-    assert {way.index_no for way in served} == {care.indexes[0].number}
+    assert {way.index_no for way in served} == {tuned.indexes[0].number}
     for number in range(2):
         condition = {"category": f"c{number}"}
         recalls = []
@@ -316,15 +318,17 @@ def test_what_is_learned_serves_other_queries(conn: Connection, care: Care) -> N
         "ALTER TABLE items RENAME COLUMN extra TO other",
     ],
 )
-def test_a_filter_that_no_longer_fits_is_passed_over(conn: Connection, care: Care, change: str) -> None:
+def test_a_filter_that_no_longer_fits_is_passed_over(
+    conn: Connection, tuned: TunedColumn, change: str
+) -> None:
     queries = clustered(6, DIMENSIONS, seed=8)
     for number, query in enumerate(queries):
         found(conn, query, 10, [{"extra": 1}, {"category": "c1"}][number % 2])
     search(conn, queries[0])
     assert drain(conn) == 7
     conn.execute(change.encode())
-    (care,) = tuned_columns(conn)  # a change of type rewrites the table, and its index
-    assert replay(conn, care, pending(conn, care.column, 10)) == 7
+    (tuned,) = tuned_columns(conn)  # a change of type rewrites the table, and its index
+    assert replay(conn, tuned, pending(conn, tuned.column, 10)) == 7
     rows = conn.execute(
         "SELECT t.filter, t.recall, r.fraction IS NULL FROM vectuned.trajectory t "
         "LEFT JOIN vectuned.replay r USING (query_id) WHERE t.replayed_at IS NOT NULL"
@@ -336,17 +340,17 @@ def test_a_filter_that_no_longer_fits_is_passed_over(conn: Connection, care: Car
         else:
             assert recall is not None
             assert unfiltered == (condition is None)
-    assert len(replays(conn, care).filtered_evidence(10)) == 3
+    assert len(replays(conn, tuned).filtered_evidence(10)) == 3
 
 
-def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, care: Care) -> None:
+def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, tuned: TunedColumn) -> None:
     queries = clustered(90, DIMENSIONS, seed=9)
     for number, query in enumerate(queries):
         found(conn, query, [1, 7, 100, 1000][number % 4], {"id": {">": number * 80}, "category": "c0"})
     assert drain(conn) == len(queries)
-    assert replay(conn, care, pending(conn, care.column, 100)) == len(queries)
+    assert replay(conn, tuned, pending(conn, tuned.column, 100)) == len(queries)
     assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
-    seen = replays(conn, care)
+    seen = replays(conn, tuned)
     assert seen.k_classes == K_CLASSES
     for k in K_CLASSES:
         given = seen.filtered_evidence(k)

@@ -25,7 +25,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.replay.replay import replay
 
@@ -37,7 +37,7 @@ PART = "part ON items USING hnsw (embedding vector_cosine_ops) WITH (m = 4) WHER
 HALF = f"half ON items USING hnsw ((embedding::halfvec({DIMENSIONS})) halfvec_cosine_ops)"
 
 
-def table(conn: Connection, *indexes: str, hnsw: bool = True) -> Care:
+def table(conn: Connection, *indexes: str, hnsw: bool = True) -> TunedColumn:
     """Make a table with a weak HNSW index and others; a tenth of the rows has kind 0."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN kind int")
@@ -102,7 +102,7 @@ def settle(work: Worker) -> int:
 
 
 def test_every_index_is_learned_about(conn: Connection) -> None:
-    care = table(
+    tuned = table(
         conn,
         HALF,
         f"{LISTS} WHERE vector_dims(embedding) > 0",
@@ -110,11 +110,11 @@ def test_every_index_is_learned_about(conn: Connection) -> None:
         PART,
     )
     practise(conn, clustered(300, DIMENSIONS, seed=3))
-    assert replay(conn, care, pending(conn, care.column, 1000)) == 300
+    assert replay(conn, tuned, pending(conn, tuned.column, 1000)) == 300
     whole = dict.fromkeys(("items_embedding_idx", "half", "lists", "bits"), 300)
     assert replays(conn) == {**whole, "part": 150}
-    lesson = learn(conn, care)
-    names = {index.number: index.name for index in care.indexes}
+    lesson = learn(conn, tuned)
+    names = {index.number: index.name for index in tuned.indexes}
     rows = conn.execute(
         "SELECT k_class, shape, bucket, access_path, index_no, proven, serves, expected_recall "
         "FROM vectuned.measured_path WHERE k_class <= 10"
@@ -137,13 +137,13 @@ def test_every_index_is_learned_about(conn: Connection) -> None:
 
 
 def test_a_partial_index_serves_where_it_is_cheapest(conn: Connection) -> None:
-    care = table(conn, PART)
+    tuned = table(conn, PART)
     practise(conn, clustered(120, DIMENSIONS, seed=3), every=1)
-    replay(conn, care, pending(conn, care.column, 1000))
+    replay(conn, tuned, pending(conn, tuned.column, 1000))
     for exact_ms, read in ((1000.0, {"part"}), (1e-6, set())):
         # What is cheaper is no matter for a test: it is told.
         conn.execute("UPDATE vectuned.replay SET exact_ms = %s", (exact_ms,))
-        learn(conn, care)
+        learn(conn, tuned)
         with scans(conn) as seen:
             search_filtered(conn, HELDOUT[0], 10, {"kind": 0})
         assert set(seen) == read
@@ -151,14 +151,14 @@ def test_a_partial_index_serves_where_it_is_cheapest(conn: Connection) -> None:
     conn.execute(
         "UPDATE vectuned.replay SET filtered_recall = array_fill(0.5::real, ARRAY[5, 14]), exact_ms = 1000"
     )
-    learn(conn, care)
+    learn(conn, tuned)
     row = conn.execute("SELECT bool_or(proven), bool_or(serves) FROM vectuned.measured_path WHERE share < 1")
     assert row.fetchone() == (False, False)
 
 
 def test_lists_alone(conn: Connection) -> None:
-    care = table(conn, LISTS, hnsw=False)
-    (index,) = care.indexes
+    tuned = table(conn, LISTS, hnsw=False)
+    (index,) = tuned.indexes
     default = max(1, 7)  # the square root of 40 lists
     told = "SELECT access_path, ef_search, probes FROM vectuned.params('items', %s::real[]::vector)"
     query = HELDOUT[0].tolist()
@@ -171,8 +171,8 @@ def test_lists_alone(conn: Connection) -> None:
         == f"ivfflat_continued{default}"
     )
     practise(conn, clustered(240, DIMENSIONS, seed=3))
-    assert replay(conn, care, pending(conn, care.column, 1000)) == 240
-    policy = learn(conn, care).served[10].policy
+    assert replay(conn, tuned, pending(conn, tuned.column, 1000)) == 240
+    policy = learn(conn, tuned).served[10].policy
     assert (policy.method, policy.certified, policy.index_no) == ("ivfflat", True, index.number)
     row = conn.execute(told, (query,)).fetchone()
     assert row is not None

@@ -10,7 +10,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, exact
 
 from vectuned.learning.model.ladder import ef_search, probe_rungs
 from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import Care, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
 from vectuned.learning.policy.calibration import Candidate, adaptive_policy, fixed_policy
@@ -24,7 +24,7 @@ ROWS, DIMENSIONS, LISTS, TARGET = 3000, 24, 50, 0.9
 
 
 @pytest.fixture
-def care(conn: Connection) -> Care:
+def tuned(conn: Connection) -> TunedColumn:
     """A column with an IVFFlat index alone, 180 searches of which were replayed."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1, spread=1.5), index=False)
     conn.execute(
@@ -35,15 +35,15 @@ def care(conn: Connection) -> Care:
     for query in clustered(180, DIMENSIONS, seed=2, spread=1.5):
         search(conn, query)
     drain(conn)
-    (care,) = tuned_columns(conn)
-    assert replay(conn, care, pending(conn, care.column, 1000)) == 180
-    return care
+    (tuned,) = tuned_columns(conn)
+    assert replay(conn, tuned, pending(conn, tuned.column, 1000)) == 180
+    return tuned
 
 
-def candidates(conn: Connection, care: Care) -> tuple[Candidate, Candidate]:
+def candidates(conn: Connection, tuned: TunedColumn) -> tuple[Candidate, Candidate]:
     """Learn the fixed setting, and effort by query whether or not it saves anything."""
-    (index,) = care.indexes
-    evidence = load(conn, care, index).evidence(10)
+    (index,) = tuned.indexes
+    evidence = load(conn, tuned, index).evidence(10)
     fixed = fixed_policy(evidence, Demand(TARGET), index=index)
     adaptive = adaptive_policy(evidence, fixed.policy, Demand(TARGET), clusters=16)
     assert adaptive is not None
@@ -62,12 +62,12 @@ def test_positions_stand_for_the_same_probes_in_sql_and_python(conn: Connection)
         assert max(said[:-2]) <= lists
 
 
-def test_the_database_decides_as_the_optimizer_does(conn: Connection, care: Care) -> None:
-    _, adaptive = candidates(conn, care)
-    publish(conn, care, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
-    policy, patterns = read(conn, care)[10]
+def test_the_database_decides_as_the_optimizer_does(conn: Connection, tuned: TunedColumn) -> None:
+    _, adaptive = candidates(conn, tuned)
+    publish(conn, tuned, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
+    policy, patterns = read(conn, tuned)[10]
     assert policy.access_path == "ivfflat_adaptive"
-    assert policy.rungs == care.indexes[0].rungs
+    assert policy.rungs == tuned.indexes[0].rungs
     assert policy.signature is not None
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
     queries = clustered(40, DIMENSIONS, seed=5, spread=1.5)
@@ -99,43 +99,45 @@ def test_the_database_decides_as_the_optimizer_does(conn: Connection, care: Care
     assert max(chosen) <= LISTS
 
 
-def test_a_probe_unlike_every_pattern_takes_the_fixed_probes(conn: Connection, care: Care) -> None:
-    _, adaptive = candidates(conn, care)
+def test_a_probe_unlike_every_pattern_takes_the_fixed_probes(conn: Connection, tuned: TunedColumn) -> None:
+    _, adaptive = candidates(conn, tuned)
     lost = replace(adaptive, policy=replace(adaptive.policy, reach=0.0, fixed_ef=17))
-    publish(conn, care, {10: Offer((lost,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
+    publish(conn, tuned, {10: Offer((lost,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
     conn.execute("UPDATE vectuned.pattern SET centroid = '[2000,2000,2000,2000]'")
     conn.execute("DELETE FROM vectuned.inbox")
     assert len(search(conn, clustered(1, DIMENSIONS, seed=6)[0])) == 10
     assert one(conn, "SELECT probes FROM vectuned.inbox") == 17
 
 
-def test_a_broken_bank_and_a_rebuilt_index_take_the_fixed_probes(conn: Connection, care: Care) -> None:
-    _, adaptive = candidates(conn, care)
+def test_a_broken_bank_and_a_rebuilt_index_take_the_fixed_probes(
+    conn: Connection, tuned: TunedColumn
+) -> None:
+    _, adaptive = candidates(conn, tuned)
     fixed = adaptive.policy.fixed_ef
-    publish(conn, care, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
+    publish(conn, tuned, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
     query = clustered(1, DIMENSIONS, seed=6)[0]
     conn.execute("UPDATE vectuned.bank SET weights = array_fill('NaN'::float8, ARRAY[32])")
     conn.execute("DELETE FROM vectuned.inbox")
     assert len(search(conn, query)) == 10
     assert one(conn, "SELECT probes FROM vectuned.inbox") == fixed
     conn.execute("UPDATE vectuned.bank SET weights = array_fill(0::float8, ARRAY[32])")
-    conn.execute(f"REINDEX INDEX {care.indexes[0].name}".encode())
+    conn.execute(f"REINDEX INDEX {tuned.indexes[0].name}".encode())
     conn.execute("DELETE FROM vectuned.inbox")
     assert len(search(conn, query)) == 10
     assert conn.execute("SELECT probes, access_path FROM vectuned.inbox").fetchone() == (fixed, "ivfflat")
 
 
-def test_lists_shorter_than_the_probe_take_the_fixed_probes(conn: Connection, care: Care) -> None:
-    _, adaptive = candidates(conn, care)
-    publish(conn, care, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
+def test_lists_shorter_than_the_probe_take_the_fixed_probes(conn: Connection, tuned: TunedColumn) -> None:
+    _, adaptive = candidates(conn, tuned)
+    publish(conn, tuned, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
     conn.execute("UPDATE vectuned.bank SET probe_ef = 1000")
     conn.execute("DELETE FROM vectuned.inbox")
     assert len(search(conn, clustered(1, DIMENSIONS, seed=6)[0])) == 10
     assert one(conn, "SELECT probes FROM vectuned.inbox") == adaptive.policy.fixed_ef
 
 
-def test_what_is_learned_reaches_the_target(conn: Connection, care: Care) -> None:
-    lesson = learn(conn, care, Options(clusters=16))
+def test_what_is_learned_reaches_the_target(conn: Connection, tuned: TunedColumn) -> None:
+    lesson = learn(conn, tuned, Options(clusters=16))
     served = lesson.served[10].policy
     assert served.method == "ivfflat"
     assert served.certified

@@ -27,11 +27,11 @@ from tests.integration.table_helpers import (
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.ladder import PROBES, RUNGS
 from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import Care, TunedIndex
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
-from vectuned.learning.policy.learner import Lesson, Options, learn, offers
+from vectuned.learning.policy.learner import LearningResult, Options, learn, offers
 from vectuned.learning.policy.publication import Offer, measure_saving, publish, read
 from vectuned.learning.policy.replays import Replays, load
 from vectuned.learning.replay.replay import replay
@@ -44,7 +44,7 @@ ALWAYS, NEVER = Options(step_aside=-0.99), Options(step_aside=1e9)
 
 
 @pytest.fixture
-def care(conn: Connection) -> Care:
+def tuned(conn: Connection) -> TunedColumn:
     """A column of some thousand vectors, easy and hard, whose searches are all recorded."""
     make(conn, drawn(ROWS, seed=1), index=False)
     build(conn, options="WITH (m = 5, ef_construction = 24)")
@@ -52,29 +52,31 @@ def care(conn: Connection) -> Care:
     return only(conn)
 
 
-def practise(conn: Connection, care: Care, count: int, *, seed: int = 100, k: int = 10) -> None:
+def practise(conn: Connection, tuned: TunedColumn, count: int, *, seed: int = 100, k: int = 10) -> None:
     """Search, record, drain and replay."""
     for query in drawn(count, seed):
         search(conn, query, k)
     assert drain(conn) == count
-    assert replay(conn, care, pending(conn, care.column, count)) == count
+    assert replay(conn, tuned, pending(conn, tuned.column, count)) == count
 
 
-def replays(conn: Connection, care: Care) -> list[tuple[TunedIndex, Replays]]:
+def replays(conn: Connection, tuned: TunedColumn) -> list[tuple[TunedIndex, Replays]]:
     """Read the replays through every index."""
-    return [(index, load(conn, care, index)) for index in care.indexes]
+    return [(index, load(conn, tuned, index)) for index in tuned.indexes]
 
 
-def served_recall(conn: Connection, care: Care, queries: Singles, k: int = 10) -> np.ndarray[Any, Any]:
+def served_recall(
+    conn: Connection, tuned: TunedColumn, queries: Singles, k: int = 10
+) -> np.ndarray[Any, Any]:
     """Search with vectuned and compare with the exact answers."""
     found = np.array([[distance for _, distance in search(conn, query, k)] for query in queries])
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        truth = exact_neighbors(conn, care.column, queries, k)
+        truth = exact_neighbors(conn, tuned.column, queries, k)
     return recall_at_k(found, truth, k)
 
 
-def proven_samples(lesson: Lesson) -> dict[int, int]:
+def proven_samples(lesson: LearningResult) -> dict[int, int]:
     """Return how many replays the setting of each class of k rests on."""
     return {k: served.policy.samples for k, served in sorted(lesson.served.items())}
 
@@ -88,29 +90,29 @@ def state(conn: Connection) -> list[tuple[Any, ...]]:
     ).fetchall()
 
 
-def test_what_is_learned_reaches_the_target_on_other_queries(conn: Connection, care: Care) -> None:
-    practise(conn, care, 900)
+def test_what_is_learned_reaches_the_target_on_other_queries(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 900)
     heldout = drawn(500, seed=900)
-    before = served_recall(conn, care, heldout).mean()
-    lesson = learn(conn, care, ALWAYS)
+    before = served_recall(conn, tuned, heldout).mean()
+    lesson = learn(conn, tuned, ALWAYS)
     assert lesson.replays == 900
     assert lesson.version == 1
     assert lesson.served[10].policy.certified
     assert lesson.served[10].policy.access_path == "hnsw_adaptive"
-    recall = served_recall(conn, care, heldout)
+    recall = served_recall(conn, tuned, heldout)
     # The target is a bound with 95 % confidence; 500 held-out searches err by 0.9 / sqrt(500) * 0.2 = 0.01.
     assert recall.mean() >= TARGET - 0.01, before
     assert before < TARGET
     # What a class of k promises holds for the smaller k in it too.
-    assert served_recall(conn, care, heldout, k=7).mean() >= TARGET - 0.01
-    learn(conn, care, NEVER)
-    assert served_recall(conn, care, heldout).mean() >= TARGET - 0.01
+    assert served_recall(conn, tuned, heldout, k=7).mean() >= TARGET - 0.01
+    learn(conn, tuned, NEVER)
+    assert served_recall(conn, tuned, heldout).mean() >= TARGET - 0.01
 
 
-def test_the_database_decides_as_python_does(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    learn(conn, care, ALWAYS)
-    policy, patterns = read(conn, care)[10]
+def test_the_database_decides_as_python_does(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    learn(conn, tuned, ALWAYS)
+    policy, patterns = read(conn, tuned)[10]
     assert policy.signature is not None
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
     conn.execute("SET enable_seqscan = off")
@@ -132,13 +134,13 @@ def test_the_database_decides_as_python_does(conn: Connection, care: Care) -> No
             )
 
 
-def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    found = offers(replays(conn, care), care, ALWAYS)
+def test_what_is_read_is_what_was_published(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    found = offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
-    _, served = publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
-    policy, patterns = read(conn, care)[10]
+    _, served = publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
+    policy, patterns = read(conn, tuned)[10]
     assert not adaptive.patterns.born.any()
     assert len(set(patterns.born)) == 1  # born with the publish
     for name in set(vars(patterns)) - {"born"}:
@@ -153,11 +155,11 @@ def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> Non
     sent_policy = replace(served[10].policy, signature=None, price=0.0)
     assert replace(policy, signature=None, price=0.0) == sent_policy
     for k in (1, 3, 30, 100):
-        assert read(conn, care)[k][0] == served[k].policy
-        assert read(conn, care)[k][0].index_no == care.indexes[0].number
-        assert len(read(conn, care)[k][1]) == 0
+        assert read(conn, tuned)[k][0] == served[k].policy
+        assert read(conn, tuned)[k][0].index_no == tuned.indexes[0].number
+        assert len(read(conn, tuned)[k][1]) == 0
     for k in (300, 1000):  # nobody asked for so many rows: a guess, of which nothing is expected
-        guess = read(conn, care)[k][0]
+        guess = read(conn, tuned)[k][0]
         assert np.isnan(guess.expected_recall)
         assert np.isnan(served[k].policy.expected_recall)
         assert replace(guess, expected_recall=0.0) == replace(served[k].policy, expected_recall=0.0)
@@ -166,18 +168,18 @@ def test_what_is_read_is_what_was_published(conn: Connection, care: Care) -> Non
         assert one(conn, "SELECT expected_recall FROM vectuned.bank WHERE k_class = %s", k) is None
 
 
-def test_the_tail_is_published_with_what_is_proven_of_it(conn: Connection, care: Care) -> None:
-    practise(conn, care, 400)
-    lesson = learn(conn, care, NEVER)
+def test_the_tail_is_published_with_what_is_proven_of_it(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 400)
+    lesson = learn(conn, tuned, NEVER)
     rows = conn.execute("SELECT k_class, tail, tail_bound, max_tail FROM vectuned.status").fetchall()
     assert rows == [
-        (k, s.policy.tail, s.policy.tail_bound, care.max_tail) for k, s in sorted(lesson.served.items())
+        (k, s.policy.tail, s.policy.tail_bound, tuned.max_tail) for k, s in sorted(lesson.served.items())
     ]
-    assert care.max_tail == pytest.approx(2.5 * (1 - TARGET))
+    assert tuned.max_tail == pytest.approx(2.5 * (1 - TARGET))
     for _, tail, bound, limit in rows[:5]:
         assert 0 <= tail <= bound <= limit
     # A limit that the fixed setting does not keep to takes more effort.
-    strict = learn(conn, replace(care, max_tail=0.02), NEVER).served[10].policy
+    strict = learn(conn, replace(tuned, max_tail=0.02), NEVER).served[10].policy
     served = lesson.served[10].policy
     assert strict.tail is not None
     assert served.tail is not None
@@ -185,9 +187,9 @@ def test_the_tail_is_published_with_what_is_proven_of_it(conn: Connection, care:
     assert strict.tail < served.tail
 
 
-def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    lesson = learn(conn, care, NEVER)
+def test_what_was_measured_is_published_too(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    lesson = learn(conn, tuned, NEVER)
     rows = conn.execute(
         "SELECT k_class, shape, bucket, access_path, index_no, effort, requires, share, expected_recall, "
         "recall_bound, proven, samples, serves FROM vectuned.measured_path ORDER BY k_class"
@@ -198,7 +200,7 @@ def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> Non
             None,
             None,
             "hnsw",
-            care.indexes[0].number,
+            tuned.indexes[0].number,
             s.policy.fixed_ef,
             None,
             1.0,
@@ -215,42 +217,42 @@ def test_what_was_measured_is_published_too(conn: Connection, care: Care) -> Non
     assert all(ms > 0 for k, ms in spent if k <= 100)
 
 
-def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    learn(conn, care, ALWAYS)
-    first = read(conn, care)[10][1]
+def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    learn(conn, tuned, ALWAYS)
+    first = read(conn, tuned)[10][1]
     assert not np.append(first.usage, first.chances).any()
-    learn(conn, care, ALWAYS)  # nobody searched: nothing is known of usage, and nothing changes
-    second = read(conn, care)[10][1]
+    learn(conn, tuned, ALWAYS)  # nobody searched: nothing is known of usage, and nothing changes
+    second = read(conn, tuned)[10][1]
     assert len(second) == len(first)
     assert not second.usage.any()
     assert set(second.born) == set(first.born)
-    practise(conn, care, 100, seed=300)
+    practise(conn, tuned, 100, seed=300)
     served = one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE signature IS NOT NULL")
     assert served > 90
-    learn(conn, care, ALWAYS)
-    third = read(conn, care)[10][1]
+    learn(conn, tuned, ALWAYS)
+    third = read(conn, tuned)[10][1]
     assert served * 0.5 < third.usage.sum() <= served
     assert third.usage.max() < served / 4
     assert third.chances.max() == pytest.approx(served)
     assert (third.born == first.born[0]).mean() > 0.9
     assert one(conn, "SELECT count(*) FROM vectuned.pattern WHERE created_at < now()") == len(third)
-    learn(conn, care, ALWAYS)  # those lookups were counted
-    assert read(conn, care)[10][1].usage.sum() <= third.usage.sum()
+    learn(conn, tuned, ALWAYS)  # those lookups were counted
+    assert read(conn, tuned)[10][1].usage.sum() <= third.usage.sum()
     # A bank that something broke does not stand in the way of the next one.
     conn.execute("ALTER TABLE vectuned.pattern DROP CONSTRAINT pattern_effort_check")
     conn.execute("UPDATE vectuned.pattern SET effort = 'NaN'")
-    learn(conn, care, ALWAYS)
-    last = read(conn, care)[10][1]
+    learn(conn, tuned, ALWAYS)
+    last = read(conn, tuned)[10][1]
     assert np.isfinite(last.effort).all()
     assert last.born.min() > first.born[0]
 
 
-def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection, care: Care) -> None:
-    practise(conn, care, 400)
-    learn(conn, care, ALWAYS)
+def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 400)
+    learn(conn, tuned, ALWAYS)
     conn.execute("UPDATE vectuned.bank SET access_path = 'hnsw', ef_search = 20")  # so that many fail
-    practise(conn, care, 200, seed=500)
+    practise(conn, tuned, 200, seed=500)
     failed = [
         row[0]
         for row in conn.execute(
@@ -259,15 +261,15 @@ def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection,
         )
     ]
     assert len(failed) > 40
-    narrow = replace(care, trajectory_window=300)
-    practise(conn, care, 300, seed=900)
+    narrow = replace(tuned, trajectory_window=300)
+    practise(conn, tuned, 300, seed=900)
     learn(conn, narrow, NEVER)
-    (kept,) = conn.execute(
+    (unchanged_classes,) = conn.execute(
         "SELECT array_agg(query_id ORDER BY replay_no DESC) FROM vectuned.replay WHERE kept"
     )
-    assert kept[0] == failed[:30]  # a tenth of the window, the oldest gone first
+    assert unchanged_classes[0] == failed[:30]  # a tenth of the window, the oldest gone first
     assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE NOT kept") == 300
-    index = care.indexes[0]
+    index = tuned.indexes[0]
     sample, examples = load(conn, narrow, index), load(conn, narrow, index, counter_examples=True)
     assert (len(sample), len(examples)) == (300, 30)
     assert sample.weight is not None
@@ -287,9 +289,9 @@ def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection,
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
 
 
-def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    lesson = learn(conn, care, NEVER)
+def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    lesson = learn(conn, tuned, NEVER)
     served = lesson.served[10]
     assert served.policy.access_path == "hnsw"
     assert served.saving is not None
@@ -298,28 +300,28 @@ def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, c
     assert row[4] == served.saving
     assert "stepped aside" in row[5]
     assert row[6] == 0
-    assert read(conn, care)[10][0] == served.policy
+    assert read(conn, tuned)[10][0] == served.policy
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0  # measuring is not recorded
 
 
-def test_without_stored_queries_nothing_is_measured(conn: Connection, care: Care) -> None:
-    practise(conn, replace(care, store_vectors=False), 600)
-    lesson = learn(conn, care, ALWAYS)
+def test_without_stored_queries_nothing_is_measured(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, replace(tuned, store_vectors=False), 600)
+    lesson = learn(conn, tuned, ALWAYS)
     assert lesson.served[10].saving is None
     assert lesson.served[10].policy.access_path == "hnsw"
     assert "could not be measured" in lesson.served[10].policy.reason
 
 
-def test_too_few_replays_publish_nothing(conn: Connection, care: Care) -> None:
-    practise(conn, care, 30)
-    lesson = learn(conn, care)
+def test_too_few_replays_publish_nothing(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 30)
+    lesson = learn(conn, tuned)
     assert (lesson.replays, lesson.version, lesson.served) == (30, None, {})
     assert state(conn) == []
     # A class that too few replays looked at has no setting of its own, but one that follows from the others.
-    lesson = learn(conn, replace(care, min_samples=30))
+    lesson = learn(conn, replace(tuned, min_samples=30))
     assert proven_samples(lesson) == {1: 30, 3: 30, 10: 30, 30: 30, 100: 30, 300: 0, 1000: 0}
-    practise(conn, care, 5, seed=50, k=1000)
-    lesson = learn(conn, replace(care, min_samples=30))
+    practise(conn, tuned, 5, seed=50, k=1000)
+    lesson = learn(conn, replace(tuned, min_samples=30))
     assert proven_samples(lesson) == {1: 35, 3: 35, 10: 35, 30: 35, 100: 35, 300: 0, 1000: 0}
     for k in (300, 1000):
         assert not lesson.served[k].policy.certified
@@ -327,12 +329,12 @@ def test_too_few_replays_publish_nothing(conn: Connection, care: Care) -> None:
         assert lesson.served[k].policy.fixed_ef >= min(1.5 * k, 1000)
 
 
-def test_a_rebuilt_index_is_learned_anew(conn: Connection, care: Care) -> None:
-    practise(conn, care, 250)
-    assert learn(conn, care).replays == 250
+def test_a_rebuilt_index_is_learned_anew(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 250)
+    assert learn(conn, tuned).replays == 250
     conn.execute("REINDEX INDEX items_embedding_idx")
     again = only(conn)
-    assert again.generation != care.generation
+    assert again.generation != tuned.generation
     assert learn(conn, again).version is None
     practise(conn, again, 210, seed=300)
     lesson = learn(conn, again)
@@ -340,15 +342,15 @@ def test_a_rebuilt_index_is_learned_anew(conn: Connection, care: Care) -> None:
     assert one(conn, "SELECT DISTINCT generation FROM vectuned.bank") == again.generation
 
 
-def test_listeners_are_told(conn: Connection, care: Care, database: str) -> None:
-    practise(conn, care, 220)
+def test_listeners_are_told(conn: Connection, tuned: TunedColumn, database: str) -> None:
+    practise(conn, tuned, 220)
     with psycopg.connect(database, autocommit=True) as other:
         other.execute("LISTEN vectuned")
-        lesson = learn(conn, care)
+        lesson = learn(conn, tuned)
         (told,) = list(other.notifies(timeout=10, stop_after=1))
     assert json.loads(told.payload) == {
         "action": "publish",
-        "column_id": care.column.id,
+        "column_id": tuned.column.id,
         "version": lesson.version,
     }
     event = one(conn, "SELECT details FROM vectuned.event ORDER BY id DESC LIMIT 1")
@@ -358,15 +360,15 @@ def test_listeners_are_told(conn: Connection, care: Care, database: str) -> None
     }
     assert sorted(lesson.served) == [1, 3, 10, 30, 100, 300, 1000]
     for path in event["classes"].values():
-        assert (path["index_no"], path["probes"]) == (care.indexes[0].number, None)
+        assert (path["index_no"], path["probes"]) == (tuned.indexes[0].number, None)
 
 
-def test_others_see_a_whole_bank_at_every_moment(conn: Connection, care: Care, database: str) -> None:
-    practise(conn, care, 600)
-    found = offers(replays(conn, care), care, ALWAYS)
+def test_others_see_a_whole_bank_at_every_moment(conn: Connection, tuned: TunedColumn, database: str) -> None:
+    practise(conn, tuned, 600)
+    found = offers(replays(conn, tuned), tuned, ALWAYS)
     assert found[10].adaptive is not None
     sample = drawn(24, seed=5)
-    publish(conn, care, found, sample, least_saving=-0.99)
+    publish(conn, tuned, found, sample, least_saving=-0.99)
     stop = threading.Event()
     seen: set[tuple[Any, ...]] = set()
 
@@ -375,12 +377,12 @@ def test_others_see_a_whole_bank_at_every_moment(conn: Connection, care: Care, d
             while not stop.is_set():
                 rows = state(other)
                 seen.add((len(rows), len({row[1] for row in rows}), [row[6] for row in rows][2], rows[2][2]))
-                seen.add(tuple(sorted((k, len(p)) for k, (_, p) in read(other, care).items())))
+                seen.add(tuple(sorted((k, len(p)) for k, (_, p) in read(other, tuned).items())))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     for _ in range(4):
-        publish(conn, care, found, sample, least_saving=-0.99)
+        publish(conn, tuned, found, sample, least_saving=-0.99)
     stop.set()
     watcher.join()
     patterns = len(found[10].adaptive.patterns)
@@ -390,31 +392,31 @@ def test_others_see_a_whole_bank_at_every_moment(conn: Connection, care: Care, d
     }
 
 
-def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    learn(conn, care, ALWAYS)
-    before, bank = state(conn), read(conn, care)
-    found = offers(replays(conn, care), care, ALWAYS)
+def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    learn(conn, tuned, ALWAYS)
+    before, bank = state(conn), read(conn, tuned)
+    found = offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[100].adaptive or found[10].adaptive
     assert adaptive is not None
     damaged = replace(adaptive.patterns, effort=adaptive.patterns.effort * np.nan)
     found[100] = Offer(found[100].fixed, replace(adaptive, patterns=damaged))
     with pytest.raises(UsageError, match="effort that is not a finite number"):
-        publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
+        publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
     assert state(conn) == before
-    assert sorted(read(conn, care)) == sorted(bank)
+    assert sorted(read(conn, tuned)) == sorted(bank)
 
 
-def test_publishers_wait_for_each_other(conn: Connection, care: Care, database: str) -> None:
-    practise(conn, care, 250)
-    found = offers(replays(conn, care), care, Options())
+def test_publishers_wait_for_each_other(conn: Connection, tuned: TunedColumn, database: str) -> None:
+    practise(conn, tuned, 250)
+    found = offers(replays(conn, tuned), tuned, Options())
     versions: list[int] = []
 
     def work() -> None:
         with psycopg.connect(database, autocommit=True) as other:
             register_vector(other)
             for _ in range(5):
-                versions.append(publish(other, care, found, drawn(0, seed=0))[0])
+                versions.append(publish(other, tuned, found, drawn(0, seed=0))[0])
 
     workers = [threading.Thread(target=work) for _ in range(3)]
     for worker in workers:
@@ -425,33 +427,33 @@ def test_publishers_wait_for_each_other(conn: Connection, care: Care, database: 
     assert {row[1] for row in state(conn)} == {15}
 
 
-def test_nothing_is_published_to_a_disabled_column(conn: Connection, care: Care) -> None:
-    practise(conn, care, 250)
+def test_nothing_is_published_to_a_disabled_column(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 250)
     conn.execute("SELECT vectuned.disable('items', 'embedding')")
     with pytest.raises(VectunedError, match=r"public\.items\.embedding was disabled meanwhile"):
-        learn(conn, care)
+        learn(conn, tuned)
     assert state(conn) == []
 
 
-def test_a_saving_is_measured_end_to_end(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    learn(conn, care, ALWAYS)
+def test_a_saving_is_measured_end_to_end(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    learn(conn, tuned, ALWAYS)
     with conn.transaction():
-        saving = measure_saving(conn, care, 10, drawn(48, seed=5))
+        saving = measure_saving(conn, tuned, 10, drawn(48, seed=5))
     assert saving is not None
     assert 0.05 < saving < 20
     assert [row[2] for row in state(conn) if row[0] == 10] == ["hnsw_adaptive"]
     assert one(conn, "SELECT coalesce(current_setting('vectuned.record', true), '')") == ""
 
 
-def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    found = offers(replays(conn, care), care, ALWAYS)
+def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    found = offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     far = replace(adaptive.policy, reach=0.0)
     found[10] = Offer(found[10].fixed, replace(adaptive, policy=far))
-    publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
+    publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
     row = conn.execute(
         "SELECT access_path, ef_search, reason FROM vectuned.params('items', %s)",
         (text(drawn(1, seed=8)[0]),),
@@ -459,12 +461,12 @@ def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, c
     assert row is not None
     assert row[:2] == ("hnsw", max(far.fixed_ef, min(PROBES)))
     assert "unlike anything learned" in row[2]
-    assert served_recall(conn, care, drawn(200, seed=9)).mean() >= TARGET - 0.015
+    assert served_recall(conn, tuned, drawn(200, seed=9)).mean() >= TARGET - 0.015
 
 
-def test_many_patterns_are_published(conn: Connection, care: Care) -> None:
-    practise(conn, care, 600)
-    found = offers(replays(conn, care), care, ALWAYS)
+def test_many_patterns_are_published(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 600)
+    found = offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     rng = np.random.default_rng(1)
@@ -472,5 +474,5 @@ def test_many_patterns_are_published(conn: Connection, care: Care) -> None:
     curves = np.sort(rng.random((2000, len(RUNGS))), axis=1)
     many: Patterns = distil(signatures, curves, np.cumsum(curves, axis=1), clusters=500)
     found[10] = Offer(found[10].fixed, replace(adaptive, patterns=many))
-    publish(conn, care, found, drawn(24, seed=5), least_saving=-0.99)
-    assert len(read(conn, care)[10][1]) == len(many) == 500
+    publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
+    assert len(read(conn, tuned)[10][1]) == len(many) == 500

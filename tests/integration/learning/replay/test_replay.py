@@ -29,7 +29,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import K_CLASSES, PROBES, RUNGS, k_class
 from vectuned.learning.model.trajectory import Trajectories, drain, pending
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.replays import load
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
@@ -45,7 +45,7 @@ def queries() -> Singles:
 
 
 @pytest.fixture
-def care(conn: Connection) -> Care:
+def tuned(conn: Connection) -> TunedColumn:
     """A column of some thousand clustered vectors, with an index poor enough to lose neighbours."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1, spread=SPREAD), index=False)
     build(conn, options="WITH (m = 4, ef_construction = 16)")
@@ -60,14 +60,16 @@ def record(conn: Connection, queries: Singles, ks: list[int] | None = None) -> N
     assert drain(conn) == len(queries)
 
 
-def replayed(conn: Connection, care: Care, count: int = 1000) -> Trajectories:
+def replayed(conn: Connection, tuned: TunedColumn, count: int = 1000) -> Trajectories:
     """Replay what is pending; return what was replayed."""
-    trajectories = pending(conn, care.column, count)
-    assert replay(conn, care, trajectories) == len(trajectories)
+    trajectories = pending(conn, tuned.column, count)
+    assert replay(conn, tuned, trajectories) == len(trajectories)
     return trajectories
 
 
-def fresh(conn: Connection, care: Care, queries: Singles, ef: int, limit: int) -> np.ndarray[Any, Any]:
+def fresh(
+    conn: Connection, tuned: TunedColumn, queries: Singles, ef: int, limit: int
+) -> np.ndarray[Any, Any]:
     """Search anew with `ef`, and return the distances of up to `limit` rows, padded with +inf."""
     found = np.full((len(queries), limit), np.inf)
     with conn.transaction():
@@ -81,30 +83,30 @@ def fresh(conn: Connection, care: Care, queries: Singles, ef: int, limit: int) -
 
 
 def test_one_scan_tells_what_every_effort_would_have_found(
-    conn: Connection, care: Care, queries: Singles
+    conn: Connection, tuned: TunedColumn, queries: Singles
 ) -> None:
     record(conn, queries)
-    trajectories = replayed(conn, care)
-    replays = load(conn, care, care.indexes[0])
-    truth = exact_neighbors(conn, care.column, trajectories.vectors, 10)
+    trajectories = replayed(conn, tuned)
+    replays = load(conn, tuned, tuned.indexes[0])
+    truth = exact_neighbors(conn, tuned.column, trajectories.vectors, 10)
     curve = replays.evidence(10).recall.mean(axis=0)
     assert curve[0] < 0.9  # else there would be nothing to tell apart
     for rung, ef in enumerate(RUNGS):
-        searched = recall_at_k(fresh(conn, care, trajectories.vectors, ef, 10), truth, 10)
+        searched = recall_at_k(fresh(conn, tuned, trajectories.vectors, ef, 10), truth, 10)
         # Paired differences of 120 searches: a continued scan leads by a row now and then, by chance.
         assert abs(searched.mean() - curve[rung]) < 0.02, (ef, searched.mean(), curve[rung])
 
 
-def test_recall_and_cost_grow_with_effort(conn: Connection, care: Care, queries: Singles) -> None:
+def test_recall_and_cost_grow_with_effort(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries)
-    replayed(conn, care)
-    replays = load(conn, care, care.indexes[0])
+    replayed(conn, tuned)
+    replays = load(conn, tuned, tuned.indexes[0])
     assert len(replays) == len(queries)
     assert replays.k_classes == (1, 3, 10, 30, 100)
     # A scan that ended where its own class was complete knows nothing of the larger ones.
     known = np.isfinite(replays.recall[:, :, 0])
     assert known[:, :3].all()
-    assert known[:, 3:].sum() >= 2 * 2 * care.min_samples
+    assert known[:, 3:].sum() >= 2 * 2 * tuned.min_samples
     assert not known[:, 3:].all()
     assert (np.diff(replays.recall, axis=2)[known] >= 0).all()
     assert (np.diff(replays.blocks, axis=1) >= 0).all()
@@ -116,42 +118,44 @@ def test_recall_and_cost_grow_with_effort(conn: Connection, care: Care, queries:
     assert (replays.asked == 10).all()
 
 
-def test_a_probe_is_what_a_search_of_that_effort_sees(conn: Connection, care: Care, queries: Singles) -> None:
+def test_a_probe_is_what_a_search_of_that_effort_sees(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     record(conn, queries)
-    replayed(conn, care)
+    replayed(conn, tuned)
     trajectories = conn.execute(
         "SELECT t.query FROM vectuned.replay r JOIN vectuned.trajectory t USING (query_id) "
         "ORDER BY r.replay_no DESC"
     ).fetchall()
     vectors = np.array([row[0].to_numpy() for row in trajectories], dtype=np.float32)
-    replays = load(conn, care, care.indexes[0])
+    replays = load(conn, tuned, tuned.indexes[0])
     assert tuple(replays.probes) == PROBES
     for length, seen in replays.probes.items():
-        np.testing.assert_array_equal(seen, fresh(conn, care, vectors, length, length))
+        np.testing.assert_array_equal(seen, fresh(conn, tuned, vectors, length, length))
 
 
 def test_a_small_table_is_replayed_to_its_end(conn: Connection) -> None:
     make(conn, clustered(40, 8, seed=3))
     enable(conn, sample_rate=1.0)
-    care = only(conn)
+    tuned = only(conn)
     record(conn, clustered(5, 8, seed=4), [1, 10, 30, 100, 1000])
-    replayed(conn, care)
-    replays = load(conn, care, care.indexes[0])
+    replayed(conn, tuned)
+    replays = load(conn, tuned, tuned.indexes[0])
     assert np.isfinite(replays.probes[28]).all()
     assert (np.isfinite(replays.probes[112]).sum(axis=1) == 40).all()
     assert (replays.recall[:, :, -1] == 1).all()
     assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
 
 
-def test_searches_for_many_and_for_few_rows(conn: Connection, care: Care, queries: Singles) -> None:
+def test_searches_for_many_and_for_few_rows(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     ks = [1, 2, 3, 7, 10, 30, 31, 100, 300, 1000] * 3
     record(conn, queries[:30], ks)
-    trajectories = replayed(conn, care)
-    replays = load(conn, care, care.indexes[0])
+    trajectories = replayed(conn, tuned)
+    replays = load(conn, tuned, tuned.indexes[0])
     assert replays.k_classes == K_CLASSES
     assert sorted(replays.asked) == sorted(k_class(k) for k in ks)
     assert replays.evidence(1000).recall[:, -1].mean() > 0.7
-    truth = exact_neighbors(conn, care.column, trajectories.vectors, 1000)
+    truth = exact_neighbors(conn, tuned.column, trajectories.vectors, 1000)
     returned = np.full((30, 1000), np.inf)
     for i, distances in enumerate(trajectories.distances):
         returned[i, : len(distances)] = distances
@@ -162,19 +166,19 @@ def test_searches_for_many_and_for_few_rows(conn: Connection, care: Care, querie
 
 
 def test_one_search_for_many_rows_does_not_hide_the_others(
-    conn: Connection, care: Care, queries: Singles
+    conn: Connection, tuned: TunedColumn, queries: Singles
 ) -> None:
     record(conn, queries[:25])
-    replayed(conn, care)
+    replayed(conn, tuned)
     record(conn, queries[25:30], [1000] * 5)
-    replayed(conn, care)
-    replays = load(conn, care, care.indexes[0])
+    replayed(conn, tuned)
+    replays = load(conn, tuned, tuned.indexes[0])
     assert len(replays.evidence(10)) == 30
     assert len(replays.evidence(300)) == len(replays.evidence(1000)) == 5
 
 
 def test_truth_and_scan_see_one_snapshot(
-    conn: Connection, care: Care, database: str, queries: Singles, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, tuned: TunedColumn, database: str, queries: Singles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(conn, queries[:40])
 
@@ -188,66 +192,66 @@ def test_truth_and_scan_see_one_snapshot(
         return truth
 
     monkeypatch.setattr("vectuned.learning.replay.batch.exact_neighbors", then_others_write)
-    replayed(conn, care)
+    replayed(conn, tuned)
     assert one(conn, "SELECT count(*) FROM items") < ROWS
-    replays = load(conn, care, care.indexes[0])
+    replays = load(conn, tuned, tuned.indexes[0])
     # The graph is another at every run and loses some rows for good; had the scan seen other rows than the
     # truth, it would have found a tenth of them at most.
     assert replays.evidence(10).recall[:, -1].mean() > 0.95
     assert replays.probes[112][:, 0].min() > 1e-3
 
 
-def test_an_index_that_is_gone(conn: Connection, care: Care, queries: Singles) -> None:
+def test_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:3])
-    trajectories = pending(conn, care.column, 10)
+    trajectories = pending(conn, tuned.column, 10)
     conn.execute("DROP INDEX items_embedding_idx")
     with pytest.raises(VectunedError, match=r"index items_embedding_idx of public\.items\.embedding is gone"):
-        replay(conn, care, trajectories)
+        replay(conn, tuned, trajectories)
     with pytest.raises(VectunedError, match=r"index of public\.items\.embedding is gone"):
         replay(conn, only(conn), trajectories)
     assert only(conn).generation is None
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
-    assert len(pending(conn, care.column, 10)) == 3
+    assert len(pending(conn, tuned.column, 10)) == 3
 
 
-def test_an_index_that_was_rebuilt_is_another(conn: Connection, care: Care, queries: Singles) -> None:
+def test_an_index_that_was_rebuilt_is_another(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:3])
     conn.execute("REINDEX INDEX items_embedding_idx")
     with pytest.raises(
         VectunedError, match=r"index items_embedding_idx of public\.items\.embedding was rebuilt meanwhile"
     ):
-        replay(conn, care, pending(conn, care.column, 10))
+        replay(conn, tuned, pending(conn, tuned.column, 10))
     replayed(conn, only(conn))
     assert len(load(conn, only(conn), only(conn).indexes[0])) == 3
-    assert len(load(conn, care, care.indexes[0])) == 0
+    assert len(load(conn, tuned, tuned.indexes[0])) == 0
 
 
-def test_the_plan_is_asserted(conn: Connection, care: Care, queries: Singles) -> None:
+def test_the_plan_is_asserted(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:3])
     build(conn)  # two indexes on one expression: the planner may take either
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass")
     with pytest.raises(
         VectunedError, match=r"should scan index public\.items_embedding_idx,.*vectuned\.enable again"
     ):
-        replay(conn, care, pending(conn, care.column, 10))
+        replay(conn, tuned, pending(conn, tuned.column, 10))
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_vectors_are_dropped_where_they_are_not_to_be_kept(
-    conn: Connection, care: Care, queries: Singles, kept: bool
+    conn: Connection, tuned: TunedColumn, queries: Singles, kept: bool
 ) -> None:
     record(conn, queries[:5])
-    replayed(conn, replace(care, store_vectors=kept))
+    replayed(conn, replace(tuned, store_vectors=kept))
     assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (5 if kept else 0)
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 5
-    assert len(pending(conn, care.column, 10)) == 0
-    assert len(load(conn, care, care.indexes[0])) == 5
+    assert len(pending(conn, tuned.column, 10)) == 0
+    assert len(load(conn, tuned, tuned.indexes[0])) == 5
 
 
 def test_a_scan_that_takes_too_long_is_passed_over(
     conn: Connection,
-    care: Care,
+    tuned: TunedColumn,
     queries: Singles,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -266,37 +270,37 @@ def test_a_scan_that_takes_too_long_is_passed_over(
         "vectuned.learning.replay.scan.queries", lambda: {**statements, "replay_search": replay_search}
     )
     with caplog.at_level("WARNING"):
-        assert replay(conn, care, pending(conn, care.column, 10), timeout_ms=1000) == 4
+        assert replay(conn, tuned, pending(conn, tuned.column, 10), timeout_ms=1000) == 4
     assert "took longer than 1000 ms" in caplog.text
-    assert len(load(conn, care, care.indexes[0])) == 3
+    assert len(load(conn, tuned, tuned.indexes[0])) == 3
     # It counts as looked at, or it would come back for ever; its recall is known all the same.
-    assert len(pending(conn, care.column, 10)) == 0
+    assert len(pending(conn, tuned.column, 10)) == 0
     assert one(conn, "SELECT count(recall) FROM vectuned.trajectory") == 4
     assert one(conn, "SHOW statement_timeout") == "0"
 
 
-def test_progress_and_repetition(conn: Connection, care: Care, queries: Singles) -> None:
+def test_progress_and_repetition(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:6])
     told: list[int] = []
-    trajectories = pending(conn, care.column, 4)
-    assert replay(conn, care, trajectories, progress=told.append) == 4
+    trajectories = pending(conn, tuned.column, 4)
+    assert replay(conn, tuned, trajectories, progress=told.append) == 4
     assert told == [1, 2, 3, 4]
-    assert replay(conn, care, trajectories) == 4  # a second time changes nothing
-    assert len(load(conn, care, care.indexes[0])) == 4
-    assert replay(conn, care, pending(conn, care.column, 0)) == 0
-    assert len(pending(conn, care.column, 100)) == 2
+    assert replay(conn, tuned, trajectories) == 4  # a second time changes nothing
+    assert len(load(conn, tuned, tuned.indexes[0])) == 4
+    assert replay(conn, tuned, pending(conn, tuned.column, 0)) == 0
+    assert len(pending(conn, tuned.column, 100)) == 2
 
 
-def test_only_what_fits_the_window_is_loaded(conn: Connection, care: Care, queries: Singles) -> None:
+def test_only_what_fits_the_window_is_loaded(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:30])
-    replayed(conn, care)
-    assert len(load(conn, replace(care, trajectory_window=7), care.indexes[0])) == 7
+    replayed(conn, tuned)
+    assert len(load(conn, replace(tuned, trajectory_window=7), tuned.indexes[0])) == 7
     # A version that probed otherwise left replays that this one cannot use.
     conn.execute("UPDATE vectuned.replay SET probe = probe[1:20] WHERE ctid = '(0,1)'")
-    assert len(load(conn, care, care.indexes[0])) == 29
+    assert len(load(conn, tuned, tuned.indexes[0])) == 29
 
 
-def test_pending_comes_newest_first(conn: Connection, care: Care) -> None:
+def test_pending_comes_newest_first(conn: Connection, tuned: TunedColumn) -> None:
     made = [(uuid4(), datetime.fromisoformat(f"2026-11-2{day}T00:00:00+00:00")) for day in (1, 3, 2)]
     for query_id, at in made:
         conn.execute(
@@ -305,17 +309,17 @@ def test_pending_comes_newest_first(conn: Connection, care: Care) -> None:
                 "ef_search, result_ids, distances, latency_ms) VALUES (%s, %s, %s, "
                 "array_fill(1, ARRAY[48])::real[]::vector, 10, 'hnsw', 40, '{}', '{}', 1)"
             ),
-            (query_id, care.column.id, at),
+            (query_id, tuned.column.id, at),
         )
     expected: list[UUID] = [made[1][0], made[2][0], made[0][0]]
-    assert pending(conn, care.column, 10).query_ids == expected
+    assert pending(conn, tuned.column, 10).query_ids == expected
 
 
 def test_a_halfvec_column(conn: Connection, queries: Singles) -> None:
     make(conn, clustered(800, DIMENSIONS, seed=1), kind="halfvec", metric="l2")
     enable(conn, sample_rate=1.0)
-    care = only(conn)
+    tuned = only(conn)
     record(conn, queries[:20])
-    replayed(conn, care)
-    assert load(conn, care, care.indexes[0]).evidence(10).recall[:, -1].mean() > 0.99
+    replayed(conn, tuned)
+    assert load(conn, tuned, tuned.indexes[0]).evidence(10).recall[:, -1].mean() > 0.99
     register_vector(conn)

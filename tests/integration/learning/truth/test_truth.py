@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.model.column import Metric, TunedColumn, VectorType
+from vectuned.learning.model.column import Metric, VectorColumn, VectorType
 from vectuned.learning.truth.truth import Truth, exact_neighbors, recall_at_k, recall_curve
 
 Connection = psycopg.Connection[Any]
@@ -36,17 +36,17 @@ def text(vector: Singles) -> str:
     return "[" + ",".join(map(str, vector.tolist())) + "]"
 
 
-def tuned(conn: Connection, table: str, metric: Metric, kind: VectorType, dimensions: int) -> TunedColumn:
+def tuned(conn: Connection, table: str, metric: Metric, kind: VectorType, dimensions: int) -> VectorColumn:
     """Describe the column `embedding` of a table in the schema public."""
     row = conn.execute(
         "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
     ).fetchone()
     assert row is not None
-    return TunedColumn(1, "public", table, "embedding", metric, kind, dimensions, ("id",), row[0])
+    return VectorColumn(1, "public", table, "embedding", metric, kind, dimensions, ("id",), row[0])
 
 
 def load(
-    conn: Connection, column: TunedColumn, vectors: Singles, declaration: str = "", missing: int = 0
+    conn: Connection, column: VectorColumn, vectors: Singles, declaration: str = "", missing: int = 0
 ) -> None:
     """Create the column's table with the given vectors, then rows without one."""
     conn.execute(
@@ -66,7 +66,7 @@ def load(
     )
 
 
-def add(conn: Connection, column: TunedColumn, vectors: Singles, first: int = 0) -> None:
+def add(conn: Connection, column: VectorColumn, vectors: Singles, first: int = 0) -> None:
     """Insert vectors with ids from `first` on; the class is the id's last digit, NULL for 9."""
     with conn.cursor() as cursor, cursor.copy(sql.SQL("COPY {} FROM STDIN").format(column.relation)) as copy:
         for number, vector in enumerate(vectors, first):
@@ -74,7 +74,7 @@ def add(conn: Connection, column: TunedColumn, vectors: Singles, first: int = 0)
 
 
 def sql_distances(
-    conn: Connection, column: TunedColumn, query: Singles, k: int, where: sql.Composable | None = None
+    conn: Connection, column: VectorColumn, query: Singles, k: int, where: sql.Composable | None = None
 ) -> list[float]:
     """Ask PostgreSQL for the exact k nearest, leaving out what an index leaves out."""
     distance = column.distance(sql.Literal(text(query)))
@@ -311,10 +311,10 @@ def test_names_and_schemas_are_quoted(conn: Connection) -> None:
     conn.execute('CREATE SCHEMA "pg vector"')
     conn.execute('ALTER EXTENSION vector SET SCHEMA "pg vector"')
     conn.execute('CREATE SCHEMA "Odd ""one"""')
-    column = TunedColumn(1, 'Odd "one"', "select", "{em} bed%s", "l2", "vector", 5, ("id",), "pg vector")
+    column = VectorColumn(1, 'Odd "one"', "select", "{em} bed%s", "l2", "vector", 5, ("id",), "pg vector")
     vectors = rng.standard_normal((60, 5), dtype=np.float32)
     load(conn, column, vectors)
-    plain = replace(column, column="embedding")
+    plain = replace(column, name="embedding")
     conn.execute(
         sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(column.relation, column.vector, plain.vector)
     )

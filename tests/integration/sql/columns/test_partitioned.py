@@ -27,7 +27,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import Care
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
@@ -42,7 +42,7 @@ def tenant(number: int) -> int:
 
 
 @pytest.fixture(params=["list", "hash"])
-def care(conn: Connection, request: pytest.FixtureRequest) -> Care:
+def tuned(conn: Connection, request: pytest.FixtureRequest) -> TunedColumn:
     """A table in three parts, by tenant or by a hash of the key, with a weak index."""
     if request.param == "list":
         parts, by = [f"FOR VALUES IN ({n})" for n in range(3)], "LIST (tenant)"
@@ -72,13 +72,15 @@ def fill(conn: Connection, vectors: Singles, first: int = 1, relation: str = "it
             copy.write_row((number, tenant(number), number % 10, text(vector)))
 
 
-def key(care: Care) -> str:
-    return "id::text" if len(care.column.key_columns) == 1 else "jsonb_build_array(id, tenant)::text"
+def key(tuned: TunedColumn) -> str:
+    return "id::text" if len(tuned.column.key_columns) == 1 else "jsonb_build_array(id, tenant)::text"
 
 
-def every(conn: Connection, care: Care, query: Singles, where: str = "true") -> list[tuple[str, float]]:
+def every(
+    conn: Connection, tuned: TunedColumn, query: Singles, where: str = "true"
+) -> list[tuple[str, float]]:
     """Answer exactly, among the rows that meet a condition."""
-    return exact(conn, query, 10**6, relation=f"(SELECT * FROM items WHERE {where}) i", key=key(care))
+    return exact(conn, query, 10**6, relation=f"(SELECT * FROM items WHERE {where}) i", key=key(tuned))
 
 
 def parts_read(conn: Connection, index: str = "main") -> set[str]:
@@ -87,9 +89,9 @@ def parts_read(conn: Connection, index: str = "main") -> set[str]:
 
 
 @pytest.mark.parametrize("k", [1, 10, 200, 1000])
-def test_searches_read_the_parts_indexes(conn: Connection, care: Care, k: int) -> None:
+def test_searches_read_the_parts_indexes(conn: Connection, tuned: TunedColumn, k: int) -> None:
     for query in QUERIES:
-        wanted = every(conn, care, query)
+        wanted = every(conn, tuned, query)
         with scans(conn) as seen:
             answer = search(conn, query, k)
         assert set(seen) == parts_read(conn)
@@ -99,8 +101,8 @@ def test_searches_read_the_parts_indexes(conn: Connection, care: Care, k: int) -
 
 
 @pytest.mark.parametrize("path", ["exact", "hnsw", "hnsw_continued", "planner"])
-def test_filters_on_the_key_and_on_others(conn: Connection, care: Care, path: str) -> None:
-    listed = len(care.column.key_columns) == 2
+def test_filters_on_the_key_and_on_others(conn: Connection, tuned: TunedColumn, path: str) -> None:
+    listed = len(tuned.column.key_columns) == 2
     for condition, where in (
         (TENANT, "tenant = 1"),
         ({"kind": 3}, "kind = 3"),
@@ -108,9 +110,9 @@ def test_filters_on_the_key_and_on_others(conn: Connection, care: Care, path: st
     ):
         for k_class, k in ((10, 10), (300, 200)):
             effort = None if path in ("exact", "planner") else 400
-            number = None if path == "exact" else care.indexes[0].number
-            serve_filtered(conn, care.column.id, condition, path, number, effort, k_class=k_class)
-            wanted = every(conn, care, QUERIES[0], where)
+            number = None if path == "exact" else tuned.indexes[0].number
+            serve_filtered(conn, tuned.column.id, condition, path, number, effort, k_class=k_class)
+            wanted = every(conn, tuned, QUERIES[0], where)
             with scans(conn) as seen:
                 answer = search_filtered(conn, QUERIES[0], k, condition)
             assert len(answer) == min(k, len(wanted))
@@ -122,14 +124,14 @@ def test_filters_on_the_key_and_on_others(conn: Connection, care: Care, path: st
                 assert set(seen) == parts_read(conn)
 
 
-def test_statistics_and_truth_are_of_the_whole(conn: Connection, care: Care) -> None:
+def test_statistics_and_truth_are_of_the_whole(conn: Connection, tuned: TunedColumn) -> None:
     statement = "SELECT fraction FROM vectuned._compile_filter(%s, 'items', %s::jsonb)"
     for condition, share in (('{"tenant": 1}', 0.25), ('{"tenant": 0}', 0.5), ('{"kind": 3}', 0.1)):
-        assert one(conn, statement, care.column.id, condition) == pytest.approx(share, rel=0.1)
-    truth = exact_neighbors(conn, care.column, QUERIES, 50)
+        assert one(conn, statement, tuned.column.id, condition) == pytest.approx(share, rel=0.1)
+    truth = exact_neighbors(conn, tuned.column, QUERIES, 50)
     assert truth.scanned == ROWS
     for distances, query in zip(truth.distances, QUERIES, strict=True):
-        np.testing.assert_allclose(distances, [d for _, d in every(conn, care, query)[:50]], atol=1e-6)
+        np.testing.assert_allclose(distances, [d for _, d in every(conn, tuned, query)[:50]], atol=1e-6)
 
 
 def practise(conn: Connection, queries: Singles) -> None:
@@ -142,35 +144,35 @@ def practise(conn: Connection, queries: Singles) -> None:
     assert drain(conn) == len(queries)
 
 
-def recalls(conn: Connection, care: Care, queries: Singles) -> float:
+def recalls(conn: Connection, tuned: TunedColumn, queries: Singles) -> float:
     found = np.array([[d for _, d in search(conn, query)] for query in queries])
-    return float(recall_at_k(found, exact_neighbors(conn, care.column, queries, 10), 10).mean())
+    return float(recall_at_k(found, exact_neighbors(conn, tuned.column, queries, 10), 10).mean())
 
 
-def test_what_is_learned_reaches_the_target(conn: Connection, care: Care) -> None:
+def test_what_is_learned_reaches_the_target(conn: Connection, tuned: TunedColumn) -> None:
     heldout = clustered(100, DIMENSIONS, seed=9)
     practise(conn, clustered(300, DIMENSIONS, seed=3))
-    assert replay(conn, care, pending(conn, care.column, 1000)) == 300
-    lesson = learn(conn, care)
+    assert replay(conn, tuned, pending(conn, tuned.column, 1000)) == 300
+    lesson = learn(conn, tuned)
     served = lesson.served[10].policy
     assert (served.access_path, served.certified) == ("hnsw", True)
-    assert recalls(conn, care, heldout) >= TARGET - 0.02
+    assert recalls(conn, tuned, heldout) >= TARGET - 0.02
     for condition, where in ((TENANT, "tenant = 1"), ({"kind": 3}, "kind = 3")):
         scores = []
         for query in heldout[:40]:
-            bound = every(conn, care, query, where)[9][1] + 1e-6
+            bound = every(conn, tuned, query, where)[9][1] + 1e-6
             scores.append(sum(d <= bound for _, d in search_filtered(conn, query, 10, condition)) / 10)
         assert np.mean(scores) >= TARGET - 0.02
     assert {row[0] for row in conn.execute("SELECT DISTINCT state FROM vectuned.status")} == {"serving"}
 
 
-def test_a_part_that_comes_or_goes_is_another_generation(conn: Connection, care: Care) -> None:
+def test_a_part_that_comes_or_goes_is_another_generation(conn: Connection, tuned: TunedColumn) -> None:
     worker = Worker(conn, load_settings(None, {"learning.batch_min": 10}, {}))
     practise(conn, clustered(150, DIMENSIONS, seed=3))
     assert worker.replay_all() == 150
     assert worker.learn_all() == 1
     assert (worker.replay_all(), worker.learn_all()) == (0, 0)
-    listed = len(care.column.key_columns) == 2
+    listed = len(tuned.column.key_columns) == 2
     if listed:
         conn.execute("CREATE TABLE part_3 PARTITION OF items FOR VALUES IN (3)")
         conn.execute(raw(f"INSERT INTO items VALUES (100000, 3, 0, '{text(QUERIES[0])}')"))
@@ -185,13 +187,13 @@ def test_a_part_that_comes_or_goes_is_another_generation(conn: Connection, care:
     assert worker.learn_all() == 1
     assert {row[0] for row in conn.execute("SELECT DISTINCT state FROM vectuned.status")} == {"serving"}
     assert (worker.replay_all(), worker.learn_all()) == (0, 0)
-    assert only(conn).generation != care.generation
+    assert only(conn).generation != tuned.generation
     conn.execute("ALTER TABLE items DETACH PARTITION part_3")
     assert len(search(conn, QUERIES[0])) == 10
     assert worker.replay_all() == 150
 
 
-def test_all_indexes_of_parts(conn: Connection, care: Care) -> None:
+def test_all_indexes_of_parts(conn: Connection, tuned: TunedColumn) -> None:
     for what in (
         f"half ON items USING hnsw ((embedding::halfvec({DIMENSIONS})) halfvec_cosine_ops)",
         f"bits ON items USING hnsw ((binary_quantize(embedding)::bit({DIMENSIONS})) bit_hamming_ops)",
@@ -211,11 +213,11 @@ def test_all_indexes_of_parts(conn: Connection, care: Care) -> None:
     for name, number in conn.execute(
         "SELECT index_relation::regclass::text, index_no FROM vectuned.tuned_index WHERE requires IS NULL"
     ).fetchall():
-        serve(conn, care.column.id, number, 100)
+        serve(conn, tuned.column.id, number, 100)
         with scans(conn) as seen:
             answer = search(conn, QUERIES[0])
         assert set(seen) == parts_read(conn, name)
-        assert all(dict(every(conn, care, QUERIES[0]))[key] == distance for key, distance in answer)
+        assert all(dict(every(conn, tuned, QUERIES[0]))[key] == distance for key, distance in answer)
 
 
 def test_a_table_without_parts(conn: Connection) -> None:
@@ -233,7 +235,7 @@ def test_a_table_without_parts(conn: Connection) -> None:
     assert worker.replay_all() == 2
 
 
-def test_defaults_of_filters_where_the_whole_was_never_analyzed(conn: Connection, care: Care) -> None:
+def test_defaults_of_filters_where_the_whole_was_never_analyzed(conn: Connection, tuned: TunedColumn) -> None:
     conn.execute("UPDATE pg_class SET reltuples = -1 WHERE oid = 'items'::regclass")
     conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'part_1'::regclass")
     path = "SELECT access_path FROM vectuned.params('items', %s::real[]::vector, 10, '{\"kind\": 3}')"

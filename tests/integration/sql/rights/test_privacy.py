@@ -266,7 +266,7 @@ WAYS = {
     "rows, filtered": "SELECT id FROM vectuned.search_rows(NULL::items, %(q)s, %(k)s, '{\"kind\": [0, 1]}')",
     "apply": "SELECT id FROM items ORDER BY embedding <=> (SELECT vectuned.apply('items', %(q)s, %(k)s)) "
     "LIMIT %(k)s",
-    "the long way": "SELECT id FROM vectuned._search_anew('items', %(q)s, %(k)s, NULL, NULL)",
+    "the long way": "SELECT id FROM vectuned._search_fallback('items', %(q)s, %(k)s, NULL, NULL)",
 }
 # How many rows the caller finds of its 60, at most; a scan of one's own is not made complete.
 FOUND = {"filtered": 20, "no row of the caller's": 0, "rows, filtered": 40}
@@ -380,7 +380,7 @@ def test_errors_tell_a_stranger_nothing_of_rows(policed: Connection) -> None:
                 "SELECT vectuned.search('items', %s, 5, '{\"secret\": \"often\"}')",
                 "SELECT vectuned._search_1(%s, 3)",
                 "SELECT vectuned._filtered_1(%s, 3, '{\"kind\": 1}')",
-                "SELECT vectuned._search_anew('items', %s, 5, NULL, NULL)",
+                "SELECT vectuned._search_fallback('items', %s, 5, NULL, NULL)",
             ):
                 with pytest.raises(
                     psycopg.errors.InsufficientPrivilege, match="permission denied for table items"

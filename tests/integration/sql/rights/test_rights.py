@@ -18,7 +18,7 @@ from vectuned.sql.install import migrate
 SEARCHING = """
     _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _compile_filter
     _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default
-    _served_path _filter_bucket _search_function _search_anew _check_query _tuned_column _fragments
+    _served_path _filter_bucket _search_function _search_fallback _check_query _tuned_column _fragments
     _index_fragments _generation _probe _default_effort params apply search search_rows record_feedback
     _may_tune _daemon_runs _query_id _search_1 _filtered_1
 """
@@ -33,7 +33,7 @@ FUNCTIONS = {
         enable disable auto_tune benchmark_recall benchmark_latency request_result cancel_request _inspect
         _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
-        _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _begin_anew _row_estimate
+        _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _restart_checks _row_estimate
         _set_baseline _since_baseline _replay""",
 }
 

@@ -185,8 +185,8 @@ def test_params_are_what_the_optimizer_chooses_and_search_serves(
         reach=float(np.quantile(nearest, 0.4)),
         fixed_ef=137,
     )
-    care = tuned_columns(conn)[0]
-    policy, patterns = read(conn, care)[k_class]
+    tuned = tuned_columns(conn)[0]
+    policy, patterns = read(conn, tuned)[k_class]
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
     served = set()
     for query in clustered(60, 12, seed=2):

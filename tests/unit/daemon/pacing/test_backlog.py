@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vectuned.daemon.pacing.backlog import Backlog, Behind
+from vectuned.daemon.pacing.backlog import Backlog, Lag
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def minutes(clock: Clock, backlog: Backlog, count: int, waiting: int, replayed: int) -> Behind | None:
+def minutes(clock: Clock, backlog: Backlog, count: int, waiting: int, replayed: int) -> Lag | None:
     """Look once a minute at so many waiting, so many replayed in between; return what is said last."""
     seen = None
     for _ in range(count):
@@ -69,5 +69,5 @@ def test_what_never_ends_is_behind_after_a_while_and_said_once_an_hour() -> None
 
 
 def test_long_times_are_told_in_hours() -> None:
-    assert str(Behind(60_000, 10, True)) == "60,000 searches wait, 100 hours at the present rate"
-    assert str(Behind(1, 10, True)) == "1 searches wait, 1 minutes at the present rate"
+    assert str(Lag(60_000, 10, True)) == "60,000 searches wait, 100 hours at the present rate"
+    assert str(Lag(1, 10, True)) == "1 searches wait, 1 minutes at the present rate"

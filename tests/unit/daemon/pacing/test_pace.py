@@ -9,7 +9,7 @@ import pytest
 
 from vectuned.config.sections import BudgetSettings
 from vectuned.daemon.pacing.pace import Pace, Stopped
-from vectuned.learning.replay.work_timer import Spent
+from vectuned.learning.replay.work_timer import WorkTimer
 
 
 class Server:
@@ -105,7 +105,7 @@ def test_server_and_daemon_count_both_while_both_work(monkeypatch: pytest.Monkey
     wall, cpu = Time(), Time()
     monkeypatch.setattr("vectuned.learning.replay.work_timer.perf_counter", wall.clock)
     monkeypatch.setattr("vectuned.learning.replay.work_timer.process_time", cpu.clock)
-    spent = Spent()
+    spent = WorkTimer()
     with spent.work():
         with spent.read():
             wall.now, cpu.now = 3.0, 4.0  # with two threads of its own

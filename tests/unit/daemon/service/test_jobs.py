@@ -12,10 +12,10 @@ import pytest
 
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.pacing.budget import Budget
-from vectuned.daemon.service.jobs import JOBS, Record, backoff
+from vectuned.daemon.service.jobs import JOBS, JobRecord, backoff
 from vectuned.daemon.service.sd_notify import Notifier
 from vectuned.daemon.service.settings_diff import compare
-from vectuned.daemon.service.watchdog import Pulse
+from vectuned.daemon.service.watchdog import Watchdog
 
 
 class Time:
@@ -39,7 +39,7 @@ def test_pauses_double_up_to_five_minutes_and_are_never_the_same(every: float) -
 
 def test_runs_are_written_down_at_once_if_there_is_news_and_else_once_a_minute() -> None:
     clock = Time()
-    record = Record("drain", clock)
+    record = JobRecord("drain", clock)
     assert not record.due()
     written = []
     for second in range(121):
@@ -65,7 +65,7 @@ def test_runs_are_written_down_at_once_if_there_is_news_and_else_once_a_minute()
 
 
 def test_what_could_not_be_written_down_is_counted_the_next_time() -> None:
-    record = Record("drain", Time())
+    record = JobRecord("drain", Time())
     for _ in range(3):
         record.succeeded(1.0, 1)
         assert record.due()
@@ -80,12 +80,12 @@ def test_every_job_has_a_name_of_its_own_and_a_time() -> None:
         assert every < 7200
         assert (job.every(Settings()) is None) == (job.name == "exchange")
         # A long request or lesson must not keep the recorded searches waiting.
-        assert (job.line == "upkeep") == (job.name in ("drain", "refresh", "maintain", "exchange"))
+        assert (job.queue == "upkeep") == (job.name in ("drain", "refresh", "maintain", "exchange"))
 
 
 def test_work_is_stuck_when_it_neither_says_anything_nor_computes() -> None:
     clock, computed = Time(), Time()
-    pulse = Pulse(clock, lambda _thread: computed.now)
+    pulse = Watchdog(clock, lambda _thread: computed.now)
     with pulse.work("replay", 10):
         clock.now += 10
         assert pulse.stuck() is None
@@ -116,7 +116,7 @@ def test_work_is_stuck_when_it_neither_says_anything_nor_computes() -> None:
 
 def test_of_several_threads_the_one_that_waits_is_found() -> None:
     clock, hold, began = Time(), threading.Event(), threading.Event()
-    pulse = Pulse(clock)
+    pulse = Watchdog(clock)
 
     def wait() -> None:
         with pulse.work("drain", 5):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.learning.model.ladder import PROBES
-from vectuned.learning.patterns.lineage import Past, inherit, prune, used, weights
+from vectuned.learning.patterns.lineage import PreviousPolicy, inherit, prune, used, weights
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, support
 from vectuned.learning.patterns.signature import Signature, fit
@@ -85,7 +85,7 @@ def test_the_same_patterns_inherit_themselves(probes: dict[int, Floats], way: Si
     old = scattered(probes, way, 20, 1)
     old = replace(old, usage=np.arange(20.0), chances=np.full(20, 300.0), born=1.8e9 + np.arange(20.0))
     own = met(old, probes, way)
-    heirs = inherit(Patterns.at(old.centroids), own, probes, Past(policy(way), old))
+    heirs = inherit(Patterns.at(old.centroids), own, probes, PreviousPolicy(policy(way), old))
     np.testing.assert_allclose(heirs.usage, old.usage)
     np.testing.assert_allclose(heirs.chances, old.chances)
     np.testing.assert_array_equal(heirs.born, old.born)
@@ -102,7 +102,7 @@ def test_usage_is_handed_on_whole_and_nobody_is_older_than_the_oldest(
     # Another way to look at the same searches: what is inherited goes by searches, not by coordinates.
     turned = replace(way, weights=-way.weights[:, ::-1])
     new = scattered(probes, turned, 25, 4)
-    heirs = inherit(new, met(new, probes, turned), probes, Past(policy(way), old))
+    heirs = inherit(new, met(new, probes, turned), probes, PreviousPolicy(policy(way), old))
     asked = np.unique(met(old, probes, way))
     assert heirs.usage.sum() == pytest.approx(old.usage[asked].sum())
     assert set(heirs.born) <= set(old.born)
@@ -114,11 +114,15 @@ def test_what_is_like_nothing_before_is_new(probes: dict[int, Floats], way: Sign
     old = replace(Patterns.at(np.full((1, 4), 900, np.float32)), usage=np.ones(1), born=np.full(1, 1.8e9))
     new = scattered(probes, way, 10, 5)
     own = met(new, probes, way)
-    for past in (Past(policy(way, 1.0), old), Past(policy(None), old), Past(policy(way), Patterns.none())):
+    for past in (
+        PreviousPolicy(policy(way, 1.0), old),
+        PreviousPolicy(policy(None), old),
+        PreviousPolicy(policy(way), Patterns.none()),
+    ):
         heirs = inherit(new, own, probes, past)
         assert not np.column_stack([heirs.born, heirs.usage, heirs.chances]).any()
     cut = {length: np.where(np.arange(length) < 20, seen, np.inf) for length, seen in probes.items()}
-    assert not inherit(new, own, cut, Past(policy(way), old)).born.any()
+    assert not inherit(new, own, cut, PreviousPolicy(policy(way), old)).born.any()
 
 
 def test_fresh_patterns_survive_whatever_they_are_used_and_supported() -> None:

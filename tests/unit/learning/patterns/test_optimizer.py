@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.learning.model.ladder import effort
-from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend, serve
+from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend, effort_to_setting
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import COMPONENTS, FEATURES, Signature
 
@@ -139,12 +139,12 @@ def test_no_probes_no_decisions() -> None:
     ],
 )
 def test_what_is_served_keeps_to_the_limits(policy: Policy, found: float, k: int, ef: int) -> None:
-    assert serve(found, policy, k) == ef
+    assert effort_to_setting(found, policy, k) == ef
 
 
 def test_serving_keeps_shapes() -> None:
     wanted = np.array([[1.0, np.nan, 9.0], [5.0, 13.0, np.nan]])
-    served = serve(wanted, POLICY, 10)
+    served = effort_to_setting(wanted, POLICY, 10)
     assert served.tolist() == [[28, 90, 224], [56, 1000, 90]]
     assert served.dtype == np.int64
     assert effort(served).shape == (2, 3)

@@ -15,12 +15,12 @@ import pytest
 from tests.unit.samples_helpers import hnsw, ivfflat
 
 from vectuned.learning.model import ladder
-from vectuned.learning.patterns.lineage import Past, used
+from vectuned.learning.patterns.lineage import PreviousPolicy, used
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.policy.calibration import (
     Candidate,
-    Evidence,
+    ReplaySample,
     adaptive_policy,
     extrapolated_policy,
     fixed_policy,
@@ -33,20 +33,20 @@ DATA = Path(__file__).parents[3] / "data" / "replays.npz"
 
 
 @pytest.fixture(scope="module")
-def population() -> Evidence:
+def population() -> ReplaySample:
     """Replays of real queries at k = 10."""
     with np.load(DATA) as file:
         probes = {length: file[f"probe_{length}"].astype(np.float64) for length in ladder.PROBES}
         blocks = file["blocks"].astype(np.float64)
-        return Evidence(10, probes, file["recall"] / 10.0, blocks, MS_PER_BLOCK * blocks)
+        return ReplaySample(10, probes, file["recall"] / 10.0, blocks, MS_PER_BLOCK * blocks)
 
 
-def draw(population: Evidence, count: int, seed: int) -> Evidence:
+def draw(population: ReplaySample, count: int, seed: int) -> ReplaySample:
     """Draw replays with replacement."""
     return population.take(np.random.default_rng(seed).integers(0, len(population), count))
 
 
-def efforts(candidate: Candidate, evidence: Evidence) -> Floats:
+def efforts(candidate: Candidate, evidence: ReplaySample) -> Floats:
     """Return the position on the ladder that each replay is served with, (n, 1)."""
     way = candidate.policy.signature
     if way is None:
@@ -57,19 +57,19 @@ def efforts(candidate: Candidate, evidence: Evidence) -> Floats:
     return ladder.effort(efs)[:, None]
 
 
-def served(candidate: Candidate, evidence: Evidence) -> tuple[Floats, Floats]:
+def served(candidate: Candidate, evidence: ReplaySample) -> tuple[Floats, Floats]:
     """Return recall and cost of each replay under a policy."""
     at = efforts(candidate, evidence)
     return ladder.at_efforts(evidence.recall, at)[:, 0], ladder.at_efforts(evidence.cost, at)[:, 0]
 
 
-def tail(candidate: Candidate, evidence: Evidence) -> float:
+def tail(candidate: Candidate, evidence: ReplaySample) -> float:
     """Return the share of replays with a recall under 0.8 under a policy, interpolated between the rungs."""
     return 1 - float(evidence.recall_at(efforts(candidate, evidence))[1].mean())
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
-def test_a_certified_fixed_setting_meets_the_target(population: Evidence, target: float) -> None:
+def test_a_certified_fixed_setting_meets_the_target(population: ReplaySample, target: float) -> None:
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified = 0, 0
     for seed in range(200):
@@ -82,7 +82,7 @@ def test_a_certified_fixed_setting_meets_the_target(population: Evidence, target
     assert certified >= 190
 
 
-def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> None:
+def test_a_certified_adaptive_policy_meets_the_target(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 60, more than 9 with probability 0.002 at most.
     failures, found, savings = 0, 0, list[float]()
     for seed in range(60):
@@ -102,7 +102,7 @@ def test_a_certified_adaptive_policy_meets_the_target(population: Evidence) -> N
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
 def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
-    population: Evidence, target: float
+    population: ReplaySample, target: float
 ) -> None:
     # vectuned.enable's default: of HNSW at a fixed effort the mean is what counts.
     for seed in range(10):
@@ -115,7 +115,7 @@ def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
         assert (limited.tail_bound, plain.tail_bound) == (2.5 * (1 - target), 1.0)
 
 
-def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified, dearer = 0, 0, 0
     for seed in range(200):
@@ -136,7 +136,7 @@ def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Evide
     assert dearer == certified
 
 
-def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Evidence) -> None:
+def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 20, more than 4 with probability 0.003 at most.
     failures, found = 0, 0
     for seed in range(20):
@@ -153,7 +153,7 @@ def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Evi
     assert found >= 15
 
 
-def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Evidence) -> None:
+def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: ReplaySample) -> None:
     # A quarter of the searches, which their probes show, finds three rows of four with little effort and the
     # fourth only with all; the others find everything from 160 on. The mean is had cheaply, the tail is not.
     spread = population.probes[56][:, -1] - population.probes[56][:, 0]
@@ -174,7 +174,7 @@ def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Eviden
     assert tails[bound] < 0.15
 
 
-def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Evidence) -> None:
+def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: ReplaySample) -> None:
     few = population.take(np.arange(60))
     reason = fixed_policy(few, Demand(0.99)).policy.reason
     assert reason == (
@@ -193,7 +193,7 @@ def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Evi
     assert (policy.certified, policy.tail, policy.tail_bound) == (False, 1.0, 1.0)
 
 
-def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
+def test_what_was_proven_is_what_is_served(population: ReplaySample) -> None:
     evidence = draw(population, 900, 7)
     fixed = fixed_policy(evidence, Demand(0.95))
     adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=3))
@@ -211,7 +211,7 @@ def test_what_was_proven_is_what_is_served(population: Evidence) -> None:
     assert np.isnan(adaptive.ms)  # only a measurement end to end says what the probe and the lookup take
 
 
-def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
+def test_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
     evidence = draw(population, 600, 1)
     fixed = fixed_policy(evidence, Demand(0.95))
     one, two = (adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
@@ -221,14 +221,14 @@ def test_the_same_seed_gives_the_same_policy(population: Evidence) -> None:
     assert one.policy.price == two.policy.price
 
 
-def test_a_higher_target_never_takes_less_effort(population: Evidence) -> None:
+def test_a_higher_target_never_takes_less_effort(population: ReplaySample) -> None:
     evidence = draw(population, 1500, 2)
     efs = [fixed_policy(evidence, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
     assert efs == sorted(efs)
     assert efs[0] == 10
 
 
-def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evidence) -> None:
+def test_the_smallest_setting_is_found_where_all_recall_is_one(population: ReplaySample) -> None:
     easy = replace(population, recall=np.ones_like(population.recall))
     fixed = fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
@@ -238,19 +238,19 @@ def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Evide
     assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
 
 
-def failures_of(population: Evidence, count: int) -> Evidence:
+def failures_of(population: ReplaySample, count: int) -> ReplaySample:
     """Draw searches that the default setting failed, as they are kept."""
     failed = np.flatnonzero(ladder.at_efforts(population.recall, [4.0])[:, 0] < 0.8)
-    kept = population.take(np.random.default_rng(11).choice(failed, count))
-    return replace(kept, weight=np.full(count, 0.1))
+    unchanged_classes = population.take(np.random.default_rng(11).choice(failed, count))
+    return replace(unchanged_classes, weight=np.full(count, 0.1))
 
 
-def test_counter_examples_are_learned_from_and_prove_nothing(population: Evidence) -> None:
+def test_counter_examples_are_learned_from_and_prove_nothing(population: ReplaySample) -> None:
     evidence = draw(population, 900, 12)
     fixed = fixed_policy(evidence, Demand(0.95)).policy
     plain = adaptive_policy(evidence, fixed, Demand(0.95))
-    kept = failures_of(population, 90)
-    taught = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=kept)
+    unchanged_classes = failures_of(population, 90)
+    taught = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=unchanged_classes)
     assert plain is not None
     assert taught is not None
     assert taught.policy.samples == plain.policy.samples == 600
@@ -260,12 +260,14 @@ def test_counter_examples_are_learned_from_and_prove_nothing(population: Evidenc
     assert recall.mean() == pytest.approx(taught.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(taught.cost, rel=1e-12)
     # None of them changes anything where none is told of.
-    none = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=kept.take(np.arange(0)))
+    none = adaptive_policy(
+        evidence, fixed, Demand(0.95), counter_examples=unchanged_classes.take(np.arange(0))
+    )
     assert none is not None
     np.testing.assert_array_equal(none.patterns.effort, plain.patterns.effort)
 
 
-def test_weights_prove_nothing(population: Evidence) -> None:
+def test_weights_prove_nothing(population: ReplaySample) -> None:
     evidence = draw(population, 900, 13)
     weighted = replace(evidence, weight=np.linspace(1, 0.01, 900))
     fixed, same = (fixed_policy(each, Demand(0.95)) for each in (evidence, weighted))
@@ -276,14 +278,14 @@ def test_weights_prove_nothing(population: Evidence) -> None:
     assert served(adaptive, heldout)[0].mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
 
 
-def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population: Evidence) -> None:
+def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 40, more than 7 with probability 0.002 at most.
     failures, found, past = 0, 0, None
-    kept, demand = failures_of(population, 60), Demand(0.95)
+    unchanged_classes, demand = failures_of(population, 60), Demand(0.95)
     for seed in range(40):
         evidence = replace(draw(population, 900, 3000 + seed), weight=np.linspace(1, 0.3, 900))
         fixed = fixed_policy(evidence, demand).policy
-        adaptive = adaptive_policy(evidence, fixed, demand, counter_examples=kept, past=past)
+        adaptive = adaptive_policy(evidence, fixed, demand, counter_examples=unchanged_classes, past=past)
         if adaptive is None:
             continue
         found += 1
@@ -293,14 +295,14 @@ def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population
         # The searches that prove are looked up too, as in service.
         asked = way.transform(evidence.probes[way.probe_ef])
         born = np.where(adaptive.patterns.born > 0, adaptive.patterns.born, 1.0 + seed)
-        past = Past(adaptive.policy, used(replace(adaptive.patterns, born=born), asked, 0.1, 200))
+        past = PreviousPolicy(adaptive.policy, used(replace(adaptive.patterns, born=born), asked, 0.1, 200))
     assert failures <= 7
     assert found >= 34
     assert past is not None
     assert (past.patterns.born == 1.0).mean() > 0.9  # forty passes later they are still of the first line
 
 
-def test_a_target_out_of_reach_is_said_to_be(population: Evidence) -> None:
+def test_a_target_out_of_reach_is_said_to_be(population: ReplaySample) -> None:
     capped = replace(population, recall=np.minimum(population.recall, 0.9))
     fixed = fixed_policy(capped, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (1000, False)
@@ -310,7 +312,7 @@ def test_a_target_out_of_reach_is_said_to_be(population: Evidence) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 30, 61])
-def test_few_replays_prove_nothing(population: Evidence, count: int) -> None:
+def test_few_replays_prove_nothing(population: ReplaySample, count: int) -> None:
     few = population.take(np.arange(count))
     if count:
         assert not fixed_policy(few, Demand(0.99)).policy.certified
@@ -318,7 +320,7 @@ def test_few_replays_prove_nothing(population: Evidence, count: int) -> None:
     assert adaptive_policy(few, generous, Demand(0.95)) is None
 
 
-def test_probes_that_tell_nothing_do_no_harm(population: Evidence) -> None:
+def test_probes_that_tell_nothing_do_no_harm(population: ReplaySample) -> None:
     evidence = draw(population, 900, 3)
     blind = replace(evidence, probes={n: np.tile(p[:1], (900, 1)) for n, p in evidence.probes.items()})
     fixed = fixed_policy(blind, Demand(0.95))
@@ -329,7 +331,7 @@ def test_probes_that_tell_nothing_do_no_harm(population: Evidence) -> None:
     assert adaptive.policy.recall_bound == 0.95
 
 
-def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -> None:
+def test_probes_shorter_than_asked_get_the_fixed_setting(population: ReplaySample) -> None:
     evidence = draw(population, 900, 4)
     probes = {length: seen.copy() for length, seen in evidence.probes.items()}
     for seen in probes.values():
@@ -347,7 +349,7 @@ def test_probes_shorter_than_asked_get_the_fixed_setting(population: Evidence) -
     assert adaptive_policy(every, fixed.policy, Demand(0.95)) is None
 
 
-def test_large_k_takes_long_probes_or_none(population: Evidence) -> None:
+def test_large_k_takes_long_probes_or_none(population: ReplaySample) -> None:
     evidence = draw(population, 900, 5)
     hundred = fixed_policy(replace(evidence, k=100), Demand(0.95))
     assert hundred.policy.fixed_ef >= 100
@@ -360,7 +362,7 @@ def test_large_k_takes_long_probes_or_none(population: Evidence) -> None:
     assert adaptive_policy(replace(evidence, k=1000), thousand.policy, Demand(0.95)) is None
 
 
-def test_patterns_too_near_to_tell_apart_are_merged(population: Evidence) -> None:
+def test_patterns_too_near_to_tell_apart_are_merged(population: ReplaySample) -> None:
     evidence = draw(population, 900, 6)
     coarse = replace(evidence, probes={n: np.round(p, 1) for n, p in evidence.probes.items()})
     adaptive = adaptive_policy(coarse, fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
@@ -370,11 +372,11 @@ def test_patterns_too_near_to_tell_apart_are_merged(population: Evidence) -> Non
     assert bank.consolidate(0.0) == 0
 
 
-def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: int = 400) -> Evidence:
+def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: int = 400) -> ReplaySample:
     """Make replays through an IVFFlat index whose recall is `best` from so many probes on, 0.5 below."""
     rungs = np.array(ladder.probe_rungs(lists), dtype=np.float64)
     recall = np.tile(np.where(rungs >= at, best, 0.5), (count, 1))
-    return Evidence(k, {}, recall, np.tile(3 * rungs, (count, 1)), np.tile(rungs / 10, (count, 1)))
+    return ReplaySample(k, {}, recall, np.tile(3 * rungs, (count, 1)), np.tile(rungs / 10, (count, 1)))
 
 
 @pytest.mark.parametrize("k", [1, 10, 1000])
@@ -412,7 +414,7 @@ def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
         assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
 
 
-def test_an_hnsw_index_is_named_and_nothing_else_changes(population: Evidence) -> None:
+def test_an_hnsw_index_is_named_and_nothing_else_changes(population: ReplaySample) -> None:
     plain = fixed_policy(population, Demand(0.95))
     named = fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
     assert plain.policy.index_no is None

@@ -11,7 +11,7 @@ from tests.unit.samples_helpers import hnsw, ivfflat, partial
 
 from vectuned.learning.model.ladder import RUNGS, probe_rungs
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.policy.filtering import OTHERS, Choice, FilteredEvidence, buckets, choose_paths
+from vectuned.learning.policy.filtering import OTHERS, Choice, FilteredReplaySample, buckets, choose_paths
 from vectuned.learning.statistics.bounds import Demand
 
 SHAPE = np.array(RUNGS, dtype=np.float64)
@@ -30,7 +30,7 @@ def evidence(
     rungs: Sequence[int] = RUNGS,
     shape: str = "kind =",
     seed: int = 0,
-) -> FilteredEvidence:
+) -> FilteredReplaySample:
     """Build replays whose recall is 1 from the rung `at` on and 0.5 below.
 
     Effort takes `effort_ms` for each row or list.
@@ -40,7 +40,7 @@ def evidence(
     recall = np.tile(np.where(at <= efforts, 1.0, 0.5), (count, 1))
     scan_ms = effort_ms * efforts * rng.uniform(0.9, 1.1, (count, 1))
     everything = np.ones(recall.shape, dtype=np.bool_)
-    return FilteredEvidence(
+    return FilteredReplaySample(
         k,
         np.full(count, fraction),
         recall,
@@ -54,21 +54,25 @@ def evidence(
     )
 
 
-def joined(parts: Iterable[FilteredEvidence]) -> FilteredEvidence:
+def joined(parts: Iterable[FilteredReplaySample]) -> FilteredReplaySample:
     """Put the replays of several together."""
     each = list(parts)
-    names = [field.name for field in fields(FilteredEvidence) if field.name != "k"]
-    return FilteredEvidence(each[0].k, *(np.concatenate([getattr(e, name) for e in each]) for name in names))
+    names = [field.name for field in fields(FilteredReplaySample) if field.name != "k"]
+    return FilteredReplaySample(
+        each[0].k, *(np.concatenate([getattr(e, name) for e in each]) for name in names)
+    )
 
 
-def others(given: FilteredEvidence, place: int, tried: int, *, recall: float, ms: float) -> FilteredEvidence:
+def others(
+    given: FilteredReplaySample, place: int, tried: int, *, recall: float, ms: float
+) -> FilteredReplaySample:
     """Have the first `tried` replays try a way that has no rungs."""
     other_recall, other_ms = given.other_recall.copy(), given.other_ms.copy()
     other_recall[:tried, place], other_ms[:tried, place] = recall, ms
     return replace(given, other_recall=other_recall, other_ms=other_ms)
 
 
-def chosen(given: FilteredEvidence, target: float) -> Choice:
+def chosen(given: FilteredReplaySample, target: float) -> Choice:
     """Return what serves the only bucket that was seen, among the ways through one index."""
     return only(choose_paths([(MAIN, given)], Demand(target)))
 
@@ -256,7 +260,9 @@ def test_an_index_that_was_seen_where_the_main_one_was_not() -> None:
     assert only(found).index_no == 2
 
 
-def in_part(index: TunedIndex, fraction: float = 0.9, **how: float) -> tuple[TunedIndex, FilteredEvidence]:
+def in_part(
+    index: TunedIndex, fraction: float = 0.9, **how: float
+) -> tuple[TunedIndex, FilteredReplaySample]:
     return index, evidence(100, fraction=fraction, at=20, effort_ms=how.get("effort_ms", 0.002))
 
 

@@ -8,12 +8,12 @@ from typing import Any, cast
 import numpy as np
 import psycopg
 import pytest
-from tests.unit.samples_helpers import care, hnsw
+from tests.unit.samples_helpers import hnsw, tuned_column
 
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.policy.calibration import Candidate
-from vectuned.learning.policy.publication import Offer, _choose_index, _judge
+from vectuned.learning.policy.publication import Offer, _choose_between, _choose_index
 
 NO_QUERIES = np.empty((0, 4), dtype=np.float32)
 
@@ -27,7 +27,7 @@ def candidate(number: int, ms: float, *, proven: bool = True) -> Candidate:
 def chosen(*fixed: Candidate, asked: bool = False) -> Candidate:
     """Choose by the replays alone: there is no database to measure in."""
     nowhere = cast(psycopg.Connection[Any], None)
-    tuned = care(*(hnsw(c.policy.index_no or 0) for c in fixed))
+    tuned = tuned_column(*(hnsw(c.policy.index_no or 0) for c in fixed))
     return _choose_index(nowhere, tuned, 1, Offer(fixed, asked=asked), NO_QUERIES, 0)
 
 
@@ -76,12 +76,12 @@ def test_without_a_proof_for_the_main_index_the_quickest_serves() -> None:
 def test_effort_by_query_serves_where_it_saves() -> None:
     fixed, adaptive = candidate(1, 1.0), candidate(1, 0.8)
     adaptive = replace(adaptive, policy=replace(adaptive.policy, reason="by query"))
-    better = _judge(fixed, adaptive, 1.25, 0.05)
+    better = _choose_between(fixed, adaptive, 1.25, 0.05)
     assert replace(better.policy, reason="") == replace(adaptive.policy, reason="")
     assert better.policy.reason == "by query, measured to cost at most 0.80 of ef_search 41"
     for saving, said in ((1.04, "stepped aside"), (0.5, "stepped aside"), (None, "could not be measured")):
-        kept = _judge(fixed, adaptive, saving, 0.05)
-        assert replace(kept.policy, reason="") == replace(fixed.policy, reason="")
-        assert said in kept.policy.reason
+        unchanged_classes = _choose_between(fixed, adaptive, saving, 0.05)
+        assert replace(unchanged_classes.policy, reason="") == replace(fixed.policy, reason="")
+        assert said in unchanged_classes.policy.reason
     probes = replace(fixed, policy=replace(fixed.policy, method="ivfflat"))
-    assert "at most 0.80 of probes 41" in _judge(probes, adaptive, 1.25, 0.05).policy.reason
+    assert "at most 0.80 of probes 41" in _choose_between(probes, adaptive, 1.25, 0.05).policy.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from tests.unit.samples_helpers import care, hnsw
+from tests.unit.samples_helpers import hnsw, tuned_column
 
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.policy.calibration import fixed_policy
@@ -82,7 +82,7 @@ def test_where_its_own_speak_against_every_effort_nothing_is_proven() -> None:
 
 def test_every_class_is_offered_what_its_own_searches_prove() -> None:
     index = hnsw()
-    tuned = care(index, min_samples=100)
+    tuned = tuned_column(index, min_samples=100)
     found = offers([(index, replays(300, 700))], tuned, Options())
     chosen = {k: found[k].fixed[0].policy for k in (10, 100)}
     assert {k: policy.samples for k, policy in chosen.items()} == {10: 700, 100: 300}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.samples_helpers import care, hnsw, partial
+from tests.unit.samples_helpers import hnsw, partial, tuned_column
 
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.patterns.optimizer import Policy
@@ -120,13 +120,15 @@ def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, cou
 def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
     main = hnsw()
     seen = replays((10,), 0.8, 1.0)
-    found = prices([(main, seen)], care(main, target_recall=0.95), Options())
+    found = prices([(main, seen)], tuned_column(main, target_recall=0.95), Options())
     assert [each.target for each in found] == [0.95, 0.98, 0.99, 0.995]
     assert all(each.proven and each.proofs == 1 for each in found)
     efforts = [each.settings[10].policy.fixed_ef for each in found]
     assert efforts == sorted(efforts)
     assert all(each.ms == each.settings[10].ms for each in found)
-    assert [each.target for each in prices([(main, seen)], care(main, target_recall=0.7), Options())] == [
+    assert [
+        each.target for each in prices([(main, seen)], tuned_column(main, target_recall=0.7), Options())
+    ] == [
         0.7,
         *TARGETS,
     ]
@@ -137,34 +139,37 @@ def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
 def test_the_quickest_proven_index_sets_the_price() -> None:
     main, halved, part = hnsw(1), hnsw(2, form="halfvec"), partial(3, '{"kind": 1}', 0.1)
     slow, quick, tiny = replays((10,), 0.8, 1.0), replays((10,), 0.8, 0.5), replays((10,), 1.0, 0.01)
-    found = prices([(main, slow), (halved, quick), (part, tiny)], care(main, halved, part), Options())
+    found = prices([(main, slow), (halved, quick), (part, tiny)], tuned_column(main, halved, part), Options())
     assert all(each.settings[10].policy.index_no == 2 for each in found)
     assert all(each.proofs == 2 for each in found)
     # One that is quick and never good enough does not count.
     poor = replays((10,), 0.3, 0.001)
     poor.recall[:] = np.minimum(poor.recall, 0.9)
-    found = prices([(main, slow), (halved, poor)], care(main, halved), Options())
+    found = prices([(main, slow), (halved, poor)], tuned_column(main, halved), Options())
     assert all(each.settings[10].policy.index_no == 1 for each in found)
 
 
 def test_classes_count_as_they_are_asked_for() -> None:
     main = hnsw()
     seen = replays((10, 100), 0.8, 1.0)
-    found = prices([(main, seen)], care(main), Options())[0]
+    found = prices([(main, seen)], tuned_column(main), Options())[0]
     shares = [(seen.asked == k).mean() for k in (10, 100)]
     ms = [found.settings[k].ms for k in (10, 100)]
     assert found.ms == pytest.approx(np.dot(shares, ms))
     assert found.proofs == 2
     # One class that cannot be proven leaves the target unproven.
     seen.recall[:, 1] = np.minimum(seen.recall[:, 1], 0.9)
-    found = prices([(main, seen)], care(main), Options())[0]
+    found = prices([(main, seen)], tuned_column(main), Options())[0]
     assert (found.settings[10].policy.certified, found.proven) == (True, False)
     # Nobody asks for it: it does not count.
     seen.asked[:] = 10
-    assert prices([(main, seen)], care(main), Options())[0].proven
+    assert prices([(main, seen)], tuned_column(main), Options())[0].proven
 
 
 def test_too_few_replays_have_no_price() -> None:
     main = hnsw()
-    assert prices([], care(main), Options()) == []
-    assert prices([(main, replays((10,), 0.8, 1.0, count=99))], care(main, min_samples=100), Options()) == []
+    assert prices([], tuned_column(main), Options()) == []
+    assert (
+        prices([(main, replays((10,), 0.8, 1.0, count=99))], tuned_column(main, min_samples=100), Options())
+        == []
+    )

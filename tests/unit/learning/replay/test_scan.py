@@ -10,18 +10,18 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg import errors, sql
-from tests.unit.samples_helpers import care, hnsw, ivfflat, truth
+from tests.unit.samples_helpers import hnsw, ivfflat, truth, tuned_column
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.replay.scan import Aim, Scans
+from vectuned.learning.replay.scan import ScanGoal, Scans
 
 QUERY = np.zeros(4, dtype=np.float32)
 CONDITION = sql.SQL("t.kind = 1")
 BLOCKS, MS = [float(r) for r in RUNGS], [r / 100 for r in RUNGS]
 ALL = np.array([True])
-TO_THE_END = Aim()
+TO_THE_END = ScanGoal()
 
 
 class Answers:
@@ -68,12 +68,12 @@ def searched(
     index: TunedIndex,
     row: tuple[Any, ...],
     condition: sql.Composable | None = None,
-    aim: Aim = TO_THE_END,
+    aim: ScanGoal = TO_THE_END,
     *,
     k: int = 10,
 ) -> Scans:
     """Search once through an index that answers with a row."""
-    scans = Scans(care(index), index, 1, 100)
+    scans = Scans(tuned_column(index), index, 1, 100)
     conn = cast(psycopg.Connection[Any], Answers(row))
     assert scans.search(conn, 0, QUERY, k, condition, aim)
     assert scans.finished.tolist() == [True]
@@ -83,10 +83,10 @@ def searched(
 def test_a_search_asks_for_its_index_and_its_rungs() -> None:
     index = ivfflat(3, lists=64)
     answers = Answers(answer([1.0], [1] * 14), answer([1.0], [1] * 14, exact_ms=2.0))
-    scans = Scans(care(hnsw(), index), index, 2, 300)
+    scans = Scans(tuned_column(hnsw(), index), index, 2, 300)
     conn = cast(psycopg.Connection[Any], answers)
-    scans.search(conn, 1, QUERY, 7, None, Aim())
-    scans.search(conn, 0, QUERY, 5, CONDITION, Aim(1, 2.0, 3, 4.0), thorough=True, exact_ms=9.0)
+    scans.search(conn, 1, QUERY, 7, None, ScanGoal())
+    scans.search(conn, 0, QUERY, 5, CONDITION, ScanGoal(1, 2.0, 3, 4.0), thorough=True, exact_ms=9.0)
     plain, filtered = answers.asked
     nothing = dict.fromkeys(("condition", "goal", "bound", "filter_goal", "filter_bound", "exact_ms"))
     expected = {
@@ -144,13 +144,13 @@ def test_dead_rows_count_as_effort() -> None:
 def test_a_scan_through_dead_rows_that_ended_early_has_seen_all_it_saw() -> None:
     # The last of the nearest came with the last of the rungs reached, among three times as many dead ones.
     seen = [*(100.0 + np.arange(19.0)), 0.0]
-    scans = searched(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), aim=Aim(1, 0.0))
+    scans = searched(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), aim=ScanGoal(1, 0.0))
     recall = scans.recall(ALL, truth([[0.0]]), 1)[0]
     assert recall.tolist() == [float(rung >= 80) for rung in RUNGS]
 
 
 def test_a_scan_that_ended_early_is_carried_on() -> None:
-    scans = searched(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), aim=Aim(10, 9.0))
+    scans = searched(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), aim=ScanGoal(10, 9.0))
     nearest = truth([np.arange(10.0)])
     assert scans.recall(ALL, nearest, 10).tolist() == [[1.0] * 14]
     # A rung costs what the rows between the last two cost, here one buffer and 0.01 ms each.
@@ -176,7 +176,7 @@ def test_a_filtered_scan_is_scored_by_the_rows_that_match() -> None:
     seen = np.arange(1000.0)
     matched = (np.arange(1000) % 4 == 3).tolist()
     scans = searched(
-        hnsw(), answer(seen.tolist(), list(RUNGS), matched=matched, exact_ms=3.0), CONDITION, Aim()
+        hnsw(), answer(seen.tolist(), list(RUNGS), matched=matched, exact_ms=3.0), CONDITION, ScanGoal()
     )
     inside = truth([seen[3::4][:100]])
     expected = [min(rung // 4, 10) / 10 for rung in RUNGS]
@@ -192,9 +192,9 @@ def test_a_filtered_scan_is_scored_by_the_rows_that_match() -> None:
 def test_a_filtered_scan_that_ended_before_its_answer_was_given_up(goal: int, given_up: bool) -> None:
     matched = (np.arange(20) % 4 == 3).tolist()  # five of them
     row = answer(list(np.arange(20.0)), [10, 14, 20], matched=matched, exact_ms=0.1)
-    scans = searched(hnsw(), row, CONDITION, Aim(10, 9.0, goal, 19.0))
+    scans = searched(hnsw(), row, CONDITION, ScanGoal(10, 9.0, goal, 19.0))
     assert scans.given_up.tolist() == [[False] * 3 + [given_up] * 11]
-    near = searched(hnsw(), row, CONDITION, Aim(10, 9.0, 5, 18.0))  # one of the five is too far
+    near = searched(hnsw(), row, CONDITION, ScanGoal(10, 9.0, 5, 18.0))  # one of the five is too far
     assert near.given_up.tolist() == [[False] * 3 + [True] * 11]
     assert near.matches[0, 3:].tolist() == [5] * 11
 
@@ -221,7 +221,7 @@ def test_searches_anew_are_scored_each_by_its_own_rows() -> None:
 def test_searches_anew_that_ended_early_stay_as_they_were_last(goal: int, given_up: bool) -> None:
     index = ivfflat(1, lists=1000)
     row = answer([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], [1, 3, 6], exact_ms=0.1)
-    scans = searched(index, row, CONDITION, Aim(None, None, goal, 2.0))
+    scans = searched(index, row, CONDITION, ScanGoal(None, None, goal, 2.0))
     assert scans.matches.tolist() == [[1, 2] + [3] * 12]
     assert scans.given_up.tolist() == [[False] * 3 + [given_up] * 11]
     recall = scans.filtered_recall(ALL, truth([np.arange(4.0)]), 4)
@@ -232,7 +232,7 @@ def test_searches_anew_that_ended_early_stay_as_they_were_last(goal: int, given_
 
 
 def test_a_partitioned_table_is_searched_anew_by_ef_search() -> None:
-    index = hnsw(2, anew=True)
+    index = hnsw(2, resumable=False)
     assert index.rungs == RUNGS
     row = answer([0.0] * 14, list(range(1, 15)))
     assert searched(index, row).matches.tolist() == [[1] * 14]
@@ -254,25 +254,25 @@ def test_what_has_no_rungs_is_scored_too() -> None:
 
 def test_searches_that_did_not_finish_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     index = hnsw()
-    scans = Scans(care(index), index, 3, 100)
+    scans = Scans(tuned_column(index), index, 3, 100)
     row = answer(list(np.arange(1000.0)), list(RUNGS))
     conn = cast(psycopg.Connection[Any], Answers(row, errors.QueryCanceled(), row, errors.QueryCanceled()))
-    assert scans.search(conn, 0, QUERY, 10, None, Aim())
+    assert scans.search(conn, 0, QUERY, 10, None, ScanGoal())
     scans.timeout_ms = 0
     with caplog.at_level("WARNING"):
-        assert not scans.search(conn, 1, QUERY, 10, None, Aim())
+        assert not scans.search(conn, 1, QUERY, 10, None, ScanGoal())
     assert "took longer than 0 ms" in caplog.text
     scans.timeout_ms = 60_000
-    assert scans.search(conn, 2, QUERY, 10, None, Aim())
+    assert scans.search(conn, 2, QUERY, 10, None, ScanGoal())
     assert scans.finished.tolist() == [True, False, True]
     assert scans.recall(scans.finished, truth([np.arange(10.0)] * 2), 10).shape == (2, 14)
     with pytest.raises(errors.QueryCanceled):  # somebody else's doing, long before the limit
-        scans.search(conn, 1, QUERY, 10, None, Aim())
+        scans.search(conn, 1, QUERY, 10, None, ScanGoal())
 
 
 def test_another_plan_is_a_sentence() -> None:
     index = hnsw()
     conn = cast(psycopg.Connection[Any], Answers(errors.ObjectNotInPrerequisiteState()))
     with pytest.raises(VectunedError) as raised:
-        Scans(care(index), index, 1, 100).search(conn, 0, QUERY, 10, None, Aim())
+        Scans(tuned_column(index), index, 1, 100).search(conn, 0, QUERY, 10, None, ScanGoal())
     assert isinstance(raised.value.__cause__, errors.ObjectNotInPrerequisiteState)

@@ -11,7 +11,7 @@ import pytest
 
 from vectuned.config.errors import UsageError
 from vectuned.learning.statistics.bounds import TAIL, lower_bound
-from vectuned.learning.statistics.sequential import Alarm, alarm, statement, tail_alarm
+from vectuned.learning.statistics.sequential import Alarm, alarm, claim_from_checks, tail_alarm
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,14 +31,14 @@ def test_bounds_hold_at_every_time_as_often_as_promised(mean: float) -> None:
     # 400 runs: were the true error rate 5 %, 35 errors or more would be seen with probability 0.001. The
     # bounds never loosen, so that the last ones were wrong if ever one was.
     rng = np.random.default_rng(1)
-    said = [statement(recalls(rng, mean, 600)) for _ in range(400)]
+    said = [claim_from_checks(recalls(rng, mean, 600)) for _ in range(400)]
     assert sum(s.lower > mean for s in said) < 35
     assert sum(s.tail_upper < (1.0 - mean) / 0.44 for s in said) < 35
 
 
 def test_bounds_never_loosen_and_get_close() -> None:
     checks = recalls(np.random.default_rng(2), 0.95, 3000)
-    said = [statement(checks[:count]) for count in (0, 1, 10, 30, 100, 300, 1000, 3000)]
+    said = [claim_from_checks(checks[:count]) for count in (0, 1, 10, 30, 100, 300, 1000, 3000)]
     assert [s.lower for s in said] == sorted(s.lower for s in said)
     assert [s.tail_upper for s in said] == sorted((s.tail_upper for s in said), reverse=True)
     assert checks.mean() - 0.012 < said[-1].lower < lower_bound(checks) < checks.mean()
@@ -62,14 +62,14 @@ def test_statement_bounds_as_a_loop_over_checks_does() -> None:
             variance = squares / (number + 1)
         return largest
 
-    lower = statement(checks).lower
+    lower = claim_from_checks(checks).lower
     assert 0.5 < lower < 0.9
     assert largest_capital(lower - 1e-6) >= 20 > largest_capital(lower + 1e-6)
 
 
 def test_statement_of_nothing_of_the_best_and_of_the_worst() -> None:
     for checks in ([], [float("nan")] * 7):
-        nothing = statement(checks)
+        nothing = claim_from_checks(checks)
         assert (nothing.checks, nothing.unknown, nothing.lower, nothing.tail_upper) == (
             0,
             len(checks),
@@ -78,7 +78,7 @@ def test_statement_of_nothing_of_the_best_and_of_the_worst() -> None:
         )
         assert math.isnan(nothing.mean)
         assert math.isnan(nothing.tail)
-    best, worst = statement(np.ones(400)), statement(np.zeros(400))
+    best, worst = claim_from_checks(np.ones(400)), claim_from_checks(np.zeros(400))
     assert (best.mean, best.tail, worst.mean, worst.tail) == (1.0, 0.0, 0.0, 1.0)
     assert 0.98 < best.lower < 0.05 ** (1 / 400)
     assert 1.0 - 0.05 ** (1 / 400) < best.tail_upper < 0.02
@@ -86,7 +86,7 @@ def test_statement_of_nothing_of_the_best_and_of_the_worst() -> None:
 
 
 def test_tail_is_what_is_under_the_limit_not_at_it() -> None:
-    assert statement([0.8, 24 / 30, 0.79, 0.0]).tail == 0.5
+    assert claim_from_checks([0.8, 24 / 30, 0.79, 0.0]).tail == 0.5
 
 
 def test_timeouts_are_counted_and_otherwise_as_if_never_checked() -> None:
@@ -95,7 +95,7 @@ def test_timeouts_are_counted_and_otherwise_as_if_never_checked() -> None:
     places = np.sort(rng.permutation(500)[:400])
     checks = np.full(500, np.nan)
     checks[places] = known
-    said, without = statement(checks), statement(known)
+    said, without = claim_from_checks(checks), claim_from_checks(known)
     assert (said.checks, said.unknown, said.lower, said.tail_upper) == (
         400,
         100,
@@ -229,7 +229,11 @@ def test_targets_at_their_ends() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    for watch in (statement, lambda values: alarm(values, 0.9), lambda values: tail_alarm(values, 0.1)):
+    for watch in (
+        claim_from_checks,
+        lambda values: alarm(values, 0.9),
+        lambda values: tail_alarm(values, 0.1),
+    ):
         for values in ([1.1], [-0.1], [float("inf")], [float("nan"), 2.0]):
             with pytest.raises(UsageError, match="within 0 and 1"):
                 watch(values)
@@ -237,7 +241,7 @@ def test_bad_input_is_refused() -> None:
             with pytest.raises(UsageError, match="must have 1 dimension"):
                 watch(shaped)
     with pytest.raises(UsageError, match="confidence of 1"):
-        statement([0.5], 1.0)
+        claim_from_checks([0.5], 1.0)
     for rate in (0.0, 1.0, float("nan")):
         with pytest.raises(UsageError, match="false alarms of"):
             alarm([0.5], 0.9, rate)
@@ -246,7 +250,7 @@ def test_bad_input_is_refused() -> None:
 def test_many_checks_are_looked_at_quickly() -> None:
     checks = recalls(np.random.default_rng(12), 0.96, 10_000)
     start = time.perf_counter()
-    statement(checks)
+    claim_from_checks(checks)
     alarm(checks, 0.95)
     tail_alarm(checks, 0.1)
     assert time.perf_counter() - start < 1.0
@@ -254,6 +258,6 @@ def test_many_checks_are_looked_at_quickly() -> None:
 
 def test_same_checks_give_the_same_answers() -> None:
     checks = recalls(np.random.default_rng(13), 0.9, 500)
-    assert statement(checks) == statement(checks)
+    assert claim_from_checks(checks) == claim_from_checks(checks)
     assert alarm(checks, 0.95) == alarm(list(checks), 0.95)
     assert TAIL == 0.8
