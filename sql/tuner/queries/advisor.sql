@@ -1,4 +1,4 @@
--- The statements of the advisor, which finds out by trying which index a column should have.
+-- Statements of the index advisor.
 
 -- name: advised_table
 -- What is advised about: its rows as estimated, its bytes, and what the server has of memory.
@@ -37,20 +37,6 @@ SELECT %(column_id)s, (SELECT coalesce(max(o.index_no), 0) + 1 FROM vectuned.tun
 FROM vectuned.tuned_column c, vectuned._vector_indexes(c.relation, c.column_name) v
 WHERE c.id = %(column_id)s AND v.index_relation = %(index)s::regclass
 RETURNING index_no;
-
--- name: index_statement
--- The statement that searches through an index as vectuned.search does; $1 is the query. As many as nearest rows are taken
--- from one that orders by something coarser than the distance.
-SELECT CASE WHEN n.ranked
-    THEN format('SELECT %%s AS id, %%s AS distance FROM %%s t WHERE %%s ORDER BY %%s LIMIT %%s',
-                f.key, f.distance, f.relation, n.narrow, n.ordering, %(k)s::int)
-    ELSE format('SELECT r.id, r.distance FROM (SELECT %%s AS id, %%s AS distance FROM %%s t WHERE %%s ORDER BY %%s LIMIT %%s) r '
-                'ORDER BY r.distance + 0 LIMIT %%s',
-                f.key, f.distance, f.relation, n.narrow, n.ordering, %(nearest)s::int, %(k)s::int) END
-FROM vectuned.tuned_column c
-JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = %(index_no)s
-CROSS JOIN LATERAL vectuned._fragments(c) f CROSS JOIN LATERAL vectuned._index_fragments(c, i) n
-WHERE c.id = %(column_id)s;
 
 -- name: advised_indexes
 -- The indexes over all rows of a column, with how they were built and by what statements ask for them.

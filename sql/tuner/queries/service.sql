@@ -1,4 +1,4 @@
--- What the daemon, its commands and its reports ask and say.
+-- Statements of the daemon's jobs.
 
 -- name: refresh_column
 SELECT vectuned._refresh_column(%(column_id)s);
@@ -14,31 +14,6 @@ WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT N
     SELECT o.recorded_at FROM vectuned.trajectory o WHERE o.column_id = %(column_id)s
     ORDER BY o.recorded_at DESC OFFSET %(window)s - 1 LIMIT 1);
 
--- name: others_active
--- Statements that others run now; our own sessions are told by their name.
-SELECT count(*) FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND state IN ('active', 'fastpath function call') AND pid <> pg_backend_pid()
-  AND application_name IS DISTINCT FROM current_setting('application_name');
-
--- name: wal_written
--- The end of the log. At the very beginning of a page what was written last ends before the page's header.
-SELECT l - CASE WHEN o IN (24, 40) THEN o ELSE 0 END
-FROM (SELECT l, (l - '0/0'::pg_lsn) % current_setting('wal_block_size')::int AS o FROM pg_current_wal_insert_lsn() l) w;
-
--- name: wal_replayed
-SELECT pg_is_in_recovery(), coalesce(r >= %(place)s::pg_lsn, false), pg_size_pretty(%(place)s::pg_lsn - r),
-       CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() END, pg_last_xact_replay_timestamp()
-FROM pg_last_wal_replay_lsn() r;
-
--- name: system_identity
-SELECT s.system_identifier::text, d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database();
-
--- name: column_identity
--- Where pg_control_system() is forbidden.
-SELECT d.oid, (SELECT md5(string_agg(concat_ws(' ', c.id, c.relation::oid, c.column_name, extract(epoch FROM c.created_at)), ','
-                                     ORDER BY c.id)) FROM vectuned.tuned_column c)
-FROM pg_database d WHERE d.datname = current_database();
-
 -- name: over
 -- Says that something is over, if it was said to have begun.
 INSERT INTO vectuned.event (column_id, action)
@@ -49,46 +24,6 @@ WHERE (SELECT e.action FROM vectuned.event e
 
 -- name: limit_wait
 SELECT set_config('lock_timeout', %(milliseconds)s, true);
-
--- name: recommend
-SELECT * FROM vectuned.recommend_params(%(relation)s::regclass, %(column_name)s);
-
--- name: stats
-SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
-
--- name: status
-SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, max_tail, sample_rate,
-       alert,
-       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, tail, tail_bound, certified,
-       samples, saving, patterns, version, published_at, reason, imported_from
-FROM vectuned.status;
-
--- name: said
--- What exact checks prove of a column's classes of searches.
-SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, confidence, evidence, alarms,
-       statement
-FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name = %(column_name)s;
-
--- name: events
-SELECT e.happened_at, e.action, e.details FROM vectuned.event e JOIN vectuned.tuned_column c ON c.id = e.column_id
-WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s ORDER BY e.id DESC LIMIT %(count)s;
-
--- name: about_server
-SELECT current_database(), current_setting('server_version'), (SELECT extversion FROM pg_extension WHERE extname = 'vector');
-
--- name: relation_text
-SELECT %(relation)s::regclass::text;
-
--- name: checks_since
--- The checks behind what is said of a class now.
-SELECT k.checked_at, k.recall FROM vectuned.recall_check k
-JOIN vectuned.promise p ON p.column_id = k.column_id AND p.k_class = k.k_class AND p.shape = k.shape
-WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s AND k.check_no >= p.first_check
-ORDER BY k.check_no;
-
--- name: patterns
-SELECT k_class, pattern_no, effort, expected_recall, confidence, samples, usage, chances, created_at
-FROM vectuned.pattern WHERE column_id = %(column_id)s ORDER BY k_class, pattern_no;
 
 -- name: partition
 SELECT vectuned._partition(7, make_interval(days => %(days)s));
@@ -138,38 +73,6 @@ FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = ANY (%(generations)s::oid[])
   AND r.replay_no > greatest((SELECT l.last_replay FROM latest l), %(learn_from)s - 1);
 
--- name: enable
-SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall => %(target_recall)s,
-                       sample_rate => %(sample_rate)s, trajectory_window => %(trajectory_window)s,
-                       learning_rate => %(learning_rate)s, min_samples => %(min_samples)s,
-                       store_vectors => %(store_vectors)s, max_tail => %(max_tail)s);
-
--- name: disable
-SELECT vectuned.disable(%(relation)s::regclass, %(column_name)s, forget => %(forget)s);
-
--- name: session_limit
--- Sets a limit that this server knows.
-SELECT set_config(s.name, %(limit)s, false) FROM pg_settings s WHERE s.name = %(name)s;
-
--- name: see_pgvector
--- Has a session find the types of pgvector by their bare names, whatever its search_path.
-SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), false)
-FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-WHERE e.extname = 'vector' AND to_regtype('vector') IS NULL;
-
--- name: installed
--- Whether vectuned is installed (NULL where the role may not look), which pgvector, and where that has moved since to.
-SELECT CASE WHEN n.oid IS NULL THEN false
-            WHEN has_schema_privilege(n.oid, 'USAGE') THEN to_regclass('vectuned.tuned_column') IS NOT NULL END,
-       (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector'),
-       (SELECT m.nspname FROM pg_extension e JOIN pg_namespace m ON m.oid = e.extnamespace
-        JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = '_check_query'
-        WHERE e.extname = 'vector' AND position(format('"%s".vector_dims(', replace(m.nspname, '"', '""')) IN p.prosrc) = 0)
-FROM (VALUES ('vectuned')) v (name) LEFT JOIN pg_namespace n ON n.nspname = v.name;
-
--- name: index_progress
-SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = %(pid)s;
-
 -- name: announce
 -- Says, as long as this session lasts, that a daemon works here; no other one does meanwhile.
 SELECT pg_try_advisory_lock(hashtextextended('vectuned.daemon', 0));
@@ -206,12 +109,6 @@ ON CONFLICT (name) DO UPDATE SET
 
 -- name: forget_jobs
 DELETE FROM vectuned.job WHERE name <> ALL (%(names)s);
-
--- name: jobs
-SELECT name, last_run, last_success, duration_ms, runs, failures, last_error, next_run FROM vectuned.job ORDER BY name;
-
--- name: daemon_runs
-SELECT vectuned._daemon_runs();
 
 -- name: at_a_glance
 SELECT count(*), (SELECT max(b.published_at) FROM vectuned.bank b) FROM vectuned.tuned_column c WHERE c.enabled;
@@ -257,23 +154,6 @@ WHERE request_id = %(request_id)s AND state = 'running';
 
 -- name: forget_requests
 DELETE FROM vectuned.request WHERE finished_at < now() - make_interval(days => %(days)s);
-
--- name: check_request
-SELECT vectuned._check_request(%(kind)s, %(arguments)s::jsonb);
-
--- name: find_column
-SELECT (vectuned._tuned_column(%(relation)s::regclass, %(column_name)s)).id;
-
--- name: recorded_searches
--- The newest searches whose vectors are stored, of the same ones one: without a filter, with one, or both (NULL).
-SELECT d.query, d.filter::text
-FROM (SELECT DISTINCT ON (o.query, o.filter) o.query, o.filter, o.recorded_at
-      FROM (SELECT t.query, t.filter, t.recorded_at FROM vectuned.trajectory t
-            WHERE t.column_id = %(column_id)s AND t.query IS NOT NULL
-              AND (%(filtered)s::boolean IS NULL OR (t.filter IS NOT NULL) = %(filtered)s)
-            ORDER BY t.recorded_at DESC LIMIT 5 * %(count)s) o
-      ORDER BY o.query, o.filter, o.recorded_at DESC) d
-ORDER BY d.recorded_at DESC LIMIT %(count)s;
 
 -- name: set_target
 UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;

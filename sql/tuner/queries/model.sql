@@ -1,0 +1,37 @@
+-- Statements of tuned columns, trajectories and events.
+
+-- name: tuned_columns
+SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
+       x.nspname AS extension_schema, c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate,
+       c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, c.alert, c.learn_from,
+       r.relkind = 'p' AS partitioned
+FROM vectuned.tuned_column c
+JOIN pg_class r ON r.oid = c.relation
+JOIN pg_namespace n ON n.oid = r.relnamespace
+CROSS JOIN (SELECT s.nspname FROM pg_extension e JOIN pg_namespace s ON s.oid = e.extnamespace
+            WHERE e.extname = 'vector') x
+WHERE %(column_id)s::int IS NULL OR c.id = %(column_id)s
+ORDER BY c.id;
+
+-- name: tuned_indexes
+-- The one that searches until something was learned comes first.
+SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
+       vectuned._generation(i.index_relation) AS generation
+FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id
+WHERE i.column_id = %(column_id)s AND vectuned._generation(i.index_relation) IS NOT NULL
+ORDER BY i.index_relation = c.index_relation DESC, i.index_no;
+
+-- name: drain
+SELECT vectuned._drain(%(batch)s);
+
+-- name: pending
+-- Sampled searches not yet replayed, the newest first: they say most about what is asked now.
+SELECT query_id, query, k, distances, recorded_at, filter::text, fraction, recall IS NULL AS fresh FROM vectuned.trajectory
+WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
+ORDER BY recorded_at DESC LIMIT %(count)s;
+
+-- name: notify
+SELECT pg_notify('vectuned', %(payload)s);
+
+-- name: insert_event
+INSERT INTO vectuned.event (column_id, action, details) VALUES (%(column_id)s, %(action)s, %(details)s);

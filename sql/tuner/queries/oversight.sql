@@ -1,0 +1,171 @@
+-- Statements of verdicts, promises and alarms.
+
+-- name: reopen
+-- Has the latest searches replayed again: on an index (generation) that was not there when they were, or, without one,
+-- on a table that is not what it was.
+UPDATE vectuned.trajectory t SET replayed_at = NULL
+FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s AND o.query IS NOT NULL
+        AND (%(requires)s::jsonb IS NULL OR o.filter @> %(requires)s::jsonb)
+      ORDER BY o.recorded_at DESC LIMIT %(count)s) o
+WHERE t.query_id = o.query_id AND t.recorded_at = o.recorded_at AND t.replayed_at IS NOT NULL
+  AND NOT EXISTS (SELECT FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s);
+
+-- name: unjudged
+-- Searches that were replayed and not judged since, and those on which there is other feedback than was judged.
+WITH due AS (
+    (SELECT t.query_id, t.recorded_at FROM vectuned.trajectory t
+     WHERE t.column_id = %(column_id)s AND t.replayed_at IS NOT NULL AND t.verdict IS NULL LIMIT %(count)s)
+    UNION
+    (SELECT t.query_id, t.recorded_at FROM vectuned.feedback f
+     JOIN vectuned.trajectory t ON t.query_id = f.query_id AND t.recorded_at = f.recorded_at
+     WHERE f.column_id = %(column_id)s AND f.judged < f.revision LIMIT %(count)s))
+SELECT t.query_id, t.recorded_at, t.recall, t.k, vectuned._k_class(t.k) AS k_class, t.filter IS NOT NULL AS filtered, t.distances,
+       t.latency_ms, t.access_path, t.ef_search, t.probes, t.index_no,
+       coalesce(cardinality(f.relevant), 0) AS relevant, coalesce(cardinality(f.irrelevant), 0) AS irrelevant,
+       coalesce(f.revision, 0) AS revision, b.certified IS TRUE AS certified,
+       EXISTS (SELECT FROM jsonb_object_keys(CASE jsonb_typeof(t.filter) WHEN 'object' THEN t.filter ELSE '{}' END) AS n (name)
+               JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = n.name AND NOT a.attisdropped
+               WHERE NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.relation AND x.indisvalid AND x.indpred IS NULL
+                                 AND x.indkey[0] = a.attnum)) AS index_missing
+FROM due d
+JOIN vectuned.trajectory t ON t.query_id = d.query_id AND t.recorded_at = d.recorded_at
+JOIN vectuned.tuned_column c ON c.id = t.column_id
+LEFT JOIN vectuned.feedback f ON f.query_id = t.query_id AND f.recorded_at = t.recorded_at
+LEFT JOIN vectuned.bank b ON b.column_id = t.column_id AND b.k_class = vectuned._k_class(t.k) AND b.version = t.bank_version;
+
+-- name: usual_latency
+-- Median and 95th percentile of the latest searches of each class of k, with and without filters; of few, nothing.
+SELECT vectuned._k_class(t.k) AS k_class, t.filtered,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY t.latency_ms) AS usual,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY t.latency_ms) AS slow
+FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.latency_ms FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
+GROUP BY 1, 2 HAVING count(*) >= %(least)s;
+
+-- name: store_verdicts
+-- Not where the search was replayed again meanwhile, and of the feedback only what was read.
+WITH judged AS (
+    SELECT * FROM unnest(%(query_ids)s::uuid[], %(recorded_at)s::timestamptz[], %(recalls)s::real[], %(outcomes)s::text[],
+                         %(confidences)s::real[], %(recommendations)s::text[], %(revisions)s::int[])
+        AS u (query_id, recorded_at, recall, outcome, confidence, recommendation, revision)),
+stored AS (
+    UPDATE vectuned.trajectory t
+    SET verdict = j.outcome, verdict_confidence = j.confidence, recommendation = j.recommendation
+    FROM judged j
+    WHERE t.query_id = j.query_id AND t.recorded_at = j.recorded_at AND t.recall IS NOT DISTINCT FROM j.recall
+    RETURNING j.query_id, j.recorded_at, j.revision),
+noted AS (
+    UPDATE vectuned.feedback f SET judged = s.revision FROM stored s
+    WHERE f.query_id = s.query_id AND f.recorded_at = s.recorded_at AND f.judged < s.revision)
+SELECT count(*) FROM stored;
+
+-- name: verdict_counts
+-- Of the latest searches, by class of k, with and without filters.
+SELECT vectuned._k_class(t.k) AS k_class, t.filtered, count(*) FILTER (WHERE t.verdict = 'success') AS successes,
+       count(*) FILTER (WHERE t.verdict = 'failure') AS failures, count(*) FILTER (WHERE t.verdict = 'unknown') AS unknown
+FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.verdict FROM vectuned.trajectory o
+      WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
+WHERE t.verdict IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2;
+
+-- name: margins
+-- Of each class of k: its margin, and the verdicts since that was last moved on searches that a bank served.
+SELECT p.k_class, p.margin, count(t.*) FILTER (WHERE t.verdict = 'success') AS successes,
+       count(t.*) FILTER (WHERE t.verdict = 'failure') AS failures, max(t.recorded_at) AS latest
+FROM vectuned.promise p
+LEFT JOIN vectuned.trajectory t ON t.column_id = p.column_id AND t.filter IS NULL AND vectuned._k_class(t.k) = p.k_class
+    AND t.verdict IS NOT NULL AND t.bank_version IS NOT NULL AND (p.margin_since IS NULL OR t.recorded_at > p.margin_since)
+WHERE p.column_id = %(column_id)s AND p.shape = ''
+GROUP BY p.k_class, p.margin ORDER BY p.k_class;
+
+-- name: set_margin
+UPDATE vectuned.promise SET margin = %(margin)s, margin_since = %(latest)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = '';
+
+-- name: raise_patterns
+UPDATE vectuned.pattern SET effort = least(effort + %(rungs)s, 13) WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: raise_effort
+UPDATE vectuned.bank SET ef_search = %(ef_search)s, probes = %(probes)s, reason = reason || %(why)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: since_baseline
+SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);
+
+-- name: set_baseline
+SELECT vectuned._set_baseline(%(column_id)s);
+
+-- name: set_alert
+SELECT vectuned._set_alert(%(column_id)s, %(alert)s);
+
+-- name: fall_back
+SELECT vectuned._fall_back(%(column_id)s, %(k_class)s, %(shape)s, %(why)s);
+
+-- name: restart_checks
+SELECT vectuned._restart_checks(%(column_id)s, %(k_class)s, %(shape)s);
+
+-- name: first_replay_since
+-- The first replay of the searches that were checked from a check on; the next one there will be, if there is none.
+SELECT coalesce(min(r.replay_no), (SELECT coalesce(max(o.replay_no), 0) + 1 FROM vectuned.replay o))
+FROM vectuned.recall_check k
+JOIN vectuned.replay r ON r.column_id = k.column_id AND r.query_id = k.query_id
+WHERE k.column_id = %(column_id)s AND k.check_no >= %(check_no)s;
+
+-- name: forget_queries
+-- Queries of an embedding model that is no longer in use say nothing.
+UPDATE vectuned.trajectory SET query = NULL, replayed_at = coalesce(replayed_at, now())
+WHERE column_id = %(column_id)s AND query IS NOT NULL;
+
+-- name: delete_replays
+DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
+
+-- name: promises
+-- Of each class that was ever checked, the statement as it stands and what serves it now.
+SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
+       p.effort AS promised_effort, p.target_recall AS promised_target,
+       coalesce(b.target_recall, (SELECT max(o.target_recall) FROM vectuned.bank o WHERE o.column_id = %(column_id)s)) AS target,
+       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks + p.unknown, 0) AS seen,
+       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
+       b.access_path IS NOT NULL OR EXISTS (
+           SELECT FROM vectuned.measured_path m
+           WHERE m.column_id = %(column_id)s AND m.k_class = k.k_class AND m.shape = k.shape) AS learned
+FROM (SELECT DISTINCT o.k_class, o.shape FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s) k
+LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = k.k_class AND p.shape = k.shape
+LEFT JOIN vectuned.bank b ON b.column_id = %(column_id)s AND b.k_class = k.k_class AND k.shape = ''
+ORDER BY k.k_class, k.shape;
+
+-- name: checks
+SELECT check_no, recall FROM vectuned.recall_check
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
+ORDER BY check_no;
+
+-- name: first_check
+-- The first check of what is served now, of a class; the next one there will be, if there is none.
+SELECT coalesce(min(k.check_no), (SELECT coalesce(max(o.check_no), 0) + 1 FROM vectuned.recall_check o))
+FROM vectuned.recall_check k
+WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s
+  AND k.version = (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = k.column_id);
+
+-- name: upsert_promise
+INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, target_recall, checks, unknown,
+                                   recall, recall_bound, below_08, below_08_bound, evidence, alarms, confidence)
+VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(target)s,
+        %(checks)s, %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(evidence)s, %(alarms)s, %(confidence)s)
+ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
+    since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
+    first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
+    effort = excluded.effort, target_recall = excluded.target_recall, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
+    recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
+    evidence = excluded.evidence, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
+
+-- name: trim_checks
+DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <= (
+    SELECT o.check_no FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s
+    ORDER BY o.check_no DESC OFFSET %(window)s LIMIT 1);
+
+-- name: promise_kept
+-- Whether what serves is proven, for every class of searches without a filter that is asked for.
+SELECT coalesce(bool_and(b.certified), false) FROM vectuned.bank b
+WHERE b.column_id = %(column_id)s AND b.k_class IN (
+    SELECT r.k_class FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.replay_no >= %(learn_from)s
+    GROUP BY r.k_class HAVING count(*) >= %(min_samples)s);

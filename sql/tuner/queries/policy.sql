@@ -1,0 +1,129 @@
+-- Statements of learning: replays read back, banks published.
+
+-- name: margins_in_force
+SELECT k_class, margin FROM vectuned.promise WHERE column_id = %(column_id)s AND shape = '' AND margin > 0;
+
+-- name: replays
+SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
+       shape
+FROM vectuned.replay
+WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
+  AND replay_no >= %(learn_from)s AND is_counter_example = %(is_counter_example)s
+ORDER BY replay_no DESC LIMIT %(count)s;
+
+-- name: trim_replays
+-- Of each index its newest; of one that is gone, none. Searches that a bank served with a recall under 0.8 are kept as
+-- counter-examples when they leave the window, the newest of them, up to a tenth of it.
+WITH placed AS (
+    SELECT p.query_id, p.generation, p.is_counter_example, p.replay_no, p.probe <> '{}' AS probed,
+           row_number() OVER (PARTITION BY p.generation, p.is_counter_example ORDER BY p.replay_no DESC) AS place
+    FROM vectuned.replay p WHERE p.column_id = %(column_id)s),
+leaving AS (
+    SELECT l.query_id, l.generation, l.is_counter_example, l.replay_no,
+           l.generation = ANY (%(generations)s::oid[]) AND (l.is_counter_example OR l.probed AND EXISTS (
+               SELECT FROM vectuned.trajectory t
+               WHERE t.query_id = l.query_id AND t.column_id = %(column_id)s AND t.bank_version IS NOT NULL
+                 AND t.filter IS NULL AND t.recall < 0.8)) AS failed
+    FROM placed l
+    WHERE l.is_counter_example OR l.place > %(window)s OR l.generation <> ALL (%(generations)s::oid[])),
+ranked AS (
+    SELECT l.*, row_number() OVER (PARTITION BY l.generation, l.failed ORDER BY l.replay_no DESC) AS place FROM leaving l),
+settled AS (
+    SELECT r.query_id, r.generation, r.is_counter_example, r.failed AND r.place <= %(window)s / 10 AS stays FROM ranked r),
+saved AS (
+    UPDATE vectuned.replay r SET is_counter_example = true FROM settled s
+    WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND s.stays AND NOT s.is_counter_example)
+DELETE FROM vectuned.replay r USING settled s
+WHERE r.column_id = %(column_id)s AND r.query_id = s.query_id AND r.generation = s.generation AND NOT s.stays;
+
+-- name: lookups
+-- What searches saw whom the bank that serves now answered by its patterns.
+SELECT vectuned._k_class(t.k), t.signature::real[]
+FROM vectuned.trajectory t
+JOIN (SELECT max(b.version) AS version, min(b.published_at) AS published_at
+      FROM vectuned.bank b WHERE b.column_id = %(column_id)s) b ON b.version = t.bank_version
+WHERE t.column_id = %(column_id)s AND t.recorded_at >= b.published_at AND t.signature IS NOT NULL
+ORDER BY t.recorded_at DESC LIMIT %(count)s;
+
+-- name: hold_column
+-- One publish at a time, and none on a column that is being disabled.
+SELECT enabled FROM vectuned.tuned_column WHERE id = %(column_id)s FOR NO KEY UPDATE;
+
+-- name: next_version
+SELECT coalesce(max(b.version), 0) + 1 FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
+
+-- name: delete_bank
+-- But for imported classes that nothing was proven of here.
+DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class <> ALL (%(unchanged_classes)s::int[]);
+
+-- name: delete_class
+DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: insert_bank
+INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
+                           rungs, expected_recall, recall_bound, tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights,
+                           reach, saving, reason)
+VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
+        %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(tail)s, %(tail_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s,
+        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s);
+
+-- name: delete_measured
+DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s AND import_no IS NULL;
+
+-- name: delete_superseded
+-- What was imported of filtered searches serves until such filters are learned of here.
+DELETE FROM vectuned.measured_path p WHERE p.column_id = %(column_id)s AND p.import_no IS NOT NULL AND EXISTS (
+    SELECT FROM vectuned.measured_path o
+    WHERE o.column_id = p.column_id AND o.k_class = p.k_class AND o.shape = p.shape AND o.bucket = p.bucket AND o.import_no IS NULL);
+
+-- name: priors
+-- Classes that were imported and are not proven here.
+SELECT b.k_class FROM vectuned.bank b JOIN vectuned.imported m ON m.import_no = b.import_no
+WHERE b.column_id = %(column_id)s AND NOT m.proven_here;
+
+-- name: insert_measured
+INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, effort, requires, share,
+                                    expected_recall, recall_bound, proven, ms, samples, serves)
+VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(bucket)s, %(access_path)s, %(index_no)s, %(effort)s, %(requires)s, %(share)s,
+        %(recall)s, %(bound)s, %(proven)s, %(ms)s, %(samples)s, %(serves)s);
+
+-- name: refresh_statistics
+SELECT vectuned._refresh_statistics(%(column_id)s);
+
+-- name: insert_pattern
+INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, expected_recall, confidence, samples,
+                              usage, chances, recall, cost, created_at)
+VALUES (%(column_id)s, %(k_class)s, %(pattern_no)s, %(centroid)s, %(effort)s, %(expected_recall)s, %(confidence)s,
+        %(samples)s, %(usage)s, %(chances)s, %(recall)s, %(cost)s, coalesce(to_timestamp(nullif(%(born)s::float8, 0)), now()));
+
+-- name: bank
+-- One statement, so that a publish meanwhile cannot mix two banks.
+SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.tail, b.tail_bound,
+       b.certified, b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
+FROM vectuned.bank b
+CROSS JOIN LATERAL (
+    SELECT array_agg(t.centroid::real[] ORDER BY t.pattern_no) AS centroids,
+           array_agg(t.recall ORDER BY t.pattern_no) AS recall, array_agg(t.cost ORDER BY t.pattern_no) AS cost,
+           array_agg(t.samples ORDER BY t.pattern_no) AS pattern_samples,
+           array_agg(t.effort ORDER BY t.pattern_no) AS effort,
+           array_agg(t.expected_recall ORDER BY t.pattern_no) AS pattern_recall,
+           array_agg(t.confidence ORDER BY t.pattern_no) AS confidence,
+           array_agg(t.usage ORDER BY t.pattern_no) AS usage,
+           array_agg(t.chances ORDER BY t.pattern_no) AS chances,
+           array_agg(extract(epoch FROM t.created_at)::float8 ORDER BY t.pattern_no) AS born
+    FROM vectuned.pattern t WHERE t.column_id = b.column_id AND t.k_class = b.k_class) p
+WHERE b.column_id = %(column_id)s ORDER BY b.k_class;
+
+-- name: serve_path
+UPDATE vectuned.bank SET access_path = %(access_path)s, index_no = %(index_no)s, ef_search = %(ef_search)s, probes = %(probes)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
+
+-- name: recent_queries
+SELECT query FROM vectuned.trajectory
+WHERE column_id = %(column_id)s AND query IS NOT NULL ORDER BY recorded_at DESC LIMIT %(count)s;
+
+-- name: last_replay
+SELECT coalesce(max(replay_no), 0) FROM vectuned.replay WHERE column_id = %(column_id)s;
+
+-- name: learn_from
+UPDATE vectuned.tuned_column SET learn_from = %(learn_from)s WHERE id = %(column_id)s;
