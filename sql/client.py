@@ -1,6 +1,7 @@
-"""Searching from Python, one call each: psycopg, sync and async, SQLAlchemy, and any DB-API cursor.
+"""Search a tuned column from Python: by psycopg, sync or async, by SQLAlchemy, or by any DB-API cursor.
 
-Imports nothing but the standard library: applications pay only for the driver they have.
+Also importable as `vectuned.client`. Imports only the standard library, so an application loads no more
+than the driver it uses.
 """
 
 from __future__ import annotations
@@ -16,26 +17,27 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
 Vector = Sequence[float] | str
-"""Numbers in any form that can be listed (a list, numpy's array, pgvector's Vector), or pgvector's text."""
+"""A sequence of numbers (list, NumPy array, pgvector's Vector) or pgvector's text representation."""
 Filter = Mapping[str, Any]
+"""A filter in vectuned's language, such as {"tenant": 5, "price": {"<": 10}}."""
 
 _SEARCH: Final = (
     "SELECT id, distance, query_id FROM vectuned.search("
     "%(relation)s, %(query)s, %(k)s, %(filter)s, %(column_name)s)"
 )
-_ROWS: Final = (
+_SEARCH_ROWS: Final = (
     "SELECT * FROM vectuned.search_rows(NULL::{relation}, %(query)s, %(k)s, %(filter)s, %(column_name)s)"
 )
 _FEEDBACK: Final = (
     "SELECT vectuned.record_feedback(%(query_id)s, %(relevant)s::pg_catalog.text[], "
     "%(irrelevant)s::pg_catalog.text[])"
 )
-_PART: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
-_NAME: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
+_IDENTIFIER: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
+_QUALIFIED_NAME: Final = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})?")
 
 
 class Hit(NamedTuple):
-    """A row that was found: its key as text, its distance, and the search, for feedback."""
+    """One result of a search: the row's key as text, its distance, and the search's id for feedback."""
 
     id: str
     distance: float
@@ -50,14 +52,15 @@ def search(
     filter: Filter | None = None,
     column: str | None = None,
 ) -> list[Hit]:
-    """Return the nearest rows, nearest first, as `vectuned.search` finds them.
+    """Return the k nearest rows by `vectuned.search`, nearest first.
 
-    `relation` as in SQL (`items`, `shop."Order"`); `filter` in vectuned's language, such as
-    {"tenant": 5, "price": {"<": 10}}; `column` only where several of the table's are tuned. Raises psycopg's
-    errors as the server reports them.
+    relation: the table's name as SQL spells it (`items`, `shop."Order"`).
+    column: needed only if more than one column of the table is tuned.
+
+    Raises psycopg.Error as the server reports it.
     """
-    cursor = conn.cursor(row_factory=_hits)
-    return cursor.execute(*_searching(relation, query, k, filter, column)).fetchall()
+    cursor = conn.cursor(row_factory=_hit_row)
+    return cursor.execute(*_search_call(relation, query, k, filter, column)).fetchall()
 
 
 async def search_async(
@@ -68,9 +71,9 @@ async def search_async(
     filter: Filter | None = None,
     column: str | None = None,
 ) -> list[Hit]:
-    """See `search`."""
-    cursor = conn.cursor(row_factory=_hits)
-    await cursor.execute(*_searching(relation, query, k, filter, column))
+    """Return the k nearest rows over an async connection; see `search`."""
+    cursor = conn.cursor(row_factory=_hit_row)
+    await cursor.execute(*_search_call(relation, query, k, filter, column))
     return await cursor.fetchall()
 
 
@@ -82,11 +85,11 @@ def search_rows(
     filter: Filter | None = None,
     column: str | None = None,
 ) -> list[Any]:
-    """Return the nearest rows whole, nearest first, each as the connection's row factory makes it.
+    """Return the k nearest rows with all their columns, nearest first, built by the connection's row factory.
 
-    Raises ValueError for a `relation` that is no name of a table.
+    Raises ValueError if `relation` is not a valid table name; otherwise like `search`.
     """
-    return conn.execute(*_searching_rows(relation, query, k, filter, column)).fetchall()
+    return conn.execute(*_search_rows_call(relation, query, k, filter, column)).fetchall()
 
 
 async def search_rows_async(
@@ -97,8 +100,8 @@ async def search_rows_async(
     filter: Filter | None = None,
     column: str | None = None,
 ) -> list[Any]:
-    """See `search_rows`."""
-    cursor = await conn.execute(*_searching_rows(relation, query, k, filter, column))
+    """Return the k nearest rows with all their columns over an async connection; see `search_rows`."""
+    cursor = await conn.execute(*_search_rows_call(relation, query, k, filter, column))
     return await cursor.fetchall()
 
 
@@ -108,12 +111,13 @@ def record_feedback(
     relevant: Iterable[object] = (),
     irrelevant: Iterable[object] = (),
 ) -> str:
-    """Say which of a search's rows were right and which wrong, by their keys; return what became of it.
+    """Report which results of a search were relevant and which were not, by their keys.
 
-    'recorded', 'empty', 'unsampled' (most searches are not recorded), 'unknown' or 'full'; see the README.
+    Returns the outcome: 'recorded', 'empty', 'unsampled' (most searches are not recorded), 'unknown' or
+    'full'; see the README.
     """
-    cursor = conn.cursor(row_factory=_first)
-    answer = cursor.execute(*_feedback(query_id, relevant, irrelevant)).fetchone()
+    cursor = conn.cursor(row_factory=_scalar_row)
+    answer = cursor.execute(*_feedback_call(query_id, relevant, irrelevant)).fetchone()
     return str(answer)
 
 
@@ -123,22 +127,23 @@ async def record_feedback_async(
     relevant: Iterable[object] = (),
     irrelevant: Iterable[object] = (),
 ) -> str:
-    """See `record_feedback`."""
-    cursor = conn.cursor(row_factory=_first)
-    await cursor.execute(*_feedback(query_id, relevant, irrelevant))
+    """Report feedback over an async connection; see `record_feedback`."""
+    cursor = conn.cursor(row_factory=_scalar_row)
+    await cursor.execute(*_feedback_call(query_id, relevant, irrelevant))
     return str(await cursor.fetchone())
 
 
 def search_statement(
     relation: str, query: Vector, k: int = 10, filter: Filter | None = None, column: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return what any cursor with %(name)s parameters executes: `cursor.execute(*search_statement(...))`.
+    """Return a statement and its parameters for any cursor that takes %(name)s placeholders.
 
-    For Django's cursors and psycopg2. The rows are (id, distance, query_id).
+    For Django's cursors and psycopg2: `cursor.execute(*search_statement(...))`. The rows are
+    (id, distance, query_id).
     """
     return _SEARCH, {
         "relation": relation,
-        "query": _vector(query),
+        "query": _vector_text(query),
         "k": k,
         "filter": None if filter is None else json.dumps(filter),
         "column_name": column,
@@ -148,10 +153,10 @@ def search_statement(
 def select_nearest(
     model: type[Any], query: Vector, k: int = 10, filter: Filter | None = None, column: str | None = None
 ) -> Select[Any]:
-    """Return a SQLAlchemy statement for the nearest rows of a mapped class, nearest first.
+    """Return a SQLAlchemy SELECT of the k nearest rows of a mapped class, nearest first.
 
-    Its rows are (instance, distance, query_id); run it by a session, sync or async, of a psycopg dialect, or
-    go on from it (`.join`, `.options`). Raises ValueError for a class whose key is not one column.
+    Its rows are (instance, distance, query_id). Execute it in a sync or async session of a psycopg dialect,
+    or extend it (`.join`, `.options`). Raises ValueError if the class's primary key is not a single column.
     """
     from sqlalchemy import Double, String, Uuid, cast, inspect, select, text
     from sqlalchemy.dialects import postgresql
@@ -160,60 +165,60 @@ def select_nearest(
     if len(mapper.primary_key) != 1:
         keys = ", ".join(key.name for key in mapper.primary_key)
         raise ValueError(
-            f"{model.__name__} has the key ({keys}): select_nearest joins by one column; "
-            "call vectuned.search and split its id, a JSON array, yourself."
+            f"{model.__name__} has the key ({keys}), but select_nearest joins on a single column: "
+            "call vectuned.search instead and split its id, which is a JSON array."
         )
     (key,) = mapper.primary_key
-    dialect: Any = postgresql.dialect  # SQLAlchemy leaves the class untyped
+    dialect: Any = postgresql.dialect  # Any: SQLAlchemy does not annotate the class
     preparer = dialect().identifier_preparer
     relation = preparer.format_table(mapper.local_table)
     _, values = search_statement(relation, query, k, filter, column)
-    hits = (
-        text(_unbound(_SEARCH))
-        .bindparams(*_typeless(values))
+    nearest = (
+        text(_sqlalchemy_text(_SEARCH))
+        .bindparams(*_untyped_parameters(values))
         .columns(id=String, distance=Double, query_id=Uuid)
-        .subquery("hit")
+        .subquery("nearest")
     )
     return (
-        select(model, hits.c.distance, hits.c.query_id)
-        .join(hits, key == cast(hits.c.id, key.type))
-        .order_by(hits.c.distance)
+        select(model, nearest.c.distance, nearest.c.query_id)
+        .join(nearest, key == cast(nearest.c.id, key.type))
+        .order_by(nearest.c.distance)
     )
 
 
-def _searching(
+def _search_call(
     relation: str, query: Vector, k: int, filter: Filter | None, column: str | None
 ) -> tuple[bytes, dict[str, Any]]:
     statement, values = search_statement(relation, query, k, filter, column)
     return statement.encode(), values
 
 
-def _searching_rows(
+def _search_rows_call(
     relation: str, query: Vector, k: int, filter: Filter | None, column: str | None
 ) -> tuple[bytes, dict[str, Any]]:
-    if not _NAME.fullmatch(relation):
+    if not _QUALIFIED_NAME.fullmatch(relation):
         raise ValueError(
-            f'{relation!r} is no name of a table: write it as in SQL, such as items or shop."Order".'
+            f'{relation!r} is not a table name: write it as in SQL, for example items or shop."Order".'
         )
     _, values = search_statement(relation, query, k, filter, column)
     del values["relation"]
-    return _ROWS.format(relation=relation.replace("%", "%%")).encode(), values
+    return _SEARCH_ROWS.format(relation=relation.replace("%", "%%")).encode(), values
 
 
-def _feedback(
+def _feedback_call(
     query_id: UUID | str, relevant: Iterable[object], irrelevant: Iterable[object]
 ) -> tuple[bytes, dict[str, Any]]:
     ids = {"relevant": [str(i) for i in relevant], "irrelevant": [str(i) for i in irrelevant]}
     return _FEEDBACK.encode(), {"query_id": str(query_id), **ids}
 
 
-def _unbound(statement: str) -> str:
-    """Write parameters as SQLAlchemy does."""
+def _sqlalchemy_text(statement: str) -> str:
+    """Rewrite %(name)s placeholders as SQLAlchemy's :name."""
     return re.sub(r"%\((\w+)\)s", r":\1", statement)
 
 
-def _typeless(values: Mapping[str, Any]) -> list[Any]:
-    """Bind values without a type, so that the server finds out by the function's."""
+def _untyped_parameters(values: Mapping[str, Any]) -> list[Any]:
+    """Bind values without a type, so that the server infers each from the function's parameter."""
     from sqlalchemy import Integer, bindparam
     from sqlalchemy.types import NullType
 
@@ -223,19 +228,20 @@ def _typeless(values: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _vector(query: Any) -> str:
+def _vector_text(query: Any) -> str:
+    """Write a vector in pgvector's text representation."""
     if isinstance(query, str):
         return query
-    for lister in ("to_list", "tolist"):  # pgvector's, and numpy's and the standard library's arrays
-        if hasattr(query, lister):
-            query = getattr(query, lister)()
+    for method in ("to_list", "tolist"):  # of pgvector; of NumPy and the standard library's array
+        if hasattr(query, method):
+            query = getattr(query, method)()
             break
     return f"[{','.join(repr(float(x)) for x in query)}]"
 
 
-def _hits(_cursor: Any) -> Any:
+def _hit_row(_cursor: Any) -> Any:
     return Hit._make
 
 
-def _first(_cursor: Any) -> Any:
+def _scalar_row(_cursor: Any) -> Any:
     return lambda values: values[0]

@@ -48,6 +48,8 @@ ORDER = {
 }
 # The modules that put the parts of their sub-folders together.
 ENTRANCES = {"daemon/__main__.py": "cli", "reasoning/answering/reasoner.py": "answering/nodes"}
+# What .pkg/vectuned holds besides the links to the folders; client.py is vectuned.sql.client by a short name.
+OWN_FILES = {"__init__.py", "client.py", "py.typed"}
 MOST_FILES = 15  # on one level: more cannot be taken in at a glance
 
 
@@ -199,6 +201,12 @@ def test_package_is_a_link_and_empty_inside(folder: str) -> None:
     assert {path.read_text() for path in (ROOT / folder).rglob("__init__.py")} == {""}
 
 
+def test_package_holds_its_own_files_and_the_links() -> None:
+    held = [path for path in (ROOT / ".pkg" / "vectuned").iterdir() if path.name != "__pycache__"]
+    assert {path.name for path in held if path.is_symlink()} == set(FOLDERS)
+    assert {path.name for path in held if not path.is_symlink()} == OWN_FILES
+
+
 def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -222,7 +230,7 @@ def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert held == tree | {"vectuned/__init__.py", "vectuned/py.typed"}
+    assert held == tree | {f"vectuned/{name}" for name in OWN_FILES}
     assert len(names) == len(set(names))
     kinds = {Path(name).suffix for name in held}
     assert {".py", ".sql", ".toml"} <= kinds

@@ -1,4 +1,4 @@
-"""The client for Python applications, with psycopg, SQLAlchemy and Django against the real server."""
+"""vectuned.client with psycopg, SQLAlchemy and Django, against a real server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.integration.table_helpers import (
     text,
 )
 
-from vectuned.sql import client
+from vectuned import client
 
 DIMENSIONS = 8
 QUERY = clustered(1, DIMENSIONS, seed=7)[0]
@@ -70,15 +70,15 @@ def uri(conn: Connection) -> str:
     [QUERY, QUERY.tolist(), tuple(QUERY.tolist()), text(QUERY), Vector(QUERY), array.array("f", QUERY)],
     ids=lambda query: type(query).__name__,
 )
-def test_a_search_takes_vectors_in_any_form(items: Connection, query: Any) -> None:
-    # Any: there are more forms than the type Sequence[float] admits, and they are what is tested.
+def test_search_takes_vectors_of_any_type(items: Connection, query: Any) -> None:
+    # query is Any because some of these types are not a Sequence[float].
     hits = client.search(items, "items", query, 5)
     assert [hit.id for hit in hits] == [hit[0] for hit in search(items, QUERY, 5)]
     assert all(isinstance(hit.query_id, UUID) for hit in hits)
     assert np.all(np.diff([hit.distance for hit in hits]) >= 0)
 
 
-def test_filters_rows_and_feedback(items: Connection) -> None:
+def test_search_filters_and_record_feedback_stores(items: Connection) -> None:
     with psycopg.connect(items.info.dsn, autocommit=True, row_factory=dict_row) as conn:
         hits = client.search(conn, "public.items", QUERY, 4, {"kind": 1}, "embedding")
         assert [hit.id for hit in hits] == [hit[0] for hit in search_filtered(items, QUERY, 4, {"kind": 1})]
@@ -91,8 +91,8 @@ def test_filters_rows_and_feedback(items: Connection) -> None:
     assert found == (query_id, [hits[0].id], [hits[1].id])
 
 
-def test_all_of_it_without_blocking(items: Connection) -> None:
-    async def ask() -> None:
+def test_async_functions_return_the_same_rows(items: Connection) -> None:
+    async def search_async() -> None:
         async with await psycopg.AsyncConnection.connect(items.info.dsn, autocommit=True) as conn:
             hits = await client.search_async(conn, "items", QUERY, 3)
             assert [hit.id for hit in hits] == [hit[0] for hit in search(items, QUERY, 3)]
@@ -100,10 +100,10 @@ def test_all_of_it_without_blocking(items: Connection) -> None:
             assert [str(row[0]) for row in rows] == [hit.id for hit in hits]
             assert await client.record_feedback_async(conn, hits[0].query_id, [hits[0].id]) == "recorded"
 
-    asyncio.run(ask())
+    asyncio.run(search_async())
 
 
-def test_sqlalchemy_selects_instances(items: Connection) -> None:
+def test_select_nearest_returns_mapped_instances(items: Connection) -> None:
     engine = create_engine(uri(items), poolclass=NullPool)
     expected = [int(hit[0]) for hit in search_filtered(items, QUERY, 5, {"kind": 2})]
     statement = client.select_nearest(Item, QUERY, 5, {"kind": 2})
@@ -119,17 +119,17 @@ def test_sqlalchemy_selects_instances(items: Connection) -> None:
     ).fetchall()
     assert any("items_pkey" in line[0] for line in plan)
 
-    async def ask() -> list[int]:
+    async def search_async() -> list[int]:
         engine = create_async_engine(uri(items), poolclass=NullPool)
         async with engine.connect() as conn:
             return [row[0] for row in await conn.execute(statement)]
 
-    assert asyncio.run(ask()) == expected
+    assert asyncio.run(search_async()) == expected
     with pytest.raises(ValueError, match=r"the key \(one, two\)"):
         client.select_nearest(Pair, QUERY)
 
 
-def test_django_executes_the_statement(items: Connection) -> None:
+def test_search_statement_runs_on_a_django_cursor(items: Connection) -> None:
     django = pytest.importorskip("django", reason="Django is not installed")
     from django.conf import settings
     from django.db import connection
@@ -167,15 +167,15 @@ def test_django_executes_the_statement(items: Connection) -> None:
         "a.%(x)s",
     ],
 )
-def test_what_is_no_name_is_refused(items: Connection, relation: str) -> None:
-    with pytest.raises(ValueError, match="no name of a table"):
+def test_search_rows_rejects_invalid_table_names(items: Connection, relation: str) -> None:
+    with pytest.raises(ValueError, match="not a table name"):
         client.search_rows(items, relation, QUERY)
     with pytest.raises((psycopg.Error, ValueError)):
         client.search(items, relation, QUERY)
     assert one(items, "SELECT count(*) FROM items") == 300
 
 
-def test_odd_names_can_be_searched(conn: Connection) -> None:
+def test_search_accepts_quoted_table_names(conn: Connection) -> None:
     conn.execute('CREATE TABLE "Odd % ""Name"" %s" (id int PRIMARY KEY, embedding vector(2))')
     conn.execute("""INSERT INTO "Odd % ""Name"" %s" VALUES (1, '[1,0]'), (2, '[0,1]')""")
     conn.execute('CREATE INDEX ON "Odd % ""Name"" %s" USING hnsw (embedding vector_cosine_ops)')
@@ -185,11 +185,11 @@ def test_odd_names_can_be_searched(conn: Connection) -> None:
     assert [row[0] for row in client.search_rows(conn, name, [0.1, 1])] == [2, 1]
 
 
-def test_the_client_imports_nothing_but_the_standard_library() -> None:
+def imported_modules(module: str) -> set[str]:
+    """Return what importing a module adds to sys.modules of a fresh interpreter."""
     code = (
-        "import sys; before = set(sys.modules); import vectuned.sql.client;"
-        "roots = {name.partition('.')[0] for name in set(sys.modules) - before};"
-        "print(sorted(roots - set(sys.stdlib_module_names)))"
+        "import sys; before = set(sys.modules);"
+        f"import {module}; print(*sorted(set(sys.modules) - before), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -198,4 +198,51 @@ def test_the_client_imports_nothing_but_the_standard_library() -> None:
         check=True,
         env={"PYTHONPATH": str(PACKAGE.parent)},
     )
-    assert done.stdout.strip() == "['vectuned']"
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["vectuned.client", "vectuned.sql.client"])
+def test_client_imports_only_the_standard_library(module: str) -> None:
+    added = imported_modules(module)
+    assert module in added
+    ours = {name for name in added if name.partition(".")[0] == "vectuned"}
+    assert ours == {"vectuned", "vectuned.sql", "vectuned.sql.client", module}
+    assert {name.partition(".")[0] for name in added - ours} <= set(sys.stdlib_module_names)
+
+
+def test_client_works_in_a_process_that_has_only_psycopg(items: Connection) -> None:
+    code = """
+import sys
+import psycopg
+from vectuned import client
+
+dsn, query = sys.argv[1:]
+with psycopg.connect(dsn) as conn:
+    print(*(hit.id for hit in client.search(conn, "items", query, 3)))
+packages = {name.partition(".")[0] for name in sys.modules}
+heavy = {"numpy", "scipy", "sklearn", "hnswlib", "apscheduler", "pydantic", "pydantic_settings", "rich"}
+assert not packages & heavy, packages & heavy
+folders = {name for name in sys.modules if name.startswith("vectuned.")}
+assert folders == {"vectuned.client", "vectuned.sql", "vectuned.sql.client"}, folders
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, items.info.dsn, text(QUERY)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [hit[0] for hit in search(items, QUERY, 3)]
+
+
+def test_client_exports_the_same_objects_under_both_names() -> None:
+    from vectuned.sql import client as original
+
+    assert all(getattr(client, name) is getattr(original, name) for name in client.__all__)
+    functions = {
+        name
+        for name, value in vars(original).items()
+        if callable(value) and getattr(value, "__module__", None) == original.__name__ and name[0] != "_"
+    }
+    assert functions <= set(client.__all__)
