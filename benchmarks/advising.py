@@ -19,9 +19,9 @@ from benchmarks.sets import load
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.comparison import ratios
-from vectuned.daemon.measure.evaluation import best_fixed, fixed_curve, fixed_grid
-from vectuned.daemon.measure.measuring import replay_through, search_through
+from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve, list_fixed_efforts
+from vectuned.daemon.measure.intervals import time_ratios
+from vectuned.daemon.measure.prepared_search import prepare_index_search, replay_index
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.policy.publication import read
 from vectuned.learning.truth.truth import Truth
@@ -57,8 +57,8 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
             "advise_seconds": round(seconds, 1),
             **_foreseen(advice),
             **table(ways, found, arena.k, contest.seed),
-            "vectuned_over_fixed": ratios(found["vectuned"][0].millis, fixed, contest.seed),
-            "vectuned_over_default": ratios(found["vectuned"][0].millis, default, contest.seed),
+            "vectuned_over_fixed": time_ratios(found["vectuned"][0].millis, fixed, contest.seed),
+            "vectuned_over_default": time_ratios(found["vectuned"][0].millis, default, contest.seed),
         }
 
 
@@ -120,7 +120,7 @@ def _ways(
                 plain(column, k), f"ef_search {fixed}", fixed_at(fixed)
             )
         else:
-            way = search_through(arena.conn, arena.tuned, index, k, fixed)
+            way = prepare_index_search(arena.conn, arena.tuned, index, k, fixed)
             statement = trusted(way.statement)
             ways["best fixed, advised index"] = PreparedSearch(
                 statement, f"effort {fixed}", dict(way.settings)
@@ -134,5 +134,7 @@ def _ways(
 def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: float) -> int:
     label = f"replaying through {index.name}"
     with snapshot(arena.conn), arena.console.progress(label, len(training)) as progress:
-        seen = replay_through(arena.conn, arena.tuned, index, training, truth, arena.k, progress)
-    return best_fixed(fixed_curve(seen.recall, fixed_grid(index, arena.k), index.rungs), target)
+        seen = replay_index(arena.conn, arena.tuned, index, training, truth, arena.k, progress)
+    return choose_best_fixed(
+        compute_fixed_curve(seen.recall, list_fixed_efforts(index, arena.k), index.rungs), target
+    )

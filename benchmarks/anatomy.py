@@ -19,8 +19,13 @@ from benchmarks.arena import Arena, opened
 from benchmarks.contest import Answers, PreparedSearch, Unfiltered, described, fixed_at, plain, raced, tuned
 from benchmarks.sets import load
 from vectuned.daemon.console import Console
-from vectuned.daemon.measure.comparison import differences, figures, ratios
-from vectuned.daemon.measure.evaluation import best_fixed, fixed_curve
+from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve
+from vectuned.daemon.measure.intervals import (
+    TIME_STATISTICS,
+    bootstrap_interval,
+    summarize_searches,
+    time_ratios,
+)
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.policy import learner, publication
 from vectuned.learning.policy.replays import load as load_evidence
@@ -92,7 +97,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         by_query = _by_query(arena, contest, target)
         served = arena.learn(target, sample_rate=0.0)
         replayed = load_evidence(arena.conn, arena.tuned, arena.tuned.indexes[0]).evidence(arena.k)
-        ef = max(best_fixed(fixed_curve(replayed.recall), target), _PROBE + 10)
+        ef = max(choose_best_fixed(compute_fixed_curve(replayed.recall), target), _PROBE + 10)
         static, probed = _race(arena, contest, ef)
         return {
             **described(arena),
@@ -179,11 +184,17 @@ def _parts(found: Answers, contest: Unfiltered) -> dict[str, dict[str, Any]]:
     before = None
     for name, (seen, truth) in found.items():
         recall = recall_at_k(seen.distances, truth, contest.arena.k)
-        parts[name] = figures(seen.millis, recall, contest.seed)
+        parts[name] = summarize_searches(seen.millis, recall, contest.seed)
         if before is not None:
-            parts[name]["added"] = differences(seen.millis, before, contest.seed)
+            parts[name]["added"] = _differences(seen.millis, before, contest.seed)
         before = seen.millis
     return parts
+
+
+def _differences(millis: Floats, other: Floats, seed: int) -> dict[str, dict[str, float]]:
+    """Return the mean and the median of what n searches took more than in another arm, bounded."""
+    added = millis - other
+    return {name: bootstrap_interval(TIME_STATISTICS[name], (added,), seed) for name in ("mean_ms", "p50_ms")}
 
 
 def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any]:
@@ -198,7 +209,7 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
         spent = publication.measure(arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed)
         recalls = [_recall(arena, contest, policy) for policy in (fixed, served)]
     # The sums of blocks are resampled as searches are elsewhere: the ratio of means is that of sums.
-    ratio = ratios(spent[1], spent[0], contest.seed)["mean_ms"]
+    ratio = time_ratios(spent[1], spent[0], contest.seed)["mean_ms"]
     return {
         "offered": True,
         "reason": served.reason,

@@ -14,12 +14,12 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
+from benchmarks.scratch import scratch_database
 from benchmarks.sets import VectorSet
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build, create_statement
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.measure.evaluation import scratch_database
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.model.arrays import Singles

@@ -24,16 +24,9 @@ from benchmarks.policies import POLICIES, Policies, exact, replays
 from benchmarks.sets import VectorSet, load
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.measure.comparison import figures, ratios
-from vectuned.daemon.measure.evaluation import (
-    ArmResults,
-    best_fixed,
-    filtered_truth,
-    fixed_curve,
-    fixed_grid,
-    nearest_statement,
-    race,
-)
+from vectuned.daemon.measure.arms import ArmResults, compose_nearest, find_filtered_truth, race
+from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve, list_fixed_efforts
+from vectuned.daemon.measure.intervals import summarize_searches, time_ratios
 from vectuned.learning.model.arrays import Ints, Singles
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.truth.truth import Truth, recall_at_k
@@ -120,7 +113,9 @@ class Unfiltered:
         """Measure every arm at a target."""
         arena, column, k = self.arena, self.arena.tuned.column, self.arena.k
         served = arena.learn(target)
-        fixed = best_fixed(fixed_curve(self.seen.recall, fixed_grid(arena.tuned.indexes[0], k)), target)
+        fixed = choose_best_fixed(
+            compute_fixed_curve(self.seen.recall, list_fixed_efforts(arena.tuned.indexes[0], k)), target
+        )
         ways = {
             "default": PreparedSearch(plain(column, k), "ef_search 40", fixed_at(40)),
             "best fixed": PreparedSearch(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
@@ -170,7 +165,7 @@ class Filtered(Unfiltered):
         """Measure every arm at a target."""
         arena, column, k = self.arena, self.arena.tuned.column, self.arena.k
         arena.learn(target)
-        fixed = best_fixed(self.recalls, target)
+        fixed = choose_best_fixed(self.recalls, target)
         values = _each(self.categories)
         ways = {
             "default": self._way(40, relaxed=False),
@@ -199,13 +194,13 @@ class Filtered(Unfiltered):
 
     def _truth(self, vectors: Singles, categories: Categories) -> Truth:
         column, values = self.arena.tuned.column, [str(value) for value in categories[: len(vectors)]]
-        return filtered_truth(self.arena.conn, column, vectors, self.arena.k, "category", values)
+        return find_filtered_truth(self.arena.conn, column, vectors, self.arena.k, "category", values)
 
 
 def plain(column: VectorColumn, k: int, *, exact: bool = False, filtered: bool = False) -> sql.Composed:
     """Write plain SQL as people write it."""
     condition = sql.SQL("category = $2") if filtered else None
-    return nearest_statement(column, sql.SQL("$1"), sql.Literal(k), condition, exact=exact)
+    return compose_nearest(column, sql.SQL("$1"), sql.Literal(k), condition, exact=exact)
 
 
 def at_ef(column: VectorColumn, k: int) -> sql.Composed:
@@ -252,14 +247,14 @@ def table(ways: Mapping[str, PreparedSearch], found: Answers, k: int, seed: int)
         name: {
             "setting": ways[name].said,
             "decision_paid": ways[name].decision_paid,
-            **figures(seen.millis, recall_at_k(seen.distances, truth, k), seed),
+            **summarize_searches(seen.millis, recall_at_k(seen.distances, truth, k), seed),
         }
         for name, (seen, truth) in found.items()
     }
     if "best fixed" not in found:
         return {"arms": arms}
     ours, theirs = found["vectuned"][0].millis, found["best fixed"][0].millis
-    return {"arms": arms, "vectuned_over_fixed": ratios(ours, theirs, seed)}
+    return {"arms": arms, "vectuned_over_fixed": time_ratios(ours, theirs, seed)}
 
 
 def _asking(conn: psycopg.Connection[Any], way: PreparedSearch) -> Callable[[Vector, int], list[float]]:

@@ -25,9 +25,10 @@ import psycopg
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
+from benchmarks.scratch import scratch_database
+from benchmarks.tables import print_rows
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.measure.evaluation import scratch_database, show_figures
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
@@ -264,7 +265,7 @@ def main() -> None:
         register_vector(conn)
         steps = run(conn, options)
     figures = summary(steps, options.target)
-    show_figures(options.console, f"{TABLE}, target {options.target:g}", figures)
+    print_rows(options.console, f"{TABLE}, target {options.target:g}", figures)
     if options.json is not None:
         document = {"target": options.target, "phases": figures, "steps": [asdict(step) for step in steps]}
         options.json.write_text(json.dumps(document) + "\n")

@@ -25,13 +25,22 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
+from benchmarks.tables import print_rows
 from vectuned.config.errors import UsageError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo import K
-from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, RELATION, SCHEMA, DemoQueries, draw, tuned_tables
-from vectuned.daemon.measure.evaluation import bare_statement, race, show_figures, tuned_arm
+from vectuned.daemon.demo.demo_data import (
+    ATTRIBUTE,
+    INDEX,
+    RELATION,
+    SCHEMA,
+    DemoQueries,
+    draw_queries,
+    find_tuned_columns,
+)
+from vectuned.daemon.measure.arms import compose_plain, prepare_vectuned_arm, race
 from vectuned.learning.model.column import VectorColumn
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
@@ -56,7 +65,7 @@ class Bare:
         assert row is not None
         path, index, ef = row
         part = index not in (None, f"{SCHEMA}.{INDEX}")
-        write = partial(bare_statement, self._column, ATTRIBUTE, sql.Literal(value), sql.Literal(K))
+        write = partial(compose_plain, self._column, ATTRIBUTE, sql.Literal(value), sql.Literal(K))
         steps = []
         if path != "exact":
             steps.append((self._session(path, ef or 0), write(advised=part), 2))
@@ -107,7 +116,9 @@ def by_path(
     with ExitStack() as stack:
         bare = Bare(conninfo, column, stack)
         chosen = np.array([bare.prepare(conn, query, value) for query, _, value in searches])
-        tuned = tuned_arm(stack.enter_context(open_session(conninfo)), column, 0, attribute=ATTRIBUTE)
+        tuned = prepare_vectuned_arm(
+            stack.enter_context(open_session(conninfo)), column, 0, attribute=ATTRIBUTE
+        )
         ways: dict[str, Callable[..., list[float]]] = {
             "bare": bare.search,
             "planned": partial(bare.search, prepared=False),
@@ -158,7 +169,7 @@ def pieces(conn: Connection, column: VectorColumn, values: list[str]) -> dict[st
         "none": sql.Literal(json.dumps({ATTRIBUTE: "none"})),
         "filters": sql.Literal([json.dumps({ATTRIBUTE: value}) for value in values * 30]),
     }
-    write = partial(bare_statement, column, ATTRIBUTE, sql.Literal(values[0]), sql.Literal(K))
+    write = partial(compose_plain, column, ATTRIBUTE, sql.Literal(values[0]), sql.Literal(K))
     for path, statement in {"hnsw": write(), "exact": write(exact=True)}.items():
         known[path] = sql.Literal("EXPLAIN " + statement.as_string().replace("%s", "$1"))
     times = {}
@@ -180,11 +191,11 @@ def pieces(conn: Connection, column: VectorColumn, values: list[str]) -> dict[st
 def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
     """Compare, and time what a search consists of."""
     with open_session(conninfo) as conn:
-        found = tuned_tables(conn)
+        found = find_tuned_columns(conn)
         if not found:
             raise UsageError("There is nothing to measure in this database: run `vectuned demo` there first.")
         column = found[0].column
-        asked = draw(load_wordnet(), StaticEmbedder(), options.queries, options.seed)
+        asked = draw_queries(load_wordnet(), StaticEmbedder(), options.queries, options.seed)
         return {
             "options": {name: value for name, value in vars(options).items() if name not in ("dsn", "json")},
             "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
@@ -205,8 +216,8 @@ def main() -> None:
     talk = Console()
     with open_database(choose_database(options.dsn, {})) as conninfo:
         result = measure(conninfo, options, talk)
-    show_figures(talk, "filtered searches and their bare statements", result["paths"])
-    show_figures(talk, "in the database", {name: {"ms": ms} for name, ms in result["pieces_ms"].items()})
+    print_rows(talk, "filtered searches and their bare statements", result["paths"])
+    print_rows(talk, "in the database", {name: {"ms": ms} for name, ms in result["pieces_ms"].items()})
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -40,8 +40,9 @@ from sklearn.cluster import KMeans
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import RidgeCV
 
+from benchmarks.scratch import scratch_database
 from vectuned.config.errors import UsageError
-from vectuned.daemon.measure.evaluation import BLOCK, race, scratch_database
+from vectuned.daemon.measure.arms import BLOCK, race
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.ladder import HIGHEST, at_efforts

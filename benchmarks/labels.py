@@ -21,6 +21,7 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 
+from benchmarks.scratch import scratch_database
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
@@ -28,14 +29,13 @@ from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo_data import (
     RELATION,
-    Sizes,
+    DemoSizes,
     build_index,
+    embed_corpus,
     enable,
+    find_tuned_columns,
     load_table,
-    tuned_tables,
-    vectors,
 )
-from vectuned.daemon.measure.evaluation import scratch_database
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model import ladder
 from vectuned.learning.patterns.optimizer import SearchOptimizer
@@ -148,7 +148,7 @@ def _replays(options: argparse.Namespace, console: Console) -> ReplaySample:
         with open_session(conninfo) as conn:
             if options.build:
                 _build(conn, conninfo, options, console)
-            found = tuned_tables(conn)
+            found = find_tuned_columns(conn)
             if not found or not found[0].indexes:
                 raise UsageError("There are no replays in this database: run `vectuned demo` there first.")
             tuned = replace(found[0], trajectory_window=10**9, learning_rate=0.001)
@@ -160,7 +160,7 @@ def _build(
 ) -> None:
     """Load WordNet, search and replay."""
     corpus, embedder = load_wordnet(), StaticEmbedder()
-    rows, asked, _ = vectors(corpus, embedder, Sizes(options.build, 0, options.seed), console)
+    rows, asked, _ = embed_corpus(corpus, embedder, DemoSizes(options.build, 0, options.seed), console)
     load_table(conn, corpus, rows, console)
     build_index(conn, conninfo, len(rows), console)
     worker, tuned = Worker(conn, load_settings(None, {}, {})), enable(conn, target=0.95, sample_rate=1.0)

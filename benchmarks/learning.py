@@ -31,7 +31,7 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from vectuned.daemon.measure.evaluation import scratch_database
+from benchmarks.scratch import scratch_database
 from vectuned.learning.model import ladder
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns

@@ -29,6 +29,7 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 
+from benchmarks.tables import print_rows
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
@@ -36,16 +37,15 @@ from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo import demo_data
 from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, enable, follow_advice
-from vectuned.daemon.measure.evaluation import (
+from vectuned.daemon.measure.arms import (
     BLOCK,
     Arm,
     ArmResults,
-    bare_arm,
-    bare_filtered_arm,
-    filtered_truth,
+    find_filtered_truth,
+    prepare_filtered_arm,
+    prepare_plain_arm,
+    prepare_vectuned_arm,
     race,
-    show_figures,
-    tuned_arm,
 )
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Bools, Floats, Ints
@@ -159,7 +159,7 @@ class Bench:
     def truth(self, asked: Mixture) -> Truth:
         """Find the exact answers."""
         vectors = np.array([query.to_numpy() for query in asked.queries])
-        return filtered_truth(self.conn, self.tuned.column, vectors, asked.ks, ATTRIBUTE, asked.values)
+        return find_filtered_truth(self.conn, self.tuned.column, vectors, asked.ks, ATTRIBUTE, asked.values)
 
     def session(self, stack: ExitStack) -> Connection:
         """Open a connection."""
@@ -171,14 +171,16 @@ class Bench:
         if iterative:
             free.execute("SET hnsw.iterative_scan = relaxed_order")
         return pair(
-            bare_arm(free, column, ef, INDEX),
-            bare_filtered_arm(matching, column, ATTRIBUTE, ef, iterative=iterative, advised=advised),
+            prepare_plain_arm(free, column, ef, INDEX),
+            prepare_filtered_arm(matching, column, ATTRIBUTE, ef, iterative=iterative, advised=advised),
         )
 
     def with_vectuned(self, stack: ExitStack) -> Search:
         """Search through vectuned."""
         conn, column = self.session(stack), self.tuned.column
-        return pair(tuned_arm(conn, column, 0), tuned_arm(conn, column, 0, attribute=ATTRIBUTE))
+        return pair(
+            prepare_vectuned_arm(conn, column, 0), prepare_vectuned_arm(conn, column, 0, attribute=ATTRIBUTE)
+        )
 
     def race(self, ways: dict[str, Search], asked: Mixture, label: str) -> dict[str, ArmResults]:
         """Do every search in every way."""
@@ -241,8 +243,8 @@ def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
 def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
     """Load, learn, and measure the parts that were asked for."""
     corpus = load_wordnet()
-    sizes = demo_data.Sizes(options.training, options.held_out, options.seed)
-    rows, *drawn = demo_data.vectors(corpus, StaticEmbedder(), sizes, talk)
+    sizes = demo_data.DemoSizes(options.training, options.held_out, options.seed)
+    rows, *drawn = demo_data.embed_corpus(corpus, StaticEmbedder(), sizes, talk)
     training, asked = map(Mixture.of, drawn)
     result: dict[str, Any] = {
         "options": {name: value for name, value in vars(options).items() if name not in ("dsn", "json")},
@@ -277,19 +279,19 @@ def show(result: dict[str, Any], talk: Console) -> None:
     """Print the tables."""
     if "single" in result:
         single = result["single"]
-        show_figures(talk, "ef_search, relaxed iterative scans", single["grid"])
+        print_rows(talk, "ef_search, relaxed iterative scans", single["grid"])
         found = "the quickest to reach" if single["reaches_target"] else "the surest, for none reaches"
         talk.line(f"Best single setting: ef_search {single['ef_search']}, {found} the target.\n")
     for phase in (phase for phase in ("before_advice", "after_advice") if phase in result):
         for arm, classes in result[phase]["arms"].items():
-            show_figures(talk, f"{phase.replace('_', ' ')}: {arm}", classes)
+            print_rows(talk, f"{phase.replace('_', ' ')}: {arm}", classes)
         worst = min(own["recall"] for own in result[phase]["arms"]["vectuned"].values())
         talk.line(
             f"vectuned: {result[phase]['ratio']:.3f} of the best single setting's mean (at most "
             f"{result[phase]['at_most']:.3f} with 95 % confidence), recall of the worst class {worst:.3f}\n"
         )
     if "by_k" in result:
-        show_figures(talk, "all rows, by k", result["by_k"])
+        print_rows(talk, "all rows, by k", result["by_k"])
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from vectuned.config.errors import UsageError
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo import K
-from vectuned.daemon.demo.demo_data import INDEX, draw, tuned_tables
-from vectuned.daemon.measure.evaluation import bare_arm, compare, tuned_arm
+from vectuned.daemon.demo.demo_data import INDEX, draw_queries, find_tuned_columns
+from vectuned.daemon.measure.arms import compare_arms, prepare_plain_arm, prepare_vectuned_arm
 from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
@@ -40,9 +40,9 @@ def main() -> None:
 
 def measure(conninfo: str, options: argparse.Namespace) -> dict[str, object]:
     """Compare the arms `options.repeat` times, each time with another order."""
-    vectors = draw(load_wordnet(), StaticEmbedder(), options.queries, options.seed).vectors
+    vectors = draw_queries(load_wordnet(), StaticEmbedder(), options.queries, options.seed).vectors
     with open_session(conninfo) as admin, open_session(conninfo) as plain, open_session(conninfo) as ours:
-        found = tuned_tables(admin)
+        found = find_tuned_columns(admin)
         row = admin.execute(
             "SELECT access_path, ef_search FROM vectuned.bank WHERE column_id = %s AND k_class = %s",
             (found[0].column.id if found else None, K),
@@ -53,12 +53,14 @@ def measure(conninfo: str, options: argparse.Namespace) -> dict[str, object]:
         set_path = "UPDATE vectuned.bank SET access_path = %s WHERE column_id = %s AND k_class = %s"
         truth = exact_neighbors(admin, tuned.column, vectors, K)
         arms = {
-            "bare": bare_arm(plain, tuned.column, ef, INDEX),
-            "vectuned": tuned_arm(ours, tuned.column, ef),
+            "bare": prepare_plain_arm(plain, tuned.column, ef, INDEX),
+            "vectuned": prepare_vectuned_arm(ours, tuned.column, ef),
         }
         try:
             admin.execute(set_path, ("hnsw", tuned.column.id, K))
-            runs = [compare(arms, vectors, truth, K, seed=options.seed + i) for i in range(options.repeat)]
+            runs = [
+                compare_arms(arms, vectors, truth, K, seed=options.seed + i) for i in range(options.repeat)
+            ]
         finally:
             admin.execute(set_path, (path, tuned.column.id, K))
     return {

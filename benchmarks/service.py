@@ -35,10 +35,18 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 
+from benchmarks.scratch import scratch_database
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.demo.demo_data import INDEX, RELATION, Sizes, build_index, enable, load_table, vectors
-from vectuned.daemon.measure.evaluation import scratch_database
+from vectuned.daemon.demo.demo_data import (
+    INDEX,
+    RELATION,
+    DemoSizes,
+    build_index,
+    embed_corpus,
+    enable,
+    load_table,
+)
 from vectuned.daemon.server.installation import find_binaries
 from vectuned.daemon.service.worker import Worker
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
@@ -115,7 +123,7 @@ def clients(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, A
         migrate(conn)
         register_vector(conn)
         corpus = load_wordnet()
-        rows, asked, _ = vectors(corpus, StaticEmbedder(), Sizes(2000, 100, options.seed), talk)
+        rows, asked, _ = embed_corpus(corpus, StaticEmbedder(), DemoSizes(2000, 100, options.seed), talk)
         load_table(conn, corpus, rows, talk)
         build_index(conn, dsn, len(rows), talk)
         conn.execute(f"CREATE TABLE asked (n int PRIMARY KEY, query vector({rows.shape[1]}))")

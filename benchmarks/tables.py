@@ -9,6 +9,7 @@ from typing import Any, Final
 from benchmarks.definitions import Definition, Figures
 from benchmarks.records import Result
 from vectuned.config.errors import VectunedError
+from vectuned.daemon.console import Console
 
 NOTHING: Final = "–"
 RATIOS: Final = {"mean_ms": "mean over fixed", "p99_ms": "p99 over fixed"}
@@ -358,3 +359,11 @@ def _without_empty_columns(table: Table) -> Table:
         return table
     rows = [tuple(row[at] for at in kept) for row in table.rows]
     return Table(table.title, tuple(table.columns[at] for at in kept), rows, table.left)
+
+
+def print_rows(console: Console, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print named rows of the same named figures as a table."""
+    names = list(next(iter(rows.values())))
+    body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
+    console.table(["", *names], body, title=title)
+    console.line()

@@ -24,7 +24,7 @@ from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
-from vectuned.daemon.measure.evaluation import scratch_database
+from benchmarks.scratch import scratch_database
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.truth.truth import exact_neighbors
 

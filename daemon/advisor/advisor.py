@@ -16,12 +16,12 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build, create_statement
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.measuring import (
+from vectuned.daemon.measure.prepared_search import (
     Clients,
+    IndexReplay,
     PreparedSearch,
-    Replayed,
-    replay_through,
-    search_through,
+    prepare_index_search,
+    replay_index,
 )
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
@@ -31,8 +31,8 @@ from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, tuned
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.sql.files import queries, trusted
 
-from .scratch import ScratchRun
-from .types import Advice, AdvisorOptions, ExistingIndex, existing_indexes
+from .advice import Advice, AdvisorOptions, ExistingIndex, read_existing_indexes
+from .scratch_run import ScratchRun
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,16 @@ class Advisor:
         conn: psycopg.Connection[Any],
         conninfo: str,
         tuned: TunedColumn,
-        wish: AdvisorOptions,
+        options: AdvisorOptions,
         console: Console,
     ) -> None:
-        self.conn, self.conninfo, self.tuned, self.wish, self.console = conn, conninfo, tuned, wish, console
+        self.conn, self.conninfo, self.tuned, self.options, self.console = (
+            conn,
+            conninfo,
+            tuned,
+            options,
+            console,
+        )
         self._began = monotonic()
         self._copied = 0
         self._rows = 0
@@ -66,22 +72,24 @@ class Advisor:
 
     def advise(self, run: ScratchRun) -> Advice:
         """Measure the current index and try the candidates; everything but the real table goes with `run`."""
-        tuned, wish = self.tuned, self.wish
+        tuned, options = self.tuned, self.options
         about = self._about()
-        rows, existing = int(about["rows"]), existing_indexes(self.conn, tuned)
+        rows, existing = int(about["rows"]), read_existing_indexes(self.conn, tuned)
         current = self._current(existing)
         with Clients(self.conninfo, 4) as self._clients:
             with (
                 snapshot(self.conn),
-                self.console.progress(f"replaying through {current.name}", len(wish.vectors)) as progress,
+                self.console.progress(f"replaying through {current.name}", len(options.vectors)) as progress,
             ):
                 index = _numbered(tuned, current.number)
-                truth = exact_neighbors(self.conn, tuned.column, wish.vectors, wish.k)
+                truth = exact_neighbors(self.conn, tuned.column, options.vectors, options.k)
                 rows = self._rows = truth.scanned
-                seen = replay_through(self.conn, tuned, index, wish.vectors, truth, wish.k, progress)
+                seen = replay_index(self.conn, tuned, index, options.vectors, truth, options.k, progress)
                 recall = seen.recall.mean(axis=0)
-                self._reference_effort = _first(recall, index.rungs, wish.target, wish.k)
-                self._reference = search_through(self.conn, tuned, index, wish.k, self._reference_effort)
+                self._reference_effort = _first(recall, index.rungs, options.target, options.k)
+                self._reference = prepare_index_search(
+                    self.conn, tuned, index, options.k, self._reference_effort
+                )
                 timed = self._timed(tuned, index, recall)
             trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
             (self._now,) = advisor.priced([trial])
@@ -95,7 +103,7 @@ class Advisor:
             )
             self._rounds(run, advice, existing, about)
         advice.reference_ms = float(np.median(self._reference_seen))
-        found = advisor.best([advice.now, *advice.forecasts], wish.target, wish.k)
+        found = advisor.best([advice.now, *advice.forecasts], options.target, options.k)
         advice.winner = None if found is None else found[0]
         advice.seconds = monotonic() - self._began
         return advice
@@ -118,11 +126,11 @@ class Advisor:
 
     def _current(self, existing: Sequence[ExistingIndex]) -> ExistingIndex:
         """Return the index that serves, or would if something was learned."""
-        values = {"column_id": self.tuned.column.id, "k_class": k_class(self.wish.k)}
+        values = {"column_id": self.tuned.column.id, "k_class": k_class(self.options.k)}
         serving = {row[0]: row[1] for row in self.conn.execute(queries()["proof_of"], values).fetchall()}
         by_number = {each.number: each for each in existing if each.number is not None}
         main = self.tuned.indexes[0].number
-        number = serving.get(k_class(self.wish.k))
+        number = serving.get(k_class(self.options.k))
         found = by_number.get(main if number is None else number) or by_number.get(main)
         if found is None:
             raise VectunedError(
@@ -138,8 +146,8 @@ class Advisor:
 
         Over the first sample the forms compete, over the next the ways to build the best of them.
         """
-        wish, column = self.wish, self.tuned.column
-        plan = advisor.sizes(wish.sample_rows, advice.rows)
+        options, column = self.options, self.tuned.column
+        plan = advisor.sizes(options.sample_rows, advice.rows)
         advice.sizes = plan
         base = advice.current.definition
         entrants = advisor.candidates(column.vector_type, column.dimensions, advice.rows)
@@ -153,7 +161,7 @@ class Advisor:
         for place, size in enumerate(plan):
             entrants = [base, *(each for each in dict.fromkeys(entrants) if each != base)]
             last = place == len(plan) - 1
-            if last and wish.on_table:
+            if last and options.on_table:
                 self._on_table(run, advice, existing, entrants[1:], trials, about)
                 self._price(trials, advice.rows)
                 rows = advice.rows
@@ -201,7 +209,7 @@ class Advisor:
         """Try candidates on the table itself, one after the other, where no index there stands in the way."""
         column = self.tuned.column
         with snapshot(self.conn):
-            truth = exact_neighbors(self.conn, column, self.wish.vectors, self.wish.k)
+            truth = exact_neighbors(self.conn, column, self.options.vectors, self.options.k)
         for number, definition in enumerate(entrants, 1):
             if definition in (each.definition for each in existing):
                 continue
@@ -212,7 +220,7 @@ class Advisor:
                 advice.skipped[definition] = f"{reason} on the table"
                 continue
             name = run.schema + "_" + str(number)
-            run.announce(name, trial=True)
+            run.register_index(name, trial=True)
             self._allow_memory(definition, advice.rows, about)
             statement = create_statement(column, definition, column.relation, name, concurrently=True)
             label = f"on the table, {number} of {len(entrants)}: {definition}"
@@ -267,7 +275,7 @@ class Advisor:
         """
         growth = advisor.growth_beyond(tried, base, self._now)
         seen = advisor.forecast(tried, self._now.rows, growth)
-        point = seen.at_target(self.wish.target, self.wish.k)
+        point = seen.at_target(self.options.target, self.options.k)
         return float("inf") if point is None else point.ms
 
     def _make_copy(self, run: ScratchRun, storage: str) -> None:
@@ -296,7 +304,7 @@ class Advisor:
             column=column.vector,
             relation=column.relation,
             key_start=sql.Literal(self._copied),
-            seed=sql.Literal(self.wish.seed),
+            seed=sql.Literal(self.options.seed),
             **places,
         )
         rows = round(min(share, 1.0) * self._rows)
@@ -311,7 +319,7 @@ class Advisor:
     def _truth_of(self, relation: str) -> Truth:
         with self.conn.transaction(force_rollback=True):
             tuned = self._adopt(relation)
-            return exact_neighbors(self.conn, tuned.column, self.wish.vectors, self.wish.k)
+            return exact_neighbors(self.conn, tuned.column, self.options.vectors, self.options.k)
 
     def _adopt(self, relation: str) -> TunedColumn:
         """Take the copy into care, for as long as the transaction lasts, which must be rolled back."""
@@ -355,9 +363,9 @@ class Advisor:
             number = self.conn.execute(queries()["advise_index"], values).fetchall()[0][0]
             tuned = tuned_columns(self.conn, tuned.column.id)[0]
             index = _numbered(tuned, number)
-            seen = replay_through(self.conn, tuned, index, self.wish.vectors, truth, self.wish.k)
+            seen = replay_index(self.conn, tuned, index, self.options.vectors, truth, self.options.k)
             efforts = self._efforts(index, seen.recall.mean(axis=0))
-            ways = {n: search_through(self.conn, tuned, index, self.wish.k, n) for n in efforts}
+            ways = {n: prepare_index_search(self.conn, tuned, index, self.options.k, n) for n in efforts}
         size = self.conn.execute(queries()["relation_size"], {"relation": name}).fetchall()[0][0]
         return self._trial(definition, rows, seen, index.rungs, self._race(ways), int(size), seconds)
 
@@ -365,7 +373,7 @@ class Advisor:
         self,
         definition: Definition,
         rows: int,
-        seen: Replayed,
+        seen: IndexReplay,
         rungs: Sequence[int],
         timed: dict[int, float],
         size: int,
@@ -381,20 +389,22 @@ class Advisor:
 
     def _timed(self, tuned: TunedColumn, index: TunedIndex, recall: Floats) -> dict[int, float]:
         efforts = self._efforts(index, recall)
-        return self._race({n: search_through(self.conn, tuned, index, self.wish.k, n) for n in efforts})
+        return self._race(
+            {n: prepare_index_search(self.conn, tuned, index, self.options.k, n) for n in efforts}
+        )
 
     def _efforts(self, index: TunedIndex, recall: Floats) -> list[int]:
         """Choose which efforts to time: where the target is reached, and what more rows might take."""
-        at = int(np.argmax(recall >= self.wish.target)) if (recall >= self.wish.target).any() else 12
-        least = self.wish.k if index.method == "hnsw" else 1
+        at = int(np.argmax(recall >= self.options.target)) if (recall >= self.options.target).any() else 12
+        least = self.options.k if index.method == "hnsw" else 1
         places = (min(at + step, len(recall) - 1) for step in (0, 2, 4))
         return sorted({max(index.rungs[place], least) for place in places})
 
     def _race(self, ways: dict[int, PreparedSearch]) -> dict[int, float]:
         """Time ways beside the current index; their mean times in units of that."""
-        vectors = self.wish.vectors[:_TIMED]
+        vectors = self.options.vectors[:_TIMED]
         named = {"reference": self._reference, **{str(n): way for n, way in ways.items()}}
-        seen = self._clients.time(named, vectors, self.wish.k, seed=self.wish.seed, passes=3)
+        seen = self._clients.time(named, vectors, self.options.k, seed=self.options.seed, passes=3)
         reference = float(seen["reference"].millis.mean())
         self._reference_seen.append(reference)
         return {n: float(seen[str(n)].millis.mean()) / reference for n in ways}
@@ -410,8 +420,8 @@ class Advisor:
         """Say why a candidate is not tried: it would take more time than is left."""
         spent = monotonic() - self._began
         guess = advisor.build_guess(self._built, definition, rows)
-        if self._built and spent + guess > self.wish.budget_seconds:
-            return f"would take {guess:.0f} s of the {max(self.wish.budget_seconds - spent, 0):.0f} s left"
+        if self._built and spent + guess > self.options.budget_seconds:
+            return f"would take {guess:.0f} s of the {max(self.options.budget_seconds - spent, 0):.0f} s left"
         return None
 
     def _require_room(self, entrants: Sequence[Definition], sample: int) -> None:
@@ -419,7 +429,7 @@ class Advisor:
         largest = max(advisor.index_bytes(each, sample, dimensions) for each in entrants)
         per_value = (4 if self.tuned.column.vector_type == "vector" else 2) * dimensions
         needed = largest + round(1.1 * sample * (per_value + 60))
-        limit = _FREE_BYTES if self.wish.max_mb is None else self.wish.max_mb << 20
+        limit = _FREE_BYTES if self.options.max_mb is None else self.options.max_mb << 20
         if needed > limit:
             raise VectunedError(
                 f"A copy of {sample:,} rows and an index over it need about {needed >> 20:,} MB, more than "

@@ -14,7 +14,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build, create_statement
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.measuring import Clients, replay_through, search_through
+from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search, replay_index
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition, Forecast
 from vectuned.learning.model.ladder import at_efforts, effort, k_class
@@ -22,11 +22,11 @@ from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.sql.files import queries
 
-from .scratch import ScratchRun
-from .types import Advice, AdvisorOptions, ExistingIndex, existing_indexes
+from .advice import Advice, AdvisorOptions, ExistingIndex, read_existing_indexes
+from .scratch_run import ScratchRun
 
 
-def marker_for(definition: Definition, existing: Sequence[ExistingIndex]) -> int | None:
+def choose_marker(definition: Definition, existing: Sequence[ExistingIndex]) -> int | None:
     """Return the number of the marker by which statements tell an index from those like it; None: no need.
 
     Alike are all over the same expression, of whatever method: each can answer the other's statements.
@@ -38,7 +38,7 @@ def marker_for(definition: Definition, existing: Sequence[ExistingIndex]) -> int
     return next(number for number in range(len(alike) + 1) if str(number) not in taken)
 
 
-def outshone(definition: Definition, existing: Sequence[ExistingIndex]) -> ExistingIndex | None:
+def find_rival_index(definition: Definition, existing: Sequence[ExistingIndex]) -> ExistingIndex | None:
     """Return the index over all rows that PostgreSQL would take instead, though asked for this one.
 
     Of two that can answer a statement it takes the one that looks cheaper: of HNSW that of the smaller m. One
@@ -55,17 +55,17 @@ def outshone(definition: Definition, existing: Sequence[ExistingIndex]) -> Exist
     return None
 
 
-def ddl(
+def compose_index_statement(
     tuned: TunedColumn, definition: Definition, existing: Sequence[ExistingIndex], name: str
 ) -> sql.Composed:
     """Write the statement that builds an index on the real table."""
-    marker = marker_for(definition, existing)
+    marker = choose_marker(definition, existing)
     return create_statement(
         tuned.column, definition, tuned.column.relation, name, concurrently=True, marker=marker
     )
 
 
-def index_name(conn: psycopg.Connection[Any], tuned: TunedColumn, definition: Definition) -> str:
+def choose_index_name(conn: psycopg.Connection[Any], tuned: TunedColumn, definition: Definition) -> str:
     """Return a name for an index that is not taken."""
     column = tuned.column
     options = (
@@ -77,17 +77,17 @@ def index_name(conn: psycopg.Connection[Any], tuned: TunedColumn, definition: De
     return str(conn.execute(queries()["unused_name"], values).fetchall()[0][0])
 
 
-class Application:
+class IndexReplacement:
     """Put advice into force through a worker, whose connection is also the run's."""
 
     def __init__(
-        self, worker: Worker, conninfo: str, tuned: TunedColumn, wish: AdvisorOptions, console: Console
+        self, worker: Worker, conninfo: str, tuned: TunedColumn, options: AdvisorOptions, console: Console
     ) -> None:
-        self.worker, self.conninfo, self.tuned, self.wish, self.console = (
+        self.worker, self.conninfo, self.tuned, self.options, self.console = (
             worker,
             conninfo,
             tuned,
-            wish,
+            options,
             console,
         )
         self.conn = worker.conn
@@ -96,18 +96,22 @@ class Application:
         """Build the winner beside what is there, unless it is; return it, and the seconds it took."""
         assert advice.winner is not None
         definition = advice.winner.definition
-        existing = existing_indexes(self.conn, self.tuned)
+        existing = read_existing_indexes(self.conn, self.tuned)
         there = next((e for e in existing if e.definition == definition and e.number is not None), None)
         if there is not None:
             return there, None
         self._require_room(advice.winner)
-        name = index_name(self.conn, self.tuned, definition)
-        statement = ddl(self.tuned, definition, existing, name)
-        run.announce(name, trial=False)
+        name = choose_index_name(self.conn, self.tuned, definition)
+        statement = compose_index_statement(self.tuned, definition, existing, name)
+        run.register_index(name, trial=False)
         seconds = build(self.conn, self.conninfo, statement, f"building {name}", advice.rows, self.console)
         self.tuned = self.worker.refresh(self.tuned)
         found = next(
-            (e for e in existing_indexes(self.conn, self.tuned) if e.name == name and e.number is not None),
+            (
+                e
+                for e in read_existing_indexes(self.conn, self.tuned)
+                if e.name == name and e.number is not None
+            ),
             None,
         )
         if found is None:
@@ -132,7 +136,7 @@ class Application:
 
     def serving(self) -> list[dict[str, Any]]:
         """Say what serves each class of k that is asked for, and whether it is proven."""
-        values = {"column_id": self.tuned.column.id, "k_class": k_class(self.wish.k)}
+        values = {"column_id": self.tuned.column.id, "k_class": k_class(self.options.k)}
         return self.conn.cursor(row_factory=dict_row).execute(queries()["proof_of"], values).fetchall()
 
     def measure(self, advice: Advice, winner: ExistingIndex) -> dict[str, Any]:
@@ -142,24 +146,24 @@ class Application:
         it took then.
         """
         assert advice.winner is not None
-        wish, tuned, forecast = self.wish, self.tuned, advice.winner
-        point = forecast.at_target(wish.target, wish.k)
+        options, tuned, forecast = self.options, self.tuned, advice.winner
+        point = forecast.at_target(options.target, options.k)
         assert point is not None
-        own = next((row for row in self.serving() if row["k_class"] == k_class(wish.k)), None)
+        own = next((row for row in self.serving() if row["k_class"] == k_class(options.k)), None)
         served = int(own["effort"]) if own is not None and own["index_no"] == winner.number else None
         new = next(index for index in tuned.indexes if index.number == winner.number)
         old = next((index for index in tuned.indexes if index.number == advice.current.number), None)
         with snapshot(self.conn):
-            truth = exact_neighbors(self.conn, tuned.column, wish.vectors, wish.k)
-            with self.console.progress(f"replaying through {winner.name}", len(wish.vectors)) as progress:
-                seen = replay_through(self.conn, tuned, new, wish.vectors, truth, wish.k, progress)
-        ways = {"predicted": search_through(self.conn, tuned, new, wish.k, point.effort)}
+            truth = exact_neighbors(self.conn, tuned.column, options.vectors, options.k)
+            with self.console.progress(f"replaying through {winner.name}", len(options.vectors)) as progress:
+                seen = replay_index(self.conn, tuned, new, options.vectors, truth, options.k, progress)
+        ways = {"predicted": prepare_index_search(self.conn, tuned, new, options.k, point.effort)}
         if served is not None:
-            ways["served"] = search_through(self.conn, tuned, new, wish.k, served)
+            ways["served"] = prepare_index_search(self.conn, tuned, new, options.k, served)
         if old is not None:
-            ways["former"] = search_through(self.conn, tuned, old, wish.k, advice.reference_effort)
+            ways["former"] = prepare_index_search(self.conn, tuned, old, options.k, advice.reference_effort)
         with Clients(self.conninfo, len(ways)) as clients:
-            timed = clients.time(ways, wish.vectors[:300], wish.k, seed=wish.seed, passes=2)
+            timed = clients.time(ways, options.vectors[:300], options.k, seed=options.seed, passes=2)
         millis = {name: float(each.millis.mean()) for name, each in timed.items()}
         scale = advice.reference_ms / millis["former"] if "former" in millis else 1.0
 
@@ -216,9 +220,9 @@ class Application:
         self.learn()
 
     def _require_room(self, winner: Forecast) -> None:
-        if self.wish.max_mb is not None and winner.bytes > self.wish.max_mb << 20:
+        if self.options.max_mb is not None and winner.bytes > self.options.max_mb << 20:
             raise VectunedError(
-                f"The index would take about {winner.bytes >> 20:,} MB, more than {self.wish.max_mb:,}: "
+                f"The index would take about {winner.bytes >> 20:,} MB, more than {self.options.max_mb:,}: "
                 "give more --max-mb."
             )
 

@@ -84,7 +84,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _demo(context: Context) -> None:
     from vectuned.daemon.demo.demo import demo
-    from vectuned.daemon.demo.demo_data import Sizes
+    from vectuned.daemon.demo.demo_data import DemoSizes
 
     options = context.options
     if not (500 <= options.queries <= 30000 and 100 <= options.held_out <= 10000):
@@ -95,7 +95,7 @@ def _demo(context: Context) -> None:
     with open_database(choice, home) as conninfo:
         where = "the embedded server" if choice.is_embedded else "the database of the DSN"
         context.console.say(f"Using {where}, schema vectuned_demo.")
-        sizes = Sizes(options.queries, options.held_out, options.seed)
+        sizes = DemoSizes(options.queries, options.held_out, options.seed)
         result = demo(conninfo, context.settings, sizes, context.console)
     if context.console.as_json:
         context.console.document(result)

@@ -16,7 +16,7 @@ from vectuned.sql.files import queries
 from .command import Command, Context, optional_column_arguments
 
 if TYPE_CHECKING:
-    from vectuned.daemon.advisor.types import Advice, AdvisorOptions, ExistingIndex
+    from vectuned.daemon.advisor.advice import Advice, AdvisorOptions, ExistingIndex
     from vectuned.learning.model.arrays import Singles
     from vectuned.learning.model.tuned_columns import TunedColumn
 
@@ -75,10 +75,10 @@ def _advise_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _advise(context: Context) -> None:
+    from vectuned.daemon.advisor.advice import read_existing_indexes
+    from vectuned.daemon.advisor.advice_report import build_report, print_advice
     from vectuned.daemon.advisor.advisor import Advisor
-    from vectuned.daemon.advisor.report import report_of, show
-    from vectuned.daemon.advisor.scratch import ScratchRun
-    from vectuned.daemon.advisor.types import existing_indexes
+    from vectuned.daemon.advisor.scratch_run import ScratchRun
 
     options = context.options
     if options.drop_old and not options.apply:
@@ -89,12 +89,12 @@ def _advise(context: Context) -> None:
         wish = _wish(conn, tuned, options)
         report: dict[str, Any] = {}
         problem = None
-        with ScratchRun.of(conn, tuned) as run:
+        with ScratchRun.open(conn, tuned) as run:
             advice = Advisor(conn, conninfo, tuned, wish, context.console).advise(run)
-            existing = existing_indexes(conn, tuned)
-            report = report_of(conn, tuned, wish, advice, existing)
+            existing = read_existing_indexes(conn, tuned)
+            report = build_report(conn, tuned, wish, advice, existing)
             if not context.console.as_json:
-                show(context.console, report)
+                print_advice(context.console, report)
             if options.apply:
                 problem = _apply(context, conn, conninfo, tuned, wish, run, advice, existing, report)
     if context.console.as_json:
@@ -132,24 +132,26 @@ def _tuned(conn: psycopg.Connection[Any], options: argparse.Namespace) -> TunedC
 
 def _queries(conn: psycopg.Connection[Any], tuned: TunedColumn, given: str, k: int, seed: int) -> Singles:
     """Return the query vectors that are meant: so many recorded ones, or those of a file."""
-    from vectuned.daemon.measure.query_files import load_vectors
-    from vectuned.daemon.measure.sampling import LEAST, sample_searches
+    from vectuned.daemon.measure.query_files import read_query_vectors
+    from vectuned.daemon.measure.sampling import MIN_SEARCHES, sample_searches
     from vectuned.learning.model.trajectory import drain
 
     if given.isdecimal() or given == "recorded":
         count = 2000 if given == "recorded" else int(given)
-        if not LEAST <= count <= _MOST_QUERIES:
-            raise UsageError(f"--queries must be between {LEAST} and {_MOST_QUERIES}, got {count}.")
+        if not MIN_SEARCHES <= count <= _MOST_QUERIES:
+            raise UsageError(f"--queries must be between {MIN_SEARCHES} and {_MOST_QUERIES}, got {count}.")
         drain(conn)
         return sample_searches(conn, tuned, count, seed=seed).vectors
-    found = load_vectors(Path(given), tuned.column)
-    if not LEAST <= len(found) <= _MOST_QUERIES:
-        raise UsageError(f"{given} holds {len(found)} queries, and it takes {LEAST} to {_MOST_QUERIES}.")
+    found = read_query_vectors(Path(given), tuned.column)
+    if not MIN_SEARCHES <= len(found) <= _MOST_QUERIES:
+        raise UsageError(
+            f"{given} holds {len(found)} queries, and it takes {MIN_SEARCHES} to {_MOST_QUERIES}."
+        )
     return found
 
 
 def _wish(conn: psycopg.Connection[Any], tuned: TunedColumn, options: argparse.Namespace) -> AdvisorOptions:
-    from vectuned.daemon.advisor.types import AdvisorOptions
+    from vectuned.daemon.advisor.advice import AdvisorOptions
 
     vectors = _queries(conn, tuned, options.queries, options.k, options.seed)
     target = tuned.target_recall if options.target is None else options.target
@@ -177,8 +179,8 @@ def _apply(
     report: dict[str, Any],
 ) -> str | None:
     """Put the advice into force; returns what kept it from what was asked for, if anything did."""
-    from vectuned.daemon.advisor.apply import Application, outshone
-    from vectuned.daemon.advisor.report import show_measured
+    from vectuned.daemon.advisor.advice_report import print_measurement
+    from vectuned.daemon.advisor.apply import IndexReplacement, find_rival_index
     from vectuned.daemon.database.standby import using_standby
     from vectuned.daemon.service.worker import Worker
 
@@ -190,14 +192,14 @@ def _apply(
     ):
         return None  # the summary has said that nothing is worth changing
     with using_standby(context.settings) as standby:
-        application = Application(
+        application = IndexReplacement(
             Worker(conn, context.settings, standby=standby), conninfo, tuned, wish, console
         )
         if winner_there is not None:
             winner, seconds = winner_there, None
         else:
             assert advice.winner is not None
-            if (before := outshone(advice.winner.definition, existing)) is not None:
+            if (before := find_rival_index(advice.winner.definition, existing)) is not None:
                 return (
                     f"{advice.winner.definition} cannot be proven beside {before.name}, which PostgreSQL "
                     "takes for the same statements: build it with the statement above and drop that one "
@@ -215,7 +217,7 @@ def _apply(
         if winner_there is None:
             applied["measured"] = application.measure(advice, winner)
             if not console.as_json:
-                show_measured(console, wish, applied)
+                print_measurement(console, wish, applied)
         problem = None
         if context.options.drop_old and main is not None and main.name != winner.name:
             if objections := application.objections(winner, main):
@@ -256,7 +258,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(context: Context) -> None:
-    from vectuned.daemon.measure.comparison import Comparison, plot
+    from vectuned.daemon.measure.evaluation import Evaluation, plot
 
     options, console = context.options, context.console
     for name, value, low, high in (("--k", options.k, 1, 1000), ("--target", options.target, 0.5, 0.999)):
@@ -269,7 +271,7 @@ def _evaluate(context: Context) -> None:
     with context.database() as conninfo, context.session() as conn:
         tuned = _tuned(conn, options)
         vectors = _queries(conn, tuned, options.queries, options.k, options.seed)
-        comparison = Comparison(conn, conninfo, tuned, vectors, options.k, options.target, options.seed)
+        comparison = Evaluation(conn, conninfo, tuned, vectors, options.k, options.target, options.seed)
         result = comparison.run(console)
     if options.plot is not None:
         plot(result, options.plot)

@@ -25,11 +25,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(context: Context) -> None:
-    from vectuned.daemon.reports.report import report
+    from vectuned.daemon.reports.report import render_report
 
     target = context.options.output
     with context.session() as conn:
-        document = report(conn)
+        document = render_report(conn)
     if target == "-":
         sys.stdout.write(document)
         return

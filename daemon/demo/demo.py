@@ -15,18 +15,17 @@ from pgvector import Vector
 from vectuned.config.settings import Settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.measure.evaluation import (
+from vectuned.daemon.measure.arms import (
     Arm,
     Outcome,
-    bare_arm,
-    bare_filtered_arm,
-    best_fixed,
-    compare,
-    exact_filtered_arm,
-    filtered_truth,
-    fixed_curve,
-    tuned_arm,
+    compare_arms,
+    find_filtered_truth,
+    prepare_exact_arm,
+    prepare_filtered_arm,
+    prepare_plain_arm,
+    prepare_vectuned_arm,
 )
+from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import LearningResult
@@ -43,12 +42,12 @@ from .demo_data import (
     SCHEMA,
     UNRELATED,
     DemoQueries,
-    Sizes,
+    DemoSizes,
     build_index,
+    embed_corpus,
     enable,
     follow_advice,
     load_table,
-    vectors,
 )
 
 K: Final = 10
@@ -57,7 +56,7 @@ TARGETS: Final = (0.98, 0.95)  # the last one stays in force, for the filtered s
 _PRODUCTION_SAMPLE_RATE: Final = 0.05
 
 
-def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> dict[str, Any]:
+def demo(conninfo: str, settings: Settings, sizes: DemoSizes, console: Console) -> dict[str, Any]:
     """Load, index, search, learn and compare in the database at `conninfo`; return the figures.
 
     Replaces the schema vectuned_demo of that database. The result's keys are those of `vectuned demo --json`.
@@ -65,7 +64,7 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
     began = monotonic()
     console.say("Reading WordNet's glosses and usage examples.")
     corpus, embedder = load_wordnet(), StaticEmbedder()
-    rows, training, heldout = vectors(corpus, embedder, sizes, console)
+    rows, training, heldout = embed_corpus(corpus, embedder, sizes, console)
     with psycopg.connect(conninfo, autocommit=True) as admin:
         migrate(admin)
     with open_session(conninfo) as conn:
@@ -85,13 +84,13 @@ def demo(conninfo: str, settings: Settings, sizes: Sizes, console: Console) -> d
         evidence = load(conn, tuned, tuned.indexes[0]).evidence(K)
         truth = exact_neighbors(conn, tuned.column, heldout.vectors, K)
 
-        curve = fixed_curve(evidence.recall)
+        curve = compute_fixed_curve(evidence.recall)
         runs: dict[float, dict[str, Outcome]] = {}
         lessons: dict[float, LearningResult] = {}
         for target in TARGETS:
             tuned = enable(conn, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
             lessons[target] = worker.learn(tuned)
-            fixed = best_fixed(curve, target)
+            fixed = choose_best_fixed(curve, target)
             served = lessons[target].served[K].policy.fixed_ef
             label = f"held-out, target {target:g}"
             runs[target] = _compare(
@@ -171,12 +170,12 @@ def _compare(
     # A connection each, so that no arm meets another's settings or plans.
     with open_session(conninfo) as first, open_session(conninfo) as second, open_session(conninfo) as third:
         arms: dict[str, Arm] = {
-            "default": bare_arm(first, tuned.column, DEFAULT_EF, INDEX),
-            "fixed": bare_arm(second, tuned.column, fixed, INDEX),
-            "vectuned": tuned_arm(third, tuned.column, served),
+            "default": prepare_plain_arm(first, tuned.column, DEFAULT_EF, INDEX),
+            "fixed": prepare_plain_arm(second, tuned.column, fixed, INDEX),
+            "vectuned": prepare_vectuned_arm(third, tuned.column, served),
         }
         with console.progress(label, len(heldout) * len(arms)) as progress:
-            return compare(arms, heldout.vectors, truth, K, seed=seed, progress=progress)
+            return compare_arms(arms, heldout.vectors, truth, K, seed=seed, progress=progress)
 
 
 def _compare_filtered(
@@ -195,15 +194,15 @@ def _compare_filtered(
     usual setting with the same new indexes, which plain SQL may use as well.
     """
     column = tuned.column
-    truth = filtered_truth(conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
+    truth = find_filtered_truth(conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
     with ExitStack() as stack:
 
         def session() -> psycopg.Connection[Any]:
             return stack.enter_context(open_session(conninfo))
 
         arms = {
-            "exact": exact_filtered_arm(session(), column, ATTRIBUTE),
-            "vectuned": tuned_arm(session(), column, 0, attribute=ATTRIBUTE),
+            "exact": prepare_exact_arm(session(), column, ATTRIBUTE),
+            "vectuned": prepare_vectuned_arm(session(), column, 0, attribute=ATTRIBUTE),
         }
         if advised:
             for name, ef, iterative, alike in (
@@ -212,12 +211,12 @@ def _compare_filtered(
                 ("relaxed_200", 200, True, False),
                 ("relaxed_advised", DEFAULT_EF, True, True),
             ):
-                arms[name] = bare_filtered_arm(
+                arms[name] = prepare_filtered_arm(
                     session(), column, ATTRIBUTE, ef, iterative=iterative, advised=alike
                 )
         label = "held-out, filtered" + (", advice followed" if advised else "")
         with console.progress(label, len(heldout) * len(arms)) as progress:
-            return compare(
+            return compare_arms(
                 arms, heldout.vectors, truth, K, values=heldout.categories, seed=seed, progress=progress
             )
 
@@ -231,15 +230,15 @@ def _compare_unrelated(
     console: Console,
 ) -> dict[str, Outcome]:
     """Compare where the filter has nothing to do with the query."""
-    truth = filtered_truth(conn, tuned.column, heldout.vectors, K, UNRELATED, heldout.topics)
+    truth = find_filtered_truth(conn, tuned.column, heldout.vectors, K, UNRELATED, heldout.topics)
     with open_session(conninfo) as first, open_session(conninfo) as second, open_session(conninfo) as third:
         arms = {
-            "relaxed": bare_filtered_arm(first, tuned.column, UNRELATED, DEFAULT_EF, iterative=True),
-            "exact": exact_filtered_arm(second, tuned.column, UNRELATED),
-            "vectuned": tuned_arm(third, tuned.column, 0, attribute=UNRELATED),
+            "relaxed": prepare_filtered_arm(first, tuned.column, UNRELATED, DEFAULT_EF, iterative=True),
+            "exact": prepare_exact_arm(second, tuned.column, UNRELATED),
+            "vectuned": prepare_vectuned_arm(third, tuned.column, 0, attribute=UNRELATED),
         }
         with console.progress("held-out, unrelated filter", len(heldout) * len(arms)) as progress:
-            return compare(
+            return compare_arms(
                 arms, heldout.vectors, truth, K, values=heldout.topics, seed=seed, progress=progress
             )
 

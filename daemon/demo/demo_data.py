@@ -29,7 +29,7 @@ UNRELATED: Final = "topic"
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DemoSizes:
     """How many queries the demonstration learns from and how many it is judged by, and the seed."""
 
     training: int = 3000
@@ -65,18 +65,18 @@ class DemoQueries:
         return None
 
 
-def vectors(
-    corpus: Corpus, embedder: StaticEmbedder, sizes: Sizes, console: Console
+def embed_corpus(
+    corpus: Corpus, embedder: StaticEmbedder, sizes: DemoSizes, console: Console
 ) -> tuple[Singles, DemoQueries, DemoQueries]:
     """Embed the glosses, and usage examples as queries: rows, queries to learn from, and held-out ones."""
     texts = corpus.texts()
     with console.progress("embedding glosses", len(texts)) as progress:
         rows = embedder.encode(texts, progress=progress)
-    asked = draw(corpus, embedder, sizes.training + sizes.heldout, sizes.seed)
+    asked = draw_queries(corpus, embedder, sizes.training + sizes.heldout, sizes.seed)
     return rows, asked.take(slice(sizes.training)), asked.take(slice(sizes.training, None))
 
 
-def draw(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int) -> DemoQueries:
+def draw_queries(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int) -> DemoQueries:
     """Draw usage examples and embed them as queries."""
     examples = corpus.queries()
     chosen = [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))[:count]]
@@ -90,7 +90,7 @@ def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, con
     """Make the table anew, with ordinary indexes on what is filtered by."""
     table = sql.Identifier(SCHEMA, TABLE)
     conn.execute("SET client_min_messages = warning")
-    for tuned in tuned_tables(conn):
+    for tuned in find_tuned_columns(conn):
         values = {"relation": RELATION, "column_name": tuned.column.name, "forget": True}
         conn.execute(queries()["disable"], values)
     conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(SCHEMA)))
@@ -124,7 +124,7 @@ def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, consol
     return build(conn, conninfo, statement, "building the HNSW index", total, console)
 
 
-def tuned_tables(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
+def find_tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
     """Return the columns of the table that vectuned knows: one, or none before `enable`."""
     return [c for c in tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
 
@@ -135,7 +135,7 @@ def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) 
         "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
         (RELATION, target, sample_rate),
     )
-    return tuned_tables(conn)[0]
+    return find_tuned_columns(conn)[0]
 
 
 def follow_advice(worker: Worker, tuned: TunedColumn, console: Console) -> tuple[TunedColumn, list[str]]:

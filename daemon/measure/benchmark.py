@@ -22,11 +22,11 @@ from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
 from vectuned.learning.truth.truth import exact_among, recall_at_k
 from vectuned.sql.files import queries
 
-from .evaluation import nearest_statement, race
-from .sampling import Sample
+from .arms import compose_nearest, race
+from .sampling import SearchSample
 
 Progress = Callable[[int], None]
-PreparedSearch = Callable[..., list[float]]
+SearchFunction = Callable[..., list[float]]
 
 _WARM_UP: Final = 100
 _SERVED: Final = "SELECT distance FROM vectuned.search($1::regclass, $2, $3, $4::jsonb, $5)"
@@ -42,7 +42,7 @@ class Benchmark:
 
     conn: psycopg.Connection[Any]
     tuned: TunedColumn
-    sample: Sample
+    sample: SearchSample
     k: int
     confidence: float = 0.95
     seed: int = 0
@@ -65,7 +65,7 @@ class Benchmark:
             sample = self.sample
             truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)
             self.conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
-            ways: dict[str, PreparedSearch] = {"served": self._served, "default": self._plain}
+            ways: dict[str, SearchFunction] = {"served": self._served, "default": self._plain}
             searches = list(
                 zip(
                     map(Vector, self.sample.vectors), self.sample.filters, self.sample.conditions, strict=True
@@ -116,10 +116,10 @@ class Benchmark:
         return psycopg.RawCursor(self.conn)
 
     def _plain_statement(self, condition: sql.Composable | None) -> sql.Composed:
-        return nearest_statement(self.tuned.column, sql.SQL("$1"), sql.Literal(self.k), condition)
+        return compose_nearest(self.tuned.column, sql.SQL("$1"), sql.Literal(self.k), condition)
 
     def _answers(
-        self, ways: dict[str, PreparedSearch], searches: list[tuple[Any, ...]], progress: Progress
+        self, ways: dict[str, SearchFunction], searches: list[tuple[Any, ...]], progress: Progress
     ) -> dict[str, Floats]:
         """Search in every way: distances (n, k) padded with +inf; NaN where it was given up."""
         found = {name: np.full((len(searches), self.k), np.inf) for name in ways}

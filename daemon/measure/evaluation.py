@@ -1,313 +1,163 @@
-"""Comparing ways to search: arms side by side on held-out queries, as a client sees them."""
+"""Comparing what a column is searched by: the default, the best fixed setting, vectuned, and exact search."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import repeat
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
-from vectuned.config.errors import VectunedError
+from vectuned.config.errors import UsageError
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.connect import choose_database, open_database
-from vectuned.learning.model.arrays import Floats, Ints, Singles
-from vectuned.learning.model.column import VectorColumn
-from vectuned.learning.model.ladder import RUNGS, at_efforts, effort
-from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.statistics.bounds import TAIL
-from vectuned.learning.truth.truth import Truth, exact_among, recall_at_k
+from vectuned.daemon.database.session import snapshot
+from vectuned.learning.model.arrays import Singles
+from vectuned.learning.model.ladder import k_class
+from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.policy.publication import read
+from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
-GRID: Final = (
-    10,
-    20,
-    30,
-    40,
-    50,
-    60,
-    70,
-    80,
-    90,
-    100,
-    120,
-    140,
-    160,
-    180,
-    200,
-    240,
-    280,
-    320,
-    360,
-    400,
-    450,
-    500,
-    600,
-    700,
-    800,
-    900,
-    1000,
+from .arms import compose_nearest
+from .fixed_setting import choose_best_fixed, compute_fixed_curve, list_fixed_efforts
+from .intervals import CONFIDENCE, summarize_searches, time_ratios
+from .prepared_search import (
+    Clients,
+    PreparedSearch,
+    prepare_index_search,
+    prepare_vectuned_search,
+    replay_index,
 )
-BLOCK: Final = 50
-_PARAMETER: Final = sql.Placeholder()
+
+_EXACT: Final = 100
+_QUERY: Final = sql.SQL("$1")
 
 
 @dataclass(frozen=True)
-class ArmResults:
-    """What a client was given: distances float64 (n, width) padded with +inf, and milliseconds (n,)."""
-
-    distances: Floats
-    millis: Floats
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one arm gave: recall@k, share of queries under 0.8, latencies in ms, the ef_search it ran with."""
-
-    recall: float
-    below_08: float
-    mean_ms: float
-    p50_ms: float
-    p99_ms: float
-    ef_search: int
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the figures by name, rounded to what they are worth."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to search: a connection of its own and the statement it runs with (query, k, filter's value)."""
+class Evaluation:
+    """Compare by `vectors` float32 (n, d): half of them choose the fixed setting, the others judge."""
 
     conn: psycopg.Connection[Any]
-    statement: sql.Composed
-    parameters: Callable[[Vector, int, str | None], tuple[Any, ...]]
-    ef_search: int
+    conninfo: str
+    tuned: TunedColumn
+    vectors: Singles
+    k: int
+    target: float | None = None
+    seed: int = 0
 
-    def search(self, query: Vector, k: int, value: str | None) -> list[float]:
-        """Return the distances found."""
-        parameters = self.parameters(query, k, value)
-        rows = self.conn.execute(self.statement, parameters, prepare=True, binary=True).fetchall()
-        return [row[-1] for row in rows]
+    def run(self, console: Console) -> dict[str, Any]:
+        """Search in every way and return the figures with their bounds, as JSON can hold them.
+
+        Each bound holds with 95 % confidence by itself: of recall and its tail by betting, of times by
+        resampling the queries, which says nothing about other work on the machine.
+        """
+        tuned, k, column = self.tuned, self.k, self.tuned.column
+        target = tuned.target_recall if self.target is None else self.target
+        order = np.random.default_rng(self.seed).permutation(len(self.vectors))
+        half = len(order) // 2
+        training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
+        main = tuned.indexes[0]
+        with snapshot(self.conn):
+            truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
+            first = truth.take(np.arange(half))
+            with console.progress(f"replaying through {main.name}", half) as progress:
+                seen = replay_index(self.conn, tuned, main, training, first, k, progress)
+            default = tuned.default_effort(main, k)
+            curve = compute_fixed_curve(seen.recall, list_fixed_efforts(main, k), main.rungs)
+            fixed = choose_best_fixed(curve, target)
+            ways = {
+                "default": prepare_index_search(self.conn, tuned, main, k, default),
+                "best fixed": prepare_index_search(self.conn, tuned, main, k, fixed),
+                "vectuned": prepare_vectuned_search(tuned, k),
+            }
+            exact = self._exact()
+        with (
+            Clients(self.conninfo, len(ways)) as clients,
+            console.progress("searching in every way", len(judging) * len(ways)) as progress,
+        ):
+            timed = clients.time(ways, judging, k, seed=self.seed, progress=progress)
+            # By itself, and fewer: reading the whole table drives what the others need out of the caches.
+            timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
+        judge = truth.take(np.arange(half, len(order)))
+        name = main.effort_name
+        unreached = "" if curve[fixed] >= target else ", which does not reach the target"
+        settings = {
+            "default": f"{name} {default}",
+            "best fixed": f"{name} {fixed}{unreached}",
+            "vectuned": self._serving(),
+            "exact": "every row compared",
+        }
+        arms = {
+            arm: {
+                "setting": settings[arm],
+                **summarize_searches(
+                    each.millis,
+                    recall_at_k(each.distances, judge.take(np.arange(len(each.millis))), k),
+                    self.seed,
+                ),
+            }
+            for arm, each in timed.items()
+        }
+        return {
+            "relation": f"{column.schema}.{column.table}",
+            "column": column.name,
+            "k": k,
+            "target_recall": target,
+            "rows": truth.scanned,
+            "queries": len(judging),
+            "chosen_by": half,
+            "main_index": main.name,
+            "confidence": CONFIDENCE,
+            "seed": self.seed,
+            "arms": arms,
+            "vectuned_over_fixed": time_ratios(
+                timed["vectuned"].millis, timed["best fixed"].millis, self.seed
+            ),
+            "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
+        }
+
+    def _exact(self) -> PreparedSearch:
+        column = self.tuned.column
+        there = sql.SQL("{} IS NOT NULL").format(column.vector)
+        statement = compose_nearest(column, _QUERY, sql.Literal(self.k), there, exact=True)
+        return PreparedSearch(statement.as_string(self.conn))
+
+    def _serving(self) -> str:
+        policy, _ = read(self.conn, self.tuned).get(k_class(self.k), (None, None))
+        if policy is None:
+            return "nothing learned yet: the default"
+        names = {index.number: index.name for index in self.tuned.indexes}
+        where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
+        return policy.described + where
 
 
-def nearest_statement(
-    column: VectorColumn,
-    query: sql.Composable,
-    k: sql.Composable,
-    condition: sql.Composable | None = None,
-    *,
-    exact: bool = False,
-) -> sql.Composed:
-    """Write plain SQL for the k nearest rows of those that meet a condition: their keys and distances.
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw recall against mean latency, with bounds; the format is that of the file's ending."""
+    from matplotlib.figure import Figure
 
-    `exact`: compare with every such row, else `query` is in it twice. A condition may call the table t.
-    """
-    keys, distance = map(sql.Identifier, column.key_columns), column.distance(query)
-    rows = sql.SQL("SELECT {}, {} AS distance FROM {} AS t").format(
-        sql.SQL(", ").join(keys), distance, column.relation
-    )
-    if condition is not None:
-        rows += sql.SQL(" WHERE {}").format(condition)
-    if exact:
-        return sql.SQL("SELECT * FROM ({} OFFSET 0) m ORDER BY distance LIMIT {}").format(rows, k)
-    return rows + sql.SQL(" ORDER BY {} LIMIT {}").format(distance, k)
-
-
-def bare_statement(
-    column: VectorColumn,
-    attribute: str | None = None,
-    value: sql.Composable = _PARAMETER,
-    k: sql.Composable = _PARAMETER,
-    *,
-    exact: bool = False,
-    advised: bool = False,
-) -> sql.Composed:
-    """Write plain SQL for the k nearest rows, where `attribute` is given of those with a value of it.
-
-    `exact`: compare with every such row. `advised`: with the condition by which statements ask for the
-    partial indexes that vectuned recommends.
-    """
-    conditions = []
-    if attribute is not None:
-        conditions.append(sql.SQL("{} = {}").format(sql.Identifier(attribute), value))
-    if advised:
-        dims = sql.Identifier(column.extension_schema, "vector_dims")
-        conditions.append(sql.SQL("{}({}) > 0").format(dims, column.vector))
-    condition = sql.SQL(" AND ").join(conditions) if conditions else None
-    return nearest_statement(column, _PARAMETER, k, condition, exact=exact)
-
-
-def bare_arm(conn: psycopg.Connection[Any], column: VectorColumn, ef: int, index: str) -> Arm:
-    """Search as people do: plain SQL at a fixed ef_search. VectunedError if it would not use the index."""
-    conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
-    statement = bare_statement(column)
-    probe = Vector(np.ones(column.dimensions, dtype=np.float32))
-    row = conn.execute(
-        sql.SQL("EXPLAIN (FORMAT JSON) ") + statement, (probe, probe, 10), prepare=False
-    ).fetchone()
-    if row is None or f'"{index}"' not in str(row[0]).replace("'", '"'):
-        raise VectunedError(
-            f"PostgreSQL does not search {column} through the index {index}: run ANALYZE, or look at EXPLAIN."
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, each in result["arms"].items():
+        x, y = each["mean_ms"], each["recall"]
+        axes.errorbar(
+            x["value"],
+            y["value"],
+            marker="o",
+            capsize=3,
+            label=f"{arm}: {each['setting']}",
+            xerr=[[x["value"] - x["at_least"]], [x["at_most"] - x["value"]]],
+            yerr=[[max(y["value"] - y["at_least"], 0)], [max(y["at_most"] - y["value"], 0)]],
         )
-    return Arm(conn, statement, lambda vector, k, _: (vector, vector, k), ef)
-
-
-def bare_filtered_arm(
-    conn: psycopg.Connection[Any],
-    column: VectorColumn,
-    attribute: str,
-    ef: int,
-    *,
-    iterative: bool,
-    advised: bool = False,
-) -> Arm:
-    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of that value."""
-    conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
-    conn.execute("SET plan_cache_mode = force_custom_plan")
-    if iterative:
-        conn.execute("SET hnsw.iterative_scan = relaxed_order")
-    statement = bare_statement(column, attribute, advised=advised)
-    return Arm(conn, statement, lambda vector, k, value: (vector, value, vector, k), ef)
-
-
-def exact_filtered_arm(conn: psycopg.Connection[Any], column: VectorColumn, attribute: str) -> Arm:
-    """Compare with every row that matches, found by the filter's own index."""
-    statement = bare_statement(column, attribute, exact=True)
-    return Arm(conn, statement, lambda vector, k, value: (vector, value, k), 0)
-
-
-def tuned_arm(
-    conn: psycopg.Connection[Any], column: VectorColumn, ef: int, *, attribute: str | None = None
-) -> Arm:
-    """Search through vectuned.search, where `attribute` is given with a filter on it."""
-    relation = f"{sql.Identifier(column.schema, column.table).as_string(conn)}"
-    if attribute is None:
-        statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s)").format(
-            sql.Literal(relation)
-        )
-        return Arm(conn, statement, lambda vector, k, _: (vector, k), ef)
-    statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s, %s)").format(
-        sql.Literal(relation)
+    axes.axhline(result["target_recall"], color="grey", linewidth=0.8, linestyle="--")
+    axes.set(
+        xscale="log",
+        xlabel="mean ms a search",
+        ylabel=f"recall@{result['k']}",
+        title=f"{result['queries']} queries against {result['rows']:,} rows",
     )
-    return Arm(conn, statement, lambda vector, k, value: (vector, k, json.dumps({attribute: value})), ef)
-
-
-def filtered_truth(
-    conn: psycopg.Connection[Any],
-    column: VectorColumn,
-    vectors: Singles,
-    k: int | Ints,
-    attribute: str,
-    values: Sequence[str | None],
-) -> Truth:
-    """Find the exact answers among the rows with each query's value of an attribute, of all rows for None."""
-    name = sql.Identifier(attribute)
-    conditions = [None if v is None else sql.SQL("{} = {}").format(name, sql.Literal(v)) for v in values]
-    return exact_among(conn, column, vectors, k, conditions)
-
-
-def race(
-    ways: Mapping[str, Callable[..., list[float]]],
-    searches: Sequence[tuple[Any, ...]],
-    width: int,
-    *,
-    seed: int | np.random.Generator = 0,
-    warm_up: int = 100,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, ArmResults]:
-    """Do every search in every way, in blocks of 50 whose order of ways is drawn anew.
-
-    A way takes what a search consists of and returns the distances found, at most `width`. Times are what the
-    client waits for, rows fetched. Before that each way does the first `warm_up` searches unmeasured.
-    """
-    rng, names, count, done = np.random.default_rng(seed), list(ways), len(searches), 0
-    seen = {name: ArmResults(np.full((count, width), np.inf), np.zeros(count)) for name in names}
-    for way in ways.values():
-        for search in searches[:warm_up]:
-            way(*search)
-    for start in range(0, count, BLOCK):
-        block = range(start, min(start + BLOCK, count))
-        for place in rng.permutation(len(names)):
-            name = names[place]
-            for i in block:
-                began = perf_counter()
-                found = ways[name](*searches[i])
-                seen[name].millis[i] = (perf_counter() - began) * 1000
-                seen[name].distances[i, : len(found)] = found
-            done += len(block)
-            if progress is not None:
-                progress(done)
-    return seen
-
-
-def compare(
-    arms: dict[str, Arm],
-    vectors: Singles,
-    truth: Truth,
-    k: int,
-    *,
-    values: Sequence[str] | None = None,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Outcome]:
-    """Race every query through every arm; `values` are what each query filters by, if the arms filter."""
-    ways = {name: arm.search for name, arm in arms.items()}
-    searches = list(zip(map(Vector, vectors), repeat(k), values or repeat(None)))
-    seen = race(ways, searches, k, seed=seed, progress=progress)
-    return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
-
-
-def fixed_grid(index: TunedIndex, k: int) -> tuple[int, ...]:
-    """Return the efforts among which the best fixed setting of an index is looked for, ascending."""
-    if index.method == "hnsw":
-        return tuple(ef for ef in GRID if ef >= k)
-    return tuple(sorted(set(index.rungs)))
-
-
-def fixed_curve(recall: Floats, grid: Sequence[int] = GRID, rungs: Sequence[int] = RUNGS) -> dict[int, float]:
-    """Return the mean recall at each effort of an ascending grid.
-
-    `recall` (n, rungs): replays, as anyone who measured could have them.
-    """
-    means = at_efforts(recall, effort(grid, rungs)).mean(axis=0)
-    return dict(zip(grid, means.tolist(), strict=True))
-
-
-def best_fixed(curve: Mapping[int, float], target: float) -> int:
-    """Return the smallest effort of a curve whose mean recall reaches the target; the largest if none."""
-    return next((each for each, mean in curve.items() if mean >= target), max(curve))
-
-
-@contextmanager
-def scratch_database(dsn: str | None, settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Yield the DSN that is given, or that of an embedded server in a folder that goes away afterwards."""
-    with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # as root the server runs as somebody else, who must pass through
-        with open_database(choose_database(dsn, {}), Path(folder) / "home", settings=settings) as conninfo:
-            yield conninfo
-
-
-def show_figures(console: Console, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print named rows of the same named figures as a table."""
-    names = list(next(iter(rows.values())))
-    body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
-    console.table(["", *names], body, title=title)
-    console.line()
-
-
-def _outcome(seen: ArmResults, truth: Truth, k: int, ef: int) -> Outcome:
-    recall, millis = recall_at_k(seen.distances, truth, k), seen.millis
-    p50, p99 = np.quantile(millis, [0.5, 0.99])
-    return Outcome(
-        float(recall.mean()), float((recall < TAIL).mean()), float(millis.mean()), float(p50), float(p99), ef
-    )
+    axes.legend(fontsize="small")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The plot cannot be written to {path}: {error}.") from error

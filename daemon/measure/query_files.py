@@ -12,7 +12,7 @@ from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.column import VectorColumn
 
 
-def load_vectors(path: Path, column: VectorColumn) -> Singles:
+def read_query_vectors(path: Path, column: VectorColumn) -> Singles:
     """Read vectors (n, d) for a column: a .npy file with an array of n rows, or lines of JSON arrays.
 
     Raises UsageError, naming the file and the row, for what cannot be searched for.

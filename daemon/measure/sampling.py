@@ -15,13 +15,13 @@ from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.replay.batch import compile_filters
 from vectuned.sql.files import queries
 
-LEAST: Final = 20
+MIN_SEARCHES: Final = 20
 _MOVED: Final = 0.5
 _PAGES_FOR: Final = 20
 
 
 @dataclass(frozen=True)
-class Sample:
+class SearchSample:
     """Hold n searches: `vectors` float32 (n, d), and what each filters by, as JSON and as SQL, or None.
 
     `asked` is how many were wanted; the last `perturbed` are rows of the table.
@@ -65,7 +65,7 @@ def sample_searches(
     filtered: bool | None = False,
     perturbed: bool = False,
     seed: int = 0,
-) -> Sample:
+) -> SearchSample:
     """Take the newest recorded searches, of the same ones one, up to `count`.
 
     `filtered`: those without a filter (False), with one (True), or both (None); one whose filter no longer
@@ -83,19 +83,19 @@ def sample_searches(
     missing = count - len(kept) if perturbed and not filtered else 0
     moved = _moved_rows(conn, tuned, missing, seed) if missing else _none(tuned)
     vectors = np.array([vector for vector, _, _ in kept], dtype=np.float32)
-    sample = Sample(
+    sample = SearchSample(
         np.concatenate([vectors.reshape(len(kept), tuned.column.dimensions), moved]),
         [text for _, text, _ in kept] + [None] * len(moved),
         [condition for _, _, condition in kept] + [None] * len(moved),
         count,
         len(moved),
     )
-    if len(sample) < LEAST:
+    if len(sample) < MIN_SEARCHES:
         kind = {False: "without a filter", True: "with a filter", None: ""}[filtered]
         raise VectunedError(
             f"Only {len(kept)} different searches {kind} of {tuned.column} are recorded with their vectors, "
-            f"and it takes {LEAST}: use vectuned.search for a while (its sample_rate is how many are kept), "
-            "or ask for perturbed rows, which are not a fair sample."
+            f"and it takes {MIN_SEARCHES}: use vectuned.search for a while (its sample_rate is how many are "
+            "kept), or ask for perturbed rows, which are not a fair sample."
         )
     return sample
 

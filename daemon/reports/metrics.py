@@ -100,7 +100,7 @@ class StatusCollector(Collector):
                 if found is not None:
                     read[name], jobs[name] = found
         yield up
-        yield from families(read)
+        yield from column_families(read)
         yield from job_families(jobs)
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class StatusCollector(Collector):
             return None
 
 
-def families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
+def column_families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
     """Turn the status of each database's columns, as `status.read` returns it, into families of metrics."""
     columns = [
         ([name, column["relation"], column["column_name"]], column)
@@ -177,7 +177,7 @@ def job_families(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Me
 
 
 @contextmanager
-def served_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int | None]:
+def serve_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int | None]:
     """Serve metrics over HTTP at `listen`, "host:port"; empty: nowhere. Yields the port.
 
     Raises UsageError where nothing can be served there.

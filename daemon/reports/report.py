@@ -35,7 +35,7 @@ _FEWEST: Final = 10
 Seen = Sequence[tuple[TunedIndex, Replays]]
 
 
-def report(conn: psycopg.Connection[Any]) -> str:
+def render_report(conn: psycopg.Connection[Any]) -> str:
     """Return the report of every tuned column as an HTML document.
 
     It holds names of tables and columns, filters without their values, and figures; no rows and no queries.

@@ -23,7 +23,7 @@ from vectuned.config.settings import Settings
 from vectuned.daemon.database.connect import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.logs import set_up_logging
-from vectuned.daemon.reports.metrics import served_metrics
+from vectuned.daemon.reports.metrics import serve_metrics
 
 from .engine import Engine
 from .sd_notify import Notifier
@@ -148,7 +148,7 @@ class Service:
             engine.name or str(conninfo_to_dict(engine.conninfo).get("dbname") or "default"): source(engine)
             for engine in self._engines
         }
-        servers.enter_context(served_metrics(self._engines[0].settings.metrics.listen, sources))
+        servers.enter_context(serve_metrics(self._engines[0].settings.metrics.listen, sources))
 
     def _watch(self) -> None:
         """Do what signals ask for, and tell the service manager, until it is time to stop."""

@@ -113,7 +113,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch, definition: Definition) -> None:
 
     monkeypatch.setattr(advisor, "best", best)
     monkeypatch.setattr(advisor, "survivors", lambda costs, _: [each for each, _ in costs])
-    monkeypatch.setattr("vectuned.daemon.advisor.report.WORTH", 1000.0)
+    monkeypatch.setattr("vectuned.daemon.advisor.advice_report.WORTH", 1000.0)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from vectuned.daemon.cli.main import main
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.reports import status
-from vectuned.daemon.reports.metrics import served_metrics
-from vectuned.daemon.reports.report import report
+from vectuned.daemon.reports.metrics import serve_metrics
+from vectuned.daemon.reports.report import render_report
 from vectuned.daemon.service.worker import Worker
 
 DIMENSIONS = 16
@@ -63,7 +63,7 @@ def test_metrics_are_the_numbers_of_the_status(learned: Connection) -> None:
         "shop": lambda: open_session(learned.info.dsn),
         "gone": lambda: open_session(make_conninfo(learned.info.dsn, dbname="gone")),
     }
-    with served_metrics("127.0.0.1:0", sources) as port:
+    with serve_metrics("127.0.0.1:0", sources) as port:
         assert port is not None
         metrics = scraped(port)
         search(learned, clustered(1, DIMENSIONS, seed=9)[0])
@@ -92,7 +92,7 @@ def test_metrics_are_the_numbers_of_the_status(learned: Connection) -> None:
 
 
 def test_metrics_outlive_a_lost_connection(learned: Connection) -> None:
-    with served_metrics("127.0.0.1:0", {"shop": lambda: open_session(learned.info.dsn)}) as port:
+    with serve_metrics("127.0.0.1:0", {"shop": lambda: open_session(learned.info.dsn)}) as port:
         assert port is not None
         assert scraped(port)["vectuned_up"][0][1] == 1
         learned.execute(
@@ -104,7 +104,7 @@ def test_metrics_outlive_a_lost_connection(learned: Connection) -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:70000", "192.0.2.1:9187", "no.such.host.invalid:9187"])
 def test_where_nothing_can_be_served(listen: str) -> None:
-    with pytest.raises(UsageError, match=r"metrics\.listen"), served_metrics(listen, {}):
+    with pytest.raises(UsageError, match=r"metrics\.listen"), serve_metrics(listen, {}):
         pass
 
 
@@ -151,7 +151,7 @@ class Document(HTMLParser):
 def test_the_report_holds_everything_and_loads_nothing(learned: Connection) -> None:
     learned.execute("REINDEX INDEX items_embedding_idx")
     Worker(learned, load_settings(None, {}, {})).replay_all()
-    document = Document(report(learned))
+    document = Document(render_report(learned))
     text = "\n".join(document.words)
     assert document.loads == []
     assert "script" not in document.tags

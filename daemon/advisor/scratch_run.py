@@ -41,7 +41,7 @@ class ScratchRun:
         """Name something in the scratch schema."""
         return sql.Identifier(self.schema, name)
 
-    def announce(self, name: str, *, trial: bool) -> None:
+    def register_index(self, name: str, *, trial: bool) -> None:
         """Write down that an index is about to be built on the real table."""
         column = self.tuned.column
         self.indexes.append({"schema": column.schema, "table": column.table, "name": name, "trial": trial})
@@ -62,12 +62,12 @@ class ScratchRun:
 
     @classmethod
     @contextmanager
-    def of(cls, conn: psycopg.Connection[Any], tuned: TunedColumn) -> Iterator[ScratchRun]:
+    def open(cls, conn: psycopg.Connection[Any], tuned: TunedColumn) -> Iterator[ScratchRun]:
         """Clear away what dead runs left, make a scratch schema, and drop it in the end, come what may.
 
         Raises VectunedError while another run is at work on the column.
         """
-        sweep(conn, tuned)
+        drop_dead_runs(conn, tuned)
         run = cls(conn, f"vectuned_advise_{tuned.column.id}_{secrets.token_hex(4)}", tuned)
         conn.execute(queries()["try_run"], {"name": run.schema})
         with conn.transaction():
@@ -78,11 +78,11 @@ class ScratchRun:
         finally:
             # A connection that is lost leaves it to the next run.
             if not conn.closed:
-                clear(conn, run.schema, run.indexes)
+                drop_run(conn, run.schema, run.indexes)
                 conn.execute(queries()["end_run"], {"name": run.schema})
 
 
-def sweep(conn: psycopg.Connection[Any], tuned: TunedColumn) -> int:
+def drop_dead_runs(conn: psycopg.Connection[Any], tuned: TunedColumn) -> int:
     """Drop what dead runs left behind, and return how many; refuse while one is at work on the column."""
     cleared = 0
     for schema, said in conn.execute(queries()["advise_runs"]).fetchall():
@@ -95,7 +95,7 @@ def sweep(conn: psycopg.Connection[Any], tuned: TunedColumn) -> int:
                 )
             continue
         try:
-            clear(conn, schema, json.loads(said).get("indexes", []))
+            drop_run(conn, schema, json.loads(said).get("indexes", []))
             cleared += 1
             log.warning("cleared away %s, left by a run that died", schema, extra={"action": "advise"})
         finally:
@@ -114,7 +114,7 @@ def _taken_over(conn: psycopg.Connection[Any], schema: str, patience: float) -> 
         sleep(0.1)
 
 
-def clear(conn: psycopg.Connection[Any], schema: str, indexes: list[dict[str, Any]]) -> None:
+def drop_run(conn: psycopg.Connection[Any], schema: str, indexes: list[dict[str, Any]]) -> None:
     """Drop a scratch schema and of the indexes that its run built on a table those nobody wants."""
     for index in indexes:
         with suppress(psycopg.errors.UndefinedObject):

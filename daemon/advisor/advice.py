@@ -63,7 +63,7 @@ class Advice:
     memory: dict[str, int] = field(default_factory=dict)
 
 
-def existing_indexes(conn: psycopg.Connection[Any], tuned: TunedColumn) -> list[ExistingIndex]:
+def read_existing_indexes(conn: psycopg.Connection[Any], tuned: TunedColumn) -> list[ExistingIndex]:
     """Read the indexes over all rows of a column."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     rows = cursor.execute(queries()["advised_indexes"], {"column_id": tuned.column.id}).fetchall()

@@ -20,21 +20,21 @@ from vectuned.learning.replay.scan import ScanGoal, Scans, goal
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import queries, trusted
 
-from .evaluation import ArmResults, race
+from .arms import ArmResults, race
 
 _SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
 
 
 @dataclass(frozen=True)
-class Replayed:
+class IndexReplay:
     """What n searches saw through an index: recall@k and index buffers, float64 (n, rungs)."""
 
     recall: Floats
     blocks: Floats
 
-    def take(self, rows: Any) -> Replayed:
+    def take(self, rows: Any) -> IndexReplay:
         """Return the searches at `rows`, indices or a mask."""
-        return Replayed(self.recall[rows], self.blocks[rows])
+        return IndexReplay(self.recall[rows], self.blocks[rows])
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PreparedSearch:
     settings: tuple[tuple[str, str], ...] = ()
 
 
-def replay_through(
+def replay_index(
     conn: psycopg.Connection[Any],
     tuned: TunedColumn,
     index: TunedIndex,
@@ -53,7 +53,7 @@ def replay_through(
     truth: Truth,
     k: int,
     progress: Callable[[int], None] | None = None,
-) -> Replayed:
+) -> IndexReplay:
     """Replay searches through one index, in the transaction `conn` is in; nothing is stored.
 
     A search ends where its answer is complete. Those that take too long are left out.
@@ -64,10 +64,10 @@ def replay_through(
         if progress is not None:
             progress(i + 1)
     own = scans.finished
-    return Replayed(scans.recall(own, truth.take(own), k), scans.blocks[own])
+    return IndexReplay(scans.recall(own, truth.take(own), k), scans.blocks[own])
 
 
-def search_through(
+def prepare_index_search(
     conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, k: int, effort: int
 ) -> PreparedSearch:
     """Return how to search through one index as vectuned.search does, at a fixed effort."""
@@ -159,7 +159,7 @@ def _asking(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector],
     return ask
 
 
-def served_search(tuned: TunedColumn, k: int) -> PreparedSearch:
+def prepare_vectuned_search(tuned: TunedColumn, k: int) -> PreparedSearch:
     """Return how an application searches."""
     literal = [
         sql.Literal(x).as_string(None) for x in (tuned.column.relation.as_string(None), k, tuned.column.name)

@@ -10,33 +10,35 @@ from vectuned.daemon.console import Console
 from vectuned.learning.advisor import WORTH, Forecast
 from vectuned.learning.model.tuned_columns import TunedColumn
 
-from .apply import ddl, index_name, outshone
-from .types import Advice, AdvisorOptions, ExistingIndex
+from .advice import Advice, AdvisorOptions, ExistingIndex
+from .apply import choose_index_name, compose_index_statement, find_rival_index
 
 _POINTS: Final = (0.9, 0.95, 0.98, 0.99)
 
 
-def report_of(
+def build_report(
     conn: psycopg.Connection[Any],
     tuned: TunedColumn,
-    wish: AdvisorOptions,
+    options: AdvisorOptions,
     advice: Advice,
     existing: list[ExistingIndex],
 ) -> dict[str, Any]:
     """Return the advice with its figures, as JSON can hold them."""
-    now = advice.now.at_target(wish.target, wish.k)
-    best = None if advice.winner is None else advice.winner.at_target(wish.target, wish.k)
+    now = advice.now.at_target(options.target, options.k)
+    best = None if advice.winner is None else advice.winner.at_target(options.target, options.k)
     changed = advice.winner is not None and advice.winner is not advice.now
     worth = changed and (now is None or (best is not None and best.ms < WORTH * now.ms))
-    rows = [_candidate(conn, tuned, wish, advice, each, existing) for each in [advice.now, *advice.forecasts]]
+    rows = [
+        _candidate(conn, tuned, options, advice, each, existing) for each in [advice.now, *advice.forecasts]
+    ]
     rows[0]["current"] = True
     rows[1:] = sorted(rows[1:], key=lambda row: (row["at_target"] or {}).get("ms", float("inf")))
     return {
         "relation": f"{tuned.column.schema}.{tuned.column.table}",
         "column": tuned.column.name,
-        "k": wish.k,
-        "target_recall": wish.target,
-        "queries": len(wish.vectors),
+        "k": options.k,
+        "target_recall": options.target,
+        "queries": len(options.vectors),
         "rows": advice.rows,
         "sample_rows": advice.sizes,
         "seconds": round(advice.seconds, 1),
@@ -49,7 +51,7 @@ def report_of(
         },
         "skipped": {str(each): why for each, why in advice.skipped.items()},
         "winner": None if not worth or advice.winner is None else str(advice.winner.definition),
-        "summary": _summary(wish, advice, now, best, worth=worth),
+        "summary": _summary(options, advice, now, best, worth=worth),
         "applied": None,
     }
 
@@ -57,13 +59,13 @@ def report_of(
 def _candidate(
     conn: psycopg.Connection[Any],
     tuned: TunedColumn,
-    wish: AdvisorOptions,
+    options: AdvisorOptions,
     advice: Advice,
     each: Forecast,
     existing: list[ExistingIndex],
 ) -> dict[str, Any]:
-    point = each.at_target(wish.target, wish.k)
-    in_the_way = outshone(each.definition, existing)
+    point = each.at_target(options.target, options.k)
+    in_the_way = find_rival_index(each.definition, existing)
     real = each is advice.now
     return {
         "definition": str(each.definition),
@@ -75,7 +77,7 @@ def _candidate(
         "curve": {
             f"{target:g}": None if at is None else _point(at, advice, each)
             for target in _POINTS
-            for at in [each.at_target(target, wish.k)]
+            for at in [each.at_target(target, options.k)]
         },
         "at_target": None if point is None else _point(point, advice, each),
         "fits": "shared_buffers"
@@ -85,7 +87,9 @@ def _candidate(
         else "neither",
         "statement": None
         if real
-        else ddl(tuned, each.definition, existing, index_name(conn, tuned, each.definition)).as_string(conn),
+        else compose_index_statement(
+            tuned, each.definition, existing, choose_index_name(conn, tuned, each.definition)
+        ).as_string(conn),
         "in_the_way": None if real or in_the_way is None else in_the_way.name,
     }
 
@@ -99,8 +103,8 @@ def _point(point: Any, advice: Advice, forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _summary(wish: AdvisorOptions, advice: Advice, now: Any, best: Any, *, worth: bool) -> str:
-    where = f"recall {wish.target:g}"
+def _summary(options: AdvisorOptions, advice: Advice, now: Any, best: Any, *, worth: bool) -> str:
+    where = f"recall {options.target:g}"
     if advice.winner is None:
         return f"no candidate reaches {where}, nor does the current index: nothing is worth changing"
     definition = advice.winner.definition
@@ -125,7 +129,7 @@ def _summary(wish: AdvisorOptions, advice: Advice, now: Any, best: Any, *, worth
     )
 
 
-def show(console: Console, report: dict[str, Any]) -> None:
+def print_advice(console: Console, report: dict[str, Any]) -> None:
     """Print the candidates as a table, and what follows."""
     rows = []
     for row in report["candidates"]:
@@ -188,7 +192,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
                 )
 
 
-def show_measured(console: Console, wish: AdvisorOptions, applied: dict[str, Any]) -> None:
+def print_measurement(console: Console, options: AdvisorOptions, applied: dict[str, Any]) -> None:
     """Print what was predicted of the index that was built, and what was measured."""
     took = (
         "was there already"
@@ -211,7 +215,7 @@ def show_measured(console: Console, wish: AdvisorOptions, applied: dict[str, Any
         for figures in ("predicted", "measured")
     ]
     console.table(
-        ("", "effort", "", f"recall@{wish.k}", "ms", "blocks"), rows, title=f"{applied['index']}, {took}"
+        ("", "effort", "", f"recall@{options.k}", "ms", "blocks"), rows, title=f"{applied['index']}, {took}"
     )
     if measured["former_ms"] is not None:
         console.line(
