@@ -25,7 +25,7 @@ from benchmarks.scratch import scratch_database
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo_data import (
     RELATION,

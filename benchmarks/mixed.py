@@ -33,7 +33,7 @@ from benchmarks.tables import print_rows
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo import demo_data
 from vectuned.daemon.demo.demo_data import ATTRIBUTE, INDEX, enable, follow_advice

@@ -15,7 +15,7 @@ import platform
 import sys
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.demo.demo import K
 from vectuned.daemon.demo.demo_data import INDEX, draw_queries, find_tuned_columns

@@ -32,7 +32,7 @@ from pgvector import Vector
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.config.sections import ReasoningSettings
 from vectuned.config.settings import load_settings
-from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.service.worker import Worker
 from vectuned.reasoning.answering.knowledge import Breadth, Question

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from psycopg.rows import TupleRow, dict_row
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import Settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.connect import choose_database, connect, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
+from vectuned.daemon.database.connect import connect
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.reports import status
 from vectuned.sql.files import queries
@@ -48,14 +49,8 @@ class Context:
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection[TupleRow]]:
         """Yield a connection to it, vectuned being installed there."""
-        with self.database() as conninfo:
-            database = self.settings.database
-            with open_session(
-                conninfo,
-                application_name=database.application_name,
-                connect_timeout=database.connect_timeout,
-            ) as conn:
-                yield conn
+        with self.database() as conninfo, open_session(conninfo, self.settings.database) as conn:
+            yield conn
 
 
 @dataclass(frozen=True)
@@ -127,15 +122,7 @@ def _migrate(context: Context) -> None:
     options = context.options
     if options.public is not None and not options.roles:
         raise UsageError("--public and --no-public go with --roles.")
-    database = context.settings.database
-    with (
-        context.database() as conninfo,
-        connect(
-            conninfo,
-            application_name=database.application_name,
-            connect_timeout=database.connect_timeout,
-        ) as conn,
-    ):
+    with context.database() as conninfo, connect(conninfo, context.settings.database) as conn:
         done = migrate(conn)
         created = install_roles(conn, public=options.public) if options.roles else ()
         name = conn.info.dbname
@@ -240,9 +227,9 @@ def _status(context: Context) -> None:
     if seconds is not None:
         if not 0.1 <= seconds <= 3600:
             raise UsageError("--watch takes 0.1 to 3600 seconds.")
-        timeout = context.settings.database.connect_timeout
+        database = context.settings.database
         with context.database() as conninfo, suppress(KeyboardInterrupt):  # the way to end it
-            status.watch(context.console, lambda: open_session(conninfo, connect_timeout=timeout), seconds)
+            status.watch(context.console, lambda: open_session(conninfo, database), seconds)
         return
     with context.session() as conn:
         columns, daemon = status.read(conn), status.read_daemon(conn)

@@ -41,18 +41,17 @@ def _ask(context: Context) -> None:
     from vectuned.reasoning.errors import ReasoningError
 
     options, settings = context.options, context.settings
-    with context.database() as conninfo:
-        timeout = settings.database.connect_timeout
-        with Reasoner(
-            lambda: open_session(conninfo, connect_timeout=timeout), settings.reasoning
-        ) as reasoner:
-            try:
-                outcome = reasoner.ask(options.question)
-            except ReasoningError as error:
-                if error.trace is not None:
-                    _draw(context, reasoner.plan, error.trace)
-                raise _told(context, error) from error
-            _draw(context, reasoner.plan, outcome.trace)
+    with (
+        context.database() as conninfo,
+        Reasoner(lambda: open_session(conninfo, settings.database), settings.reasoning) as reasoner,
+    ):
+        try:
+            outcome = reasoner.ask(options.question)
+        except ReasoningError as error:
+            if error.trace is not None:
+                _draw(context, reasoner.plan, error.trace)
+            raise _told(context, error) from error
+        _draw(context, reasoner.plan, outcome.trace)
     if context.console.as_json:
         context.console.document(outcome.to_json())
         return

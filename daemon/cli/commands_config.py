@@ -9,7 +9,8 @@ from typing import Any, Final
 from vectuned.config.errors import ConfigurationError, UsageError, printable
 from vectuned.config.settings import DEFAULT, Configuration, Settings, load_configuration
 from vectuned.config.sources import HOME_VARIABLE
-from vectuned.daemon.database.connect import choose_database, redacted
+from vectuned.daemon.database.choice import choose_database
+from vectuned.daemon.database.connect import redact
 from vectuned.daemon.server.embedded import default_home
 
 from .command import Command, Context
@@ -105,7 +106,7 @@ def _effective(name: str, configuration: Configuration) -> tuple[Any, str]:
         value = value[part] if isinstance(value, dict) else getattr(value, part)
     source = configuration.sources[name]
     if key in _CONNINFO:
-        value = redacted(value)
+        value = redact(value)
     elif name == "embedded.home" and not value:
         value = str(default_home(os.environ))
         source = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else DEFAULT

@@ -34,7 +34,7 @@ def _installing(context: Context) -> Iterator[Connection]:
     """Yield a connection to the database, vectuned being installed there if it was not."""
     with (
         context.database() as conninfo,
-        connect(conninfo, connect_timeout=context.settings.database.connect_timeout) as conn,
+        connect(conninfo, context.settings.database) as conn,
     ):
         row = conn.execute(queries()["installed"]).fetchone()
         if row is None or not row[0]:

@@ -1,114 +1,79 @@
-"""Which database, and how to connect to it."""
+"""Connect to a database; error messages hide passwords and explain why no password was found."""
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from vectuned.config.errors import DatabaseUnavailableError, UsageError
-from vectuned.daemon.server.embedded import embedded_server
+from vectuned.config.sections import DatabaseSettings
 
-logger = logging.getLogger(__name__)
-
-LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE")
-"""The variables that name a database. Others, such as PGUSER or PGSSLMODE, only say how to connect to it."""
-
-_SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-
-
-@dataclass(frozen=True)
-class DatabaseChoice:
-    """The database to use: a libpq connection string, None for the embedded server, and why."""
-
-    conninfo: str | None
-    reason: str
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether the embedded server was chosen."""
-        return self.conninfo is None
-
-
-def choose_database(dsn: str | None, environ: Mapping[str, str]) -> DatabaseChoice:
-    """Choose the DSN if one is given, else what libpq's variables name, else the embedded server.
-
-    An empty DSN or variable counts as not given. Raises UsageError if the DSN cannot be parsed.
-    """
-    if dsn and dsn.strip():
-        return DatabaseChoice(dsn, f"the DSN that was given names {_describe(_parse(dsn))}")
-    given = [name for name in LIBPQ_VARIABLES if environ.get(name)]
-    if given:
-        named = ", ".join(f"{name}={environ[name]}" for name in given)
-        return DatabaseChoice("", f"the environment says {named}")
-    return DatabaseChoice(None, f"neither a DSN nor any of {', '.join(LIBPQ_VARIABLES)} is given")
-
-
-@contextmanager
-def open_database(
-    choice: DatabaseChoice, home: Path | None = None, *, settings: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """Yield the connection string of the chosen database, with the embedded server up while it is used.
-
-    `home` and `settings` are those of the embedded server. Raises DatabaseUnavailableError if that cannot
-    start.
-    """
-    which = "the embedded server" if choice.is_embedded else "an existing server"
-    logger.info("Using %s: %s", which, choice.reason, extra={"action": "choose_database"})
-    if choice.conninfo is not None:
-        yield choice.conninfo
-        return
-    with embedded_server(home, settings=settings) as server:
-        yield server.dsn
+_SECRETS: Final = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+_DEFAULTS: Final = DatabaseSettings()
 
 
 def connect(
     conninfo: str = "",
+    database: DatabaseSettings = _DEFAULTS,
     *,
-    application_name: str = "vectuned",
-    connect_timeout: int = 10,
-    autocommit: bool = True,
     parameters: Mapping[str, int] | None = None,
 ) -> psycopg.Connection[TupleRow]:
-    """Connect to PostgreSQL; what the user set for libpq wins over name, timeout (seconds) and `parameters`.
+    """Connect in autocommit mode with the settings' application name and timeout, and libpq `parameters`.
 
-    Raises DatabaseUnavailableError, with no password in its message, or UsageError for a malformed string.
+    The connection string and libpq's variables take precedence over these. Raises DatabaseUnavailableError,
+    without passwords in its message, or UsageError for a malformed string.
     """
-    given = _parse(conninfo)
-    defaults: dict[str, str | int] = {"fallback_application_name": application_name, **(parameters or {})}
+    target = _parse(conninfo)
+    defaults: dict[str, str | int] = {
+        "fallback_application_name": database.application_name,
+        **(parameters or {}),
+    }
     if not os.environ.get("PGCONNECT_TIMEOUT"):
-        defaults["connect_timeout"] = connect_timeout
-    missing = {name: value for name, value in defaults.items() if name not in given}
+        defaults["connect_timeout"] = database.connect_timeout
+    missing = {name: value for name, value in defaults.items() if name not in target}
     try:
-        return psycopg.connect(make_conninfo(conninfo, **missing), autocommit=autocommit)
+        return psycopg.connect(make_conninfo(conninfo, **missing), autocommit=True)
     except psycopg.OperationalError as error:
-        used = given | _in_use(error)
-        words = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        for secret in filter(None, [*(used.get(name) for name in _SECRETS), os.environ.get("PGPASSWORD")]):
-            words = words.replace(str(secret), "****")
-        advice = "check that the server runs and the DSN is right"
-        if error.pgconn is not None and error.pgconn.needs_password:
-            advice = f"no password was given, and {_password_file(used)}"
-        raise DatabaseUnavailableError(f"No connection to {_describe(given)} ({words}); {advice}.") from error
+        raise DatabaseUnavailableError(_explain(error, target)) from error
 
 
-def redacted(conninfo: str) -> str:
-    """Return a connection string with its secrets starred, then in the form name=value."""
-    given = {name: str(value) for name, value in _parse(conninfo).items()}
-    secrets = {name: "****" for name in _SECRETS if given.get(name)}
-    return make_conninfo("", **(given | secrets)) if secrets else conninfo
+def redact(conninfo: str) -> str:
+    """Return a connection string with **** for each secret; with secrets, in the form name=value."""
+    parameters = {name: str(value) for name, value in _parse(conninfo).items()}
+    secrets = {name: "****" for name in _SECRETS if parameters.get(name)}
+    return make_conninfo("", **(parameters | secrets)) if secrets else conninfo
 
 
-def _in_use(error: psycopg.Error) -> dict[str, object]:
-    """Return what libpq tried to connect with, what service files and its defaults say included."""
+def describe_target(conninfo: str) -> str:
+    """Name the host, port, database and user of a connection string, without secrets.
+
+    Raises UsageError if the string cannot be parsed.
+    """
+    return _describe(_parse(conninfo))
+
+
+def _explain(error: psycopg.OperationalError, target: Mapping[str, object]) -> str:
+    """Write one sentence on a failed connection: where to, libpq's message, and what to do."""
+    used = dict(target) | _effective_parameters(error)
+    message = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    # The server or libpq may quote a password.
+    for secret in filter(None, [*(used.get(name) for name in _SECRETS), os.environ.get("PGPASSWORD")]):
+        message = message.replace(str(secret), "****")
+    advice = "check that the server runs and the DSN is right"
+    if error.pgconn is not None and error.pgconn.needs_password:
+        advice = f"no password was given, and {_explain_password_file(used)}"
+    return f"No connection to {_describe(target)} ({message}); {advice}."
+
+
+def _effective_parameters(error: psycopg.Error) -> dict[str, object]:
+    """Return the parameters that libpq used, including those of service files and its own defaults."""
     if error.pgconn is None:
         return {}
     return {
@@ -118,23 +83,23 @@ def _in_use(error: psycopg.Error) -> dict[str, object]:
     }
 
 
-def _password_file(parameters: Mapping[str, object]) -> str:
-    """Say why the password file gave no password: libpq passes over one it cannot use, nearly in silence."""
+def _explain_password_file(parameters: Mapping[str, object]) -> str:
+    """Say why the password file gave no password: libpq ignores one it cannot use with at most a warning."""
     name = parameters.get("passfile")
     if not name:
         return "there is no password file: write ~/.pgpass"
     path = Path(str(name))
     file = f"the password file {path}"
     try:
-        found = path.stat()
+        info = path.stat()
     except FileNotFoundError:
         return f"there is no password file {path}"
     except OSError as error:
         return f"{file} cannot be read ({error.strerror})"
-    if not stat.S_ISREG(found.st_mode):
-        return f"{file} is no plain file, so libpq ignores it"
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"{file} is open to group or others, so libpq ignores it: chmod 600 {path}"
+    if not stat.S_ISREG(info.st_mode):
+        return f"{file} is not a regular file, so libpq ignores it"
+    if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"{file} is accessible to group or others, so libpq ignores it: chmod 600 {path}"
     if not os.access(path, os.R_OK):
         return f"{file} cannot be read (Permission denied)"
     return f"{file} has no line for this host, port, database and user"
@@ -144,7 +109,7 @@ def _parse(conninfo: str) -> dict[str, object]:
     try:
         return dict(conninfo_to_dict(conninfo))
     except psycopg.ProgrammingError as error:
-        # The driver quotes the part it stumbled over, which may be a password.
+        # psycopg's message quotes the malformed part, which may be a password.
         raise UsageError(
             "The DSN is not a connection string that libpq understands; "
             "write it like postgresql://user@host:5432/database or host=... dbname=...."
@@ -153,5 +118,5 @@ def _parse(conninfo: str) -> dict[str, object]:
 
 def _describe(parameters: Mapping[str, object]) -> str:
     public = ("service", "host", "hostaddr", "port", "dbname", "user")
-    told = [f"{name}={parameters[name]}" for name in public if parameters.get(name)]
-    return " ".join(told) or "libpq's default server"
+    parts = [f"{name}={parameters[name]}" for name in public if parameters.get(name)]
+    return " ".join(parts) or "libpq's default server"

@@ -12,11 +12,13 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from vectuned.config.errors import UsageError
+from vectuned.config.sections import DatabaseSettings
 from vectuned.sql.files import queries
 from vectuned.sql.requirements import unmet
 
 from .connect import connect
 
+_DEFAULTS: Final = DatabaseSettings()
 _LIMITS: Final = {
     "statement_timeout": "1h",
     "lock_timeout": "30s",
@@ -28,9 +30,8 @@ _LIMITS: Final = {
 
 def open_session(
     conninfo: str,
+    database: DatabaseSettings = _DEFAULTS,
     *,
-    application_name: str = "vectuned",
-    connect_timeout: int = 10,
     parameters: Mapping[str, int] | None = None,
     limits: Mapping[str, str] | None = None,
 ) -> psycopg.Connection[TupleRow]:
@@ -42,9 +43,7 @@ def open_session(
     Raises UsageError where it is not installed or pgvector will not do, DatabaseUnavailableError where there
     is no connection.
     """
-    conn = connect(
-        conninfo, application_name=application_name, connect_timeout=connect_timeout, parameters=parameters
-    )
+    conn = connect(conninfo, database, parameters=parameters)
     try:
         for name, limit in {**_LIMITS, **(limits or {})}.items():
             conn.execute(queries()["session_limit"], {"name": name, "limit": limit})

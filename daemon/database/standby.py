@@ -75,11 +75,7 @@ class Standby:
         if self._conn is not None and not self._conn.closed:
             return self._conn
         try:
-            conn = open_session(
-                self._database.replay_dsn,
-                application_name=self._database.application_name,
-                connect_timeout=self._database.connect_timeout,
-            )
+            conn = open_session(self._database.replay_dsn, self._database)
         except UsageError as error:
             raise StandbyUnreadyError(f"On the standby of database.replay_dsn: {error}") from error
         except VectunedError as error:

@@ -86,14 +86,7 @@ def open_guarded(
     conninfo: str, settings: Settings, parameters: Mapping[str, int], limits: Mapping[str, str]
 ) -> psycopg.Connection[Any]:
     """Open a session of the daemon, of which both ends soon notice when the other one is gone."""
-    database = settings.database
-    conn = open_session(
-        conninfo,
-        application_name=database.application_name,
-        connect_timeout=database.connect_timeout,
-        parameters=parameters,
-        limits=limits,
-    )
+    conn = open_session(conninfo, settings.database, parameters=parameters, limits=limits)
     try:
         conn.execute(queries()["guard_session"])
         with suppress(psycopg.errors.InvalidParameterValue):  # a server whose system cannot tell

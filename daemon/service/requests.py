@@ -82,7 +82,7 @@ def serve_request(
     row. When `stop` is set, the request is put back. Another daemon that is at it is left alone. `moved` is
     called whenever the work has moved on.
     """
-    with _open(conninfo, settings) as lock_session:
+    with open_session(conninfo, settings.database) as lock_session:
         row = lock_session.execute(queries()["hold_requests"]).fetchone()
         if row is None or not row[0]:
             return False
@@ -96,7 +96,10 @@ def serve_request(
             return False
         log.info("request %d: %s", asked.request_id, asked.kind, extra={"action": "request"})
         stop = stop or threading.Event()
-        with _open(conninfo, settings) as conn, using_standby(settings, _until(stop)) as standby:
+        with (
+            open_session(conninfo, settings.database) as conn,
+            using_standby(settings, _until(stop)) as standby,
+        ):
             _serve(lock_session, Worker(conn, settings, standby=standby), asked, stop, moved)
     return True
 
@@ -190,13 +193,6 @@ class _Watch:
                 if self._worker.standby is not None:
                     self._worker.standby.cancel()
                 return
-
-
-def _open(conninfo: str, settings: Settings) -> psycopg.Connection[Any]:
-    database = settings.database
-    return open_session(
-        conninfo, application_name=database.application_name, connect_timeout=database.connect_timeout
-    )
 
 
 def _column(worker: Worker, column_id: int) -> TunedColumn:

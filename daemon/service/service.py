@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
-from vectuned.daemon.database.connect import choose_database, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.logs import set_up_logging
 from vectuned.daemon.reports.metrics import serve_metrics
@@ -138,11 +138,7 @@ class Service:
 
         def source(engine: Engine) -> Callable[[], psycopg.Connection[Any]]:
             database = engine.settings.database
-            return lambda: open_session(
-                engine.conninfo,
-                application_name=database.application_name,
-                connect_timeout=database.connect_timeout,
-            )
+            return lambda: open_session(engine.conninfo, database)
 
         sources = {
             engine.name or str(conninfo_to_dict(engine.conninfo).get("dbname") or "default"): source(engine)

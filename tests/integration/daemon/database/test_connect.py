@@ -12,7 +12,8 @@ from tests.integration.embedded_helpers import FAST, ask, copy_home, open_folder
 
 from vectuned.config.errors import ConfigurationError, DatabaseUnavailableError, UsageError
 from vectuned.config.settings import load_settings
-from vectuned.daemon.database.connect import choose_database, connect, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
+from vectuned.daemon.database.connect import connect
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.server.embedded import EmbeddedServer
 
@@ -24,7 +25,7 @@ def test_every_application_name_that_is_taken_arrives_as_it_is(server: EmbeddedS
             name = load_settings(overrides={"database.application_name": text}, environ={}).database
         except ConfigurationError:
             continue
-        with connect(server.dsn, application_name=name.application_name) as conn:
+        with connect(server.dsn, name) as conn:
             row = conn.execute(
                 "SELECT current_setting('application_name'), application_name"
                 " FROM pg_stat_activity WHERE pid = pg_backend_pid()"

@@ -16,7 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.integration.embedded_helpers import FAST, IS_ROOT, Command, ask, copy_home, open_folder
 
 from vectuned.config.errors import DatabaseUnavailableError
-from vectuned.daemon.database.connect import choose_database, connect, open_database
+from vectuned.daemon.database.choice import choose_database, open_database
+from vectuned.daemon.database.connect import connect
 from vectuned.daemon.server.embedded import EmbeddedServer, default_home
 from vectuned.daemon.server.postmaster import is_alive, read_pid_file
 
@@ -202,7 +203,7 @@ def test_chosen_for_want_of_a_database(home: Path, caplog: pytest.LogCaptureFixt
     ):
         assert ask(conninfo, "SELECT current_database()") == "vectuned"
         assert ask(conninfo, "SHOW application_name") == "vectuned"
-    assert "Using the embedded server: neither a DSN nor any of PGHOST" in caplog.text
+    assert "Using the embedded server: there is no DSN, and none of PGHOST" in caplog.text
     with pytest.raises(DatabaseUnavailableError):
         connect(conninfo)
 

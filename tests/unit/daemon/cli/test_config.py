@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from vectuned.config.settings import SECTIONS
 from vectuned.daemon.cli.main import build_parser, main
-from vectuned.daemon.database.connect import redacted
+from vectuned.daemon.database.connect import redact
 
 SHOP = "[databases.shop]\ndsn = 'host=/nowhere dbname=shop password=hunter2'\n"
 LIBRARY = "[databases.library]\ndsn = 'host=/nowhere dbname=library'\n"
@@ -90,7 +90,7 @@ def test_show_tells_each_value_and_its_source(
     ):
         assert rows[name].removeprefix(name).strip().removeprefix(source).strip() == value
     assert rows["database:"].startswith(
-        "database: the embedded server, since neither a DSN nor any of PGHOST"
+        "database: the embedded server, since there is no DSN, and none of PGHOST"
     )
 
     monkeypatch.setenv("PGSERVICE", "shop")
@@ -100,7 +100,7 @@ def test_show_tells_each_value_and_its_source(
     assert list(document["settings"]) == every
     assert document["settings"]["inbox.max_mb"] == {"value": 7, "source": "VECTUNED_INBOX__MAX_MB"}
     assert document["databases"] == [
-        {"name": None, "chosen": "an existing server, since the environment says PGSERVICE=shop"}
+        {"name": None, "chosen": "an existing server, since the environment sets PGSERVICE=shop"}
     ]
 
 
@@ -129,7 +129,7 @@ def test_show_stars_passwords(capsys: pytest.CaptureFixture[str], file: Path) ->
     ],
 )
 def test_only_the_secrets_of_a_dsn_are_starred(dsn: str) -> None:
-    told = redacted(dsn)
+    told = redact(dsn)
     assert "hunter" not in told
     given, kept = conninfo_to_dict(dsn), conninfo_to_dict(told)
     assert given.keys() == kept.keys()
@@ -140,7 +140,7 @@ def test_only_the_secrets_of_a_dsn_are_starred(dsn: str) -> None:
 
 @pytest.mark.parametrize("dsn", ["", "postgresql://ann@db/shop", "service=shop", "host=db  user=ann"])
 def test_a_dsn_without_secrets_stays_as_it_was_written(dsn: str) -> None:
-    assert redacted(dsn) == dsn
+    assert redact(dsn) == dsn
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Which database is chosen, and what is said when it cannot be reached."""
+"""`connect` and the messages of failed connections; a session does not need the embedded server."""
 
 from __future__ import annotations
 
-import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from vectuned.config.errors import DatabaseUnavailableError, UsageError
-from vectuned.daemon.database.connect import LIBPQ_VARIABLES, choose_database, connect, open_database
+from vectuned.config.errors import DatabaseUnavailableError
+from vectuned.config.sections import DatabaseSettings
+from vectuned.daemon.database.choice import LIBPQ_VARIABLES
+from vectuned.daemon.database.connect import connect
 from vectuned.sql.requirements import unmet
 
 
@@ -30,65 +33,7 @@ def _no_libpq_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_dsn_wins_over_the_environment() -> None:
-    choice = choose_database("host=db.example dbname=shop", {"PGHOST": "elsewhere"})
-    assert not choice.is_embedded
-    assert choice.conninfo == "host=db.example dbname=shop"
-    assert choice.reason == "the DSN that was given names host=db.example dbname=shop"
-
-
-@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE"])
-def test_variable_that_names_a_database_switches_the_embedded_server_off(name: str) -> None:
-    choice = choose_database(None, {name: "x"})
-    assert choice.conninfo == ""
-    assert choice.reason == f"the environment says {name}=x"
-
-
-@pytest.mark.parametrize(
-    "name", ["PGUSER", "PGPASSWORD", "PGSSLMODE", "PGOPTIONS", "PGAPPNAME", "PGSERVICEFILE", "PGDATA"]
-)
-def test_other_variables_leave_the_embedded_server_on(name: str) -> None:
-    choice = choose_database(None, {name: "x"})
-    assert choice.is_embedded
-    assert "PGHOST" in choice.reason
-
-
-@pytest.mark.parametrize("dsn", [None, "", "  "])
-def test_nothing_given_means_the_embedded_server(dsn: str | None) -> None:
-    assert choose_database(dsn, {}).is_embedded
-    assert choose_database(dsn, {"PGHOST": ""}).is_embedded
-
-
-@pytest.mark.parametrize(
-    "dsn",
-    ["postgresql://ann:hunter2@db.example/shop", "host=db.example user=ann password=hunter2 dbname=shop"],
-)
-def test_reason_hides_the_password(dsn: str) -> None:
-    choice = choose_database(dsn, {})
-    assert choice.conninfo == dsn
-    assert "db.example" in choice.reason
-    assert "shop" in choice.reason
-    assert "hunter2" not in choice.reason
-
-
-@pytest.mark.parametrize("dsn", ["host=db.example hunter2", "postgresql://ann:hunter2@[db.example/shop"])
-def test_malformed_dsn_is_a_usage_error_without_the_password(dsn: str) -> None:
-    with pytest.raises(UsageError, match="not a connection string") as caught:
-        choose_database(dsn, {})
-    assert "hunter2" not in str(caught.value)
-    assert isinstance(caught.value.__cause__, psycopg.ProgrammingError)
-
-
-def test_choice_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        caplog.at_level(logging.INFO),
-        open_database(choose_database(None, {"PGDATABASE": "shop"})) as conninfo,
-    ):
-        assert conninfo == ""
-    assert caplog.messages == ["Using an existing server: the environment says PGDATABASE=shop"]
-
-
-def test_absent_server_is_a_sentence_without_the_password(tmp_path: Path) -> None:
+def test_connect_absent_server_raises_one_sentence_without_the_password(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailableError) as caught:
         connect(f"host={tmp_path} user=ann password=hunter2 dbname=shop")
     message = str(caught.value)
@@ -100,8 +45,8 @@ def test_absent_server_is_a_sentence_without_the_password(tmp_path: Path) -> Non
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
 
 
-def test_password_echoed_by_the_server_is_hidden(tmp_path: Path) -> None:
-    """A server may quote what it was sent; the sentence must not pass it on."""
+def test_connect_hides_a_password_that_the_server_quotes(tmp_path: Path) -> None:
+    """A server may quote what it received; the error message must not repeat it."""
     text = b'no entry for "hunter2"'
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / ".s.PGSQL.5432"))
@@ -123,8 +68,8 @@ def test_password_echoed_by_the_server_is_hidden(tmp_path: Path) -> None:
 
 
 @contextmanager
-def asking_for_a_password(folder: Path) -> Iterator[str]:
-    """Answer the next connection by asking for a password."""
+def password_prompt(folder: Path) -> Iterator[str]:
+    """Yield the DSN of a server that answers one connection with a password request."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / ".s.PGSQL.5432"))
         listener.listen()
@@ -144,31 +89,32 @@ def asking_for_a_password(folder: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("named_by", ["dsn", "variable", "service", "nothing"])
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "explanation"),
     [
         ("missing", "there is no password file {file}"),
         (
             "open",
-            "the password file {file} is open to group or others, so libpq ignores it: chmod 600 {file}",
+            "the password file {file} is accessible to group or others, "
+            "so libpq ignores it: chmod 600 {file}",
         ),
-        ("a folder", "the password file {file} is no plain file, so libpq ignores it"),
-        ("other", "the password file {file} has no line for this host, port, database and user"),
+        ("directory", "the password file {file} is not a regular file, so libpq ignores it"),
+        ("no matching line", "the password file {file} has no line for this host, port, database and user"),
         ("below a file", "the password file {file} cannot be read (Not a directory)"),
     ],
 )
-def test_a_password_file_that_gives_none_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, told: str, named_by: str
+def test_connect_without_password_explains_why_the_password_file_gave_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, explanation: str, named_by: str
 ) -> None:
     file = tmp_path / ".pgpass"
     monkeypatch.setenv("HOME", str(tmp_path))
-    if state == "a folder":
+    if state == "directory":
         file.mkdir()
     elif state == "below a file":
         file.touch()
         monkeypatch.setenv("HOME", str(file))
         file /= ".pgpass"
     elif state != "missing":
-        file.write_text("elsewhere:*:*:*:hunter2\n" if state == "other" else "*:*:*:*:hunter2\n")
+        file.write_text("elsewhere:*:*:*:hunter2\n" if state == "no matching line" else "*:*:*:*:hunter2\n")
         file.chmod(0o644 if state == "open" else 0o600)
     if named_by == "variable":
         monkeypatch.setenv("PGPASSFILE", str(file))
@@ -177,13 +123,15 @@ def test_a_password_file_that_gives_none_is_told(
         services.write_text(f"[shop]\npassfile={file}\n")
         monkeypatch.setenv("PGSERVICEFILE", str(services))
     more = {"dsn": f" passfile={file}", "service": " service=shop"}.get(named_by, "")
-    with asking_for_a_password(tmp_path) as dsn, pytest.raises(DatabaseUnavailableError) as caught:
+    with password_prompt(tmp_path) as dsn, pytest.raises(DatabaseUnavailableError) as caught:
         connect(dsn + more)
-    assert f"no password was given, and {told.format(file=file)}." in str(caught.value)
+    assert f"no password was given, and {explanation.format(file=file)}." in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-def test_the_password_of_a_service_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_hides_the_password_of_a_service_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     services = tmp_path / "services"
     services.write_text(f"[shop]\nhost={tmp_path}/hunter2\npassword=hunter2\n")
     monkeypatch.setenv("PGSERVICEFILE", str(services))
@@ -195,7 +143,7 @@ def test_the_password_of_a_service_is_hidden(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("server", "pgvector", "told"),
+    ("server", "pgvector", "message"),
     [
         (150000, "0.8.0", None),
         (180006, "0.8", None),
@@ -208,18 +156,30 @@ def test_the_password_of_a_service_is_hidden(tmp_path: Path, monkeypatch: pytest
         (150000, "0.5", "pgvector 0.5 is too old"),
     ],
 )
-def test_what_the_server_must_have(server: int, pgvector: str | None, told: str | None) -> None:
+def test_unmet_names_the_missing_requirement(server: int, pgvector: str | None, message: str | None) -> None:
     problem = unmet(server, pgvector)
-    if told is None:
+    if message is None:
         assert problem is None
     else:
         assert problem is not None
-        assert problem.startswith(told)
+        assert problem.startswith(message)
 
 
-def test_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+def test_connect_silent_server_raises_after_the_timeout(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / ".s.PGSQL.5432"))
         listener.listen()
         with pytest.raises(DatabaseUnavailableError, match="timeout"):
-            connect(f"host={tmp_path} user=ann dbname=shop gssencmode=disable", connect_timeout=2)
+            connect(
+                f"host={tmp_path} user=ann dbname=shop gssencmode=disable",
+                DatabaseSettings(connect_timeout=2),
+            )
+
+
+def test_open_session_does_not_import_the_embedded_server() -> None:
+    code = (
+        "import sys, vectuned.daemon.database.session\n"
+        "print([name for name in sys.modules if name.startswith(('vectuned.daemon.server', 'embedded'))])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout == "[]\n"
