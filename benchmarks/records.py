@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import vectuned
 from benchmarks.definitions import FOLDER
+from vectuned.config.atomic_file import replace_file
 from vectuned.config.errors import VectunedError
 
 RESULTS: Final = FOLDER / "results"
@@ -87,10 +87,8 @@ def store(result: Result, folder: Path) -> Path:
     path = folder / f"{result.name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as beside:
-            written = Path(beside, path.name)
-            written.write_text(_text(result.model_dump(mode="json")), encoding="utf-8")
-            written.replace(path)
+        with replace_file(path) as file:
+            file.write(_text(result.model_dump(mode="json")).encode())
     except OSError as error:
         raise VectunedError(f"The result cannot be written to {path}: {error.strerror}.") from error
     return path

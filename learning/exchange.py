@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from vectuned.config.atomic_file import PARTIAL_FILES, replace_file
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.sql.files import queries
@@ -113,20 +113,8 @@ def file_name(document: dict[str, Any]) -> str:
 def write_file(path: Path, text: str) -> None:
     """Write a document, for this user alone; nobody ever sees a part of it, not even after a crash."""
     try:
-        handle, partial = tempfile.mkstemp(prefix=".vectuned-", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replace_file(path, private=True) as file:
+            file.write(f"{text}\n".encode())
     except OSError as error:
         raise VectunedError(f"{path} cannot be written: {error.strerror}.") from error
 
@@ -243,7 +231,7 @@ def _check_folder(folder: Path, *, trusted: bool = False) -> None:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove what an export left behind that was killed."""
-    for partial in folder.glob(".vectuned-*.part"):
+    for partial in folder.glob(PARTIAL_FILES):
         try:
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 partial.unlink()

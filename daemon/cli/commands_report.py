@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
+from vectuned.config.atomic_file import replace_file
 from vectuned.config.errors import UsageError
 
 from .command import Command, Context
@@ -35,27 +34,13 @@ def _report(context: Context) -> None:
         return
     path = Path(target)
     try:
-        _replace(path, document)
+        with replace_file(path) as file:
+            file.write(document.encode())
     except OSError as error:
         raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from error
     if context.console.as_json:
         context.console.document({"file": str(path.resolve()), "bytes": len(document.encode())})
     context.console.line(f"report written to {path}")
-
-
-def _replace(path: Path, document: str) -> None:
-    """Write a file at once, with the rights that the umask leaves."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(document)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 COMMANDS: Final = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
+from vectuned.config.atomic_file import replace_file
 from vectuned.config.errors import UsageError
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.ladder import HIGHEST, RUNGS
@@ -214,17 +214,10 @@ class ReasoningBank:
 
     def save(self, path: Path) -> None:
         """Write the bank to `path`, arrays in numpy's own format, replacing the file at once."""
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         arrays = {name: getattr(self.patterns, name) for name in _FIELDS}
         head = json.dumps({"format": _FORMAT, "rungs": RUNGS})
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replace_file(path) as file:
+            np.savez_compressed(file, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> ReasoningBank:
