@@ -1,4 +1,4 @@
-"""When work may go on: within the budget, and not while the server is busy with others."""
+"""When work may continue: within the CPU budget, and while the server is not busy with other sessions."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import psycopg
 
 from vectuned.config.sections import BudgetSettings
 from vectuned.learning.replay.work_timer import WorkTimer
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_value
 
 from .backlog import Backlog
-from .budget import Budget, PassSize
+from .cpu_budget import CpuBudget
+from .pass_size import PassSize
 
-_LOOK_SECONDS: Final = 5.0
-_LOOKS: Final = 12
+_LOOK_SECONDS: Final = 5.0  # between two looks at pg_stat_activity
+_LOOKS: Final = 12  # looks before giving up: about a minute
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the way out of a job when the service stops
-    """The service is stopping."""
+class Halt(Exception):  # noqa: N818 - not an error: it unwinds a job
+    """The work has to end: the service stops, or no longer leads."""
 
 
 class Pace:
-    """Keep work within the budget of the settings, and know how each column's work goes, by its id.
+    """Keep work within the budget of the settings, and hold the pass size and backlog of each column by id.
 
-    `idle` waits for that many seconds, and raises Stopped to end the work instead; no transaction is open
-    then. `clock` gives seconds and never goes back.
+    `idle` waits for a number of seconds and raises Halt to end the work; no transaction is open while it
+    waits. `clock` returns seconds and is monotonic.
     """
 
     def __init__(
@@ -40,29 +41,29 @@ class Pace:
     ) -> None:
         self._settings = settings
         self._idle = idle
-        self.budget = Budget(settings.core_share, clock=clock)
+        self.budget = CpuBudget(settings.core_share, clock=clock)
         self.sizes: defaultdict[int, PassSize] = defaultdict(PassSize)
         self.backlogs: defaultdict[int, Backlog] = defaultdict(lambda: Backlog(clock))
         self.replayed: defaultdict[int, int] = defaultdict(int)
         self.busy = False
 
     def adapt(self, settings: BudgetSettings) -> None:
-        """Go on with another budget; what was learned of the work stays."""
+        """Use another budget from now on; pass sizes and backlogs stay."""
         self._settings = settings
         self.budget.adapt(settings.core_share)
 
-    def wait(self) -> None:
-        """Wait until the budget has something left."""
+    def wait_for_budget(self) -> None:
+        """Wait until the budget allows work."""
         while (seconds := self.budget.wait_seconds()) > 0:
             self._idle(seconds)
 
-    def wait_for(self, conn: psycopg.Connection[Any]) -> bool:
-        """Wait for the budget and for the server of `conn`; False if that is busy for a minute on end."""
-        self.wait()
-        self.busy = self._settings.pause_above > 0
+    def wait_for_server(self, conn: psycopg.Connection[Any]) -> bool:
+        """Wait for the budget, then for the server of `conn`; return False if it stays busy for a minute."""
+        self.wait_for_budget()
+        limit = self._settings.pause_above
+        self.busy = limit > 0
         for look in range(_LOOKS if self.busy else 0):
-            row = conn.execute(queries()["others_active"]).fetchone()
-            if row is None or row[0] <= self._settings.pause_above:
+            if fetch_value(conn, "count_active_statements") <= limit:
                 self.busy = False
                 break
             if look < _LOOKS - 1:
@@ -71,10 +72,10 @@ class Pace:
 
     @contextmanager
     def work(self) -> Iterator[WorkTimer]:
-        """Take what the block does from the budget, also where it fails."""
-        spent = WorkTimer()
+        """Charge the block to the budget, also where it fails."""
+        timer = WorkTimer()
         try:
-            with spent.work():
-                yield spent
+            with timer.work():
+                yield timer
         finally:
-            self.budget.spend(spent.core_seconds)
+            self.budget.spend(timer.core_seconds)

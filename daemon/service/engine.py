@@ -16,7 +16,7 @@ from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.standby import open_standby
 from vectuned.daemon.logs import correlated
-from vectuned.daemon.pacing.pace import Pace, Stopped
+from vectuned.daemon.pacing.pace import Halt, Pace
 from vectuned.sql.files import queries
 
 from .jobs import JOBS, Job, JobRecord, backoff
@@ -125,7 +125,7 @@ class Engine:
     def progress(self, _done: int) -> None:
         """Note that work goes on; raises Stopped when it is to end."""
         if self.halted.is_set():
-            raise Stopped
+            raise Halt
         self.pulse.beat()
 
     # The thread that keeps the lead
@@ -271,9 +271,9 @@ class Engine:
             with self._turn(job):
                 began = time.monotonic()
                 if not self.leader.holds():
-                    raise Stopped  # whoever keeps the lead will find out by itself
+                    raise Halt  # whoever keeps the lead will find out by itself
                 found = job.work(self)
-        except Stopped:
+        except Halt:
             return
         except Exception as error:  # a fault of ours as well is a failure of this job, and the others go on
             if self.halted.is_set() or not self.leader.holds():
@@ -331,7 +331,7 @@ class Engine:
             return
         with self._working:
             if self.halted.is_set():
-                raise Stopped
+                raise Halt
             with self.pulse.work(job.name, patience):
                 yield
 
@@ -364,7 +364,7 @@ class Engine:
                         "nothing is done until it has."
                     )
                 if self.halted.wait(0.2):
-                    raise Stopped
+                    raise Halt
         except BaseException:
             conn.close()
             raise

@@ -190,11 +190,11 @@ class Worker:
         done = 0
         while done < count and self._waiting(tuned):
             if self.pace is not None:
-                self.pace.wait()
+                self.pace.wait_for_budget()
             reader = self._reader()
             size = count - done
             if self.pace is not None:
-                if not self.pace.wait_for(reader or self.conn):
+                if not self.pace.wait_for_server(reader or self.conn):
                     break
                 size = self.pace.sizes[tuned.column.id].size(min(size, self.settings.learning.replay_batch))
             trajectories = pending(self.conn, tuned.column, size)
@@ -232,10 +232,10 @@ class Worker:
                 )
         except psycopg.errors.SerializationFailure:
             if size is not None:  # a standby ends what stands in the way of its own replay
-                size.failed()
+                size.record_failure()
             raise
         if self.pace is not None and size is not None:
-            size.learn(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
+            size.record(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
             self.pace.replayed[tuned.column.id] += done
         return done
 
@@ -259,7 +259,7 @@ class Worker:
         for tuned in self.columns():
             column = tuned.column.id
             backlog, replayed = self.pace.backlogs[column], self.pace.replayed.pop(column, 0)
-            behind = backlog.saw(self._waiting(tuned), replayed)
+            behind = backlog.observe(self._waiting(tuned), replayed)
             if behind is None:
                 self._over(column, "behind", "caught_up")
             elif behind.due:
@@ -294,7 +294,7 @@ class Worker:
     def learn(self, tuned: TunedColumn) -> LearningResult:
         """Learn about a column and publish, if there are enough replays."""
         if self.pace is not None:
-            self.pace.wait()
+            self.pace.wait_for_budget()
         with self._work():
             tuned = self.refresh(tuned)
             lesson = learn(self.conn, tuned, self.options)

@@ -70,7 +70,7 @@ def test_replaying_and_learning_keep_to_their_share(
         pass
     assert worker.learn_all() == 1
     pace.budget.spend(2.0)  # what a table of the tests is too small for
-    pace.wait()
+    pace.wait_for_budget()
     took, busy = skipping.clock() - began, time.monotonic() - busy
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 120
     assert sum(spent) <= 0.2 * took + 0.2 * 10 + 1e-3

@@ -1,33 +1,38 @@
-"""Work goes on within the budget, and not while others are busy; what it took is measured."""
+"""`Pace`: waiting for the budget and for a busy server, and charging work to the budget."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
 import pytest
 
 from vectuned.config.sections import BudgetSettings
-from vectuned.daemon.pacing.pace import Pace, Stopped
-from vectuned.learning.replay.work_timer import WorkTimer
+from vectuned.daemon.pacing.pace import Halt, Pace
 
 
 class Server:
-    """Stands for a connection to a server on which others run statements, fewer each time one looks."""
+    """A connection to a server on which others run statements, one fewer at each look."""
 
     def __init__(self, others: int) -> None:
         self.others = others
 
-    def execute(self, _: object) -> Server:
+    @contextmanager
+    def cursor(self, **_: object) -> Iterator[Server]:
+        yield self
+
+    def execute(self, *_: object) -> Server:
         self.others -= 1
         return self
 
-    def fetchone(self) -> tuple[int]:
-        return (self.others,)
+    def fetchone(self) -> int:
+        return self.others
 
 
 class Time:
-    """A clock, and a way to wait that only turns it on."""
+    """A clock that waiting advances at once."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -41,7 +46,7 @@ class Time:
         self.now += seconds
 
 
-def paced(time: Time, **settings: Any) -> Pace:
+def make_pace(time: Time, **settings: Any) -> Pace:
     return Pace(BudgetSettings(**settings), time.idle, time.clock)
 
 
@@ -49,45 +54,45 @@ def server(others: int) -> psycopg.Connection[Any]:
     return cast(psycopg.Connection[Any], Server(others))
 
 
-def test_what_was_spent_is_waited_for() -> None:
+def test_wait_for_budget_after_overspending_waits_until_it_is_paid() -> None:
     time = Time()
-    pace = paced(time, core_share=0.5)
-    pace.wait()
+    pace = make_pace(time, core_share=0.5)
+    pace.wait_for_budget()
     assert time.waited == []
     pace.budget.spend(5 + 10)
-    pace.wait()
+    pace.wait_for_budget()
     assert time.waited == [20]
 
 
-def test_waiting_ends_when_the_service_stops() -> None:
+def test_wait_for_budget_ends_when_the_service_stops() -> None:
     def stop(_: float) -> None:
-        raise Stopped
+        raise Halt
 
     pace = Pace(BudgetSettings(), stop)
     pace.budget.spend(1000)
-    with pytest.raises(Stopped):
-        pace.wait()
+    with pytest.raises(Halt):
+        pace.wait_for_budget()
 
 
-def test_a_busy_server_is_waited_for_but_not_for_ever() -> None:
+def test_wait_for_server_busy_for_a_minute_returns_false() -> None:
     time = Time()
-    pace = paced(time, pause_above=4)
-    assert pace.wait_for(server(8))
+    pace = make_pace(time, pause_above=4)
+    assert pace.wait_for_server(server(8))
     assert not pace.busy
     assert time.waited == [5, 5, 5]
-    assert not pace.wait_for(server(1000))
+    assert not pace.wait_for_server(server(1000))
     assert pace.busy
-    assert pace.wait_for(server(5))
+    assert pace.wait_for_server(server(5))
     assert not pace.busy
 
 
-def test_unless_told_nobody_looks_for_others() -> None:
-    assert paced(Time()).wait_for(server(1000))
+def test_wait_for_server_without_pause_above_does_not_look() -> None:
+    assert make_pace(Time()).wait_for_server(server(1000))
 
 
-def test_what_fails_is_spent_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_fails_is_charged_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     time = Time()
-    pace = paced(time, core_share=0.5)
+    pace = make_pace(time, core_share=0.5)
     monkeypatch.setattr("vectuned.learning.replay.work_timer.perf_counter", time.clock)
     monkeypatch.setattr("vectuned.learning.replay.work_timer.process_time", lambda: 0.0)
 
@@ -99,21 +104,3 @@ def test_what_fails_is_spent_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert pace.budget.wait_seconds() == pytest.approx((100 - 5) / 0.5)
-
-
-def test_server_and_daemon_count_both_while_both_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall, cpu = Time(), Time()
-    monkeypatch.setattr("vectuned.learning.replay.work_timer.perf_counter", wall.clock)
-    monkeypatch.setattr("vectuned.learning.replay.work_timer.process_time", cpu.clock)
-    spent = WorkTimer()
-    with spent.work():
-        with spent.read():
-            wall.now, cpu.now = 3.0, 4.0  # with two threads of its own
-        with spent.scan(7):
-            wall.now, cpu.now = 13.0, 5.0
-    assert (spent.wall, spent.cpu, spent.scanning, spent.searches) == (13, 5, 10, 7)
-    assert spent.core_seconds == 3 + 4 + 10
-    with spent.work():
-        cpu.now += 20  # only computing
-        wall.now += 5
-    assert spent.core_seconds == 3 + 4 + 21

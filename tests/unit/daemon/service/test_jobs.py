@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon.pacing.budget import Budget
 from vectuned.daemon.service.jobs import JOBS, JobRecord, backoff
 from vectuned.daemon.service.sd_notify import Notifier
 from vectuned.daemon.service.settings_diff import compare
@@ -144,16 +143,6 @@ def test_what_takes_effect_at_once_and_what_needs_a_restart() -> None:
     assert (changes.settings.database, changes.settings.embedded) == (old.database, old.embedded)
     assert changes.settings.schedule.drain_seconds == 6
     assert compare(old, old).now == compare(old, old).later == ()
-
-
-def test_another_share_counts_from_now_on() -> None:
-    clock = Time()
-    budget = Budget(0.5, clock=clock)
-    budget.adapt(0.1)
-    budget.spend(2.0)  # of the second that is saved up now
-    assert budget.wait_seconds() == pytest.approx(10)
-    budget.adapt(0.5)
-    assert budget.wait_seconds() == pytest.approx(2)
 
 
 def test_a_manager_that_is_gone_or_does_not_listen_harms_nobody(tmp_path: Path) -> None:
