@@ -1,4 +1,4 @@
-"""What commands say to people: tables on stdout, talk and progress on stderr, one JSON document instead."""
+"""The output of commands: tables or one JSON document on stdout, messages and progress on stderr."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+_PIPE_WIDTH: Final = 200  # columns; a pipe has no width, and tables there must not be folded or cut
+
 
 class Console:
-    """Speak to the user; with `as_json` stdout carries nothing but the one document given to `document`."""
+    """Write a command's output; with `as_json` stdout holds JSON only, written by `document` or `record`."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self._quiet = quiet
-        # A pipe has no width: never fold or cut a table there.
-        width = None if sys.stdout.isatty() else 200
-        # What is said holds names and values of others: nothing in it is markup.
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        # Messages hold names and values from the database, so they must not be read as markup.
         plain = partial(RichConsole, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._out = plain(file=sys.stdout, width=width)
         self._err = plain(file=sys.stderr)
 
     def say(self, text: str) -> None:
-        """Write a line of talk to stderr."""
+        """Write a message to stderr, unless quiet."""
         if not self._quiet:
             self._err.print(text)
 
@@ -41,20 +42,20 @@ class Console:
         sys.stdout.flush()
 
     def record(self, value: Any) -> None:
-        """Write one JSON document on a line of its own, if the answer is to be JSON."""
+        """Write one JSON document as a line to stdout, if the output is JSON."""
         if self.as_json:
             sys.stdout.write(json.dumps(value, default=_plain) + "\n")
             sys.stdout.flush()
 
     def line(self, text: str = "") -> None:
-        """Write a line of the answer to stdout, unless it is to be JSON."""
+        """Write a line to stdout, unless the output is JSON."""
         if not self.as_json:
             self._out.print(text)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", left: int = 1
     ) -> None:
-        """Write a table to stdout, unless the answer is to be JSON; the first `left` columns hold text."""
+        """Write a table to stdout, unless the output is JSON; the first `left` columns are left-aligned."""
         if self.as_json:
             return
         table = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False, box=None)
@@ -66,7 +67,7 @@ class Console:
 
     @contextmanager
     def frames(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Show frames, on a terminal each in place of the one before; yields what one is written within."""
+        """Yield a context manager that wraps the writing of one frame; on a terminal each replaces the last."""
         if self.as_json or not self._out.is_terminal:
             yield nullcontext
             return
@@ -82,9 +83,9 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how far a long work is; yields a function that takes the number done so far.
+        """Show the progress of long work; yields a function that takes the number of items done so far.
 
-        On a terminal a bar, elsewhere a line when it is done.
+        A terminal shows a bar, and in any case a line follows when the work is done.
         """
         started = monotonic()
         if self._err.is_terminal and not self._quiet:

@@ -1,7 +1,7 @@
-"""Logging to stderr: lines for people or for journald, or JSON; every record has an `action` and a `run`.
+"""Logging to stderr as text, for journald, or as JSON; every record has an `action` and a `run`.
 
-The action is the record's own (`extra={"action": ...}`), else the job's that runs, else the module's name.
-The run is the same for all that one run of a job says.
+The action is the record's own (`extra={"action": ...}`), else the name of the running job, else that of the
+module. The run is an id shared by all records of one run of a job.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vectuned.config.sections import LoggingSettings
 
 _run: ContextVar[tuple[str, str] | None] = ContextVar("run", default=None)
 
-# As syslog numbers them; journald takes a line's number from the <N> before it.
+# Syslog's numbers; journald reads the priority of a line from the <N> in front of it.
 _PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
-_LONGEST: Final = 16_384
+_MAX_LINE: Final = 16_384  # characters; longer lines are cut, since journald splits lines above 48 KB
 
 
 @contextmanager
-def correlated(job: str = "") -> Iterator[str]:
-    """Give all that is logged within, in this thread, one new id, which is yielded, and the job's name."""
+def log_context(job: str = "") -> Iterator[str]:
+    """Give the records of this thread within the block one new run id, which is yielded, and the job's name."""
     run = secrets.token_hex(4)
     token = _run.set((run, job))
     try:
@@ -39,37 +39,37 @@ def correlated(job: str = "") -> Iterator[str]:
 
 
 def set_up_logging(settings: LoggingSettings, *, verbose: bool) -> None:
-    """Log to stderr as the settings say; commands other than the service log only warnings unless verbose."""
+    """Log to stderr as the settings say; without `verbose`, as for most commands, log only warnings."""
     handler = logging.StreamHandler(sys.stderr)
-    chosen = settings.format
-    if chosen == "auto":
-        chosen = "journald" if goes_to_journal(sys.stderr, os.environ) else "text"
-    handler.setFormatter({"text": _Text, "journald": _Journald, "json": _Json}[chosen]())
+    form = settings.format
+    if form == "auto":
+        form = "journald" if goes_to_journal(sys.stderr, os.environ) else "text"
+    handler.setFormatter({"text": _Text, "journald": _Journald, "json": _Json}[form]())
     handler.addFilter(_identify)
     for name, level in (
         ("vectuned", settings.level if verbose else "WARNING"),
-        # A job that is still waiting for its turn when its next time comes is no news.
+        # APScheduler warns when a job is due while it still waits for its turn; that is normal here.
         ("apscheduler", "ERROR"),
     ):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-        logger.setLevel(level)
+        log = logging.getLogger(name)
+        log.handlers[:] = [handler]
+        log.propagate = False
+        log.setLevel(level)
 
 
 def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Say whether a stream is the one that systemd connected to the journal, by device and inode."""
+    """Return whether a stream is the one that systemd connected to the journal, by device and inode."""
     try:
-        found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # closed, or no file at all
+        info = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or not a file
         return False
-    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
 
 
 def _identify(record: logging.LogRecord) -> bool:
-    """Give a record the `run` (None without) and the `action` that each format shows."""
+    """Set the `run` (None outside of a run) and `action` of a record; a filter that passes every record."""
     run, job = _run.get() or (None, "")
-    # What was asked for from outside has an id that its answer tells, too.
+    # A request from outside brings the id that its answer carries, too.
     record.run = getattr(record, "correlation_id", None) or run
     if getattr(record, "action", None) is None:
         record.action = job or record.name.rpartition(".")[2]
@@ -77,13 +77,13 @@ def _identify(record: logging.LogRecord) -> bool:
 
 
 class _Lines(logging.Formatter):
-    """A line for each record, and for each line more that a message or a traceback has, after a tab."""
+    """One line per record; further lines of a message or traceback begin with a tab."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.run = vars(record)["run"] or "-"
-        first, *more = super().format(record).split("\n")
-        # What others wrote, say a table's name, must not pass for a line of ours or steer a terminal.
-        return "\n".join([printable(first, _LONGEST), *(f"\t{printable(line, _LONGEST)}" for line in more)])
+        first, *rest = super().format(record).split("\n")
+        # Text from outside, such as a table's name, must neither forge a line nor control a terminal.
+        return "\n".join([printable(first, _MAX_LINE), *(f"\t{printable(line, _MAX_LINE)}" for line in rest)])
 
 
 class _Text(_Lines):

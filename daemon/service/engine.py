@@ -15,7 +15,7 @@ import psycopg
 from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.standby import open_standby
-from vectuned.daemon.logs import correlated
+from vectuned.daemon.logs import log_context
 from vectuned.daemon.pacing.pace import Halt, Pace
 from vectuned.sql.files import queries
 
@@ -262,7 +262,7 @@ class Engine:
         """Run a job once. Every run of every job passes here."""
         if self.halted.is_set():
             return
-        with correlated(job.name):
+        with log_context(job.name):
             self._run_once(job)
 
     def _run_once(self, job: Job) -> None:

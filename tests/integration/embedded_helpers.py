@@ -32,7 +32,7 @@ root_only = pytest.mark.skipif(not IS_ROOT, reason="only root runs the server un
 USE = """
 import json, logging, signal, sys
 from pathlib import Path
-from vectuned.daemon.embedded import EmbeddedServer
+from vectuned.daemon.server.embedded import EmbeddedServer
 # A shell's background job is born deaf to Ctrl-C, and so are its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 logging.basicConfig(level=logging.INFO)
@@ -139,7 +139,7 @@ def copy_home(folder: Path) -> Path:
     return home
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 20) -> bool:
+def eventually(condition: Callable[[], bool], *, seconds: float = 60) -> bool:
     """Tell whether a condition comes true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

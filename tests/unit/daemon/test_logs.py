@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 
 from vectuned.config.sections import LoggingSettings
-from vectuned.daemon.logs import correlated, goes_to_journal, set_up_logging
+from vectuned.daemon.logs import goes_to_journal, log_context, set_up_logging
 
 Format = Literal["auto", "text", "journald", "json"]
 log = logging.getLogger("vectuned.daemon.service.service")
@@ -59,7 +59,7 @@ def test_journald_has_the_priority_and_leaves_the_time_to_the_journal(
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("json")
     log.info("a\nb \x1b[2J é", extra={"action": "drain"})
-    with correlated("replay") as run:
+    with log_context("replay") as run:
         log.info("c")
     first, second = (json.loads(line) for line in lines(capsys))
     assert first["message"] == "a\nb \x1b[2J é"
@@ -75,10 +75,10 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_marks_all_that_is_logged_within(capsys: pytest.CaptureFixture[str], form: Format) -> None:
     log_as(form)
     log.info("before")
-    with correlated("replay") as run:
+    with log_context("replay") as run:
         log.info("within")
         logging.getLogger("vectuned.learning.replay.replay").info("deeper", extra={"action": "scan"})
-        with correlated() as inner:
+        with log_context() as inner:
             log.info("inner")
         log.info("again")
     log.info("after")
@@ -100,13 +100,13 @@ def test_each_thread_has_a_run_of_its_own(capsys: pytest.CaptureFixture[str]) ->
     both = threading.Barrier(2)
 
     def work(name: str) -> None:
-        with correlated(name) as runs[name]:
+        with log_context(name) as runs[name]:
             both.wait(timeout=10)
             log.info("of %s", name)
             both.wait(timeout=10)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in ("drain", "judge")]
-    with correlated("main"):
+    with log_context("main"):
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -118,7 +118,7 @@ def test_each_thread_has_a_run_of_its_own(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_run_ends_with_an_error_too(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("text")
-    with pytest.raises(ValueError, match="no"), correlated("replay"):
+    with pytest.raises(ValueError, match="no"), log_context("replay"):
         raise ValueError("no")
     log.info("after")
     assert " - service: after" in lines(capsys)[0]

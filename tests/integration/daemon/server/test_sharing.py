@@ -102,7 +102,7 @@ def test_fork_does_not_stop_the_parents_server(home: Path) -> None:
 import os, sys
 from pathlib import Path
 import psycopg
-from vectuned.daemon.embedded import EmbeddedServer
+from vectuned.daemon.server.embedded import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1]), settings={"fsync": "off", "shared_buffers": "16MB"}) as server:
     child = os.fork()
     if child == 0:

@@ -30,8 +30,8 @@ MOST_EXPOSED = 2.0
 # A job that hangs for ten times the limit of a statement is stuck here.
 IMPATIENT = """
 import sys
-from vectuned.daemon.cli import main
-from vectuned.daemon.jobs import JOBS
+from vectuned.daemon.cli.main import main
+from vectuned.daemon.service.jobs import JOBS
 for job in JOBS:
     object.__setattr__(job, "patience", 0.0)
 sys.exit(main(["run", *sys.argv[1:]]))
