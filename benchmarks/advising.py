@@ -23,7 +23,7 @@ from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fix
 from vectuned.daemon.measure.intervals import time_ratios
 from vectuned.daemon.measure.prepared_search import prepare_index_search, replay_index
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.policy.publication import read
+from vectuned.learning.policy.publication import read_bank
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import trusted
 
@@ -125,9 +125,9 @@ def _ways(
             ways["best fixed, advised index"] = PreparedSearch(
                 statement, f"effort {fixed}", dict(way.settings)
             )
-    served = read(arena.conn, arena.tuned)[k][0]
+    served = read_bank(arena.conn, arena.tuned)[k][0]
     name = next((each.name for each in arena.tuned.indexes if each.number == served.index_no), usual.name)
-    said = f"{served.described} of {name}"
+    said = f"{served.description} of {name}"
     return {**ways, "vectuned": PreparedSearch(tuned(k), said)}
 
 

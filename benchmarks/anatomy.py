@@ -28,7 +28,7 @@ from vectuned.daemon.measure.intervals import (
 )
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.policy import learner, publication
-from vectuned.learning.policy.replays import load as load_evidence
+from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.truth.truth import recall_at_k
 from vectuned.sql.files import trusted
 
@@ -96,7 +96,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         arena.record(contest.training)
         by_query = _by_query(arena, contest, target)
         served = arena.learn(target, sample_rate=0.0)
-        replayed = load_evidence(arena.conn, arena.tuned, arena.tuned.indexes[0]).evidence(arena.k)
+        replayed = load_replays(arena.conn, arena.tuned, arena.tuned.indexes[0]).sample(arena.k)
         ef = max(choose_best_fixed(compute_fixed_curve(replayed.recall), target), _PROBE + 10)
         static, probed = _race(arena, contest, ef)
         return {
@@ -206,7 +206,9 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
         return {"offered": False, "reason": served.reason}
     fixed = replace(served, signature=None)
     with arena.conn.transaction(force_rollback=True):
-        spent = publication.measure(arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed)
+        spent = publication.measure_times(
+            arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed
+        )
         recalls = [_recall(arena, contest, policy) for policy in (fixed, served)]
     # The sums of blocks are resampled as searches are elsewhere: the ratio of means is that of sums.
     ratio = time_ratios(spent[1], spent[0], contest.seed)["mean_ms"]

@@ -119,7 +119,7 @@ class Unfiltered:
         ways = {
             "default": PreparedSearch(plain(column, k), "ef_search 40", fixed_at(40)),
             "best fixed": PreparedSearch(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
-            "vectuned": PreparedSearch(tuned(k), served.described),
+            "vectuned": PreparedSearch(tuned(k), served.description),
             "relaxed": PreparedSearch(
                 plain(column, k), "relaxed_order, ef_search 40", fixed_at(40, relaxed=True)
             ),

@@ -275,7 +275,7 @@ def fit_line(features: Floats, recall: Floats) -> Line:
 
 def _bank(seen: Floats, fresh: Floats, past: Searches, seed: int) -> Floats:
     """Expect the curves of the three nearest of the project's own patterns, by its own signature."""
-    way = signature.fit(seen, K, seen.shape[1], past.recall)
+    way = signature.fit_signature(seen, K, seen.shape[1], past.recall)
     cost = np.broadcast_to(PRICED, past.recall.shape)
     patterns = distil(way.transform(seen), past.recall, cost, seed=seed)
     distance = np.linalg.norm(way.transform(fresh)[:, None] - patterns.centroids, axis=2)

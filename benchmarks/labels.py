@@ -40,8 +40,13 @@ from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model import ladder
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
-from vectuned.learning.policy.calibration import Candidate, ReplaySample, adaptive_policy, fixed_policy
-from vectuned.learning.policy.replays import load
+from vectuned.learning.policy.calibration import (
+    Candidate,
+    ReplaySample,
+    find_fixed_policy,
+    learn_adaptive_policy,
+)
+from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.statistics.bounds import Demand
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
@@ -88,8 +93,8 @@ def curve(
 
 def _outcome(learned: ReplaySample, heldout: ReplaySample, demand: Demand) -> tuple[float, float, bool, bool]:
     """Learn, and return recall and saving on the held-out replays, if proven, and if by query."""
-    fixed = fixed_policy(learned, demand)
-    adaptive = adaptive_policy(learned, fixed.policy, demand) if fixed.policy.certified else None
+    fixed = find_fixed_policy(learned, demand)
+    adaptive = learn_adaptive_policy(learned, fixed.policy, demand) if fixed.policy.certified else None
     by_query = adaptive is not None and fixed.cost >= WORTH_IT * adaptive.cost
     served = adaptive if adaptive is not None and by_query else fixed
     recall, cost = _serve(served, heldout)
@@ -152,7 +157,7 @@ def _replays(options: argparse.Namespace, console: Console) -> ReplaySample:
             if not found or not found[0].indexes:
                 raise UsageError("There are no replays in this database: run `vectuned demo` there first.")
             tuned = replace(found[0], trajectory_window=10**9, learning_rate=0.001)
-            return replace(load(conn, tuned, tuned.indexes[0]).evidence(K), own=None, weight=None)
+            return replace(load_replays(conn, tuned, tuned.indexes[0]).sample(K), own=None, weight=None)
 
 
 def _build(

@@ -38,8 +38,8 @@ from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
-from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, support
-from vectuned.learning.policy.calibration import ReplaySample, adaptive_policy, fixed_policy
+from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, confidence_from_samples
+from vectuned.learning.policy.calibration import ReplaySample, find_fixed_policy, learn_adaptive_policy
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.statistics.bounds import Demand
 from vectuned.sql.install import migrate
@@ -91,7 +91,7 @@ def timed(work: Callable[[], object], repeat: int, per: int = 1) -> dict[str, fl
     return {"best": round(min(times), 5), "median": round(statistics.median(times), 5)}
 
 
-def evidence(options: argparse.Namespace) -> ReplaySample:
+def replay_sample(options: argparse.Namespace) -> ReplaySample:
     """Return `options.replays` replays: real ones drawn from a file, or synthetic ones."""
     rng = np.random.default_rng(options.seed)
     if options.data:
@@ -111,20 +111,22 @@ def evidence(options: argparse.Namespace) -> ReplaySample:
 
 def distillation(options: argparse.Namespace) -> dict[str, Any]:
     """Time what turns replays into a certified policy, and its parts."""
-    data = evidence(options)
+    data = replay_sample(options)
     seen = data.probes[56]
-    way = signature.fit(seen, 10, 56, data.recall)
+    way = signature.fit_signature(seen, 10, 56, data.recall)
     signatures = way.transform(seen)
-    fixed = fixed_policy(data, Demand(options.target))
-    adaptive = adaptive_policy(data, fixed.policy, Demand(options.target))
+    fixed = find_fixed_policy(data, Demand(options.target))
+    adaptive = learn_adaptive_policy(data, fixed.policy, Demand(options.target))
 
     def whole() -> None:
-        adaptive_policy(data, fixed_policy(data, Demand(options.target)).policy, Demand(options.target))
+        learn_adaptive_policy(
+            data, find_fixed_policy(data, Demand(options.target)).policy, Demand(options.target)
+        )
 
     return {
         "replays": len(data),
         "whole_ms": timed(whole, options.repeat),
-        "signature_ms": timed(lambda: signature.fit(seen, 10, 56, data.recall), options.repeat),
+        "signature_ms": timed(lambda: signature.fit_signature(seen, 10, 56, data.recall), options.repeat),
         "clusters_ms": timed(lambda: distil(signatures, data.recall, data.cost), options.repeat),
         "fixed_ef": fixed.policy.fixed_ef,
         "saving": round(fixed.cost / adaptive.cost, 3) if adaptive is not None else None,
@@ -142,7 +144,7 @@ def patterns(count: int, seed: int) -> Patterns:
         samples,
         rng.uniform(2, 13, count),
         rng.random(count),
-        support(samples),
+        confidence_from_samples(samples),
         np.zeros(count),
         np.zeros(count),
         np.zeros(count),
@@ -163,9 +165,9 @@ def _bank_of(count: int, options: argparse.Namespace) -> dict[str, Any]:
     tracemalloc.stop()
     resident = max(_resident_mb() - before, 0.0)
     wanted = patterns(1000, options.seed + 1).centroids
-    data = evidence(options)
-    way = signature.fit(data.probes[56], 10, 56, data.recall)
-    policy = replace(fixed_policy(data, Demand(options.target)).policy, signature=way, reach=1e9)
+    data = replay_sample(options)
+    way = signature.fit_signature(data.probes[56], 10, 56, data.recall)
+    policy = replace(find_fixed_policy(data, Demand(options.target)).policy, signature=way, reach=1e9)
     optimizer, probe = SearchOptimizer(held, policy), data.probes[56][0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.npz"

@@ -133,7 +133,7 @@ class Policies:
 
         def fit() -> tuple[Floats, Floats]:
             learned = self.learned
-            way = signature.fit(learned.probes, self.k, PROBE, learned.recall)
+            way = signature.fit_signature(learned.probes, self.k, PROBE, learned.recall)
             signatures = way.transform(learned.probes)
             bank = ReasoningBank(distil(signatures, learned.recall, learned.blocks, seed=self._seed))
             curves = bank.patterns.recall.astype(np.float64)

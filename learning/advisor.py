@@ -23,7 +23,7 @@ Form = Literal["plain", "halfvec", "bits"]
 
 LEAST_ROWS: Final = 4000
 GROWTH: Final = 3
-WORTH: Final = 0.9
+WORTHWHILE_SHARE: Final = 0.9
 """A change is worth it where a search takes less than this share of what it takes now."""
 
 _DIMENSIONS: Final[dict[str, int]] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
@@ -79,7 +79,7 @@ class Trial:
     `recall` float64 (rungs,), the mean over the queries at the rungs of the definition for all rows; `blocks`
     (rungs,), index buffers a search; `timed`, for some efforts those buffers and the time that a client
     waits, in units of a search through the current index done at the same time; `bytes` of the index, and
-    `build_seconds`. `ms` (rungs,) in the same units, see `priced`.
+    `build_seconds`. `ms` (rungs,) in the same units, see `fit_times`.
     """
 
     definition: Definition
@@ -143,7 +143,7 @@ class Forecast:
         return np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
 
 
-def candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Definition]:
+def initial_candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Definition]:
     """Return what is tried first: each form as everybody builds it, and IVFFlat of fewer and more lists."""
     forms = [form for form in _forms(vector_type) if indexable(form, vector_type, dimensions)]
     found = [Definition("hnsw", form, m=16, ef_construction=64) for form in forms]
@@ -156,7 +156,7 @@ def candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Defi
     ]
 
 
-def refined(definition: Definition) -> list[Definition]:
+def refine(definition: Definition) -> list[Definition]:
     """Return what is tried of a form that did well: of HNSW a graph that is built with more care."""
     if definition.method == "ivfflat":
         return [replace(definition, lists=max(1, round(definition.lists * times))) for times in (0.5, 2)]
@@ -177,7 +177,7 @@ def indexable(form: Form, vector_type: VectorType, dimensions: int) -> bool:
     return dimensions <= _DIMENSIONS[kind]
 
 
-def sizes(sample_rows: int, rows: int) -> list[int]:
+def sample_sizes(sample_rows: int, rows: int) -> list[int]:
     """Return how many rows each round has, at most three times as many as the one before, ascending.
 
     What is to be carried on to more rows takes two sizes at least; small ones tell builds hardly apart.
@@ -191,7 +191,7 @@ def sizes(sample_rows: int, rows: int) -> list[int]:
     return found
 
 
-def survivors(costs: Sequence[tuple[Definition, float]], keep: int) -> list[Definition]:
+def keep_cheapest(costs: Sequence[tuple[Definition, float]], keep: int) -> list[Definition]:
     """Return the cheapest candidates.
 
     Those that do not reach the target have infinite costs, and survive only where nothing else does.
@@ -201,7 +201,7 @@ def survivors(costs: Sequence[tuple[Definition, float]], keep: int) -> list[Defi
     return ranked[: min(keep, max(finite, 1))]
 
 
-def on_rungs(definition: Definition, efforts: Sequence[int], curve: Floats) -> Floats:
+def resample_on_rungs(definition: Definition, efforts: Sequence[int], curve: Floats) -> Floats:
     """Bring a curve (efforts,) of an index over fewer rows to the rungs of its definition for all rows.
 
     With as many probes as there are lists an IVFFlat index has found everything there is.
@@ -222,7 +222,7 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
     extrapolated = last.rows < rows
     recall = last.recall
     if extrapolated:
-        power = growth_of(ordered) if growth is None else growth
+        power = estimate_growth(ordered) if growth is None else growth
         rungs = np.asarray(last.definition.rungs, dtype=np.float64)
         recall = np.interp(rungs / (rows / last.rows) ** (power or 0.0), rungs, last.recall)
     share = rows / last.rows
@@ -238,7 +238,7 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
     )
 
 
-def growth_of(trials: Sequence[Trial]) -> float | None:
+def estimate_growth(trials: Sequence[Trial]) -> float | None:
     """Return the power of the rows by which the effort for a recall grew between the last two trials.
 
     The median over recalls of at least 0.7 that both reached; None where there is but one trial, or none
@@ -266,8 +266,8 @@ def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) ->
     A candidate's is taken to be half that, and half what its own between samples suggests, by how much that
     of the current one was more beyond them. Another method grows as it does by itself.
     """
-    known = growth_of([base[-1], real])
-    own, usual = growth_of(tried), growth_of(base)
+    known = estimate_growth([base[-1], real])
+    own, usual = estimate_growth(tried), estimate_growth(base)
     if known is None or (own is not None and tried[-1].definition.method != base[-1].definition.method):
         return own
     if not own or not usual:
@@ -275,7 +275,7 @@ def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) ->
     return 0.5 * known + 0.5 * min(own * known / usual, 2.0 * known)
 
 
-def priced(trials: Sequence[Trial]) -> list[Trial]:
+def fit_times(trials: Sequence[Trial]) -> list[Trial]:
     """Set the milliseconds of trials over as many rows by what was timed of all that are of one kind.
 
     A search takes a time to begin with and one for each buffer, which is a matter of the kind of index and
@@ -298,13 +298,13 @@ def _line(timed: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (float(ms.mean()), 0.0) if slope < 0 else (start, slope)
 
 
-def best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[Forecast, Point] | None:
+def choose_best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[Forecast, Point] | None:
     """Return the forecast that reaches the target at least cost, and where; None if none reaches it."""
     reached = [(each, point) for each in forecasts if (point := each.at_target(target, k)) is not None]
     return min(reached, key=lambda pair: pair[1].ms, default=None)
 
 
-def index_bytes(definition: Definition, rows: int, dimensions: int) -> int:
+def estimate_index_bytes(definition: Definition, rows: int, dimensions: int) -> int:
     """Estimate the size of an index, page by page as pgvector lays it out."""
     value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[
         definition.form
@@ -317,7 +317,7 @@ def index_bytes(definition: Definition, rows: int, dimensions: int) -> int:
     return _pages(rows, round(value + 80 + neighbours_bytes))
 
 
-def graph_bytes(definition: Definition, rows: int, dimensions: int) -> int:
+def estimate_build_bytes(definition: Definition, rows: int, dimensions: int) -> int:
     """Estimate what an index takes in memory while it is built."""
     value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[definition.form]
     if definition.method == "ivfflat":
@@ -331,7 +331,9 @@ def _pages(rows: int, entry: int) -> int:
     return math.ceil(rows / max(_PAGE // (entry + 4), 1)) * _PAGE
 
 
-def build_guess(built: Sequence[tuple[Definition, int, float]], definition: Definition, rows: int) -> float:
+def estimate_build_seconds(
+    built: Sequence[tuple[Definition, int, float]], definition: Definition, rows: int
+) -> float:
     """Guess how many seconds a build takes by those before it."""
 
     def work(each: Definition) -> float:

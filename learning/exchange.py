@@ -27,14 +27,14 @@ from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
 
-LARGEST: Final = 64 * 1024 * 1024  # bytes; vectuned._check_document has the same limit
+MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024  # bytes; vectuned._check_document has the same limit
 _ENDING: Final = ".vectuned.json"
 _NAME: Final = re.compile(r"(?P<column>[^@]+)@(?P<database>[^@]+)\.(?P<time>\d{8}T\d{6}Z)\.vectuned\.json")
 _LONGEST_PART: Final = 100  # of a name, in bytes: file systems allow 255 in all
 _ABANDONED: Final = 3600.0  # seconds after which an unfinished file is nobody's any more
 
 
-def export(conn: psycopg.Connection[Any], relation: str, column: str | None = None) -> str:
+def export_document(conn: psycopg.Connection[Any], relation: str, column: str | None = None) -> str:
     """Return the document of a column; `relation` as SQL writes it."""
     values = {"relation": relation, "column_name": column}
     row = conn.execute(queries()["export_patterns"], values).fetchone()
@@ -42,7 +42,7 @@ def export(conn: psycopg.Connection[Any], relation: str, column: str | None = No
     return str(row[0])
 
 
-def take_over(
+def import_document(
     conn: psycopg.Connection[Any],
     relation: str,
     column: str | None,
@@ -66,7 +66,7 @@ def take_over(
     return report
 
 
-def parse(text: str, place: str) -> dict[str, Any]:
+def parse_document(text: str, place: str) -> dict[str, Any]:
     """Read a document as far as it is JSON; UsageError says where it is not. The database checks the rest."""
     try:
         document = json.loads(text, parse_constant=_no_number)
@@ -77,17 +77,19 @@ def parse(text: str, place: str) -> dict[str, Any]:
     return document
 
 
-def decode(content: bytes, place: str) -> str:
+def decode_document(content: bytes, place: str) -> str:
     """Return the text of a document; UsageError where it is too large or not UTF-8."""
-    if len(content) > LARGEST:
-        raise UsageError(f"{place} takes more than {LARGEST >> 20} MB: that is no document of vectuned.")
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise UsageError(
+            f"{place} takes more than {MAX_DOCUMENT_BYTES >> 20} MB: that is no document of vectuned."
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{place} is not UTF-8: {error}") from error
 
 
-def read_file(path: Path) -> str:
+def read_document(path: Path) -> str:
     """Return the text of a document in a file; UsageError where there is none."""
     try:
         # What looks like a file may be a pipe that nobody writes to.
@@ -96,13 +98,13 @@ def read_file(path: Path) -> str:
             os.close(handle)
             raise UsageError(f"{path} is not a file.")
         with os.fdopen(handle, "rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    return decode(content, str(path))
+    return decode_document(content, str(path))
 
 
-def file_name(document: dict[str, Any]) -> str:
+def document_name(document: dict[str, Any]) -> str:
     """Name the file of a document by its column, its database and its time."""
     told = document["provenance"]
     at = datetime.fromisoformat(document["created_at"]).astimezone(UTC)
@@ -110,7 +112,7 @@ def file_name(document: dict[str, Any]) -> str:
     return f"{column}@{_part(told['database'])}.{at:%Y%m%dT%H%M%SZ}{_ENDING}"
 
 
-def write_file(path: Path, text: str) -> None:
+def write_document(path: Path, text: str) -> None:
     """Write a document, for this user alone; nobody ever sees a part of it, not even after a crash."""
     try:
         with replace_file(path, private=True) as file:
@@ -119,7 +121,7 @@ def write_file(path: Path, text: str) -> None:
         raise VectunedError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[Path]:
+def export_columns(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[Path]:
     """Write the document of every column that there is news of; return the files.
 
     Of each column the newest `keep` files stay. A column that cannot be exported is logged and passed over.
@@ -130,7 +132,7 @@ def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[P
     written = []
     for tuned in tuned_columns(conn):
         try:
-            text = export(conn, tuned.column.relation.as_string(conn), tuned.column.name)
+            text = export_document(conn, tuned.column.relation.as_string(conn), tuned.column.name)
         except psycopg.Error as error:
             if conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
                 raise
@@ -142,11 +144,11 @@ def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[P
             )
             continue
         document = json.loads(text)
-        path = folder / file_name(document)
+        path = folder / document_name(document)
         siblings = [p for p, name in _documents(folder) if name.group(1, 2) == _of(path.name).group(1, 2)]
         if not (document["classes"] or document["paths"]) or (siblings and _no_news(siblings[0], document)):
             continue
-        write_file(path, text)
+        write_document(path, text)
         written.append(path)
         log.info("exported %s to %s", tuned.column, path, extra={"action": "export"})
         for old in [p for p in siblings if p != path][keep - 1 :]:
@@ -154,7 +156,9 @@ def export_all(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[P
     return written
 
 
-def import_newest(conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Path) -> dict[str, Any] | None:
+def import_newest_document(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Path
+) -> dict[str, Any] | None:
     """Take over the newest good document of a table and column of these names, and report.
 
     None where none is newer than what was imported last. What is no good document is logged and passed over.
@@ -171,8 +175,8 @@ def import_newest(conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Pat
         if name["column"] != own:
             continue
         try:
-            text = read_file(path)
-            told = parse(text, str(path))["provenance"]
+            text = read_document(path)
+            told = parse_document(text, str(path))["provenance"]
             if [told.get(n) for n in ("schema", "relation", "column")] != [
                 column.schema,
                 column.table,
@@ -180,7 +184,7 @@ def import_newest(conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Pat
             ]:
                 raise UsageError(f"{path} is of another column than its name says.")
             relation = column.relation.as_string(conn)
-            return take_over(conn, relation, column.name, text, place=str(path))
+            return import_document(conn, relation, column.name, text, place=str(path))
         except UsageError as error:
             log.warning("%s", error, extra={"action": "import"})
     return None
@@ -201,7 +205,7 @@ def _of(name: str) -> re.Match[str]:
 def _no_news(path: Path, document: dict[str, Any]) -> bool:
     """Say whether a file holds the same but for when it was written and how many rows there were."""
     try:
-        before = parse(read_file(path), str(path))
+        before = parse_document(read_document(path), str(path))
     except UsageError:
         return False
     return _told(before) == _told(document)

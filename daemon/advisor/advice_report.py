@@ -7,7 +7,7 @@ from typing import Any, Final
 import psycopg
 
 from vectuned.daemon.console import Console
-from vectuned.learning.advisor import WORTH, Forecast
+from vectuned.learning.advisor import WORTHWHILE_SHARE, Forecast
 from vectuned.learning.model.tuned_columns import TunedColumn
 
 from .advice import Advice, AdvisorOptions, ExistingIndex
@@ -27,7 +27,7 @@ def build_report(
     now = advice.now.at_target(options.target, options.k)
     best = None if advice.winner is None else advice.winner.at_target(options.target, options.k)
     changed = advice.winner is not None and advice.winner is not advice.now
-    worth = changed and (now is None or (best is not None and best.ms < WORTH * now.ms))
+    worth = changed and (now is None or (best is not None and best.ms < WORTHWHILE_SHARE * now.ms))
     rows = [
         _candidate(conn, tuned, options, advice, each, existing) for each in [advice.now, *advice.forecasts]
     ]

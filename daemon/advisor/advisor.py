@@ -92,7 +92,7 @@ class Advisor:
                 )
                 timed = self._timed(tuned, index, recall)
             trial = self._trial(current.definition, rows, seen, index.rungs, timed, current.bytes, 0.0)
-            (self._now,) = advisor.priced([trial])
+            (self._now,) = advisor.fit_times([trial])
             advice = Advice(
                 rows,
                 current,
@@ -103,7 +103,7 @@ class Advisor:
             )
             self._rounds(run, advice, existing, about)
         advice.reference_ms = float(np.median(self._reference_seen))
-        found = advisor.best([advice.now, *advice.forecasts], options.target, options.k)
+        found = advisor.choose_best([advice.now, *advice.forecasts], options.target, options.k)
         advice.winner = None if found is None else found[0]
         advice.seconds = monotonic() - self._began
         return advice
@@ -147,13 +147,13 @@ class Advisor:
         Over the first sample the forms compete, over the next the ways to build the best of them.
         """
         options, column = self.options, self.tuned.column
-        plan = advisor.sizes(options.sample_rows, advice.rows)
+        plan = advisor.sample_sizes(options.sample_rows, advice.rows)
         advice.sizes = plan
         base = advice.current.definition
-        entrants = advisor.candidates(column.vector_type, column.dimensions, advice.rows)
+        entrants = advisor.initial_candidates(column.vector_type, column.dimensions, advice.rows)
         if len(plan) < 3:
             entrants += [
-                d for each in entrants if each.form == entrants[-1].form for d in advisor.refined(each)
+                d for each in entrants if each.form == entrants[-1].form for d in advisor.refine(each)
             ]
         self._require_room(entrants, plan[-1])
         trials: dict[Definition, list[Trial]] = {}
@@ -185,10 +185,10 @@ class Advisor:
             ]
             if last:
                 break
-            entrants = advisor.survivors(here, 3)
+            entrants = advisor.keep_cheapest(here, 3)
             if place == 0 and len(plan) > 2:
                 best = entrants[0]
-                entrants = [*entrants[:2], *advisor.refined(best)]
+                entrants = [*entrants[:2], *advisor.refine(best)]
             usual = dict(here).get(base, float("inf"))
             for definition, cost in here:
                 if definition not in entrants and definition != base:
@@ -239,7 +239,7 @@ class Advisor:
         total = rows if whole else advice.rows
         base, dearer = trials.get(advice.current.definition, []), 1.0
         if base and (base[-1].rows == rows or not whole):
-            growth = None if whole else advisor.growth_of([base[-1], self._now])
+            growth = None if whole else advisor.estimate_growth([base[-1], self._now])
             point = advisor.forecast(base, total, growth).at(self._reference_effort)
             dearer = float(np.clip(advice.now.at(self._reference_effort).ms / point.ms, 0.5, 2.0))
         found = []
@@ -265,7 +265,7 @@ class Advisor:
     def _price(self, trials: dict[Definition, list[Trial]], rows: int) -> None:
         """Set the times of the trials over so many rows, those of a kind together."""
         done = [tried for tried in trials.values() if tried[-1].rows == rows]
-        for tried, trial in zip(done, advisor.priced([tried[-1] for tried in done]), strict=True):
+        for tried, trial in zip(done, advisor.fit_times([tried[-1] for tried in done]), strict=True):
             tried[-1] = trial
 
     def _cost(self, tried: Sequence[Trial], base: Sequence[Trial]) -> float:
@@ -382,7 +382,8 @@ class Advisor:
         blocks = seen.blocks.mean(axis=0)
         at = np.interp(list(timed), rungs, blocks).tolist()
         recall, blocks = (
-            advisor.on_rungs(definition, rungs, curve) for curve in (seen.recall.mean(axis=0), blocks)
+            advisor.resample_on_rungs(definition, rungs, curve)
+            for curve in (seen.recall.mean(axis=0), blocks)
         )
         points = tuple(zip(at, timed.values(), strict=True))
         return Trial(definition, rows, recall, blocks, points, size, seconds)
@@ -411,7 +412,7 @@ class Advisor:
 
     def _allow_memory(self, definition: Definition, rows: int, about: dict[str, Any]) -> None:
         """Let a build have the memory that it needs, within reason: without it takes many times as long."""
-        needed = int(1.2 * advisor.graph_bytes(definition, rows, self.tuned.column.dimensions))
+        needed = int(1.2 * advisor.estimate_build_bytes(definition, rows, self.tuned.column.dimensions))
         most = min(_MOST_BUILD_MEMORY, int(about["effective_cache_size"]) // 4)
         kb = max(int(about["maintenance_work_mem"]), min(needed, most)) // 1024
         self.conn.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{kb}kB",))
@@ -419,14 +420,14 @@ class Advisor:
     def _too_dear(self, definition: Definition, rows: int) -> str | None:
         """Say why a candidate is not tried: it would take more time than is left."""
         spent = monotonic() - self._began
-        guess = advisor.build_guess(self._built, definition, rows)
+        guess = advisor.estimate_build_seconds(self._built, definition, rows)
         if self._built and spent + guess > self.options.budget_seconds:
             return f"would take {guess:.0f} s of the {max(self.options.budget_seconds - spent, 0):.0f} s left"
         return None
 
     def _require_room(self, entrants: Sequence[Definition], sample: int) -> None:
         dimensions = self.tuned.column.dimensions
-        largest = max(advisor.index_bytes(each, sample, dimensions) for each in entrants)
+        largest = max(advisor.estimate_index_bytes(each, sample, dimensions) for each in entrants)
         per_value = (4 if self.tuned.column.vector_type == "vector" else 2) * dimensions
         needed = largest + round(1.1 * sample * (per_value + 60))
         limit = _FREE_BYTES if self.options.max_mb is None else self.options.max_mb << 20

@@ -312,7 +312,7 @@ def _learn(context: Context) -> None:
                     "version": lesson.version,
                     "classes": {
                         k: {
-                            **s.policy.path,
+                            **s.policy.path_columns,
                             "recall_bound": s.policy.recall_bound,
                             "tail_bound": s.policy.tail_bound,
                             "patterns": s.patterns,

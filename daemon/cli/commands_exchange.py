@@ -29,12 +29,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(context: Context) -> None:
-    from vectuned.learning.exchange import export, file_name, parse, write_file
+    from vectuned.learning.exchange import document_name, export_document, parse_document, write_document
 
     options, console = context.options, context.console
     with context.session() as conn:
         columns = _chosen(conn, options.relation, options.column)
-        texts = [export(conn, relation, column) for relation, column in columns]
+        texts = [export_document(conn, relation, column) for relation, column in columns]
     if options.output == "-":
         if len(texts) > 1:
             raise UsageError(
@@ -46,9 +46,9 @@ def _export(context: Context) -> None:
     if not output.is_dir() and (len(texts) > 1 or options.output.endswith("/")):
         raise UsageError(f"There is no folder {output}; create it first.")
     for (relation, column), text in zip(columns, texts, strict=True):
-        document = parse(text, relation)
-        path = output / file_name(document) if output.is_dir() else output
-        write_file(path, text)
+        document = parse_document(text, relation)
+        path = output / document_name(document) if output.is_dir() else output
+        write_document(path, text)
         patterns = sum(len(each["patterns"]) for each in document["classes"])
         files.append(
             {
@@ -101,14 +101,23 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(context: Context) -> None:
-    from vectuned.learning.exchange import LARGEST, decode, parse, read_file, take_over
+    from vectuned.learning.exchange import (
+        MAX_DOCUMENT_BYTES,
+        decode_document,
+        import_document,
+        parse_document,
+        read_document,
+    )
 
     options, console = context.options, context.console
     if options.file == "-":
-        place, text = "The document", decode(sys.stdin.buffer.read(LARGEST + 1), "The document")
+        place, text = (
+            "The document",
+            decode_document(sys.stdin.buffer.read(MAX_DOCUMENT_BYTES + 1), "The document"),
+        )
     else:
-        place, text = options.file, read_file(Path(options.file))
-    told = parse(text, place)["provenance"]
+        place, text = options.file, read_document(Path(options.file))
+    told = parse_document(text, place)["provenance"]
     relation, column = options.relation, options.column
     with context.session() as conn:
         if relation is None:
@@ -116,7 +125,7 @@ def _import(context: Context) -> None:
             if not all(isinstance(name, str) and name and "\0" not in name for name in names):
                 raise UsageError(f"{place} does not say of which column it is: name one to import it for.")
             relation, column = sql.Identifier(*names[:2]).as_string(conn), names[2]
-        report = take_over(conn, relation, column, text, dry_run=options.dry_run, place=place)
+        report = import_document(conn, relation, column, text, dry_run=options.dry_run, place=place)
     if console.as_json:
         console.document(report)
     else:

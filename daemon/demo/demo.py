@@ -29,7 +29,7 @@ from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fix
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import LearningResult
-from vectuned.learning.policy.replays import load
+from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
@@ -81,7 +81,7 @@ def demo(conninfo: str, settings: Settings, sizes: DemoSizes, console: Console) 
         worker.drain()
         with console.progress("replaying at every effort", len(training)) as progress:
             worker.replay(tuned, len(training), progress)
-        evidence = load(conn, tuned, tuned.indexes[0]).evidence(K)
+        evidence = load_replays(conn, tuned, tuned.indexes[0]).sample(K)
         truth = exact_neighbors(conn, tuned.column, heldout.vectors, K)
 
         curve = compute_fixed_curve(evidence.recall)

@@ -16,7 +16,7 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.policy.publication import read
+from vectuned.learning.policy.publication import read_bank
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, ends_all
 from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
 from vectuned.learning.truth.truth import exact_among, recall_at_k
@@ -164,12 +164,12 @@ class Benchmark:
 
     def _serving(self) -> str:
         """Say what searches without a filter are served with; of filtered ones that depends on the filter."""
-        policy, _ = read(self.conn, self.tuned).get(k_class(self.k), (None, None))
+        policy, _ = read_bank(self.conn, self.tuned).get(k_class(self.k), (None, None))
         if any(condition is not None for condition in self.sample.conditions):
             return "by the kind of filter, see vectuned.recommend_params"
         if policy is None:
             return "nothing learned yet: the default"
-        return policy.described
+        return policy.description
 
     def _default_setting(self) -> str:
         """Say what plain SQL searches with: the settings of this session, and the index that is taken."""

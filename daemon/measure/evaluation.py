@@ -16,7 +16,7 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.policy.publication import read
+from vectuned.learning.policy.publication import read_bank
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
 from .arms import compose_nearest
@@ -124,12 +124,12 @@ class Evaluation:
         return PreparedSearch(statement.as_string(self.conn))
 
     def _serving(self) -> str:
-        policy, _ = read(self.conn, self.tuned).get(k_class(self.k), (None, None))
+        policy, _ = read_bank(self.conn, self.tuned).get(k_class(self.k), (None, None))
         if policy is None:
             return "nothing learned yet: the default"
         names = {index.number: index.name for index in self.tuned.indexes}
         where = f" on {names[policy.index_no]}" if policy.index_no in names else ""
-        return policy.described + where
+        return policy.description + where
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

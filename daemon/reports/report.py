@@ -18,8 +18,8 @@ import vectuned
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import effort
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, tuned_columns
-from vectuned.learning.policy.filtering import OTHERS
-from vectuned.learning.policy.replays import Replays, load
+from vectuned.learning.policy.filtering import OTHER_PATHS
+from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.statistics.sequential import claim_from_checks
 from vectuned.sql.files import queries
 
@@ -65,7 +65,7 @@ def render_report(conn: psycopg.Connection[Any]) -> str:
 
 
 def _column(conn: psycopg.Connection[Any], tuned: TunedColumn, column: dict[str, Any]) -> str:
-    seen = [(index, load(conn, tuned, index)) for index in tuned.indexes]
+    seen = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
     checked = any(promise["checks"] for promise in column["promises"])
     key = {"relation": column["relation"], "column_name": column["column_name"]}
     cursor = conn.cursor(row_factory=dict_row)
@@ -137,15 +137,15 @@ def _curves(tuned: TunedColumn, seen: Seen, classes: Sequence[dict[str, Any]]) -
         serving = next((row for row in classes if row["k_class"] == k), None)
         lines = []
         for index, replays in seen:
-            if replays.looked_at(k) < _FEWEST:
+            if replays.count_replays(k) < _FEWEST:
                 continue
-            evidence = replays.evidence(k)
+            sample = replays.sample(k)
             name = f"{index.name}, {'ef_search' if index.method == 'hnsw' else 'probes'}"
             chosen = None
             if serving is not None and serving["path_index"] == index.name:
                 fixed = serving["probes"] or serving["ef_search"]
                 chosen = round(float(effort(fixed, index.rungs)))
-            lines.append(_curve(name, index.rungs, evidence.ms.mean(0), evidence.recall.mean(0), chosen))
+            lines.append(_curve(name, index.rungs, sample.ms.mean(0), sample.recall.mean(0), chosen))
         if lines:
             yield _against_time(lines, _kind(k, None), tuned)
 
@@ -160,7 +160,7 @@ def _filtered_curves(tuned: TunedColumn, seen: Seen) -> Iterable[str]:
     for k in _asked(seen):
         for _, replays in seen:
             if k in replays.k_classes:
-                counts.update((k, str(shape)) for shape in replays.filtered_evidence(k).shape)
+                counts.update((k, str(shape)) for shape in replays.filtered_sample(k).shape)
     for (k, shape), count in counts.most_common(_SHAPES):
         if count < _FEWEST:
             break
@@ -168,31 +168,29 @@ def _filtered_curves(tuned: TunedColumn, seen: Seen) -> Iterable[str]:
         for index, replays in seen:
             if k not in replays.k_classes:
                 continue
-            evidence = replays.filtered_evidence(k)
-            evidence = evidence.take(evidence.shape == shape)
-            if len(evidence) < _FEWEST:
+            sample = replays.filtered_sample(k)
+            sample = sample.take(sample.shape == shape)
+            if len(sample) < _FEWEST:
                 continue
             lines.append(
                 _curve(
                     f"first rows of {index.name}",
                     index.rungs,
-                    evidence.scan_ms.mean(0),
-                    evidence.recall.mean(0),
+                    sample.scan_ms.mean(0),
+                    sample.recall.mean(0),
                 )
             )
             if index is not seen[0][0]:
                 continue
-            lines.append(
-                _point("exact, through the filter's index", evidence.exact_ms, np.ones(len(evidence)))
-            )
-            for place, (path, ef) in enumerate(OTHERS):
+            lines.append(_point("exact, through the filter's index", sample.exact_ms, np.ones(len(sample))))
+            for place, (path, ef) in enumerate(OTHER_PATHS):
                 name = path if ef is None else f"{path} {ef}"
-                lines.append(_point(name, evidence.other_ms[:, place], evidence.other_recall[:, place]))
+                lines.append(_point(name, sample.other_ms[:, place], sample.other_recall[:, place]))
         yield _against_time(lines, _kind(k, shape), tuned)
 
 
 def _asked(seen: Seen) -> list[int]:
-    return sorted({int(k) for _, replays in seen for k in replays.asked})
+    return sorted({int(k) for _, replays in seen for k in replays.search_classes})
 
 
 def _curve(name: str, rungs: Sequence[int], ms: Floats, recall: Floats, chosen: int | None = None) -> Line:

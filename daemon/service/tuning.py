@@ -12,9 +12,15 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.ladder import at_efforts, effort
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.policy.publication import read
-from vectuned.learning.policy.replays import Replays, load
-from vectuned.learning.policy.tuning import Objective, Price, choose, prices, together
+from vectuned.learning.policy.publication import read_bank
+from vectuned.learning.policy.replays import Replays, load_replays
+from vectuned.learning.policy.tuning import (
+    Objective,
+    TargetPrice,
+    choose_target,
+    joint_confidence,
+    price_targets,
+)
 from vectuned.sql.files import queries
 
 from .worker import Worker
@@ -60,9 +66,9 @@ class Tuning:
         worker, conn = self.worker, self.worker.conn
         replayed = worker.replay(self.tuned, self.total, progress) if self.total else 0
         tuned = worker.refresh(self.tuned)
-        replays = [(index, load(conn, tuned, index)) for index in tuned.indexes]
+        replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
         count = len(replays[0][1]) if replays else 0
-        offered = prices(replays, tuned, worker.options) if count >= tuned.min_samples else []
+        offered = price_targets(replays, tuned, worker.options) if count >= tuned.min_samples else []
         report: dict[str, Any] = {
             "relation": f"{tuned.column.schema}.{tuned.column.table}",
             "column": tuned.column.name,
@@ -79,7 +85,7 @@ class Tuning:
                 "summary": f"nothing changed: there are {count} replays of {tuned.column} as it is now; it "
                 f"takes {tuned.min_samples} of a class of k (vectuned.enable's min_samples)",
             }
-        chosen, why = choose(offered, self.objective)
+        chosen, why = choose_target(offered, self.objective)
         confidence = worker.options.confidence
         report |= {
             "target": {"old": tuned.target_recall, "new": chosen.target},
@@ -89,7 +95,7 @@ class Tuning:
             "targets": [_priced(price) for price in offered],
             "confidence": confidence,
             "proofs": sum(price.proofs for price in offered),
-            "confidence_of_all_proofs_together": round(together(offered, confidence), 4),
+            "confidence_of_all_proofs_together": round(joint_confidence(offered, confidence), 4),
             "note": "decided by searches without a filter, fixed settings and milliseconds of replays; each "
             "proof holds with the confidence by itself",
         }
@@ -98,7 +104,7 @@ class Tuning:
         return {**report, "summary": _summary(report)}
 
     def _apply(
-        self, tuned: TunedColumn, replays: Loaded, chosen: Price, report: dict[str, Any]
+        self, tuned: TunedColumn, replays: Loaded, chosen: TargetPrice, report: dict[str, Any]
     ) -> dict[str, Any]:
         """Set the target, learn and publish, and tell of it; return what the report is to say now."""
         conn, column = self.worker.conn, {"column_id": tuned.column.id}
@@ -118,28 +124,28 @@ class Tuning:
 
     def _serving(self, tuned: TunedColumn, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:
         """Say what serves each class of k now, and how long its replays took with the fixed setting."""
-        bank = read(self.worker.conn, tuned)
+        bank = read_bank(self.worker.conn, tuned)
         found = {}
         for k in classes:
             policy = bank[k][0] if k in bank else None
             number = None if policy is None else policy.index_no
             index, each = next(((i, r) for i, r in replays if i.number == number), replays[0])
             default = tuned.default_effort(index, k)
-            fixed, evidence = default if policy is None else policy.fixed_ef, each.evidence(k)
+            fixed, sample = default if policy is None else policy.fixed_ef, each.sample(k)
             at = effort(np.array([fixed]), index.rungs)
-            setting = f"{index.effort_name} {default}" if policy is None else policy.described
+            setting = f"{index.effort_name} {default}" if policy is None else policy.description
             found[str(k)] = {
                 "setting": setting,
                 "index": index.name,
-                "recall": round(float(at_efforts(evidence.recall, at).mean()), 4),
+                "recall": round(float(at_efforts(sample.recall, at).mean()), 4),
                 "recall_at_least": None if policy is None else round(policy.recall_bound, 4),
                 "proven": policy is not None and policy.certified,
-                "ms": round(float(at_efforts(evidence.ms, at).mean()), 4),
+                "ms": round(float(at_efforts(sample.ms, at).mean()), 4),
             }
         return found
 
 
-def _settings(price: Price, tuned: TunedColumn) -> dict[str, Any]:
+def _settings(price: TargetPrice, tuned: TunedColumn) -> dict[str, Any]:
     """Say what a target would be served with, before any margin."""
     names = {index.number: index.name for index in tuned.indexes}
     return {
@@ -155,7 +161,7 @@ def _settings(price: Price, tuned: TunedColumn) -> dict[str, Any]:
     }
 
 
-def _priced(price: Price) -> dict[str, Any]:
+def _priced(price: TargetPrice) -> dict[str, Any]:
     return {
         "target": price.target,
         "proven": price.proven,

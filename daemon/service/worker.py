@@ -16,20 +16,20 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
 from vectuned.daemon.pacing.pace import Pace
-from vectuned.learning.exchange import export_all, import_newest
+from vectuned.learning.exchange import export_columns, import_newest_document
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.trajectory import Trajectories, drain, pending
 from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
-from vectuned.learning.oversight.judging import judge, move_margins
+from vectuned.learning.oversight.judging import judge_searches, update_margins
 from vectuned.learning.oversight.watch import (
-    REOPENED,
-    REOPENED_ON_ANOTHER,
-    WatchLimits,
-    calm_down,
+    REPLAYS_AFTER_CHANGE,
+    REPLAYS_OF_NEW_INDEX,
+    OversightLimits,
     check_promises,
     detect_table_change,
+    end_alert,
 )
-from vectuned.learning.policy.learner import LearningResult, Options, learn
+from vectuned.learning.policy.learner import LearningOptions, LearningResult, learn
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.replay.work_timer import WorkTimer
 from vectuned.sql.files import queries
@@ -68,16 +68,16 @@ class Worker:
         self._to_vacuum = False
 
     @property
-    def options(self) -> Options:
+    def options(self) -> LearningOptions:
         """How to learn, by the settings."""
         learning = self.settings.learning
-        return Options(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
+        return LearningOptions(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
 
     @property
-    def limits(self) -> WatchLimits:
+    def limits(self) -> OversightLimits:
         """What is tolerated, by the settings."""
         learning = self.settings.learning
-        return WatchLimits(learning.confidence, learning.false_alarms, learning.drift_share)
+        return OversightLimits(learning.confidence, learning.false_alarms, learning.drift_share)
 
     def columns(self) -> list[TunedColumn]:
         """Return the columns that are enabled."""
@@ -99,7 +99,9 @@ class Worker:
             if index.generation in opened:
                 continue
             wanted = {**values, "generation": index.generation, "requires": index.requires}
-            count = tuned.min_samples * (REOPENED if index.requires is not None else REOPENED_ON_ANOTHER)
+            count = tuned.min_samples * (
+                REPLAYS_AFTER_CHANGE if index.requires is not None else REPLAYS_OF_NEW_INDEX
+            )
             reopened = self.conn.execute(queries()["reopen"], {**wanted, "count": count}).rowcount
             if reopened > 0:
                 log.info(
@@ -280,8 +282,8 @@ class Worker:
         return total
 
     def _judge(self, tuned: TunedColumn) -> int:
-        judged = judge(self.conn, tuned)
-        for k, margin in move_margins(self.conn, tuned).items():
+        judged = judge_searches(self.conn, tuned)
+        for k, margin in update_margins(self.conn, tuned).items():
             log.info(
                 "%s: %.2g rungs on top of what was learned for up to %d rows",
                 tuned.column,
@@ -299,7 +301,7 @@ class Worker:
             tuned = self.refresh(tuned)
             lesson = learn(self.conn, tuned, self.options)
             if lesson.version is not None:
-                calm_down(self.conn, tuned)
+                end_alert(self.conn, tuned)
         return lesson
 
     def learn_all(self) -> int:
@@ -336,7 +338,7 @@ class Worker:
         export = self.settings.export
         if not export.folder:
             return 0
-        return len(export_all(self.conn, Path(export.folder).expanduser(), export.keep))
+        return len(export_columns(self.conn, Path(export.folder).expanduser(), export.keep))
 
     def import_new(self) -> int:
         """Take over the newest documents of the folder for it, if one is set; return how many had news."""
@@ -345,7 +347,7 @@ class Worker:
         folder = Path(self.settings.export.import_folder).expanduser()
         changed = 0
         for tuned in self.columns():
-            report = self._guarded(tuned, lambda c: import_newest(self.conn, c, folder))
+            report = self._guarded(tuned, lambda c: import_newest_document(self.conn, c, folder))
             if report is not None and report["changed"]:
                 log.info("%s took over %s", tuned.column, report["source"], extra={"action": "import"})
                 changed += 1

@@ -10,20 +10,19 @@ from psycopg.rows import namedtuple_row
 
 from vectuned.learning.model import ladder
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.patterns.optimizer import raised
-from vectuned.learning.policy.publication import read
+from vectuned.learning.patterns.optimizer import raise_effort
+from vectuned.learning.policy.publication import read_bank
 from vectuned.learning.statistics.margin import conclusion, next_margin
 from vectuned.sql.files import queries
 
-from .verdict import Counts, Signals, Verdicts, diversity
-from .verdict import judge as judge_signals
+from .verdict import Counts, Signals, Verdicts, diversity, judge_signals
 
 _BATCH: Final = 1000
 _RECENT: Final = 10_000
 _FEWEST: Final = 20  # searches of a class, before it is known what is usual
 
 
-def judge(conn: psycopg.Connection[Any], tuned: TunedColumn, batch: int = _BATCH) -> int:
+def judge_searches(conn: psycopg.Connection[Any], tuned: TunedColumn, batch: int = _BATCH) -> int:
     """Judge searches that were replayed, or that users spoke of, since they were judged; return how many.
 
     Each batch is stored by one statement. What is due is told by flags and counters and not by clocks, so a
@@ -54,7 +53,7 @@ def class_counts(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[tupl
     }
 
 
-def move_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, float]:
+def update_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, float]:
     """Move each class's margin of effort by its verdicts since it was last moved; return those that moved.
 
     Failures beyond the share that the column tolerates raise what serves at once; a margin that successes
@@ -79,10 +78,10 @@ def move_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int,
 
 def _raise(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, rungs: float) -> None:
     """Serve a class of k with some rungs more, until the next publish does."""
-    served = read(conn, tuned).get(k)
+    served = read_bank(conn, tuned).get(k)
     if served is None:
         return
-    policy = raised(served[0], rungs)
+    policy = raise_effort(served[0], rungs)
     key = {"column_id": tuned.column.id, "k_class": k}
     why = f"; {rungs:.2g} rungs more after failures"
     values = {**key, "ef_search": policy.ef_search, "probes": policy.probes, "why": why}

@@ -127,7 +127,7 @@ class Counts:
         return self.successes / known if known else None
 
 
-def judge(signals: Signals, target: float) -> Verdicts:
+def judge_signals(signals: Signals, target: float) -> Verdicts:
     """Judge n searches by what is known of each; `target` is the mean recall that was promised.
 
     Only recall and feedback decide. A search fails if it missed more rows than `allowed_misses`, or returned

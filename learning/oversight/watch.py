@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 # In shares of min_samples: searches replayed again where a partial index is new or the table is another, and
 # where an index of all rows is: much is to be proven of it, and with few replays a proof takes more effort.
-REOPENED: Final = 3
-REOPENED_ON_ANOTHER: Final = 10
+REPLAYS_AFTER_CHANGE: Final = 3
+REPLAYS_OF_NEW_INDEX: Final = 10
 _FOR_THE_TAIL: Final = 0.2
 _LOWERED: Final = 0.9  # an effort under this share of the promised one is another setting
 
 
 @dataclass(frozen=True)
-class WatchLimits:
+class OversightLimits:
     """What is tolerated.
 
     `confidence` of statements; `false_alarms`, their probability for a class within a window of checks;
@@ -40,7 +40,9 @@ class WatchLimits:
     drift: float = 0.2
 
 
-def detect_table_change(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: WatchLimits) -> str | None:
+def detect_table_change(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, limits: OversightLimits
+) -> str | None:
     """See whether a column's table is another than the one learned about, act, and return how it changed.
 
     'rewritten' (most likely by another embedding model: its old queries and replays are dropped), 'rebuilt'
@@ -70,7 +72,7 @@ def detect_table_change(conn: psycopg.Connection[Any], tuned: TunedColumn, limit
         if change != "rebuilt":
             conn.execute(queries()["delete_replays"], column)
         if change in ("deletes", "growth"):
-            count = REOPENED * tuned.min_samples
+            count = REPLAYS_AFTER_CHANGE * tuned.min_samples
             conn.execute(
                 queries()["reopen"], {**column, "generation": None, "requires": None, "count": count}
             )
@@ -80,7 +82,7 @@ def detect_table_change(conn: psycopg.Connection[Any], tuned: TunedColumn, limit
     return change
 
 
-def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: WatchLimits) -> int:
+def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: OversightLimits) -> int:
     """Bring up to date what is said of each class's recall, and act on alarms; return how many were raised.
 
     A class is what searches share: the class of k and the filter's columns and operators. On an alarm it
@@ -155,7 +157,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Wa
     return raised
 
 
-def calm_down(conn: psycopg.Connection[Any], tuned: TunedColumn) -> bool:
+def end_alert(conn: psycopg.Connection[Any], tuned: TunedColumn) -> bool:
     """Check as many searches as usual again once what serves is proven; return whether that is so now."""
     if not tuned.alert:
         return False
@@ -181,7 +183,7 @@ def _as_promised(tuned: TunedColumn, target: float | None) -> TunedColumn:
     return replace(tuned, target_recall=target, max_tail=1.0)
 
 
-def _listen(recalls: Floats, tuned: TunedColumn, limits: WatchLimits) -> Alarm:
+def _listen(recalls: Floats, tuned: TunedColumn, limits: OversightLimits) -> Alarm:
     """Raise an alarm about the mean recall or about the tail; most of what may go wrong goes to the mean."""
     heard = alarm(recalls, tuned.target_recall, (1.0 - _FOR_THE_TAIL) * limits.false_alarms)
     if heard.raised or tuned.max_tail >= 1.0:

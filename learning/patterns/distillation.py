@@ -19,12 +19,12 @@ from threadpoolctl import threadpool_limits
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.ladder import HIGHEST, at_efforts
 
-from .reasoning_bank import Patterns, support
+from .reasoning_bank import Patterns, confidence_from_samples
 
 BANDWIDTH: Final = 24.0
 SHRINKAGE: Final = 1.0
-MERGED: Final = 4.0
-STEP: Final = 0.25
+MERGE_RADIUS: Final = 4.0
+EFFORT_STEP: Final = 0.25
 
 
 def distil(
@@ -44,16 +44,16 @@ def distil(
     """
     count_all = np.ones(len(signatures)) if weight is None else weight
     distinct = len(np.unique(signatures, axis=0))
-    count = max(1, min(clusters, distinct, int(effective(count_all)) // 4))
+    count = max(1, min(clusters, distinct, int(effective_sample_size(count_all)) // 4))
     # Threads that wait for each other on busy cores took up to 500 ms for what takes one 9.
     with threadpool_limits(1, user_api="openmp"):
         model = KMeans(count, n_init=2, random_state=seed)
         model.fit(signatures.astype(np.float64), sample_weight=count_all)
     centroids = np.rint(model.cluster_centers_).astype(np.float32)
-    return estimate(Patterns.at(centroids), signatures, recall, cost, count_all)
+    return estimate_curves(Patterns.at_centroids(centroids), signatures, recall, cost, count_all)
 
 
-def estimate(
+def estimate_curves(
     patterns: Patterns, signatures: Singles, recall: Floats, cost: Floats, weight: Floats | None = None
 ) -> Patterns:
     """Estimate the curves of patterns, wherever they lie, from replays as `distil` takes them.
@@ -70,7 +70,7 @@ def estimate(
     samples = np.rint(members).astype(np.int64)
     nearness = np.exp(-squared / (2.0 * BANDWIDTH**2)).astype(np.float64) * weight
     total = np.maximum(nearness.sum(axis=1), 1e-300)
-    near = effective(nearness)
+    near = effective_sample_size(nearness)
     share = (near / (near + SHRINKAGE))[:, None]
 
     def curves(values: Floats) -> Singles:
@@ -83,11 +83,11 @@ def estimate(
         recall=np.clip(curves(recall), 0.0, 1.0),
         cost=curves(cost),
         samples=samples,
-        confidence=support(samples),
+        confidence=confidence_from_samples(samples),
     )
 
 
-def effective(weights: Floats) -> Floats:
+def effective_sample_size(weights: Floats) -> Floats:
     """Return how many equal weights tell as much as those along the last axis: Kish's sample size."""
     total = weights.sum(axis=-1)
     return np.asarray(total**2 / np.maximum((weights**2).sum(axis=-1), 1e-300))
@@ -99,7 +99,7 @@ def choose_efforts(patterns: Patterns, price: float, lowest: float) -> tuple[Flo
     `price` is recall per index buffer; `lowest` the position on the ladder under which nothing is gained
     because the probe went that far already. Returns efforts (p,) and the recall expected there (p,).
     """
-    grid = np.append(np.arange(lowest, HIGHEST, STEP), HIGHEST)
+    grid = np.append(np.arange(lowest, HIGHEST, EFFORT_STEP), HIGHEST)
     recall = np.clip(at_efforts(patterns.recall, grid), 0.0, 1.0)
     cost = at_efforts(patterns.cost, grid)
     best = np.argmax(recall - price * cost, axis=1)

@@ -19,16 +19,16 @@ import numpy as np
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 
 from .optimizer import Policy
-from .reasoning_bank import Patterns, ReasoningBank, support
+from .reasoning_bank import Patterns, ReasoningBank, confidence_from_samples
 
 # How much a counter-example counts beside a replay of its age. As much would have taken 0.5 to 4 % of the
 # saving, since the successes of its time are gone; so it takes nothing, and gave 0.5 % where one search in a
 # hundred was of a hard kind of its own.
-COUNTER_EXAMPLE: Final = 0.1
+COUNTER_EXAMPLE_WEIGHT: Final = 0.1
 _IN_FULL: Final = 3  # in shares of min_samples: so many of the newest replays count alike
 _EXPECTED: Final = 5  # lookups a pattern: before, one without any is not said to be hardly used
 _HARDLY_USED: Final = 1.0
-_HARDLY_SUPPORTED: Final = float(support(np.array(3)))
+_HARDLY_SUPPORTED: Final = float(confidence_from_samples(np.array(3)))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PreviousPolicy:
     patterns: Patterns
 
 
-def weights(newer: Ints, learning_rate: float, min_samples: int) -> Floats:
+def training_weights(newer: Ints, learning_rate: float, min_samples: int) -> Floats:
     """Return how much replays count in training, float64 (n,) from 0 to 1, by how many are `newer`.
 
     The newest 3 `min_samples` count in full, lest a high rate leave too few; of the others each
@@ -49,16 +49,20 @@ def weights(newer: Ints, learning_rate: float, min_samples: int) -> Floats:
     return np.asarray((1.0 - learning_rate) ** old, dtype=np.float64)
 
 
-def used(patterns: Patterns, signatures: Singles, learning_rate: float, min_samples: int) -> Patterns:
+def count_lookups(
+    patterns: Patterns, signatures: Singles, learning_rate: float, min_samples: int
+) -> Patterns:
     """Count the lookups of `signatures` (n, 4); what was counted before fades at the learning rate."""
     kept = (1.0 - learning_rate) ** (len(signatures) / min_samples)
     bank = ReasoningBank(replace(patterns, usage=kept * patterns.usage, chances=kept * patterns.chances))
     if len(bank):
-        bank.note_usage(bank.lookup(signatures, 1)[0][:, 0])
+        bank.count_usage(bank.lookup(signatures, 1)[0][:, 0])
     return bank.patterns
 
 
-def inherit(patterns: Patterns, met: Ints, probes: Mapping[int, Floats], past: PreviousPolicy) -> Patterns:
+def inherit_usage(
+    patterns: Patterns, met: Ints, probes: Mapping[int, Floats], past: PreviousPolicy
+) -> Patterns:
     """Give patterns the age and the usage of those that the same searches met before.
 
     `met` int64 (n,) says which of `patterns` each search meets first, `probes` by length (n, length) what it
@@ -87,7 +91,7 @@ def inherit(patterns: Patterns, met: Ints, probes: Mapping[int, Floats], past: P
     )
 
 
-def prune(bank: ReasoningBank) -> int:
+def prune_unused(bank: ReasoningBank) -> int:
     """Drop patterns that were hardly looked up and are hardly supported; return how many went.
 
     None of them while each was to be met less than five times since it was born, so none at all where

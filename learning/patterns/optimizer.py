@@ -84,12 +84,12 @@ class Policy:
         return f"{self.effort_name} {self.fixed_ef}"
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """Say what serves, as in "ef_search 40" or "effort by query, or ef_search 40"."""
         return self.setting if self.signature is None else f"effort by query, or {self.setting}"
 
     @property
-    def path(self) -> dict[str, str | int | None]:
+    def path_columns(self) -> dict[str, str | int | None]:
         """Return what serves, as the columns of the bank name it."""
         return {
             "access_path": self.access_path,
@@ -99,7 +99,7 @@ class Policy:
         }
 
 
-def raised(policy: Policy, rungs: float) -> Policy:
+def raise_effort(policy: Policy, rungs: float) -> Policy:
     """Return the policy with its fixed setting some rungs higher."""
     least = policy.k_class if policy.method == "hnsw" else 1
     position = ladder.effort(policy.fixed_ef, policy.rungs) + rungs
@@ -125,7 +125,7 @@ class SearchOptimizer:
         """
         patterns = self.bank.patterns
         values = np.column_stack([patterns.effort, patterns.expected_recall, patterns.confidence])
-        effort, expected, confidence = decide(values, self.bank, self.policy, probes).T
+        effort, expected, confidence = predict(values, self.bank, self.policy, probes).T
         return effort, expected, confidence
 
     def ef_search(self, probes: Floats, k: int) -> Ints:
@@ -146,7 +146,7 @@ class SearchOptimizer:
         )
 
 
-def decide(values: Floats, bank: ReasoningBank, policy: Policy, probes: Floats) -> Floats:
+def predict(values: Floats, bank: ReasoningBank, policy: Policy, probes: Floats) -> Floats:
     """Interpolate what patterns say about searches by what their probes saw.
 
     `values` (p, m) of the bank's patterns; `probes` (n, probe_ef). Returns (n, m), NaN where the fixed

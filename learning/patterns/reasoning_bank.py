@@ -16,7 +16,7 @@ from vectuned.config.errors import UsageError
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.ladder import HIGHEST, RUNGS
 
-from .signature import COMPONENTS, LIMIT
+from .signature import COMPONENTS, GRID_LIMIT
 
 NEIGHBOURS: Final = 3
 SOFTENING: Final = 8.0
@@ -54,28 +54,28 @@ class Patterns:
         chosen = np.asarray(rows)
         return Patterns(*(getattr(self, name)[chosen] for name in _FIELDS))
 
-    def joined(self, other: Patterns) -> Patterns:
+    def concatenate(self, other: Patterns) -> Patterns:
         """Return these patterns followed by others."""
         return Patterns(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in _FIELDS))
 
     @classmethod
-    def at(cls, centroids: Singles) -> Patterns:
+    def at_centroids(cls, centroids: Singles) -> Patterns:
         """Return new patterns of which nothing is known but where they lie."""
         curve, one = np.zeros((len(centroids), len(RUNGS)), np.float32), np.zeros(len(centroids))
         count = np.zeros(len(centroids), dtype=np.int64)
         return cls(centroids, curve, curve, count, one, one, one, one, one, one)
 
     @classmethod
-    def none(cls) -> Patterns:
+    def empty(cls) -> Patterns:
         """Return no patterns."""
-        return cls.at(np.zeros((0, COMPONENTS), np.float32))
+        return cls.at_centroids(np.zeros((0, COMPONENTS), np.float32))
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Patterns))
-_TYPES: Final = {name: getattr(Patterns.none(), name).dtype for name in _FIELDS}
+_TYPES: Final = {name: getattr(Patterns.empty(), name).dtype for name in _FIELDS}
 
 
-def check(patterns: Patterns) -> None:
+def check_patterns(patterns: Patterns) -> None:
     """Refuse patterns that no search could use: UsageError says what is wrong with which."""
     count = len(patterns)
     shapes = {"centroids": (count, COMPONENTS), "recall": (count, len(RUNGS)), "cost": (count, len(RUNGS))}
@@ -94,9 +94,11 @@ def check(patterns: Patterns) -> None:
         if name != "centroids" and ((values < 0) | (values > limits.get(name, np.inf))).any():
             raise UsageError(f"Patterns with a {name} outside 0 to {limits.get(name, np.inf):g}.")
     if (np.rint(patterns.centroids) != patterns.centroids).any() or (
-        np.abs(patterns.centroids) > LIMIT
+        np.abs(patterns.centroids) > GRID_LIMIT
     ).any():
-        raise UsageError(f"Patterns whose centroids are not whole numbers between {-LIMIT:g} and {LIMIT:g}.")
+        raise UsageError(
+            f"Patterns whose centroids are not whole numbers between {-GRID_LIMIT:g} and {GRID_LIMIT:g}."
+        )
 
 
 class ReasoningBank:
@@ -109,8 +111,8 @@ class ReasoningBank:
     """
 
     def __init__(self, patterns: Patterns | None = None) -> None:
-        self.patterns = patterns if patterns is not None else Patterns.none()
-        check(self.patterns)
+        self.patterns = patterns if patterns is not None else Patterns.empty()
+        check_patterns(self.patterns)
         self._build()
 
     def __len__(self) -> int:
@@ -130,13 +132,13 @@ class ReasoningBank:
 
     def store(self, patterns: Patterns) -> Ints:
         """Add patterns and return their numbers, int64."""
-        check(patterns)
+        check_patterns(patterns)
         first = len(self)
-        self.patterns = self.patterns.joined(patterns)
+        self.patterns = self.patterns.concatenate(patterns)
         self._build()
         return np.arange(first, len(self), dtype=np.int64)
 
-    def note_usage(self, numbers: npt.ArrayLike) -> None:
+    def count_usage(self, numbers: npt.ArrayLike) -> None:
         """Count lookups that met the patterns in `numbers` first, one each, repeats counting again.
 
         To every pattern each of them was a chance.
@@ -191,7 +193,7 @@ class ReasoningBank:
             samples,
             gather(np.maximum, old.effort),
             gather(np.minimum, old.expected_recall, 1.0),
-            support(samples),
+            confidence_from_samples(samples),
             gather(np.add, old.usage),
             gather(np.maximum, old.chances),
             np.where(np.isfinite(born), born, 0.0),
@@ -245,6 +247,6 @@ class ReasoningBank:
             self._index.add_items(self.patterns.centroids, np.arange(len(self)))
 
 
-def support(samples: Ints) -> Floats:
+def confidence_from_samples(samples: Ints) -> Floats:
     """Return the confidence, 0 to 1, that so many samples give: n / (n + 10)."""
     return samples / (samples + 10.0)

@@ -21,11 +21,11 @@ from vectuned.learning.model.arrays import Floats, Singles
 
 FEATURES: Final = 8
 COMPONENTS: Final = 4
-GRID: Final = 64.0
-LIMIT: Final = 1000.0
+GRID_SCALE: Final = 64.0
+GRID_LIMIT: Final = 1000.0
 
 
-def ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:
+def feature_ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:
     """Return the ranks (from 1) that the features look at: the first, the k-th, and the quarters beyond."""
     rest = probe_ef - k
     return (1, k, k + rest // 4, k + rest // 2, k + rest * 3 // 4, probe_ef)
@@ -33,7 +33,7 @@ def ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:
 
 def features(probes: Floats, k: int, probe_ef: int) -> Floats:
     """Return the features (n, 8) of probes (n, probe_ef), distances as a search with that ef gives them."""
-    first, kth, q1, q2, q3, last = (probes[:, rank - 1] for rank in ranks(k, probe_ef))
+    first, kth, q1, q2, q3, last = (probes[:, rank - 1] for rank in feature_ranks(k, probe_ef))
     # cumsum adds in order, as the database does; sum would add in pairs and round otherwise.
     mean = np.cumsum(probes[:, :k], axis=1)[:, -1] / k
     spread = last - first
@@ -67,11 +67,11 @@ class Signature:
         total = shifted[:, :1] * self.weights[0]
         for feature in range(1, FEATURES):
             total = total + shifted[:, feature : feature + 1] * self.weights[feature]
-        signatures: Singles = np.clip(np.rint(total), -LIMIT, LIMIT).astype(np.float32)
+        signatures: Singles = np.clip(np.rint(total), -GRID_LIMIT, GRID_LIMIT).astype(np.float32)
         return signatures
 
 
-def fit(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
+def fit_signature(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
     """Learn the projection that best predicts recall curves.
 
     `probes` (n, probe_ef) distances, `recall` (n, rungs) at every rung. Each direction is scaled by the
@@ -96,6 +96,6 @@ def fit(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
         explained = ((scores / deviation).T @ y / len(y)) ** 2
         importance = np.sqrt(explained.sum(axis=1) / max(explained.sum(axis=1).max(), 1e-300))
         weights[useful, :components] = (
-            model.x_rotations_ * (GRID * importance / deviation) / scale[useful, None]
+            model.x_rotations_ * (GRID_SCALE * importance / deviation) / scale[useful, None]
         )
     return Signature(k, probe_ef, center, weights)

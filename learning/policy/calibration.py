@@ -12,9 +12,15 @@ from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.patterns import signature
-from vectuned.learning.patterns.distillation import BANDWIDTH, MERGED, choose_efforts, distil, estimate
-from vectuned.learning.patterns.lineage import PreviousPolicy, inherit, prune
-from vectuned.learning.patterns.optimizer import Policy, decide, effort_to_setting
+from vectuned.learning.patterns.distillation import (
+    BANDWIDTH,
+    MERGE_RADIUS,
+    choose_efforts,
+    distil,
+    estimate_curves,
+)
+from vectuned.learning.patterns.lineage import PreviousPolicy, inherit_usage, prune_unused
+from vectuned.learning.patterns.optimizer import Policy, effort_to_setting, predict
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.statistics.bounds import Demand, above_tail, lower_bound, smallest_proven, upper_bound
 
@@ -62,11 +68,11 @@ class ReplaySample:
             weight=weight,
         )
 
-    def seen_by(self, probe_ef: int) -> ReplaySample:
+    def with_probe(self, probe_ef: int) -> ReplaySample:
         """Return the replays whose probe of that length saw as many rows."""
         return self.take(np.flatnonzero(np.isfinite(self.probes[probe_ef]).all(axis=1)))
 
-    def joined(self, others: ReplaySample) -> ReplaySample:
+    def concatenate(self, others: ReplaySample) -> ReplaySample:
         """Return these replays followed by others of the class, all counted as its own."""
 
         def both(name: str) -> Floats:
@@ -80,11 +86,11 @@ class ReplaySample:
             self.k, probes, both("recall"), both("cost"), both("ms"), weight=np.concatenate(weight)
         )
 
-    def alone(self) -> ReplaySample:
+    def own_only(self) -> ReplaySample:
         """Return the replays of the class itself."""
         return self if self.own is None else self.take(self.own)
 
-    def agreed(self, recall: Floats, above: Floats, safe: int, demand: Demand) -> int | None:
+    def confirm_for_class(self, recall: Floats, above: Floats, safe: int, demand: Demand) -> int | None:
         """Return the smallest effort from `safe` on whose means over the class's own searches meet a demand.
 
         `recall` and `above` (n, m). What is proven for all of a pool together, from `safe` on, may not hold
@@ -109,7 +115,7 @@ class Candidate:
     ms: float
 
 
-def fixed_policy(evidence: ReplaySample, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
+def find_fixed_policy(sample: ReplaySample, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
     """Find the smallest effort proven to meet the demand; the largest, uncertified, if none is.
 
     That is the ef_search of an HNSW index, which is never under k, or the probes of an IVFFlat `index`. Of
@@ -117,23 +123,23 @@ def fixed_policy(evidence: ReplaySample, demand: Demand, *, index: TunedIndex | 
     """
     rungs = ladder.RUNGS if index is None else index.rungs
     method = "hnsw" if index is None else index.method
-    least = max(rungs[0], evidence.k if method == "hnsw" else 1)
+    least = max(rungs[0], sample.k if method == "hnsw" else 1)
     choices = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
     efforts = ladder.effort(choices, rungs)
-    recall, above = evidence.recall_at(efforts)
+    recall, above = sample.recall_at(efforts)
     safe = smallest_proven(recall, above, demand)
     if safe is not None:
-        safe = evidence.agreed(recall, above, safe, demand)
+        safe = sample.confirm_for_class(recall, above, safe, demand)
         if safe is None:
-            return fixed_policy(evidence.alone(), demand, index=index)
+            return find_fixed_policy(sample.own_only(), demand, index=index)
     at = len(choices) - 1 if safe is None else safe
     policy = Policy(
-        evidence.k,
+        sample.k,
         int(choices[at]),
         float("nan"),
         0.0,
         safe is not None,
-        len(evidence),
+        len(sample),
         demand.target,
         "",
         index_no=None if index is None else index.number,
@@ -142,8 +148,8 @@ def fixed_policy(evidence: ReplaySample, demand: Demand, *, index: TunedIndex | 
     )
     policy = _measured(policy, recall, above, safe, demand)
     chosen = efforts[at : at + 1]
-    cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (evidence.cost, evidence.ms))
-    return Candidate(replace(policy, reason=_reason(policy, demand)), Patterns.none(), cost, ms)
+    cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (sample.cost, sample.ms))
+    return Candidate(replace(policy, reason=_reason(policy, demand)), Patterns.empty(), cost, ms)
 
 
 def _reason(policy: Policy, demand: Demand) -> str:
@@ -157,7 +163,7 @@ def _reason(policy: Policy, demand: Demand) -> str:
     )
 
 
-def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
+def extrapolate_policy(learned: Sequence[Policy], k: int) -> Policy:
     """Guess the ef_search of a class of k above all that were learned; nothing of it is proven.
 
     For so many rows it grows nearly in proportion to k: with the power 0.5 that smaller classes suggest,
@@ -181,8 +187,8 @@ def extrapolated_policy(learned: Sequence[Policy], k: int) -> Policy:
     )
 
 
-def adaptive_policy(
-    evidence: ReplaySample,
+def learn_adaptive_policy(
+    sample: ReplaySample,
     fixed: Policy,
     demand: Demand,
     *,
@@ -197,12 +203,12 @@ def adaptive_policy(
     from and nothing else; patterns inherit from the `past`. Returns None where nothing proven is left: too
     few replays, or no probe shorter than the fixed setting.
     """
-    order = np.random.default_rng(demand.seed).permutation(len(evidence))
+    order = np.random.default_rng(demand.seed).permutation(len(sample))
     cut = int(len(order) * _TRAINING_SHARE)
-    training, heldout = evidence.take(order[:cut]), evidence.take(order[cut:])
+    training, heldout = sample.take(order[:cut]), sample.take(order[cut:])
     best: tuple[float, _Trial] | None = None
-    for probe_ef in sorted(evidence.probes):
-        if probe_ef < evidence.k + 4 or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
+    for probe_ef in sorted(sample.probes):
+        if probe_ef < sample.k + 4 or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
             continue
         trial = _Trial.fit(training, counter_examples, fixed, probe_ef, clusters, demand.seed, past)
         if trial is not None:
@@ -216,7 +222,7 @@ def adaptive_policy(
     recall, above, cost = trial.outcomes(heldout)
     safe = smallest_proven(recall, above, demand)
     if safe is not None:
-        safe = heldout.agreed(recall, above, safe, demand)
+        safe = heldout.confirm_for_class(recall, above, safe, demand)
     if safe is None:
         return None
     policy = replace(trial.policy, price=float(trial.prices[safe]), samples=len(heldout))
@@ -271,24 +277,24 @@ class _Trial:
         past: PreviousPolicy | None,
     ) -> _Trial | None:
         """Learn, merge, inherit, prune and only then estimate curves; None where too little is left."""
-        training = training.seen_by(probe_ef)
+        training = training.with_probe(probe_ef)
         if len(training) < _FEWEST:
             return None
-        way = signature.fit(training.probes[probe_ef], training.k, probe_ef, training.recall)
+        way = signature.fit_signature(training.probes[probe_ef], training.k, probe_ef, training.recall)
         learned = training
         if counter_examples is not None:
-            learned = training.joined(counter_examples.seen_by(probe_ef))
+            learned = training.concatenate(counter_examples.with_probe(probe_ef))
         signatures = way.transform(learned.probes[probe_ef])
         curves = (learned.recall, learned.cost)
         bank = ReasoningBank(distil(signatures, *curves, weight=learned.weight, clusters=clusters, seed=seed))
-        bank.consolidate(MERGED)
+        bank.consolidate(MERGE_RADIUS)
         if past is not None:
             met = bank.lookup(signatures, 1)[0][:, 0]
-            bank = ReasoningBank(inherit(bank.patterns, met, learned.probes, past))
-            prune(bank)
+            bank = ReasoningBank(inherit_usage(bank.patterns, met, learned.probes, past))
+            prune_unused(bank)
         if not len(bank):
             return None
-        bank = ReasoningBank(estimate(bank.patterns, signatures, *curves, learned.weight))
+        bank = ReasoningBank(estimate_curves(bank.patterns, signatures, *curves, learned.weight))
         _, distances = bank.lookup(signatures, 1)
         policy = replace(
             fixed,
@@ -308,14 +314,14 @@ class _Trial:
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
         return cls(policy, bank, prices, effort, expected)
 
-    def outcomes(self, evidence: ReplaySample) -> tuple[Floats, Floats, Floats]:
+    def outcomes(self, sample: ReplaySample) -> tuple[Floats, Floats, Floats]:
         """Return what each price would have given each replay, (n, prices): recall, not in the tail, cost."""
         way = self.policy.signature
         assert way is not None
-        effort = decide(self.effort, self.bank, self.policy, evidence.probes[way.probe_ef])
-        efs = effort_to_setting(effort, self.policy, evidence.k)
+        effort = predict(self.effort, self.bank, self.policy, sample.probes[way.probe_ef])
+        efs = effort_to_setting(effort, self.policy, sample.k)
         efforts = ladder.effort(efs, self.policy.rungs)
-        cost = ladder.at_efforts(evidence.cost, efforts)
+        cost = ladder.at_efforts(sample.cost, efforts)
         if self.policy.method == "ivfflat":
-            cost = cost + evidence.cost[:, :1]  # the probe is a search of its own
-        return *evidence.recall_at(efforts), cost
+            cost = cost + sample.cost[:, :1]  # the probe is a search of its own
+        return *sample.recall_at(efforts), cost

@@ -22,9 +22,9 @@ from vectuned.learning.statistics.bounds import ENOUGH, Demand, above_tail, lowe
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
 _Kind = tuple[str, int]  # of filters: their shape and bucket
 
-BUCKETS: Final = 40
+BUCKET_COUNT: Final = 40
 # What has no rungs, as sql/functions/replay.sql tries it: plain SQL, and scans that go on until k rows match.
-OTHERS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
+OTHER_PATHS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
     ("planner", None),
     ("hnsw_continued", 200),
     ("hnsw_continued", 800),
@@ -79,7 +79,7 @@ _Cells = dict[_Kind, FilteredReplaySample]
 
 
 @dataclass(frozen=True)
-class Choice:
+class MeasuredPath:
     """What one way to answer filters of a shape and bucket was measured to give.
 
     `effort` is the ef_search or the probes, None where there is none to choose; `recall` and its lower
@@ -102,27 +102,27 @@ class Choice:
     share: float = 1.0
 
 
-def buckets(fraction: Floats) -> Ints:
+def selectivity_buckets(fraction: Floats) -> Ints:
     """Return the bucket, 0 to 39, of shares of matching rows: half-octaves down from 1."""
     with np.errstate(divide="ignore"):
         depth = np.floor(-2.0 * np.log2(np.clip(fraction, 0.0, 1.0)))
-    bounded: Floats = np.clip(np.nan_to_num(depth, posinf=BUCKETS - 1), 0, BUCKETS - 1)
+    bounded: Floats = np.clip(np.nan_to_num(depth, posinf=BUCKET_COUNT - 1), 0, BUCKET_COUNT - 1)
     return bounded.astype(np.int64)
 
 
 def choose_paths(
-    evidence: Sequence[tuple[TunedIndex, FilteredReplaySample]], demand: Demand
-) -> tuple[Choice, ...]:
+    samples: Sequence[tuple[TunedIndex, FilteredReplaySample]], demand: Demand
+) -> tuple[MeasuredPath, ...]:
     """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
 
     That is the cheapest that is proven to meet the demand, by the replays of its shape and bucket or, where
     they are few, by a pool that they are part of. A partial index serves its filters where it is cheaper than
-    exact search was for the same. `evidence` by index, the main one first. Filters that match more than any
+    exact search was for the same. `samples` by index, the main one first. Filters that match more than any
     that was seen are served like the densest seen, if that is a scan of an index: it finds more of their
     rows. Of others that nothing is known of, the database decides itself.
     """
-    cells = [(index, _cells(seen)) for index, seen in evidence]
-    found: list[Choice] = []
+    cells = [(index, _cells(seen)) for index, seen in samples]
+    found: list[MeasuredPath] = []
     for shape in sorted({shape for _, own in cells for shape, _ in own}):
         found += _choose(cells, shape, demand)
     return tuple(found)
@@ -130,16 +130,16 @@ def choose_paths(
 
 def _cells(seen: FilteredReplaySample) -> _Cells:
     """Tell replays apart by shape and bucket."""
-    own = buckets(seen.fraction)
+    own = selectivity_buckets(seen.fraction)
     return {
         (shape, bucket): seen.take((seen.shape == shape) & (own == bucket))
         for shape, bucket in sorted(set(zip(seen.shape.tolist(), own.tolist(), strict=True)))
     }
 
 
-def _choose(cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand) -> list[Choice]:
+def _choose(cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand) -> list[MeasuredPath]:
     """Choose for filters of one shape."""
-    general: dict[int, list[Choice]] = {}
+    general: dict[int, list[MeasuredPath]] = {}
     partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, _Curves]]] = {}
     for index, every in cells:
         for kind, seen in every.items():
@@ -162,13 +162,13 @@ def _choose(cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand) 
     return sorted(found, key=lambda way: (way.bucket, way.ms))
 
 
-def _served(ways: list[Choice]) -> list[Choice]:
+def _served(ways: list[MeasuredPath]) -> list[MeasuredPath]:
     """Mark the cheapest proven way."""
     best = min((way for way in ways if way.proven), key=lambda way: way.ms)
     return [replace(way, serves=way is best) for way in ways]
 
 
-def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Demand) -> list[Choice]:
+def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Demand) -> list[MeasuredPath]:
     """Choose for the partial indexes that answer filters of one kind, each against exact search."""
     pooled = _Curves.of(curves for _, curves in group)
     ways = []
@@ -178,14 +178,14 @@ def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Deman
     return ways
 
 
-def _exact(seen: FilteredReplaySample, kind: _Kind) -> Choice:
-    return Choice(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
+def _exact(seen: FilteredReplaySample, kind: _Kind) -> MeasuredPath:
+    return MeasuredPath(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
 
 
-def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> list[Choice]:
+def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> list[MeasuredPath]:
     """Measure the ways that have no rungs, as far as they were tried."""
     ways = []
-    for place, (path, _) in enumerate(OTHERS):
+    for place, (path, _) in enumerate(OTHER_PATHS):
         if np.isfinite(every[kind].other_ms[:, place]).sum() >= _FEWEST:
             own = _Curves.tried(every[kind], place)
             pools = (
@@ -198,7 +198,7 @@ def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> li
     return ways
 
 
-def _by_rungs(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> Choice:
+def _by_rungs(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> MeasuredPath:
     """Measure the cheapest proven effort of an index; the most thorough, unproven, if there is none."""
     own = _Curves.through(index, every[kind])
     pools = (_Curves.of(_Curves.through(index, seen) for seen in pool) for pool in _pools(every, kind))
@@ -251,7 +251,7 @@ class _Curves:
         there, exact_ms = np.isfinite(seen.other_ms[tried, place]), seen.exact_ms[tried]
         recall = np.where(there, seen.other_recall[tried, place], 0.0)
         ms = np.where(there, seen.other_ms[tried, place], exact_ms)
-        return cls((OTHERS[place][1],), recall[:, None], ms[:, None], exact_ms)
+        return cls((OTHER_PATHS[place][1],), recall[:, None], ms[:, None], exact_ms)
 
     @classmethod
     def of(cls, parts: Iterable[_Curves]) -> _Curves:
@@ -280,7 +280,7 @@ def _choose_between(
     own: _Curves,
     pools: Iterable[_Curves],
     demand: Demand,
-) -> Choice:
+) -> MeasuredPath:
     """Choose the cheapest proven effort of a way; the most thorough, unproven, if there is none.
 
     Where its own replays are few, what is proven for a pool that they are part of serves, unless their own
@@ -298,7 +298,7 @@ def _choose_between(
     proven = bool(usable.any())
     at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
     bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)
-    return Choice(
+    return MeasuredPath(
         *kind,
         path,
         index.number,

@@ -15,17 +15,17 @@ from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import HIGHEST, K_CLASSES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.patterns.lineage import PreviousPolicy, used
-from vectuned.learning.patterns.optimizer import raised
+from vectuned.learning.patterns.lineage import PreviousPolicy, count_lookups
+from vectuned.learning.patterns.optimizer import raise_effort
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.patterns.signature import COMPONENTS
 from vectuned.learning.statistics.bounds import ENOUGH, Demand
 from vectuned.sql.files import queries
 
-from .calibration import Candidate, ReplaySample, adaptive_policy, extrapolated_policy, fixed_policy
+from .calibration import Candidate, ReplaySample, extrapolate_policy, find_fixed_policy, learn_adaptive_policy
 from .filtering import choose_paths
-from .publication import Offer, ServedPolicy, publish, read
-from .replays import Replays, load
+from .publication import Offer, ServedPolicy, publish, read_bank
+from .replays import Replays, load_replays
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _SAMPLE = 960
 
 
 @dataclass(frozen=True)
-class Options:
+class LearningOptions:
     """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, and `step_aside`.
 
     A bank whose measured saving is under `step_aside` does not serve.
@@ -55,10 +55,10 @@ class LearningResult:
     served: dict[int, ServedPolicy]
 
 
-def offers(
+def build_offers(
     replays: Sequence[tuple[TunedIndex, Replays]],
     tuned: TunedColumn,
-    options: Options,
+    options: LearningOptions,
     *,
     counter_examples: Replays | None = None,
     past: Mapping[int, PreviousPolicy] | None = None,
@@ -74,52 +74,52 @@ def offers(
     from the `past` by class of k.
     """
     main, seen = replays[0]
-    demand = demanded(tuned, options)
+    demand = build_demand(tuned, options)
     found = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
-        fixed = fixed_settings(replays, k, tuned, demand)
-        asked = k in seen.k_classes and bool((seen.asked == k).sum() >= tuned.min_samples)
+        fixed = find_fixed_settings(replays, k, tuned, demand)
+        worth_measuring = k in seen.k_classes and bool((seen.search_classes == k).sum() >= tuned.min_samples)
         adaptive = None
-        if asked and seen.probes and fixed and fixed[0].policy.index_no == main.number:
+        if worth_measuring and seen.probes and fixed and fixed[0].policy.index_no == main.number:
             examples = counter_examples
             adaptive = _adaptive(
-                seen.evidence(k, _enough(tuned, demand)),
+                seen.sample(k, _enough(tuned, demand)),
                 fixed[0],
                 demand,
                 options.clusters,
-                examples.evidence(k).alone()
+                examples.sample(k).own_only()
                 if examples and examples.probes and k in examples.k_classes
                 else None,
                 (past or {}).get(k),
             )
         filtered = choose_paths(
-            [(index, each.filtered_evidence(k)) for index, each in replays if k in each.k_classes],
+            [(index, each.filtered_sample(k)) for index, each in replays if k in each.k_classes],
             demand,
         )
-        found[k] = Offer(fixed, adaptive, filtered, asked)
+        found[k] = Offer(fixed, adaptive, filtered, worth_measuring)
     learned = {k: offer.fixed[0].policy for k, offer in found.items() if offer.fixed}
     for k in K_CLASSES:
         if k not in learned and learned and k > max(learned) and main.method == "hnsw":
-            policy = extrapolated_policy(list(learned.values()), k)
+            policy = extrapolate_policy(list(learned.values()), k)
             found[k] = replace(
-                found.get(k, Offer(())), fixed=(Candidate(policy, Patterns.none(), np.nan, np.nan),)
+                found.get(k, Offer(())), fixed=(Candidate(policy, Patterns.empty(), np.nan, np.nan),)
             )
     return found
 
 
-def demanded(tuned: TunedColumn, options: Options) -> Demand:
+def build_demand(tuned: TunedColumn, options: LearningOptions) -> Demand:
     """Return what every setting of a column has to be proven to give."""
     return Demand(tuned.target_recall, options.confidence, options.seed, tuned.max_tail)
 
 
-def fixed_settings(
+def find_fixed_settings(
     replays: Sequence[tuple[TunedIndex, Replays]], k: int, tuned: TunedColumn, demand: Demand
 ) -> tuple[Candidate, ...]:
     """Find the fixed setting of a class of k on every index that holds all rows and was looked at enough."""
     return tuple(
-        fixed_policy(each.evidence(k, _enough(tuned, demand)), demand, index=index)
+        find_fixed_policy(each.sample(k, _enough(tuned, demand)), demand, index=index)
         for index, each in replays
-        if index.requires is None and each.looked_at(k) >= tuned.min_samples
+        if index.requires is None and each.count_replays(k) >= tuned.min_samples
     )
 
 
@@ -129,7 +129,7 @@ def _enough(tuned: TunedColumn, demand: Demand) -> int:
 
 
 def _adaptive(
-    evidence: ReplaySample,
+    sample: ReplaySample,
     fixed: Candidate,
     demand: Demand,
     clusters: int,
@@ -139,20 +139,22 @@ def _adaptive(
     """Learn effort by query where it promises to save anything."""
     if not fixed.policy.certified:
         return None
-    adaptive = adaptive_policy(
-        evidence, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
+    adaptive = learn_adaptive_policy(
+        sample, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
     )
     if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
         return None
     return adaptive
 
 
-def learn(conn: psycopg.Connection[Any], tuned: TunedColumn, options: Options = Options()) -> LearningResult:
+def learn(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, options: LearningOptions = LearningOptions()
+) -> LearningResult:
     """Learn from a column's replays and publish, if there are enough of them.
 
     `conn` must be in autocommit mode; the publish is one transaction.
     """
-    replays = [(index, load(conn, tuned, index)) for index in tuned.indexes]
+    replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
     count = len(replays[0][1]) if replays else 0
     if count < tuned.min_samples:
         log.info(
@@ -163,12 +165,14 @@ def learn(conn: psycopg.Connection[Any], tuned: TunedColumn, options: Options = 
             extra={"action": "learn"},
         )
         return LearningResult(count, None, {})
-    counter_examples = load(conn, tuned, tuned.indexes[0], counter_examples=True)
-    offered = offers(replays, tuned, options, counter_examples=counter_examples, past=_past(conn, tuned))
+    counter_examples = load_replays(conn, tuned, tuned.indexes[0], counter_examples=True)
+    offered = build_offers(
+        replays, tuned, options, counter_examples=counter_examples, past=_past(conn, tuned)
+    )
     for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": tuned.column.id}).fetchall():
         if k in offered:
             offered[k] = _with_margin(offered[k], margin)
-    unchanged_classes = _priors(conn, tuned, offered, replays, demanded(tuned, options))
+    unchanged_classes = _priors(conn, tuned, offered, replays, build_demand(tuned, options))
     for k in unchanged_classes & offered.keys():
         offered[k] = replace(offered[k], fixed=(), adaptive=None)
     sample = _recent_queries(conn, tuned, _SAMPLE)
@@ -208,7 +212,7 @@ def _priors(
     against the imported setting.
     """
     rows = conn.execute(queries()["priors"], {"column_id": tuned.column.id}).fetchall()
-    serving = read(conn, tuned) if rows else {}
+    serving = read_bank(conn, tuned) if rows else {}
     unchanged_classes = set()
     for (k,) in rows:
         offer = offered.get(k)
@@ -216,9 +220,9 @@ def _priors(
             continue
         policy, met = serving[k][0], True
         for index, each in replays:
-            if index.number == policy.index_no and each.looked_at(k):
+            if index.number == policy.index_no and each.count_replays(k):
                 effort = np.array([ladder.effort(policy.fixed_ef, index.rungs)])
-                met = bool(demand.met(*each.evidence(k).recall_at(effort))[0])
+                met = bool(demand.met(*each.sample(k).recall_at(effort))[0])
         if met:
             unchanged_classes.add(k)
     return unchanged_classes
@@ -231,14 +235,15 @@ def _past(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, Previo
     """
     values = {"column_id": tuned.column.id, "count": tuned.trajectory_window}
     rows = conn.execute(queries()["lookups"], values).fetchall()
-    asked = np.array([row[0] for row in rows], dtype=np.int64)
+    k_classes = np.array([row[0] for row in rows], dtype=np.int64)
     try:
         signatures = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, COMPONENTS)
         return {
             k: PreviousPolicy(
-                policy, used(patterns, signatures[asked == k], tuned.learning_rate, tuned.min_samples)
+                policy,
+                count_lookups(patterns, signatures[k_classes == k], tuned.learning_rate, tuned.min_samples),
             )
-            for k, (policy, patterns) in read(conn, tuned, waiting=True).items()
+            for k, (policy, patterns) in read_bank(conn, tuned, waiting=True).items()
             if policy.signature is not None
         }
     except (UsageError, ValueError, TypeError) as error:
@@ -250,7 +255,7 @@ def _with_margin(offer: Offer, rungs: float) -> Offer:
     """Raise whatever is offered by a margin; more effort than was proven is proven as well."""
 
     def lift(candidate: Candidate) -> Candidate:
-        policy, patterns = raised(candidate.policy, rungs), candidate.patterns
+        policy, patterns = raise_effort(candidate.policy, rungs), candidate.patterns
         effort = np.minimum(patterns.effort + rungs, HIGHEST)
         why = f"{policy.reason}; {rungs:.2g} rungs more after failures"
         return replace(

@@ -19,12 +19,12 @@ from vectuned.learning.model.events import record_event, tell
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import Policy
-from vectuned.learning.patterns.reasoning_bank import Patterns, check
+from vectuned.learning.patterns.reasoning_bank import Patterns, check_patterns
 from vectuned.learning.patterns.signature import COMPONENTS, FEATURES, Signature
 from vectuned.sql.files import queries
 
 from .calibration import Candidate
-from .filtering import Choice
+from .filtering import MeasuredPath
 
 _BLOCKS: Final = 24
 _INDEX_SAMPLE: Final = 480
@@ -40,13 +40,13 @@ class Offer:
     """What a class of k may be served with: the fixed setting of each index, the main one first.
 
     And the adaptive setting, if one was proven; `filtered` says what every way to answer filtered searches
-    gave. `asked`: enough searches belong to the class for its speed to be worth measuring.
+    gave. `worth_measuring`: enough searches belong to the class for its speed to be worth measuring.
     """
 
     fixed: tuple[Candidate, ...]
     adaptive: Candidate | None = None
-    filtered: tuple[Choice, ...] = ()
-    asked: bool = False
+    filtered: tuple[MeasuredPath, ...] = ()
+    worth_measuring: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class ServedPolicy:
     policy: Policy
     patterns: int
     saving: float | None
-    filtered: tuple[Choice, ...] = ()
+    filtered: tuple[MeasuredPath, ...] = ()
 
 
 def publish(
     conn: psycopg.Connection[Any],
     tuned: TunedColumn,
     offers: dict[int, Offer],
-    sample: Singles,
+    query_vectors: Singles,
     *,
     least_saving: float = 0.05,
     seed: int = 0,
@@ -71,10 +71,11 @@ def publish(
 ) -> tuple[int, dict[int, ServedPolicy]]:
     """Replace a column's bank in one transaction and tell listeners; return its version and what serves.
 
-    `offers` by class of k. Indexes, and an adaptive offer against the fixed one, are measured end to end,
-    with searches of `sample` (n, d) through the column's own function, inside the transaction that publishes
-    them: unless adaptive effort saves `least_saving`, it steps aside. Searches of others see the old bank
-    until the commit, and other publishers wait for it. The classes in `unchanged_classes` stay as they are.
+    `offers` by class of k. Indexes, and an adaptive offer against the fixed one, are measured end to end by
+    searching for `query_vectors` (n, d) through the column's own function, inside the transaction that
+    publishes them. Adaptive effort steps aside unless it saves `least_saving`. Other sessions see the old
+    bank until the commit, and other publishers wait for it. The classes in `unchanged_classes` stay as they
+    are.
 
     Raises VectunedError if the column is no longer enabled.
     """
@@ -94,12 +95,12 @@ def publish(
         for k, offer in offers.items():
             chosen, saving = None, None
             if offer.fixed:
-                chosen, saving = _choose(conn, tuned, version, offer, sample, least_saving, seed)
+                chosen, saving = _choose(conn, tuned, version, offer, query_vectors, least_saving, seed)
                 _insert(conn, tuned, version, chosen, saving)
                 served[k] = ServedPolicy(chosen.policy, len(chosen.patterns), saving, offer.filtered)
             _insert_measured(conn, tuned, k, offer, chosen)
         conn.execute(queries()["delete_superseded"], column)
-        details = {str(k): {**s.policy.path, "saving": s.saving} for k, s in served.items()}
+        details = {str(k): {**s.policy.path_columns, "saving": s.saving} for k, s in served.items()}
         record_event(
             conn,
             tuned.column.id,
@@ -122,22 +123,27 @@ def _choose(
     tuned: TunedColumn,
     version: int,
     offer: Offer,
-    sample: Singles,
+    query_vectors: Singles,
     least_saving: float,
     seed: int,
 ) -> tuple[Candidate, float | None]:
     """Choose the index, then between its fixed setting and effort by query; nothing of it stays published."""
-    fixed = _choose_index(conn, tuned, version, offer, sample, seed)
+    fixed = _choose_index(conn, tuned, version, offer, query_vectors, seed)
     if offer.adaptive is None or fixed.policy.index_no != offer.fixed[0].policy.index_no:
         return fixed, None
     _insert(conn, tuned, version, offer.adaptive, None)
-    saving = measure_saving(conn, tuned, fixed.policy.k_class, sample, seed=seed)
+    saving = measure_saving(conn, tuned, fixed.policy.k_class, query_vectors, seed=seed)
     _withdraw(conn, tuned, fixed.policy.k_class)
     return _choose_between(fixed, offer.adaptive, saving, least_saving), saving
 
 
 def _choose_index(
-    conn: psycopg.Connection[Any], tuned: TunedColumn, version: int, offer: Offer, sample: Singles, seed: int
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    version: int,
+    offer: Offer,
+    query_vectors: Singles,
+    seed: int,
 ) -> Candidate:
     """Choose the quickest of the indexes whose fixed setting is proven; the main one if none is.
 
@@ -149,11 +155,11 @@ def _choose_index(
     if len(proven) < 2:
         return proven[0] if proven else main
     millis = [candidate.ms for candidate in proven]
-    if offer.asked and len(sample):
+    if offer.worth_measuring and len(query_vectors):
         _insert(conn, tuned, version, proven[0], None)
         policies = [candidate.policy for candidate in proven]
-        spent = measure(conn, tuned, policies, sample[:_INDEX_SAMPLE], seed)
-        millis = [float(times.sum()) / len(sample[:_INDEX_SAMPLE]) * 1000 for times in spent]
+        spent = measure_times(conn, tuned, policies, query_vectors[:_INDEX_SAMPLE], seed)
+        millis = [float(times.sum()) / len(query_vectors[:_INDEX_SAMPLE]) * 1000 for times in spent]
         _withdraw(conn, tuned, policies[0].k_class)
     quickest = int(np.argmin(millis))
     stays = proven[0] is main and millis[quickest] > _CLEARLY * millis[0]
@@ -184,7 +190,7 @@ def _insert(
     conn: psycopg.Connection[Any], tuned: TunedColumn, version: int, chosen: Candidate, saving: float | None
 ) -> None:
     policy, patterns, way = chosen.policy, chosen.patterns, chosen.policy.signature
-    check(patterns)
+    check_patterns(patterns)
     key = {"column_id": tuned.column.id, "k_class": policy.k_class}
     generation = next((i.generation for i in tuned.indexes if i.number == policy.index_no), tuned.generation)
     known = np.isfinite(policy.expected_recall)
@@ -192,7 +198,7 @@ def _insert(
         queries()["insert_bank"],
         {
             **key,
-            **policy.path,
+            **policy.path_columns,
             "version": version,
             "generation": generation,
             "rungs": list(policy.rungs) if way and policy.method == "ivfflat" else None,
@@ -271,7 +277,7 @@ def _withdraw(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int) -> None
 
 
 def measure_saving(
-    conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, sample: Singles, *, seed: int = 0
+    conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, query_vectors: Singles, *, seed: int = 0
 ) -> float | None:
     """Measure time of the fixed setting over that of the adaptive one, overheads paid; None without a sample.
 
@@ -280,18 +286,24 @@ def measure_saving(
     in place, and leaves it serving; what effort by query costs only where searches have transactions of their
     own is added.
     """
-    if not len(sample):
+    if not len(query_vectors):
         return None
-    adaptive = read(conn, tuned)[k][0]
-    fixed, effort_by_query = measure(conn, tuned, [replace(adaptive, signature=None), adaptive], sample, seed)
-    effort_by_query = effort_by_query + _PREPARED_ANEW * len(sample) / len(effort_by_query)
+    adaptive = read_bank(conn, tuned)[k][0]
+    fixed, effort_by_query = measure_times(
+        conn, tuned, [replace(adaptive, signature=None), adaptive], query_vectors, seed
+    )
+    effort_by_query = effort_by_query + _PREPARED_ANEW * len(query_vectors) / len(effort_by_query)
     drawn = np.random.default_rng(seed).integers(len(fixed), size=(_RESAMPLES, len(fixed)))
     # Means, for hard queries are what adaptive effort spends its time on.
     return float(np.quantile(fixed[drawn].sum(axis=1) / effort_by_query[drawn].sum(axis=1), 0.05))
 
 
-def measure(
-    conn: psycopg.Connection[Any], tuned: TunedColumn, policies: Sequence[Policy], sample: Singles, seed: int
+def measure_times(
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    policies: Sequence[Policy],
+    query_vectors: Singles,
+    seed: int,
 ) -> list[Floats]:
     """Measure the time that blocks of searches take with each of some policies of a class, in seconds.
 
@@ -304,13 +316,13 @@ def measure(
     rng = np.random.default_rng(seed)
     spent: list[list[float]] = [[] for _ in policies]
     conn.execute("SELECT set_config('vectuned.record', 'off', true)")
-    blocks = [b for b in np.array_split(rng.permutation(len(sample)), _BLOCKS) if len(b)]
+    blocks = [b for b in np.array_split(rng.permutation(len(query_vectors)), _BLOCKS) if len(b)]
     for number, block in enumerate([blocks[0], *blocks]):
         for arm in rng.permutation(len(policies)):
             set_served_policy(conn, tuned, policies[arm])
             started = perf_counter()
             for i in block:
-                conn.execute(statement, (Vector(sample[i]), policies[0].k_class)).fetchall()
+                conn.execute(statement, (Vector(query_vectors[i]), policies[0].k_class)).fetchall()
             if number:  # the first block only warms plans and pages
                 spent[arm].append(perf_counter() - started)
     set_served_policy(conn, tuned, policies[-1])
@@ -320,10 +332,10 @@ def measure(
 def set_served_policy(conn: psycopg.Connection[Any], tuned: TunedColumn, policy: Policy) -> None:
     """Have a class be served with a policy from now on, whose bank must be in place."""
     key = {"column_id": tuned.column.id, "k_class": policy.k_class}
-    conn.execute(queries()["serve_path"], {**key, **policy.path})
+    conn.execute(queries()["serve_path"], {**key, **policy.path_columns})
 
 
-def read(
+def read_bank(
     conn: psycopg.Connection[Any], tuned: TunedColumn, *, waiting: bool = False
 ) -> dict[int, tuple[Policy, Patterns]]:
     """Read a column's published bank: policy and patterns by class of k.
@@ -355,7 +367,7 @@ def read(
             tail=row.tail,
             tail_bound=row.tail_bound,
         )
-        patterns = Patterns.none()
+        patterns = Patterns.empty()
         if row.centroids is not None:
             patterns = Patterns(
                 np.array(row.centroids, dtype=np.float32),

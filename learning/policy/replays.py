@@ -11,11 +11,11 @@ import psycopg
 from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.ladder import PROBES, WIDTH
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE, weights
+from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE_WEIGHT, training_weights
 from vectuned.sql.files import queries
 
 from .calibration import ReplaySample
-from .filtering import OTHERS, FilteredReplaySample
+from .filtering import OTHER_PATHS, FilteredReplaySample
 
 _ENDS: Final = tuple(sum(PROBES[: place + 1]) for place in range(len(PROBES)))
 
@@ -24,7 +24,7 @@ _ENDS: Final = tuple(sum(PROBES[: place + 1]) for place in range(len(PROBES)))
 class Replays:
     """Hold n replays through one index, as it was built last.
 
-    `asked` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
+    `search_classes` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
     `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
     padded with +inf, none of an index that is not probed; `recall` float64 (n, c, rungs), NaN where a class
     was not looked at; `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds.
@@ -38,7 +38,7 @@ class Replays:
     `weight` float64 (n,) says how much each counts in training, the older the less; None where all alike.
     """
 
-    asked: Ints
+    search_classes: Ints
     k_classes: tuple[int, ...]
     probes: dict[int, Floats]
     recall: Floats
@@ -54,27 +54,27 @@ class Replays:
     weight: Floats | None = None
 
     def __len__(self) -> int:
-        return len(self.asked)
+        return len(self.search_classes)
 
-    def looked_at(self, k: int) -> int:
+    def count_replays(self, k: int) -> int:
         """Count the replays that looked at class `k`."""
         if k not in self.k_classes:
             return 0
         return int(np.count_nonzero(np.isfinite(self.recall[:, self.k_classes.index(k), 0])))
 
-    def evidence(self, k: int, enough: int | None = None) -> ReplaySample:
+    def sample(self, k: int, enough: int | None = None) -> ReplaySample:
         """Return what the replays that looked at class `k`, one of `k_classes`, say about it.
 
         Where `enough` searches of the class itself were replayed, only those: who asks for so many rows may
         ask for other things.
         """
         recall = self.recall[:, self.k_classes.index(k)]
-        looked, own = np.isfinite(recall[:, 0]), self.asked == k
+        looked, own = np.isfinite(recall[:, 0]), self.search_classes == k
         alone = enough is not None and np.count_nonzero(looked & own) >= enough
-        evidence = ReplaySample(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
-        return evidence.take(looked & own if alone else looked)
+        sample = ReplaySample(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
+        return sample.take(looked & own if alone else looked)
 
-    def filtered_evidence(self, k: int) -> FilteredReplaySample:
+    def filtered_sample(self, k: int) -> FilteredReplaySample:
         """Return what the filtered replays that looked at class `k` say about it."""
         place = self.k_classes.index(k)
         recall = self.filtered_recall[:, place]
@@ -93,7 +93,7 @@ class Replays:
         )
 
 
-def load(
+def load_replays(
     conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, *, counter_examples: bool = False
 ) -> Replays:
     """Read the newest replays through an index as it is now, up to the column's trajectory window.
@@ -114,8 +114,8 @@ def load(
     rungs = len(index.rungs)
     recall = np.full((len(rows), len(classes), rungs), np.nan)
     filtered_recall = np.full(recall.shape, np.nan)
-    other_recall = np.full((len(rows), len(classes), len(OTHERS)), np.nan)
-    other_ms = np.full((len(rows), len(OTHERS)), np.nan)
+    other_recall = np.full((len(rows), len(classes), len(OTHER_PATHS)), np.nan)
+    other_ms = np.full((len(rows), len(OTHER_PATHS)), np.nan)
     matches = np.zeros((len(rows), rungs), dtype=np.int64)
     probed = bool(rows) and all(len(row[2]) == WIDTH for row in rows)
     for i, row in enumerate(rows):
@@ -127,7 +127,7 @@ def load(
         if row[10]:
             other_recall[i, places, : len(row[11])], other_ms[i, : len(row[11])] = row[10], row[11]
     newer = np.arange(len(rows)) + (tuned.trajectory_window if counter_examples else 0)
-    weight = weights(newer, tuned.learning_rate, tuned.min_samples)
+    weight = training_weights(newer, tuned.learning_rate, tuned.min_samples)
     seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, WIDTH)
     return Replays(
         np.array([row[0] for row in rows], dtype=np.int64),
@@ -145,5 +145,5 @@ def load(
         other_recall,
         other_ms,
         tuple(row[12] for row in rows),
-        COUNTER_EXAMPLE * weight if counter_examples else weight,
+        COUNTER_EXAMPLE_WEIGHT * weight if counter_examples else weight,
     )

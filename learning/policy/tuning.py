@@ -11,18 +11,18 @@ import numpy as np
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 
 from .calibration import Candidate
-from .learner import Options, demanded, fixed_settings
+from .learner import LearningOptions, build_demand, find_fixed_settings
 from .replays import Replays
 
 Objective = Literal["recall", "latency", "balanced"]
 
 TARGETS: Final = (0.9, 0.95, 0.98, 0.99, 0.995)
-AFFORDABLE: Final = 2.0
+MAX_SLOWDOWN: Final = 2.0
 """How many times the time of the current target a higher one may take."""
 
 
 @dataclass(frozen=True)
-class Price:
+class TargetPrice:
     """What it takes to reach a target with fixed settings.
 
     `settings` by class of k, the quickest proven on any index; `ms` a search by its replays, the mean over
@@ -36,9 +36,9 @@ class Price:
     proofs: int
 
 
-def prices(
-    replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn, options: Options
-) -> list[Price]:
+def price_targets(
+    replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn, options: LearningOptions
+) -> list[TargetPrice]:
     """Work out the price of the current target, the first, and of every higher one, in ascending order.
 
     `replays` by index, the main one first. Classes of k count that searches belong to and that enough
@@ -55,7 +55,7 @@ def prices(
     ]
 
 
-def choose(offered: Sequence[Price], objective: Objective) -> tuple[Price, str]:
+def choose_target(offered: Sequence[TargetPrice], objective: Objective) -> tuple[TargetPrice, str]:
     """Choose a target, never below the first, which is the current one; say why.
 
     latency: the current one, at its quickest proven setting.
@@ -71,10 +71,10 @@ def choose(offered: Sequence[Price], objective: Objective) -> tuple[Price, str]:
     if objective == "latency":
         return current, f"the current target {current.target:g} stays, at its quickest proven setting"
     proven = [price for price in offered if price.proven]
-    within = [price for price in proven if price.ms <= AFFORDABLE * current.ms]
+    within = [price for price in proven if price.ms <= MAX_SLOWDOWN * current.ms]
     if objective == "recall":
         best = within[-1]
-        return best, f"{best.target:g} is the highest proven target within {AFFORDABLE:g} times the time"
+        return best, f"{best.target:g} is the highest proven target within {MAX_SLOWDOWN:g} times the time"
     if len(proven) == 1:
         return current, f"{current.target:g} stays: no higher target is proven"
     gain = np.array([price.target for price in proven]) - current.target
@@ -89,12 +89,12 @@ def choose(offered: Sequence[Price], objective: Objective) -> tuple[Price, str]:
     why = (
         "is the knee"
         if best is knee
-        else f"is the highest below the knee within {AFFORDABLE:g} times the time"
+        else f"is the highest below the knee within {MAX_SLOWDOWN:g} times the time"
     )
     return best, f"{best.target:g} {why} of time against recall"
 
 
-def together(offered: Sequence[Price], confidence: float) -> float:
+def joint_confidence(offered: Sequence[TargetPrice], confidence: float) -> float:
     """Return the confidence that all proofs that were tried hold together, by the union bound."""
     return max(0.0, 1.0 - sum(price.proofs for price in offered) * (1.0 - confidence))
 
@@ -104,23 +104,23 @@ def _asked(replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn) ->
     if not replays:
         return {}
     seen = replays[0][1]
-    counts = {k: int(np.count_nonzero(seen.asked == k)) for k in seen.k_classes}
-    return {k: n for k, n in counts.items() if n and seen.looked_at(k) >= tuned.min_samples}
+    counts = {k: int(np.count_nonzero(seen.search_classes == k)) for k in seen.k_classes}
+    return {k: n for k, n in counts.items() if n and seen.count_replays(k) >= tuned.min_samples}
 
 
 def _price(
     replays: Sequence[tuple[TunedIndex, Replays]],
     tuned: TunedColumn,
-    options: Options,
+    options: LearningOptions,
     weights: dict[int, int],
-) -> Price:
-    demand = demanded(tuned, options)
+) -> TargetPrice:
+    demand = build_demand(tuned, options)
     settings, proofs = {}, 0
     for k in weights:
-        tried = fixed_settings(replays, k, tuned, demand)
+        tried = find_fixed_settings(replays, k, tuned, demand)
         proven = [candidate for candidate in tried if candidate.policy.certified]
         settings[k] = min(proven, key=lambda candidate: candidate.ms) if proven else tried[0]
         proofs += len(tried)
     ms = np.average([settings[k].ms for k in weights], weights=list(weights.values()))
     proven_all = all(candidate.policy.certified for candidate in settings.values())
-    return Price(tuned.target_recall, settings, float(ms), proven_all, proofs)
+    return TargetPrice(tuned.target_recall, settings, float(ms), proven_all, proofs)

@@ -107,7 +107,7 @@ CREATE TABLE vectuned.trajectory (
     recommendation      text,
     PRIMARY KEY (query_id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
-COMMENT ON COLUMN vectuned.trajectory.verdict IS 'learning/verdict.py; NULL: not judged yet, which says as little as unknown';
+COMMENT ON COLUMN vectuned.trajectory.verdict IS 'learning/oversight/verdict.py; NULL: not judged yet, which says as little as unknown';
 
 CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAULT;
 
@@ -168,7 +168,7 @@ COMMENT ON COLUMN vectuned.replay.matches IS 'of a filtered search: matching row
 COMMENT ON COLUMN vectuned.replay.recall IS
     'two dimensions: k_classes x rungs; NULL where only the filtered search was looked at';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
-    'of a filtered search: k_classes x the ways that have no rungs (learning/filtering.py, OTHERS)';
+    'of a filtered search: k_classes x the ways that have no rungs (learning/policy/filtering.py, OTHER_PATHS)';
 
 -- Documents that were taken over (sql/functions/exchange.sql), and where what is in them was learned.
 CREATE TABLE vectuned.imported (

@@ -24,13 +24,13 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.policy.learner import Options, learn
+from vectuned.learning.policy.learner import LearningOptions, learn
 from vectuned.learning.replay.replay import replay
 
 ROWS = 4000
 SEARCHES = 150
 TARGET = 0.9
-ALWAYS = Options(step_aside=-0.99)
+ALWAYS = LearningOptions(step_aside=-0.99)
 Document = dict[str, Any]
 _numbers = itertools.count(1)
 

@@ -22,7 +22,9 @@ def trial(definition: Definition, rows: int, *, misses: float = 4.0, cost: float
     missed = np.minimum(misses * math.log(rows) / 10 / rungs, 1.0)
     blocks = 300 * rungs
     timed = tuple((float(x), cost * float(x) / 5000) for x in blocks[3:6])
-    return advisor.priced([Trial(definition, rows, 1 - missed, blocks, timed, rows * 1000, rows / 1000)])[0]
+    return advisor.fit_times([Trial(definition, rows, 1 - missed, blocks, timed, rows * 1000, rows / 1000)])[
+        0
+    ]
 
 
 @pytest.mark.parametrize(
@@ -36,12 +38,12 @@ def trial(definition: Definition, rows: int, *, misses: float = 4.0, cost: float
     ],
 )
 def test_candidates_are_what_pgvector_can_index(kind: VectorType, dimensions: int, forms: set[str]) -> None:
-    found = advisor.candidates(kind, dimensions, 100_000)
+    found = advisor.initial_candidates(kind, dimensions, 100_000)
     assert {each.form for each in found} == forms
     assert len(set(found)) == len(found)
     assert all(each.lists == 0 or each.form != "bits" for each in found)
     for each in found:
-        further = advisor.refined(each)
+        further = advisor.refine(each)
         assert each not in further
         assert all(other.form == each.form and other.method == each.method for other in further)
         assert all(other.ef_construction >= 2 * other.m for other in further)
@@ -70,16 +72,16 @@ def test_ivfflat_has_lists_by_the_rows() -> None:
 def test_rounds_grow_and_are_two_where_something_is_carried_on(
     sample: int, rows: int, sizes: list[int]
 ) -> None:
-    assert advisor.sizes(sample, rows) == sizes
+    assert advisor.sample_sizes(sample, rows) == sizes
 
 
 def test_the_cheapest_survive_and_those_that_miss_the_target_only_alone() -> None:
     inf = math.inf
     others = [Definition("hnsw", "halfvec", m=m, ef_construction=128) for m in (8, 24, 32)]
     costs = [(USUAL, 3.0), (HALF, 1.0), *((each, inf) for each in others)]
-    assert advisor.survivors(costs, 3) == [HALF, USUAL]
-    assert advisor.survivors(costs, 1) == [HALF]
-    assert len(advisor.survivors([(each, inf) for each in others], 2)) == 1
+    assert advisor.keep_cheapest(costs, 3) == [HALF, USUAL]
+    assert advisor.keep_cheapest(costs, 1) == [HALF]
+    assert len(advisor.keep_cheapest([(each, inf) for each in others], 2)) == 1
 
 
 def test_what_grows_is_carried_on() -> None:
@@ -113,11 +115,11 @@ def test_the_current_index_says_how_effort_grows_beyond_the_samples() -> None:
 
     sizes = (5000, 15_000)
     slow, fast = ([grown(HALF, rows, power) for rows in sizes] for power in (0.2, 0.4))
-    assert advisor.growth_of(slow) == pytest.approx(0.2, abs=0.01)
-    assert advisor.growth_of(fast) == pytest.approx(0.4, abs=0.01)
-    assert advisor.growth_of(slow[:1]) is None
+    assert advisor.estimate_growth(slow) == pytest.approx(0.2, abs=0.01)
+    assert advisor.estimate_growth(fast) == pytest.approx(0.4, abs=0.01)
+    assert advisor.estimate_growth(slow[:1]) is None
     real = grown(HALF, 45_000, 0.4)
-    known = advisor.growth_of([slow[-1], real])
+    known = advisor.estimate_growth([slow[-1], real])
     assert known is not None
     assert known > 0.4
     assert advisor.growth_beyond(slow, slow, real) == pytest.approx(known)
@@ -145,17 +147,17 @@ def test_the_best_reaches_the_target_at_least_time() -> None:
     )
     bits = Definition("hnsw", "bits", m=16, ef_construction=64)
     unable = advisor.forecast([trial(bits, 45_000, misses=400, cost=0.1)], 45_000)
-    found = advisor.best([slow, unable, quick], 0.95, 10)
+    found = advisor.choose_best([slow, unable, quick], 0.95, 10)
     assert found is not None
     assert found[0] is quick
-    assert advisor.best([unable], 0.99, 10) is None
+    assert advisor.choose_best([unable], 0.99, 10) is None
 
 
 def lines(*timed: tuple[Definition, tuple[tuple[float, float], ...]]) -> list[list[float]]:
     """Return what searches of 0, 100 and 200 buffers take by what was timed."""
     blocks = np.array([0.0, 100, 200])
     trials = [Trial(definition, 9, blocks, blocks, points, 1, 1.0) for definition, points in timed]
-    return [trial.ms.tolist() for trial in advisor.priced(trials)]
+    return [trial.ms.tolist() for trial in advisor.fit_times(trials)]
 
 
 def test_times_lie_on_one_line_over_the_buffers_of_a_kind() -> None:
@@ -178,7 +180,7 @@ def test_times_never_descend_or_fall_below_nothing() -> None:
 def test_fewer_lists_over_a_sample_are_brought_to_the_rungs_of_all() -> None:
     lists = Definition("ivfflat", "plain", lists=1000)
     small = probe_rungs(100)
-    curve = advisor.on_rungs(lists, small, np.linspace(0.5, 1.0, len(small)))
+    curve = advisor.resample_on_rungs(lists, small, np.linspace(0.5, 1.0, len(small)))
     assert 0.5 <= curve[0] < 0.6
     assert (np.diff(curve) >= 0).all()
     assert (curve[np.array(lists.rungs) >= 100] == 1.0).all()
@@ -188,13 +190,15 @@ def test_sizes_are_about_those_of_real_indexes() -> None:
     # WordNet, 117,659 x 384: 241, 138 and 41 MB were measured.
     sizes: tuple[tuple[advisor.Form, int], ...] = (("plain", 241), ("halfvec", 138), ("bits", 41))
     for form, mb in sizes:
-        guess = advisor.index_bytes(Definition("hnsw", form, m=16), 117_659, 384) / 2**20
+        guess = advisor.estimate_index_bytes(Definition("hnsw", form, m=16), 117_659, 384) / 2**20
         assert guess == pytest.approx(mb, rel=0.2)
 
 
 def test_builds_are_guessed_by_those_before() -> None:
-    assert advisor.build_guess([], HALF, 1000) == 0.0
+    assert advisor.estimate_build_seconds([], HALF, 1000) == 0.0
     built = [(HALF, 1000, 1.0), (HALF, 2000, 2.1)]
-    assert advisor.build_guess(built, HALF, 10_000) == pytest.approx(12, rel=0.1)
+    assert advisor.estimate_build_seconds(built, HALF, 10_000) == pytest.approx(12, rel=0.1)
     careful = Definition("hnsw", "halfvec", m=32, ef_construction=200)
-    assert advisor.build_guess(built, careful, 10_000) > 2 * advisor.build_guess(built, HALF, 10_000)
+    assert advisor.estimate_build_seconds(built, careful, 10_000) > 2 * advisor.estimate_build_seconds(
+        built, HALF, 10_000
+    )

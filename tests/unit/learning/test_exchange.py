@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning import exchange
-from vectuned.learning.exchange import file_name, parse, read_file, write_file
+from vectuned.learning.exchange import document_name, parse_document, read_document, write_document
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63)
 
@@ -27,17 +27,17 @@ def document(*names: str, at: str = "2026-11-21T10:00:05.25+00:00") -> dict[str,
 
 def test_a_file_is_named_by_column_database_and_time() -> None:
     assert (
-        file_name(document("shop", "public", "items", "embedding"))
+        document_name(document("shop", "public", "items", "embedding"))
         == "public.items.embedding@shop.20261121T100005Z.vectuned.json"
     )
     late = document("shop", "public", "items", "embedding", at="2026-11-21T12:00:05+02:00")
-    assert file_name(late).endswith(".20261121T100005Z.vectuned.json")
+    assert document_name(late).endswith(".20261121T100005Z.vectuned.json")
 
 
 @settings(derandomize=True, max_examples=150, deadline=None, database=None)
 @given(*[NAMES] * 4)
 def test_any_name_makes_one_file_name(database: str, schema: str, relation: str, column: str) -> None:
-    name = file_name(document(database, schema, relation, column))
+    name = document_name(document(database, schema, relation, column))
     assert len(name.encode()) <= 255
     assert "/" not in name
     assert not name.startswith(".")
@@ -51,13 +51,13 @@ def test_any_name_makes_one_file_name(database: str, schema: str, relation: str,
 def test_names_that_look_alike_make_different_files() -> None:
     alike = [("a.b", "c", "d"), ("a", "b.c", "d"), ("a", "b", "c.d"), ("a%2Eb", "c", "d"), ("a@b", "c", "d")]
     long = [("s", "t" * 60, "ü" * 30 + end) for end in "xy"]
-    names = {file_name(document("db", *three)) for three in (*alike, *long)}
+    names = {document_name(document("db", *three)) for three in (*alike, *long)}
     assert len(names) == len(alike) + len(long)
 
 
 def test_a_file_appears_whole_and_for_us_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    write_file(path, '{"a": 1}')
+    write_document(path, '{"a": 1}')
     assert path.read_text() == '{"a": 1}\n'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -66,7 +66,7 @@ def test_a_file_appears_whole_and_for_us_alone(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VectunedError, match=r"a\.json cannot be written: No space left on device"):
-        write_file(path, "other")
+        write_document(path, "other")
     assert path.read_text() == '{"a": 1}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -86,28 +86,28 @@ def test_a_file_appears_whole_and_for_us_alone(tmp_path: Path, monkeypatch: pyte
 )
 def test_what_is_no_document_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(text, "here.json")
+        parse_document(text, "here.json")
     assert str(caught.value).startswith("here.json is ")
     assert said in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
-        read_file(tmp_path / "none.json")
+        read_document(tmp_path / "none.json")
     with pytest.raises(UsageError, match="is not a file"):
-        read_file(tmp_path)
+        read_document(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="is not a file"):
-        read_file(tmp_path / "pipe")
+        read_document(tmp_path / "pipe")
     (tmp_path / "latin").write_bytes(b'"\xe4"')
     with pytest.raises(UsageError, match="is not UTF-8"):
-        read_file(tmp_path / "latin")
+        read_document(tmp_path / "latin")
     (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": "ä"}).encode())
-    assert json.loads(read_file(tmp_path / "marked")) == {"a": "ä"}
-    monkeypatch.setattr(exchange, "LARGEST", 1024)
+    assert json.loads(read_document(tmp_path / "marked")) == {"a": "ä"}
+    monkeypatch.setattr(exchange, "MAX_DOCUMENT_BYTES", 1024)
     (tmp_path / "large").write_bytes(b" " * 1025)
     with pytest.raises(UsageError, match="takes more than"):
-        read_file(tmp_path / "large")
+        read_document(tmp_path / "large")
 
 
 def test_a_folder_must_be_one_and_not_anyones(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ LISTS = Definition("ivfflat", "plain", lists=30)
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs in this process try two candidates only."""
-    monkeypatch.setattr(advisor, "candidates", lambda *_: [HALF, LISTS])
-    monkeypatch.setattr(advisor, "refined", lambda _: [])
+    monkeypatch.setattr(advisor, "initial_candidates", lambda *_: [HALF, LISTS])
+    monkeypatch.setattr(advisor, "refine", lambda _: [])
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def prefer(monkeypatch: pytest.MonkeyPatch, definition: Definition) -> None:
         (found,) = (each for each in forecasts if each.definition == definition)
         return found, found.at_target(target, k)
 
-    monkeypatch.setattr(advisor, "best", best)
-    monkeypatch.setattr(advisor, "survivors", lambda costs, _: [each for each, _ in costs])
-    monkeypatch.setattr("vectuned.daemon.advisor.advice_report.WORTH", 1000.0)
+    monkeypatch.setattr(advisor, "choose_best", best)
+    monkeypatch.setattr(advisor, "keep_cheapest", lambda costs, _: [each for each, _ in costs])
+    monkeypatch.setattr("vectuned.daemon.advisor.advice_report.WORTHWHILE_SHARE", 1000.0)
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def test_two_runs_on_a_column_are_refused(
 def test_hostile_names_are_names(
     conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advisor, "survivors", lambda costs, _: [each for each, _ in costs])
+    monkeypatch.setattr(advisor, "keep_cheapest", lambda costs, _: [each for each, _ in costs])
     table, column = 'it\'s %s {0} "x"; --', 'i"d %(k)s {copy}'
     make(conn, points(800, seed=1), table=table, column=column, metric="l2", key="copy")
     quoted = '"it\'s %s {0} ""x""; --"'

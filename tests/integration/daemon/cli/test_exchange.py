@@ -15,7 +15,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.exchange import export_all, import_newest
+from vectuned.learning.exchange import export_columns, import_newest_document
 
 
 def test_the_command_line(
@@ -70,19 +70,19 @@ def test_exports_are_rotated_and_imported_elsewhere(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir(mode=0o700)
-    assert export_all(here, out, 2) == []  # nothing was learned yet
+    assert export_columns(here, out, 2) == []  # nothing was learned yet
     imported(here, world.document)
-    (first,) = export_all(here, out, 2)
+    (first,) = export_columns(here, out, 2)
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert told(json.loads(first.read_text())) == told(world.document)
-    assert export_all(here, out, 2) == []  # no news
+    assert export_columns(here, out, 2) == []  # no news
     ours = f"public.items.embedding@{here.info.dbname}.{{}}.vectuned.json".format
     other = "public.items.embedding@other.20200101T000000Z.vectuned.json"
     aged = first.rename(out / ours("20260103T000000Z"))
     for name in (ours("20260101T000000Z"), ours("20260102T000000Z"), other, "notes.txt"):
         (out / name).touch()
     here.execute("UPDATE vectuned.bank SET reason = 'news'")
-    (second,) = export_all(here, out, 2)
+    (second,) = export_columns(here, out, 2)
     assert {p.name for p in out.iterdir()} == {"notes.txt", other, aged.name, second.name}
 
     settings_ = load_settings(
@@ -102,7 +102,7 @@ def test_exports_are_rotated_and_imported_elsewhere(
     assert worker.import_new() == 0
     out.chmod(0o777)
     with pytest.raises(VectunedError, match="Anyone may write to"):
-        import_newest(here, only(here), out)
+        import_newest_document(here, only(here), out)
     assert worker.import_new() == 0
     assert "Anyone may write to" in caplog.text
     assert Worker(here, load_settings(environ={})).export() == 0

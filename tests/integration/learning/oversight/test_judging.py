@@ -23,9 +23,8 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
-from vectuned.learning.oversight.judging import class_counts, judge
-from vectuned.learning.oversight.verdict import Counts
-from vectuned.learning.oversight.verdict import judge as judge_signals
+from vectuned.learning.oversight.judging import class_counts, judge_searches
+from vectuned.learning.oversight.verdict import Counts, judge_signals
 
 DIMENSIONS = 32
 
@@ -188,8 +187,8 @@ def test_batches_take_everything_once(conn: Connection, worker: Worker, queries:
     worker.replay_all()
     for query_id, ids in asked[:13]:
         tell(conn, query_id, ids[:1], [])
-    assert judge(conn, tuned(conn), batch=4) == 25
-    assert judge(conn, tuned(conn), batch=4) == 0
+    assert judge_searches(conn, tuned(conn), batch=4) == 25
+    assert judge_searches(conn, tuned(conn), batch=4) == 0
 
 
 def test_feedback_that_comes_while_judging_is_judged_next(

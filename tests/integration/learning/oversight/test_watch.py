@@ -12,7 +12,7 @@ from tests.integration.table_helpers import Connection, build, enable, make, one
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.oversight.judging import move_margins
+from vectuned.learning.oversight.judging import update_margins
 
 DIMENSIONS = 16
 TARGET = 0.9
@@ -272,20 +272,20 @@ def test_failures_raise_the_effort_at_once_and_successes_lower_it_slowly(
     before, _ = served(conn)
     judged("failure")
     tuned = worker.columns()[0]
-    assert move_margins(conn, tuned) == {10: 1.0}
+    assert update_margins(conn, tuned) == {10: 1.0}
     ef, certified = served(conn)
     assert before * 1.2 < ef < before * 1.6
     assert certified
     assert "more after failures" in one(conn, "SELECT reason FROM vectuned.bank WHERE k_class = 10")
-    assert move_margins(conn, tuned) == {}  # the same failures count once
+    assert update_margins(conn, tuned) == {}  # the same failures count once
     learned = ef_of_all(worker)
     assert learned == pytest.approx(ef, rel=0.2)  # a publish keeps the margin
     judged("success")
     # The searches themselves, judged before, may have lowered it once as well.
-    assert 1 - 2.01 * tuned.learning_rate < move_margins(conn, tuned)[10] < 1
+    assert 1 - 2.01 * tuned.learning_rate < update_margins(conn, tuned)[10] < 1
     assert served(conn)[0] == learned
     judged("unknown")
-    assert move_margins(conn, tuned) == {}
+    assert update_margins(conn, tuned) == {}
     conn.execute("UPDATE vectuned.promise SET margin = 0")
     assert ef_of_all(worker) < learned
 

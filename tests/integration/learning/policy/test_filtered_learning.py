@@ -13,9 +13,9 @@ from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS
 from vectuned.learning.model.trajectory import drain, pending
 from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
-from vectuned.learning.policy.filtering import OTHERS, buckets
+from vectuned.learning.policy.filtering import OTHER_PATHS, selectivity_buckets
 from vectuned.learning.policy.learner import learn
-from vectuned.learning.policy.replays import Replays, load
+from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.replay.replay import replay
 
 ROWS, DIMENSIONS, TARGET = 8000, 24, 0.9
@@ -43,7 +43,7 @@ def tuned(conn: Connection) -> TunedColumn:
 def replays(conn: Connection, tuned: TunedColumn) -> Replays:
     """Read the replays through the only index."""
     (index,) = tuned.indexes
-    return load(conn, tuned, index)
+    return load_replays(conn, tuned, index)
 
 
 def found(conn: Connection, query: Any, k: int, condition: object) -> list[float]:
@@ -78,7 +78,7 @@ def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
         "SELECT vectuned._filter_bucket(f) FROM unnest(%s::float8[]) WITH ORDINALITY AS u (f, n) ORDER BY n",
         (fractions.tolist(),),
     ).fetchall()
-    assert [row[0] for row in rows] == buckets(fractions).tolist()
+    assert [row[0] for row in rows] == selectivity_buckets(fractions).tolist()
 
 
 def test_common_values_are_estimated_well(conn: Connection, tuned: TunedColumn) -> None:
@@ -150,12 +150,12 @@ def test_recall_stored_is_recall_by_hand(conn: Connection, tuned: TunedColumn) -
         # What has no rungs: the planner's choice, then scans that go on until ten rows match, each of them
         # where the one before took less than half of the exact answer's time.
         tried = len(other_ms)
-        assert 1 <= tried <= len(OTHERS)
+        assert 1 <= tried <= len(OTHER_PATHS)
         assert np.array(others).shape == (len(classes), tried)
         assert min(other_ms) > 0
         assert all(2 * spent <= 1.001 * exact_ms for spent in other_ms[:-1])
-        assert tried == len(OTHERS) or 2 * other_ms[-1] >= 0.999 * exact_ms
-        assert tried < len(OTHERS) or others[classes.index(10)][2] > 0.9
+        assert tried == len(OTHER_PATHS) or 2 * other_ms[-1] >= 0.999 * exact_ms
+        assert tried < len(OTHER_PATHS) or others[classes.index(10)][2] > 0.9
         assert all(0 <= value <= 1 for each in others for value in each)
         # Of the same scan's rows without the condition.
         assert np.array(bare).shape == np.array(recall).shape
@@ -211,7 +211,7 @@ def test_scans_that_end_early_tell_the_same_of_their_own_class(
 def test_what_is_given_up_is_marked_unknown(conn: Connection, tuned: TunedColumn) -> None:
     # Beyond the first 200 replays three of four scans end early.
     practise(conn, tuned, clustered(260, DIMENSIONS, seed=6))
-    given = replays(conn, tuned).filtered_evidence(10)
+    given = replays(conn, tuned).filtered_sample(10)
     assert len(given) == 260
     assert set(given.shape) == {"category ="}
     # What has no rungs is tried where a scan goes through every one of them, and nowhere else.
@@ -340,7 +340,7 @@ def test_a_filter_that_no_longer_fits_is_passed_over(
         else:
             assert recall is not None
             assert unfiltered == (condition is None)
-    assert len(replays(conn, tuned).filtered_evidence(10)) == 3
+    assert len(replays(conn, tuned).filtered_sample(10)) == 3
 
 
 def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, tuned: TunedColumn) -> None:
@@ -353,7 +353,7 @@ def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, tuned: Tun
     seen = replays(conn, tuned)
     assert seen.k_classes == K_CLASSES
     for k in K_CLASSES:
-        given = seen.filtered_evidence(k)
+        given = seen.filtered_sample(k)
         assert len(given) > 0
         assert np.isfinite(given.recall).all()
         assert set(given.shape) == {"id >, category ="}  # in the order of jsonb: by length

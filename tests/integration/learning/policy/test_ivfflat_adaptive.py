@@ -13,10 +13,10 @@ from vectuned.learning.model.trajectory import drain, pending
 from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
-from vectuned.learning.policy.calibration import Candidate, adaptive_policy, fixed_policy
-from vectuned.learning.policy.learner import Options, learn
-from vectuned.learning.policy.publication import Offer, publish, read
-from vectuned.learning.policy.replays import load
+from vectuned.learning.policy.calibration import Candidate, find_fixed_policy, learn_adaptive_policy
+from vectuned.learning.policy.learner import LearningOptions, learn
+from vectuned.learning.policy.publication import Offer, publish, read_bank
+from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.statistics.bounds import Demand
 
@@ -43,9 +43,9 @@ def tuned(conn: Connection) -> TunedColumn:
 def candidates(conn: Connection, tuned: TunedColumn) -> tuple[Candidate, Candidate]:
     """Learn the fixed setting, and effort by query whether or not it saves anything."""
     (index,) = tuned.indexes
-    evidence = load(conn, tuned, index).evidence(10)
-    fixed = fixed_policy(evidence, Demand(TARGET), index=index)
-    adaptive = adaptive_policy(evidence, fixed.policy, Demand(TARGET), clusters=16)
+    sample = load_replays(conn, tuned, index).sample(10)
+    fixed = find_fixed_policy(sample, Demand(TARGET), index=index)
+    adaptive = learn_adaptive_policy(sample, fixed.policy, Demand(TARGET), clusters=16)
     assert adaptive is not None
     return fixed, adaptive
 
@@ -65,7 +65,7 @@ def test_positions_stand_for_the_same_probes_in_sql_and_python(conn: Connection)
 def test_the_database_decides_as_the_optimizer_does(conn: Connection, tuned: TunedColumn) -> None:
     _, adaptive = candidates(conn, tuned)
     publish(conn, tuned, {10: Offer((adaptive,))}, np.empty((0, DIMENSIONS), dtype=np.float32))
-    policy, patterns = read(conn, tuned)[10]
+    policy, patterns = read_bank(conn, tuned)[10]
     assert policy.access_path == "ivfflat_adaptive"
     assert policy.rungs == tuned.indexes[0].rungs
     assert policy.signature is not None
@@ -137,7 +137,7 @@ def test_lists_shorter_than_the_probe_take_the_fixed_probes(conn: Connection, tu
 
 
 def test_what_is_learned_reaches_the_target(conn: Connection, tuned: TunedColumn) -> None:
-    lesson = learn(conn, tuned, Options(clusters=16))
+    lesson = learn(conn, tuned, LearningOptions(clusters=16))
     served = lesson.served[10].policy
     assert served.method == "ivfflat"
     assert served.certified

@@ -31,16 +31,16 @@ from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
-from vectuned.learning.policy.learner import LearningResult, Options, learn, offers
-from vectuned.learning.policy.publication import Offer, measure_saving, publish, read
-from vectuned.learning.policy.replays import Replays, load
+from vectuned.learning.policy.learner import LearningOptions, LearningResult, build_offers, learn
+from vectuned.learning.policy.publication import Offer, measure_saving, publish, read_bank
+from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
 ROWS = 4000
 TARGET = 0.9
 # The bank serves whatever the measurement says: which of two plans is faster is no matter for a test.
-ALWAYS, NEVER = Options(step_aside=-0.99), Options(step_aside=1e9)
+ALWAYS, NEVER = LearningOptions(step_aside=-0.99), LearningOptions(step_aside=1e9)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def practise(conn: Connection, tuned: TunedColumn, count: int, *, seed: int = 10
 
 def replays(conn: Connection, tuned: TunedColumn) -> list[tuple[TunedIndex, Replays]]:
     """Read the replays through every index."""
-    return [(index, load(conn, tuned, index)) for index in tuned.indexes]
+    return [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
 
 
 def served_recall(
@@ -112,7 +112,7 @@ def test_what_is_learned_reaches_the_target_on_other_queries(conn: Connection, t
 def test_the_database_decides_as_python_does(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
-    policy, patterns = read(conn, tuned)[10]
+    policy, patterns = read_bank(conn, tuned)[10]
     assert policy.signature is not None
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
     conn.execute("SET enable_seqscan = off")
@@ -136,11 +136,11 @@ def test_the_database_decides_as_python_does(conn: Connection, tuned: TunedColum
 
 def test_what_is_read_is_what_was_published(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
-    found = offers(replays(conn, tuned), tuned, ALWAYS)
+    found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     _, served = publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
-    policy, patterns = read(conn, tuned)[10]
+    policy, patterns = read_bank(conn, tuned)[10]
     assert not adaptive.patterns.born.any()
     assert len(set(patterns.born)) == 1  # born with the publish
     for name in set(vars(patterns)) - {"born"}:
@@ -155,11 +155,11 @@ def test_what_is_read_is_what_was_published(conn: Connection, tuned: TunedColumn
     sent_policy = replace(served[10].policy, signature=None, price=0.0)
     assert replace(policy, signature=None, price=0.0) == sent_policy
     for k in (1, 3, 30, 100):
-        assert read(conn, tuned)[k][0] == served[k].policy
-        assert read(conn, tuned)[k][0].index_no == tuned.indexes[0].number
-        assert len(read(conn, tuned)[k][1]) == 0
+        assert read_bank(conn, tuned)[k][0] == served[k].policy
+        assert read_bank(conn, tuned)[k][0].index_no == tuned.indexes[0].number
+        assert len(read_bank(conn, tuned)[k][1]) == 0
     for k in (300, 1000):  # nobody asked for so many rows: a guess, of which nothing is expected
-        guess = read(conn, tuned)[k][0]
+        guess = read_bank(conn, tuned)[k][0]
         assert np.isnan(guess.expected_recall)
         assert np.isnan(served[k].policy.expected_recall)
         assert replace(guess, expected_recall=0.0) == replace(served[k].policy, expected_recall=0.0)
@@ -220,10 +220,10 @@ def test_what_was_measured_is_published_too(conn: Connection, tuned: TunedColumn
 def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
-    first = read(conn, tuned)[10][1]
+    first = read_bank(conn, tuned)[10][1]
     assert not np.append(first.usage, first.chances).any()
     learn(conn, tuned, ALWAYS)  # nobody searched: nothing is known of usage, and nothing changes
-    second = read(conn, tuned)[10][1]
+    second = read_bank(conn, tuned)[10][1]
     assert len(second) == len(first)
     assert not second.usage.any()
     assert set(second.born) == set(first.born)
@@ -231,19 +231,19 @@ def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, tuned: 
     served = one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE signature IS NOT NULL")
     assert served > 90
     learn(conn, tuned, ALWAYS)
-    third = read(conn, tuned)[10][1]
+    third = read_bank(conn, tuned)[10][1]
     assert served * 0.5 < third.usage.sum() <= served
     assert third.usage.max() < served / 4
     assert third.chances.max() == pytest.approx(served)
     assert (third.born == first.born[0]).mean() > 0.9
     assert one(conn, "SELECT count(*) FROM vectuned.pattern WHERE created_at < now()") == len(third)
     learn(conn, tuned, ALWAYS)  # those lookups were counted
-    assert read(conn, tuned)[10][1].usage.sum() <= third.usage.sum()
+    assert read_bank(conn, tuned)[10][1].usage.sum() <= third.usage.sum()
     # A bank that something broke does not stand in the way of the next one.
     conn.execute("ALTER TABLE vectuned.pattern DROP CONSTRAINT pattern_effort_check")
     conn.execute("UPDATE vectuned.pattern SET effort = 'NaN'")
     learn(conn, tuned, ALWAYS)
-    last = read(conn, tuned)[10][1]
+    last = read_bank(conn, tuned)[10][1]
     assert np.isfinite(last.effort).all()
     assert last.born.min() > first.born[0]
 
@@ -270,16 +270,19 @@ def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection,
     assert unchanged_classes[0] == failed[:30]  # a tenth of the window, the oldest gone first
     assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE NOT kept") == 300
     index = tuned.indexes[0]
-    sample, examples = load(conn, narrow, index), load(conn, narrow, index, counter_examples=True)
+    sample, examples = (
+        load_replays(conn, narrow, index),
+        load_replays(conn, narrow, index, counter_examples=True),
+    )
     assert (len(sample), len(examples)) == (300, 30)
     assert sample.weight is not None
     assert examples.weight is not None
     assert examples.weight.max() < sample.weight.min()
     lesson = learn(conn, narrow, ALWAYS)
     assert lesson.replays == 300
-    found = offers([(index, sample)], narrow, ALWAYS, counter_examples=examples)[10]
+    found = build_offers([(index, sample)], narrow, ALWAYS, counter_examples=examples)[10]
     assert found.fixed[0].policy.samples == 300
-    assert found.fixed[0].policy == offers([(index, sample)], narrow, ALWAYS)[10].fixed[0].policy
+    assert found.fixed[0].policy == build_offers([(index, sample)], narrow, ALWAYS)[10].fixed[0].policy
     # They stay while no newer ones come, and go with their index.
     assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE kept") == 30
     conn.execute("REINDEX INDEX items_embedding_idx")
@@ -300,7 +303,7 @@ def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, t
     assert row[4] == served.saving
     assert "stepped aside" in row[5]
     assert row[6] == 0
-    assert read(conn, tuned)[10][0] == served.policy
+    assert read_bank(conn, tuned)[10][0] == served.policy
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0  # measuring is not recorded
 
 
@@ -365,7 +368,7 @@ def test_listeners_are_told(conn: Connection, tuned: TunedColumn, database: str)
 
 def test_others_see_a_whole_bank_at_every_moment(conn: Connection, tuned: TunedColumn, database: str) -> None:
     practise(conn, tuned, 600)
-    found = offers(replays(conn, tuned), tuned, ALWAYS)
+    found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     assert found[10].adaptive is not None
     sample = drawn(24, seed=5)
     publish(conn, tuned, found, sample, least_saving=-0.99)
@@ -377,7 +380,7 @@ def test_others_see_a_whole_bank_at_every_moment(conn: Connection, tuned: TunedC
             while not stop.is_set():
                 rows = state(other)
                 seen.add((len(rows), len({row[1] for row in rows}), [row[6] for row in rows][2], rows[2][2]))
-                seen.add(tuple(sorted((k, len(p)) for k, (_, p) in read(other, tuned).items())))
+                seen.add(tuple(sorted((k, len(p)) for k, (_, p) in read_bank(other, tuned).items())))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -395,8 +398,8 @@ def test_others_see_a_whole_bank_at_every_moment(conn: Connection, tuned: TunedC
 def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
-    before, bank = state(conn), read(conn, tuned)
-    found = offers(replays(conn, tuned), tuned, ALWAYS)
+    before, bank = state(conn), read_bank(conn, tuned)
+    found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[100].adaptive or found[10].adaptive
     assert adaptive is not None
     damaged = replace(adaptive.patterns, effort=adaptive.patterns.effort * np.nan)
@@ -404,12 +407,12 @@ def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, tuned: Tu
     with pytest.raises(UsageError, match="effort that is not a finite number"):
         publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
     assert state(conn) == before
-    assert sorted(read(conn, tuned)) == sorted(bank)
+    assert sorted(read_bank(conn, tuned)) == sorted(bank)
 
 
 def test_publishers_wait_for_each_other(conn: Connection, tuned: TunedColumn, database: str) -> None:
     practise(conn, tuned, 250)
-    found = offers(replays(conn, tuned), tuned, Options())
+    found = build_offers(replays(conn, tuned), tuned, LearningOptions())
     versions: list[int] = []
 
     def work() -> None:
@@ -448,7 +451,7 @@ def test_a_saving_is_measured_end_to_end(conn: Connection, tuned: TunedColumn) -
 
 def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
-    found = offers(replays(conn, tuned), tuned, ALWAYS)
+    found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     far = replace(adaptive.policy, reach=0.0)
@@ -466,7 +469,7 @@ def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, t
 
 def test_many_patterns_are_published(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
-    found = offers(replays(conn, tuned), tuned, ALWAYS)
+    found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
     assert adaptive is not None
     rng = np.random.default_rng(1)
@@ -475,4 +478,4 @@ def test_many_patterns_are_published(conn: Connection, tuned: TunedColumn) -> No
     many: Patterns = distil(signatures, curves, np.cumsum(curves, axis=1), clusters=500)
     found[10] = Offer(found[10].fixed, replace(adaptive, patterns=many))
     publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
-    assert len(read(conn, tuned)[10][1]) == len(many) == 500
+    assert len(read_bank(conn, tuned)[10][1]) == len(many) == 500

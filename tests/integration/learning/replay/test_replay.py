@@ -30,7 +30,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import K_CLASSES, PROBES, RUNGS, k_class
 from vectuned.learning.model.trajectory import Trajectories, drain, pending
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.policy.replays import load
+from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 from vectuned.sql.files import queries as queries_by_name
@@ -87,9 +87,9 @@ def test_one_scan_tells_what_every_effort_would_have_found(
 ) -> None:
     record(conn, queries)
     trajectories = replayed(conn, tuned)
-    replays = load(conn, tuned, tuned.indexes[0])
+    replays = load_replays(conn, tuned, tuned.indexes[0])
     truth = exact_neighbors(conn, tuned.column, trajectories.vectors, 10)
-    curve = replays.evidence(10).recall.mean(axis=0)
+    curve = replays.sample(10).recall.mean(axis=0)
     assert curve[0] < 0.9  # else there would be nothing to tell apart
     for rung, ef in enumerate(RUNGS):
         searched = recall_at_k(fresh(conn, tuned, trajectories.vectors, ef, 10), truth, 10)
@@ -100,7 +100,7 @@ def test_one_scan_tells_what_every_effort_would_have_found(
 def test_recall_and_cost_grow_with_effort(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries)
     replayed(conn, tuned)
-    replays = load(conn, tuned, tuned.indexes[0])
+    replays = load_replays(conn, tuned, tuned.indexes[0])
     assert len(replays) == len(queries)
     assert replays.k_classes == (1, 3, 10, 30, 100)
     # A scan that ended where its own class was complete knows nothing of the larger ones.
@@ -115,7 +115,7 @@ def test_recall_and_cost_grow_with_effort(conn: Connection, tuned: TunedColumn, 
     for number, k in enumerate(replays.k_classes):  # n rows hold at most n of the k nearest
         most = np.minimum(1, np.array(RUNGS) / k) + 1e-6
         assert (replays.recall[known[:, number], number] <= most).all()
-    assert (replays.asked == 10).all()
+    assert (replays.search_classes == 10).all()
 
 
 def test_a_probe_is_what_a_search_of_that_effort_sees(
@@ -128,7 +128,7 @@ def test_a_probe_is_what_a_search_of_that_effort_sees(
         "ORDER BY r.replay_no DESC"
     ).fetchall()
     vectors = np.array([row[0].to_numpy() for row in trajectories], dtype=np.float32)
-    replays = load(conn, tuned, tuned.indexes[0])
+    replays = load_replays(conn, tuned, tuned.indexes[0])
     assert tuple(replays.probes) == PROBES
     for length, seen in replays.probes.items():
         np.testing.assert_array_equal(seen, fresh(conn, tuned, vectors, length, length))
@@ -140,7 +140,7 @@ def test_a_small_table_is_replayed_to_its_end(conn: Connection) -> None:
     tuned = only(conn)
     record(conn, clustered(5, 8, seed=4), [1, 10, 30, 100, 1000])
     replayed(conn, tuned)
-    replays = load(conn, tuned, tuned.indexes[0])
+    replays = load_replays(conn, tuned, tuned.indexes[0])
     assert np.isfinite(replays.probes[28]).all()
     assert (np.isfinite(replays.probes[112]).sum(axis=1) == 40).all()
     assert (replays.recall[:, :, -1] == 1).all()
@@ -151,10 +151,10 @@ def test_searches_for_many_and_for_few_rows(conn: Connection, tuned: TunedColumn
     ks = [1, 2, 3, 7, 10, 30, 31, 100, 300, 1000] * 3
     record(conn, queries[:30], ks)
     trajectories = replayed(conn, tuned)
-    replays = load(conn, tuned, tuned.indexes[0])
+    replays = load_replays(conn, tuned, tuned.indexes[0])
     assert replays.k_classes == K_CLASSES
-    assert sorted(replays.asked) == sorted(k_class(k) for k in ks)
-    assert replays.evidence(1000).recall[:, -1].mean() > 0.7
+    assert sorted(replays.search_classes) == sorted(k_class(k) for k in ks)
+    assert replays.sample(1000).recall[:, -1].mean() > 0.7
     truth = exact_neighbors(conn, tuned.column, trajectories.vectors, 1000)
     returned = np.full((30, 1000), np.inf)
     for i, distances in enumerate(trajectories.distances):
@@ -172,9 +172,9 @@ def test_one_search_for_many_rows_does_not_hide_the_others(
     replayed(conn, tuned)
     record(conn, queries[25:30], [1000] * 5)
     replayed(conn, tuned)
-    replays = load(conn, tuned, tuned.indexes[0])
-    assert len(replays.evidence(10)) == 30
-    assert len(replays.evidence(300)) == len(replays.evidence(1000)) == 5
+    replays = load_replays(conn, tuned, tuned.indexes[0])
+    assert len(replays.sample(10)) == 30
+    assert len(replays.sample(300)) == len(replays.sample(1000)) == 5
 
 
 def test_truth_and_scan_see_one_snapshot(
@@ -194,10 +194,10 @@ def test_truth_and_scan_see_one_snapshot(
     monkeypatch.setattr("vectuned.learning.replay.batch.exact_neighbors", then_others_write)
     replayed(conn, tuned)
     assert one(conn, "SELECT count(*) FROM items") < ROWS
-    replays = load(conn, tuned, tuned.indexes[0])
+    replays = load_replays(conn, tuned, tuned.indexes[0])
     # The graph is another at every run and loses some rows for good; had the scan seen other rows than the
     # truth, it would have found a tenth of them at most.
-    assert replays.evidence(10).recall[:, -1].mean() > 0.95
+    assert replays.sample(10).recall[:, -1].mean() > 0.95
     assert replays.probes[112][:, 0].min() > 1e-3
 
 
@@ -222,8 +222,8 @@ def test_an_index_that_was_rebuilt_is_another(conn: Connection, tuned: TunedColu
     ):
         replay(conn, tuned, pending(conn, tuned.column, 10))
     replayed(conn, only(conn))
-    assert len(load(conn, only(conn), only(conn).indexes[0])) == 3
-    assert len(load(conn, tuned, tuned.indexes[0])) == 0
+    assert len(load_replays(conn, only(conn), only(conn).indexes[0])) == 3
+    assert len(load_replays(conn, tuned, tuned.indexes[0])) == 0
 
 
 def test_the_plan_is_asserted(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
@@ -246,7 +246,7 @@ def test_vectors_are_dropped_where_they_are_not_to_be_kept(
     assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (5 if kept else 0)
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 5
     assert len(pending(conn, tuned.column, 10)) == 0
-    assert len(load(conn, tuned, tuned.indexes[0])) == 5
+    assert len(load_replays(conn, tuned, tuned.indexes[0])) == 5
 
 
 def test_a_scan_that_takes_too_long_is_passed_over(
@@ -272,7 +272,7 @@ def test_a_scan_that_takes_too_long_is_passed_over(
     with caplog.at_level("WARNING"):
         assert replay(conn, tuned, pending(conn, tuned.column, 10), timeout_ms=1000) == 4
     assert "took longer than 1000 ms" in caplog.text
-    assert len(load(conn, tuned, tuned.indexes[0])) == 3
+    assert len(load_replays(conn, tuned, tuned.indexes[0])) == 3
     # It counts as looked at, or it would come back for ever; its recall is known all the same.
     assert len(pending(conn, tuned.column, 10)) == 0
     assert one(conn, "SELECT count(recall) FROM vectuned.trajectory") == 4
@@ -286,7 +286,7 @@ def test_progress_and_repetition(conn: Connection, tuned: TunedColumn, queries: 
     assert replay(conn, tuned, trajectories, progress=told.append) == 4
     assert told == [1, 2, 3, 4]
     assert replay(conn, tuned, trajectories) == 4  # a second time changes nothing
-    assert len(load(conn, tuned, tuned.indexes[0])) == 4
+    assert len(load_replays(conn, tuned, tuned.indexes[0])) == 4
     assert replay(conn, tuned, pending(conn, tuned.column, 0)) == 0
     assert len(pending(conn, tuned.column, 100)) == 2
 
@@ -294,10 +294,10 @@ def test_progress_and_repetition(conn: Connection, tuned: TunedColumn, queries: 
 def test_only_what_fits_the_window_is_loaded(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:30])
     replayed(conn, tuned)
-    assert len(load(conn, replace(tuned, trajectory_window=7), tuned.indexes[0])) == 7
+    assert len(load_replays(conn, replace(tuned, trajectory_window=7), tuned.indexes[0])) == 7
     # A version that probed otherwise left replays that this one cannot use.
     conn.execute("UPDATE vectuned.replay SET probe = probe[1:20] WHERE ctid = '(0,1)'")
-    assert len(load(conn, tuned, tuned.indexes[0])) == 29
+    assert len(load_replays(conn, tuned, tuned.indexes[0])) == 29
 
 
 def test_pending_comes_newest_first(conn: Connection, tuned: TunedColumn) -> None:
@@ -321,5 +321,5 @@ def test_a_halfvec_column(conn: Connection, queries: Singles) -> None:
     tuned = only(conn)
     record(conn, queries[:20])
     replayed(conn, tuned)
-    assert load(conn, tuned, tuned.indexes[0]).evidence(10).recall[:, -1].mean() > 0.99
+    assert load_replays(conn, tuned, tuned.indexes[0]).sample(10).recall[:, -1].mean() > 0.99
     register_vector(conn)

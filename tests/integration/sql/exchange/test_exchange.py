@@ -41,7 +41,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.exchange import take_over
+from vectuned.learning.exchange import import_document
 from vectuned.learning.policy.learner import learn
 
 
@@ -241,15 +241,15 @@ def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: 
     with pytest.raises(
         UsageError, match=r"x\.json cannot be imported: \$\.provenance\.dimensions is 32, .* has 8"
     ):
-        take_over(conn, "small", "embedding", json.dumps(world.document), place="x.json")
+        import_document(conn, "small", "embedding", json.dumps(world.document), place="x.json")
     conn.execute("CREATE TABLE other (id int)")
     with pytest.raises(errors.UndefinedObject, match="has no column that vectuned tunes"):
-        take_over(conn, "other", None, json.dumps(world.document))
+        import_document(conn, "other", None, json.dumps(world.document))
     # An index of another method has efforts of another kind.
     make(conn, clustered(3000, DIMENSIONS, seed=3), table="lists", index=False)
     conn.execute("CREATE INDEX ON lists USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20)")
     enable(conn, "lists")
-    report = take_over(conn, "lists", None, json.dumps(world.document))
+    report = import_document(conn, "lists", None, json.dumps(world.document))
     assert report["as"] == "prior"
     assert {each["why"] for each in report["classes"]} == {"there is no such hnsw index here"}
     # Where there are twice the lists it takes twice the probes, and never more than there are.
@@ -265,13 +265,13 @@ def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: 
     conn.execute("CREATE INDEX ON lists USING ivfflat (embedding vector_cosine_ops) WITH (lists = 38)")
     conn.execute("SELECT vectuned.disable('lists', 'embedding', forget => true)")
     enable(conn, "lists")
-    report = take_over(conn, "lists", None, json.dumps(probes))
+    report = import_document(conn, "lists", None, json.dumps(probes))
     assert [(each["k"], each["probes"]) for each in report["classes"]] == [(10, 14), (100, 38)]
     assert len(search(conn, drawn(1, seed=4)[0], relation="lists")) == 10
     # A table of another name and type is fine.
     make(conn, clustered(300, DIMENSIONS, seed=3), table="half", kind="halfvec")
     enable(conn, "half", target_recall=TARGET)
-    report = take_over(conn, "half", None, json.dumps(world.document))
+    report = import_document(conn, "half", None, json.dumps(world.document))
     assert report["changed"]
     assert one(conn, "SELECT bool_or(certified) FROM vectuned.bank") is False
 

@@ -14,7 +14,7 @@ from tests.integration.document_helpers import World, changed, everything, impor
 from tests.integration.table_helpers import Connection
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.exchange import take_over
+from vectuned.learning.exchange import import_document
 
 
 @pytest.fixture(scope="module")
@@ -161,5 +161,5 @@ def test_arbitrary_json_is_refused_clearly(shared: Connection) -> None:
     arbitrary()
     for broken in ('{"a": "\\u0000"}', '{"a": "\\ud800"}', '{"a": 1e999999}', "{", '{"a": NaN}'):
         with pytest.raises(UsageError, match=r"^b\.json cannot be imported: "):
-            take_over(shared, "items", None, broken, place="b.json")
+            import_document(shared, "items", None, broken, place="b.json")
     assert everything(shared) == before

@@ -16,8 +16,8 @@ from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import tuned_columns
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
-from vectuned.learning.patterns.signature import Signature, features, ranks
-from vectuned.learning.policy.publication import read
+from vectuned.learning.patterns.signature import Signature, feature_ranks, features
+from vectuned.learning.policy.publication import read_bank
 
 Connection = psycopg.Connection[Any]
 
@@ -79,7 +79,7 @@ def ways(k: int, probe_ef: int, seed: int) -> list[Signature]:
 @pytest.mark.parametrize(("k", "probe_ef"), [(1, 28), (3, 7), (10, 28), (10, 112), (30, 56), (100, 1000)])
 def test_both_see_the_same_signature(conn: Connection, k: int, probe_ef: int) -> None:
     probes = probes_like_real_ones(k, probe_ef, seed=k)
-    places = ", ".join(f"d[{rank}]" for rank in ranks(k, probe_ef))
+    places = ", ".join(f"d[{rank}]" for rank in feature_ranks(k, probe_ef))
     differing = 0
     for way in ways(k, probe_ef, seed=probe_ef):
         found = one(
@@ -124,7 +124,7 @@ def test_both_decide_the_same(conn: Connection, patterns: int, spread: int) -> N
     size = len(centroids)
     known = ReasoningBank(
         replace(
-            Patterns.at(centroids.astype(np.float32)),
+            Patterns.at_centroids(centroids.astype(np.float32)),
             effort=values[:, 0],
             expected_recall=values[:, 1],
             confidence=values[:, 2],
@@ -186,7 +186,7 @@ def test_params_are_what_the_optimizer_chooses_and_search_serves(
         fixed_ef=137,
     )
     tuned = tuned_columns(conn)[0]
-    policy, patterns = read(conn, tuned)[k_class]
+    policy, patterns = read_bank(conn, tuned)[k_class]
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
     served = set()
     for query in clustered(60, 12, seed=2):
@@ -220,9 +220,9 @@ def test_both_serve_the_fixed_setting_without_a_bank(conn: Connection) -> None:
     column = enable(conn)
     publish(conn, column, [5.0], fixed_ef=90)
     conn.execute(raw("UPDATE vectuned.bank SET access_path = 'hnsw'"))
-    policy, _ = read(conn, tuned_columns(conn)[0])[10]
+    policy, _ = read_bank(conn, tuned_columns(conn)[0])[10]
     for k in (4, 10):
-        chosen = SearchOptimizer(ReasoningBank(Patterns.none()), policy).optimize(np.arange(56.0), k)
+        chosen = SearchOptimizer(ReasoningBank(Patterns.empty()), policy).optimize(np.arange(56.0), k)
         row = conn.execute(
             "SELECT access_path, ef_search, expected_recall, confidence, reason "
             "FROM vectuned.params('items', '[1,2,3,4]', %s)",

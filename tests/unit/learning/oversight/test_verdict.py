@@ -21,7 +21,7 @@ from vectuned.learning.oversight.verdict import (
     allowed_misses,
     count,
     diversity,
-    judge,
+    judge_signals,
 )
 
 UNKNOWN: dict[str, Any] = {
@@ -52,7 +52,7 @@ def signals(*searches: dict[str, Any]) -> Signals:
 
 def verdict(target: float = 0.95, **search: Any) -> Verdict:
     """Judge one search."""
-    return judge(signals(search), target)[0]
+    return judge_signals(signals(search), target)[0]
 
 
 def everything() -> Signals:
@@ -186,7 +186,7 @@ def test_who_reaches_the_target_row_by_row_fails_no_more_often_than_it_allows() 
     rng = np.random.default_rng(3)
     for k, target in product((1, 3, 10, 100), (0.9, 0.95, 0.98)):
         recall = rng.binomial(k, target, size=4000) / k
-        judged = judge(signals(*({"k": k, "returned": k, "recall": r} for r in recall)), target)
+        judged = judge_signals(signals(*({"k": k, "returned": k, "recall": r} for r in recall)), target)
         share = count(judged.outcome, np.zeros(4000, dtype=np.int64))[0].success_share
         assert share is not None
         assert share > target - 4 * np.sqrt(target * (1 - target) / 4000)
@@ -206,7 +206,7 @@ def test_every_signal_that_agrees_makes_surer() -> None:
 def test_an_unknown_signal_is_left_out_and_never_makes_surer() -> None:
     whole = everything()
     target = 0.95
-    before = judge(whole, target)
+    before = judge_signals(whole, target)
     nan, none = np.full(len(whole), np.nan), np.zeros(len(whole), dtype=np.int64)
     hidden = {
         "recall": replace(whole, recall=nan),
@@ -215,7 +215,7 @@ def test_an_unknown_signal_is_left_out_and_never_makes_surer() -> None:
         "diversity": replace(whole, diversity=nan),
     }
     for place, name in enumerate(SIGNALS):
-        after = judge(hidden[name], target)
+        after = judge_signals(hidden[name], target)
         assert not after.known[:, place].any()
         same = before.outcome == after.outcome
         assert (after.confidence[same] <= before.confidence[same] + 1e-12).all()
@@ -229,7 +229,7 @@ def test_an_unknown_signal_is_left_out_and_never_makes_surer() -> None:
 
 def test_rules_that_hold_for_every_search() -> None:
     whole = everything()
-    judged = judge(whole, 0.95)
+    judged = judge_signals(whole, 0.95)
     known = dict(zip(SIGNALS, judged.known.T, strict=True))
     success, failure = judged.outcome == "success", judged.outcome == "failure"
     decided = success | failure
@@ -257,22 +257,22 @@ def test_more_recall_is_never_worse() -> None:
     whole = replace(everything(), exact=np.zeros(len(everything()), dtype=np.bool_))
     ranks = []
     for recall in (0.0, 0.3, 0.7, 0.9, 0.95, 0.99, 1.0):
-        judged = judge(replace(whole, recall=np.full(len(whole), recall)), 0.95)
+        judged = judge_signals(replace(whole, recall=np.full(len(whole), recall)), 0.95)
         ranks.append([order[outcome] for outcome in judged.outcome])
     assert (np.diff(ranks, axis=0) >= 0).all()
 
 
 def test_judging_many_is_judging_each() -> None:
     whole = everything()
-    judged = judge(whole, 0.95)
+    judged = judge_signals(whole, 0.95)
     assert len(judged) == len(whole)
     for i in range(0, len(whole), 97):
         part = Signals(**{name: getattr(whole, name)[i : i + 1] for name in UNKNOWN})
-        assert judge(part, 0.95)[0] == judged[i]
+        assert judge_signals(part, 0.95)[0] == judged[i]
 
 
 def test_judging_none() -> None:
-    judged = judge(
+    judged = judge_signals(
         Signals(**{name: np.empty(0, np.array(value).dtype) for name, value in UNKNOWN.items()}), 0.9
     )
     assert isinstance(judged, Verdicts)

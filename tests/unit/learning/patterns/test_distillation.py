@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.learning.model.ladder import HIGHEST, RUNGS
-from vectuned.learning.patterns.distillation import BANDWIDTH, choose_efforts, distil, estimate
-from vectuned.learning.patterns.reasoning_bank import Patterns, check
-from vectuned.learning.patterns.signature import fit
+from vectuned.learning.patterns.distillation import BANDWIDTH, choose_efforts, distil, estimate_curves
+from vectuned.learning.patterns.reasoning_bank import Patterns, check_patterns
+from vectuned.learning.patterns.signature import fit_signature
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ def drawn(count: int, seed: int) -> tuple[Singles, Floats, Floats]:
 def test_patterns_are_sound_and_account_for_every_replay() -> None:
     signatures, recall, cost = drawn(1000, 1)
     patterns = distil(signatures, recall, cost)
-    check(patterns)
+    check_patterns(patterns)
     assert len(patterns) == 64
     assert patterns.samples.sum() == 1000
     assert (np.diff(patterns.recall, axis=1) >= -1e-6).all()
@@ -59,7 +59,7 @@ def test_patterns_say_more_of_other_replays_than_their_members_alone() -> None:
     with np.load(Path(__file__).parents[3] / "data" / "replays.npz") as file:
         probes, recall = file["probe_56"].astype(np.float64), file["recall"] / 10.0
         cost = file["blocks"].astype(np.float64)
-    way = fit(probes[:300], 10, 56, recall[:300])
+    way = fit_signature(probes[:300], 10, 56, recall[:300])
     signatures = way.transform(probes)
     patterns = distil(signatures[:300], recall[:300], cost[:300])
     nearest = ((signatures[:, None] - patterns.centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
@@ -99,7 +99,7 @@ def test_patterns_that_were_moved_are_estimated_anew() -> None:
     signatures, recall, cost = drawn(500, 12)
     patterns = distil(signatures, recall, cost, clusters=8)
     moved = replace(patterns, centroids=patterns.centroids[::-1].copy(), usage=np.arange(8.0))
-    again = estimate(moved, signatures, recall, cost)
+    again = estimate_curves(moved, signatures, recall, cost)
     np.testing.assert_allclose(again.recall, patterns.recall[::-1], rtol=1e-6)
     np.testing.assert_array_equal(again.samples, patterns.samples[::-1])
     np.testing.assert_array_equal(again.usage, np.arange(8.0))
@@ -119,7 +119,7 @@ def test_a_lonely_replay_is_drawn_towards_all() -> None:
 def test_few_replays(count: int) -> None:
     signatures, recall, cost = drawn(count, 7)
     patterns = distil(signatures, recall, cost)
-    check(patterns)
+    check_patterns(patterns)
     assert 1 <= len(patterns) <= max(1, count // 4)
 
 
@@ -134,7 +134,7 @@ def known() -> Patterns:
     """Two patterns: one that is found at once, one that needs the top of the ladder."""
     curves = np.array([np.ones(14), np.linspace(0, 1, 14)], dtype=np.float32)
     cost = np.tile(np.arange(1, 15, dtype=np.float32) * 100, (2, 1))
-    return replace(Patterns.at(np.zeros((2, 4), np.float32)), recall=curves, cost=cost)
+    return replace(Patterns.at_centroids(np.zeros((2, 4), np.float32)), recall=curves, cost=cost)
 
 
 def test_the_easy_get_little_effort_and_the_hard_get_much() -> None:

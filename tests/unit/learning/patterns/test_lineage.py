@@ -10,10 +10,16 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.learning.model.ladder import PROBES
-from vectuned.learning.patterns.lineage import PreviousPolicy, inherit, prune, used, weights
+from vectuned.learning.patterns.lineage import (
+    PreviousPolicy,
+    count_lookups,
+    inherit_usage,
+    prune_unused,
+    training_weights,
+)
 from vectuned.learning.patterns.optimizer import Policy
-from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, support
-from vectuned.learning.patterns.signature import Signature, fit
+from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, confidence_from_samples
+from vectuned.learning.patterns.signature import Signature, fit_signature
 
 Floats = npt.NDArray[np.float64]
 DATA = Path(__file__).parents[3] / "data" / "replays.npz"
@@ -30,7 +36,7 @@ def probes() -> dict[int, Floats]:
 def way(probes: dict[int, Floats]) -> Signature:
     """A way from probes to signatures."""
     with np.load(DATA) as file:
-        return fit(probes[56], 10, 56, file["recall"] / 10.0)
+        return fit_signature(probes[56], 10, 56, file["recall"] / 10.0)
 
 
 def policy(way: Signature | None, reach: float = 1000.0) -> Policy:
@@ -40,7 +46,7 @@ def policy(way: Signature | None, reach: float = 1000.0) -> Policy:
 def scattered(probes: dict[int, Floats], way: Signature, count: int, seed: int) -> Patterns:
     """Put patterns where some of the searches are."""
     signatures = np.unique(way.transform(probes[56]), axis=0)
-    return Patterns.at(np.random.default_rng(seed).permutation(signatures)[:count])
+    return Patterns.at_centroids(np.random.default_rng(seed).permutation(signatures)[:count])
 
 
 def met(patterns: Patterns, probes: dict[int, Floats], way: Signature) -> npt.NDArray[np.int64]:
@@ -48,44 +54,44 @@ def met(patterns: Patterns, probes: dict[int, Floats], way: Signature) -> npt.ND
 
 
 def test_the_newest_count_in_full_and_the_older_the_less() -> None:
-    counted = weights(np.arange(10_000), 0.1, 200)
+    counted = training_weights(np.arange(10_000), 0.1, 200)
     assert (counted[:601] == 1.0).all()
     assert (np.diff(counted[600:]) < 0).all()
     assert counted[800] == pytest.approx(0.9)
     assert counted[4600] == pytest.approx(0.9**20)
-    assert (weights(np.arange(1000), 1.0, 200) == (np.arange(1000) <= 600)).all()
-    assert weights(np.arange(0), 0.1, 200).shape == (0,)
+    assert (training_weights(np.arange(1000), 1.0, 200) == (np.arange(1000) <= 600)).all()
+    assert training_weights(np.arange(0), 0.1, 200).shape == (0,)
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 1.0])
 def test_whatever_the_rate_enough_replays_count(rate: float) -> None:
-    counted = weights(np.arange(10_000), rate, 200)
+    counted = training_weights(np.arange(10_000), rate, 200)
     assert counted.sum() ** 2 / (counted**2).sum() >= 600
     assert ((counted >= 0) & (counted <= 1)).all()
 
 
 def test_lookups_are_counted_and_fade() -> None:
     two = replace(
-        Patterns.at(np.array([[0, 0, 0, 0], [100, 0, 0, 0]], np.float32)),
+        Patterns.at_centroids(np.array([[0, 0, 0, 0], [100, 0, 0, 0]], np.float32)),
         usage=np.array([50.0, 0.0]),
         chances=np.array([50.0, 10.0]),
     )
     seen = np.array([[1, 0, 0, 0]] * 20 + [[90, 5, 0, 0]] * 180, np.float32)
-    after = used(two, seen, 0.1, 200)
+    after = count_lookups(two, seen, 0.1, 200)
     np.testing.assert_allclose(after.usage, [0.9 * 50 + 20, 180])
     np.testing.assert_allclose(after.chances, [0.9 * 50 + 200, 0.9 * 10 + 200])
     for rate in (0.1, 1.0):
-        same = used(two, seen[:0], rate, 200)
+        same = count_lookups(two, seen[:0], rate, 200)
         assert (same.usage.tolist(), same.chances.tolist()) == ([50, 0], [50, 10])
-    assert used(two, seen, 1.0, 200).usage.tolist() == [20, 180]
-    assert len(used(Patterns.none(), seen, 0.1, 200)) == 0
+    assert count_lookups(two, seen, 1.0, 200).usage.tolist() == [20, 180]
+    assert len(count_lookups(Patterns.empty(), seen, 0.1, 200)) == 0
 
 
 def test_the_same_patterns_inherit_themselves(probes: dict[int, Floats], way: Signature) -> None:
     old = scattered(probes, way, 20, 1)
     old = replace(old, usage=np.arange(20.0), chances=np.full(20, 300.0), born=1.8e9 + np.arange(20.0))
     own = met(old, probes, way)
-    heirs = inherit(Patterns.at(old.centroids), own, probes, PreviousPolicy(policy(way), old))
+    heirs = inherit_usage(Patterns.at_centroids(old.centroids), own, probes, PreviousPolicy(policy(way), old))
     np.testing.assert_allclose(heirs.usage, old.usage)
     np.testing.assert_allclose(heirs.chances, old.chances)
     np.testing.assert_array_equal(heirs.born, old.born)
@@ -102,7 +108,7 @@ def test_usage_is_handed_on_whole_and_nobody_is_older_than_the_oldest(
     # Another way to look at the same searches: what is inherited goes by searches, not by coordinates.
     turned = replace(way, weights=-way.weights[:, ::-1])
     new = scattered(probes, turned, 25, 4)
-    heirs = inherit(new, met(new, probes, turned), probes, PreviousPolicy(policy(way), old))
+    heirs = inherit_usage(new, met(new, probes, turned), probes, PreviousPolicy(policy(way), old))
     asked = np.unique(met(old, probes, way))
     assert heirs.usage.sum() == pytest.approx(old.usage[asked].sum())
     assert set(heirs.born) <= set(old.born)
@@ -111,18 +117,20 @@ def test_usage_is_handed_on_whole_and_nobody_is_older_than_the_oldest(
 
 
 def test_what_is_like_nothing_before_is_new(probes: dict[int, Floats], way: Signature) -> None:
-    old = replace(Patterns.at(np.full((1, 4), 900, np.float32)), usage=np.ones(1), born=np.full(1, 1.8e9))
+    old = replace(
+        Patterns.at_centroids(np.full((1, 4), 900, np.float32)), usage=np.ones(1), born=np.full(1, 1.8e9)
+    )
     new = scattered(probes, way, 10, 5)
     own = met(new, probes, way)
     for past in (
         PreviousPolicy(policy(way, 1.0), old),
         PreviousPolicy(policy(None), old),
-        PreviousPolicy(policy(way), Patterns.none()),
+        PreviousPolicy(policy(way), Patterns.empty()),
     ):
-        heirs = inherit(new, own, probes, past)
+        heirs = inherit_usage(new, own, probes, past)
         assert not np.column_stack([heirs.born, heirs.usage, heirs.chances]).any()
     cut = {length: np.where(np.arange(length) < 20, seen, np.inf) for length, seen in probes.items()}
-    assert not inherit(new, own, cut, PreviousPolicy(policy(way), old)).born.any()
+    assert not inherit_usage(new, own, cut, PreviousPolicy(policy(way), old)).born.any()
 
 
 def test_fresh_patterns_survive_whatever_they_are_used_and_supported() -> None:
@@ -131,20 +139,20 @@ def test_fresh_patterns_survive_whatever_they_are_used_and_supported() -> None:
         count = int(rng.integers(1, 80))
         samples = rng.integers(0, 6, count)
         drawn = replace(
-            Patterns.at(np.arange(4 * count, dtype=np.float32).reshape(-1, 4)),
+            Patterns.at_centroids(np.arange(4 * count, dtype=np.float32).reshape(-1, 4)),
             samples=samples,
-            confidence=support(samples),
+            confidence=confidence_from_samples(samples),
             usage=rng.choice([0.0, 0.5, 1.0, 20.0], count),
             chances=rng.uniform(0, 10 * count, count),
         )
         bank = ReasoningBank(drawn)
-        dropped = prune(bank)
+        dropped = prune_unused(bank)
         gone = (drawn.usage < 1) & (samples < 3) & (drawn.chances >= 5 * count)
         assert dropped == gone.sum()
         np.testing.assert_array_equal(bank.patterns.centroids, drawn.centroids[~gone])
 
 
 def test_where_nothing_is_known_of_lookups_nothing_is_pruned() -> None:
-    bank = ReasoningBank(Patterns.at(np.arange(40, dtype=np.float32).reshape(-1, 4)))
-    assert prune(bank) == 0
+    bank = ReasoningBank(Patterns.at_centroids(np.arange(40, dtype=np.float32).reshape(-1, 4)))
+    assert prune_unused(bank) == 0
     assert len(bank) == 10

@@ -34,7 +34,7 @@ def bank(places: list[float], efforts: list[float]) -> ReasoningBank:
     samples = np.arange(1, count + 1, dtype=np.int64)
     return ReasoningBank(
         replace(
-            Patterns.at(centroids),
+            Patterns.at_centroids(centroids),
             samples=samples,
             effort=np.array(efforts, dtype=np.float64),
             expected_recall=np.linspace(0.9, 0.99, count),

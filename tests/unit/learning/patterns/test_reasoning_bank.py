@@ -14,7 +14,12 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, check, support
+from vectuned.learning.patterns.reasoning_bank import (
+    Patterns,
+    ReasoningBank,
+    check_patterns,
+    confidence_from_samples,
+)
 
 Singles = npt.NDArray[np.float32]
 
@@ -30,7 +35,7 @@ def patterns(count: int, seed: int, spread: float = 64.0) -> Patterns:
         samples,
         rng.uniform(2, 13, count),
         rng.uniform(0.5, 1, count),
-        support(samples),
+        confidence_from_samples(samples),
         rng.integers(0, 5, count).astype(np.float64),
         rng.integers(5, 100, count).astype(np.float64),
         rng.choice([0.0, 1.8e9, 1.9e9], count),
@@ -92,7 +97,7 @@ def test_what_is_stored_is_found() -> None:
     assert bank.store(patterns(0, 1)).tolist() == []
     assert bank.store(patterns(300, 2)).tolist() == list(range(50, 350))
     assert len(bank) == 350
-    assert same(bank.patterns, patterns(50, 1).joined(patterns(300, 2)))
+    assert same(bank.patterns, patterns(50, 1).concatenate(patterns(300, 2)))
     numbers, distances = bank.lookup(bank.patterns.centroids, 1)
     assert (distances == 0).all()
     np.testing.assert_array_equal(bank.patterns.centroids[numbers[:, 0]], bank.patterns.centroids)
@@ -120,7 +125,7 @@ def test_what_is_stored_is_found() -> None:
 )
 def test_what_no_search_could_use_is_refused(change: dict[str, Any], words: str) -> None:
     bad = replace(patterns(2, 1), **change)
-    for refuse in (check, ReasoningBank, ReasoningBank(patterns(3, 2)).store):
+    for refuse in (check_patterns, ReasoningBank, ReasoningBank(patterns(3, 2)).store):
         with pytest.raises(UsageError, match=words):
             refuse(bad)
 
@@ -134,9 +139,9 @@ def test_a_refused_store_changes_nothing() -> None:
 
 def test_usage_is_counted_with_repeats() -> None:
     bank = ReasoningBank(replace(patterns(4, 1), usage=np.zeros(4), chances=np.array([0.0, 0, 1, 2.5])))
-    bank.note_usage([1, 1, 3])
-    bank.note_usage([])
-    bank.note_usage(np.array([3]))
+    bank.count_usage([1, 1, 3])
+    bank.count_usage([])
+    bank.count_usage(np.array([3]))
     assert bank.patterns.usage.tolist() == [0, 2, 0, 2]
     assert bank.patterns.chances.tolist() == [4, 4, 5, 6.5]
 
@@ -147,7 +152,7 @@ def test_consolidating_may_cost_work_but_never_recall(radius: float) -> None:
     bank = ReasoningBank(before)
     merged = bank.consolidate(radius)
     after = bank.patterns
-    check(after)
+    check_patterns(after)
     assert len(after) == 400 - merged
     assert merged > 0
     # Every old pattern lies within the radius of the best supported of its group, and the group's mean too.
@@ -158,7 +163,7 @@ def test_consolidating_may_cost_work_but_never_recall(radius: float) -> None:
         assert after.expected_recall[near].min() <= before.expected_recall[i]
     assert after.samples.sum() == before.samples.sum()
     assert after.usage.sum() == before.usage.sum()
-    np.testing.assert_array_equal(after.confidence, support(after.samples))
+    np.testing.assert_array_equal(after.confidence, confidence_from_samples(after.samples))
     for name in ("recall", "cost"):
         old, new = getattr(before, name).astype(float), getattr(after, name).astype(float)
         np.testing.assert_allclose(before.samples @ old, after.samples @ new, rtol=1e-4)
@@ -214,21 +219,21 @@ def test_fresh_patterns_get_their_chance() -> None:
     unused = replace(patterns(3, 1), usage=np.zeros(3), chances=np.zeros(3), confidence=np.full(3, 0.1))
     bank = ReasoningBank(unused)
     assert bank.prune(1, 0.5, chances=100) == 0
-    bank.note_usage([0] * 60)
+    bank.count_usage([0] * 60)
     bank.store(unused)
-    bank.note_usage([0] * 50)
+    bank.count_usage([0] * 50)
     assert bank.prune(1, 0.5, chances=100) == 2  # of the three old ones two were never used
     assert bank.patterns.usage.tolist() == [110, 0, 0, 0]
-    bank.note_usage([0] * 50)
+    bank.count_usage([0] * 50)
     assert bank.prune(1, 0.5, chances=100) == 3
 
 
 def test_a_merged_pattern_is_as_old_as_its_oldest() -> None:
     old = replace(patterns(1, 1), usage=np.zeros(1), chances=np.zeros(1), confidence=np.zeros(1))
     bank = ReasoningBank(old)
-    bank.note_usage(np.zeros(0, dtype=np.int64))
+    bank.count_usage(np.zeros(0, dtype=np.int64))
     bank.store(patterns(1, 2, spread=300.0))
-    bank.note_usage([1] * 10)
+    bank.count_usage([1] * 10)
     bank.store(replace(old, samples=np.array([0])))
     assert bank.consolidate(1.0) == 1
     assert bank.prune(1, 1.0, chances=5) == 1
@@ -248,7 +253,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_age_is_saved_too(tmp_path: Path) -> None:
     unused = replace(patterns(2, 1), usage=np.zeros(2), chances=np.zeros(2), confidence=np.zeros(2))
     bank = ReasoningBank(unused)
-    bank.note_usage([0] * 100)
+    bank.count_usage([0] * 100)
     bank.store(unused)
     bank.save(tmp_path / "bank")
     again = ReasoningBank.load(tmp_path / "bank")

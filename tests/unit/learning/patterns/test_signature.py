@@ -12,12 +12,12 @@ from vectuned.learning.model.ladder import K_CLASSES, PROBES
 from vectuned.learning.patterns.signature import (
     COMPONENTS,
     FEATURES,
-    GRID,
-    LIMIT,
+    GRID_LIMIT,
+    GRID_SCALE,
     Signature,
+    feature_ranks,
     features,
-    fit,
-    ranks,
+    fit_signature,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ def real(length: int) -> tuple[Floats, Floats]:
     ("k", "length"), [(k, length) for k in K_CLASSES for length in PROBES if length >= k + 4]
 )
 def test_ranks_rise_from_the_first_to_the_last(k: int, length: int) -> None:
-    chosen = ranks(k, length)
+    chosen = feature_ranks(k, length)
     assert chosen[:2] == (1, k)
     assert chosen[-1] == length
     assert list(chosen[1:]) == sorted(set(chosen[1:]))
@@ -52,18 +52,18 @@ def test_a_probe_without_spread_has_features() -> None:
 
 def test_signatures_are_whole_numbers_within_limits() -> None:
     probes, recall = real(56)
-    way = fit(probes, 10, 56, recall)
+    way = fit_signature(probes, 10, 56, recall)
     wild = np.vstack([probes, probes * 1e9, -probes * 1e9, np.zeros((1, 56))])
     signatures = way.transform(wild)
     assert signatures.dtype == np.float32
     assert signatures.shape == (len(wild), COMPONENTS)
     np.testing.assert_array_equal(signatures, np.rint(signatures))
-    assert np.abs(signatures).max() == LIMIT
+    assert np.abs(signatures).max() == GRID_LIMIT
 
 
 def test_a_signature_is_the_sum_in_the_order_of_the_database() -> None:
     probes, recall = real(28)
-    way = fit(probes, 10, 28, recall)
+    way = fit_signature(probes, 10, 28, recall)
     shifted = features(probes, 10, 28) - way.center
     for row, signature in zip(shifted.tolist(), way.transform(probes).tolist(), strict=True):
         for component in range(COMPONENTS):
@@ -75,7 +75,7 @@ def test_a_signature_is_the_sum_in_the_order_of_the_database() -> None:
 
 def test_each_signature_depends_on_its_own_probe_alone() -> None:
     probes, recall = real(56)
-    way = fit(probes, 10, 56, recall)
+    way = fit_signature(probes, 10, 56, recall)
     together = way.transform(probes)
     for i in range(0, len(probes), 50):
         np.testing.assert_array_equal(way.transform(probes[i : i + 1])[0], together[i])
@@ -85,32 +85,32 @@ def test_each_signature_depends_on_its_own_probe_alone() -> None:
 def test_signatures_of_real_queries_tell_their_need(length: int) -> None:
     probes, recall = real(length)
     need = (recall < 0.95).sum(axis=1)
-    way = fit(probes[:250], 10, length, recall[:250])
+    way = fit_signature(probes[:250], 10, length, recall[:250])
     signatures = way.transform(probes[250:])
     # The first direction explains most, so it has the widest scale; it must hold on queries not seen.
     assert np.argmax(signatures.std(axis=0)) == 0
-    assert 0.5 * GRID < signatures[:, 0].std() < 2 * GRID
+    assert 0.5 * GRID_SCALE < signatures[:, 0].std() < 2 * GRID_SCALE
     assert abs(np.corrcoef(signatures[:, 0], need[250:])[0, 1]) > 0.3
 
 
 def test_two_fits_agree() -> None:
     probes, recall = real(56)
-    one, two = fit(probes, 10, 56, recall), fit(probes, 10, 56, recall)
+    one, two = fit_signature(probes, 10, 56, recall), fit_signature(probes, 10, 56, recall)
     np.testing.assert_array_equal(one.weights, two.weights)
 
 
 def test_scaling_distances_changes_nothing() -> None:
     probes, recall = real(56)
     scaled = probes * 2.0**20
-    one = fit(probes, 10, 56, recall).transform(probes)
-    two = fit(scaled, 10, 56, recall).transform(scaled)
+    one = fit_signature(probes, 10, 56, recall).transform(probes)
+    two = fit_signature(scaled, 10, 56, recall).transform(scaled)
     assert np.abs(one - two).max() <= 1
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_small_k_repeats_features(k: int) -> None:
     probes, recall = real(28)
-    assert_usable(fit(probes, k, 28, recall), probes)
+    assert_usable(fit_signature(probes, k, 28, recall), probes)
 
 
 def assert_usable(way: Signature, probes: Floats) -> None:
@@ -118,16 +118,16 @@ def assert_usable(way: Signature, probes: Floats) -> None:
     assert np.isfinite(way.weights).all()
     signatures = way.transform(probes)
     assert np.isfinite(signatures).all()
-    assert np.abs(signatures).max() < LIMIT
+    assert np.abs(signatures).max() < GRID_LIMIT
 
 
 def test_nothing_to_learn_gives_one_signature() -> None:
     probes, recall = real(56)
     same = np.tile(probes[:1], (100, 1))
     for way, seen in (
-        (fit(same, 10, 56, recall[:100]), same),
-        (fit(probes, 10, 56, np.ones_like(recall)), probes),
-        (fit(probes[:1], 10, 56, recall[:1]), probes),
+        (fit_signature(same, 10, 56, recall[:100]), same),
+        (fit_signature(probes, 10, 56, np.ones_like(recall)), probes),
+        (fit_signature(probes[:1], 10, 56, recall[:1]), probes),
     ):
         assert (way.transform(seen) == 0).all()
 
@@ -137,7 +137,7 @@ def test_probes_that_differ_in_one_thing_only() -> None:
     size = rng.uniform(1, 2, 200)
     probes = np.arange(1, 57) * size[:, None]
     recall = np.clip(np.linspace(0.5, 1, 14) * (3 - size[:, None]), 0, 1)
-    way = fit(probes, 10, 56, recall)
+    way = fit_signature(probes, 10, 56, recall)
     assert_usable(way, probes)
     assert abs(np.corrcoef(way.transform(probes)[:, 0], size)[0, 1]) > 0.99
 
@@ -146,7 +146,7 @@ def test_one_rung_and_one_row_that_vary() -> None:
     probes, recall = real(56)
     one_rung = np.ones_like(recall)
     one_rung[:, 0] = recall[:, 0]
-    assert_usable(fit(probes, 10, 56, one_rung), probes)
+    assert_usable(fit_signature(probes, 10, 56, one_rung), probes)
     one_row = np.ones_like(recall)
     one_row[3, 0] = 0.9
-    assert np.isfinite(fit(probes, 10, 56, one_row).transform(probes)).all()
+    assert np.isfinite(fit_signature(probes, 10, 56, one_row).transform(probes)).all()

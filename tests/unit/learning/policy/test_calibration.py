@@ -15,15 +15,15 @@ import pytest
 from tests.unit.samples_helpers import hnsw, ivfflat
 
 from vectuned.learning.model import ladder
-from vectuned.learning.patterns.lineage import PreviousPolicy, used
+from vectuned.learning.patterns.lineage import PreviousPolicy, count_lookups
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.policy.calibration import (
     Candidate,
     ReplaySample,
-    adaptive_policy,
-    extrapolated_policy,
-    fixed_policy,
+    extrapolate_policy,
+    find_fixed_policy,
+    learn_adaptive_policy,
 )
 from vectuned.learning.statistics.bounds import Demand
 
@@ -46,26 +46,26 @@ def draw(population: ReplaySample, count: int, seed: int) -> ReplaySample:
     return population.take(np.random.default_rng(seed).integers(0, len(population), count))
 
 
-def efforts(candidate: Candidate, evidence: ReplaySample) -> Floats:
+def efforts(candidate: Candidate, sample: ReplaySample) -> Floats:
     """Return the position on the ladder that each replay is served with, (n, 1)."""
     way = candidate.policy.signature
     if way is None:
-        efs = np.full(len(evidence), candidate.policy.fixed_ef)
+        efs = np.full(len(sample), candidate.policy.fixed_ef)
     else:
         optimizer = SearchOptimizer(ReasoningBank(candidate.patterns), candidate.policy)
-        efs = optimizer.ef_search(evidence.probes[way.probe_ef], evidence.k)
+        efs = optimizer.ef_search(sample.probes[way.probe_ef], sample.k)
     return ladder.effort(efs)[:, None]
 
 
-def served(candidate: Candidate, evidence: ReplaySample) -> tuple[Floats, Floats]:
+def served(candidate: Candidate, sample: ReplaySample) -> tuple[Floats, Floats]:
     """Return recall and cost of each replay under a policy."""
-    at = efforts(candidate, evidence)
-    return ladder.at_efforts(evidence.recall, at)[:, 0], ladder.at_efforts(evidence.cost, at)[:, 0]
+    at = efforts(candidate, sample)
+    return ladder.at_efforts(sample.recall, at)[:, 0], ladder.at_efforts(sample.cost, at)[:, 0]
 
 
-def tail(candidate: Candidate, evidence: ReplaySample) -> float:
+def tail(candidate: Candidate, sample: ReplaySample) -> float:
     """Return the share of replays with a recall under 0.8 under a policy, interpolated between the rungs."""
-    return 1 - float(evidence.recall_at(efforts(candidate, evidence))[1].mean())
+    return 1 - float(sample.recall_at(efforts(candidate, sample))[1].mean())
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
@@ -73,7 +73,7 @@ def test_a_certified_fixed_setting_meets_the_target(population: ReplaySample, ta
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified = 0, 0
     for seed in range(200):
-        candidate = fixed_policy(draw(population, 300, seed), Demand(target, seed=seed))
+        candidate = find_fixed_policy(draw(population, 300, seed), Demand(target, seed=seed))
         if candidate.policy.certified:
             certified += 1
             failures += served(candidate, population)[0].mean() < target
@@ -86,9 +86,9 @@ def test_a_certified_adaptive_policy_meets_the_target(population: ReplaySample) 
     # Each may fail with probability 0.05: of 60, more than 9 with probability 0.002 at most.
     failures, found, savings = 0, 0, list[float]()
     for seed in range(60):
-        evidence = draw(population, 900, 1000 + seed)
-        fixed = fixed_policy(evidence, Demand(0.95, seed=seed))
-        adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=seed))
+        sample = draw(population, 900, 1000 + seed)
+        fixed = find_fixed_policy(sample, Demand(0.95, seed=seed))
+        adaptive = learn_adaptive_policy(sample, fixed.policy, Demand(0.95, seed=seed))
         if adaptive is not None:
             found += 1
             recall, cost = served(adaptive, population)
@@ -106,12 +106,12 @@ def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
 ) -> None:
     # vectuned.enable's default: of HNSW at a fixed effort the mean is what counts.
     for seed in range(10):
-        evidence = draw(population, 600, seed)
-        plain = fixed_policy(evidence, Demand(target)).policy
-        limited = fixed_policy(evidence, Demand(target, max_tail=2.5 * (1 - target))).policy
+        sample = draw(population, 600, seed)
+        plain = find_fixed_policy(sample, Demand(target)).policy
+        limited = find_fixed_policy(sample, Demand(target, max_tail=2.5 * (1 - target))).policy
         assert limited.fixed_ef == plain.fixed_ef
         assert limited.tail == plain.tail
-        assert limited.tail == pytest.approx(tail(Candidate(limited, Patterns.none(), 0, 0), evidence))
+        assert limited.tail == pytest.approx(tail(Candidate(limited, Patterns.empty(), 0, 0), sample))
         assert (limited.tail_bound, plain.tail_bound) == (2.5 * (1 - target), 1.0)
 
 
@@ -119,15 +119,15 @@ def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Repla
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified, dearer = 0, 0, 0
     for seed in range(200):
-        evidence = draw(population, 300, seed)
+        sample = draw(population, 300, seed)
         demand = Demand(0.9, seed=seed, max_tail=0.06)
-        candidate = fixed_policy(evidence, demand)
+        candidate = find_fixed_policy(sample, demand)
         if candidate.policy.certified:
             certified += 1
             failures += tail(candidate, population) > 0.06
             dearer += (
                 candidate.policy.fixed_ef
-                > fixed_policy(evidence, replace(demand, max_tail=1)).policy.fixed_ef
+                > find_fixed_policy(sample, replace(demand, max_tail=1)).policy.fixed_ef
             )
             assert (candidate.policy.recall_bound, candidate.policy.tail_bound) == (0.9, 0.06)
             assert candidate.policy.reason.endswith("proven to reach 0.9 and at most 6 % under 0.8")
@@ -140,9 +140,9 @@ def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Rep
     # Each may fail with probability 0.05: of 20, more than 4 with probability 0.003 at most.
     failures, found = 0, 0
     for seed in range(20):
-        evidence = draw(population, 900, 1000 + seed)
+        sample = draw(population, 900, 1000 + seed)
         demand = Demand(0.9, seed=seed, max_tail=0.07)
-        adaptive = adaptive_policy(evidence, fixed_policy(evidence, demand).policy, demand)
+        adaptive = learn_adaptive_policy(sample, find_fixed_policy(sample, demand).policy, demand)
         if adaptive is not None:
             found += 1
             failures += tail(adaptive, population) > 0.07
@@ -160,33 +160,33 @@ def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Replay
     hard = (spread < np.quantile(spread, 0.25))[:, None]
     efs = np.array(ladder.RUNGS)
     recall = np.where(hard, np.where(efs < 1000, 0.75, 1.0), np.where(efs < 160, 0.5, 1.0))
-    evidence = draw(replace(population, recall=recall), 900, 8)
+    sample = draw(replace(population, recall=recall), 900, 8)
     free, bound = Demand(0.9), Demand(0.9, max_tail=0.15)
     tails = {}
     for demand in (free, bound):
-        fixed = fixed_policy(evidence, demand)
+        fixed = find_fixed_policy(sample, demand)
         assert fixed.policy.certified
-        adaptive = adaptive_policy(evidence, fixed.policy, demand)
+        adaptive = learn_adaptive_policy(sample, fixed.policy, demand)
         assert adaptive is not None
         assert adaptive.cost < 0.9 * fixed.cost
-        tails[demand] = tail(adaptive, evidence)
+        tails[demand] = tail(adaptive, sample)
     assert tails[free] > 0.2
     assert tails[bound] < 0.15
 
 
 def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: ReplaySample) -> None:
     few = population.take(np.arange(60))
-    reason = fixed_policy(few, Demand(0.99)).policy.reason
+    reason = find_fixed_policy(few, Demand(0.99)).policy.reason
     assert reason == (
         "no ef_search is proven to reach 0.99 with 60 replays (it takes at least 337): the largest serves"
     )
-    reason = fixed_policy(few, Demand(0.5, max_tail=0.01)).policy.reason
+    reason = find_fixed_policy(few, Demand(0.5, max_tail=0.01)).policy.reason
     assert reason == (
         "no ef_search is proven to reach 0.5 and at most 1 % under 0.8 with 60 replays "
         "(it takes at least 337): the largest serves"
     )
     capped = replace(population, recall=np.minimum(population.recall, 0.79))
-    policy = fixed_policy(capped, Demand(0.5, max_tail=0.5)).policy
+    policy = find_fixed_policy(capped, Demand(0.5, max_tail=0.5)).policy
     assert policy.reason == (
         "no ef_search is proven to reach 0.5 and at most 50 % under 0.8 with 500 replays: the largest serves"
     )
@@ -194,17 +194,17 @@ def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Rep
 
 
 def test_what_was_proven_is_what_is_served(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 7)
-    fixed = fixed_policy(evidence, Demand(0.95))
-    adaptive = adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=3))
+    sample = draw(population, 900, 7)
+    fixed = find_fixed_policy(sample, Demand(0.95))
+    adaptive = learn_adaptive_policy(sample, fixed.policy, Demand(0.95, seed=3))
     assert adaptive is not None
     order = np.random.default_rng(3).permutation(900)
-    heldout = evidence.take(order[300:])
+    heldout = sample.take(order[300:])
     assert adaptive.policy.samples == len(heldout) == 600
     recall, cost = served(adaptive, heldout)
     assert recall.mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(adaptive.cost, rel=1e-12)
-    recall, cost = served(fixed, evidence)
+    recall, cost = served(fixed, sample)
     assert recall.mean() == pytest.approx(fixed.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(fixed.cost, rel=1e-12)
     assert fixed.ms == pytest.approx(MS_PER_BLOCK * fixed.cost)
@@ -212,9 +212,9 @@ def test_what_was_proven_is_what_is_served(population: ReplaySample) -> None:
 
 
 def test_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
-    evidence = draw(population, 600, 1)
-    fixed = fixed_policy(evidence, Demand(0.95))
-    one, two = (adaptive_policy(evidence, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
+    sample = draw(population, 600, 1)
+    fixed = find_fixed_policy(sample, Demand(0.95))
+    one, two = (learn_adaptive_policy(sample, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
     assert one is not None
     assert two is not None
     np.testing.assert_array_equal(one.patterns.effort, two.patterns.effort)
@@ -222,20 +222,22 @@ def test_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
 
 
 def test_a_higher_target_never_takes_less_effort(population: ReplaySample) -> None:
-    evidence = draw(population, 1500, 2)
-    efs = [fixed_policy(evidence, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)]
+    sample = draw(population, 1500, 2)
+    efs = [
+        find_fixed_policy(sample, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)
+    ]
     assert efs == sorted(efs)
     assert efs[0] == 10
 
 
 def test_the_smallest_setting_is_found_where_all_recall_is_one(population: ReplaySample) -> None:
     easy = replace(population, recall=np.ones_like(population.recall))
-    fixed = fixed_policy(easy, Demand(0.95))
+    fixed = find_fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
     assert 0.98 < fixed.policy.recall_bound < 1.0  # more than was asked for is proven too
     assert fixed.policy.tail == 0
     assert fixed.policy.tail_bound == pytest.approx(1 - fixed.policy.recall_bound)
-    assert adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
+    assert learn_adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
 
 
 def failures_of(population: ReplaySample, count: int) -> ReplaySample:
@@ -246,35 +248,35 @@ def failures_of(population: ReplaySample, count: int) -> ReplaySample:
 
 
 def test_counter_examples_are_learned_from_and_prove_nothing(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 12)
-    fixed = fixed_policy(evidence, Demand(0.95)).policy
-    plain = adaptive_policy(evidence, fixed, Demand(0.95))
+    sample = draw(population, 900, 12)
+    fixed = find_fixed_policy(sample, Demand(0.95)).policy
+    plain = learn_adaptive_policy(sample, fixed, Demand(0.95))
     unchanged_classes = failures_of(population, 90)
-    taught = adaptive_policy(evidence, fixed, Demand(0.95), counter_examples=unchanged_classes)
+    taught = learn_adaptive_policy(sample, fixed, Demand(0.95), counter_examples=unchanged_classes)
     assert plain is not None
     assert taught is not None
     assert taught.policy.samples == plain.policy.samples == 600
     assert not np.array_equal(taught.patterns.centroids, plain.patterns.centroids)
-    heldout = evidence.take(np.random.default_rng(0).permutation(900)[300:])
+    heldout = sample.take(np.random.default_rng(0).permutation(900)[300:])
     recall, cost = served(taught, heldout)
     assert recall.mean() == pytest.approx(taught.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(taught.cost, rel=1e-12)
     # None of them changes anything where none is told of.
-    none = adaptive_policy(
-        evidence, fixed, Demand(0.95), counter_examples=unchanged_classes.take(np.arange(0))
+    none = learn_adaptive_policy(
+        sample, fixed, Demand(0.95), counter_examples=unchanged_classes.take(np.arange(0))
     )
     assert none is not None
     np.testing.assert_array_equal(none.patterns.effort, plain.patterns.effort)
 
 
 def test_weights_prove_nothing(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 13)
-    weighted = replace(evidence, weight=np.linspace(1, 0.01, 900))
-    fixed, same = (fixed_policy(each, Demand(0.95)) for each in (evidence, weighted))
+    sample = draw(population, 900, 13)
+    weighted = replace(sample, weight=np.linspace(1, 0.01, 900))
+    fixed, same = (find_fixed_policy(each, Demand(0.95)) for each in (sample, weighted))
     assert fixed.policy == same.policy
-    adaptive = adaptive_policy(weighted, fixed.policy, Demand(0.95))
+    adaptive = learn_adaptive_policy(weighted, fixed.policy, Demand(0.95))
     assert adaptive is not None
-    heldout = evidence.take(np.random.default_rng(0).permutation(900)[300:])
+    heldout = sample.take(np.random.default_rng(0).permutation(900)[300:])
     assert served(adaptive, heldout)[0].mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
 
 
@@ -283,9 +285,9 @@ def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population
     failures, found, past = 0, 0, None
     unchanged_classes, demand = failures_of(population, 60), Demand(0.95)
     for seed in range(40):
-        evidence = replace(draw(population, 900, 3000 + seed), weight=np.linspace(1, 0.3, 900))
-        fixed = fixed_policy(evidence, demand).policy
-        adaptive = adaptive_policy(evidence, fixed, demand, counter_examples=unchanged_classes, past=past)
+        sample = replace(draw(population, 900, 3000 + seed), weight=np.linspace(1, 0.3, 900))
+        fixed = find_fixed_policy(sample, demand).policy
+        adaptive = learn_adaptive_policy(sample, fixed, demand, counter_examples=unchanged_classes, past=past)
         if adaptive is None:
             continue
         found += 1
@@ -293,9 +295,11 @@ def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population
         way = adaptive.policy.signature
         assert way is not None
         # The searches that prove are looked up too, as in service.
-        asked = way.transform(evidence.probes[way.probe_ef])
+        asked = way.transform(sample.probes[way.probe_ef])
         born = np.where(adaptive.patterns.born > 0, adaptive.patterns.born, 1.0 + seed)
-        past = PreviousPolicy(adaptive.policy, used(replace(adaptive.patterns, born=born), asked, 0.1, 200))
+        past = PreviousPolicy(
+            adaptive.policy, count_lookups(replace(adaptive.patterns, born=born), asked, 0.1, 200)
+        )
     assert failures <= 7
     assert found >= 34
     assert past is not None
@@ -304,27 +308,27 @@ def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population
 
 def test_a_target_out_of_reach_is_said_to_be(population: ReplaySample) -> None:
     capped = replace(population, recall=np.minimum(population.recall, 0.9))
-    fixed = fixed_policy(capped, Demand(0.95))
+    fixed = find_fixed_policy(capped, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (1000, False)
     assert "no ef_search is proven to reach 0.95 with 500 replays" in fixed.policy.reason
     assert fixed.policy.recall_bound < 0.95
-    assert adaptive_policy(capped, fixed.policy, Demand(0.95)) is None
+    assert learn_adaptive_policy(capped, fixed.policy, Demand(0.95)) is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 30, 61])
 def test_few_replays_prove_nothing(population: ReplaySample, count: int) -> None:
     few = population.take(np.arange(count))
     if count:
-        assert not fixed_policy(few, Demand(0.99)).policy.certified
-    generous = fixed_policy(population, Demand(0.95)).policy
-    assert adaptive_policy(few, generous, Demand(0.95)) is None
+        assert not find_fixed_policy(few, Demand(0.99)).policy.certified
+    generous = find_fixed_policy(population, Demand(0.95)).policy
+    assert learn_adaptive_policy(few, generous, Demand(0.95)) is None
 
 
 def test_probes_that_tell_nothing_do_no_harm(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 3)
-    blind = replace(evidence, probes={n: np.tile(p[:1], (900, 1)) for n, p in evidence.probes.items()})
-    fixed = fixed_policy(blind, Demand(0.95))
-    adaptive = adaptive_policy(blind, fixed.policy, Demand(0.95))
+    sample = draw(population, 900, 3)
+    blind = replace(sample, probes={n: np.tile(p[:1], (900, 1)) for n, p in sample.probes.items()})
+    fixed = find_fixed_policy(blind, Demand(0.95))
+    adaptive = learn_adaptive_policy(blind, fixed.policy, Demand(0.95))
     assert adaptive is not None
     assert len(adaptive.patterns) == 1
     assert adaptive.cost > 0.95 * fixed.cost  # nothing to gain, and less to prove it with
@@ -332,40 +336,40 @@ def test_probes_that_tell_nothing_do_no_harm(population: ReplaySample) -> None:
 
 
 def test_probes_shorter_than_asked_get_the_fixed_setting(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 4)
-    probes = {length: seen.copy() for length, seen in evidence.probes.items()}
+    sample = draw(population, 900, 4)
+    probes = {length: seen.copy() for length, seen in sample.probes.items()}
     for seen in probes.values():
         seen[::3, 25:] = np.inf
-    short = replace(evidence, probes=probes)
-    fixed = fixed_policy(short, Demand(0.95))
-    adaptive = adaptive_policy(short, fixed.policy, Demand(0.95))
+    short = replace(sample, probes=probes)
+    fixed = find_fixed_policy(short, Demand(0.95))
+    adaptive = learn_adaptive_policy(short, fixed.policy, Demand(0.95))
     assert adaptive is not None
     optimizer = SearchOptimizer(ReasoningBank(adaptive.patterns), adaptive.policy)
     assert adaptive.policy.signature is not None
     efs = optimizer.ef_search(probes[adaptive.policy.signature.probe_ef], 10)
     assert (efs[::3] == fixed.policy.fixed_ef).all()
     assert (efs[1::3] != fixed.policy.fixed_ef).mean() > 0.5
-    every = replace(evidence, probes={n: np.full_like(p, np.inf) for n, p in probes.items()})
-    assert adaptive_policy(every, fixed.policy, Demand(0.95)) is None
+    every = replace(sample, probes={n: np.full_like(p, np.inf) for n, p in probes.items()})
+    assert learn_adaptive_policy(every, fixed.policy, Demand(0.95)) is None
 
 
 def test_large_k_takes_long_probes_or_none(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 5)
-    hundred = fixed_policy(replace(evidence, k=100), Demand(0.95))
+    sample = draw(population, 900, 5)
+    hundred = find_fixed_policy(replace(sample, k=100), Demand(0.95))
     assert hundred.policy.fixed_ef >= 100
-    found = adaptive_policy(replace(evidence, k=100), replace(hundred.policy, fixed_ef=400), Demand(0.95))
+    found = learn_adaptive_policy(replace(sample, k=100), replace(hundred.policy, fixed_ef=400), Demand(0.95))
     assert found is not None
     assert found.policy.signature is not None
     assert found.policy.signature.probe_ef == 112
-    thousand = fixed_policy(replace(evidence, k=1000), Demand(0.95))
+    thousand = find_fixed_policy(replace(sample, k=1000), Demand(0.95))
     assert thousand.policy.fixed_ef == 1000
-    assert adaptive_policy(replace(evidence, k=1000), thousand.policy, Demand(0.95)) is None
+    assert learn_adaptive_policy(replace(sample, k=1000), thousand.policy, Demand(0.95)) is None
 
 
 def test_patterns_too_near_to_tell_apart_are_merged(population: ReplaySample) -> None:
-    evidence = draw(population, 900, 6)
-    coarse = replace(evidence, probes={n: np.round(p, 1) for n, p in evidence.probes.items()})
-    adaptive = adaptive_policy(coarse, fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
+    sample = draw(population, 900, 6)
+    coarse = replace(sample, probes={n: np.round(p, 1) for n, p in sample.probes.items()})
+    adaptive = learn_adaptive_policy(coarse, find_fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
     assert adaptive is not None
     bank = ReasoningBank(adaptive.patterns)
     assert len(bank) <= 64
@@ -383,7 +387,7 @@ def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: 
 def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
     index = ivfflat(4, lists=100)
     assert 12 in index.rungs
-    fixed = fixed_policy(listed(12, k=k), Demand(0.95), index=index)
+    fixed = find_fixed_policy(listed(12, k=k), Demand(0.95), index=index)
     policy = fixed.policy
     assert (policy.access_path, policy.method, policy.index_no) == ("ivfflat", "ivfflat", 4)
     # Between 8 and 12 probes recall is read between the rungs: 11 give 0.875.
@@ -398,25 +402,27 @@ def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
 
 def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
     index = ivfflat(4, lists=100)
-    easy = fixed_policy(listed(1), Demand(0.95), index=index)
+    easy = find_fixed_policy(listed(1), Demand(0.95), index=index)
     assert (easy.policy.probes, easy.policy.certified) == (1, True)
     assert 0.98 < easy.policy.recall_bound < 1
-    never = fixed_policy(listed(12, best=0.94), Demand(0.95), index=index)
+    never = find_fixed_policy(listed(12, best=0.94), Demand(0.95), index=index)
     assert (never.policy.probes, never.policy.certified) == (100, False)
     assert never.policy.reason == "no probes is proven to reach 0.95 with 400 replays: the largest serves"
     assert never.policy.recall_bound < 0.94
     assert never.cost == pytest.approx(300)
     assert never.ms == pytest.approx(10)
     for lists in (1, 2, 7, 128, 5000):
-        fixed = fixed_policy(listed(1, lists=lists), Demand(0.95), index=ivfflat(1, lists=lists))
+        fixed = find_fixed_policy(listed(1, lists=lists), Demand(0.95), index=ivfflat(1, lists=lists))
         assert (fixed.policy.probes, fixed.policy.certified) == (1, True)
-        worse = fixed_policy(listed(1, lists=lists, best=0.9), Demand(0.95), index=ivfflat(1, lists=lists))
+        worse = find_fixed_policy(
+            listed(1, lists=lists, best=0.9), Demand(0.95), index=ivfflat(1, lists=lists)
+        )
         assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
 
 
 def test_an_hnsw_index_is_named_and_nothing_else_changes(population: ReplaySample) -> None:
-    plain = fixed_policy(population, Demand(0.95))
-    named = fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
+    plain = find_fixed_policy(population, Demand(0.95))
+    named = find_fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
     assert plain.policy.index_no is None
     assert named.policy == replace(plain.policy, index_no=6)
     assert (named.cost, named.ms) == (plain.cost, plain.ms)
@@ -444,7 +450,7 @@ def learned(**efs: int) -> list[Policy]:
     ],
 )
 def test_classes_above_all_that_were_seen_are_guessed(known: list[Policy], k: int, ef: int) -> None:
-    guess = extrapolated_policy(known, k)
+    guess = extrapolate_policy(known, k)
     assert (guess.k_class, guess.fixed_ef, guess.ef_search, guess.probes) == (k, ef, ef, None)
     assert np.isnan(guess.expected_recall)
     assert (guess.recall_bound, guess.certified, guess.samples) == (0.0, False, 0)

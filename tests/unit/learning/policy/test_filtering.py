@@ -11,15 +11,21 @@ from tests.unit.samples_helpers import hnsw, ivfflat, partial
 
 from vectuned.learning.model.ladder import RUNGS, probe_rungs
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.policy.filtering import OTHERS, Choice, FilteredReplaySample, buckets, choose_paths
+from vectuned.learning.policy.filtering import (
+    OTHER_PATHS,
+    FilteredReplaySample,
+    MeasuredPath,
+    choose_paths,
+    selectivity_buckets,
+)
 from vectuned.learning.statistics.bounds import Demand
 
 SHAPE = np.array(RUNGS, dtype=np.float64)
 MAIN = hnsw(1)
-NONE = np.full(len(OTHERS), np.nan)
+NONE = np.full(len(OTHER_PATHS), np.nan)
 
 
-def evidence(
+def filtered_replays(
     count: int,
     *,
     fraction: float = 0.3,
@@ -72,18 +78,18 @@ def others(
     return replace(given, other_recall=other_recall, other_ms=other_ms)
 
 
-def chosen(given: FilteredReplaySample, target: float) -> Choice:
+def chosen(given: FilteredReplaySample, target: float) -> MeasuredPath:
     """Return what serves the only bucket that was seen, among the ways through one index."""
     return only(choose_paths([(MAIN, given)], Demand(target)))
 
 
-def only(found: tuple[Choice, ...]) -> Choice:
+def only(found: tuple[MeasuredPath, ...]) -> MeasuredPath:
     """Return the only choice that serves and was measured itself."""
     (choice,) = (way for way in found if way.serves and way.samples)
     return choice
 
 
-def way(found: tuple[Choice, ...], index: int | None, path: str, bucket: int = 3) -> Choice:
+def way(found: tuple[MeasuredPath, ...], index: int | None, path: str, bucket: int = 3) -> MeasuredPath:
     """Return the only way of a kind in a bucket."""
     (choice,) = (w for w in found if (w.index_no, w.access_path, w.bucket) == (index, path, bucket))
     return choice
@@ -91,11 +97,11 @@ def way(found: tuple[Choice, ...], index: int | None, path: str, bucket: int = 3
 
 def test_buckets_are_half_octaves() -> None:
     fractions = [1.5, 1.0, 0.71, 0.7, 0.5, 0.49, 0.25, 2.0**-10, 2.0**-19.5, 1e-9, 1e-300, 0.0, -1.0]
-    assert buckets(np.array(fractions)).tolist() == [0, 0, 0, 1, 2, 2, 4, 20, 39, 39, 39, 39, 39]
+    assert selectivity_buckets(np.array(fractions)).tolist() == [0, 0, 0, 1, 2, 2, 4, 20, 39, 39, 39, 39, 39]
 
 
 def test_the_cheapest_proven_effort_is_chosen() -> None:
-    found = choose_paths([(MAIN, evidence(200))], Demand(0.95))
+    found = choose_paths([(MAIN, filtered_replays(200))], Demand(0.95))
     choice = only(found)
     assert (choice.shape, choice.bucket, choice.samples) == ("kind =", 3, 200)
     assert (choice.access_path, choice.index_no, choice.effort, choice.proven) == ("hnsw", 1, 56, True)
@@ -109,9 +115,9 @@ def test_the_cheapest_proven_effort_is_chosen() -> None:
 
 
 def test_exact_where_it_is_cheaper_or_nothing_is_proven() -> None:
-    assert chosen(evidence(200, exact_ms=0.5), 0.95).access_path == "exact"
-    assert chosen(evidence(200, exact_ms=0.7), 0.95).effort == 56
-    never = evidence(200)
+    assert chosen(filtered_replays(200, exact_ms=0.5), 0.95).access_path == "exact"
+    assert chosen(filtered_replays(200, exact_ms=0.7), 0.95).effort == 56
+    never = filtered_replays(200)
     worse = replace(never, recall=np.full(never.recall.shape, 0.94))
     found = choose_paths([(MAIN, worse)], Demand(0.95))
     choice = only(found)
@@ -123,24 +129,24 @@ def test_exact_where_it_is_cheaper_or_nothing_is_proven() -> None:
     assert index.recall == pytest.approx(0.94)
     assert index.bound < 0.95
     # 30 replays prove 0.9 and not 0.99.
-    assert chosen(evidence(30), 0.8).effort == 56
-    assert chosen(evidence(30), 0.99).access_path == "exact"
-    assert choose_paths([(MAIN, evidence(29))], Demand(0.8)) == ()
-    assert choose_paths([(MAIN, evidence(0))], Demand(0.8)) == ()
+    assert chosen(filtered_replays(30), 0.8).effort == 56
+    assert chosen(filtered_replays(30), 0.99).access_path == "exact"
+    assert choose_paths([(MAIN, filtered_replays(29))], Demand(0.8)) == ()
+    assert choose_paths([(MAIN, filtered_replays(0))], Demand(0.8)) == ()
     assert choose_paths([], Demand(0.8)) == ()
 
 
 def test_no_effort_below_k_but_of_probes() -> None:
-    assert chosen(evidence(200, k=100, at=20), 0.95).effort == 112
+    assert chosen(filtered_replays(200, k=100, at=20), 0.95).effort == 112
     lists = ivfflat(1, lists=100)
-    seen = evidence(200, k=100, at=4, effort_ms=0.04, rungs=lists.rungs)
+    seen = filtered_replays(200, k=100, at=4, effort_ms=0.04, rungs=lists.rungs)
     choice = only(choose_paths([(lists, seen)], Demand(0.95)))
     assert (choice.access_path, choice.effort) == ("ivfflat", 4)
     assert 4 in probe_rungs(100)
 
 
 def test_short_searches_are_exact_in_the_end_and_pay_for_both() -> None:
-    given = evidence(200, at=10)
+    given = filtered_replays(200, at=10)
     short = np.zeros(given.short.shape, dtype=np.bool_)
     short[:80, :6] = True  # up to ef 56
     wrong = np.where(short, 0.1, 1.0)
@@ -158,7 +164,7 @@ def test_short_searches_are_exact_in_the_end_and_pay_for_both() -> None:
 
 
 def test_a_scan_given_up_is_not_credited_with_the_exact_answer() -> None:
-    given = evidence(200, at=10)
+    given = filtered_replays(200, at=10)
     known = np.ones(given.known.shape, dtype=np.bool_)
     known[:40, 2:] = False
     short = np.zeros(known.shape, dtype=np.bool_)
@@ -172,7 +178,7 @@ def test_a_scan_given_up_is_not_credited_with_the_exact_answer() -> None:
 
 
 def test_rungs_dearer_than_exact_search_do_not_spoil_the_proof() -> None:
-    given = evidence(200, at=10, exact_ms=2.0)
+    given = filtered_replays(200, at=10, exact_ms=2.0)
     recall = given.recall.copy()
     recall[:, SHAPE > 250] = 0.5
     assert chosen(replace(given, recall=recall), 0.95).effort == 10
@@ -180,9 +186,9 @@ def test_rungs_dearer_than_exact_search_do_not_spoil_the_proof() -> None:
 
 def test_buckets_are_chosen_for_by_themselves() -> None:
     one, other, few = (
-        evidence(100, fraction=0.3),
-        evidence(100, fraction=0.01, at=2000),
-        evidence(10, fraction=0.1),
+        filtered_replays(100, fraction=0.3),
+        filtered_replays(100, fraction=0.01, at=2000),
+        filtered_replays(10, fraction=0.1),
     )
     found = choose_paths([(MAIN, joined((other, few, one)))], Demand(0.9))
     serving = [w for w in found if w.serves and w.samples]
@@ -200,19 +206,19 @@ def test_buckets_are_chosen_for_by_themselves() -> None:
 
 def test_what_grows_with_the_matching_rows_is_no_promise_for_denser_filters() -> None:
     # Exact search of one row in a hundred says nothing of how long that of half of the rows would take.
-    found = choose_paths([(MAIN, evidence(100, fraction=0.01, at=2000))], Demand(0.9))
+    found = choose_paths([(MAIN, filtered_replays(100, fraction=0.01, at=2000))], Demand(0.9))
     assert only(found).access_path == "exact"
     assert {w.bucket for w in found} == {13}
-    planned = others(evidence(100, fraction=0.01), 0, 100, recall=1.0, ms=0.1)
+    planned = others(filtered_replays(100, fraction=0.01), 0, 100, recall=1.0, ms=0.1)
     found = choose_paths([(MAIN, planned)], Demand(0.9))
     assert only(found).access_path == "planner"
     assert {w.bucket for w in found} == {13}
 
 
 def test_shapes_are_chosen_for_by_themselves() -> None:
-    related = evidence(100, shape="kind =", at=20)
-    unrelated = evidence(100, shape="tenant =", at=320)
-    few = evidence(29, shape="kind =, tenant =", at=10)
+    related = filtered_replays(100, shape="kind =", at=20)
+    unrelated = filtered_replays(100, shape="tenant =", at=320)
+    few = filtered_replays(29, shape="kind =, tenant =", at=10)
     found = choose_paths([(MAIN, joined((unrelated, few, related)))], Demand(0.9))
     assert {(w.shape, w.effort) for w in found if w.serves} == {("kind =", 20), ("tenant =", 320)}
     assert {(w.shape, w.bucket) for w in found} == {(s, b) for s in ("kind =", "tenant =") for b in range(4)}
@@ -221,9 +227,9 @@ def test_shapes_are_chosen_for_by_themselves() -> None:
 def test_the_cheapest_of_several_indexes_serves() -> None:
     half, lists = hnsw(2, form="halfvec"), ivfflat(5)
     seen = [
-        (MAIN, evidence(200)),
-        (half, evidence(200, effort_ms=0.004)),
-        (lists, evidence(200, at=8, effort_ms=0.04, rungs=lists.rungs)),
+        (MAIN, filtered_replays(200)),
+        (half, filtered_replays(200, effort_ms=0.004)),
+        (lists, filtered_replays(200, at=8, effort_ms=0.04, rungs=lists.rungs)),
     ]
     found = choose_paths(seen, Demand(0.95))
     assert {(w.access_path, w.index_no, w.effort) for w in found if w.bucket == 3} == {
@@ -237,16 +243,16 @@ def test_the_cheapest_of_several_indexes_serves() -> None:
     assert way(found, 2, "hnsw").ms < way(found, 5, "ivfflat").ms < way(found, 1, "hnsw").ms
     assert {(w.access_path, w.index_no, w.effort) for w in found if w.bucket < 3} == {("hnsw", 2, 56)}
     # Where another is the cheapest, that serves.
-    seen[2] = (lists, evidence(200, at=2, effort_ms=0.04, rungs=lists.rungs))
+    seen[2] = (lists, filtered_replays(200, at=2, effort_ms=0.04, rungs=lists.rungs))
     choice = only(choose_paths(seen, Demand(0.95)))
     assert (choice.access_path, choice.index_no, choice.effort) == ("ivfflat", 5, 2)
 
 
 def test_an_index_that_is_not_proven_does_not_serve_however_cheap() -> None:
     half = hnsw(2, form="halfvec")
-    cheap = evidence(200, effort_ms=0.0001)
+    cheap = filtered_replays(200, effort_ms=0.0001)
     cheap = replace(cheap, recall=np.full(cheap.recall.shape, 0.94))
-    found = choose_paths([(MAIN, evidence(200)), (half, cheap)], Demand(0.95))
+    found = choose_paths([(MAIN, filtered_replays(200)), (half, cheap)], Demand(0.95))
     assert only(found).index_no == 1
     other = way(found, 2, "hnsw")
     assert (other.effort, other.proven, other.serves) == (1000, False, False)
@@ -255,7 +261,9 @@ def test_an_index_that_is_not_proven_does_not_serve_however_cheap() -> None:
 
 def test_an_index_that_was_seen_where_the_main_one_was_not() -> None:
     half = hnsw(2, form="halfvec")
-    found = choose_paths([(MAIN, evidence(10)), (half, evidence(100, effort_ms=0.004))], Demand(0.9))
+    found = choose_paths(
+        [(MAIN, filtered_replays(10)), (half, filtered_replays(100, effort_ms=0.004))], Demand(0.9)
+    )
     assert {(w.access_path, w.index_no) for w in found if w.bucket == 3} == {("exact", None), ("hnsw", 2)}
     assert only(found).index_no == 2
 
@@ -263,12 +271,12 @@ def test_an_index_that_was_seen_where_the_main_one_was_not() -> None:
 def in_part(
     index: TunedIndex, fraction: float = 0.9, **how: float
 ) -> tuple[TunedIndex, FilteredReplaySample]:
-    return index, evidence(100, fraction=fraction, at=20, effort_ms=how.get("effort_ms", 0.002))
+    return index, filtered_replays(100, fraction=fraction, at=20, effort_ms=how.get("effort_ms", 0.002))
 
 
 def test_a_partial_index_serves_what_asks_for_its_rows() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
-    found = choose_paths([(MAIN, evidence(100)), in_part(index)], Demand(0.9))
+    found = choose_paths([(MAIN, filtered_replays(100)), in_part(index)], Demand(0.9))
     choice = way(found, 3, "hnsw", bucket=0)  # the bucket counts the rows in the index
     assert (choice.effort, choice.proven, choice.serves) == (20, True, True)
     assert (choice.requires, choice.share) == ('{"kind": 1}', 0.25)
@@ -278,7 +286,7 @@ def test_a_partial_index_serves_what_asks_for_its_rows() -> None:
     }
     assert [w for w in found if w.access_path == "exact" and w.requires is not None] == []
     # It says nothing of denser filters, nor of those that ask for other rows.
-    sparse = choose_paths([(MAIN, evidence(10)), in_part(index, 0.3)], Demand(0.9))
+    sparse = choose_paths([(MAIN, filtered_replays(10)), in_part(index, 0.3)], Demand(0.9))
     assert [(w.bucket, w.index_no) for w in sparse] == [(3, 3)]
 
 
@@ -294,7 +302,7 @@ def test_a_partial_index_that_is_dear_or_unproven_does_not_serve() -> None:
 
 
 def test_what_has_no_rungs_competes_where_it_was_tried() -> None:
-    given = others(evidence(200), 0, 40, recall=1.0, ms=0.2)
+    given = others(filtered_replays(200), 0, 40, recall=1.0, ms=0.2)
     found = choose_paths([(MAIN, given)], Demand(0.9))
     planner = way(found, 1, "planner")
     assert (planner.effort, planner.samples, planner.recall, planner.proven) == (None, 40, 1, True)
@@ -302,16 +310,16 @@ def test_what_has_no_rungs_competes_where_it_was_tried() -> None:
     assert planner.serves
     assert {w.access_path for w in found if w.bucket == 3} == {"exact", "hnsw", "planner"}
     # Dearer, it does not serve; wrong, it does not either; and 29 trials are none.
-    assert chosen(others(evidence(200), 0, 40, recall=1.0, ms=0.7), 0.9).access_path == "hnsw"
-    wrong = choose_paths([(MAIN, others(evidence(200), 0, 40, recall=0.85, ms=0.2))], Demand(0.9))
+    assert chosen(others(filtered_replays(200), 0, 40, recall=1.0, ms=0.7), 0.9).access_path == "hnsw"
+    wrong = choose_paths([(MAIN, others(filtered_replays(200), 0, 40, recall=0.85, ms=0.2))], Demand(0.9))
     assert only(wrong).access_path == "hnsw"
     assert not way(wrong, 1, "planner").proven
-    few = choose_paths([(MAIN, others(evidence(200), 0, 29, recall=1.0, ms=0.2))], Demand(0.9))
+    few = choose_paths([(MAIN, others(filtered_replays(200), 0, 29, recall=1.0, ms=0.2))], Demand(0.9))
     assert {w.access_path for w in few} == {"exact", "hnsw"}
 
 
 def test_continued_scans_are_told_apart_by_their_effort() -> None:
-    given = evidence(200, at=2000)
+    given = filtered_replays(200, at=2000)
     for place, ms in enumerate((4.0, 1.0, 2.0)):
         given = others(given, place, 60, recall=1.0 if place else 0.5, ms=ms)
     found = choose_paths([(MAIN, given)], Demand(0.9))
@@ -329,7 +337,7 @@ def test_continued_scans_are_told_apart_by_their_effort() -> None:
 
 def test_scans_left_out_where_they_would_be_slow_are_not_judged_by_the_others() -> None:
     # 100 of the replays tried the planner's way, 60 of them the continued scan as well.
-    given = others(evidence(200, at=2000), 0, 100, recall=0.5, ms=4.0)
+    given = others(filtered_replays(200, at=2000), 0, 100, recall=0.5, ms=4.0)
     given = others(given, 1, 60, recall=1.0, ms=1.0)
     found = choose_paths([(MAIN, given)], Demand(0.9))
     left_out = way(found, 1, "hnsw_continued")
@@ -341,9 +349,9 @@ def test_scans_left_out_where_they_would_be_slow_are_not_judged_by_the_others() 
 
 def test_ways_that_have_no_rungs_count_once() -> None:
     half = hnsw(2, form="halfvec")
-    given = others(evidence(200), 0, 60, recall=1.0, ms=0.2)
+    given = others(filtered_replays(200), 0, 60, recall=1.0, ms=0.2)
     found = choose_paths(
-        [(MAIN, given), (half, others(evidence(200), 0, 60, recall=1.0, ms=0.1))], Demand(0.9)
+        [(MAIN, given), (half, others(filtered_replays(200), 0, 60, recall=1.0, ms=0.1))], Demand(0.9)
     )
     assert [w.access_path for w in found if w.bucket == 3].count("exact") == 1
     assert way(found, 1, "planner").ms == pytest.approx(0.2)
@@ -359,7 +367,7 @@ def test_what_serves_is_proven_and_the_cheapest_of_it() -> None:
         for index in indexes:
             parts = []
             for fraction in (0.6, 0.2, 0.02):
-                one = evidence(
+                one = filtered_replays(
                     int(rng.integers(20, 80)),
                     fraction=fraction,
                     exact_ms=float(rng.uniform(0.1, 6)),
@@ -374,7 +382,7 @@ def test_what_serves_is_proven_and_the_cheapest_of_it() -> None:
                     short=rng.random(one.short.shape) < 0.1,
                 )
                 if index is MAIN:
-                    for place in range(len(OTHERS)):
+                    for place in range(len(OTHER_PATHS)):
                         one = others(
                             one,
                             place,
@@ -405,7 +413,7 @@ def test_the_choice_holds_on_other_searches() -> None:
     curve = 1 - 0.5 * np.exp(-SHAPE / 40)
     missed = 0
     for trial in range(200):
-        given = evidence(150)
+        given = filtered_replays(150)
         recall = rng.binomial(10, curve, given.recall.shape) / 10
         choice = only(choose_paths([(MAIN, replace(given, recall=recall))], Demand(0.9, seed=trial)))
         missed += choice.effort is not None and curve[RUNGS.index(choice.effort)] < 0.9
@@ -413,14 +421,14 @@ def test_the_choice_holds_on_other_searches() -> None:
 
 
 def test_the_tail_has_to_be_proven_too() -> None:
-    given = evidence(200, at=10)
+    given = filtered_replays(200, at=10)
     recall = given.recall.copy()
     recall[:30, SHAPE < 100] = 0.79  # of three searches in twenty
     given = replace(given, recall=recall)
     assert only(choose_paths([(MAIN, given)], Demand(0.9))).effort == 10
     assert only(choose_paths([(MAIN, given)], Demand(0.9, max_tail=0.3))).effort == 10
     assert only(choose_paths([(MAIN, given)], Demand(0.9, max_tail=0.1))).effort == 112
-    planned = others(evidence(200), 0, 100, recall=1.0, ms=0.2)
+    planned = others(filtered_replays(200), 0, 100, recall=1.0, ms=0.2)
     assert only(choose_paths([(MAIN, planned)], Demand(0.9, max_tail=0.1))).access_path == "planner"
     planned.other_recall[:15, 0] = 0.79
     assert only(choose_paths([(MAIN, planned)], Demand(0.9))).access_path == "planner"
@@ -433,33 +441,33 @@ BESIDE = (0.4, 0.3, 0.2, 0.15)
 
 def test_few_replays_are_pooled_with_those_of_the_neighbouring_buckets() -> None:
     # 0.98 takes 167 flawless replays: none of the buckets proves it by itself.
-    alone = evidence(40, fraction=BESIDE[1])
+    alone = filtered_replays(40, fraction=BESIDE[1])
     assert way(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
-    beside = [evidence(120, fraction=BESIDE[0]), evidence(120, fraction=BESIDE[2])]
+    beside = [filtered_replays(120, fraction=BESIDE[0]), filtered_replays(120, fraction=BESIDE[2])]
     choice = way(choose_paths([(MAIN, joined((alone, *beside)))], Demand(0.98)), 1, "hnsw")
     assert (choice.effort, choice.proven, choice.serves, choice.samples) == (56, True, True, 40)
     assert 0.98 <= choice.bound < 1
     # Those farther away say nothing of it, nor does another index.
-    far = [evidence(240, fraction=BESIDE[3])]
+    far = [filtered_replays(240, fraction=BESIDE[3])]
     assert not way(choose_paths([(MAIN, joined((alone, *far)))], Demand(0.98)), 1, "hnsw").proven
     half = (hnsw(2, form="halfvec"), joined(beside))
     assert not way(choose_paths([(MAIN, alone), half], Demand(0.98)), 1, "hnsw").proven
     # Neighbours that take more effort have it take more.
-    harder = [beside[0], evidence(120, fraction=BESIDE[2], at=160)]
+    harder = [beside[0], filtered_replays(120, fraction=BESIDE[2], at=160)]
     assert way(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
 
 
 def test_few_replays_are_pooled_with_other_shapes_where_neighbours_are_too_few() -> None:
-    alone, beside = evidence(40), evidence(50, fraction=BESIDE[0])
-    shapes = [evidence(150, shape="tenant ="), evidence(600, shape="kind =, tenant =", at=20)]
+    alone, beside = filtered_replays(40), filtered_replays(50, fraction=BESIDE[0])
+    shapes = [filtered_replays(150, shape="tenant ="), filtered_replays(600, shape="kind =, tenant =", at=20)]
     found = choose_paths([(MAIN, joined((alone, beside, *shapes)))], Demand(0.98))
     choices = [w for w in found if w.shape == "kind =" and w.bucket == 3 and w.index_no == 1]
     assert [(w.effort, w.proven, w.samples) for w in choices] == [(56, True, 40)]
 
 
 def test_a_pool_does_not_serve_what_its_own_replays_speak_against() -> None:
-    beside = [evidence(300, fraction=BESIDE[0]), evidence(300, fraction=BESIDE[2])]
-    alone = evidence(40)
+    beside = [filtered_replays(300, fraction=BESIDE[0]), filtered_replays(300, fraction=BESIDE[2])]
+    alone = filtered_replays(40)
     slower = alone.recall.copy()
     slower[:4, SHAPE < 200] = 0.7  # mean 0.97
     found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
@@ -475,18 +483,22 @@ def test_a_pool_does_not_serve_what_its_own_replays_speak_against() -> None:
 
 
 def test_what_has_no_rungs_is_pooled_too() -> None:
-    parts = [others(evidence(60, fraction=share), 0, 60, recall=1.0, ms=0.2) for share in BESIDE[:3]]
+    parts = [others(filtered_replays(60, fraction=share), 0, 60, recall=1.0, ms=0.2) for share in BESIDE[:3]]
     assert not way(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
     planner = way(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
     assert (planner.proven, planner.serves, planner.samples) == (True, True, 60)
     # Of those that it was not tried on nothing follows, neither for it nor against it.
-    untried = choose_paths([(MAIN, joined((parts[1], evidence(600, fraction=BESIDE[0]))))], Demand(0.97))
+    untried = choose_paths(
+        [(MAIN, joined((parts[1], filtered_replays(600, fraction=BESIDE[0]))))], Demand(0.97)
+    )
     assert not way(untried, 1, "planner").proven
 
 
 def test_partial_indexes_are_pooled_with_their_like() -> None:
     numbers = range(3, 11)
-    group = [(partial(no, f'{{"kind": {no}}}', 0.1), evidence(90, fraction=0.9, at=20)) for no in numbers]
+    group = [
+        (partial(no, f'{{"kind": {no}}}', 0.1), filtered_replays(90, fraction=0.9, at=20)) for no in numbers
+    ]
     (single,) = choose_paths(group[:1], Demand(0.98))
     assert (single.proven, single.serves, single.effort) == (False, False, 1000)
     found = choose_paths(group, Demand(0.98))
@@ -509,7 +521,7 @@ def test_pooling_errs_no_more_often_than_promised() -> None:
         rng = np.random.default_rng(trial)
         parts = []
         for fraction, shape in cells:
-            given = evidence(50, fraction=fraction, shape=shape, exact_ms=50.0)
+            given = filtered_replays(50, fraction=fraction, shape=shape, exact_ms=50.0)
             missed = rng.random((50, 1)) < 0.101
             parts.append(replace(given, recall=np.where(missed, 0.0, np.ones_like(given.recall))))
         found = choose_paths([(MAIN, joined(parts))], Demand(0.9, seed=trial))

@@ -21,14 +21,14 @@ NO_QUERIES = np.empty((0, 4), dtype=np.float32)
 def candidate(number: int, ms: float, *, proven: bool = True) -> Candidate:
     """Make the fixed setting of an index."""
     policy = Policy(10, 40 + number, 0.96, 0.95, proven, 200, 0.95, f"reason {number}", index_no=number)
-    return Candidate(policy, Patterns.none(), 100.0, ms)
+    return Candidate(policy, Patterns.empty(), 100.0, ms)
 
 
-def chosen(*fixed: Candidate, asked: bool = False) -> Candidate:
+def chosen(*fixed: Candidate, worth_measuring: bool = False) -> Candidate:
     """Choose by the replays alone: there is no database to measure in."""
     nowhere = cast(psycopg.Connection[Any], None)
     tuned = tuned_column(*(hnsw(c.policy.index_no or 0) for c in fixed))
-    return _choose_index(nowhere, tuned, 1, Offer(fixed, asked=asked), NO_QUERIES, 0)
+    return _choose_index(nowhere, tuned, 1, Offer(fixed, worth_measuring=worth_measuring), NO_QUERIES, 0)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,14 @@ def chosen(*fixed: Candidate, asked: bool = False) -> Candidate:
         ((1.0, 1.0, 1.0), 1),
     ],
 )
-@pytest.mark.parametrize("asked", [False, True])
-def test_another_index_has_to_be_clearly_quicker(millis: tuple[float, ...], number: int, asked: bool) -> None:
+@pytest.mark.parametrize("worth_measuring", [False, True])
+def test_another_index_has_to_be_clearly_quicker(
+    millis: tuple[float, ...], number: int, worth_measuring: bool
+) -> None:
     fixed = [candidate(place, ms) for place, ms in enumerate(millis, start=1)]
-    found = chosen(*fixed, asked=asked)  # without stored queries nothing is measured, asked for or not
+    found = chosen(
+        *fixed, worth_measuring=worth_measuring
+    )  # without stored queries nothing is measured, asked for or not
     assert found.policy.index_no == number
     assert replace(found.policy, reason="") == replace(fixed[number - 1].policy, reason="")
     assert (found.ms, found.cost) == (millis[number - 1], 100.0)

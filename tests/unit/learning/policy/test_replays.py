@@ -7,9 +7,9 @@ import numpy.typing as npt
 from tests.unit.samples_helpers import hnsw, tuned_column
 
 from vectuned.learning.model.ladder import RUNGS
-from vectuned.learning.policy.calibration import fixed_policy
-from vectuned.learning.policy.filtering import OTHERS
-from vectuned.learning.policy.learner import Options, offers
+from vectuned.learning.policy.calibration import find_fixed_policy
+from vectuned.learning.policy.filtering import OTHER_PATHS
+from vectuned.learning.policy.learner import LearningOptions, build_offers
 from vectuned.learning.policy.replays import Replays
 from vectuned.learning.statistics.bounds import Demand
 
@@ -23,14 +23,14 @@ def replays(own: int, others: int, *, own_at: int = 448, others_at: int = 56) ->
     Recall is 1 from the given ef_search on and 0.5 below; at k = 100 for the `own` later than for the others.
     """
     count = own + others
-    asked = np.repeat([100, 10], [own, others])
-    at = np.where(asked == 100, own_at, others_at)[:, None, None]
+    search_classes = np.repeat([100, 10], [own, others])
+    at = np.where(search_classes == 100, own_at, others_at)[:, None, None]
     recall = np.tile(np.where(at <= EFS, 1.0, 0.5), (1, 2, 1))
     recall[:, 0] = np.where(EFS >= 28, 1.0, 0.5)
     spent: npt.NDArray[np.float64] = np.tile(EFS / 10.0, (count, 1))
     nothing = np.full(count, np.nan)
     return Replays(
-        asked,
+        search_classes,
         (10, 100),
         {},
         recall,
@@ -40,41 +40,41 @@ def replays(own: int, others: int, *, own_at: int = 448, others_at: int = 56) ->
         np.full(recall.shape, np.nan),
         np.zeros((count, len(RUNGS)), dtype=np.int64),
         nothing,
-        np.full((count, 2, len(OTHERS)), np.nan),
-        np.full((count, len(OTHERS)), np.nan),
+        np.full((count, 2, len(OTHER_PATHS)), np.nan),
+        np.full((count, len(OTHER_PATHS)), np.nan),
         (None,) * count,
     )
 
 
 def test_enough_searches_of_a_class_speak_for_themselves() -> None:
     seen = replays(300, 700)
-    alone = seen.evidence(100, 300)
+    alone = seen.sample(100, 300)
     assert len(alone) == 300
     assert alone.own is not None
     assert alone.own.all()
-    assert fixed_policy(alone, DEMAND).policy.fixed_ef > 400
-    pooled = seen.evidence(100, 301)
-    assert len(pooled) == len(seen.evidence(100)) == 1000
+    assert find_fixed_policy(alone, DEMAND).policy.fixed_ef > 400
+    pooled = seen.sample(100, 301)
+    assert len(pooled) == len(seen.sample(100)) == 1000
     assert pooled.own is not None
     assert np.count_nonzero(pooled.own) == 300
     # The class that the others belong to is not judged by the 300.
-    assert len(seen.evidence(10, 300)) == 700
+    assert len(seen.sample(10, 300)) == 700
 
 
 def test_a_class_with_few_searches_is_judged_by_all_unless_its_own_speak_against_it() -> None:
     few = replays(30, 970)
-    policy = fixed_policy(few.evidence(100, 234), DEMAND).policy
+    policy = find_fixed_policy(few.sample(100, 234), DEMAND).policy
     assert policy.certified
     assert policy.fixed_ef > 400  # 100 is enough for all together
     assert policy.samples == 1000
     alike = replays(30, 970, own_at=56)
-    assert fixed_policy(alike.evidence(100, 234), DEMAND).policy.fixed_ef == 100
+    assert find_fixed_policy(alike.sample(100, 234), DEMAND).policy.fixed_ef == 100
     # Nineteen searches speak neither for it nor against it.
-    assert fixed_policy(replays(19, 981).evidence(100, 234), DEMAND).policy.fixed_ef == 100
+    assert find_fixed_policy(replays(19, 981).sample(100, 234), DEMAND).policy.fixed_ef == 100
 
 
 def test_where_its_own_speak_against_every_effort_nothing_is_proven() -> None:
-    never = fixed_policy(replays(30, 970, own_at=2000).evidence(100, 234), DEMAND).policy
+    never = find_fixed_policy(replays(30, 970, own_at=2000).sample(100, 234), DEMAND).policy
     assert (never.certified, never.fixed_ef, never.samples) == (False, 1000, 30)
     assert never.recall_bound < 0.5
     assert never.reason.endswith("with 30 replays (it takes at least 66): the largest serves")
@@ -83,12 +83,12 @@ def test_where_its_own_speak_against_every_effort_nothing_is_proven() -> None:
 def test_every_class_is_offered_what_its_own_searches_prove() -> None:
     index = hnsw()
     tuned = tuned_column(index, min_samples=100)
-    found = offers([(index, replays(300, 700))], tuned, Options())
+    found = build_offers([(index, replays(300, 700))], tuned, LearningOptions())
     chosen = {k: found[k].fixed[0].policy for k in (10, 100)}
     assert {k: policy.samples for k, policy in chosen.items()} == {10: 700, 100: 300}
     assert chosen[10].fixed_ef <= 28
     assert chosen[100].fixed_ef > 400
     assert all(policy.certified for policy in chosen.values())
-    found = offers([(index, replays(190, 810))], tuned, Options())
-    assert (found[100].fixed[0].policy.samples, found[100].asked) == (1000, True)
+    found = build_offers([(index, replays(190, 810))], tuned, LearningOptions())
+    assert (found[100].fixed[0].policy.samples, found[100].worth_measuring) == (1000, True)
     assert found[100].fixed[0].policy.fixed_ef > 400

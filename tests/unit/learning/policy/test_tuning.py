@@ -10,20 +10,28 @@ from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.policy.calibration import Candidate
-from vectuned.learning.policy.learner import Options
+from vectuned.learning.policy.learner import LearningOptions
 from vectuned.learning.policy.replays import Replays
-from vectuned.learning.policy.tuning import AFFORDABLE, TARGETS, Objective, Price, choose, prices, together
+from vectuned.learning.policy.tuning import (
+    MAX_SLOWDOWN,
+    TARGETS,
+    Objective,
+    TargetPrice,
+    choose_target,
+    joint_confidence,
+    price_targets,
+)
 
 N = 14
 OBJECTIVES: tuple[Objective, ...] = ("recall", "latency", "balanced")
 
 
-def price(target: float, ms: float, *, proven: bool = True) -> Price:
+def price(target: float, ms: float, *, proven: bool = True) -> TargetPrice:
     policy = Policy(10, 100, target, target, proven, 500, target, "")
-    return Price(target, {10: Candidate(policy, Patterns.none(), 1.0, ms)}, ms, proven, 1)
+    return TargetPrice(target, {10: Candidate(policy, Patterns.empty(), 1.0, ms)}, ms, proven, 1)
 
 
-def offered(*curve: tuple[float, float], proven_up_to: float = 1.0) -> list[Price]:
+def offered(*curve: tuple[float, float], proven_up_to: float = 1.0) -> list[TargetPrice]:
     return [price(target, ms, proven=target <= proven_up_to) for target, ms in curve]
 
 
@@ -48,7 +56,7 @@ GLOSSES = ((0.9, 2.0), (0.95, 3.2), (0.98, 5.0), (0.99, 7.2), (0.995, 11.0))
     ],
 )
 def test_each_objective_by_its_rule(objective: Objective, start: int, target: float) -> None:
-    chosen, why = choose(offered(*GLOSSES[start:]), objective)
+    chosen, why = choose_target(offered(*GLOSSES[start:]), objective)
     assert chosen.target == target
     assert f"{target:g}" in why
 
@@ -56,21 +64,21 @@ def test_each_objective_by_its_rule(objective: Objective, start: int, target: fl
 def test_only_what_is_proven_is_chosen() -> None:
     curve = offered(*GLOSSES[1:], proven_up_to=0.95)
     for objective in OBJECTIVES:
-        chosen, _ = choose(curve, objective)
+        chosen, _ = choose_target(curve, objective)
         assert chosen.target == 0.95
-    assert choose(curve, "balanced")[1] == "0.95 stays: no higher target is proven"
+    assert choose_target(curve, "balanced")[1] == "0.95 stays: no higher target is proven"
     curve = offered(*GLOSSES[1:], proven_up_to=0.5)
     for objective in OBJECTIVES:
-        chosen, why = choose(curve, objective)
+        chosen, why = choose_target(curve, objective)
         assert chosen.target == 0.95
         assert why == "not even the current target 0.95 is proven, so it stays"
 
 
 def test_what_costs_nothing_is_taken() -> None:
-    chosen, why = choose(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.0)), "balanced")
+    chosen, why = choose_target(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.0)), "balanced")
     assert (chosen.target, why) == (0.99, "0.99 is proven at no more time")
     # Here 0.98 comes free, and 0.99 at a price.
-    assert choose(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.5)), "balanced")[0].target == 0.98
+    assert choose_target(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.5)), "balanced")[0].target == 0.98
 
 
 def test_the_knee_by_a_naive_search() -> None:
@@ -85,11 +93,11 @@ def test_the_knee_by_a_naive_search() -> None:
         expected = 0
         while (ms[expected + 1] - ms[expected]) / (targets[expected + 1] - targets[expected]) < average:
             expected += 1
-        chosen, _ = choose(offered(*zip(targets, ms, strict=True)), "balanced")
+        chosen, _ = choose_target(offered(*zip(targets, ms, strict=True)), "balanced")
         assert chosen.target == targets[expected]
-        highest, _ = choose(offered(*zip(targets, ms * [1, 1, 1, 1, 1, 9], strict=True)), "recall")
+        highest, _ = choose_target(offered(*zip(targets, ms * [1, 1, 1, 1, 1, 9], strict=True)), "recall")
         assert highest.target == targets[4]
-        assert highest.ms <= AFFORDABLE * ms[0]
+        assert highest.ms <= MAX_SLOWDOWN * ms[0]
 
 
 def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, count: int = 1000) -> Replays:
@@ -101,7 +109,7 @@ def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, cou
     times = np.tile(ms * np.array(RUNGS) / RUNGS[0], (count, 1))
     nothing = np.full((count, len(ks), N), np.nan)
     return Replays(
-        asked=rng.choice(ks, size=count).astype(np.int64),
+        search_classes=rng.choice(ks, size=count).astype(np.int64),
         k_classes=ks,
         probes={},
         recall=curves,
@@ -120,56 +128,63 @@ def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, cou
 def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
     main = hnsw()
     seen = replays((10,), 0.8, 1.0)
-    found = prices([(main, seen)], tuned_column(main, target_recall=0.95), Options())
+    found = price_targets([(main, seen)], tuned_column(main, target_recall=0.95), LearningOptions())
     assert [each.target for each in found] == [0.95, 0.98, 0.99, 0.995]
     assert all(each.proven and each.proofs == 1 for each in found)
     efforts = [each.settings[10].policy.fixed_ef for each in found]
     assert efforts == sorted(efforts)
     assert all(each.ms == each.settings[10].ms for each in found)
     assert [
-        each.target for each in prices([(main, seen)], tuned_column(main, target_recall=0.7), Options())
+        each.target
+        for each in price_targets([(main, seen)], tuned_column(main, target_recall=0.7), LearningOptions())
     ] == [
         0.7,
         *TARGETS,
     ]
-    assert together(found, 0.95) == pytest.approx(0.8)
-    assert together(found * 10, 0.95) == 0.0
+    assert joint_confidence(found, 0.95) == pytest.approx(0.8)
+    assert joint_confidence(found * 10, 0.95) == 0.0
 
 
 def test_the_quickest_proven_index_sets_the_price() -> None:
     main, halved, part = hnsw(1), hnsw(2, form="halfvec"), partial(3, '{"kind": 1}', 0.1)
     slow, quick, tiny = replays((10,), 0.8, 1.0), replays((10,), 0.8, 0.5), replays((10,), 1.0, 0.01)
-    found = prices([(main, slow), (halved, quick), (part, tiny)], tuned_column(main, halved, part), Options())
+    found = price_targets(
+        [(main, slow), (halved, quick), (part, tiny)], tuned_column(main, halved, part), LearningOptions()
+    )
     assert all(each.settings[10].policy.index_no == 2 for each in found)
     assert all(each.proofs == 2 for each in found)
     # One that is quick and never good enough does not count.
     poor = replays((10,), 0.3, 0.001)
     poor.recall[:] = np.minimum(poor.recall, 0.9)
-    found = prices([(main, slow), (halved, poor)], tuned_column(main, halved), Options())
+    found = price_targets([(main, slow), (halved, poor)], tuned_column(main, halved), LearningOptions())
     assert all(each.settings[10].policy.index_no == 1 for each in found)
 
 
 def test_classes_count_as_they_are_asked_for() -> None:
     main = hnsw()
     seen = replays((10, 100), 0.8, 1.0)
-    found = prices([(main, seen)], tuned_column(main), Options())[0]
-    shares = [(seen.asked == k).mean() for k in (10, 100)]
+    found = price_targets([(main, seen)], tuned_column(main), LearningOptions())[0]
+    shares = [(seen.search_classes == k).mean() for k in (10, 100)]
     ms = [found.settings[k].ms for k in (10, 100)]
     assert found.ms == pytest.approx(np.dot(shares, ms))
     assert found.proofs == 2
     # One class that cannot be proven leaves the target unproven.
     seen.recall[:, 1] = np.minimum(seen.recall[:, 1], 0.9)
-    found = prices([(main, seen)], tuned_column(main), Options())[0]
+    found = price_targets([(main, seen)], tuned_column(main), LearningOptions())[0]
     assert (found.settings[10].policy.certified, found.proven) == (True, False)
     # Nobody asks for it: it does not count.
-    seen.asked[:] = 10
-    assert prices([(main, seen)], tuned_column(main), Options())[0].proven
+    seen.search_classes[:] = 10
+    assert price_targets([(main, seen)], tuned_column(main), LearningOptions())[0].proven
 
 
 def test_too_few_replays_have_no_price() -> None:
     main = hnsw()
-    assert prices([], tuned_column(main), Options()) == []
+    assert price_targets([], tuned_column(main), LearningOptions()) == []
     assert (
-        prices([(main, replays((10,), 0.8, 1.0, count=99))], tuned_column(main, min_samples=100), Options())
+        price_targets(
+            [(main, replays((10,), 0.8, 1.0, count=99))],
+            tuned_column(main, min_samples=100),
+            LearningOptions(),
+        )
         == []
     )
