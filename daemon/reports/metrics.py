@@ -58,7 +58,7 @@ _OF_A_PROMISE: Final = {
     "recall_bound": "At least so much do they prove, whenever it is looked at.",
     "below_08": "The share of checked searches with a recall under 0.8.",
     "below_08_bound": "At most so large do they prove it to be.",
-    "evidence": "Against the target being met: an e-value.",
+    "e_value": "Evidence that the target is missed, as an e-value: 1 is none, 20 is the 5 % level.",
     "checks": "Exact checks behind that, since it last began anew.",
     "unknown": "Checks that were given up.",
 }

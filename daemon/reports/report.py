@@ -128,7 +128,7 @@ def _promise(conn: psycopg.Connection[Any], tuned: TunedColumn, promise: dict[st
     drawn = chart(
         [line], title=name, x="time of the check (UTC)", y="recall", scale="time", level=tuned.target_recall
     )
-    return f"<p>{escape(promise['statement'])}</p>{drawn}"
+    return f"<p>{escape(promise['claim'])}</p>{drawn}"
 
 
 def _curves(tuned: TunedColumn, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterable[str]:

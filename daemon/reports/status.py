@@ -131,7 +131,7 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         console.table(_HEADINGS, [_class_row(row) for row in column["classes"]], left=3)
     for promise in column["promises"]:
         if promise["checks"]:
-            console.line(f"  {promise['statement']}")
+            console.line(f"  {promise['claim']}")
     for event in column["events"]:
         if "why" in event["details"]:
             console.line(

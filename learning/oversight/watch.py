@@ -125,7 +125,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
                     "recall_bound": said.lower,
                     "below_08": said.tail if said.checks else None,
                     "below_08_bound": said.tail_upper,
-                    "evidence": heard.evidence,
+                    "e_value": heard.e_value,
                     "alarms": row.alarms + heard.raised,
                     "confidence": said.confidence,
                 },
@@ -148,7 +148,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
                     {
                         "k_class": row.k_class,
                         "shape": row.shape,
-                        "evidence": heard.evidence,
+                        "e_value": heard.e_value,
                         "recall": float(recent.mean()),
                         "checks": said.checks,
                     },

@@ -44,14 +44,14 @@ class RecallClaim:
 class Alarm:
     """Whether checks speak against a target.
 
-    `raised` at check `first`, an index into the checks given, None if not; `evidence` now, the e-value:
-    `raised` is for good, but evidence falls again where recall recovers; `began`, the index of the check
+    `raised` at check `first`, an index into the checks given, None if not; `e_value`, the evidence now:
+    `raised` is for good, but the e-value falls again where recall recovers; `began`, the index of the check
     from which recall seems to have been too low when the alarm was raised, None if not.
     """
 
     raised: bool
     first: int | None
-    evidence: float
+    e_value: float
     began: int | None
 
 
@@ -146,13 +146,13 @@ def _alarm(values: Floats, positions: npt.NDArray[np.intp], target: float, false
     gaps = target - values
     stakes = _stakes(gaps, target)
     capital = _log_capital(gaps, stakes)
-    evidence = float(np.exp(min(capital[-1], 700.0)))
+    e_value = float(np.exp(min(capital[-1], 700.0)))
     over = capital >= -np.log(false_alarms)
     if not over.any():
-        return Alarm(False, None, evidence, None)
+        return Alarm(False, None, e_value, None)
     first = int(over.argmax())
     began = _most_capital(gaps[: first + 1], float(stakes[:, first].mean()))
-    return Alarm(True, int(positions[first]), evidence, int(positions[began]))
+    return Alarm(True, int(positions[first]), e_value, int(positions[began]))
 
 
 def _stakes(gaps: Floats, target: float) -> Floats:

@@ -323,7 +323,7 @@ CREATE TABLE vectuned.promise (
     recall_bound    float8 NOT NULL DEFAULT 0,
     below_08        float8,
     below_08_bound  float8 NOT NULL DEFAULT 1,
-    evidence        float8 NOT NULL DEFAULT 1,
+    e_value         float8 NOT NULL DEFAULT 1,
     alarms          int NOT NULL DEFAULT 0,
     confidence      float8 NOT NULL DEFAULT 0.95,
     margin          float8 NOT NULL DEFAULT 0 CHECK (margin BETWEEN 0 AND 13),
@@ -333,7 +333,8 @@ CREATE TABLE vectuned.promise (
 );
 COMMENT ON COLUMN vectuned.promise.recall_bound IS 'at least, with this confidence, at every time it is looked at';
 COMMENT ON COLUMN vectuned.promise.margin IS 'rungs of effort on top of what was learned, after failures; verdicts up to margin_since made it so';
-COMMENT ON COLUMN vectuned.promise.evidence IS 'against the target being met: odds of a bet on it that began with 1';
+COMMENT ON COLUMN vectuned.promise.e_value IS
+    'evidence that the target is missed: capital, starting from 1, of a bet against it; 20 is evidence at the 5 % level';
 
 -- A tuned table as it was when it was last learned about, to tell that it is another now.
 CREATE TABLE vectuned.baseline (

@@ -15,8 +15,8 @@ FROM vectuned.status;
 
 -- name: said
 -- What exact checks prove of a column's classes of searches.
-SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, confidence, evidence, alarms,
-       statement
+SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, confidence, e_value, alarms,
+       claim
 FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name = %(column_name)s;
 
 -- name: events

@@ -68,14 +68,14 @@ def test_what_serves_is_checked_and_spoken_of(conn: Connection, worker: Worker) 
     recall = one(conn, "SELECT avg(recall) FROM vectuned.recall_check WHERE version IS NOT NULL")
     assert recall >= TARGET - 0.02
     row = conn.execute(
-        "SELECT checks, unknown, recall, recall_bound, below_08_bound, evidence FROM vectuned.promise"
+        "SELECT checks, unknown, recall, recall_bound, below_08_bound, e_value FROM vectuned.promise"
     ).fetchone()
     assert row is not None
-    checks, unknown, mean, bound, tail, evidence = row
+    checks, unknown, mean, bound, tail, e_value = row
     assert (checks, unknown) == (150, 0)
     assert TARGET - 0.1 < bound < mean <= 1
     assert 0 < tail < 0.5
-    assert evidence < 20
+    assert e_value < 20
     assert actions(conn) == ["publish"]
     assert not alert(conn)
 

@@ -63,7 +63,7 @@ def test_each_column_has_its_own_promises(conn: Connection) -> None:
     assert first["promises"] == []
     (promise,) = second["promises"]
     assert promise["checks"] == 5
-    assert promise["statement"].endswith("from 5 exact checks")
+    assert promise["claim"].endswith("from 5 exact checks")
 
 
 def test_falling_behind_and_a_standby_are_told(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:

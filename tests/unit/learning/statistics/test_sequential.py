@@ -105,7 +105,7 @@ def test_timeouts_are_counted_and_otherwise_as_if_never_checked() -> None:
     for watch, limit in ((alarm, 0.95), (tail_alarm, 0.05)):
         raised, bare = watch(checks, limit), watch(known, limit)
         assert raised.raised
-        assert raised.evidence == bare.evidence
+        assert raised.e_value == bare.e_value
         assert bare.first is not None
         assert bare.began is not None
         assert (raised.first, raised.began) == (places[bare.first], places[bare.began])
@@ -136,13 +136,13 @@ def test_evidence_is_that_of_a_loop_over_checks_and_starts() -> None:
     checks = np.concatenate([recalls(rng, 0.97, 250), recalls(rng, 0.75, 60), recalls(rng, 0.97, 140)])
     capitals = naive_capital(checks, 0.95)
     for count in (1, 2, 100, 251, 300, 450):
-        assert alarm(checks[:count], 0.95).evidence == pytest.approx(capitals[count - 1])
+        assert alarm(checks[:count], 0.95).e_value == pytest.approx(capitals[count - 1])
     first = next(number for number, capital in enumerate(capitals) if capital >= 20)
     assert alarm(checks, 0.95).first == first
     assert alarm(checks[: first + 1], 0.95).first == first
     assert not alarm(checks[:first], 0.95).raised
     bad = (checks < 0.8).astype(np.float64)
-    assert tail_alarm(checks, 0.1).evidence == pytest.approx(naive_capital(1.0 - bad, 0.9)[-1])
+    assert tail_alarm(checks, 0.1).e_value == pytest.approx(naive_capital(1.0 - bad, 0.9)[-1])
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95, 0.98])
@@ -156,7 +156,7 @@ def test_false_alarms_are_as_rare_as_promised_just_at_the_target(target: float) 
 def test_evidence_is_worth_one_on_average_just_at_the_target() -> None:
     # The standard error of the mean of 4,000 e-values is about 0.02.
     lost = (np.random.default_rng(7).random((4000, 30)) < 0.3).astype(np.float64)
-    values = [alarm(1.0 - some, 0.7).evidence for some in lost]
+    values = [alarm(1.0 - some, 0.7).e_value for some in lost]
     assert np.mean(values) == pytest.approx(1.0, abs=0.1)
 
 
@@ -191,7 +191,7 @@ def test_alarm_stays_raised_when_recall_recovers() -> None:
     after = alarm(np.concatenate([dropped, recalls(rng, 0.99, 3000)]), 0.95)
     assert before.raised
     assert (after.raised, after.first, after.began) == (before.raised, before.first, before.began)
-    assert after.evidence < before.evidence
+    assert after.e_value < before.e_value
 
 
 def test_fewer_false_alarms_take_longer() -> None:
@@ -207,11 +207,11 @@ def test_alarm_of_nothing_of_the_best_and_of_the_worst() -> None:
             assert watch(checks, limit) == Alarm(False, None, 1.0, None)
         best = watch(np.ones(5000), limit)
         assert not best.raised
-        assert best.evidence <= 1.0 + 1e-9
+        assert best.e_value <= 1.0 + 1e-9
         worst = watch(np.zeros(3000), limit)
         assert worst.raised
         assert worst.began == 0
-        assert math.isfinite(worst.evidence)
+        assert math.isfinite(worst.e_value)
 
 
 def test_targets_at_their_ends() -> None:
