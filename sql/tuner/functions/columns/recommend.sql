@@ -3,7 +3,7 @@
 -- kind: 'search' and 'filtered search' say what serves now; 'index', 'filter index' and 'statistics' carry a statement
 -- to run. Runs with the owner's rights, on vectuned's tables and the catalogue only. gain_ms: how much of a mean search of that kind it is expected to save.
 CREATE OR REPLACE FUNCTION vectuned.recommend_params(relation regclass, column_name name DEFAULT NULL)
-RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, evidence jsonb)
+RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -25,7 +25,7 @@ $$;
 
 -- Of every class of k: what serves, and the same for who searches with plain SQL.
 CREATE OR REPLACE FUNCTION vectuned._recommend_search(c vectuned.tuned_column)
-RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, evidence jsonb)
+RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -54,7 +54,7 @@ $$;
 
 -- Of every kind of filter that was learned of: what serves, and what the others would have cost.
 CREATE OR REPLACE FUNCTION vectuned._recommend_filtered(c vectuned.tuned_column)
-RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, evidence jsonb)
+RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -88,7 +88,7 @@ $$;
 -- search without a filter: within it that is what the filtered search becomes. At most sixteen, the most useful first.
 -- And an ordinary one for columns that are filtered by and have none, without which exact search reads the table.
 CREATE OR REPLACE FUNCTION vectuned._recommend_indexes(c vectuned.tuned_column)
-RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, evidence jsonb)
+RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$

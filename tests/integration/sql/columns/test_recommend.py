@@ -88,8 +88,8 @@ def test_what_serves_is_said_with_its_evidence(conn: Connection, column: int) ->
     assert row["subject"] == "k up to 10"
     assert row["recommendation"].startswith("ef_search 55 on ")
     assert (row["reason"], row["statement"]) == ("by hand", "SET hnsw.ef_search = 55")
-    assert row["evidence"]["at_least"] == 0.95
-    assert [path["effort"] for path in row["evidence"]["paths"]] == [55]
+    assert row["figures"]["at_least"] == 0.95
+    assert [path["effort"] for path in row["figures"]["paths"]] == [55]
     conn.execute(row["statement"].encode())
     assert one(conn, "SHOW hnsw.ef_search") == "55"
 
