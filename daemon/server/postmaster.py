@@ -1,4 +1,4 @@
-"""The postgres process behind the embedded server: started, recognised and stopped."""
+"""Start, recognise and stop the postgres process of the embedded server."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from vectuned.config.errors import DatabaseUnavailableError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-PORT = 5432
-"""Only names the socket file: the server listens on no network address."""
+PORT: Final = 5432
+"""Only part of the socket file's name: the server listens on no network address."""
 
-_PR_SET_PDEATHSIG = 1
-_POLL_SECONDS = 0.01
-_SAME_START_SECONDS = 5.0
+_PR_SET_PDEATHSIG: Final = 1  # from <linux/prctl.h>
+_POLL_SECONDS: Final = 0.01  # between two looks at a process or its pid file
+_MEMORY_RETRY_SECONDS: Final = 0.1  # until a killed server's backends have released its shared memory
+_SAME_START_SECONDS: Final = 5.0  # between a process's start and the time it writes into postmaster.pid
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Account:
 
 @dataclass(frozen=True)
 class PidFile:
-    """What a server wrote into its postmaster.pid; started in seconds since the epoch."""
+    """The contents of a postmaster.pid; `started` is in seconds since the epoch."""
 
     pid: int
     started: float
@@ -47,10 +49,10 @@ class PidFile:
 
 
 def read_pid_file(data: Path) -> PidFile | None:
-    """Read the postmaster.pid of a data folder; None where it is missing or half written."""
+    """Read the postmaster.pid of a data folder; None if it is missing or incomplete."""
     try:
         lines = (data / "postmaster.pid").read_text().split("\n")
-        # A negative number marks a standalone backend; it is a process all the same.
+        # A negative number marks a standalone backend, which is a process, too.
         pid = abs(int(lines[0]))
         started = float(lines[2])
     except (OSError, ValueError, IndexError):
@@ -59,7 +61,7 @@ def read_pid_file(data: Path) -> PidFile | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie, which nobody may ever reap in a container, does not."""
+    """Return whether a process runs; a zombie does not: in a container it may never be reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -74,7 +76,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_postmaster(pid: int, data: Path, started: float) -> bool:
-    """Tell whether a live process is the server of this data folder, not a stranger with a reused pid."""
+    """Return whether a live process is the server of this data folder, not another one with a reused pid."""
     if pid == os.getpid() or not is_alive(pid):
         return False
     command_matches = _is_server_command(pid, data)
@@ -84,53 +86,53 @@ def is_postmaster(pid: int, data: Path, started: float) -> bool:
         if not (data.exists() and Path(f"/proc/{pid}/cwd").samefile(data)):
             return False
     except PermissionError:
-        # Root without CAP_SYS_PTRACE, as in most containers, may not look at another account's cwd.
+        # Root without CAP_SYS_PTRACE, as in most containers, may not read another account's cwd link.
         return command_matches
     except OSError:
         return False
-    # The clock may have been set since, so a differing start time alone acquits nobody.
-    begun = _start_time(pid)
-    return command_matches or (begun is not None and abs(begun - started) <= _SAME_START_SECONDS)
+    # The clock may have been set since, so a differing start time alone proves nothing.
+    start = _start_time(pid)
+    return command_matches or (start is not None and abs(start - started) <= _SAME_START_SECONDS)
 
 
 def stop_orphan(data: Path, *, patience: float) -> None:
-    """Stop the server that a killed owner left behind and remove a pid file that means nothing.
+    """Stop the server that a killed owner left running, and remove a stale pid file.
 
-    Only the holder of the folder's lock may call this. Each signal is given `patience` seconds.
+    Only the holder of the folder's lock may call this. Each signal has `patience` seconds to take effect.
     """
-    found = read_pid_file(data)
-    if found is not None and is_postmaster(found.pid, data, found.started):
-        logger.warning(
+    pid_file = read_pid_file(data)
+    if pid_file is not None and is_postmaster(pid_file.pid, data, pid_file.started):
+        log.warning(
             "Stopping the server %d in %s, whose owner is gone",
-            found.pid,
+            pid_file.pid,
             data,
             extra={"action": "stop_orphan"},
         )
-        stop_process(found.pid, lambda: not is_alive(found.pid), patience=patience)
-    # PostgreSQL refuses to start while any process at all has the pid in this file.
+        stop_process(pid_file.pid, lambda: not is_alive(pid_file.pid), patience=patience)
+    # PostgreSQL refuses to start while any process has the pid in this file.
     (data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def stop_process(pid: int, is_gone: Callable[[], bool], *, patience: float) -> None:
-    """Stop a server: fast, then immediately, then by force, with `patience` seconds for each."""
-    for step in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        if step is not signal.SIGINT:
-            logger.warning(
+    """Stop a server by fast, then immediate shutdown, then SIGKILL, with `patience` seconds for each."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        if number is not signal.SIGINT:
+            log.warning(
                 "Server %d has not stopped after %g s, sending %s",
                 pid,
                 patience,
-                step.name,
+                number.name,
                 extra={"action": "stop"},
             )
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, step)
+            os.kill(pid, number)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if is_gone():
                 return
             time.sleep(_POLL_SECONDS)
     raise DatabaseUnavailableError(
-        f"The server with process id {pid} does not stop, not even by force; find out what holds it."
+        f"The server with process id {pid} does not stop, not even after SIGKILL; find out what blocks it."
     )
 
 
@@ -141,12 +143,12 @@ def spawn(
     stdin: int,
     output: int,
 ) -> subprocess.Popen[bytes]:
-    """Start one of PostgreSQL's programs as the account; it dies with this process on Linux.
+    """Start one of PostgreSQL's programs under the account; on Linux it ends with this process.
 
     `stdin` and `output` are file descriptors or subprocess constants; standard error joins `output`.
     """
     with warnings.catch_warnings():
-        # Python 3.12 warns of forks in a threaded process; the hook between fork and exec takes no lock.
+        # Python 3.12 warns of forks in a process with threads; the hook between fork and exec takes no lock.
         warnings.simplefilter("ignore", DeprecationWarning)
         return subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             [os.fspath(part) for part in command],
@@ -155,7 +157,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             cwd="/",
             env=_environment(os.environ),
-            # A session of its own: the terminal's Ctrl-C is for us, and we stop the server when done with it.
+            # A new session: Ctrl-C in the terminal reaches only us, and we stop the server at the end.
             start_new_session=True,
             user=account.uid if account else None,
             group=account.gid if account else None,
@@ -165,7 +167,7 @@ def spawn(
 
 
 class Postmaster:
-    """A running postgres process that is our own child."""
+    """A running postgres process that is a child of this process."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -187,14 +189,14 @@ class Postmaster:
         data: Path,
         settings: Mapping[str, str],
         account: Account | None,
-        log: Path,
+        log_file: Path,
         *,
         timeout: float,
         patience: float,
     ) -> Postmaster:
-        """Start a server and wait until it takes connections.
+        """Start a server and wait until it accepts connections.
 
-        Raises DatabaseUnavailableError with the server's own words if it exits, or takes longer than
+        Raises DatabaseUnavailableError with the server's own message if it exits, or is not ready within
         `timeout` seconds.
         """
         command: list[str | Path] = [program, "-D", data]
@@ -202,8 +204,8 @@ class Postmaster:
             command += ["-c", f"{name}={value}"]
         deadline = time.monotonic() + timeout
         while True:
-            with log.open("ab") as output:
-                seen = output.tell()
+            with log_file.open("ab") as output:
+                offset = output.tell()
                 process = spawn(command, account, stdin=subprocess.DEVNULL, output=output.fileno())
             server = cls(process)
             try:
@@ -213,48 +215,48 @@ class Postmaster:
                 raise
             if ready:
                 return server
-            words = complaint(log, seen)
-            # Backends of a server that was killed outlive it for a moment and hold its memory.
-            if "still in use" in words and time.monotonic() < deadline:
-                time.sleep(10 * _POLL_SECONDS)
+            message = last_error(log_file, offset)
+            # The backends of a killed server outlive it for a moment and hold its shared memory.
+            if "still in use" in message and time.monotonic() < deadline:
+                time.sleep(_MEMORY_RETRY_SECONDS)
                 continue
             if server.is_running:
                 server.stop(patience=patience)
-                words = f"it was not ready after {timeout:g} s"
+                message = f"it was not ready after {timeout:g} s"
             raise DatabaseUnavailableError(
-                f"The embedded PostgreSQL server in {data} did not start ({words}); {log} says more."
+                f"The embedded PostgreSQL server in {data} did not start ({message}); see {log_file}."
             )
 
     def _wait(self, data: Path, deadline: float) -> bool:
         while self.is_running and time.monotonic() < deadline:
-            found = read_pid_file(data)
-            if found is not None and found.pid == self.pid and found.status == "ready":
+            pid_file = read_pid_file(data)
+            if pid_file is not None and pid_file.pid == self.pid and pid_file.status == "ready":
                 return True
             time.sleep(_POLL_SECONDS)
         return False
 
     def stop(self, *, patience: float) -> None:
-        """Stop the server if it runs, fast at first, and reap it."""
+        """Stop the server if it runs, by fast shutdown at first, and reap it."""
         if self.is_running:
             stop_process(self.pid, lambda: not self.is_running, patience=patience)
 
 
-def complaint(log: Path, offset: int) -> str:
-    """Quote the last complaint in a log after a byte offset, without time and process id."""
-    with log.open("rb") as file:
+def last_error(log_file: Path, offset: int) -> str:
+    """Return the last error in a log after a byte offset, without time and process id."""
+    with log_file.open("rb") as file:
         file.seek(offset)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     for mark in ("PANIC:", "FATAL:", "error:", "ERROR:"):
         for line in reversed(lines):
             if mark in line:
                 return line[line.index(mark) + len(mark) :].strip()
-    return lines[-1] if lines else "it left no message"
+    return lines[-1] if lines else "it wrote no message"
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    # PGDATA, PGOPTIONS and the locale would change what the server does.
-    kept = {name: value for name, value in environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return kept | {"LC_ALL": "C"}
+    # PGDATA, PGOPTIONS and the locale would change the server's behaviour.
+    passed = {name: value for name, value in environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+    return passed | {"LC_ALL": "C"}
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -262,8 +264,8 @@ def _die_with_parent() -> Callable[[], None] | None:
         return None
     if threading.current_thread() is not threading.main_thread():
         # The kernel would send the signal when this thread ends, not when the process does.
-        logger.warning(
-            "The server is started outside the main thread, so it would outlive a kill -9 of this process",
+        log.warning(
+            "The server is started outside the main thread, so it will outlive a kill -9 of this process",
             extra={"action": "start"},
         )
         return None
@@ -271,7 +273,7 @@ def _die_with_parent() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def hook() -> None:
-        # After the change of user, which would clear it; SIGINT is PostgreSQL's fast shutdown.
+        # preexec_fn runs after the change of user, which would clear this; SIGINT is a fast shutdown.
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
@@ -280,7 +282,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    # The command's name, in parentheses, may hold blanks and parentheses itself.
+    # The command's name, in parentheses, may itself hold blanks and parentheses.
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -314,5 +316,5 @@ def _is_server_command(pid: int, data: Path) -> bool:
 
 def _ps(pid: int, column: str) -> str:
     command = ["/bin/ps", "-o", f"{column}=", "-p", str(pid)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
-    return found.stdout.strip()
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    return result.stdout.strip()

@@ -16,7 +16,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from vectuned.daemon.server.embedded import DEFAULT_SETTINGS, EmbeddedServer
-from vectuned.daemon.server.installation import find_binaries, make_private, readable_binaries, server_account
+from vectuned.daemon.server.installation import (
+    choose_account,
+    find_binaries,
+    make_private_folder,
+    prepare_binaries,
+)
 from vectuned.daemon.server.postmaster import PORT, Postmaster, spawn
 from vectuned.sql.install import migrate
 
@@ -43,17 +48,17 @@ class HotStandby:
         self._primary = primary
         self._data = primary.home / "standby" / "data"
         self._sockets = primary.home / "standby-run"
-        self._account = server_account(self._data.parent)
+        self._account = choose_account(self._data.parent)
         binaries = find_binaries()
         if self._account is not None:
-            binaries = readable_binaries(binaries, self._account, primary.home)
+            binaries = prepare_binaries(binaries, self._account, primary.home)
         self._binaries = binaries
         self._server: Postmaster | None = None
 
     def copy(self) -> None:
         """Copy the primary as it is."""
         for folder in (self._data.parent, self._sockets):
-            make_private(folder, self._account)
+            make_private_folder(folder, self._account)
         command: list[str | Path] = [
             self._binaries.program("pg_basebackup"),
             "--pgdata",

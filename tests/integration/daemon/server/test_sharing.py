@@ -13,7 +13,7 @@ import pytest
 from tests.integration.embedded_helpers import FAST, PACKAGE, Command, ask, copy_home, eventually, open_folder
 
 from vectuned.config.errors import DatabaseUnavailableError
-from vectuned.daemon.server.embedded import EmbeddedServer, embedded_server
+from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.server.postmaster import is_alive
 
 
@@ -52,7 +52,7 @@ def test_owner_waits_for_the_last_user(home: Path) -> None:
         said = owner.ready()
         with Command(home, share=True) as other:
             assert other.ready()["owner"] is False
-            with embedded_server(home) as server:
+            with EmbeddedServer(home, share=True) as server:
                 assert not server.is_owner
                 assert server.pid is None
                 assert server.dsn == said["dsn"]
@@ -70,7 +70,7 @@ def test_owner_waits_for_the_last_user(home: Path) -> None:
 def test_waiting_owner_can_be_interrupted(home: Path) -> None:
     with Command(home) as owner:
         pid = owner.ready()["pid"]
-        with embedded_server(home) as server:
+        with EmbeddedServer(home, share=True) as server:
             owner.leave()
             assert eventually(lambda: "Waiting for other commands" in owner.errors())
             owner.process.send_signal(signal.SIGINT)
