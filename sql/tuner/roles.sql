@@ -49,7 +49,9 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_
     vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
     vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._restart_checks,
-    vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._unreadable,
+    vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._replay_statement,
+    vectuned._check_replay_plan, vectuned._replay_exact, vectuned._replay_other_paths, vectuned._replay_restarted,
+    vectuned._replay_continued, vectuned._elapsed_ms, vectuned._unreadable,
     vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params,
     vectuned.export_patterns, vectuned.import_patterns
     TO vectuned_daemon;

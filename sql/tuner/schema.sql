@@ -135,6 +135,10 @@ CREATE TABLE vectuned.feedback_default PARTITION OF vectuned.feedback DEFAULT;
 
 CREATE INDEX feedback_unjudged ON vectuned.feedback (column_id) WHERE judged < revision;
 
+-- When a replay may stop: `rows` rows were seen within the distance `bound`, and of a filtered search `filter_rows` matching
+-- rows within `filter_bound`. All NULL: only after the last rung.
+CREATE TYPE vectuned._scan_goal AS (rows int, bound float8, filter_rows int, filter_bound float8);
+
 -- A sampled search searched again through one index: recall and cost at every rung of effort.
 CREATE TABLE vectuned.replay (
     replay_no    bigint GENERATED ALWAYS AS IDENTITY,

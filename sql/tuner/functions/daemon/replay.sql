@@ -1,17 +1,233 @@
--- Searches once more through one index and reports what every rung of effort saw and cost.
+-- Counterfactual replay: runs one recorded search again through one index and reports what it would have seen, and what
+-- it would have cost, at every rung of effort.
 
--- An HNSW index is scanned once, the scan continued from rung to rung: distances are in the order the scan gave them
--- and counts[i] is how many of them had come at rungs[i], and entries[i] how many the index had given by then: more,
--- where it still holds rows that are dead. That scan does not apply the condition of a filtered search;
--- matched says which rows meet it. IVFFlat and the indexes of partitioned tables cannot be widened, they are searched
--- anew at every rung, the condition applied, for depth rows: counts[i] is where the distances of rungs[i] end.
--- Distances are those of the stored vectors, whatever the index compares.
--- blocks: buffers of the index fetched so far; ms: time so far (of a search anew: its own). The plan is checked.
--- Unless every rung is wanted, it ends where nothing more can be learned: goal rows no farther than bound were seen
--- (of a filtered search filter_goal matching rows within filter_bound as well), or it took half as long again as the
--- exact answer through the filter, exact_ms, which is measured here unless it is known. The arrays then end there.
--- thorough: of a filtered search, also what has no rungs: the planner's own choice, and two scans that go on until
--- they found k rows. other_distances are ended by other_counts, as above.
+-- Milliseconds since a time of clock_timestamp().
+CREATE OR REPLACE FUNCTION vectuned._elapsed_ms(started timestamptz) RETURNS float8
+LANGUAGE sql VOLATILE
+RETURN extract(epoch FROM clock_timestamp() - started)::float8 * 1000;
+
+-- The statement that is replayed; $1 is the query vector. A continued scan fetches the distance of every row and whether
+-- it meets the condition. A restarted scan applies the condition and fetches `depth` rows, or as many more as a search
+-- fetches from an index that orders by less than the distance; $2 is the effort.
+CREATE OR REPLACE FUNCTION vectuned._replay_statement(
+    c vectuned.tuned_column, i vectuned.tuned_index, condition text, required text, resumable boolean, depth int) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    f record;
+    n record;
+BEGIN
+    SELECT * INTO f FROM vectuned._fragments(c);
+    SELECT * INTO n FROM vectuned._index_fragments(c, i);
+    IF resumable THEN
+        RETURN format('SELECT %s AS distance, coalesce((%s), false) AS matches FROM %s t WHERE %s AND %s ORDER BY %s',
+                      f.distance, condition, f.relation, n.narrow, required, n.ordering);
+    END IF;
+    RETURN format('SELECT %s AS distance FROM %s t WHERE %s AND %s AND %s ORDER BY %s LIMIT %s',
+                  f.distance, f.relation, n.narrow, required, vectuned._condition_for(i, condition), n.ordering,
+                  CASE i.form WHEN 'plain' THEN depth::text
+                              WHEN 'halfvec' THEN (depth + depth / 10 + 5)::text
+                              -- Of an index on signs, a search ranks as many rows by their distances as its effort.
+                              ELSE '$2' END);
+END
+$$;
+
+-- Raises an error unless the planner takes the index for a statement, with the settings of the caller.
+CREATE OR REPLACE FUNCTION vectuned._check_replay_plan(
+    c vectuned.tuned_column, i vectuned.tuned_index, statement text, query @extschema@.vector) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO plan USING query, 1000;
+    IF NOT vectuned._plan_reads(plan, i.index_relation) THEN
+        RAISE EXCEPTION 'a replay on %.% should scan index %, but the plan is % %', c.relation, c.column_name,
+            i.index_relation::regclass, plan -> 0 -> 'Plan' ->> 'Node Type',
+            coalesce('on ' || nullif(array_to_string(vectuned._plan_indexes(plan), ', '), ''), '')
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Run vectuned.enable again if the column has another index now.';
+    END IF;
+END
+$$;
+
+-- Milliseconds that the exact answer of a filtered search takes, without the vector index.
+CREATE OR REPLACE FUNCTION vectuned._replay_exact(c vectuned.tuned_column, query @extschema@.vector, condition text, k int)
+RETURNS float8
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_sort = on
+SET enable_seqscan = on
+SET enable_bitmapscan = on
+AS $$
+DECLARE
+    f record;
+    started timestamptz;
+BEGIN
+    SELECT * INTO f FROM vectuned._fragments(c);
+    started := clock_timestamp();
+    EXECUTE f.every_head || condition || f.every_tail USING query, k;
+    RETURN vectuned._elapsed_ms(started);
+END
+$$;
+
+-- Answers a filtered search by the access paths that have no rungs: the planner's own choice, and two iterative scans that
+-- go on until they found k matching rows. counts[n] is where the distances of the n-th end, ms[n] how long it took. An
+-- iterative scan takes at least twice as long as the path before it, so none is tried once exact search is quicker.
+CREATE OR REPLACE FUNCTION vectuned._replay_other_paths(
+    c vectuned.tuned_column, i vectuned.tuned_index, query @extschema@.vector, condition text, k int, exact_ms float8,
+    OUT distances float8[], OUT counts int[], OUT ms float8[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_sort = on
+SET enable_seqscan = on
+SET enable_bitmapscan = on
+SET hnsw.iterative_scan = off
+SET hnsw.ef_search = 40
+SET hnsw.max_scan_tuples = 20000
+SET ivfflat.probes = 1
+AS $$
+DECLARE
+    f record;
+    n record;
+    path record;
+    statement text;
+    started timestamptz;
+    path_distances float8[];
+BEGIN
+    SELECT * INTO f FROM vectuned._fragments(c);
+    SELECT * INTO n FROM vectuned._index_fragments(c, i);
+    statement := format('SELECT array_agg(n.distance) FROM (SELECT %s AS distance FROM %s t WHERE %s AND %s ORDER BY %s LIMIT $2) n',
+                        f.distance, f.relation, n.narrow, condition, n.ordering);
+    PERFORM set_config('ivfflat.probes', c.default_probes::text, true);
+    FOR path IN
+        SELECT p.* FROM (VALUES (1, 'off', c.default_ef, 20000, 'on'),
+                                (2, 'relaxed_order', 200, 20000, 'off'),
+                                (3, 'relaxed_order', 800, 80000, 'off'))
+            AS p (number, iterative_scan, ef_search, max_scan_tuples, sort)
+        ORDER BY p.number
+    LOOP
+        PERFORM set_config('hnsw.iterative_scan', path.iterative_scan, true),
+                set_config('hnsw.ef_search', greatest(k, path.ef_search)::text, true),
+                set_config('hnsw.max_scan_tuples', path.max_scan_tuples::text, true),
+                set_config('enable_sort', path.sort, true);
+        started := clock_timestamp();
+        EXECUTE statement INTO path_distances USING query, k;
+        ms := ms || vectuned._elapsed_ms(started);
+        distances := distances || path_distances;
+        counts := counts || coalesce(cardinality(distances), 0);
+        EXIT WHEN i.method = 'ivfflat' OR exact_ms < 2 * ms[path.number];
+    END LOOP;
+END
+$$;
+
+-- Searches once for every rung: IVFFlat indexes and the indexes of partitioned tables, whose scans cannot be continued.
+-- distances holds the searches one after the other, each in ascending order, and counts[i] is where that of rungs[i]
+-- ends. blocks and ms are those of each search by itself.
+CREATE OR REPLACE FUNCTION vectuned._replay_restarted(
+    i vectuned.tuned_index, statement text, query @extschema@.vector, rungs int[], filtered boolean,
+    goal vectuned._scan_goal, exact_ms float8,
+    OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET hnsw.iterative_scan = off
+SET hnsw.ef_search = 40
+SET ivfflat.probes = 1
+AS $$
+DECLARE
+    rung_setting constant text := CASE i.method WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END;
+    rung int;
+    rung_distances float8[];
+    near int;
+    near_filtered int;
+    blocks_before bigint;
+    started timestamptz;
+BEGIN
+    FOREACH rung IN ARRAY rungs LOOP
+        PERFORM set_config(rung_setting, rung::text, true);
+        blocks_before := pg_stat_get_xact_blocks_fetched(i.index_relation);
+        started := clock_timestamp();
+        EXECUTE format('SELECT array_agg(s.distance ORDER BY s.distance) FROM (%s) s', statement)
+        INTO rung_distances USING query, rung;
+        ms := ms || vectuned._elapsed_ms(started);
+        blocks := blocks || (pg_stat_get_xact_blocks_fetched(i.index_relation) - blocks_before)::float8;
+        distances := distances || rung_distances;
+        counts := counts || coalesce(cardinality(distances), 0);
+        SELECT count(*) FILTER (WHERE d <= goal.bound), count(*) FILTER (WHERE d <= goal.filter_bound)
+        INTO near, near_filtered FROM unnest(rung_distances) d;
+        EXIT WHEN CASE WHEN filtered
+                  THEN near_filtered >= goal.filter_rows OR goal.rows IS NOT NULL AND ms[cardinality(ms)] > 1.5 * exact_ms
+                  ELSE near >= goal.rows END;
+    END LOOP;
+END
+$$;
+
+-- Scans an HNSW index once and continues the scan from rung to rung. The scan does not apply the condition of a filtered
+-- search: matched says of each distance whether its row meets it. distances are in the order of the scan, and counts[i]
+-- of them had come at rungs[i]. entries[i] is how many entries the index had returned by then: more than counts[i] where
+-- it still holds dead rows. blocks and ms count from the start of the scan.
+CREATE OR REPLACE FUNCTION vectuned._replay_continued(
+    i vectuned.tuned_index, statement text, query @extschema@.vector, rungs int[], filtered boolean,
+    goal vectuned._scan_goal, exact_ms float8,
+    OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[], OUT matched boolean[], OUT entries bigint[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET hnsw.ef_search = 40
+AS $$
+DECLARE
+    scan refcursor;
+    rung int;
+    previous_rung int := 0;
+    distance float8;
+    matches boolean;
+    total int := 0;
+    near int := 0;
+    near_filtered int := 0;
+    blocks_before constant bigint := pg_stat_get_xact_blocks_fetched(i.index_relation);
+    entries_before constant bigint := pg_stat_get_xact_tuples_returned(i.index_relation);
+    started timestamptz;
+BEGIN
+    PERFORM set_config('hnsw.ef_search', rungs[1]::text, true);
+    started := clock_timestamp();
+    OPEN scan NO SCROLL FOR EXECUTE statement USING query;
+    FOREACH rung IN ARRAY rungs LOOP
+        IF previous_rung > 0 THEN
+            PERFORM set_config('hnsw.ef_search', (rung - previous_rung)::text, true);
+        END IF;
+        FOR row_no IN 1 .. rung - previous_rung LOOP
+            FETCH scan INTO distance, matches;
+            EXIT WHEN NOT found;
+            total := total + 1;
+            distances[total] := distance;
+            near := near + (distance <= goal.bound)::int;
+            IF filtered THEN
+                matched[total] := matches;
+                near_filtered := near_filtered + (matches AND distance <= goal.filter_bound)::int;
+            END IF;
+        END LOOP;
+        previous_rung := rung;
+        counts := counts || total;
+        entries := entries || (pg_stat_get_xact_tuples_returned(i.index_relation) - entries_before);
+        blocks := blocks || (pg_stat_get_xact_blocks_fetched(i.index_relation) - blocks_before)::float8;
+        ms := ms || vectuned._elapsed_ms(started);
+        EXIT WHEN near >= goal.rows
+              AND (NOT filtered OR near_filtered >= goal.filter_rows OR ms[cardinality(ms)] > 1.5 * exact_ms);
+    END LOOP;
+    CLOSE scan;
+END
+$$;
+
+-- Replays a search through one index, after checking that the plan scans it. Returns, by name:
+--   distances, counts, blocks, ms, and for continued scans matched and entries: see _replay_continued and
+--     _replay_restarted. Distances are those of the stored vectors, whatever the index compares; blocks are buffers of the
+--     index.
+--   exact_ms: milliseconds of the exact answer through the filter; measured unless known_exact_ms is given.
+--   other_distances, other_counts, other_ms: with `thorough`, of a filtered search; see _replay_other_paths.
+-- Without `goal` the replay goes through every rung. With it, it stops at the first rung that leaves nothing to learn, and
+-- the arrays end there: `goal` rows were seen within the distance `bound`, and of a filtered search also `filter_goal`
+-- matching rows within `filter_bound`, or the scan took half as long again as the exact answer.
 CREATE OR REPLACE FUNCTION vectuned._replay(
     p_column_id int, p_index_no int, query @extschema@.vector, rungs int[], condition text DEFAULT NULL,
     k int DEFAULT 10, depth int DEFAULT 100, goal int DEFAULT NULL, bound float8 DEFAULT NULL,
@@ -36,133 +252,44 @@ AS $$
 DECLARE
     c vectuned.tuned_column;
     i vectuned.tuned_index;
-    f record;
-    n record;
-    anew boolean;
+    filtered constant boolean := condition IS NOT NULL;
+    resumable boolean;
     required text := 'true';
     statement text;
-    plan json;
-    found_distances float8[];
-    scan refcursor;
-    rung int;
-    reached int := 0;
-    row_distance float8;
-    row_matches boolean;
-    hits int := 0;
-    filter_hits int := 0;
-    total int := 0;
-    blocks_before bigint;
-    entries_before bigint;
-    started timestamptz;
+    scan_goal vectuned._scan_goal := ROW(goal, bound, filter_goal, filter_bound);
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
     SELECT * INTO STRICT i FROM vectuned.tuned_index t WHERE t.column_id = p_column_id AND t.index_no = p_index_no;
-    SELECT * INTO f FROM vectuned._fragments(c);
-    SELECT * INTO n FROM vectuned._index_fragments(c, i);
-    anew := i.method = 'ivfflat' OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation);
+    resumable := i.method = 'hnsw' AND NOT EXISTS (
+        SELECT FROM pg_class r WHERE r.oid = i.index_relation AND r.relkind = 'I');
     IF i.requires IS NOT NULL THEN
         SELECT m.condition INTO required FROM vectuned._compile_filter(c.id, c.relation, i.requires) m;
     END IF;
-    statement := CASE WHEN anew
-        THEN format('SELECT %1$s AS distance FROM %2$s t WHERE %3$s AND %4$s AND %5$s ORDER BY %6$s LIMIT %7$s',
-            f.distance, f.relation, n.narrow, required,
-            vectuned._condition_for(i, coalesce(condition, 'true')), n.ordering,
-            -- Of signs as many rows are ranked by their distances as a search takes.
-            CASE i.form WHEN 'plain' THEN depth::text WHEN 'halfvec' THEN (depth + depth / 10 + 5)::text ELSE '$2' END)
-        ELSE format('SELECT %1$s, coalesce((%5$s), false) FROM %2$s t WHERE %3$s AND %4$s ORDER BY %6$s',
-            f.distance, f.relation, n.narrow, required, coalesce(condition, 'true'), n.ordering) END;
-    -- At the highest effort, and indexes of the other method looking costly: vectuned._takes_index says why.
+    statement := vectuned._replay_statement(c, i, coalesce(condition, 'true'), required, resumable, depth);
+    -- The plan is checked at the highest effort, while indexes of the other method look as costly as can be; see
+    -- vectuned._takes_index.
     IF i.method = 'ivfflat' THEN
         PERFORM set_config('ivfflat.probes', rungs[cardinality(rungs)]::text, true);
     END IF;
-    EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO plan USING query, 1000;
-    IF NOT vectuned._plan_reads(plan, i.index_relation) THEN
-        RAISE EXCEPTION 'a replay on %.% should scan index %, but the plan is % %', c.relation, c.column_name,
-            i.index_relation::regclass, plan -> 0 -> 'Plan' ->> 'Node Type',
-            coalesce('on ' || nullif(array_to_string(vectuned._plan_indexes(plan), ', '), ''), '')
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Run vectuned.enable again if the column has another index now.';
-    END IF;
+    PERFORM vectuned._check_replay_plan(c, i, statement, query);
 
     exact_ms := known_exact_ms;
-    IF condition IS NOT NULL AND (exact_ms IS NULL OR thorough) THEN
-        PERFORM set_config('enable_sort', 'on', true), set_config('enable_seqscan', 'on', true),
-                set_config('enable_bitmapscan', 'on', true);
-        started := clock_timestamp();
-        EXECUTE f.every_head || condition || f.every_tail USING query, k;
-        exact_ms := coalesce(exact_ms, extract(epoch FROM clock_timestamp() - started)::float8 * 1000);
-        IF thorough THEN
-            FOR attempt IN 1 .. 3 LOOP
-                PERFORM set_config('hnsw.iterative_scan', CASE attempt WHEN 1 THEN 'off' ELSE 'relaxed_order' END, true),
-                        set_config('hnsw.ef_search', greatest(k, CASE attempt WHEN 1 THEN c.default_ef WHEN 2 THEN 200 ELSE 800 END)::text, true),
-                        set_config('hnsw.max_scan_tuples', CASE attempt WHEN 3 THEN '80000' ELSE '20000' END, true),
-                        set_config('ivfflat.probes', c.default_probes::text, true),
-                        set_config('enable_sort', CASE attempt WHEN 1 THEN 'on' ELSE 'off' END, true);
-                started := clock_timestamp();
-                EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s AND %4$s '
-                               'ORDER BY %5$s LIMIT $2) n', f.distance, f.relation, n.narrow, condition, n.ordering)
-                INTO found_distances USING query, k;
-                other_ms := other_ms || extract(epoch FROM clock_timestamp() - started)::float8 * 1000;
-                other_distances := other_distances || found_distances;
-                other_counts := other_counts || coalesce(cardinality(other_distances), 0);
-                -- A scan that goes on takes at least twice as long each time: not tried where exact search is quicker.
-                EXIT WHEN i.method = 'ivfflat' OR exact_ms < 2 * other_ms[attempt];
-            END LOOP;
-            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.max_scan_tuples', '20000', true),
-                    set_config('hnsw.ef_search', '1000', true), set_config('ivfflat.probes', '32768', true);
-        END IF;
-        PERFORM set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true),
-                set_config('enable_bitmapscan', 'off', true);
+    IF filtered AND exact_ms IS NULL THEN
+        exact_ms := vectuned._replay_exact(c, query, condition, k);
     END IF;
-
-    IF anew THEN
-        PERFORM set_config('hnsw.iterative_scan', 'off', true);
-        FOREACH rung IN ARRAY rungs LOOP
-            PERFORM set_config(CASE i.method WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END, rung::text, true);
-            blocks_before := pg_stat_get_xact_blocks_fetched(i.index_relation);
-            started := clock_timestamp();
-            EXECUTE format('SELECT array_agg(s.distance ORDER BY s.distance) FROM (%s) s', statement)
-            INTO found_distances USING query, rung;
-            ms := ms || extract(epoch FROM clock_timestamp() - started)::float8 * 1000;
-            blocks := blocks || (pg_stat_get_xact_blocks_fetched(i.index_relation) - blocks_before)::float8;
-            distances := distances || found_distances;
-            counts := counts || coalesce(cardinality(distances), 0);
-            SELECT count(*) FILTER (WHERE d <= bound), count(*) FILTER (WHERE d <= filter_bound) INTO hits, filter_hits
-            FROM unnest(found_distances) d;
-            EXIT WHEN CASE WHEN condition IS NULL THEN hits >= goal
-                      ELSE filter_hits >= filter_goal OR goal IS NOT NULL AND ms[cardinality(ms)] > 1.5 * exact_ms END;
-        END LOOP;
-        RETURN;
+    IF filtered AND thorough THEN
+        SELECT o.distances, o.counts, o.ms INTO other_distances, other_counts, other_ms
+        FROM vectuned._replay_other_paths(c, i, query, condition, k, exact_ms) o;
     END IF;
-
-    PERFORM set_config('hnsw.ef_search', rungs[1]::text, true);
-    blocks_before := pg_stat_get_xact_blocks_fetched(i.index_relation);
-    entries_before := pg_stat_get_xact_tuples_returned(i.index_relation);
-    started := clock_timestamp();
-    OPEN scan NO SCROLL FOR EXECUTE statement USING query;
-    FOREACH rung IN ARRAY rungs LOOP
-        IF reached > 0 THEN
-            PERFORM set_config('hnsw.ef_search', (rung - reached)::text, true);
+    IF resumable THEN
+        IF required <> 'true' THEN
+            scan_goal.rows := least(scan_goal.rows, 0);  -- a partial index does not hold the rows of the unfiltered answer
         END IF;
-        FOR place IN 1 .. rung - reached LOOP
-            FETCH scan INTO row_distance, row_matches;
-            EXIT WHEN NOT found;
-            total := total + 1;
-            distances[total] := row_distance;
-            hits := hits + (row_distance <= bound)::int;
-            IF condition IS NOT NULL THEN
-                matched[total] := row_matches;
-                filter_hits := filter_hits + (row_matches AND row_distance <= filter_bound)::int;
-            END IF;
-        END LOOP;
-        reached := rung;
-        counts := counts || total;
-        entries := entries || (pg_stat_get_xact_tuples_returned(i.index_relation) - entries_before);
-        blocks := blocks || (pg_stat_get_xact_blocks_fetched(i.index_relation) - blocks_before)::float8;
-        ms := ms || extract(epoch FROM clock_timestamp() - started)::float8 * 1000;
-        EXIT WHEN goal IS NOT NULL AND (hits >= goal OR required <> 'true')
-              AND (condition IS NULL OR filter_hits >= filter_goal OR ms[cardinality(ms)] > 1.5 * exact_ms);
-    END LOOP;
-    CLOSE scan;
+        SELECT s.distances, s.counts, s.blocks, s.ms, s.matched, s.entries INTO distances, counts, blocks, ms, matched, entries
+        FROM vectuned._replay_continued(i, statement, query, rungs, filtered, scan_goal, exact_ms) s;
+    ELSE
+        SELECT s.distances, s.counts, s.blocks, s.ms INTO distances, counts, blocks, ms
+        FROM vectuned._replay_restarted(i, statement, query, rungs, filtered, scan_goal, exact_ms) s;
+    END IF;
 END
 $$;

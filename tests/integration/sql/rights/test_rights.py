@@ -34,7 +34,8 @@ FUNCTIONS = {
         _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _restart_checks _row_estimate
-        _set_baseline _since_baseline _replay""",
+        _set_baseline _since_baseline _replay _replay_statement _check_replay_plan _replay_exact
+        _replay_other_paths _replay_restarted _replay_continued _elapsed_ms""",
 }
 
 # The same of tables and views, by privilege; with columns in parentheses where it is those alone.
@@ -47,8 +48,8 @@ TABLES = {
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
             recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
-            replay(blocks,column_id,exact_ms,filtered_recall,fraction,generation,k_class,k_classes,kept,\
-matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
+            replay(blocks,column_id,exact_ms,filtered_recall,fraction,generation,is_counter_example,k_class,\
+k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
         "INSERT": "tuned_column tuned_index filter_statistics event",
         "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
         "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback imported",
