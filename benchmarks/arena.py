@@ -24,7 +24,7 @@ from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.column import VectorColumn
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.sql.install import migrate
 
@@ -129,7 +129,7 @@ def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> 
 
 
 def _cares(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
-    return [tuned for tuned in tuned_columns(conn) if tuned.column.schema == SCHEMA]
+    return [tuned for tuned in read_tuned_columns(conn) if tuned.column.schema == SCHEMA]
 
 
 def _column(conn: psycopg.Connection[Any], data: VectorSet) -> VectorColumn:

@@ -45,7 +45,7 @@ from vectuned.config.errors import UsageError
 from vectuned.daemon.measure.arms import BLOCK, race
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import VectorColumn
-from vectuned.learning.model.ladder import HIGHEST, at_efforts
+from vectuned.learning.model.ladder import HIGHEST_POSITION, interpolate
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.truth.truth import Truth, exact_neighbors, recall_at_k
@@ -284,11 +284,11 @@ def _bank(seen: Floats, fresh: Floats, past: Searches, seed: int) -> Floats:
     return np.asarray((patterns.recall[nearest] * weight).sum(axis=1) / weight.sum(axis=1))
 
 
-def choose(expected: Floats, cost: Floats, generosity: float, highest: float = HIGHEST) -> Floats:
+def choose(expected: Floats, cost: Floats, generosity: float, highest: float = HIGHEST_POSITION) -> Floats:
     """Choose each query's rung, or between: highest recall - price * cost, price = exp(-generosity)."""
     grid = np.arange(0.0, highest + 1e-9, 0.125)
-    spent = at_efforts(np.broadcast_to(cost, expected.shape), grid)
-    return np.asarray(grid[np.argmax(at_efforts(expected, grid) - np.exp(-generosity) * spent, axis=1)])
+    spent = interpolate(np.broadcast_to(cost, expected.shape), grid)
+    return np.asarray(grid[np.argmax(interpolate(expected, grid) - np.exp(-generosity) * spent, axis=1)])
 
 
 def _by_bin(curves: Floats, bins: Ints, generosity: float) -> Floats:
@@ -300,13 +300,13 @@ def policies(
 ) -> dict[str, dict[str, float]]:
     """Compare policies on held-out queries at the same mean recall, each query charged its own time."""
     at = float(np.interp(target, new.recall.mean(axis=0), RUNG))
-    fixed = at_efforts(new.ms, [at])[:, 0]
+    fixed = interpolate(new.ms, [at])[:, 0]
     probes = float(np.interp(at, RUNG, PRICED))
     result = {"fixed": _times(fixed) | {"probes": round(probes)}}
 
     def add(name: str, own: Floats, efforts_of: Callable[[float], Floats]) -> None:
         efforts = efforts_of(_solve(efforts_of, new.recall, target))
-        ms = own + at_efforts(new.ms, efforts[:, None])[:, 0]
+        ms = own + interpolate(new.ms, efforts[:, None])[:, 0]
         result[name] = {"saving": round(float(fixed.mean() / ms.mean()), 3), **_times(ms)}
 
     def within_factor(generosity: float) -> Floats:
@@ -330,7 +330,7 @@ def _solve(efforts_of: Callable[[float], Floats], recall: Floats, target: float)
     low, high = -12.0, 20.0
     for _ in range(30):
         middle = (low + high) / 2
-        enough = at_efforts(recall, efforts_of(middle)[:, None]).mean() >= target
+        enough = interpolate(recall, efforts_of(middle)[:, None]).mean() >= target
         low, high = (low, middle) if enough else (middle, high)
     return high
 

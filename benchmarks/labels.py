@@ -47,7 +47,7 @@ from vectuned.learning.policy.calibration import (
     learn_adaptive_policy,
 )
 from vectuned.learning.policy.replays import load_replays
-from vectuned.learning.statistics.bounds import Demand
+from vectuned.learning.statistics.demand import Demand
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 from vectuned.sql.install import migrate
@@ -98,8 +98,8 @@ def _outcome(learned: ReplaySample, heldout: ReplaySample, demand: Demand) -> tu
     by_query = adaptive is not None and fixed.cost >= WORTH_IT * adaptive.cost
     served = adaptive if adaptive is not None and by_query else fixed
     recall, cost = _serve(served, heldout)
-    grid = np.linspace(0, ladder.HIGHEST, 400)
-    recalls, costs = (ladder.at_efforts(each, grid).mean(axis=0) for each in (heldout.recall, heldout.cost))
+    grid = np.linspace(0, ladder.HIGHEST_POSITION, 400)
+    recalls, costs = (ladder.interpolate(each, grid).mean(axis=0) for each in (heldout.recall, heldout.cost))
     best = float(np.interp(demand.target, recalls, costs))
     return recall, best / cost, fixed.policy.certified, by_query
 
@@ -111,8 +111,8 @@ def _serve(served: Candidate, heldout: ReplaySample) -> tuple[float, float]:
     if way is not None:
         optimizer = SearchOptimizer(ReasoningBank(served.patterns), served.policy)
         efs = optimizer.ef_search(heldout.probes[way.probe_ef], K)
-    at = ladder.effort(efs)[:, None]
-    recall, cost = (ladder.at_efforts(each, at) for each in (heldout.recall, heldout.cost))
+    at = ladder.position_of(efs)[:, None]
+    recall, cost = (ladder.interpolate(each, at) for each in (heldout.recall, heldout.cost))
     return float(recall.mean()), float(cost.mean())
 
 

@@ -34,14 +34,14 @@ from psycopg import sql
 from benchmarks.scratch import scratch_database
 from vectuned.learning.model import ladder
 from vectuned.learning.model.trajectory import Trajectories
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, confidence_from_samples
 from vectuned.learning.policy.calibration import ReplaySample, find_fixed_policy, learn_adaptive_policy
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.statistics.bounds import Demand
+from vectuned.learning.statistics.demand import Demand
 from vectuned.sql.install import migrate
 
 Singles = npt.NDArray[np.float32]
@@ -310,11 +310,11 @@ def _column(conn: Connection, options: argparse.Namespace) -> Iterator[TunedColu
         ).fetchone()
         if row is None:
             sys.exit(f"{options.relation}.{options.column} is not tuned: call vectuned.enable first.")
-        yield next(tuned for tuned in tuned_columns(conn) if tuned.column.id == row[0])
+        yield next(tuned for tuned in read_tuned_columns(conn) if tuned.column.id == row[0])
         return
     column = _synthetic(conn, options.rows, options.dimensions, options.seed)
     try:
-        yield next(tuned for tuned in tuned_columns(conn) if tuned.column.id == column)
+        yield next(tuned for tuned in read_tuned_columns(conn) if tuned.column.id == column)
     finally:
         conn.execute("SELECT vectuned.disable('vectuned_benchmark', 'embedding', forget => true)")
         conn.execute("DROP TABLE vectuned_benchmark")

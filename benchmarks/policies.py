@@ -24,12 +24,12 @@ from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import blend
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
-from vectuned.learning.replay.scan import ScanGoal, Scans
+from vectuned.learning.replay.scan import IndexScans, ScanGoal
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 
 PROBE: Final = 56
 CLUSTERS: Final = 64
-_STEPS: Final = np.linspace(0.0, ladder.HIGHEST, 4 * int(ladder.HIGHEST) + 1)
+_STEPS: Final = np.linspace(0.0, ladder.HIGHEST_POSITION, 4 * int(ladder.HIGHEST_POSITION) + 1)
 _SHRINK: Final = 20.0
 _GROUPS: Final = 20
 
@@ -68,7 +68,7 @@ class Replays:
 def replays(arena: Arena, vectors: Singles, truth: Truth, label: str) -> Replays:
     """Replay queries through the main index, each up to the highest effort."""
     index, k = arena.tuned.indexes[0], arena.k
-    scans = Scans(arena.tuned, index, len(vectors), k)
+    scans = IndexScans(arena.tuned, index, len(vectors), k)
     probes = np.full((len(vectors), PROBE), np.inf)
     with arena.conn.transaction(), arena.console.progress(label, len(vectors)) as progress:
         for i, vector in enumerate(vectors):
@@ -171,7 +171,7 @@ class Policies:
             middle = (low + high) / 2
             reached = self.training.recall[every, _stops(slack, middle)].mean() >= target
             low, high = (low, middle) if reached else (middle, high)
-        return ladder.ef_search(_stops(need, high), self.k)
+        return ladder.setting_at(_stops(need, high), self.k)
 
     def ada_ef(self, target: float) -> Ints:
         """Choose by the score of Ada-ef (arXiv 2512.06636), adapted to the distances that a probe returns.
@@ -194,12 +194,12 @@ class Policies:
         table = np.array(
             [_least(self.training.recall[of_training == group], target) for group in range(_GROUPS)]
         )
-        return ladder.ef_search(table[np.searchsorted(groups, score(judging))], self.k)
+        return ladder.setting_at(table[np.searchsorted(groups, score(judging))], self.k)
 
     def oracle(self, target: float) -> Ints:
         """Know each judged query's own curves: the least buffers at which their mean recall is the target."""
         curves = self.judged.recall
-        return ladder.ef_search(
+        return ladder.setting_at(
             _priced(curves, curves, self.judged.blocks, target, curves, self.judged.blocks), self.k
         )
 
@@ -229,7 +229,7 @@ class Policies:
         setting, judged = self._predicted[name]
         cost = np.broadcast_to(self._cost, setting.shape)
         wanted = np.broadcast_to(self._cost, judged.shape)
-        return ladder.ef_search(_priced(setting, self.setting.recall, cost, target, judged, wanted), self.k)
+        return ladder.setting_at(_priced(setting, self.setting.recall, cost, target, judged, wanted), self.k)
 
 
 POLICIES: Final[dict[str, Callable[[Policies, float], Ints]]] = {
@@ -251,25 +251,25 @@ def _priced(
     The price is found on queries whose curves are `predicted` and whose true ones are `recall`, at their
     `cost`. Returns positions on the ladder (n,).
     """
-    expected, costs = ladder.at_efforts(predicted, _STEPS), ladder.at_efforts(cost, _STEPS)
-    truly = ladder.at_efforts(recall, _STEPS)
+    expected, costs = ladder.interpolate(predicted, _STEPS), ladder.interpolate(cost, _STEPS)
+    truly = ladder.interpolate(recall, _STEPS)
     every = np.arange(len(expected))
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         chosen = np.argmax(expected - middle * costs, axis=1)
         low, high = (middle, high) if truly[every, chosen].mean() >= target else (low, middle)
-    wanted = ladder.at_efforts(judged, _STEPS) - low * ladder.at_efforts(judged_cost, _STEPS)
+    wanted = ladder.interpolate(judged, _STEPS) - low * ladder.interpolate(judged_cost, _STEPS)
     return np.asarray(_STEPS[np.argmax(wanted, axis=1)])
 
 
 def _least(recall: Floats, target: float) -> float:
     """Return the least effort at which the mean of curves (n, rungs) reaches a target, or the highest."""
     if not len(recall):
-        return ladder.HIGHEST
-    means = ladder.at_efforts(recall.mean(axis=0)[None], _STEPS)[0]
+        return ladder.HIGHEST_POSITION
+    means = ladder.interpolate(recall.mean(axis=0)[None], _STEPS)[0]
     reached = np.flatnonzero(means >= target)
-    return float(_STEPS[reached[0]]) if len(reached) else ladder.HIGHEST
+    return float(_STEPS[reached[0]]) if len(reached) else ladder.HIGHEST_POSITION
 
 
 def _slacks(seen: Replays, k: int) -> Floats:

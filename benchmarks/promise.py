@@ -6,7 +6,7 @@ tests/data/replays.npz, whose distribution is the truth: replays to calibrate on
 are independent draws from it. A drop, and a mean that is just the target, are made by tilting the recalls
 exponentially.
 
-calibration: `smallest_safe` chooses the effort from n replays. held: deployments whose true mean recall
+calibration: `find_smallest_safe` chooses the effort from n replays. held: deployments whose true mean recall
 reaches the target. Excess: what is served costs over the cheapest effort that truly reaches it; where none is
 proven, the largest serves.
 monitoring: of the effort chosen from 400 replays, one look after every check. False alarms and wrong bounds
@@ -33,7 +33,7 @@ import numpy as np
 
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.statistics.bounds import smallest_safe
+from vectuned.learning.statistics.bounds import find_smallest_safe
 from vectuned.learning.statistics.sequential import alarm, claim_from_checks, tail_alarm
 
 DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
@@ -98,13 +98,13 @@ def simulate(data: Path, deployments: int, seed: int) -> dict[str, Any]:
 def _deploy(recall: Floats, blocks: Floats, rng: np.random.Generator, seen: Counts) -> None:
     """Calibrate and serve at every target; note what came of it in `seen`."""
     members = rng.permutation(len(recall))[: len(recall) // 2]
-    efforts = ladder.effort(EFS)
-    recalls = ladder.at_efforts(recall[members], efforts)
-    truth, cost = recalls.mean(axis=0), ladder.at_efforts(blocks[members], efforts).mean(axis=0)
+    efforts = ladder.position_of(EFS)
+    recalls = ladder.interpolate(recall[members], efforts)
+    truth, cost = recalls.mean(axis=0), ladder.interpolate(blocks[members], efforts).mean(axis=0)
     for size in SIZES:
         drawn = recalls[rng.integers(len(members), size=size)]
         for target in TARGETS:
-            safe = smallest_safe(drawn, target, seed=int(rng.integers(2**31)))
+            safe = find_smallest_safe(drawn, target, seed=int(rng.integers(2**31)))
             at = len(EFS) - 1 if safe is None else safe
             seen["proven", target, size].append(safe is not None)
             seen["held", target, size].append(truth[at] >= target)

@@ -16,7 +16,7 @@ import numpy as np
 
 from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.column import VectorType
-from vectuned.learning.model.ladder import RUNGS, at_efforts, effort, probe_rungs
+from vectuned.learning.model.ladder import RUNGS, interpolate, position_of, probe_rungs
 
 Method = Literal["hnsw", "ivfflat"]
 Form = Literal["plain", "halfvec", "bits"]
@@ -125,16 +125,16 @@ class Forecast:
 
     def at(self, chosen: int) -> Point:
         """Return what is expected at an effort."""
-        place = effort(np.array([chosen]), self.definition.rungs)
+        place = position_of(np.array([chosen]), self.definition.rungs)
         recall, blocks, ms = (
-            float(at_efforts(curve[None], place)[0, 0]) for curve in (self.recall, self.blocks, self.ms)
+            float(interpolate(curve[None], place)[0, 0]) for curve in (self.recall, self.blocks, self.ms)
         )
         return Point(chosen, recall, blocks, ms)
 
     def at_target(self, target: float, k: int) -> Point | None:
         """Return the smallest effort whose expected recall reaches the target, None if none does."""
         choices = self._choices(k)
-        reached = at_efforts(self.recall[None], effort(choices, self.definition.rungs))[0] >= target
+        reached = interpolate(self.recall[None], position_of(choices, self.definition.rungs))[0] >= target
         return self.at(int(choices[np.argmax(reached)])) if reached.any() else None
 
     def _choices(self, k: int) -> Ints:

@@ -22,7 +22,7 @@ import psycopg
 
 from vectuned.config.atomic_file import PARTIAL_FILES, replace_file
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.sql.files import queries
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def export_columns(conn: psycopg.Connection[Any], folder: Path, keep: int) -> li
     _check_folder(folder)
     _remove_abandoned(folder)
     written = []
-    for tuned in tuned_columns(conn):
+    for tuned in read_tuned_columns(conn):
         try:
             text = export_document(conn, tuned.column.relation.as_string(conn), tuned.column.name)
         except psycopg.Error as error:

@@ -27,7 +27,7 @@ from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import k_class
-from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, read_tuned_columns
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.sql.files import queries, trusted
 
@@ -325,7 +325,7 @@ class Advisor:
         """Take the copy into care, for as long as the transaction lasts, which must be rolled back."""
         values = {"relation": relation, "column_id": self.tuned.column.id, "key": self._key}
         number = self.conn.execute(queries()["advise_column"], values).fetchall()[0][0]
-        return tuned_columns(self.conn, number)[0]
+        return read_tuned_columns(self.conn, number)[0]
 
     def _try(
         self,
@@ -361,7 +361,7 @@ class Advisor:
             tuned = where if isinstance(where, TunedColumn) else self._adopt(where.as_string(self.conn))
             values = {"column_id": tuned.column.id, "index": name}
             number = self.conn.execute(queries()["advise_index"], values).fetchall()[0][0]
-            tuned = tuned_columns(self.conn, tuned.column.id)[0]
+            tuned = read_tuned_columns(self.conn, tuned.column.id)[0]
             index = _numbered(tuned, number)
             seen = replay_index(self.conn, tuned, index, self.options.vectors, truth, self.options.k)
             efforts = self._efforts(index, seen.recall.mean(axis=0))

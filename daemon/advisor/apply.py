@@ -17,7 +17,7 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search, replay_index
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition, Forecast
-from vectuned.learning.model.ladder import at_efforts, effort, k_class
+from vectuned.learning.model.ladder import interpolate, k_class, position_of
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.sql.files import queries
@@ -168,10 +168,10 @@ class IndexReplacement:
         scale = advice.reference_ms / millis["former"] if "former" in millis else 1.0
 
         def held(chosen: int, name: str) -> dict[str, Any]:
-            expected, at = forecast.at(chosen), effort(np.array([chosen]), new.rungs)
+            expected, at = forecast.at(chosen), position_of(np.array([chosen]), new.rungs)
             measured = {
-                "recall": float(at_efforts(seen.recall, at).mean()),
-                "blocks": float(at_efforts(seen.blocks, at).mean()),
+                "recall": float(interpolate(seen.recall, at).mean()),
+                "blocks": float(interpolate(seen.blocks, at).mean()),
                 "ms": millis[name] * scale,
             }
             return {

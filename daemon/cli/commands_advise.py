@@ -117,12 +117,12 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _tuned(conn: psycopg.Connection[Any], options: argparse.Namespace) -> TunedColumn:
-    from vectuned.learning.model.tuned_columns import tuned_columns
+    from vectuned.learning.model.tuned_columns import read_tuned_columns
 
     values = {"relation": options.relation, "column_name": options.column}
     number = conn.execute(queries()["find_column"], values).fetchall()[0][0]
     conn.execute(queries()["refresh_column"], {"column_id": number})
-    tuned = tuned_columns(conn, number)[0]
+    tuned = read_tuned_columns(conn, number)[0]
     if not tuned.indexes:
         raise VectunedError(
             f"{tuned.column} has no index: create an HNSW or IVFFlat index and call vectuned.enable again."

@@ -70,9 +70,9 @@ def _export(context: Context) -> None:
 
 def _chosen(conn: psycopg.Connection[Any], relation: str | None, column: str | None) -> list[tuple[str, str]]:
     """Return the tuned columns that are meant: each relation as SQL writes it, and column."""
-    from vectuned.learning.model.tuned_columns import tuned_columns
+    from vectuned.learning.model.tuned_columns import read_tuned_columns
 
-    every = {tuned.column.id: tuned.column for tuned in tuned_columns(conn)}
+    every = {tuned.column.id: tuned.column for tuned in read_tuned_columns(conn)}
     if relation is not None:
         rows = conn.execute(
             "SELECT id FROM vectuned.tuned_column WHERE relation = %s::regclass AND column_name = "

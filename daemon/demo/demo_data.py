@@ -15,7 +15,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import Corpus
 from vectuned.sql.files import queries
@@ -126,7 +126,7 @@ def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, consol
 
 def find_tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
     """Return the columns of the table that vectuned knows: one, or none before `enable`."""
-    return [c for c in tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
+    return [c for c in read_tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
 
 
 def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) -> TunedColumn:

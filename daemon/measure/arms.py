@@ -17,7 +17,7 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import VectorColumn
-from vectuned.learning.statistics.bounds import TAIL
+from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.truth.truth import Truth, exact_among, recall_at_k
 
 BLOCK: Final = 50
@@ -235,5 +235,10 @@ def _outcome(seen: ArmResults, truth: Truth, k: int, ef: int) -> Outcome:
     recall, millis = recall_at_k(seen.distances, truth, k), seen.millis
     p50, p99 = np.quantile(millis, [0.5, 0.99])
     return Outcome(
-        float(recall.mean()), float((recall < TAIL).mean()), float(millis.mean()), float(p50), float(p99), ef
+        float(recall.mean()),
+        float((recall < TAIL_RECALL).mean()),
+        float(millis.mean()),
+        float(p50),
+        float(p99),
+        ef,
     )

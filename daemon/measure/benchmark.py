@@ -17,8 +17,9 @@ from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.publication import read_bank
-from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, ends_all
-from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
+from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, is_fatal
+from vectuned.learning.statistics.bounds import lower_bound, upper_bound
+from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.truth.truth import exact_among, recall_at_k
 from vectuned.sql.files import queries
 
@@ -131,7 +132,7 @@ class Benchmark:
                         distances = way(*search)
                     found[name][i, : len(distances)] = distances
                 except psycopg.Error as error:
-                    if ends_all(self.conn, error, perf_counter() - started, SCAN_TIMEOUT_MS):
+                    if is_fatal(self.conn, error, perf_counter() - started, SCAN_TIMEOUT_MS):
                         raise
                     found[name][i] = np.nan
                 progress(len(ways) * i + place + 1)
@@ -139,7 +140,7 @@ class Benchmark:
 
     def _recall(self, recall: Floats, given_up: Bools) -> dict[str, Any]:
         known, certain = recall[~given_up], (self.confidence, self.seed)
-        poor = (known < TAIL).astype(np.float64)
+        poor = (known < TAIL_RECALL).astype(np.float64)
         return {
             "recall": _mean(known),
             "recall_at_least": round(lower_bound(known, *certain), 4),
@@ -195,7 +196,7 @@ class Benchmark:
                 continue
             text = (
                 f"{words}: recall@{self.k} {each['recall']:.3f} ({each['recall_at_least']:.3f} to "
-                f"{each['recall_at_most']:.3f}), {100 * each['below_08']:.1f} % under {TAIL}"
+                f"{each['recall_at_most']:.3f}), {100 * each['below_08']:.1f} % under {TAIL_RECALL}"
             )
             said.append(text + (f", {each['mean_ms']:.2f} ms" if "mean_ms" in each else ""))
         return "; ".join(said)

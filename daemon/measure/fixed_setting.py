@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.model.ladder import RUNGS, at_efforts, effort
+from vectuned.learning.model.ladder import RUNGS, interpolate, position_of
 from vectuned.learning.model.tuned_columns import TunedIndex
 
 # ef_search values to choose from, 5 to 20 % apart, within pgvector's limit of 1000.
@@ -33,7 +33,7 @@ def compute_fixed_curve(
 
     `recall` (n, rungs): replays, as anyone who measured could have them.
     """
-    means = at_efforts(recall, effort(grid, rungs)).mean(axis=0)
+    means = interpolate(recall, position_of(grid, rungs)).mean(axis=0)
     return dict(zip(grid, means.tolist(), strict=True))
 
 

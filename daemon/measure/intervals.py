@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.statistics.bounds import TAIL, lower_bound, upper_bound
+from vectuned.learning.statistics.bounds import lower_bound, upper_bound
+from vectuned.learning.statistics.demand import TAIL_RECALL
 
 CONFIDENCE: Final = 0.95  # of each bound by itself; the customary level
 _RESAMPLES: Final = 1000  # bootstrap resamples: enough for a 2.5 % quantile of them to be stable
@@ -36,7 +37,7 @@ def summarize_searches(millis: Floats, recall: Floats, seed: int) -> dict[str, A
     times = {
         name: bootstrap_interval(statistic, (millis,), seed) for name, statistic in TIME_STATISTICS.items()
     }
-    tail = (recall < TAIL).astype(np.float64)
+    tail = (recall < TAIL_RECALL).astype(np.float64)
     return {"queries": len(millis), "recall": bounded(recall), "below_08": bounded(tail), **times}
 
 

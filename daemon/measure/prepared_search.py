@@ -16,7 +16,7 @@ from psycopg import sql
 from vectuned.daemon.database.session import open_session
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.replay.scan import ScanGoal, Scans, goal
+from vectuned.learning.replay.scan import IndexScans, ScanGoal
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import queries, trusted
 
@@ -58,9 +58,9 @@ def replay_index(
 
     A search ends where its answer is complete. Those that take too long are left out.
     """
-    scans = Scans(tuned, index, len(vectors), k)
+    scans = IndexScans(tuned, index, len(vectors), k)
     for i, vector in enumerate(vectors):
-        scans.search(conn, i, vector, k, None, ScanGoal(*goal(truth, i, k)))
+        scans.search(conn, i, vector, k, None, ScanGoal.full_recall(truth, i, k))
         if progress is not None:
             progress(i + 1)
     own = scans.finished

@@ -16,8 +16,8 @@ from psycopg.rows import dict_row, namedtuple_row
 
 import vectuned
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.model.ladder import effort
-from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, tuned_columns
+from vectuned.learning.model.ladder import position_of
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, read_tuned_columns
 from vectuned.learning.policy.filtering import OTHER_PATHS
 from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.statistics.sequential import claim_from_checks
@@ -43,7 +43,7 @@ def render_report(conn: psycopg.Connection[Any]) -> str:
     """
     known = {(column["relation"], column["column_name"]): column for column in status.read(conn)}
     parts = []
-    for tuned in tuned_columns(conn):
+    for tuned in read_tuned_columns(conn):
         relation = conn.execute(
             queries()["relation_text"], {"relation": tuned.column.relation.as_string(conn)}
         )
@@ -144,7 +144,7 @@ def _curves(tuned: TunedColumn, seen: Seen, classes: Sequence[dict[str, Any]]) -
             chosen = None
             if serving is not None and serving["path_index"] == index.name:
                 fixed = serving["probes"] or serving["ef_search"]
-                chosen = round(float(effort(fixed, index.rungs)))
+                chosen = round(float(position_of(fixed, index.rungs)))
             lines.append(_curve(name, index.rungs, sample.ms.mean(0), sample.recall.mean(0), chosen))
         if lines:
             yield _against_time(lines, _kind(k, None), tuned)

@@ -18,7 +18,7 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.database.standby import using_standby
 from vectuned.daemon.measure.benchmark import Benchmark, Progress
 from vectuned.daemon.measure.sampling import sample_searches
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.sql.files import queries
 
 from .tuning import Tuning
@@ -196,7 +196,7 @@ class _Watch:
 
 
 def _column(worker: Worker, column_id: int) -> TunedColumn:
-    tuned = next(iter(tuned_columns(worker.conn, column_id)), None)
+    tuned = next(iter(read_tuned_columns(worker.conn, column_id)), None)
     if tuned is None:
         raise UsageError("The table that was asked about is gone.")
     return tuned

@@ -10,7 +10,7 @@ import numpy as np
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.events import record_event
-from vectuned.learning.model.ladder import at_efforts, effort
+from vectuned.learning.model.ladder import interpolate, position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.policy.publication import read_bank
 from vectuned.learning.policy.replays import Replays, load_replays
@@ -132,15 +132,15 @@ class Tuning:
             index, each = next(((i, r) for i, r in replays if i.number == number), replays[0])
             default = tuned.default_effort(index, k)
             fixed, sample = default if policy is None else policy.fixed_ef, each.sample(k)
-            at = effort(np.array([fixed]), index.rungs)
+            at = position_of(np.array([fixed]), index.rungs)
             setting = f"{index.effort_name} {default}" if policy is None else policy.description
             found[str(k)] = {
                 "setting": setting,
                 "index": index.name,
-                "recall": round(float(at_efforts(sample.recall, at).mean()), 4),
+                "recall": round(float(interpolate(sample.recall, at).mean()), 4),
                 "recall_at_least": None if policy is None else round(policy.recall_bound, 4),
                 "proven": policy is not None and policy.certified,
-                "ms": round(float(at_efforts(sample.ms, at).mean()), 4),
+                "ms": round(float(interpolate(sample.ms, at).mean()), 4),
             }
         return found
 

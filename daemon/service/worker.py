@@ -18,8 +18,8 @@ from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
 from vectuned.daemon.pacing.pace import Pace
 from vectuned.learning.exchange import export_columns, import_newest_document
 from vectuned.learning.model.events import record_event
-from vectuned.learning.model.trajectory import Trajectories, drain, pending
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.oversight.judging import judge_searches, update_margins
 from vectuned.learning.oversight.watch import (
     REPLAYS_AFTER_CHANGE,
@@ -81,7 +81,7 @@ class Worker:
 
     def columns(self) -> list[TunedColumn]:
         """Return the columns that are enabled."""
-        return [tuned for tuned in tuned_columns(self.conn) if tuned.enabled]
+        return [tuned for tuned in read_tuned_columns(self.conn) if tuned.enabled]
 
     def refresh(self, tuned: TunedColumn) -> TunedColumn:
         """Look what has become of a column's indexes and table, and have searches replayed on what is new."""
@@ -91,7 +91,7 @@ class Worker:
         if row is not None and row[0]:
             log.info("the indexes of %s have changed", tuned.column, extra={"action": "indexes"})
         detect_table_change(self.conn, tuned, self.limits)
-        tuned = next(iter(tuned_columns(self.conn, tuned.column.id)), tuned)
+        tuned = next(iter(read_tuned_columns(self.conn, tuned.column.id)), tuned)
         opened = self._opened.get(tuned.column.id, set())
         # Only those there are: of a partitioned table a generation may come back.
         self._opened[tuned.column.id] = set(tuned.generations)
@@ -199,7 +199,7 @@ class Worker:
                 if not self.pace.wait_for_server(reader or self.conn):
                     break
                 size = self.pace.sizes[tuned.column.id].size(min(size, self.settings.learning.replay_batch))
-            trajectories = pending(self.conn, tuned.column, size)
+            trajectories = read_pending(self.conn, tuned.column, size)
             done += self._pass(tuned, trajectories, reader, progress and _from(progress, done))
             if len(trajectories) < size:
                 break
@@ -222,7 +222,7 @@ class Worker:
         timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
         size = self.pace.sizes[tuned.column.id] if self.pace is not None else None
         try:
-            with self._work() as spent:
+            with self._work() as timer:
                 done = replay(
                     self.conn,
                     tuned,
@@ -230,14 +230,14 @@ class Worker:
                     reader=reader,
                     progress=progress,
                     timeout_ms=timeout_ms,
-                    spent=spent,
+                    timer=timer,
                 )
         except psycopg.errors.SerializationFailure:
             if size is not None:  # a standby ends what stands in the way of its own replay
                 size.record_failure()
             raise
         if self.pace is not None and size is not None:
-            size.record(max(spent.wall - spent.scanning, 0.0), spent.scanning, spent.searches)
+            size.record(max(timer.wall - timer.scanning, 0.0), timer.scanning, timer.searches)
             self.pace.replayed[tuned.column.id] += done
         return done
 

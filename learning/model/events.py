@@ -18,7 +18,7 @@ def record_event(
     conn.execute(queries()["insert_event"], values)
 
 
-def tell(conn: psycopg.Connection[Any], column_id: int, action: str, **more: Any) -> None:
+def notify(conn: psycopg.Connection[Any], column_id: int, action: str, **more: Any) -> None:
     """Notify who listens to the channel vectuned, once this is committed."""
     payload = json.dumps({"action": action, "column_id": column_id, **more})
     conn.execute(queries()["notify"], {"payload": payload})

@@ -67,7 +67,7 @@ def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
             return total
 
 
-def pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
+def read_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
     """Read up to `count` searches that were not replayed yet, the newest first."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     rows = cursor.execute(queries()["pending"], {"column_id": column.id, "count": count}).fetchall()

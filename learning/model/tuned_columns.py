@@ -85,7 +85,7 @@ class TunedColumn:
         return max(k, self.default_ef) if index.method == "hnsw" else self.default_probes
 
 
-def tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[TunedColumn]:
+def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[TunedColumn]:
     """Read every tuned column, or one, whose table still exists, in the order they were enabled."""
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     rows = cursor.execute(queries()["tuned_columns"], {"column_id": column_id}).fetchall()

@@ -12,7 +12,7 @@ from vectuned.learning.model import ladder
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import raise_effort
 from vectuned.learning.policy.publication import read_bank
-from vectuned.learning.statistics.margin import conclusion, next_margin
+from vectuned.learning.statistics.margin import compare_failures, next_margin
 from vectuned.sql.files import queries
 
 from .verdict import Counts, Signals, Verdicts, diversity, judge_signals
@@ -63,7 +63,7 @@ def update_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[in
     cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
     for row in cursor.execute(queries()["margins"], {"column_id": tuned.column.id}).fetchall():
         allowed = 1.0 - min(tuned.max_tail, 0.5)
-        if not conclusion(row.failures, row.successes, target=allowed):
+        if not compare_failures(row.failures, row.successes, target=allowed):
             continue
         margin = next_margin(row.margin, row.failures, row.successes, tuned.learning_rate, target=allowed)
         key = {"column_id": tuned.column.id, "k_class": row.k_class}
@@ -128,9 +128,9 @@ def _efforts(tuned: TunedColumn, rows: list[Any]) -> np.ndarray[Any, np.dtype[np
     found = np.full(len(rows), np.nan)
     for i, row in enumerate(rows):
         if row.ef_search is not None:
-            found[i] = ladder.effort(row.ef_search)
+            found[i] = ladder.position_of(row.ef_search)
         elif row.probes is not None and row.index_no in rungs:
-            found[i] = ladder.effort(row.probes, rungs[row.index_no])
+            found[i] = ladder.position_of(row.probes, rungs[row.index_no])
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.learning.model.arrays import Bools, Floats, Ints
-from vectuned.learning.model.ladder import HIGHEST
+from vectuned.learning.model.ladder import HIGHEST_POSITION
 
 Outcome = Literal["success", "failure", "unknown"]
 Recommendation = Literal["raise_effort", "change_path", "reindex", "add_filter_index", "nothing"]
@@ -148,7 +148,7 @@ def judge_signals(signals: Signals, target: float) -> Verdicts:
     outcome = np.select([failed, succeeded], ["failure", "success"], "unknown")
     agreeing = known & (votes == np.where(failed, -1, 1)[:, None]) & (failed | succeeded)[:, None]
     slow = votes[:, 2] < 0
-    spent = signals.effort >= HIGHEST
+    spent = signals.effort >= HIGHEST_POSITION
     recommendation = np.select(
         [
             (failed | (succeeded & slow)) & signals.index_missing,

@@ -11,9 +11,9 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.model.events import record_event, tell
+from vectuned.learning.model.events import notify, record_event
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.statistics.bounds import TAIL
+from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.statistics.sequential import Alarm, alarm, claim_from_checks, tail_alarm
 from vectuned.sql.files import queries
 
@@ -203,9 +203,9 @@ def _is_another(row: Any) -> bool:
 
 def _alarming(recent: Floats, tuned: TunedColumn) -> str:
     return (
-        f"the last {len(recent)} checks found a recall of {recent.mean():.3f}, and under {TAIL:g} in "
-        f"{(recent < TAIL).mean():.1%}, where {tuned.target_recall:g} and at most {tuned.max_tail:.1%} "
-        "were promised"
+        f"the last {len(recent)} checks found a recall of {recent.mean():.3f}, and under {TAIL_RECALL:g} in "
+        f"{(recent < TAIL_RECALL).mean():.1%}, "
+        f"where {tuned.target_recall:g} and at most {tuned.max_tail:.1%} were promised"
     )
 
 
@@ -231,4 +231,4 @@ def _fall_back(
 
 def _tell(conn: psycopg.Connection[Any], tuned: TunedColumn, action: str, details: dict[str, Any]) -> None:
     record_event(conn, tuned.column.id, action, details)
-    tell(conn, tuned.column.id, action)
+    notify(conn, tuned.column.id, action)

@@ -17,7 +17,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import threadpool_limits
 
 from vectuned.learning.model.arrays import Floats, Singles
-from vectuned.learning.model.ladder import HIGHEST, at_efforts
+from vectuned.learning.model.ladder import HIGHEST_POSITION, interpolate
 
 from .reasoning_bank import Patterns, confidence_from_samples
 
@@ -99,9 +99,9 @@ def choose_efforts(patterns: Patterns, price: float, lowest: float) -> tuple[Flo
     `price` is recall per index buffer; `lowest` the position on the ladder under which nothing is gained
     because the probe went that far already. Returns efforts (p,) and the recall expected there (p,).
     """
-    grid = np.append(np.arange(lowest, HIGHEST, EFFORT_STEP), HIGHEST)
-    recall = np.clip(at_efforts(patterns.recall, grid), 0.0, 1.0)
-    cost = at_efforts(patterns.cost, grid)
+    grid = np.append(np.arange(lowest, HIGHEST_POSITION, EFFORT_STEP), HIGHEST_POSITION)
+    recall = np.clip(interpolate(patterns.recall, grid), 0.0, 1.0)
+    cost = interpolate(patterns.cost, grid)
     best = np.argmax(recall - price * cost, axis=1)
     rows = np.arange(len(patterns))
     return grid[best], recall[rows, best]

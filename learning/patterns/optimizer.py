@@ -102,8 +102,8 @@ class Policy:
 def raise_effort(policy: Policy, rungs: float) -> Policy:
     """Return the policy with its fixed setting some rungs higher."""
     least = policy.k_class if policy.method == "hnsw" else 1
-    position = ladder.effort(policy.fixed_ef, policy.rungs) + rungs
-    return replace(policy, fixed_ef=int(ladder.ef_search(position, least, policy.rungs)))
+    position = ladder.position_of(policy.fixed_ef, policy.rungs) + rungs
+    return replace(policy, fixed_ef=int(ladder.setting_at(position, least, policy.rungs)))
 
 
 class SearchOptimizer:
@@ -184,5 +184,5 @@ def effort_to_setting(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
     least = k if policy.method == "hnsw" else 1
     probed = policy.signature.probe_ef if policy.signature is not None and policy.method == "hnsw" else 0
     fixed = min(max(policy.fixed_ef, least), policy.rungs[-1])
-    chosen = np.where(known, ladder.ef_search(np.where(known, wanted, 0.0), least, policy.rungs), fixed)
+    chosen = np.where(known, ladder.setting_at(np.where(known, wanted, 0.0), least, policy.rungs), fixed)
     return np.maximum(chosen, probed).astype(np.int64)

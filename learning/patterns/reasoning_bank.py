@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vectuned.config.atomic_file import replace_file
 from vectuned.config.errors import UsageError
 from vectuned.learning.model.arrays import Floats, Ints, Singles
-from vectuned.learning.model.ladder import HIGHEST, RUNGS
+from vectuned.learning.model.ladder import HIGHEST_POSITION, RUNGS
 
 from .signature import COMPONENTS, GRID_LIMIT
 
@@ -79,7 +79,7 @@ def check_patterns(patterns: Patterns) -> None:
     """Refuse patterns that no search could use: UsageError says what is wrong with which."""
     count = len(patterns)
     shapes = {"centroids": (count, COMPONENTS), "recall": (count, len(RUNGS)), "cost": (count, len(RUNGS))}
-    limits = {"effort": HIGHEST, "expected_recall": 1.0, "confidence": 1.0, "recall": 1.0}
+    limits = {"effort": HIGHEST_POSITION, "expected_recall": 1.0, "confidence": 1.0, "recall": 1.0}
     for name in _FIELDS:
         values = np.asarray(getattr(patterns, name))
         if values.shape != shapes.get(name, (count,)):

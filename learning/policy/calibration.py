@@ -22,7 +22,8 @@ from vectuned.learning.patterns.distillation import (
 from vectuned.learning.patterns.lineage import PreviousPolicy, inherit_usage, prune_unused
 from vectuned.learning.patterns.optimizer import Policy, effort_to_setting, predict
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
-from vectuned.learning.statistics.bounds import Demand, above_tail, lower_bound, smallest_proven, upper_bound
+from vectuned.learning.statistics.bounds import lower_bound, upper_bound
+from vectuned.learning.statistics.demand import Demand, above_tail, find_smallest_proven
 
 _PRICES: Final = 120
 _TRAINING_SHARE: Final = 1 / 3
@@ -51,7 +52,7 @@ class ReplaySample:
 
     def recall_at(self, efforts: Floats) -> tuple[Floats, Floats]:
         """Return recall at positions (m,) or (n, m) on the ladder, and if it is not in the tail, (n, m)."""
-        return ladder.at_efforts(self.recall, efforts), ladder.at_efforts(above_tail(self.recall), efforts)
+        return ladder.interpolate(self.recall, efforts), ladder.interpolate(above_tail(self.recall), efforts)
 
     def take(self, rows: Ints | Bools) -> ReplaySample:
         """Return the replays at `rows`, indices or a mask."""
@@ -98,7 +99,7 @@ class ReplaySample:
         """
         if self.own is None or np.count_nonzero(self.own) < _FEWEST:
             return safe
-        met = np.flatnonzero(demand.met(recall[self.own], above[self.own])[safe:])
+        met = np.flatnonzero(demand.is_met_by(recall[self.own], above[self.own])[safe:])
         return safe + int(met[0]) if len(met) else None
 
     def __len__(self) -> int:
@@ -125,9 +126,9 @@ def find_fixed_policy(sample: ReplaySample, demand: Demand, *, index: TunedIndex
     method = "hnsw" if index is None else index.method
     least = max(rungs[0], sample.k if method == "hnsw" else 1)
     choices = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), 160)).astype(np.int64))
-    efforts = ladder.effort(choices, rungs)
+    efforts = ladder.position_of(choices, rungs)
     recall, above = sample.recall_at(efforts)
-    safe = smallest_proven(recall, above, demand)
+    safe = find_smallest_proven(recall, above, demand)
     if safe is not None:
         safe = sample.confirm_for_class(recall, above, safe, demand)
         if safe is None:
@@ -148,7 +149,7 @@ def find_fixed_policy(sample: ReplaySample, demand: Demand, *, index: TunedIndex
     )
     policy = _measured(policy, recall, above, safe, demand)
     chosen = efforts[at : at + 1]
-    cost, ms = (float(ladder.at_efforts(curve, chosen).mean()) for curve in (sample.cost, sample.ms))
+    cost, ms = (float(ladder.interpolate(curve, chosen).mean()) for curve in (sample.cost, sample.ms))
     return Candidate(replace(policy, reason=_reason(policy, demand)), Patterns.empty(), cost, ms)
 
 
@@ -156,7 +157,7 @@ def _reason(policy: Policy, demand: Demand) -> str:
     """Say why a fixed setting was chosen."""
     if policy.certified:
         return f"{policy.setting} is the smallest proven to reach {demand}"
-    few = f" (it takes at least {demand.flawless})" if policy.samples < demand.flawless else ""
+    few = f" (it takes at least {demand.min_replays})" if policy.samples < demand.min_replays else ""
     return (
         f"no {policy.effort_name} is proven to reach {demand} with {policy.samples} replays{few}: "
         "the largest serves"
@@ -213,14 +214,14 @@ def learn_adaptive_policy(
         trial = _Trial.fit(training, counter_examples, fixed, probe_ef, clusters, demand.seed, past)
         if trial is not None:
             recall, above, cost = trial.outcomes(training)
-            enough = np.flatnonzero(demand.met(recall, above))
+            enough = np.flatnonzero(demand.is_met_by(recall, above))
             if len(enough) and (best is None or cost[:, enough[0]].mean() < best[0]):
                 best = (float(cost[:, enough[0]].mean()), trial)
     if best is None:
         return None
     trial = best[1]
     recall, above, cost = trial.outcomes(heldout)
-    safe = smallest_proven(recall, above, demand)
+    safe = find_smallest_proven(recall, above, demand)
     if safe is not None:
         safe = heldout.confirm_for_class(recall, above, safe, demand)
     if safe is None:
@@ -309,7 +310,7 @@ class _Trial:
         steepest = max(float(gain.max()), 1e-9)
         prices = np.geomspace(steepest, steepest * 1e-5, _PRICES)
         # Less than the probe's own effort gains nothing where the search goes on from there.
-        lowest = float(ladder.effort(probe_ef)) if fixed.method == "hnsw" else 0.0
+        lowest = float(ladder.position_of(probe_ef)) if fixed.method == "hnsw" else 0.0
         chosen = [choose_efforts(bank.patterns, float(p), lowest) for p in prices]
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
         return cls(policy, bank, prices, effort, expected)
@@ -320,8 +321,8 @@ class _Trial:
         assert way is not None
         effort = predict(self.effort, self.bank, self.policy, sample.probes[way.probe_ef])
         efs = effort_to_setting(effort, self.policy, sample.k)
-        efforts = ladder.effort(efs, self.policy.rungs)
-        cost = ladder.at_efforts(sample.cost, efforts)
+        efforts = ladder.position_of(efs, self.policy.rungs)
+        cost = ladder.interpolate(sample.cost, efforts)
         if self.policy.method == "ivfflat":
             cost = cost + sample.cost[:, :1]  # the probe is a search of its own
         return *sample.recall_at(efforts), cost

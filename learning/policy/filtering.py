@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.statistics.bounds import ENOUGH, Demand, above_tail, lower_bound, smallest_proven
+from vectuned.learning.statistics.bounds import lower_bound
+from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand, above_tail, find_smallest_proven
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
 _Kind = tuple[str, int]  # of filters: their shape and bucket
@@ -267,7 +268,7 @@ class _Curves:
         cheaper = np.flatnonzero(self.ms.mean(axis=0) < self.exact_ms.mean())
         highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
         recall = self.recall[:, :highest]
-        safe = smallest_proven(recall, above_tail(recall), demand)
+        safe = find_smallest_proven(recall, above_tail(recall), demand)
         at = np.arange(len(self.efforts))
         proven: Bools = (at >= (highest if safe is None else safe)) & (at < highest)
         return proven
@@ -287,14 +288,14 @@ def _choose_between(
     means speak against it. That is the first of `pools` with enough replays, or the largest, whatever it
     holds: only one is tested, and it and the replays alone may err half as often each.
     """
-    enough = ENOUGH * demand.flawless
+    enough = AMPLE_FACTOR * demand.min_replays
     pool = max(pools, key=lambda pool: min(len(pool), enough)) if len(own) < enough else own
     pooled = len(pool) > len(own)
     each = replace(demand, confidence=(1.0 + demand.confidence) / 2.0) if pooled else demand
     ms = own.ms.mean(axis=0)
     tested, usable = own, own.proven(each)
     if pooled and not usable.any():
-        tested, usable = pool, pool.proven(each) & demand.met(own.recall, above_tail(own.recall))
+        tested, usable = pool, pool.proven(each) & demand.is_met_by(own.recall, above_tail(own.recall))
     proven = bool(usable.any())
     at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
     bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)

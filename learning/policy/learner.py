@@ -13,13 +13,13 @@ import psycopg
 from vectuned.config.errors import UsageError
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.ladder import HIGHEST, K_CLASSES
+from vectuned.learning.model.ladder import HIGHEST_POSITION, K_CLASSES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import PreviousPolicy, count_lookups
 from vectuned.learning.patterns.optimizer import raise_effort
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.patterns.signature import COMPONENTS
-from vectuned.learning.statistics.bounds import ENOUGH, Demand
+from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand
 from vectuned.sql.files import queries
 
 from .calibration import Candidate, ReplaySample, extrapolate_policy, find_fixed_policy, learn_adaptive_policy
@@ -125,7 +125,7 @@ def find_fixed_settings(
 
 def _enough(tuned: TunedColumn, demand: Demand) -> int:
     """Return how many searches of a class of k speak for it by themselves."""
-    return max(tuned.min_samples, ENOUGH * demand.flawless)
+    return max(tuned.min_samples, AMPLE_FACTOR * demand.min_replays)
 
 
 def _adaptive(
@@ -221,8 +221,8 @@ def _priors(
         policy, met = serving[k][0], True
         for index, each in replays:
             if index.number == policy.index_no and each.count_replays(k):
-                effort = np.array([ladder.effort(policy.fixed_ef, index.rungs)])
-                met = bool(demand.met(*each.sample(k).recall_at(effort))[0])
+                effort = np.array([ladder.position_of(policy.fixed_ef, index.rungs)])
+                met = bool(demand.is_met_by(*each.sample(k).recall_at(effort))[0])
         if met:
             unchanged_classes.add(k)
     return unchanged_classes
@@ -256,7 +256,7 @@ def _with_margin(offer: Offer, rungs: float) -> Offer:
 
     def lift(candidate: Candidate) -> Candidate:
         policy, patterns = raise_effort(candidate.policy, rungs), candidate.patterns
-        effort = np.minimum(patterns.effort + rungs, HIGHEST)
+        effort = np.minimum(patterns.effort + rungs, HIGHEST_POSITION)
         why = f"{policy.reason}; {rungs:.2g} rungs more after failures"
         return replace(
             candidate, policy=replace(policy, reason=why), patterns=replace(patterns, effort=effort)

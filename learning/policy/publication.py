@@ -15,7 +15,7 @@ from psycopg.rows import namedtuple_row
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Floats, Singles
-from vectuned.learning.model.events import record_event, tell
+from vectuned.learning.model.events import notify, record_event
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import Policy
@@ -114,7 +114,7 @@ def publish(
                 "last_replay": last_replay,
             },
         )
-        tell(conn, tuned.column.id, "publish", version=version)
+        notify(conn, tuned.column.id, "publish", version=version)
     return version, served
 
 

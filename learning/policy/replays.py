@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 
 from vectuned.learning.model.arrays import Floats, Ints
-from vectuned.learning.model.ladder import PROBES, WIDTH
+from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE_WEIGHT, training_weights
 from vectuned.sql.files import queries
@@ -104,7 +104,7 @@ def load_replays(
         "column_id": tuned.column.id,
         "generation": index.generation,
         "count": tuned.trajectory_window,
-        "width": WIDTH,
+        "width": PROBE_WIDTH,
         "learn_from": tuned.learn_from,
         "is_counter_example": counter_examples,
     }
@@ -117,7 +117,7 @@ def load_replays(
     other_recall = np.full((len(rows), len(classes), len(OTHER_PATHS)), np.nan)
     other_ms = np.full((len(rows), len(OTHER_PATHS)), np.nan)
     matches = np.zeros((len(rows), rungs), dtype=np.int64)
-    probed = bool(rows) and all(len(row[2]) == WIDTH for row in rows)
+    probed = bool(rows) and all(len(row[2]) == PROBE_WIDTH for row in rows)
     for i, row in enumerate(rows):
         places = np.searchsorted(classes, row[1])
         if row[3] is not None:
@@ -128,7 +128,7 @@ def load_replays(
             other_recall[i, places, : len(row[11])], other_ms[i, : len(row[11])] = row[10], row[11]
     newer = np.arange(len(rows)) + (tuned.trajectory_window if counter_examples else 0)
     weight = training_weights(newer, tuned.learning_rate, tuned.min_samples)
-    seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, WIDTH)
+    seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, PROBE_WIDTH)
     return Replays(
         np.array([row[0] for row in rows], dtype=np.int64),
         tuple(classes),

@@ -138,7 +138,7 @@ def _filtered_truth(
     return exact_among(conn, tuned.column, vectors[own], deepest, [conditions[i] for i in own])
 
 
-def to_complete(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Bools:
+def choose_complete(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Bools:
     """Say which of `count` replays are to go through every rung: the first ones, then one of four.
 
     The others end where the answers of their own class of k are complete, which takes a third of the time.

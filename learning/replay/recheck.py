@@ -13,7 +13,7 @@ from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.sql.files import queries
 
-from .scan import SCAN_TIMEOUT_MS, ends_all
+from .scan import SCAN_TIMEOUT_MS, is_fatal
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def search_again(
         with conn.transaction():
             row = conn.execute(queries()["check_search"], values).fetchone()
     except psycopg.errors.Error as error:
-        if ends_all(conn, error, perf_counter() - started, timeout_ms):
+        if is_fatal(conn, error, perf_counter() - started, timeout_ms):
             raise
         log.warning(
             "a check of %s was given up: %s",

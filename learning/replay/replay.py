@@ -13,14 +13,14 @@ from pgvector import Vector
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Singles
-from vectuned.learning.model.ladder import PROBES, WIDTH, k_class
+from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.sql.files import queries
 
-from .batch import LEAST_K, ReplayBatch, to_complete
+from .batch import LEAST_K, ReplayBatch, choose_complete
 from .recheck import search_again
-from .scan import SCAN_TIMEOUT_MS, ScanGoal, Scans, goal
+from .scan import SCAN_TIMEOUT_MS, IndexScans, ScanGoal
 from .storage import ReplayResults, store
 from .work_timer import WorkTimer
 
@@ -39,7 +39,7 @@ def replay(
     reader: psycopg.Connection[Any] | None = None,
     progress: Callable[[int], None] | None = None,
     timeout_ms: int = SCAN_TIMEOUT_MS,
-    spent: WorkTimer | None = None,
+    timer: WorkTimer | None = None,
 ) -> int:
     """Replay searches through every index, store what they show, and mark them replayed; return how many.
 
@@ -56,7 +56,7 @@ def replay(
 
     With a `reader`, a connection to a standby in autocommit mode, exact answers and scans see a snapshot
     there, and `conn` stores what they show in a transaction of its own afterwards; whoever calls sees to it
-    that the standby has caught up. `spent` takes in what it all took.
+    that the standby has caught up. `timer` takes in what it all took.
 
     Raises VectunedError when the main index is gone or was rebuilt, or the plan is not the one to be
     measured; of another index that is logged, and the others go on.
@@ -67,7 +67,7 @@ def replay(
             "again."
         )
     _require_generation(conn, tuned, tuned.indexes[0])
-    spent = spent or WorkTimer()
+    timer = timer or WorkTimer()
     done = 0
     size = _CHUNK if max(trajectories.ks, default=1) <= LEAST_K else _DEEP_CHUNK
     for start in range(0, len(trajectories), size):
@@ -75,12 +75,12 @@ def replay(
         if reader is None:
             with conn.transaction():
                 conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                look = _Look(conn, conn, tuned, searches, timeout_ms, spent)
+                look = _Look(conn, conn, tuned, searches, timeout_ms, timer)
                 store(conn, look.chunk, look.at_all(done, progress))
         else:
             with reader.transaction():
                 reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                look = _Look(conn, reader, tuned, searches, timeout_ms, spent)
+                look = _Look(conn, reader, tuned, searches, timeout_ms, timer)
                 shown = look.at_all(done, progress)
             with conn.transaction():
                 for index in tuned.indexes:
@@ -100,14 +100,14 @@ class _Look:
         tuned: TunedColumn,
         searches: Trajectories,
         timeout_ms: int,
-        spent: WorkTimer,
+        timer: WorkTimer,
     ) -> None:
         # A standby does not know yet what was stored a moment ago.
         self._before = {index: _replayed(conn, tuned, searches, index) for index in tuned.indexes}
-        complete = to_complete(conn, tuned, len(searches))
-        self._reader, self._tuned, self._spent = reader, tuned, spent
+        complete = choose_complete(conn, tuned, len(searches))
+        self._reader, self._tuned, self._spent = reader, tuned, timer
         self._timeout_ms = timeout_ms
-        with spent.read():
+        with timer.read():
             self.chunk = ReplayBatch.of(reader, tuned, searches, complete)
 
     def at_all(self, done: int, progress: Callable[[int], None] | None) -> ReplayResults:
@@ -126,14 +126,15 @@ class _Look:
 
     def _scan(
         self, done: int, progress: Callable[[int], None] | None
-    ) -> tuple[dict[TunedIndex, Scans], Floats | None]:
+    ) -> tuple[dict[TunedIndex, IndexScans], Floats | None]:
         chunk, count, indexes = self.chunk, len(self.chunk), self._tuned.indexes
         scans = {
-            index: Scans(self._tuned, index, count, chunk.classes[-1], self._timeout_ms) for index in indexes
+            index: IndexScans(self._tuned, index, count, chunk.classes[-1], self._timeout_ms)
+            for index in indexes
         }
         main = indexes[0]
         failed: set[TunedIndex] = set()
-        probes = np.full((count, WIDTH), np.inf) if main.probed else None
+        probes = np.full((count, PROBE_WIDTH), np.inf) if main.probed else None
         for i in range(count):
             for index, scan in scans.items():
                 known = chunk.searches.query_ids[i] in self._before[index]
@@ -159,22 +160,21 @@ class _Look:
         text = self.chunk.searches.filters[i]
         return bool(self.chunk.filtered[i]) and text is not None and _contains(text, index.requires)
 
-    def _search(self, scan: Scans, i: int, exact_ms: float) -> None:
+    def _search(self, scan: IndexScans, i: int, exact_ms: float) -> None:
         chunk = self.chunk
-        aim = ScanGoal()
+        goal = ScanGoal()
         k = int(chunk.ks[i])
         if not chunk.complete[i]:
-            bare = goal(chunk.truth, i, k_class(k))
-            aim = ScanGoal(*bare)
+            goal = ScanGoal.full_recall(chunk.truth, i, k_class(k))
             if chunk.filtered[i] and chunk.filtered_truth is not None:
-                aim = ScanGoal(*bare, *goal(chunk.filtered_truth, int(chunk.place[i]), k_class(k)))
+                goal = goal.with_filtered(chunk.filtered_truth, int(chunk.place[i]), k_class(k))
         scan.search(
             self._reader,
             i,
             chunk.searches.vectors[i],
             k,
             chunk.conditions[i],
-            aim,
+            goal,
             thorough=bool(chunk.complete[i] and chunk.filtered[i] and scan.index is self._tuned.indexes[0]),
             exact_ms=float(exact_ms) if np.isfinite(exact_ms) else None,
         )
@@ -183,7 +183,7 @@ class _Look:
         values = {"column_id": self._tuned.column.id, "query": Vector(vector)}
         values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
         row = self._reader.execute(queries()["probe_search"], values).fetchone()
-        seen = np.full(WIDTH, np.inf)
+        seen = np.full(PROBE_WIDTH, np.inf)
         for start, distances in zip(_STARTS, row or (), strict=True):
             seen[start : start + len(distances or [])] = distances or []
         return seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Final
@@ -27,30 +27,41 @@ SCAN_TIMEOUT_MS: Final = 60_000
 
 @dataclass(frozen=True)
 class ScanGoal:
-    """Where a scan may end: `goal` rows within `bound`, of a filtered search `filter_goal` within its own.
+    """When a scan may end: it has returned `rows` rows within `distance`.
 
-    Without goals it goes through every rung.
+    A filtered scan must also have returned `filtered_rows` matching rows within `filtered_distance`, unless
+    it has already taken longer than the exact answer. Without a goal a scan goes through every rung.
     """
 
-    goal: int | None = None
-    bound: float | None = None
-    filter_goal: int | None = None
-    filter_bound: float | None = None
+    rows: int | None = None
+    distance: float | None = None
+    filtered_rows: int | None = None
+    filtered_distance: float | None = None
+
+    @classmethod
+    def full_recall(cls, truth: Truth, i: int, k: int) -> ScanGoal:
+        """Return the goal that search `i` reaches once its recall at k is 1."""
+        return cls(*_answer_extent(truth, i, k))
+
+    def with_filtered(self, truth: Truth, i: int, k: int) -> ScanGoal:
+        """Add the goal that the matching rows reach a recall at k of 1; `i` indexes `truth`."""
+        rows, distance = _answer_extent(truth, i, k)
+        return replace(self, filtered_rows=rows, filtered_distance=distance)
 
 
-def goal(truth: Truth, i: int, k: int) -> tuple[int, float]:
-    """Return how many rows a scan must have seen, and how far at most, for recall 1 of the i-th at k."""
+def _answer_extent(truth: Truth, i: int, k: int) -> tuple[int, float]:
+    """Return the number of rows in the exact answer of search `i` at k, and its largest distance."""
     rows = min(k, int(truth.counts[i]))
     if rows == 0:
         return 0, -np.inf
     return rows, float(truth.distances[i, rows - 1] + truth.tolerances[i, rows - 1])
 
 
-class Scans:
+class IndexScans:
     """Collect what n searches saw through one index.
 
     `finished` bool (n,); `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds up to each rung
-    (of an index that is searched anew: of that search); `given_up` bool (n, rungs), True where a filtered
+    (of an index that is searched anew: of that search); `cut_short` bool (n, rungs), True where a filtered
     search had not seen its whole answer when its scan was ended; `matches` int64 (n, rungs), rows seen that
     meet the condition; `exact_ms` float64 (n,).
     """
@@ -69,7 +80,7 @@ class Scans:
         self._counts = np.zeros((count, self._rungs), dtype=np.int64)
         self.finished = np.zeros(count, dtype=np.bool_)
         self.blocks, self.ms = np.zeros((count, self._rungs)), np.zeros((count, self._rungs))
-        self.given_up = np.zeros((count, self._rungs), dtype=np.bool_)
+        self.cut_short = np.zeros((count, self._rungs), dtype=np.bool_)
         self.matches = np.zeros((count, self._rungs), dtype=np.int64)
         self.exact_ms = np.full(count, np.nan)
         self.other_ms: list[list[float]] = [[] for _ in range(count)]
@@ -81,7 +92,7 @@ class Scans:
         vector: Singles,
         k: int,
         condition: sql.Composable | None,
-        aim: ScanGoal,
+        goal: ScanGoal,
         *,
         thorough: bool = False,
         exact_ms: float | None = None,
@@ -102,10 +113,10 @@ class Scans:
                 "k": k,
                 "depth": self.depth,
                 "condition": None if condition is None else condition.as_string(conn),
-                "goal": aim.goal,
-                "bound": aim.bound,
-                "filter_goal": aim.filter_goal,
-                "filter_bound": aim.filter_bound,
+                "goal": goal.rows,
+                "bound": goal.distance,
+                "filter_goal": goal.filtered_rows,
+                "filter_bound": goal.filtered_distance,
                 "thorough": thorough,
                 "exact_ms": exact_ms,
             },
@@ -122,9 +133,11 @@ class Scans:
         self.blocks[i], self.ms[i] = _prolonged(blocks, self.index), _prolonged(ms, self.index)
         if condition is not None:
             self.exact_ms[i] = row[5]
-            if aim.filter_goal is not None and aim.filter_bound is not None:
+            if goal.filtered_rows is not None and goal.filtered_distance is not None:
                 last = self._last(i)
-                self.given_up[i, len(row[1]) :] = np.count_nonzero(last <= aim.filter_bound) < aim.filter_goal
+                self.cut_short[i, len(row[1]) :] = (
+                    np.count_nonzero(last <= goal.filtered_distance) < goal.filtered_rows
+                )
         ends = [0, *(row[7] or [])]
         others = np.array(row[6] or [], dtype=np.float64)
         self._others[i] = [others[start:end] for start, end in pairwise(ends)]
@@ -229,7 +242,7 @@ def _by_entries(
     )
 
 
-def ends_all(conn: psycopg.Connection[Any], error: psycopg.Error, seconds: float, timeout_ms: int) -> bool:
+def is_fatal(conn: psycopg.Connection[Any], error: psycopg.Error, seconds: float, timeout_ms: int) -> bool:
     """Say whether an error after some seconds ends the work, and not just the one search that it hit.
 
     That is a lost connection, a standby that had to end the transaction, and a statement that somebody
@@ -248,7 +261,7 @@ def _run(
         with conn.transaction():  # a savepoint: one search too slow must not undo the others
             row = conn.execute(queries()["replay_search"], values).fetchone()
     except psycopg.errors.QueryCanceled as error:
-        if ends_all(conn, error, perf_counter() - started, timeout_ms):
+        if is_fatal(conn, error, perf_counter() - started, timeout_ms):
             raise
         log.warning(
             "a replay on %s took longer than %d ms: passed over",

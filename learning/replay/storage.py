@@ -14,7 +14,7 @@ from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.sql.files import queries
 
 from .batch import ReplayBatch
-from .scan import Scans
+from .scan import IndexScans
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ReplayResults:
     served now, with a recall of `checks` float64 (n,), NaN where that was given up.
     """
 
-    scans: dict[TunedIndex, Scans]
+    scans: dict[TunedIndex, IndexScans]
     probes: Floats | None
     version: int | None
     checked: Bools
@@ -44,7 +44,7 @@ def store(conn: psycopg.Connection[Any], chunk: ReplayBatch, shown: ReplayResult
     _mark(conn, chunk)
 
 
-def _rows(chunk: ReplayBatch, scan: Scans, probes: Floats | None) -> list[dict[str, Any]]:
+def _rows(chunk: ReplayBatch, scan: IndexScans, probes: Floats | None) -> list[dict[str, Any]]:
     """Lay out what the scans through one index showed."""
     index, count, rungs = scan.index, len(chunk), len(scan.index.rungs)
     recall = np.full((count, len(chunk.classes), rungs), np.nan)
@@ -58,7 +58,7 @@ def _rows(chunk: ReplayBatch, scan: Scans, probes: Floats | None) -> list[dict[s
     if own.any() and chunk.filtered_truth is not None:
         truth = chunk.filtered_truth.take(own[chunk.filtered])
         filtered_recall[own] = np.stack([scan.filtered_recall(own, truth, k) for k in chunk.classes], axis=1)
-    matches = np.where(scan.given_up, -1, scan.matches)
+    matches = np.where(scan.cut_short, -1, scan.matches)
     rows = []
     for i in (int(place) for place in np.flatnonzero(scan.finished)):
         # A scan that ended early knows nothing of classes above its own.

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.model.ladder import HIGHEST
+from vectuned.learning.model.ladder import HIGHEST_POSITION
 
 _BETS: Final = 16  # shares that are bet on, on each side of the one that is allowed
 _ODDS: Final = 2.0**0.5  # from one of them to the next
@@ -24,19 +24,19 @@ def next_margin(
 ) -> float:
     """Return the margin of effort after some verdicts, in rungs of the ladder, 0 to 13.
 
-    A rung more where `conclusion` says that failures are more frequent than the target allows,
+    A rung more where `compare_failures` says that failures are more frequent than the target allows,
     `learning_rate` of a rung less where it says that they are rarer, unchanged where it cannot tell. Verdicts
     that are unknown are not among the counts. Raises UsageError for values out of range.
     """
     if not 0.0 < learning_rate <= 1.0:
         raise UsageError(f"The learning rate must be above 0 and at most 1, got {learning_rate}.")
-    if not 0.0 <= margin <= HIGHEST:
-        raise UsageError(f"The margin must be between 0 and {HIGHEST:g} rungs, got {margin}.")
-    step = conclusion(failures, successes, target=target, confidence=confidence)
-    return min(max(margin + (1.0 if step > 0 else step * learning_rate), 0.0), HIGHEST)
+    if not 0.0 <= margin <= HIGHEST_POSITION:
+        raise UsageError(f"The margin must be between 0 and {HIGHEST_POSITION:g} rungs, got {margin}.")
+    step = compare_failures(failures, successes, target=target, confidence=confidence)
+    return min(max(margin + (1.0 if step > 0 else step * learning_rate), 0.0), HIGHEST_POSITION)
 
 
-def conclusion(failures: int, successes: int, *, target: float, confidence: float = 0.95) -> int:
+def compare_failures(failures: int, successes: int, *, target: float, confidence: float = 0.95) -> int:
     """Say whether the share of failures is beyond 1 - target (1), below it (-1), or cannot be told (0).
 
     `failures` and `successes` count the verdicts since the last conclusion: whoever acts on one starts to

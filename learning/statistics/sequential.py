@@ -11,7 +11,8 @@ import numpy.typing as npt
 from vectuned.config.errors import UsageError
 from vectuned.learning.model.arrays import Bools, Floats
 
-from .bounds import TAIL, bounds_in_order, sample_of, wealth_needed
+from .bounds import bounds_in_order, required_log_capital, validate_sample
+from .demand import TAIL_RECALL
 
 _WINDOWS: Final = (200, 400)  # checks that decide a stake
 _CAUTION: Final = 20  # checks without a drop that every window is thought to begin with
@@ -68,10 +69,10 @@ def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> Recal
     86(1): predictable plug-in bets for a confidence sequence, one-sided. On WordNet (mean recall 0.95) the
     lower bound is 0.022 below the mean after 400 checks, 0.007 after 5,000; for a fixed n it is 0.019, 0.005.
     """
-    wealth = wealth_needed(confidence)
+    wealth = required_log_capital(confidence)
     checks, known = _checks(recalls)
     found = checks[known]
-    good = (found >= TAIL).astype(np.float64)
+    good = (found >= TAIL_RECALL).astype(np.float64)
     return RecallClaim(
         checks=len(found),
         unknown=len(checks) - len(found),
@@ -125,7 +126,7 @@ def tail_alarm(recalls: npt.ArrayLike, limit: float, false_alarms: float = 0.05)
     if not 0.0 <= limit < 1.0:
         raise UsageError(f"A limit of {limit} cannot be watched: give a share from 0 to under 1.")
     checks, known = _checks(recalls)
-    good = (checks[known] >= TAIL).astype(np.float64)
+    good = (checks[known] >= TAIL_RECALL).astype(np.float64)
     return _alarm(good, np.flatnonzero(known), 1.0 - limit, false_alarms)
 
 
@@ -197,5 +198,5 @@ def _checks(recalls: npt.ArrayLike) -> tuple[Floats, Bools]:
     if checks.ndim != 1:
         raise UsageError(f"Checks must have 1 dimension, not {checks.ndim}.")
     known = ~np.isnan(checks)
-    sample_of(checks[known], 1)
+    validate_sample(checks[known], 1)
     return checks, known

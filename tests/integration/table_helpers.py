@@ -14,7 +14,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.sql.files import trusted
 
 Connection = psycopg.Connection[Any]
@@ -213,7 +213,7 @@ def enable(conn: Connection, relation: str = "items", column: str = "embedding",
 
 def only(conn: Connection) -> TunedColumn:
     """Read the only tuned column."""
-    (tuned,) = tuned_columns(conn)
+    (tuned,) = read_tuned_columns(conn)
     return tuned
 
 

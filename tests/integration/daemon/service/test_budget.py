@@ -83,10 +83,10 @@ def test_the_size_of_a_pass_is_learned(conn: Connection, monkeypatch: pytest.Mon
     ask(conn, 60, seed=2)
     sizes: list[int] = []
 
-    def measured(*arguments: Any, spent: WorkTimer, **named: Any) -> int:
+    def measured(*arguments: Any, timer: WorkTimer, **named: Any) -> int:
         sizes.append(len(arguments[2]))
-        done = replay(*arguments, spent=spent, **named)
-        spent.scanning = 0.4 * done
+        done = replay(*arguments, timer=timer, **named)
+        timer.scanning = 0.4 * done
         return done
 
     monkeypatch.setattr("vectuned.daemon.service.worker.replay", measured)

@@ -22,7 +22,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.oversight.judging import class_counts, judge_searches
 from vectuned.learning.oversight.verdict import Counts, judge_signals
 
@@ -47,7 +47,7 @@ def queries() -> Singles:
 
 
 def tuned(conn: Connection) -> TunedColumn:
-    (only,) = tuned_columns(conn)
+    (only,) = read_tuned_columns(conn)
     return only
 
 

@@ -11,8 +11,8 @@ from tests.integration.table_helpers import Connection, build, clustered, enable
 
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS
-from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.policy.filtering import OTHER_PATHS, selectivity_buckets
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.policy.replays import Replays, load_replays
@@ -36,7 +36,7 @@ def tuned(conn: Connection) -> TunedColumn:
     conn.execute("VACUUM (ANALYZE, FULL) items")
     build(conn)
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
-    (tuned,) = tuned_columns(conn)
+    (tuned,) = read_tuned_columns(conn)
     return tuned
 
 
@@ -66,7 +66,7 @@ def practise(conn: Connection, tuned: TunedColumn, queries: Singles, k: int = 10
     for number, query in enumerate(queries):
         found(conn, query, k, {"category": f"c{number % len(SHARES)}"})
     assert drain(conn) == len(queries)
-    assert replay(conn, tuned, pending(conn, tuned.column, len(queries))) == len(queries)
+    assert replay(conn, tuned, read_pending(conn, tuned.column, len(queries))) == len(queries)
 
 
 def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
@@ -327,8 +327,8 @@ def test_a_filter_that_no_longer_fits_is_passed_over(
     search(conn, queries[0])
     assert drain(conn) == 7
     conn.execute(change.encode())
-    (tuned,) = tuned_columns(conn)  # a change of type rewrites the table, and its index
-    assert replay(conn, tuned, pending(conn, tuned.column, 10)) == 7
+    (tuned,) = read_tuned_columns(conn)  # a change of type rewrites the table, and its index
+    assert replay(conn, tuned, read_pending(conn, tuned.column, 10)) == 7
     rows = conn.execute(
         "SELECT t.filter, t.recall, r.fraction IS NULL FROM vectuned.trajectory t "
         "LEFT JOIN vectuned.replay r USING (query_id) WHERE t.replayed_at IS NOT NULL"
@@ -348,7 +348,7 @@ def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, tuned: Tun
     for number, query in enumerate(queries):
         found(conn, query, [1, 7, 100, 1000][number % 4], {"id": {">": number * 80}, "category": "c0"})
     assert drain(conn) == len(queries)
-    assert replay(conn, tuned, pending(conn, tuned.column, 100)) == len(queries)
+    assert replay(conn, tuned, read_pending(conn, tuned.column, 100)) == len(queries)
     assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
     seen = replays(conn, tuned)
     assert seen.k_classes == K_CLASSES

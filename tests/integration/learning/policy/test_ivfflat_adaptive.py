@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tests.integration.table_helpers import Connection, clustered, enable, exact, make, one, search, text
 
-from vectuned.learning.model.ladder import ef_search, probe_rungs
-from vectuned.learning.model.trajectory import drain, pending
-from vectuned.learning.model.tuned_columns import TunedColumn, tuned_columns
+from vectuned.learning.model.ladder import probe_rungs, setting_at
+from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
 from vectuned.learning.policy.calibration import Candidate, find_fixed_policy, learn_adaptive_policy
@@ -18,7 +18,7 @@ from vectuned.learning.policy.learner import LearningOptions, learn
 from vectuned.learning.policy.publication import Offer, publish, read_bank
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.statistics.bounds import Demand
+from vectuned.learning.statistics.demand import Demand
 
 ROWS, DIMENSIONS, LISTS, TARGET = 3000, 24, 50, 0.9
 
@@ -35,8 +35,8 @@ def tuned(conn: Connection) -> TunedColumn:
     for query in clustered(180, DIMENSIONS, seed=2, spread=1.5):
         search(conn, query)
     drain(conn)
-    (tuned,) = tuned_columns(conn)
-    assert replay(conn, tuned, pending(conn, tuned.column, 1000)) == 180
+    (tuned,) = read_tuned_columns(conn)
+    assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 180
     return tuned
 
 
@@ -57,7 +57,7 @@ def test_positions_stand_for_the_same_probes_in_sql_and_python(conn: Connection)
         efforts = np.concatenate([rng.uniform(-1, 14, 40), np.arange(14), [np.inf, np.nan]])
         said = [one(conn, "SELECT vectuned._ef_search(%s, 1, %s)", float(e), list(rungs)) for e in efforts]
         assert said[-2:] == [None, None]
-        assert said[:-2] == ef_search(efforts[:-2], 1, rungs).tolist()
+        assert said[:-2] == setting_at(efforts[:-2], 1, rungs).tolist()
         assert min(said[:-2]) >= 1
         assert max(said[:-2]) <= lists
 

@@ -28,7 +28,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import K_CLASSES, PROBES, RUNGS, k_class
-from vectuned.learning.model.trajectory import Trajectories, drain, pending
+from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.replay.replay import replay
@@ -62,7 +62,7 @@ def record(conn: Connection, queries: Singles, ks: list[int] | None = None) -> N
 
 def replayed(conn: Connection, tuned: TunedColumn, count: int = 1000) -> Trajectories:
     """Replay what is pending; return what was replayed."""
-    trajectories = pending(conn, tuned.column, count)
+    trajectories = read_pending(conn, tuned.column, count)
     assert replay(conn, tuned, trajectories) == len(trajectories)
     return trajectories
 
@@ -203,7 +203,7 @@ def test_truth_and_scan_see_one_snapshot(
 
 def test_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:3])
-    trajectories = pending(conn, tuned.column, 10)
+    trajectories = read_pending(conn, tuned.column, 10)
     conn.execute("DROP INDEX items_embedding_idx")
     with pytest.raises(VectunedError, match=r"index items_embedding_idx of public\.items\.embedding is gone"):
         replay(conn, tuned, trajectories)
@@ -211,7 +211,7 @@ def test_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Si
         replay(conn, only(conn), trajectories)
     assert only(conn).generation is None
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
-    assert len(pending(conn, tuned.column, 10)) == 3
+    assert len(read_pending(conn, tuned.column, 10)) == 3
 
 
 def test_an_index_that_was_rebuilt_is_another(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
@@ -220,7 +220,7 @@ def test_an_index_that_was_rebuilt_is_another(conn: Connection, tuned: TunedColu
     with pytest.raises(
         VectunedError, match=r"index items_embedding_idx of public\.items\.embedding was rebuilt meanwhile"
     ):
-        replay(conn, tuned, pending(conn, tuned.column, 10))
+        replay(conn, tuned, read_pending(conn, tuned.column, 10))
     replayed(conn, only(conn))
     assert len(load_replays(conn, only(conn), only(conn).indexes[0])) == 3
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 0
@@ -233,7 +233,7 @@ def test_the_plan_is_asserted(conn: Connection, tuned: TunedColumn, queries: Sin
     with pytest.raises(
         VectunedError, match=r"should scan index public\.items_embedding_idx,.*vectuned\.enable again"
     ):
-        replay(conn, tuned, pending(conn, tuned.column, 10))
+        replay(conn, tuned, read_pending(conn, tuned.column, 10))
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
 
 
@@ -245,7 +245,7 @@ def test_vectors_are_dropped_where_they_are_not_to_be_kept(
     replayed(conn, replace(tuned, store_vectors=kept))
     assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (5 if kept else 0)
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 5
-    assert len(pending(conn, tuned.column, 10)) == 0
+    assert len(read_pending(conn, tuned.column, 10)) == 0
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 5
 
 
@@ -270,11 +270,11 @@ def test_a_scan_that_takes_too_long_is_passed_over(
         "vectuned.learning.replay.scan.queries", lambda: {**statements, "replay_search": replay_search}
     )
     with caplog.at_level("WARNING"):
-        assert replay(conn, tuned, pending(conn, tuned.column, 10), timeout_ms=1000) == 4
+        assert replay(conn, tuned, read_pending(conn, tuned.column, 10), timeout_ms=1000) == 4
     assert "took longer than 1000 ms" in caplog.text
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 3
     # It counts as looked at, or it would come back for ever; its recall is known all the same.
-    assert len(pending(conn, tuned.column, 10)) == 0
+    assert len(read_pending(conn, tuned.column, 10)) == 0
     assert one(conn, "SELECT count(recall) FROM vectuned.trajectory") == 4
     assert one(conn, "SHOW statement_timeout") == "0"
 
@@ -282,13 +282,13 @@ def test_a_scan_that_takes_too_long_is_passed_over(
 def test_progress_and_repetition(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:6])
     told: list[int] = []
-    trajectories = pending(conn, tuned.column, 4)
+    trajectories = read_pending(conn, tuned.column, 4)
     assert replay(conn, tuned, trajectories, progress=told.append) == 4
     assert told == [1, 2, 3, 4]
     assert replay(conn, tuned, trajectories) == 4  # a second time changes nothing
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 4
-    assert replay(conn, tuned, pending(conn, tuned.column, 0)) == 0
-    assert len(pending(conn, tuned.column, 100)) == 2
+    assert replay(conn, tuned, read_pending(conn, tuned.column, 0)) == 0
+    assert len(read_pending(conn, tuned.column, 100)) == 2
 
 
 def test_only_what_fits_the_window_is_loaded(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
@@ -312,7 +312,7 @@ def test_pending_comes_newest_first(conn: Connection, tuned: TunedColumn) -> Non
             (query_id, tuned.column.id, at),
         )
     expected: list[UUID] = [made[1][0], made[2][0], made[0][0]]
-    assert pending(conn, tuned.column, 10).query_ids == expected
+    assert read_pending(conn, tuned.column, 10).query_ids == expected
 
 
 def test_a_halfvec_column(conn: Connection, queries: Singles) -> None:

@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 from tests.integration.table_helpers import Connection, clustered, enable, make, one, raw, text
 
-from vectuned.learning.model.tuned_columns import tuned_columns
+from vectuned.learning.model.tuned_columns import read_tuned_columns
 
 ROWS = 600
 
@@ -115,7 +115,7 @@ def test_a_recommended_index_is_one_that_searches_with_that_filter_use(
     assert row["gain_ms"] > 0
     conn.execute(row["statement"].encode())
     assert one(conn, "SELECT vectuned._refresh_column(%s)", column)
-    indexes = tuned_columns(conn)[0].indexes
+    indexes = read_tuned_columns(conn)[0].indexes
     assert [json.loads(i.requires) for i in indexes if i.requires] == [condition]
     # Once it is there it is not recommended again.
     assert recommended(conn, "index") == []

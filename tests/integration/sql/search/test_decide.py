@@ -13,7 +13,7 @@ from tests.integration.table_helpers import clustered, enable, make, one, publis
 
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.model.tuned_columns import tuned_columns
+from vectuned.learning.model.tuned_columns import read_tuned_columns
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import Signature, feature_ranks, features
@@ -45,7 +45,7 @@ def test_both_turn_efforts_into_the_same_ef_search(conn: Connection) -> None:
             k,
             efforts.tolist(),
         )
-        assert found == ladder.ef_search(efforts, k).tolist()
+        assert found == ladder.setting_at(efforts, k).tolist()
     for broken in ("NaN", "Infinity", "-Infinity", None):
         assert one(conn, "SELECT vectuned._ef_search(%s::float8, 10)", broken) is None
 
@@ -185,7 +185,7 @@ def test_params_are_what_the_optimizer_chooses_and_search_serves(
         reach=float(np.quantile(nearest, 0.4)),
         fixed_ef=137,
     )
-    tuned = tuned_columns(conn)[0]
+    tuned = read_tuned_columns(conn)[0]
     policy, patterns = read_bank(conn, tuned)[k_class]
     optimizer = SearchOptimizer(ReasoningBank(patterns), policy)
     served = set()
@@ -220,7 +220,7 @@ def test_both_serve_the_fixed_setting_without_a_bank(conn: Connection) -> None:
     column = enable(conn)
     publish(conn, column, [5.0], fixed_ef=90)
     conn.execute(raw("UPDATE vectuned.bank SET access_path = 'hnsw'"))
-    policy, _ = read_bank(conn, tuned_columns(conn)[0])[10]
+    policy, _ = read_bank(conn, read_tuned_columns(conn)[0])[10]
     for k in (4, 10):
         chosen = SearchOptimizer(ReasoningBank(Patterns.empty()), policy).optimize(np.arange(56.0), k)
         row = conn.execute(

@@ -7,15 +7,15 @@ import pytest
 
 from vectuned.config.errors import UsageError
 from vectuned.learning.model.ladder import (
-    HIGHEST,
+    HIGHEST_POSITION,
     K_CLASSES,
     PROBES,
     RUNGS,
-    at_efforts,
-    ef_search,
-    effort,
+    interpolate,
     k_class,
+    position_of,
     probe_rungs,
+    setting_at,
 )
 
 
@@ -36,37 +36,37 @@ def test_other_k_belong_to_none(k: int) -> None:
 
 def test_rungs_are_positions() -> None:
     positions = np.arange(len(RUNGS))
-    np.testing.assert_array_equal(ef_search(positions, 1), RUNGS)
-    np.testing.assert_array_equal(effort(RUNGS), positions)
-    assert positions[-1] == HIGHEST
+    np.testing.assert_array_equal(setting_at(positions, 1), RUNGS)
+    np.testing.assert_array_equal(position_of(RUNGS), positions)
+    assert positions[-1] == HIGHEST_POSITION
     assert set(PROBES) <= set(RUNGS)
 
 
 def test_every_ef_comes_back() -> None:
     efs = np.arange(RUNGS[0], RUNGS[-1] + 1)
-    np.testing.assert_array_equal(ef_search(effort(efs), 1), efs)
+    np.testing.assert_array_equal(setting_at(position_of(efs), 1), efs)
 
 
 def test_ef_search_is_linear_between_rungs_and_never_falls() -> None:
-    assert ef_search(0.5, 1) == 12
-    assert ef_search(12.5, 1) == 820
-    assert (np.diff(ef_search(np.linspace(0, HIGHEST, 5001), 1)) >= 0).all()
+    assert setting_at(0.5, 1) == 12
+    assert setting_at(12.5, 1) == 820
+    assert (np.diff(setting_at(np.linspace(0, HIGHEST_POSITION, 5001), 1)) >= 0).all()
 
 
 def test_ef_search_keeps_to_k_and_to_what_pgvector_takes() -> None:
-    assert ef_search(0.0, 300) == 300
-    assert ef_search(-5.0, 1) == 10
-    assert ef_search(99.0, 1) == 1000
-    assert ef_search(HIGHEST, 1000) == 1000
-    assert ef_search([0.0, 9.0], 200).tolist() == [200, 224]
+    assert setting_at(0.0, 300) == 300
+    assert setting_at(-5.0, 1) == 10
+    assert setting_at(99.0, 1) == 1000
+    assert setting_at(HIGHEST_POSITION, 1000) == 1000
+    assert setting_at([0.0, 9.0], 200).tolist() == [200, 224]
 
 
 def test_curves_are_read_between_their_rungs() -> None:
     curves = np.stack([np.arange(14.0), np.arange(14.0) ** 2])
-    np.testing.assert_allclose(at_efforts(curves, [0.0, 2.5, 13.0]), [[0, 2.5, 13], [0, 6.5, 169]])
-    np.testing.assert_allclose(at_efforts(curves, [[1.5], [1.5]]), [[1.5], [2.5]])
-    np.testing.assert_allclose(at_efforts(curves, [-3.0, 99.0]), [[0, 13], [0, 169]])
-    assert at_efforts(np.zeros((0, 14)), [1.0, 2.0]).shape == (0, 2)
+    np.testing.assert_allclose(interpolate(curves, [0.0, 2.5, 13.0]), [[0, 2.5, 13], [0, 6.5, 169]])
+    np.testing.assert_allclose(interpolate(curves, [[1.5], [1.5]]), [[1.5], [2.5]])
+    np.testing.assert_allclose(interpolate(curves, [-3.0, 99.0]), [[0, 13], [0, 169]])
+    assert interpolate(np.zeros((0, 14)), [1.0, 2.0]).shape == (0, 2)
 
 
 def test_recall_stays_within_0_and_1() -> None:
@@ -74,14 +74,14 @@ def test_recall_stays_within_0_and_1() -> None:
     curves = np.sort(rng.random((2000, 14)), axis=1)
     curves[:, -1] = 1.0
     curves[:, 0] = 0.0
-    read = at_efforts(curves, rng.uniform(0, HIGHEST, (2000, 20)))
+    read = interpolate(curves, rng.uniform(0, HIGHEST_POSITION, (2000, 20)))
     assert read.min() >= 0.0
     assert read.max() <= 1.0
 
 
 def test_single_precision_curves_are_read_in_double() -> None:
     curve = np.linspace(0, 1, 14, dtype=np.float32)[None, :]
-    assert at_efforts(curve, [0.3]).dtype == np.float64
+    assert interpolate(curve, [0.3]).dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_probes_have_as_many_rungs_as_ef_search(lists: int, highest: int) -> Non
 def test_probes_are_positions_between_their_rungs(lists: int) -> None:
     rungs = probe_rungs(lists)
     every = np.arange(1, rungs[-1] + 1)
-    positions = effort(every, rungs)
-    assert positions[-1] == HIGHEST
+    positions = position_of(every, rungs)
+    assert positions[-1] == HIGHEST_POSITION
     assert (np.diff(positions) > 0).all()
     # A curve that says how many lists were probed comes back at each of them, also where rungs repeat.
     curve = np.array(rungs, dtype=np.float64)[None, :]
-    np.testing.assert_allclose(at_efforts(curve, positions)[0], every)
-    np.testing.assert_array_equal(ef_search(positions, 1, rungs), every)
+    np.testing.assert_allclose(interpolate(curve, positions)[0], every)
+    np.testing.assert_array_equal(setting_at(positions, 1, rungs), every)

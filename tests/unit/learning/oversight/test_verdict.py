@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vectuned.learning.model.ladder import HIGHEST
+from vectuned.learning.model.ladder import HIGHEST_POSITION
 from vectuned.learning.oversight.verdict import (
     SIGNALS,
     WEIGHTS,
@@ -81,7 +81,7 @@ def everything() -> Signals:
                 "relevant": int(rng.integers(0, 3)),
                 "matching": rng.choice([np.nan, float(rng.integers(0, 2 * k))]),
                 "irrelevant": int(rng.integers(0, 3)),
-                "effort": rng.choice([np.nan, 0.0, HIGHEST]),
+                "effort": rng.choice([np.nan, 0.0, HIGHEST_POSITION]),
                 "certified": bool(rng.random() < 0.5),
                 "index_missing": bool(rng.random() < 0.2),
                 "diversity": rng.choice([np.nan, rng.random()]),
@@ -285,10 +285,10 @@ def test_judging_none() -> None:
     [
         ({"recall": 0.5}, "raise_effort"),
         ({"recall": 0.5, "effort": np.nan}, "raise_effort"),
-        ({"recall": 0.5, "effort": HIGHEST}, "change_path"),
-        ({"recall": 0.5, "effort": HIGHEST, "certified": True}, "reindex"),
+        ({"recall": 0.5, "effort": HIGHEST_POSITION}, "change_path"),
+        ({"recall": 0.5, "effort": HIGHEST_POSITION, "certified": True}, "reindex"),
         ({"recall": 0.5, "certified": True}, "raise_effort"),
-        ({"recall": 0.5, "effort": HIGHEST, "index_missing": True}, "add_filter_index"),
+        ({"recall": 0.5, "effort": HIGHEST_POSITION, "index_missing": True}, "add_filter_index"),
         ({"recall": 1.0, **SLOW}, "change_path"),
         ({"recall": 1.0, "exact": True, "index_missing": True, **SLOW}, "add_filter_index"),
         ({"recall": 1.0, "index_missing": True, **QUICK}, "nothing"),

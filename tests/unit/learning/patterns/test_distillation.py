@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vectuned.learning.model.ladder import HIGHEST, RUNGS
+from vectuned.learning.model.ladder import HIGHEST_POSITION, RUNGS
 from vectuned.learning.patterns.distillation import BANDWIDTH, choose_efforts, distil, estimate_curves
 from vectuned.learning.patterns.reasoning_bank import Patterns, check_patterns
 from vectuned.learning.patterns.signature import fit_signature
@@ -139,7 +139,7 @@ def known() -> Patterns:
 
 def test_the_easy_get_little_effort_and_the_hard_get_much() -> None:
     effort, expected = choose_efforts(known(), price=1e-5, lowest=2.0)
-    assert effort.tolist() == [2.0, HIGHEST]
+    assert effort.tolist() == [2.0, HIGHEST_POSITION]
     assert expected.tolist() == [1.0, 1.0]
     effort, expected = choose_efforts(known(), price=1.0, lowest=2.0)
     assert effort.tolist() == [2.0, 2.0]
@@ -151,7 +151,7 @@ def test_dearer_effort_is_never_more_effort() -> None:
     efforts = [choose_efforts(patterns, price, 3.0)[0] for price in np.geomspace(1e-2, 1e-9, 60)]
     assert (np.diff(np.array(efforts), axis=0) >= 0).all()
     assert (np.array(efforts) >= 3.0).all()
-    assert (np.array(efforts) <= HIGHEST).all()
+    assert (np.array(efforts) <= HIGHEST_POSITION).all()
 
 
 def test_expected_recall_is_within_0_and_1() -> None:

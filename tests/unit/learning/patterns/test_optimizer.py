@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vectuned.learning.model.ladder import effort
+from vectuned.learning.model.ladder import position_of
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend, effort_to_setting
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import COMPONENTS, FEATURES, Signature
@@ -147,7 +147,7 @@ def test_serving_keeps_shapes() -> None:
     served = effort_to_setting(wanted, POLICY, 10)
     assert served.tolist() == [[28, 90, 224], [56, 1000, 90]]
     assert served.dtype == np.int64
-    assert effort(served).shape == (2, 3)
+    assert position_of(served).shape == (2, 3)
 
 
 def test_values_are_added_in_order_of_nearness() -> None:

@@ -25,7 +25,7 @@ from vectuned.learning.policy.calibration import (
     find_fixed_policy,
     learn_adaptive_policy,
 )
-from vectuned.learning.statistics.bounds import Demand
+from vectuned.learning.statistics.demand import Demand
 
 Floats = npt.NDArray[np.float64]
 MS_PER_BLOCK = 0.002
@@ -54,13 +54,13 @@ def efforts(candidate: Candidate, sample: ReplaySample) -> Floats:
     else:
         optimizer = SearchOptimizer(ReasoningBank(candidate.patterns), candidate.policy)
         efs = optimizer.ef_search(sample.probes[way.probe_ef], sample.k)
-    return ladder.effort(efs)[:, None]
+    return ladder.position_of(efs)[:, None]
 
 
 def served(candidate: Candidate, sample: ReplaySample) -> tuple[Floats, Floats]:
     """Return recall and cost of each replay under a policy."""
     at = efforts(candidate, sample)
-    return ladder.at_efforts(sample.recall, at)[:, 0], ladder.at_efforts(sample.cost, at)[:, 0]
+    return ladder.interpolate(sample.recall, at)[:, 0], ladder.interpolate(sample.cost, at)[:, 0]
 
 
 def tail(candidate: Candidate, sample: ReplaySample) -> float:
@@ -242,7 +242,7 @@ def test_the_smallest_setting_is_found_where_all_recall_is_one(population: Repla
 
 def failures_of(population: ReplaySample, count: int) -> ReplaySample:
     """Draw searches that the default setting failed, as they are kept."""
-    failed = np.flatnonzero(ladder.at_efforts(population.recall, [4.0])[:, 0] < 0.8)
+    failed = np.flatnonzero(ladder.interpolate(population.recall, [4.0])[:, 0] < 0.8)
     unchanged_classes = population.take(np.random.default_rng(11).choice(failed, count))
     return replace(unchanged_classes, weight=np.full(count, 0.1))
 

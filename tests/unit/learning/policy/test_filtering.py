@@ -18,7 +18,7 @@ from vectuned.learning.policy.filtering import (
     choose_paths,
     selectivity_buckets,
 )
-from vectuned.learning.statistics.bounds import Demand
+from vectuned.learning.statistics.demand import Demand
 
 SHAPE = np.array(RUNGS, dtype=np.float64)
 MAIN = hnsw(1)

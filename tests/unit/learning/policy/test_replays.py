@@ -11,7 +11,7 @@ from vectuned.learning.policy.calibration import find_fixed_policy
 from vectuned.learning.policy.filtering import OTHER_PATHS
 from vectuned.learning.policy.learner import LearningOptions, build_offers
 from vectuned.learning.policy.replays import Replays
-from vectuned.learning.statistics.bounds import Demand
+from vectuned.learning.statistics.demand import Demand
 
 EFS = np.array(RUNGS)
 DEMAND = Demand(0.95)

@@ -15,7 +15,7 @@ from tests.unit.samples_helpers import hnsw, ivfflat, truth, tuned_column
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.replay.scan import ScanGoal, Scans
+from vectuned.learning.replay.scan import IndexScans, ScanGoal
 
 QUERY = np.zeros(4, dtype=np.float32)
 CONDITION = sql.SQL("t.kind = 1")
@@ -68,14 +68,14 @@ def searched(
     index: TunedIndex,
     row: tuple[Any, ...],
     condition: sql.Composable | None = None,
-    aim: ScanGoal = TO_THE_END,
+    goal: ScanGoal = TO_THE_END,
     *,
     k: int = 10,
-) -> Scans:
+) -> IndexScans:
     """Search once through an index that answers with a row."""
-    scans = Scans(tuned_column(index), index, 1, 100)
+    scans = IndexScans(tuned_column(index), index, 1, 100)
     conn = cast(psycopg.Connection[Any], Answers(row))
-    assert scans.search(conn, 0, QUERY, k, condition, aim)
+    assert scans.search(conn, 0, QUERY, k, condition, goal)
     assert scans.finished.tolist() == [True]
     return scans
 
@@ -83,7 +83,7 @@ def searched(
 def test_a_search_asks_for_its_index_and_its_rungs() -> None:
     index = ivfflat(3, lists=64)
     answers = Answers(answer([1.0], [1] * 14), answer([1.0], [1] * 14, exact_ms=2.0))
-    scans = Scans(tuned_column(hnsw(), index), index, 2, 300)
+    scans = IndexScans(tuned_column(hnsw(), index), index, 2, 300)
     conn = cast(psycopg.Connection[Any], answers)
     scans.search(conn, 1, QUERY, 7, None, ScanGoal())
     scans.search(conn, 0, QUERY, 5, CONDITION, ScanGoal(1, 2.0, 3, 4.0), thorough=True, exact_ms=9.0)
@@ -124,7 +124,7 @@ def test_a_continued_scan_is_scored_at_every_rung() -> None:
         np.testing.assert_allclose(scans.recall(ALL, nearest, k), [expected])
     np.testing.assert_array_equal(scans.blocks, [BLOCKS])
     np.testing.assert_array_equal(scans.ms, [MS])
-    assert not scans.given_up.any()
+    assert not scans.cut_short.any()
 
 
 def test_dead_rows_count_as_effort() -> None:
@@ -144,19 +144,19 @@ def test_dead_rows_count_as_effort() -> None:
 def test_a_scan_through_dead_rows_that_ended_early_has_seen_all_it_saw() -> None:
     # The last of the nearest came with the last of the rungs reached, among three times as many dead ones.
     seen = [*(100.0 + np.arange(19.0)), 0.0]
-    scans = searched(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), aim=ScanGoal(1, 0.0))
+    scans = searched(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), goal=ScanGoal(1, 0.0))
     recall = scans.recall(ALL, truth([[0.0]]), 1)[0]
     assert recall.tolist() == [float(rung >= 80) for rung in RUNGS]
 
 
 def test_a_scan_that_ended_early_is_carried_on() -> None:
-    scans = searched(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), aim=ScanGoal(10, 9.0))
+    scans = searched(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), goal=ScanGoal(10, 9.0))
     nearest = truth([np.arange(10.0)])
     assert scans.recall(ALL, nearest, 10).tolist() == [[1.0] * 14]
     # A rung costs what the rows between the last two cost, here one buffer and 0.01 ms each.
     np.testing.assert_allclose(scans.blocks, [BLOCKS])
     np.testing.assert_allclose(scans.ms, [MS])
-    assert not scans.given_up.any()  # without a filter nothing is
+    assert not scans.cut_short.any()  # without a filter nothing is
     # Where only one rung is known, or the last brought nothing, the price is the mean.
     once = searched(hnsw(), answer([1.0] * 10, [10]))
     np.testing.assert_allclose(once.blocks, [BLOCKS])
@@ -183,19 +183,19 @@ def test_a_filtered_scan_is_scored_by_the_rows_that_match() -> None:
     np.testing.assert_allclose(scans.filtered_recall(ALL, inside, 10), [expected])
     assert scans.matches.tolist() == [[rung // 4 for rung in RUNGS]]
     assert scans.exact_ms.tolist() == [3.0]
-    assert not scans.given_up.any()
+    assert not scans.cut_short.any()
     # The same scan tells what a search without the filter would have found.
     np.testing.assert_allclose(scans.recall(ALL, truth([seen[:100]]), 100)[0, :3], [0.1, 0.14, 0.2])
 
 
-@pytest.mark.parametrize(("goal", "given_up"), [(5, False), (6, True)])
-def test_a_filtered_scan_that_ended_before_its_answer_was_given_up(goal: int, given_up: bool) -> None:
+@pytest.mark.parametrize(("goal", "cut_short"), [(5, False), (6, True)])
+def test_a_filtered_scan_that_ended_before_its_answer_is_cut_short(goal: int, cut_short: bool) -> None:
     matched = (np.arange(20) % 4 == 3).tolist()  # five of them
     row = answer(list(np.arange(20.0)), [10, 14, 20], matched=matched, exact_ms=0.1)
     scans = searched(hnsw(), row, CONDITION, ScanGoal(10, 9.0, goal, 19.0))
-    assert scans.given_up.tolist() == [[False] * 3 + [given_up] * 11]
+    assert scans.cut_short.tolist() == [[False] * 3 + [cut_short] * 11]
     near = searched(hnsw(), row, CONDITION, ScanGoal(10, 9.0, 5, 18.0))  # one of the five is too far
-    assert near.given_up.tolist() == [[False] * 3 + [True] * 11]
+    assert near.cut_short.tolist() == [[False] * 3 + [True] * 11]
     assert near.matches[0, 3:].tolist() == [5] * 11
 
 
@@ -217,13 +217,13 @@ def test_searches_anew_are_scored_each_by_its_own_rows() -> None:
     )
 
 
-@pytest.mark.parametrize(("goal", "given_up"), [(3, False), (4, True)])
-def test_searches_anew_that_ended_early_stay_as_they_were_last(goal: int, given_up: bool) -> None:
+@pytest.mark.parametrize(("goal", "cut_short"), [(3, False), (4, True)])
+def test_searches_anew_that_ended_early_stay_as_they_were_last(goal: int, cut_short: bool) -> None:
     index = ivfflat(1, lists=1000)
     row = answer([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], [1, 3, 6], exact_ms=0.1)
     scans = searched(index, row, CONDITION, ScanGoal(None, None, goal, 2.0))
     assert scans.matches.tolist() == [[1, 2] + [3] * 12]
-    assert scans.given_up.tolist() == [[False] * 3 + [given_up] * 11]
+    assert scans.cut_short.tolist() == [[False] * 3 + [cut_short] * 11]
     recall = scans.filtered_recall(ALL, truth([np.arange(4.0)]), 4)
     np.testing.assert_allclose(recall, [[0.25, 0.5] + [0.75] * 12])
     rungs = np.array(index.rungs, dtype=np.float64)
@@ -254,7 +254,7 @@ def test_what_has_no_rungs_is_scored_too() -> None:
 
 def test_searches_that_did_not_finish_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     index = hnsw()
-    scans = Scans(tuned_column(index), index, 3, 100)
+    scans = IndexScans(tuned_column(index), index, 3, 100)
     row = answer(list(np.arange(1000.0)), list(RUNGS))
     conn = cast(psycopg.Connection[Any], Answers(row, errors.QueryCanceled(), row, errors.QueryCanceled()))
     assert scans.search(conn, 0, QUERY, 10, None, ScanGoal())
@@ -274,5 +274,5 @@ def test_another_plan_is_a_sentence() -> None:
     index = hnsw()
     conn = cast(psycopg.Connection[Any], Answers(errors.ObjectNotInPrerequisiteState()))
     with pytest.raises(VectunedError) as raised:
-        Scans(tuned_column(index), index, 1, 100).search(conn, 0, QUERY, 10, None, ScanGoal())
+        IndexScans(tuned_column(index), index, 1, 100).search(conn, 0, QUERY, 10, None, ScanGoal())
     assert isinstance(raised.value.__cause__, errors.ObjectNotInPrerequisiteState)

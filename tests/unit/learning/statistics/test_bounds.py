@@ -10,16 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.statistics.bounds import (
-    Demand,
-    above_tail,
-    flawless_needed,
-    lower_bound,
-    lower_bounds,
-    smallest_proven,
-    smallest_safe,
-    upper_bound,
-)
+from vectuned.learning.statistics.bounds import find_smallest_safe, lower_bound, lower_bounds, upper_bound
+from vectuned.learning.statistics.demand import Demand, above_tail, find_smallest_proven, min_flawless_replays
 
 Floats = npt.NDArray[np.float64]
 
@@ -102,8 +94,8 @@ def test_upper_bound_mirrors_the_lower() -> None:
 def test_nothing_seen_proves_nothing() -> None:
     assert lower_bound([]) == 0.0
     assert upper_bound([]) == 1.0
-    assert smallest_safe(np.empty((0, 3)), 0.9) is None
-    assert smallest_safe(np.empty((50, 0)), 0.9) is None
+    assert find_smallest_safe(np.empty((0, 3)), 0.9) is None
+    assert find_smallest_safe(np.empty((50, 0)), 0.9) is None
     assert lower_bound([0.0] * 50) == 0.0
 
 
@@ -117,7 +109,7 @@ def test_confidence_and_target_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="confidence of 1"):
         lower_bound([0.5], 1.0)
     with pytest.raises(UsageError, match="target recall of 0"):
-        smallest_safe([[0.5]], 0.0)
+        find_smallest_safe([[0.5]], 0.0)
 
 
 def curves_of(rng: np.random.Generator, means: Floats, count: int) -> Floats:
@@ -131,20 +123,20 @@ def test_smallest_safe_agrees_with_the_bounds_it_stands_for() -> None:
     curves = curves_of(np.random.default_rng(8), np.linspace(0.8, 0.995, 30), 500)
     bounds = lower_bounds(curves)
     for target in (0.85, 0.9, 0.95, 0.98):
-        chosen = smallest_safe(curves, target)
+        chosen = find_smallest_safe(curves, target)
         assert chosen is not None
         assert (bounds[chosen:] >= target - 1e-6).all()
         assert chosen == 0 or bounds[chosen - 1] < target
-    choices = [smallest_safe(curves, target) for target in (0.85, 0.9, 0.95, 0.98)]
+    choices = [find_smallest_safe(curves, target) for target in (0.85, 0.9, 0.95, 0.98)]
     assert choices == sorted(choices, key=lambda choice: choice or 0)
 
 
 def test_smallest_safe_does_not_step_over_a_gap() -> None:
     good, bad = np.ones(300), np.full(300, 0.5)
-    assert smallest_safe(np.column_stack([good, bad, good, good]), 0.9) == 2
-    assert smallest_safe(np.column_stack([good, good, bad]), 0.9) is None
-    assert smallest_safe(np.column_stack([good, good]), 0.9) == 0
-    assert smallest_safe(np.column_stack([good, good]), 1.0) is None
+    assert find_smallest_safe(np.column_stack([good, bad, good, good]), 0.9) == 2
+    assert find_smallest_safe(np.column_stack([good, good, bad]), 0.9) is None
+    assert find_smallest_safe(np.column_stack([good, good]), 0.9) == 0
+    assert find_smallest_safe(np.column_stack([good, good]), 1.0) is None
 
 
 def test_smallest_safe_errs_no_more_often_than_promised() -> None:
@@ -153,7 +145,7 @@ def test_smallest_safe_errs_no_more_often_than_promised() -> None:
     means = np.array([0.90, 0.92, 0.94, 0.949, 0.955, 0.97, 0.99])
     errors = 0
     for seed in range(600):
-        chosen = smallest_safe((rng.random((300, 1)) < means).astype(np.float64), 0.95, seed=seed)
+        chosen = find_smallest_safe((rng.random((300, 1)) < means).astype(np.float64), 0.95, seed=seed)
         errors += chosen is not None and means[chosen] < 0.95
     assert errors <= 48
 
@@ -161,7 +153,7 @@ def test_smallest_safe_errs_no_more_often_than_promised() -> None:
 def test_many_efforts_are_judged_quickly() -> None:
     curves = curves_of(np.random.default_rng(10), np.linspace(0.8, 0.999, 200), 5000)
     start = time.perf_counter()
-    assert smallest_safe(curves, 0.95) is not None
+    assert find_smallest_safe(curves, 0.95) is not None
     assert time.perf_counter() - start < 1.0
 
 
@@ -174,18 +166,20 @@ def test_both_the_mean_and_the_tail_have_to_be_proven() -> None:
     curves = curves_of(np.random.default_rng(11), np.linspace(0.8, 0.995, 30), 500)
     above = above_tail(curves)
     for target in (0.85, 0.9, 0.95):
-        mean = smallest_safe(curves, target)
-        assert smallest_proven(curves, above, Demand(target)) == mean
+        mean = find_smallest_safe(curves, target)
+        assert find_smallest_proven(curves, above, Demand(target)) == mean
         for max_tail in (0.01, 0.05, 0.2, 0.5):
-            tail = smallest_safe(above, 1 - max_tail)
-            found = smallest_proven(curves, above, Demand(target, max_tail=max_tail))
+            tail = find_smallest_safe(above, 1 - max_tail)
+            found = find_smallest_proven(curves, above, Demand(target, max_tail=max_tail))
             assert found == (None if mean is None or tail is None else max(mean, tail))
-    assert smallest_proven(curves, above, Demand(0.85, max_tail=0.01)) != smallest_safe(curves, 0.85)
+    assert find_smallest_proven(curves, above, Demand(0.85, max_tail=0.01)) != find_smallest_safe(
+        curves, 0.85
+    )
     lost = np.ones((500, 3))
-    assert smallest_proven(lost, np.zeros((500, 3)), Demand(0.9, max_tail=0.1)) is None
-    assert smallest_proven(np.zeros((500, 3)), lost, Demand(0.9, max_tail=0.1)) is None
-    assert smallest_proven(np.empty((0, 3)), np.empty((0, 3)), Demand(0.9)) is None
-    assert smallest_proven(np.empty((50, 0)), np.empty((50, 0)), Demand(0.9)) is None
+    assert find_smallest_proven(lost, np.zeros((500, 3)), Demand(0.9, max_tail=0.1)) is None
+    assert find_smallest_proven(np.zeros((500, 3)), lost, Demand(0.9, max_tail=0.1)) is None
+    assert find_smallest_proven(np.empty((0, 3)), np.empty((0, 3)), Demand(0.9)) is None
+    assert find_smallest_proven(np.empty((50, 0)), np.empty((50, 0)), Demand(0.9)) is None
 
 
 @pytest.mark.parametrize("bad", ["mean", "tail"])
@@ -200,7 +194,7 @@ def test_a_demand_of_two_errs_no_more_often_than_one(bad: str) -> None:
         failed = rng.random((300, 1)) < short
         recall = np.where(failed, 0.79, 0.99) if bad == "tail" else np.where(failed, 0.0, 1.0)
         above = above_tail(recall) if bad == "tail" else np.ones_like(recall)
-        found = smallest_proven(recall, above, Demand(0.9, seed=seed, max_tail=demand.max_tail))
+        found = find_smallest_proven(recall, above, Demand(0.9, seed=seed, max_tail=demand.max_tail))
         errors += found is not None and found < 2
     assert errors <= 48
 
@@ -212,47 +206,47 @@ def test_what_is_proven_is_also_what_the_next_search_may_expect() -> None:
         count = int(rng.integers(20, 400))
         curves = curves_of(rng, np.linspace(0.85, 0.999, 12), count)
         demand = Demand(float(rng.choice([0.9, 0.95])), max_tail=0.2)
-        found = smallest_proven(curves, above_tail(curves), demand)
+        found = find_smallest_proven(curves, above_tail(curves), demand)
         for values, limit in ((curves, 1 - demand.target), (above_tail(curves), demand.max_tail)):
             if found is not None:
                 loss = 1 - values[:, found:].mean(axis=0)
                 assert (count / (count + 1) * loss + 1 / (count + 1) <= limit + 1e-12).all()
     # With little confidence asked for it is what counts.
-    assert flawless_needed(0.9, 0.2) == 9
-    assert smallest_safe(np.ones((8, 1)), 0.9, 0.2) == 0
+    assert min_flawless_replays(0.9, 0.2) == 9
+    assert find_smallest_safe(np.ones((8, 1)), 0.9, 0.2) == 0
 
 
 def test_bets_won_early_prove_nothing_that_the_whole_sample_denies() -> None:
     # The order that bets are made in is drawn; of these orders some have the misses come last.
     curves = np.ones((400, 1))
     curves[:41] = 0.0
-    proven = [seed for seed in range(2000) if smallest_safe(curves, 0.9, seed=seed) == 0]
+    proven = [seed for seed in range(2000) if find_smallest_safe(curves, 0.9, seed=seed) == 0]
     assert proven
     for seed in proven:
-        assert smallest_proven(curves, curves, Demand(0.9, seed=seed)) is None
-        assert smallest_proven(np.ones((400, 1)), curves, Demand(0.9, seed=seed, max_tail=0.1)) is None
+        assert find_smallest_proven(curves, curves, Demand(0.9, seed=seed)) is None
+        assert find_smallest_proven(np.ones((400, 1)), curves, Demand(0.9, seed=seed, max_tail=0.1)) is None
 
 
 @pytest.mark.parametrize(("target", "count"), [(0.9, 32), (0.95, 66), (0.98, 167), (0.99, 337), (0.995, 676)])
 def test_so_many_flawless_replays_prove_a_target(target: float, count: int) -> None:
-    assert flawless_needed(target) == count
-    assert f"{count}" in (flawless_needed.__doc__ or "")
+    assert min_flawless_replays(target) == count
+    assert f"{count}" in (min_flawless_replays.__doc__ or "")
     for few in (count - 1, count - 2, count // 2, 1):
-        assert smallest_safe(np.ones((few, 1)), target) is None
+        assert find_smallest_safe(np.ones((few, 1)), target) is None
     for many in (count, count + 1, 2 * count):
-        assert smallest_safe(np.ones((many, 1)), target) == 0
+        assert find_smallest_safe(np.ones((many, 1)), target) == 0
     # One miss in the sample, and it takes more.
     missed = np.ones((count, 1))
     missed[0] = 0.0
-    assert smallest_safe(missed, target) is None
+    assert find_smallest_safe(missed, target) is None
 
 
 def test_confidence_costs_replays_and_the_stricter_of_two_demands_counts() -> None:
-    by_confidence = [flawless_needed(0.95, confidence) for confidence in (0.8, 0.9, 0.95, 0.99)]
+    by_confidence = [min_flawless_replays(0.95, confidence) for confidence in (0.8, 0.9, 0.95, 0.99)]
     assert by_confidence == sorted(by_confidence)
     assert len(set(by_confidence)) == 4
-    assert Demand(0.95).flawless == Demand(0.95, max_tail=0.125).flawless == 66
-    assert Demand(0.95, max_tail=0.01).flawless == Demand(0.99).flawless == 337
+    assert Demand(0.95).min_replays == Demand(0.95, max_tail=0.125).min_replays == 66
+    assert Demand(0.95, max_tail=0.01).min_replays == Demand(0.99).min_replays == 337
     assert [str(Demand(0.95)), str(Demand(0.98, max_tail=0.05))] == [
         "0.95",
         "0.98 and at most 5 % under 0.8",
@@ -262,6 +256,6 @@ def test_confidence_costs_replays_and_the_stricter_of_two_demands_counts() -> No
 def test_the_means_of_a_sample_may_meet_a_demand_without_proof() -> None:
     recall = np.array([[0.7, 0.9, 1.0], [1.0, 0.9, 0.9]])
     above = above_tail(recall)
-    assert Demand(0.9).met(recall, above).tolist() == [False, True, True]
-    assert Demand(0.85, max_tail=0.4).met(recall, above).tolist() == [False, True, True]
-    assert Demand(0.85, max_tail=0.5).met(recall, above).tolist() == [True, True, True]
+    assert Demand(0.9).is_met_by(recall, above).tolist() == [False, True, True]
+    assert Demand(0.85, max_tail=0.4).is_met_by(recall, above).tolist() == [False, True, True]
+    assert Demand(0.85, max_tail=0.5).is_met_by(recall, above).tolist() == [True, True, True]

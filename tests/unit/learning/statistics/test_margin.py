@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.model.ladder import HIGHEST
-from vectuned.learning.statistics.margin import conclusion, next_margin
+from vectuned.learning.model.ladder import HIGHEST_POSITION
+from vectuned.learning.statistics.margin import compare_failures, next_margin
 
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -16,7 +16,7 @@ def first(target: float, failing: float, wanted: int, most: int = 20_000) -> int
     """Return after how many verdicts, failures evenly among them, a conclusion is reached."""
     for number in range(1, most):
         failures = round(number * failing)
-        if conclusion(failures, number - failures, target=target) == wanted:
+        if compare_failures(failures, number - failures, target=target) == wanted:
             return number
     raise AssertionError
 
@@ -48,7 +48,7 @@ def test_evidence_comes_the_sooner_the_worse_it_is(target: float) -> None:
 
 
 def test_the_margin_stays_on_the_ladder() -> None:
-    assert next_margin(HIGHEST - 0.5, 50, 0, 0.1, target=0.95) == HIGHEST
+    assert next_margin(HIGHEST_POSITION - 0.5, 50, 0, 0.1, target=0.95) == HIGHEST_POSITION
     assert next_margin(0.05, 0, 1000, 0.1, target=0.95) == 0.0
 
 
@@ -70,7 +70,8 @@ def looked_at_always(share: float, target: float, runs: int, verdicts: int, seed
     for _ in range(runs):
         failed = np.cumsum(rng.random(verdicts) < share)
         reached = (
-            conclusion(int(f), n - int(f), target=target) for n, f in enumerate(failed.tolist(), start=1)
+            compare_failures(int(f), n - int(f), target=target)
+            for n, f in enumerate(failed.tolist(), start=1)
         )
         found.append(next((each for each in reached if each), 0))
     return found
@@ -96,7 +97,7 @@ def test_the_margin_settles_where_the_target_is_met() -> None:
     for _ in range(20_000):
         failed = rng.random() < 0.2 * 0.5**margin
         failures, successes = failures + failed, successes + (not failed)
-        if conclusion(failures, successes, target=0.95):
+        if compare_failures(failures, successes, target=0.95):
             margin = next_margin(margin, failures, successes, 0.1, target=0.95)
             failures = successes = 0
         history.append(margin)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.statistics.bounds import TAIL, lower_bound
+from vectuned.learning.statistics.bounds import lower_bound
+from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.statistics.sequential import Alarm, alarm, claim_from_checks, tail_alarm
 
 Floats = npt.NDArray[np.float64]
@@ -260,4 +261,4 @@ def test_same_checks_give_the_same_answers() -> None:
     checks = recalls(np.random.default_rng(13), 0.9, 500)
     assert claim_from_checks(checks) == claim_from_checks(checks)
     assert alarm(checks, 0.95) == alarm(list(checks), 0.95)
-    assert TAIL == 0.8
+    assert TAIL_RECALL == 0.8
