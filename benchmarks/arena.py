@@ -18,7 +18,7 @@ from benchmarks.scratch import scratch_database
 from benchmarks.sets import VectorSet
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.index_build import build, create_statement
+from vectuned.daemon.database.index_build import build_with_progress, compose_create_index
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
@@ -110,8 +110,10 @@ def opened(data: VectorSet, k: int, target: float, console: Console, dsn: str | 
         with open_session(conninfo) as conn:
             _load(conn, data, console)
             column = _column(conn, data)
-            statement = create_statement(column, USUAL, column.relation, "vectors_embedding")
-            seconds = build(conn, conninfo, statement, f"building {USUAL}", len(data.rows), console)
+            statement = compose_create_index(column, USUAL, column.relation, "vectors_embedding")
+            seconds = build_with_progress(
+                conn, conninfo, statement, f"building {USUAL}", len(data.rows), console
+            )
             conn.execute("CREATE INDEX ON vectuned_bench.vectors (category)")
             conn.execute("VACUUM ANALYZE vectuned_bench.vectors")
             tuned = enable(conn, target, sample_rate=1.0)

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.index_build import build, create_statement
+from vectuned.daemon.database.index_build import build_with_progress, compose_create_index
 from vectuned.daemon.database.session import snapshot
 from vectuned.daemon.measure.prepared_search import (
     Clients,
@@ -222,9 +222,11 @@ class Advisor:
             name = run.schema + "_" + str(number)
             run.register_index(name, trial=True)
             self._allow_memory(definition, advice.rows, about)
-            statement = create_statement(column, definition, column.relation, name, concurrently=True)
+            statement = compose_create_index(column, definition, column.relation, name, concurrently=True)
             label = f"on the table, {number} of {len(entrants)}: {definition}"
-            seconds = build(self.conn, self.conninfo, statement, label, advice.rows, self.console)
+            seconds = build_with_progress(
+                self.conn, self.conninfo, statement, label, advice.rows, self.console
+            )
             self._built.append((definition, advice.rows, seconds))
             relation = sql.Identifier(column.schema, name).as_string(self.conn)
             trial = self._measure(self.tuned, relation, definition, truth, advice.rows, seconds)
@@ -339,8 +341,8 @@ class Advisor:
         """Build a candidate over the copy, measure it and drop it."""
         built = definition.over(self._share)
         self._allow_memory(definition, rows, about)
-        statement = create_statement(self.tuned.column, built, run.relation(_COPY), _TRIAL)
-        seconds = build(self.conn, self.conninfo, statement, label, rows, self.console)
+        statement = compose_create_index(self.tuned.column, built, run.relation(_COPY), _TRIAL)
+        seconds = build_with_progress(self.conn, self.conninfo, statement, label, rows, self.console)
         self._built.append((definition, rows, seconds))
         name = run.relation(_TRIAL).as_string(self.conn)
         trial = self._measure(run.relation(_COPY), name, definition, truth, rows, seconds)

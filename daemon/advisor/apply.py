@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.index_build import build, create_statement
+from vectuned.daemon.database.index_build import build_with_progress, compose_create_index
 from vectuned.daemon.database.session import snapshot
 from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search, replay_index
 from vectuned.daemon.service.worker import Worker
@@ -60,7 +60,7 @@ def compose_index_statement(
 ) -> sql.Composed:
     """Write the statement that builds an index on the real table."""
     marker = choose_marker(definition, existing)
-    return create_statement(
+    return compose_create_index(
         tuned.column, definition, tuned.column.relation, name, concurrently=True, marker=marker
     )
 
@@ -104,7 +104,9 @@ class IndexReplacement:
         name = choose_index_name(self.conn, self.tuned, definition)
         statement = compose_index_statement(self.tuned, definition, existing, name)
         run.register_index(name, trial=False)
-        seconds = build(self.conn, self.conninfo, statement, f"building {name}", advice.rows, self.console)
+        seconds = build_with_progress(
+            self.conn, self.conninfo, statement, f"building {name}", advice.rows, self.console
+        )
         self.tuned = self.worker.refresh(self.tuned)
         found = next(
             (

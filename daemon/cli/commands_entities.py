@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from vectuned.config.errors import UsageError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.connect import connect
+from vectuned.daemon.database.index_build import read_index_progress
 from vectuned.sql.entity_loader import entity_queries, install_entities, stored_dimensions
 from vectuned.sql.files import queries
 from vectuned.sql.install import migrate
@@ -293,14 +294,13 @@ def _watched(console: Console, conn: Connection) -> Iterator[Callable[[str, int]
         @contextmanager
         def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
             with console.progress(label, total) as progress:
-                done = threading.Event()
+                finished = threading.Event()
                 pid = conn.info.backend_pid
 
                 def follow() -> None:
-                    while not done.wait(0.25):
-                        row = watcher.execute(queries()["index_progress"], {"pid": pid}).fetchone()
-                        if row is not None and row[1]:
-                            progress(int(row[1]))
+                    while not finished.wait(0.25):
+                        if done := read_index_progress(watcher, pid):
+                            progress(done)
 
                 thread = threading.Thread(target=follow, name="index-progress")
                 if label.startswith("indexing"):
@@ -308,7 +308,7 @@ def _watched(console: Console, conn: Connection) -> Iterator[Callable[[str, int]
                 try:
                     yield progress
                 finally:
-                    done.set()
+                    finished.set()
                     if thread.is_alive():
                         thread.join()
 

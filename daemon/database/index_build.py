@@ -1,4 +1,4 @@
-"""Building indexes, with progress as the server tells it on a second connection."""
+"""Build an HNSW or IVFFlat index, with the progress that the server reports to a second connection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from psycopg import sql
 from vectuned.daemon.console import Console
 from vectuned.learning.advisor import Definition
 from vectuned.learning.model.column import VectorColumn
-from vectuned.sql.files import queries, trusted
+from vectuned.sql.files import trusted
+from vectuned.sql.rows import fetch_row
 
-_POLL_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1  # between two looks at the progress
+_EXPRESSIONS: Final = {
+    "plain": "{column}",
+    "halfvec": "({column}::{schema}.halfvec({width}))",
+    "bits": "({schema}.binary_quantize({column})::bit({width}))",
+}
+"""What is indexed, by the form of an index definition."""
 
 
-def build(
+def build_with_progress(
     conn: psycopg.Connection[Any],
     conninfo: str,
     statement: sql.Composed,
@@ -26,42 +33,47 @@ def build(
     total: int,
     console: Console,
 ) -> float:
-    """Build an index over about `total` rows through `conn`, and say how many seconds it took.
+    """Build an index over about `total` rows through `conn`, and return the seconds it took.
 
-    Whatever interrupts it, Ctrl-C as well, cancels the statement first. Should this process die, the server
-    notices within a second, where its system can tell, and gives up.
+    Any interruption, such as Ctrl-C, cancels the statement first. If this process dies, the server notices
+    within a second, where its operating system allows that check, and stops building.
     """
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
             conn.execute(statement)
-        except BaseException as error:  # raised again by the thread that waits
-            failed.append(error)
+        except BaseException as error:  # the waiting thread raises it again
+            errors.append(error)
 
     with suppress(psycopg.Error):
         conn.execute("SET client_connection_check_interval = '1s'")
     worker = threading.Thread(target=run, name="create-index")
     with psycopg.connect(conninfo, autocommit=True) as watcher, console.progress(label, total) as progress:
-        began = monotonic()
+        started = monotonic()
         worker.start()
         try:
             while worker.is_alive():
                 worker.join(_POLL_SECONDS)
-                row = watcher.execute(queries()["index_progress"], {"pid": conn.info.backend_pid}).fetchone()
-                if row is not None and row[1]:
-                    progress(int(row[1]))
+                if done := read_index_progress(watcher, conn.info.backend_pid):
+                    progress(done)
         except BaseException:
             conn.cancel_safe()
             worker.join()
             raise
-        seconds = monotonic() - began
-    if failed:
-        raise failed[0]
+        seconds = monotonic() - started
+    if errors:
+        raise errors[0]
     return seconds
 
 
-def create_statement(
+def read_index_progress(conn: psycopg.Connection[Any], backend_pid: int) -> int:
+    """Return the rows that another session's index build has added so far; 0 if it reports none."""
+    row = fetch_row(conn, "index_progress", {"pid": backend_pid})
+    return int(row.tuples_done or 0) if row is not None else 0
+
+
+def compose_create_index(
     column: VectorColumn,
     definition: Definition,
     relation: sql.Identifier,
@@ -70,29 +82,24 @@ def create_statement(
     concurrently: bool = False,
     marker: int | None = None,
 ) -> sql.Composed:
-    """Write the statement that builds an index.
+    """Compose the CREATE INDEX statement of a definition.
 
-    With a `marker`, a number below the dimensions, only statements that ask for it by a condition on
-    vector_dims, which every row meets, can take it.
+    With a `marker`, a number below the dimensions, the index is partial on `vector_dims(...) > marker`. Every
+    row meets that, but the planner uses the index only for statements with the same condition.
     """
     schema, width = sql.Identifier(column.extension_schema), sql.Literal(column.dimensions)
-    named = {"column": column.vector, "schema": schema, "width": width}
-    expression = {
-        "plain": "{column}",
-        "halfvec": "({column}::{schema}.halfvec({width}))",
-        "bits": "({schema}.binary_quantize({column})::bit({width}))",
-    }[definition.form]
-    kind = column.vector_type if definition.form == "plain" else "halfvec"
-    operators = "bit_hamming_ops" if definition.form == "bits" else f"{kind}_{column.metric}_ops"
+    element_type = column.vector_type if definition.form == "plain" else "halfvec"
+    bits = definition.form == "bits"
+    operator_class = "bit_hamming_ops" if bits else f"{element_type}_{column.metric}_ops"
     statement = sql.SQL("CREATE INDEX {}{} ON {} USING {} ({} {}.{}) WITH ({})").format(
         sql.SQL("CONCURRENTLY " if concurrently else ""),
         sql.Identifier(name),
         relation,
         sql.SQL("hnsw" if definition.method == "hnsw" else "ivfflat"),
-        trusted(expression).format(**named),
+        trusted(_EXPRESSIONS[definition.form]).format(column=column.vector, schema=schema, width=width),
         schema,
-        sql.Identifier(operators),
-        _options(definition),
+        sql.Identifier(operator_class),
+        _compose_parameters(definition),
     )
     if marker is None:
         return statement
@@ -101,7 +108,7 @@ def create_statement(
     )
 
 
-def _options(definition: Definition) -> sql.Composed:
+def _compose_parameters(definition: Definition) -> sql.Composed:
     names = ("m", "ef_construction") if definition.method == "hnsw" else ("lists",)
     return sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(getattr(definition, name)))

@@ -1,4 +1,4 @@
-"""A connection that is ready for vectuned's work."""
+"""Open a session for vectuned's work: requirements checked, limits set, vector types registered."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from psycopg.rows import TupleRow
 
 from vectuned.config.errors import UsageError
 from vectuned.config.sections import DatabaseSettings
-from vectuned.sql.files import queries
 from vectuned.sql.requirements import unmet
+from vectuned.sql.rows import execute, fetch_row
 
 from .connect import connect
 
 _DEFAULTS: Final = DatabaseSettings()
 _LIMITS: Final = {
-    "statement_timeout": "1h",
+    "statement_timeout": "1h",  # replaying has limits of its own; this one ends what they miss
     "lock_timeout": "30s",
     "idle_in_transaction_session_timeout": "1h",
-    "transaction_timeout": "0",
+    "transaction_timeout": "0",  # off; snapshots of long measurements may last for hours
 }
-"""Limits of our sessions; those set for a database or a role are meant for others. Work has its own."""
+"""Limits of our sessions; those set for the database or the role are meant for applications."""
 
 
 def open_session(
@@ -35,40 +35,19 @@ def open_session(
     parameters: Mapping[str, int] | None = None,
     limits: Mapping[str, str] | None = None,
 ) -> psycopg.Connection[TupleRow]:
-    """Connect in autocommit mode to a database in which vectuned is installed, knowing the vector types.
+    """Connect in autocommit mode to a database with vectuned installed, and register the vector types.
 
-    Whatever limits were set for others, a statement may take an hour, and wait for a lock for half a minute,
-    unless `limits` say otherwise.
+    A statement may take an hour and wait half a minute for a lock, unless `limits` say otherwise.
 
-    Raises UsageError where it is not installed or pgvector will not do, DatabaseUnavailableError where there
-    is no connection.
+    Raises UsageError if vectuned is not installed or pgvector does not meet the requirements,
+    DatabaseUnavailableError if there is no connection.
     """
     conn = connect(conninfo, database, parameters=parameters)
     try:
         for name, limit in {**_LIMITS, **(limits or {})}.items():
-            conn.execute(queries()["session_limit"], {"name": name, "limit": limit})
-        row = conn.execute(queries()["installed"]).fetchone()
-        assert row is not None
-        installed, pgvector, moved_to = row
-        if installed is None:
-            role = sql.Identifier(conn.info.user).as_string(conn)
-            raise UsageError(
-                f"The role {role} may not use the schema vectuned in database {conn.info.dbname}: "
-                f"GRANT vectuned_user TO {role}, or vectuned_admin or vectuned_daemon."
-            )
-        if not installed:
-            raise UsageError(
-                f"vectuned is not installed in database {conn.info.dbname}: "
-                "run `vectuned migrate` there first."
-            )
-        if problem := unmet(conn.info.server_version, pgvector):
-            raise UsageError(f"On database {conn.info.dbname}: {problem}")
-        if moved_to is not None:
-            raise UsageError(
-                f"pgvector was moved to schema {moved_to} of database {conn.info.dbname} since vectuned was "
-                "installed there; searches fail until you run `vectuned migrate`."
-            )
-        conn.execute(queries()["see_pgvector"])
+            execute(conn, "session_limit", {"name": name, "limit": limit})
+        _check_installation(conn)
+        execute(conn, "add_pgvector_to_search_path")
         register_vector(conn)
     except BaseException:
         conn.close()
@@ -78,8 +57,31 @@ def open_session(
 
 @contextmanager
 def snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Begin a transaction that sees one snapshot, for measuring that may take long; `conn` is in none yet."""
+    """Open a transaction on one snapshot, without a statement timeout; `conn` must be in no transaction."""
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         conn.execute("SET LOCAL statement_timeout = 0")
         yield
+
+
+def _check_installation(conn: psycopg.Connection[Any]) -> None:
+    """Raise UsageError unless the role may use an installed vectuned and pgvector meets the requirements."""
+    database = conn.info.dbname
+    found = fetch_row(conn, "installed")
+    if found.installed is None:
+        role = sql.Identifier(conn.info.user).as_string(conn)
+        raise UsageError(
+            f"The role {role} may not use the schema vectuned in database {database}: "
+            f"GRANT vectuned_user TO {role}, or vectuned_admin or vectuned_daemon."
+        )
+    if not found.installed:
+        raise UsageError(
+            f"vectuned is not installed in database {database}: run `vectuned migrate` there first."
+        )
+    if problem := unmet(conn.info.server_version, found.pgvector):
+        raise UsageError(f"On database {database}: {problem}")
+    if found.moved_to is not None:
+        raise UsageError(
+            f"pgvector was moved to schema {found.moved_to} of database {database} since vectuned was "
+            "installed there; searches fail until you run `vectuned migrate`."
+        )

@@ -1,4 +1,4 @@
-"""The hot standby on which searches are replayed: whether it is one of this server, and has caught up."""
+"""The hot standby that replays searches: whether it belongs to this server, and has caught up."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import psycopg
 
 from vectuned.config.errors import DatabaseUnavailableError, UsageError, VectunedError
 from vectuned.config.settings import Settings
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_row, fetch_value
 
 from .session import open_session
 
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1  # between two looks at how far the standby is
+_CANCEL_SECONDS: Final = 5.0  # to wait for a cancel request to reach the server
 
 
 class StandbyUnreadyError(DatabaseUnavailableError):
-    """The standby is down, lags, or is no standby of this server: nothing may be replayed there now."""
+    """The standby is down, lags, or is no standby of this server: nothing can be replayed there now."""
 
 
 class Standby:
-    """Connect to the standby that the settings name, when it is needed and as often as it takes.
+    """Connect to the standby of the settings when it is needed, and again after the connection is lost.
 
-    `idle` waits for some seconds, and may raise to end the work instead; `clock` gives seconds and never goes
-    back. `waited_for` is what was said of it last, None before anything was.
+    `idle` waits for some seconds and may raise an exception to end the work; `clock` returns seconds and is
+    monotonic. `reported_unready` is whether the last report on the standby said that it is not ready; None
+    before the first report.
     """
 
     def __init__(
@@ -40,16 +42,16 @@ class Standby:
         self._idle = idle
         self._clock = clock
         self._conn: psycopg.Connection[Any] | None = None
-        self.waited_for: bool | None = None
+        self.reported_unready: bool | None = None
 
     def ready(self, primary: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-        """Return a connection to the standby once it has everything that the primary has now.
+        """Return a connection to the standby once it has replayed all WAL that the primary has written now.
 
-        Neither clock is asked how late it is: the standby has to reach the place in the log that the primary
-        has reached, within `budget.lag_seconds`. Raises StandbyUnreadyError if it does not, or cannot.
+        The comparison uses positions in the WAL, not the clocks of the servers. Raises StandbyUnreadyError if
+        the standby does not get there within `budget.lag_seconds`, or cannot be used.
         """
         try:
-            conn = self._connected(primary)
+            conn = self._connect(primary)
             self._catch_up(primary, conn)
         except psycopg.Error as error:
             if primary.closed or isinstance(error, psycopg.errors.QueryCanceled):
@@ -61,9 +63,9 @@ class Standby:
         return conn
 
     def cancel(self) -> None:
-        """Interrupt the statement that runs there."""
+        """Cancel the statement that runs on the standby."""
         if self._conn is not None and not self._conn.closed:
-            self._conn.cancel_safe(timeout=5.0)
+            self._conn.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -71,7 +73,8 @@ class Standby:
             self._conn.close()
             self._conn = None
 
-    def _connected(self, primary: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    def _connect(self, primary: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+        """Return the open connection, else open one and check that it leads to a standby of the primary."""
         if self._conn is not None and not self._conn.closed:
             return self._conn
         try:
@@ -84,7 +87,7 @@ class Standby:
             if not _same_database(primary, conn):
                 raise StandbyUnreadyError(
                     "database.replay_dsn names another database than database.dsn: "
-                    "it takes a physical standby of that server, and the same database there."
+                    "it must name the same database on a physical standby of that server."
                 )
         except BaseException:
             conn.close()
@@ -93,46 +96,46 @@ class Standby:
         return conn
 
     def _catch_up(self, primary: psycopg.Connection[Any], conn: psycopg.Connection[Any]) -> None:
-        row = primary.execute(queries()["wal_written"]).fetchone()
-        began = self._clock()
+        """Wait until the standby has replayed the primary's WAL up to its present end."""
+        lsn = fetch_value(primary, "wal_insert_position")
+        started = self._clock()
         while True:
-            seen = conn.execute(queries()["wal_replayed"], {"place": row[0] if row else None}).fetchone()
-            assert seen is not None
-            standby, reached, missing, state, last = seen
-            if not standby:
+            state = fetch_row(conn, "wal_replay_state", {"lsn": lsn})
+            if not state.is_standby:
                 raise StandbyUnreadyError(
                     "database.replay_dsn names a server that is no standby (any more): "
                     "set it to one, or empty to replay on the primary."
                 )
-            if reached:
+            if state.caught_up:
                 return
-            if self._clock() - began >= self.lag_seconds:
-                why = "its replay of the log is paused" if state != "not paused" else f"last commit of {last}"
+            if self._clock() - started >= self.lag_seconds:
+                paused = state.pause_state != "not paused"
+                why = "WAL replay is paused" if paused else f"last commit of {state.last_commit}"
                 raise StandbyUnreadyError(
                     f"The standby of database.replay_dsn lags by more than {self.lag_seconds:g} s "
-                    f"({missing} of log missing, {why}); replaying waits until it has caught up."
+                    f"({state.missing} of WAL missing, {why}); replaying waits until it has caught up."
                 )
-            self._idle(_LOOK_SECONDS)
+            self._idle(_POLL_SECONDS)
 
 
-def open_standby(settings: Settings, idle: Callable[[float], None] = time.sleep) -> Standby | None:
-    """Make the standby that the settings name, without connecting to it; None if they name none."""
+def make_standby(settings: Settings, idle: Callable[[float], None] = time.sleep) -> Standby | None:
+    """Make the standby of the settings, without connecting to it; None if they name none."""
     return Standby(settings, idle) if settings.database.replay_dsn.strip() else None
 
 
 @contextmanager
 def using_standby(settings: Settings, idle: Callable[[float], None] = time.sleep) -> Iterator[Standby | None]:
-    """Make the standby that the settings name, if any, and close it in the end."""
-    standby = open_standby(settings, idle)
+    """Make the standby of the settings, None if they name none, and close it after the block."""
+    standby = make_standby(settings, idle)
     with closing(standby) if standby is not None else nullcontext():
         yield standby
 
 
 def _same_database(primary: psycopg.Connection[Any], conn: psycopg.Connection[Any]) -> bool:
-    """Say whether two connections are to one database, on the server itself or a physical copy."""
+    """Return whether both connections lead to one database, on the server itself or on a physical copy."""
     for query in ("system_identity", "column_identity"):
         try:
-            return primary.execute(queries()[query]).fetchone() == conn.execute(queries()[query]).fetchone()
+            return bool(fetch_row(primary, query) == fetch_row(conn, query))
         except psycopg.errors.InsufficientPrivilege:
             continue
     return False

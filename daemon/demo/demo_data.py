@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.index_build import build
+from vectuned.daemon.database.index_build import build_with_progress
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
@@ -121,7 +121,7 @@ def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, consol
     statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
         sql.Identifier(INDEX), sql.Identifier(SCHEMA, TABLE)
     )
-    return build(conn, conninfo, statement, "building the HNSW index", total, console)
+    return build_with_progress(conn, conninfo, statement, "building the HNSW index", total, console)
 
 
 def find_tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:

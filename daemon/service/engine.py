@@ -14,7 +14,7 @@ import psycopg
 
 from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
-from vectuned.daemon.database.standby import open_standby
+from vectuned.daemon.database.standby import make_standby
 from vectuned.daemon.logs import log_context
 from vectuned.daemon.pacing.pace import Halt, Pace
 from vectuned.sql.files import queries
@@ -59,7 +59,7 @@ class Engine:
         self._working = threading.Lock()
         self._next_settings: Settings | None = None
         self._pace = Pace(settings.budget, self._idle)
-        self._standby = open_standby(settings, self._idle)
+        self._standby = make_standby(settings, self._idle)
         self._worker: Worker | None = None
         self._unprepared = True
         self._timetable: Timetable | None = None

@@ -248,8 +248,8 @@ class Worker:
             for tuned in self.columns():
                 total += self._guarded(tuned, lambda c: self.replay(c, batch, progress)) or 0
         except StandbyUnreadyError as error:
-            if self.standby is not None and not self.standby.waited_for:
-                self.standby.waited_for = True
+            if self.standby is not None and not self.standby.reported_unready:
+                self.standby.reported_unready = True
                 log.warning("%s", error, extra={"action": "standby"})
                 record_event(self.conn, None, "standby_waits", {"why": str(error)})
         return total
@@ -383,9 +383,9 @@ class Worker:
         if self.standby is None:
             return None
         reader = self.standby.ready(self.conn)
-        if self.standby.waited_for is not False:
+        if self.standby.reported_unready is not False:
             self._over(None, "standby_waits", "standby_ready")
-            self.standby.waited_for = False
+            self.standby.reported_unready = False
         return reader
 
     def _over(self, column_id: int | None, began: str, ended: str) -> None:

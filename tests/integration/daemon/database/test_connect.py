@@ -81,10 +81,10 @@ def test_a_home_may_have_any_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("home", "told"),
     [
-        ("x" * 4096, "cannot be made (File name too long)"),
-        ("/dev/null/x", "cannot be made (Not a directory)"),
+        ("x" * 4096, "cannot be created (File name too long)"),
+        ("/dev/null/x", "cannot be created (Not a directory)"),
         ("/dev/null", "cannot be used (Not a directory)"),
-        ("/proc/none", "cannot be made (No such file or directory)"),
+        ("/proc/none", "cannot be created (No such file or directory)"),
     ],
 )
 def test_a_home_that_cannot_be_is_refused(home: str, told: str) -> None:

@@ -186,7 +186,7 @@ def test_a_paused_standby_is_waited_for(
             with caplog.at_level(logging.WARNING, logger="vectuned"):
                 assert [worker.replay_all() for _ in range(2)] == [0, 0]
             assert caplog.text.count("lags by more than 0.5 s") == 1
-            assert "its replay of the log is paused" in caplog.text
+            assert "WAL replay is paused" in caplog.text
             assert events(conn) == ["standby_waits"]
             behind = one(conn, "SELECT behind FROM vectuned.stats('items')")
             assert behind.startswith("30 searches wait: The standby of database.replay_dsn lags")
