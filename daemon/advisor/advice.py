@@ -1,22 +1,21 @@
-"""What the advisor is asked, what it finds, and the indexes that are there."""
+"""The values that the advisor takes and returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import psycopg
-from psycopg.rows import namedtuple_row
 
 from vectuned.learning.advisor import Definition, Forecast
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.sql.files import queries
 
 
 @dataclass(frozen=True)
 class AdvisorOptions:
-    """What is asked of the advisor: `vectors` float32 (n, d) to search for, k rows each, and its limits."""
+    """Queries, target and limits of a run.
+
+    `vectors` float32 (n, d) are the queries, each for `k` rows. No build begins that would exceed
+    `budget_seconds`. Candidates are tried on a copy of up to `sample_rows` rows, and with `on_table` at last
+    on the table itself. `max_mb` limits the copy with an index over it, and the index that is applied.
+    """
 
     vectors: Singles
     k: int
@@ -30,7 +29,10 @@ class AdvisorOptions:
 
 @dataclass(frozen=True)
 class ExistingIndex:
-    """An index that is there, over all rows of the column."""
+    """An index over all rows of the column; `number` is None if vectuned does not know it.
+
+    `marker` is the condition by which a statement selects the index, "true" if it has none.
+    """
 
     definition: Definition
     schema: str
@@ -40,13 +42,29 @@ class ExistingIndex:
     bytes: int
 
 
+@dataclass(frozen=True)
+class TableFacts:
+    """The table of the column, and the memory settings of its server in bytes.
+
+    `storage` is pg_attribute.attstorage of the column.
+    """
+
+    rows: int
+    partitioned: bool
+    storage: str
+    shared_buffers: int
+    effective_cache_size: int
+    maintenance_work_mem: int
+
+
 @dataclass
 class Advice:
-    """What the advisor found: the index in use as measured over all rows, and what the others promise.
+    """The result: the current index as measured over all rows, and the forecasts of the candidates.
 
-    `skipped` says why some candidates have no
-    forecast, `dropped` after how many rows others were, and what they took of the time of one like the
-    current; `reference_ms` is a search through the current index at `reference_effort`.
+    `reference_ms` is the median time of a search through the current index at `reference_effort`; forecasts
+    give times as multiples of it. `sizes` are the rows of the samples. `skipped` gives the reason why a
+    candidate was not tried; `dropped` the rows of the last sample on which one was tried, and its time over
+    that of the current index, None where either misses the target. `memory` are server settings in bytes.
     """
 
     rows: int
@@ -61,22 +79,3 @@ class Advice:
     winner: Forecast | None = None
     seconds: float = 0.0
     memory: dict[str, int] = field(default_factory=dict)
-
-
-def read_existing_indexes(conn: psycopg.Connection[Any], tuned: TunedColumn) -> list[ExistingIndex]:
-    """Read the indexes over all rows of a column."""
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["advised_indexes"], {"column_id": tuned.column.id}).fetchall()
-    return [
-        ExistingIndex(
-            Definition("hnsw", r.form, m=r.m, ef_construction=r.ef_construction)
-            if r.method == "hnsw"
-            else Definition("ivfflat", r.form, lists=r.lists),
-            r.schema,
-            r.name,
-            r.index_no,
-            r.marker,
-            r.bytes,
-        )
-        for r in rows
-    ]

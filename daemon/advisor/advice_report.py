@@ -1,19 +1,22 @@
-"""What the advisor found, as one document and as tables."""
+"""The report of the advisor: one JSON document, and tables that print it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 
 from vectuned.daemon.console import Console
-from vectuned.learning.advisor import WORTHWHILE_SHARE, Forecast
+from vectuned.learning.advisor import WORTHWHILE_SHARE, Forecast, Point
 from vectuned.learning.model.tuned_columns import TunedColumn
 
 from .advice import Advice, AdvisorOptions, ExistingIndex
-from .apply import choose_index_name, compose_index_statement, find_rival_index
+from .index_statement import compose_index_statement, find_rival_index
+from .storage import choose_index_name
 
-_POINTS: Final = (0.9, 0.95, 0.98, 0.99)
+_TARGETS: Final = (0.9, 0.95, 0.98, 0.99)  # recalls that the cost curve of a candidate is printed at
 
 
 def build_report(
@@ -24,207 +27,210 @@ def build_report(
     existing: list[ExistingIndex],
 ) -> dict[str, Any]:
     """Return the advice with its figures, as JSON can hold them."""
-    now = advice.now.at_target(options.target, options.k)
-    best = None if advice.winner is None else advice.winner.at_target(options.target, options.k)
-    changed = advice.winner is not None and advice.winner is not advice.now
-    worth = changed and (now is None or (best is not None and best.ms < WORTHWHILE_SHARE * now.ms))
-    rows = [
-        _candidate(conn, tuned, options, advice, each, existing) for each in [advice.now, *advice.forecasts]
-    ]
-    rows[0]["current"] = True
-    rows[1:] = sorted(rows[1:], key=lambda row: (row["at_target"] or {}).get("ms", float("inf")))
-    return {
-        "relation": f"{tuned.column.schema}.{tuned.column.table}",
-        "column": tuned.column.name,
-        "k": options.k,
-        "target_recall": options.target,
-        "queries": len(options.vectors),
-        "rows": advice.rows,
-        "sample_rows": advice.sizes,
-        "seconds": round(advice.seconds, 1),
-        "memory": advice.memory,
-        "current": advice.current.name,
-        "candidates": rows,
-        "dropped": {
-            str(each): {"rows": rows, "time_over_current": None if share is None else round(share, 3)}
-            for each, (rows, share) in advice.dropped.items()
-        },
-        "skipped": {str(each): why for each, why in advice.skipped.items()},
-        "winner": None if not worth or advice.winner is None else str(advice.winner.definition),
-        "summary": _summary(options, advice, now, best, worth=worth),
-        "applied": None,
-    }
+    return _ReportBuilder(conn, tuned, options, advice, existing).build()
 
 
-def _candidate(
-    conn: psycopg.Connection[Any],
-    tuned: TunedColumn,
-    options: AdvisorOptions,
-    advice: Advice,
-    each: Forecast,
-    existing: list[ExistingIndex],
-) -> dict[str, Any]:
-    point = each.at_target(options.target, options.k)
-    in_the_way = find_rival_index(each.definition, existing)
-    real = each is advice.now
-    return {
-        "definition": str(each.definition),
-        "current": False,
-        "mb": round(each.bytes / 2**20, 1),
-        "build_seconds": None if real else round(each.build_seconds, 1),
-        "measured_over": list(each.sizes),
-        "extrapolated": each.extrapolated,
-        "curve": {
-            f"{target:g}": None if at is None else _point(at, advice, each)
-            for target in _POINTS
-            for at in [each.at_target(target, options.k)]
-        },
-        "at_target": None if point is None else _point(point, advice, each),
-        "fits": "shared_buffers"
-        if each.bytes <= advice.memory["shared_buffers"]
-        else "cache"
-        if each.bytes <= advice.memory["effective_cache_size"]
-        else "neither",
-        "statement": None
-        if real
-        else compose_index_statement(
-            tuned, each.definition, existing, choose_index_name(conn, tuned, each.definition)
-        ).as_string(conn),
-        "in_the_way": None if real or in_the_way is None else in_the_way.name,
-    }
+@dataclass(frozen=True)
+class _ReportBuilder:
+    conn: psycopg.Connection[Any]
+    tuned: TunedColumn
+    options: AdvisorOptions
+    advice: Advice
+    existing: Sequence[ExistingIndex]
 
-
-def _point(point: Any, advice: Advice, forecast: Forecast) -> dict[str, Any]:
-    return {
-        forecast.definition.effort_name: point.effort,
-        "recall": round(point.recall, 4),
-        "ms": round(point.ms * advice.reference_ms, 3),
-        "blocks": round(point.blocks, 1),
-    }
-
-
-def _summary(options: AdvisorOptions, advice: Advice, now: Any, best: Any, *, worth: bool) -> str:
-    where = f"recall {options.target:g}"
-    if advice.winner is None:
-        return f"no candidate reaches {where}, nor does the current index: nothing is worth changing"
-    definition = advice.winner.definition
-    if not worth:
-        if advice.winner is advice.now:
-            return (
-                f"nothing is worth changing: no candidate reaches {where} at less cost than the current index"
-            )
-        share = best.ms / now.ms
-        return (
-            f"nothing is worth changing: the best, {definition}, would take {share:.2f} of the time "
-            f"for {where}"
+    def build(self) -> dict[str, Any]:
+        tuned, options, advice = self.tuned, self.options, self.advice
+        now = advice.now.at_target(options.target, options.k)
+        best = None if advice.winner is None else advice.winner.at_target(options.target, options.k)
+        worth = _is_worth_changing(advice, now, best)
+        candidates = [self._candidate(each) for each in [advice.now, *advice.forecasts]]
+        candidates[0]["current"] = True
+        candidates[1:] = sorted(
+            candidates[1:], key=lambda row: (row["at_target"] or {}).get("ms", float("inf"))
         )
-    took = best.ms * advice.reference_ms
+        return {
+            "relation": f"{tuned.column.schema}.{tuned.column.table}",
+            "column": tuned.column.name,
+            "k": options.k,
+            "target_recall": options.target,
+            "queries": len(options.vectors),
+            "rows": advice.rows,
+            "sample_rows": advice.sizes,
+            "seconds": round(advice.seconds, 1),
+            "memory": advice.memory,
+            "current": advice.current.name,
+            "candidates": candidates,
+            "dropped": {
+                str(each): {"rows": rows, "time_over_current": None if ratio is None else round(ratio, 3)}
+                for each, (rows, ratio) in advice.dropped.items()
+            },
+            "skipped": {str(each): reason for each, reason in advice.skipped.items()},
+            "winner": None if not worth or advice.winner is None else str(advice.winner.definition),
+            "summary": _summarize(options, advice, now, best, worth=worth),
+            "applied": None,
+        }
+
+    def _candidate(self, forecast: Forecast) -> dict[str, Any]:
+        definition, k = forecast.definition, self.options.k
+        current = forecast is self.advice.now
+        rival = None if current else find_rival_index(definition, self.existing)
+        return {
+            "definition": str(definition),
+            "current": False,
+            "mb": round(forecast.bytes / 2**20, 1),
+            "build_seconds": None if current else round(forecast.build_seconds, 1),
+            "measured_over": list(forecast.sizes),
+            "extrapolated": forecast.extrapolated,
+            "curve": {
+                f"{target:g}": self._point(forecast, forecast.at_target(target, k)) for target in _TARGETS
+            },
+            "at_target": self._point(forecast, forecast.at_target(self.options.target, k)),
+            "fits": self._fits(forecast),
+            "statement": None if current else self._statement(forecast),
+            "in_the_way": None if rival is None else rival.name,
+        }
+
+    def _point(self, forecast: Forecast, point: Point | None) -> dict[str, Any] | None:
+        if point is None:
+            return None
+        return {
+            forecast.definition.effort_name: point.effort,
+            "recall": round(point.recall, 4),
+            "ms": round(point.ms * self.advice.reference_ms, 3),
+            "blocks": round(point.blocks, 1),
+        }
+
+    def _fits(self, forecast: Forecast) -> str:
+        """Name the smallest memory that holds the index."""
+        if forecast.bytes <= self.advice.memory["shared_buffers"]:
+            return "shared_buffers"
+        return "cache" if forecast.bytes <= self.advice.memory["effective_cache_size"] else "neither"
+
+    def _statement(self, forecast: Forecast) -> str:
+        name = choose_index_name(self.conn, self.tuned, forecast.definition)
+        statement = compose_index_statement(self.tuned, forecast.definition, self.existing, name)
+        return statement.as_string(self.conn)
+
+
+def _is_worth_changing(advice: Advice, now: Point | None, best: Point | None) -> bool:
+    """Say whether the winner is another index and enough cheaper, or the only one that reaches the target."""
+    if advice.winner is None or advice.winner is advice.now:
+        return False
+    return now is None or (best is not None and best.ms < WORTHWHILE_SHARE * now.ms)
+
+
+def _summarize(
+    options: AdvisorOptions, advice: Advice, now: Point | None, best: Point | None, *, worth: bool
+) -> str:
+    target = f"recall {options.target:g}"
+    if advice.winner is None or best is None:
+        return f"no candidate reaches {target}, nor does the current index: nothing is worth changing"
+    definition, best_ms = advice.winner.definition, best.ms * advice.reference_ms
     if now is None:
         return (
-            f"{definition} reaches {where} in {took:.2f} ms, which the current index does not at any effort"
+            f"{definition} reaches {target} in {best_ms:.2f} ms; the current index does not reach it at any "
+            "effort"
         )
+    if worth:
+        return (
+            f"{definition} reaches {target} in {best_ms:.2f} ms instead of "
+            f"{now.ms * advice.reference_ms:.2f}, {best.ms / now.ms:.2f} of the time"
+        )
+    if advice.winner is advice.now:
+        return f"nothing is worth changing: no candidate reaches {target} at less cost than the current index"
     return (
-        f"{definition} reaches {where} in {took:.2f} ms instead of {now.ms * advice.reference_ms:.2f}, "
-        f"{best.ms / now.ms:.2f} of the time"
+        f"nothing is worth changing: the best, {definition}, would take {best.ms / now.ms:.2f} of the time "
+        f"for {target}"
     )
 
 
 def print_advice(console: Console, report: dict[str, Any]) -> None:
-    """Print the candidates as a table, and what follows."""
-    rows = []
-    for row in report["candidates"]:
-        point, curve = row["at_target"], row["curve"]
-        rows.append(
-            (
-                ("now: " if row["current"] else "") + row["definition"],
-                f"{row['mb']:,.0f}",
-                "" if row["build_seconds"] is None else f"{row['build_seconds']:,.0f}",
-                *("-" if at is None else f"{at['ms']:.2f}" for at in curve.values()),
-                *(
-                    ("-",) * 4
-                    if point is None
-                    else (
-                        next(str(point[name]) for name in ("ef_search", "probes") if name in point),
-                        f"{point['recall']:.3f}",
-                        f"{point['ms']:.2f}",
-                        f"{point['blocks']:,.0f}",
-                    )
-                ),
-                {"cache": "RAM"}.get(row["fits"], row["fits"]),
-            )
-        )
-    sampled = ", ".join(f"{size:,}" for size in report["sample_rows"])
-    extrapolated = any(row["extrapolated"] for row in report["candidates"])
+    """Print the candidates as a table, and the conclusion with its statement."""
+    targets = report["candidates"][0]["curve"]
     console.table(
         (
             "index",
             "MB",
             "build s",
-            *(f"ms at {target}" for target in report["candidates"][0]["curve"]),
+            *(f"ms at {target}" for target in targets),
             "effort",
             "recall",
             "ms",
             "blocks",
             "fits in",
         ),
-        rows,
+        [_candidate_cells(candidate) for candidate in report["candidates"]],
         title=f"{report['relation']}.{report['column']}, {report['rows']:,} rows, "
         f"{report['queries']} queries, recall@{report['k']} {report['target_recall']:g}",
     )
+    samples = ", ".join(f"{size:,}" for size in report["sample_rows"])
+    extrapolated = any(candidate["extrapolated"] for candidate in report["candidates"])
     console.line(
-        f"Candidates over copies of {sampled} rows"
-        + (", carried on to all rows" if extrapolated else "")
-        + "; RAM is effective_cache_size, what the server takes its memory for."
+        f"Candidates were measured over copies of {samples} rows"
+        + (" and extrapolated to all rows" if extrapolated else "")
+        + "; RAM means effective_cache_size, the memory for caching that the server assumes."
     )
-    for name, where in report["dropped"].items():
-        share = where["time_over_current"]
-        took = ", out of reach" if share is None else f", {share:.2f} of the time of the current build"
-        console.line(f"Dropped after {where['rows']:,} rows: {name}{took} by what is known there")
-    for name, why in report["skipped"].items():
-        console.line(f"Not tried: {name} {why}")
+    for name, dropped in report["dropped"].items():
+        ratio = dropped["time_over_current"]
+        reason = "misses the target" if ratio is None else f"{ratio:.2f} of the time of the current build"
+        console.line(f"Dropped after {dropped['rows']:,} rows: {name}, {reason} as forecast from there")
+    for name, reason in report["skipped"].items():
+        console.line(f"Not tried: {name} {reason}")
     console.line(report["summary"])
-    for row in report["candidates"]:
-        if row["definition"] == report["winner"]:
-            console.line(f"  {row['statement']};")
-            if row["in_the_way"]:
+    for candidate in report["candidates"]:
+        if candidate["definition"] == report["winner"]:
+            console.line(f"  {candidate['statement']};")
+            if candidate["in_the_way"]:
                 console.line(
-                    f"  PostgreSQL takes {row['in_the_way']} for the same statements until that is dropped."
+                    f"  PostgreSQL uses {candidate['in_the_way']} for the same statements until that is "
+                    "dropped."
                 )
 
 
-def print_measurement(console: Console, options: AdvisorOptions, applied: dict[str, Any]) -> None:
-    """Print what was predicted of the index that was built, and what was measured."""
-    took = (
-        "was there already"
-        if applied["built_seconds"] is None
-        else f"built in {applied['built_seconds']:.0f} s"
+def _candidate_cells(candidate: dict[str, Any]) -> tuple[str, ...]:
+    point, seconds = candidate["at_target"], candidate["build_seconds"]
+    if point is None:
+        figures = ("-",) * 4
+    else:
+        effort = point["ef_search"] if "ef_search" in point else point["probes"]
+        figures = (str(effort), f"{point['recall']:.3f}", f"{point['ms']:.2f}", f"{point['blocks']:,.0f}")
+    return (
+        ("now: " if candidate["current"] else "") + candidate["definition"],
+        f"{candidate['mb']:,.0f}",
+        "" if seconds is None else f"{seconds:,.0f}",
+        *("-" if at is None else f"{at['ms']:.2f}" for at in candidate["curve"].values()),
+        *figures,
+        "RAM" if candidate["fits"] == "cache" else candidate["fits"],
     )
-    measured = applied["measured"]
+
+
+def print_measurement(console: Console, options: AdvisorOptions, applied: dict[str, Any]) -> None:
+    """Print the forecast of the index that was built beside its measurement."""
+    seconds, measured = applied["built_seconds"], applied["measured"]
+    origin = "existed before" if seconds is None else f"built in {seconds:.0f} s"
     rows = [
         (
             name,
-            str(held["effort"]),
-            figures,
-            f"{held[figures]['recall']:.4f}",
-            f"{held[figures]['ms']:.3f}",
-            f"{held[figures]['blocks']:,.0f}",
+            str(comparison["effort"]),
+            kind,
+            f"{comparison[kind]['recall']:.4f}",
+            f"{comparison[kind]['ms']:.3f}",
+            f"{comparison[kind]['blocks']:,.0f}",
         )
         for name, key in (("at the target", "at_the_target"), ("as it serves", "as_served"))
-        for held in [measured[key]]
-        if held is not None
-        for figures in ("predicted", "measured")
+        if (comparison := measured[key]) is not None
+        for kind in ("predicted", "measured")
     ]
-    console.table(
-        ("", "effort", "", f"recall@{options.k}", "ms", "blocks"), rows, title=f"{applied['index']}, {took}"
-    )
+    headings = ("", "effort", "", f"recall@{options.k}", "ms", "blocks")
+    console.table(headings, rows, title=f"{applied['index']}, {origin}")
     if measured["former_ms"] is not None:
+        then, now = measured["former_ms"]["then"], measured["former_ms"]["now"]
         console.line(
-            "Times as at the prediction: the former index took {then:.2f} ms then, {now:.2f} now.".format(
-                **measured["former_ms"]
-            )
+            f"Times are scaled to the load at the prediction: the former index took {then:.2f} ms then, "
+            f"{now:.2f} now."
         )
     if measured["as_served"] is None:
         console.line(
-            "It does not serve: not proven yet, or others are quicker. vectuned.search goes on as before "
-            "(vectuned recommend says with what)."
+            "The index does not serve: it is not proven yet, or others are quicker. vectuned.search works as "
+            "before (see vectuned recommend)."
         )

@@ -75,10 +75,10 @@ def _advise_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _advise(context: Context) -> None:
-    from vectuned.daemon.advisor.advice import read_existing_indexes
     from vectuned.daemon.advisor.advice_report import build_report, print_advice
     from vectuned.daemon.advisor.advisor import Advisor
     from vectuned.daemon.advisor.scratch_run import ScratchRun
+    from vectuned.daemon.advisor.storage import read_existing_indexes
 
     options = context.options
     if options.drop_old and not options.apply:
@@ -180,7 +180,8 @@ def _apply(
 ) -> str | None:
     """Put the advice into force; returns what kept it from what was asked for, if anything did."""
     from vectuned.daemon.advisor.advice_report import print_measurement
-    from vectuned.daemon.advisor.apply import IndexReplacement, find_rival_index
+    from vectuned.daemon.advisor.apply import IndexReplacement
+    from vectuned.daemon.advisor.index_statement import find_rival_index
     from vectuned.daemon.database.standby import using_standby
     from vectuned.daemon.service.worker import Worker
 

@@ -254,7 +254,7 @@ def test_without_matplotlib_a_plot_is_refused(
         (
             ("advise", "items", "--queries", "{good}", "--max-mb", "1"),
             1,
-            "more than 1: give fewer --sample-rows",
+            "more than 1: decrease --sample-rows",
         ),
         (("advise", "nothing"), 2, 'relation "nothing" does not exist'),
         (("evaluate", "items", "--k", "0"), 2, "--k must be between 1 and 1000"),
