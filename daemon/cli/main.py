@@ -1,4 +1,7 @@
-"""The command line: answers on stdout, talk and logs on stderr, errors one sentence and an exit code."""
+"""The command line: parses it, runs the command, and turns errors into one sentence and an exit code.
+
+Answers go to stdout, messages, progress and logs to stderr.
+"""
 
 from __future__ import annotations
 
@@ -7,127 +10,161 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import psycopg
 
 import vectuned
 from vectuned.config.errors import UsageError, VectunedError, printable
 from vectuned.config.settings import Settings
+from vectuned.daemon.cli.administration import config, migrate, report, run, status
+from vectuned.daemon.cli.measuring import advise, benchmark, demo, evaluate
+from vectuned.daemon.cli.reasoning import ask, entities, wordnet
+from vectuned.daemon.cli.tuning import disable, enable, export, import_, learn, recommend, tune
 from vectuned.daemon.console import Console
 from vectuned.daemon.logs import set_up_logging
 
-from .command import COMMANDS, Command, Context
-from .commands_advise import COMMANDS as ADVISE_COMMANDS
-from .commands_ask import COMMANDS as ASK_COMMANDS
-from .commands_config import COMMANDS as CONFIG_COMMANDS
-from .commands_config import assignment, load
-from .commands_entities import COMMANDS as ENTITY_COMMANDS
-from .commands_exchange import COMMANDS as EXCHANGE_COMMANDS
-from .commands_report import COMMANDS as REPORT_COMMANDS
-from .commands_tuning import COMMANDS as TUNING_COMMANDS
+from .command import Command, Context
+from .configuration import load_with_options, parse_assignment
 
-EXIT_INTERRUPTED = 130
+# In the order of `vectuned --help`, which is about the order in which a user needs them.
+COMMANDS: Final = tuple(
+    module.COMMAND
+    for module in (
+        *(demo, migrate, run, config, status, report),
+        *(enable, disable, learn, tune, recommend, export, import_),
+        *(benchmark, evaluate, advise),
+        *(entities, wordnet, ask),
+    )
+)
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
+EXIT_INTERRUPTED: Final = 130  # as shells report SIGINT: 128 + 2
+
+# Characters of an error on stderr: errors of the server may quote whole statements.
+_LONGEST_ERROR: Final = 10_000
+# SQLSTATE classes: data exception, and syntax error or access rule violation.
+_USAGE_CLASSES: Final = ("22", "42")
+# SQLSTATE classes: connection exception, and operator intervention.
+_UNAVAILABLE_CLASSES: Final = ("08", "57")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; `help` of each says what it does and prints."""
-    common = argparse.ArgumentParser(add_help=False)
-    place = common.add_argument_group("database and configuration")
-    place.add_argument(
-        "--dsn",
-        metavar="DSN",
-        help="connection string or URI; else libpq's PG* variables, and without those the embedded server",
-    )
-    place.add_argument(
-        "--config", metavar="FILE", type=Path, help="TOML file (default: $VECTUNED_CONFIG if set)"
-    )
-    place.add_argument(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        type=assignment,
-        action="append",
-        default=[],
-        help="override one setting, such as budget.core_share=0.5; may be repeated",
-    )
-    talk = common.add_argument_group("output")
-    talk.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-    talk.add_argument("-q", "--quiet", action="store_true", help="no talk and no progress on stderr")
-    talk.add_argument("-v", "--verbose", action="store_true", help="log what is done on stderr")
-
+    """Return the parser of all commands; `vectuned COMMAND --help` explains each."""
     parser = argparse.ArgumentParser(
         prog="vectuned",
         description="A self-learning search tuner for PostgreSQL and pgvector.",
         epilog="Exit codes: 0 done, 1 failed, 2 usage, 69 database unavailable, 78 configuration.",
     )
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
-    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (
-        *COMMANDS,
-        *TUNING_COMMANDS,
-        *ADVISE_COMMANDS,
-        *EXCHANGE_COMMANDS,
-        *CONFIG_COMMANDS,
-        *REPORT_COMMANDS,
-        *ENTITY_COMMANDS,
-        *ASK_COMMANDS,
-    ):
-        verb = verbs.add_parser(
-            command.name, parents=[common], help=command.summary, description=command.description
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    common = _common_parser()
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name,
+            parents=[common],
+            help=command.summary,
+            description=command.description,
+            epilog=f"Example: {command.example}",
         )
-        command.arguments(verb)
-        if command.takes == "one database":
-            verb.add_argument(
-                "--database", metavar="NAME", help="which of [databases.*] of the configuration, if several"
+        command.add_arguments(subparser)
+        if command.scope == "one database":
+            subparser.add_argument(
+                "--database",
+                metavar="NAME",
+                help="the one of [databases.*] of the configuration to use, if there are several",
             )
-        verb.set_defaults(command=command)
+        subparser.set_defaults(command=command)
+    return parser
+
+
+def _common_parser() -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all commands take."""
+    parser = argparse.ArgumentParser(add_help=False)
+    configuration = parser.add_argument_group("database and configuration")
+    configuration.add_argument(
+        "--dsn",
+        metavar="DSN",
+        help="connection string or URI (default: libpq's PG* variables, and without those the embedded "
+        "server)",
+    )
+    configuration.add_argument(
+        "--config", metavar="FILE", type=Path, help="TOML file (default: $VECTUNED_CONFIG if set)"
+    )
+    configuration.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        type=parse_assignment,
+        action="append",
+        default=[],
+        help="override one setting, such as budget.core_share=0.5; may be repeated",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    output.add_argument("-q", "--quiet", action="store_true", help="no messages and no progress on stderr")
+    output.add_argument("-v", "--verbose", action="store_true", help="log on stderr what is done")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
+    command: Command = options.command
     console = Console(as_json=options.json, quiet=options.quiet)
+
+    def read_settings() -> Settings:
+        return _read_settings(command, options)
+
     try:
-        settings = _settings(options.command, options)
-        set_up_logging(settings.logging, verbose=options.verbose or options.command.name == "run")
-        options.command.run(Context(options, settings, console, lambda: _settings(options.command, options)))
+        settings = read_settings()
+        set_up_logging(settings.logging, verbose=options.verbose or command.name == "run")
+        command.run(Context(options, settings, console, read_settings))
     except VectunedError as error:
         return _fail(str(error), error.exit_code)
     except psycopg.Error as error:
-        return _fail(*_of_the_server(error))
+        return _fail(*_describe_server_error(error))
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; say nothing more to it.
+        # The reader of stdout has gone, as `| head` does. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _settings(command: Command, options: argparse.Namespace) -> Settings:
-    if command.takes == "no settings":
+def _read_settings(command: Command, options: argparse.Namespace) -> Settings:
+    if command.scope == "defaults":
         return Settings()
-    settings = load(options).settings
-    if command.takes == "all databases":
+    settings = load_with_options(options).settings
+    if command.scope == "all databases":
         return settings
     if options.dsn is not None and options.database is not None:
         raise UsageError("--dsn and --database both choose the database: give one of them.")
     return settings.of_database(options.database)
 
 
-def _of_the_server(error: psycopg.Error) -> tuple[str, int]:
-    """Turn what the server said into a sentence, its hint and an exit code."""
-    said = error.diag.message_primary or str(error).strip().splitlines()[0]
+def _describe_server_error(error: psycopg.Error) -> tuple[str, int]:
+    """Return an error of the server as a sentence with its hint, and the exit code."""
+    message = error.diag.message_primary or str(error).strip().splitlines()[0]
     hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
-    if said.startswith("permission denied for function"):
-        role = "vectuned_daemon" if said.startswith("permission denied for function _") else "vectuned_admin"
+    if message.startswith("permission denied for function"):
+        # Functions whose names begin with an underscore are the daemon's.
+        is_internal = message.startswith("permission denied for function _")
+        role = "vectuned_daemon" if is_internal else "vectuned_admin"
         hint = f" (it takes a member of the role {role}: see `vectuned migrate --roles`)"
+    return f"{message}{hint}", _exit_code(error)
+
+
+def _exit_code(error: psycopg.Error) -> int:
     state = error.sqlstate or ""
-    lost = isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57"))
-    return f"{said}{hint}", 69 if lost else 2 if state[:2] in ("22", "42") else 1
+    if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in _UNAVAILABLE_CLASSES):
+        return EXIT_UNAVAILABLE
+    return EXIT_USAGE if state[:2] in _USAGE_CLASSES else EXIT_FAILED
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"vectuned: {printable(message, 10_000)}\n")
+    sys.stderr.write(f"vectuned: {printable(message, _LONGEST_ERROR)}\n")
     return code
 
 

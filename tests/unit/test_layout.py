@@ -44,10 +44,18 @@ ORDER = {
         "advisor",
         "demo",
         "cli",
+        "cli/administration",
+        "cli/tuning",
+        "cli/measuring",
+        "cli/reasoning",
     ),
 }
 # The modules that put the parts of their sub-folders together.
-ENTRANCES = {"daemon/__main__.py": "cli", "reasoning/answering/reasoner.py": "answering/nodes"}
+ENTRANCES = {
+    "daemon/__main__.py": "cli",
+    "daemon/cli/main.py": "cli/reasoning",
+    "reasoning/answering/reasoner.py": "answering/nodes",
+}
 # What .pkg/vectuned holds besides the links to the folders; client.py is vectuned.sql.client by a short name.
 OWN_FILES = {"__init__.py", "client.py", "py.typed"}
 MOST_FILES = 15  # on one level: more cannot be taken in at a glance

@@ -235,7 +235,7 @@ def test_evaluate_compares_four_ways(
 def test_without_matplotlib_a_plot_is_refused(
     database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vectuned.daemon.cli.commands_advise.find_spec", lambda _: None)
+    monkeypatch.setattr("vectuned.daemon.cli.measuring.evaluate.find_spec", lambda _: None)
     assert main(["evaluate", "items", "--plot", "x.svg", "--dsn", database]) == 2
     assert "--plot needs matplotlib, which is not installed" in capsys.readouterr().err
 

@@ -1,0 +1,60 @@
+"""The column and the query vectors that `vectuned advise` and `vectuned evaluate` measure with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from vectuned.config.errors import UsageError, VectunedError
+from vectuned.daemon.cli.arguments import find_column_id
+from vectuned.sql.rows import execute
+
+if TYPE_CHECKING:
+    from vectuned.learning.model.arrays import Singles
+    from vectuned.learning.model.tuned_columns import TunedColumn
+
+# More queries take hours to answer exactly, and narrow the intervals no further than anyone needs.
+_MOST_QUERIES: Final = 10_000
+# Recorded searches that `--queries recorded` takes at most.
+_RECORDED_QUERIES: Final = 2000
+
+
+def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace) -> TunedColumn:
+    """Return the tuned column that the options name, its indexes as they are now.
+
+    Raises VectunedError if it has no index.
+    """
+    from vectuned.learning.model.tuned_columns import read_tuned_columns
+
+    column_id = find_column_id(conn, options.relation, options.column)
+    execute(conn, "refresh_column", {"column_id": column_id})
+    tuned = read_tuned_columns(conn, column_id)[0]
+    if not tuned.indexes:
+        raise VectunedError(
+            f"{tuned.column} has no index: create an HNSW or IVFFlat index and call vectuned.enable again."
+        )
+    return tuned
+
+
+def load_queries(conn: psycopg.Connection[Any], tuned: TunedColumn, options: argparse.Namespace) -> Singles:
+    """Return the vectors, float32 (n, dimensions), of --queries: a number, `recorded` or a file."""
+    from vectuned.daemon.measure.query_files import read_query_vectors
+    from vectuned.daemon.measure.sampling import MIN_SEARCHES, sample_searches
+    from vectuned.learning.model.trajectory import drain
+
+    source = str(options.queries)
+    if source.isdecimal() or source == "recorded":
+        count = _RECORDED_QUERIES if source == "recorded" else int(source)
+        if not MIN_SEARCHES <= count <= _MOST_QUERIES:
+            raise UsageError(f"--queries must be between {MIN_SEARCHES} and {_MOST_QUERIES}, got {count}.")
+        drain(conn)
+        return sample_searches(conn, tuned, count, seed=options.seed).vectors
+    vectors = read_query_vectors(Path(source), tuned.column)
+    if not MIN_SEARCHES <= len(vectors) <= _MOST_QUERIES:
+        raise UsageError(
+            f"{source} holds {len(vectors)} queries; between {MIN_SEARCHES} and {_MOST_QUERIES} are needed."
+        )
+    return vectors

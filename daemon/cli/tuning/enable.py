@@ -1,0 +1,91 @@
+"""The command `vectuned enable`: begin to tune a column."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from vectuned.daemon.cli.arguments import add_column_arguments
+from vectuned.daemon.cli.command import Command, Context
+from vectuned.sql.rows import fetch_value
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_column_arguments(parser)
+    parser.add_argument(
+        "--target-recall",
+        type=float,
+        default=0.95,
+        metavar="R",
+        help="recall to promise (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-tail",
+        type=float,
+        metavar="P",
+        help="largest tolerated share of searches with a recall under 0.8 (default: 2.5 times 1 - target "
+        "recall)",
+    )
+    parser.add_argument(
+        "--sample-rate",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="share of searches to record (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trajectory-window",
+        type=int,
+        default=10000,
+        metavar="N",
+        help="learn from the newest N replays (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=0.1,
+        metavar="R",
+        help="weight of new replays against old ones (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-samples",
+        type=int,
+        default=200,
+        metavar="N",
+        help="replays before anything is published (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--forget-vectors", action="store_true", help="delete each query vector once it has been replayed"
+    )
+
+
+def _run(context: Context) -> None:
+    options, console = context.options, context.console
+    values = {
+        "relation": options.relation,
+        "column_name": options.column,
+        "target_recall": options.target_recall,
+        "max_tail": options.max_tail,
+        "sample_rate": options.sample_rate,
+        "trajectory_window": options.trajectory_window,
+        "learning_rate": options.learning_rate,
+        "min_samples": options.min_samples,
+        "store_vectors": not options.forget_vectors,
+    }
+    with context.session() as conn:
+        conn.add_notice_handler(lambda notice: console.say(str(notice.message_primary)))
+        message = str(fetch_value(conn, "enable", values))
+    if console.as_json:
+        console.document({**values, "message": message})
+    console.line(message)
+
+
+COMMAND: Final = Command(
+    name="enable",
+    summary="tune a vector column",
+    description="Records a share of the column's searches and learns from them. Run it again to change an "
+    "option.",
+    example="vectuned enable items embedding --target-recall 0.98",
+    run=_run,
+    add_arguments=_add_arguments,
+)

@@ -1,0 +1,95 @@
+"""The command `vectuned export`: write what was learned to files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from vectuned.config.errors import UsageError
+from vectuned.daemon.cli.arguments import find_column_id
+from vectuned.daemon.cli.command import Command, Context
+from vectuned.sql.rows import fetch_values
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("relation", nargs="?", help="table (default: every tuned table)")
+    parser.add_argument("column", nargs="?", help="tuned column (default: all of the table)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default=".",
+        metavar="FILE|FOLDER",
+        help="where to write, for several columns a folder; - for stdout (default: the current folder)",
+    )
+
+
+def _run(context: Context) -> None:
+    from vectuned.learning.exchange import document_name, export_document, parse_document, write_document
+
+    options, console = context.options, context.console
+    with context.session() as conn:
+        columns = _find_columns(conn, options.relation, options.column)
+        texts = [export_document(conn, relation, column) for relation, column in columns]
+    if options.output == "-":
+        if len(texts) > 1:
+            raise UsageError(
+                f"{len(texts)} documents do not go to stdout: name one column, or give a folder."
+            )
+        sys.stdout.write(texts[0] + "\n")
+        return
+    output, files = Path(options.output), []
+    if not output.is_dir() and (len(texts) > 1 or options.output.endswith("/")):
+        raise UsageError(f"There is no folder {output}; create it first.")
+    for (relation, column), text in zip(columns, texts, strict=True):
+        document = parse_document(text, relation)
+        path = output / document_name(document) if output.is_dir() else output
+        write_document(path, text)
+        patterns = sum(len(each["patterns"]) for each in document["classes"])
+        files.append(
+            {
+                "relation": relation,
+                "column": column,
+                "file": str(path),
+                "classes": len(document["classes"]),
+                "patterns": patterns,
+                "paths": len(document["paths"]),
+            }
+        )
+        console.line(
+            f"{relation}.{column}: {len(document['classes'])} classes of k, {patterns} patterns, "
+            f"{len(document['paths'])} measured paths written to {path}"
+        )
+    if console.as_json:
+        console.document({"files": files})
+
+
+def _find_columns(
+    conn: psycopg.Connection[Any], relation: str | None, column: str | None
+) -> list[tuple[str, str]]:
+    """Return (relation as SQL writes it, column) of the tuned columns that the arguments name."""
+    from vectuned.learning.model.tuned_columns import read_tuned_columns
+
+    columns = {tuned.column.id: tuned.column for tuned in read_tuned_columns(conn)}
+    if relation is not None:
+        ids = fetch_values(conn, "matching_columns", {"relation": relation, "column_name": column})
+        # If there is none, find_column_id raises the server's error about the name.
+        ids = ids or [find_column_id(conn, relation, column)]
+        columns = {number: columns[number] for number in ids if number in columns}
+    if not columns:
+        raise UsageError("There is no tuned column: run `vectuned enable RELATION COLUMN` first.")
+    return [(each.relation.as_string(conn), each.name) for each in columns.values()]
+
+
+COMMAND: Final = Command(
+    name="export",
+    summary="write what was learned to files, for other databases",
+    description="Writes a JSON document for each tuned column: policies, patterns and measured paths with "
+    "their evidence. It holds no rows, no filter values and no query vectors. `vectuned import` reads it.",
+    example="vectuned export items -o learned.json",
+    run=_run,
+    add_arguments=_add_arguments,
+)

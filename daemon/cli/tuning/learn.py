@@ -1,0 +1,91 @@
+"""The command `vectuned learn`: one pass of the daemon's work."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Final
+
+from vectuned.config.errors import UsageError
+from vectuned.daemon.cli.command import Command, Context
+from vectuned.sql.rows import fetch_row
+
+if TYPE_CHECKING:
+    from vectuned.learning.model.tuned_columns import TunedColumn
+    from vectuned.learning.policy.learner import LearningResult
+
+# Replays in one pass: more than can be waiting.
+_ALL: Final = 1_000_000
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--once", action="store_true", required=True, help="make one pass over all tuned columns, then exit"
+    )
+    parser.add_argument(
+        "--within-budget", action="store_true", help="stay within [budget] of the configuration"
+    )
+
+
+def _run(context: Context) -> None:
+    from vectuned.daemon.database.standby import using_standby
+    from vectuned.daemon.pacing.pace import Pace
+    from vectuned.daemon.service.worker import Worker
+
+    console = context.console
+    report = []
+    pace = Pace(context.settings.budget) if context.options.within_budget else None
+    with context.session() as conn, using_standby(context.settings) as standby:
+        worker = Worker(conn, context.settings, pace=pace, standby=standby)
+        worker.drain()
+        columns = worker.columns()
+        if not columns:
+            raise UsageError(
+                "There is no tuned column to learn about: run `vectuned enable RELATION COLUMN` first."
+            )
+        for tuned in columns:
+            values = {"relation": tuned.column.relation.as_string(conn), "column_name": tuned.column.name}
+            stats = fetch_row(conn, "stats", values)
+            waiting = 0 if stats is None else stats.awaiting_replay
+            with console.progress(f"replaying {tuned.column}", waiting) as progress:
+                replayed = worker.replay(tuned, _ALL, progress)
+            result = worker.learn(tuned)
+            report.append(_describe(tuned, replayed, result))
+            outcome = (
+                f"{result.replays} of {tuned.min_samples} replays needed: nothing published yet"
+                if result.version is None
+                else f"version {result.version} published"
+            )
+            console.line(f"{tuned.column}: {replayed} replayed, {outcome}")
+        worker.judge()
+    if console.as_json:
+        console.document({"columns": report})
+
+
+def _describe(tuned: TunedColumn, replayed: int, result: LearningResult) -> dict[str, Any]:
+    classes = {
+        k_class: {
+            **served.policy.path_columns,
+            "recall_bound": served.policy.recall_bound,
+            "tail_bound": served.policy.tail_bound,
+            "patterns": served.patterns,
+            "saving": served.saving,
+        }
+        for k_class, served in result.served.items()
+    }
+    return {
+        "column": str(tuned.column),
+        "replayed": replayed,
+        "replays": result.replays,
+        "version": result.version,
+        "classes": classes,
+    }
+
+
+COMMAND: Final = Command(
+    name="learn",
+    summary="drain, replay, learn and publish now",
+    description="Does in one pass what the daemon does on its schedule.",
+    example="vectuned learn --once",
+    run=_run,
+    add_arguments=_add_arguments,
+)
