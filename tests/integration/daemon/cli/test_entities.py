@@ -110,7 +110,7 @@ def test_what_cannot_be_done_is_one_sentence(
 def test_what_a_rebase_is_asked_for_must_make_sense(run: Run, store: EntityStore) -> None:
     dsn = store.conn.info.dsn
     for arguments, said in (
-        (("rebase",), "No rebase is under way: say which --model"),
+        (("rebase",), "No rebase is under way: choose --model"),
         (("rebase", "--cancel"), "No rebase is under way, so there is none to cancel"),
         (
             ("rebase", "--model", "gpt"),
