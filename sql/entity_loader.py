@@ -1,4 +1,4 @@
-"""Installs the entity store, the schema `vectuned_entities`, and names the statements run there."""
+"""Installs the entity store, which is the schema `vectuned_entities`, and reads its named statements."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .requirements import MigrationError, check_server, ensure_extension, ensure
 from .rows import fetch_value
 
 SCHEMA = "vectuned_entities"
-MAX_DIMENSIONS = 2000
-_VERSION = 1
+MAX_DIMENSIONS = 2000  # the most that an HNSW index on the type vector takes
+_VERSION = 1  # of entities/schema.sql; a store of another version is refused
 
-# In the order in which they refer to each other where PostgreSQL looks at once.
+# In dependency order, for functions that PostgreSQL checks when they are created.
 FUNCTION_FILES = (
     "checks",
     "triggers",
@@ -28,7 +28,8 @@ FUNCTION_FILES = (
     "relationships",
     "hierarchy",
     "walks",
-    "search",
+    "similarity_search",
+    "hybrid_search",
     "resources",
     "lifecycle",
     "embeddings",
@@ -36,8 +37,8 @@ FUNCTION_FILES = (
 
 
 @dataclass(frozen=True)
-class Installed:
-    """What `install_entities` found or made: the length of the vectors, and whether the tables are new."""
+class InstalledStore:
+    """Result of `install_entities`: the length of the vectors, and whether the tables were created."""
 
     dimensions: int
     created: bool
@@ -49,36 +50,37 @@ def entity_queries() -> dict[str, sql.SQL]:
     return named_statements(folder().joinpath("entities", "queries.sql"))
 
 
-def install_entities(conn: psycopg.Connection, dimensions: int | None = None) -> Installed:
+def install_entities(conn: psycopg.Connection, dimensions: int | None = None) -> InstalledStore:
     """Create the entity store, or bring its functions up to date, in one transaction.
 
-    conn: an autocommit connection of a role that may create schemas (and the extensions that are missing).
-    dimensions: the length of the vectors, 1 to 2000; of a store that is there it must be the same or None.
+    conn: an autocommit connection of a role that may create schemas, and extensions if they are missing.
+    dimensions: the length of the vectors, 1 to 2000; for an existing store the same length or None.
 
-    Raises UsageError for other dimensions, MigrationError when the server is too old or a right is missing.
+    Raises UsageError for other dimensions, and MigrationError if the server is too old, a privilege is
+    missing, or the store was made by another version.
     """
     check_server(conn)
     if dimensions is not None and not 1 <= dimensions <= MAX_DIMENSIONS:
         raise UsageError(
-            f"Vectors of the entity store have 1 to {MAX_DIMENSIONS} dimensions, not {dimensions}: "
-            "more has no HNSW index."
+            f"Vectors of the entity store must have 1 to {MAX_DIMENSIONS} dimensions, not {dimensions}: "
+            "an HNSW index takes no more."
         )
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
             vector_schema, _ = ensure_pgvector(conn)
-            # Functions name pgvector's settings, which are known once it is loaded.
+            # Loads pgvector, because functions that set its parameters can only be created after that.
             conn.execute(sql.SQL("SELECT '[1]'::{}").format(sql.Identifier(vector_schema, "vector")))
             ltree_schema, _ = ensure_extension(conn, "ltree", "install PostgreSQL's contrib modules first.")
-            found = stored_dimensions(conn)
-            if found is None:
+            stored = stored_dimensions(conn)
+            if stored is None:
                 if dimensions is None:
-                    raise UsageError("The entity store is not there yet: say how many dimensions it takes.")
+                    raise UsageError("There is no entity store yet: give the number of dimensions of its vectors.")
                 text = folder().joinpath("entities", "schema.sql").read_text("utf-8")
                 run_script(conn, text.replace("@dimensions@", str(dimensions)), vector_schema, ltree_schema)
-            elif dimensions is not None and dimensions != found:
+            elif dimensions is not None and dimensions != stored:
                 raise UsageError(
-                    f"The entity store has vectors of {found} dimensions, not {dimensions}: "
+                    f"The entity store has vectors of {stored} dimensions, not {dimensions}: "
                     "move it to another model with `vectuned entities rebase --model`."
                 )
             _check_version(conn)
@@ -90,19 +92,19 @@ def install_entities(conn: psycopg.Connection, dimensions: int | None = None) ->
             f"the role {conn.info.user} may not install the entity store ({error.diag.message_primary}); "
             "run `vectuned entities create` as the database's owner or a superuser."
         ) from error
-    return Installed(dimensions or found or 0, found is None)
+    return InstalledStore(dimensions or stored or 0, stored is None)
 
 
 def stored_dimensions(conn: psycopg.Connection) -> int | None:
-    """Return the length of the vectors in this database's entity store, None where there is no store."""
+    """Return the length of the vectors in the entity store of this database, None if there is no store."""
     dimensions = fetch_value(conn, entity_queries()["stored_dimensions"], {"schema": SCHEMA})
     return None if dimensions is None else int(dimensions)
 
 
 def _check_version(conn: psycopg.Connection) -> None:
-    row = conn.execute(sql.SQL("SELECT version FROM {}").format(sql.Identifier(SCHEMA, "store"))).fetchone()
-    if row is None or row[0] != _VERSION:
+    version = fetch_value(conn, entity_queries()["store_version"])
+    if version != _VERSION:
         raise MigrationError(
-            f"the entity store was made by another version of vectuned ({row[0] if row else 'unknown'}, "
-            f"this one knows {_VERSION}); use that one."
+            f"the entity store was made by another version of vectuned (store version {version or 'unknown'}, "
+            f"this vectuned needs {_VERSION}); use that version of vectuned."
         )

@@ -1,37 +1,38 @@
--- The statements of the reasoning graph's nodes on the entity store; named like those of queries.sql.
--- {vectors} stands for the schema of pgvector, {ltree} for that of ltree. All read only, but for use_entities.
+-- Statements of the nodes of the reasoning graph. {vectors} stands for the schema of pgvector, {ltree} for that of ltree.
+-- All but tell and use_entities only read.
 
 -- name: extension_schemas
+-- Schemas of pgvector and ltree.
 SELECT e.extname, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
 WHERE e.extname IN ('vector', 'ltree');
 
 -- name: store_state
--- Whether there is a store at all.
-SELECT to_regclass('vectuned_entities.entities') IS NOT NULL;
+-- Whether the entity store is installed.
+SELECT to_regclass('vectuned_entities.entities') IS NOT NULL AS installed;
 
 -- name: read_question
--- The question's lexemes, and the model that its vector must be of.
-SELECT tsvector_to_array(to_tsvector(%(language)s::text::regconfig, %(question)s)),
+-- Lexemes of the question, and the model that its vector must be of.
+SELECT tsvector_to_array(to_tsvector(%(language)s::text::regconfig, %(question)s)) AS lexemes,
        m.name, m.version, m.dimensions
 FROM vectuned_entities.current_embedding_model() m;
 
 -- name: common_words
--- Lexemes of many entities and the share of entities that have them, as ANALYZE last saw it; and how many entities.
-SELECT s.most_common_elems::text::text[], s.most_common_elem_freqs, greatest(c.reltuples, 0)::bigint
+-- Most common lexemes and the share of entities that have each, as of the last ANALYZE; and the number of entities.
+SELECT s.most_common_elems::text::text[] AS lexemes, s.most_common_elem_freqs AS shares, greatest(c.reltuples, 0)::bigint AS entities
 FROM pg_class c
 LEFT JOIN pg_stats s ON s.schemaname = 'vectuned_entities' AND s.tablename = 'entities' AND s.attname = 'document'
 WHERE c.oid = 'vectuned_entities.entities'::regclass;
 
 -- name: count_words
--- How many entities have each of some lexemes, counted up to most.
+-- How many entities have each of some lexemes, counted up to `most`.
 SELECT w.lexeme, (SELECT count(*) FROM (SELECT FROM vectuned_entities.entities e WHERE e.document @@ w.lexeme_query::tsquery
-                                        LIMIT %(most)s) h)
+                                        LIMIT %(most)s) h) AS entities
 FROM unnest(%(lexemes)s::text[], %(queries)s::text[]) AS w (lexeme, lexeme_query);
 
 -- name: identify
--- Entities near the question's vector, and entities named by its words, each scored on both:
--- names, the share of the words' weight that the entity's name has; coverage, the share of the name's words that the
--- question has; similarity, the cosine. The score is their weighted mean.
+-- Entities near the vector of the question and entities named by its words, each scored on both. names is the share of the
+-- weight of the question's words that occur in the entity's name; coverage is the share of the words of the name that occur
+-- in the question; similarity is the cosine similarity. The score is their weighted sum.
 WITH near AS MATERIALIZED (
     SELECT n.id, n.query_id FROM vectuned_entities._nearest(%(query)s, %(neighbours)s, %(ef_search)s::int) n
 ), named AS MATERIALIZED (
@@ -61,12 +62,13 @@ WITH near AS MATERIALIZED (
     FROM scored s ORDER BY score DESC, s.entity_id LIMIT %(most)s
 )
 SELECT e.entity_id, e.label, e.name, e.description, b.score, b.similarity, b.names, b.coverage, b.embedding,
-       (SELECT n.query_id FROM near n LIMIT 1), (SELECT array_agg(n.id) FROM near n)
+       (SELECT n.query_id FROM near n LIMIT 1) AS query_id, (SELECT array_agg(n.id) FROM near n) AS near_ids
 FROM best b JOIN vectuned_entities.entities e USING (entity_id)
 ORDER BY b.score DESC, e.entity_id;
 
 -- name: attributes_of
-SELECT l.entity_id, a.name, v.value
+-- Attributes of entities.
+SELECT l.entity_id, a.name AS attribute, v.value
 FROM vectuned_entities.entity_attribute_link l
 JOIN vectuned_entities.attributes a USING (attribute_id)
 JOIN vectuned_entities.attribute_values v USING (value_id)
@@ -74,8 +76,8 @@ WHERE l.entity_id = ANY (%(entities)s::bigint[])
 ORDER BY l.entity_id, a.name, v.value LIMIT %(most)s;
 
 -- name: related_to
--- The surest relationships of each of some entities, both ways, with active entities.
-SELECT u.id, r.other, t.name, r.outward, r.confidence, r.updated_at
+-- Relationships of each of some entities in both directions, in order of confidence, with active entities.
+SELECT u.id AS entity_id, r.other AS other_id, t.name AS relationship_type, r.outward, r.confidence, r.updated_at
 FROM unnest(%(entities)s::bigint[]) AS u (id)
 CROSS JOIN LATERAL (
     SELECT b.* FROM (
@@ -87,7 +89,7 @@ CROSS JOIN LATERAL (
          FROM vectuned_entities.relationships i WHERE i.target_id = u.id
          ORDER BY i.confidence DESC, i.relationship_id LIMIT %(each)s)
     ) b
-    -- What is written both ways is told once, outwards.
+    -- A relationship stored in both directions is returned once, as outward.
     WHERE b.outward OR NOT EXISTS (SELECT FROM vectuned_entities.relationships x
                                    WHERE x.source_id = u.id AND x.target_id = b.other)
     ORDER BY b.outward DESC, b.confidence DESC, b.relationship_id LIMIT %(each)s
@@ -96,8 +98,8 @@ JOIN vectuned_entities.relationship_types t ON t.type_id = r.type_id
 JOIN vectuned_entities.entities e ON e.entity_id = r.other AND e.status = 'active';
 
 -- name: above
--- The entities above each of some in every hierarchy, by the shortest path, the nearest first.
-SELECT p.entity_id, a.entity_id, p.hierarchy, (p.level - u.place)::int
+-- Entities above each of some entities in every hierarchy, by its shortest path, nearest first.
+SELECT p.entity_id, a.entity_id AS ancestor_id, p.hierarchy, (p.level - u.place)::int AS distance
 FROM vectuned_entities.entity_paths p
 CROSS JOIN LATERAL unnest(string_to_array({ltree}.ltree2text(p.path), '.')) WITH ORDINALITY AS u (label, place)
 JOIN vectuned_entities.entities a ON a.label = u.label AND a.status = 'active'
@@ -106,14 +108,14 @@ WHERE p.entity_id = ANY (%(entities)s::bigint[]) AND p.path_no = 1
 ORDER BY p.entity_id, p.hierarchy, u.place DESC;
 
 -- name: alike
--- The nearest other entities of one, by its own embedding.
-SELECT n.id, 1 - n.distance, n.query_id
+-- The nearest entities to one, by its own embedding.
+SELECT n.id AS entity_id, 1 - n.distance AS similarity, n.query_id
 FROM vectuned_entities._nearest(
     (SELECT e.embedding FROM vectuned_entities.entities e WHERE e.entity_id = %(entity)s), %(count)s) n;
 
 -- name: sharing
--- Others with the same values of attributes; values that many have tell nothing and are passed over.
-SELECT o.other, count(*)::int, array_agg(a.name || ' ' || v.value ORDER BY a.name, v.value)
+-- Other entities with the same attribute values; ignores values that too many entities have.
+SELECT o.other AS entity_id, count(*)::int AS shared, array_agg(a.name || ' ' || v.value ORDER BY a.name, v.value) AS shared_values
 FROM vectuned_entities.entity_attribute_link l
 JOIN vectuned_entities.attributes a USING (attribute_id)
 JOIN vectuned_entities.attribute_values v USING (value_id)
@@ -126,23 +128,28 @@ WHERE l.entity_id = %(entity)s AND o.holders <= %(holders)s AND o.other <> %(ent
 GROUP BY o.other ORDER BY count(*) DESC, o.other LIMIT %(most)s;
 
 -- name: entities_by_id
+-- Active entities by id.
 SELECT e.entity_id, e.label, e.name, e.description FROM vectuned_entities.entities e
 WHERE e.entity_id = ANY (%(entities)s::bigint[]) AND e.status = 'active';
 
 -- name: resources_of
--- Resources of some entities, those nearest to the question first.
-SELECT r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s), coalesce(r.similarity, 0), r.entity_id
+-- Resources of some entities, the most similar to the question first.
+SELECT r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s) AS content, coalesce(r.similarity, 0) AS similarity,
+       r.entity_id
 FROM vectuned_entities.get_entity_resources(%(entities)s::bigint[], %(most)s, %(query)s) r
 WHERE r.content <> '';
 
 -- name: nearest_resources
--- Resources near the question, whoever they belong to.
-SELECT r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s), r.similarity, r.entity_ids[1]
+-- Resources similar to the question, whichever entity they belong to.
+SELECT r.resource_id, r.uri, r.resource_type, left(r.content, %(characters)s) AS content, r.similarity,
+       r.entity_ids[1] AS entity_id
 FROM vectuned_entities.find_similar_resources(%(query)s, %(least)s, %(most)s) r
 WHERE r.content <> '';
 
 -- name: tell
-SELECT vectuned.record_feedback(%(query_id)s, %(relevant)s::text[], %(irrelevant)s::text[]);
+-- Records feedback on a search.
+SELECT vectuned.record_feedback(%(query_id)s, %(relevant)s::text[], %(irrelevant)s::text[]) AS outcome;
 
 -- name: use_entities
-SELECT vectuned_entities.touch_entities(%(entities)s::bigint[]);
+-- Counts a use of entities; returns how many exist.
+SELECT vectuned_entities.touch_entities(%(entities)s::bigint[]) AS touched;

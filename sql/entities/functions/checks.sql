@@ -1,12 +1,14 @@
--- What every function says of arguments that make no sense: SQLSTATE 22023 and a hint; 'P0002' where there is no such thing.
+-- Argument checks shared by all functions. They raise SQLSTATE 22023 with a hint for an invalid argument, and P0002 for an
+-- entity that does not exist.
 
-CREATE OR REPLACE FUNCTION vectuned_entities._check_given(argument text, given boolean, hint text) RETURNS void
+-- Raises an error unless an argument is valid; `valid` is false or NULL where it is missing, empty or too long.
+CREATE OR REPLACE FUNCTION vectuned_entities._require(argument text, valid boolean, hint text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF given IS NOT TRUE THEN
-        RAISE EXCEPTION '% must be given, and not empty', argument
+    IF valid IS NOT TRUE THEN
+        RAISE EXCEPTION '% is missing or invalid', argument
             USING ERRCODE = 'invalid_parameter_value', HINT = hint;
     END IF;
 END
@@ -17,7 +19,7 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM vectuned_entities._check_given(argument, btrim(name) <> '' AND char_length(name) <= most, hint);
+    PERFORM vectuned_entities._require(argument, btrim(name) <> '' AND char_length(name) <= most, hint);
 END
 $$;
 
@@ -28,7 +30,7 @@ AS $$
 BEGIN
     IF value IS NULL OR value < low OR value > high THEN
         RAISE EXCEPTION '% must be between % and %, got %', argument, low, high, coalesce(value::text, 'NULL')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out where it has a default.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Omit it to use the default, if it has one.';
     END IF;
 END
 $$;
@@ -40,12 +42,12 @@ AS $$
 BEGIN
     IF (value = ANY (choices)) IS NOT TRUE THEN
         RAISE EXCEPTION '% must be one of %, got %', argument, array_to_string(choices, ', '), coalesce(left(value, 100), 'NULL')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out where it has a default.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Omit it to use the default, if it has one.';
     END IF;
 END
 $$;
 
--- An array of at most so many elements, none of them NULL; NULL and empty arrays only where they are allowed.
+-- Requires an array of 1 to `most` elements without NULLs. If `optional`, NULL is allowed too.
 CREATE OR REPLACE FUNCTION vectuned_entities._check_array(argument text, value anyarray, most int, optional boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE
@@ -67,10 +69,10 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM vectuned_entities._check_given(argument, id IS NOT NULL, 'Name the entity by its entity_id.');
+    PERFORM vectuned_entities._require(argument, id IS NOT NULL, 'Name the entity by its entity_id.');
     IF NOT EXISTS (SELECT FROM vectuned_entities.entities e WHERE e.entity_id = id AND e.status <> 'pruned') THEN
         RAISE EXCEPTION 'there is no entity %', id
-            USING ERRCODE = 'no_data_found', HINT = 'It never was, or it was pruned.';
+            USING ERRCODE = 'no_data_found', HINT = 'It was never stored, or it was pruned.';
     END IF;
 END
 $$;
@@ -81,14 +83,14 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM vectuned_entities._check_given(argument, embedding IS NOT NULL, 'Embed the text with the model of the store.');
+    PERFORM vectuned_entities._require(argument, embedding IS NOT NULL, 'Embed the text with the model of the store.');
     IF @extschema@.vector_dims(embedding) <> expected THEN
-        RAISE EXCEPTION '% has % dimensions, those of the store have %', argument, @extschema@.vector_dims(embedding), expected
+        RAISE EXCEPTION '% has % dimensions, but those of the store have %', argument, @extschema@.vector_dims(embedding), expected
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Embed the text with the model of the store.';
     END IF;
     IF @extschema@.vector_norm(embedding) = 0 THEN
         RAISE EXCEPTION '% is the zero vector, which has no cosine distance', argument
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'The text has nothing to embed.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'The model found nothing to embed in the text.';
     END IF;
 END
 $$;
@@ -107,7 +109,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM vectuned_entities._check_given(argument, @ltree@.nlevel(path) > 0, 'For example n00001740.n00001930.');
+    PERFORM vectuned_entities._require(argument, @ltree@.nlevel(path) > 0, 'For example n00001740.n00001930.');
 END
 $$;
 
@@ -116,11 +118,11 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM vectuned_entities._check_given('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.');
+    PERFORM vectuned_entities._require('hierarchy', hierarchy <> '', 'The name of the paths, such as is_a.');
 END
 $$;
 
--- The length of the vectors that are searched.
+-- The number of dimensions of the vectors in the store.
 CREATE OR REPLACE FUNCTION vectuned_entities._dimensions() RETURNS int
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

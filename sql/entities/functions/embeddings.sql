@@ -1,7 +1,7 @@
--- Embeddings: what waits for one, storing them in batches, and moving the whole store to another model. The embedding
--- itself is done outside (reasoning/rebase.py): it asks for texts and gives vectors back.
+-- Embeddings: which texts wait for one, storing them in batches, and moving the whole store to another model. A client does
+-- the embedding itself (reasoning/store/rebase.py): it fetches texts and stores vectors.
 
--- Gives an entity another embedding; the one before goes to the history with its model.
+-- Replaces the embedding of an entity; the previous one and its model go to the history.
 CREATE OR REPLACE FUNCTION vectuned_entities.update_entity_embedding(
     target_entity_id bigint, new_embedding @extschema@.vector, model_name text DEFAULT NULL, model_version text DEFAULT NULL)
 RETURNS void
@@ -28,7 +28,7 @@ BEGIN
 END
 $$;
 
--- Where the texts of a kind are: the table, its key, and of a row t what is embedded.
+-- Where the texts of a kind are stored: the table, its key, and the expression for the text of a row t.
 CREATE OR REPLACE FUNCTION vectuned_entities._texts(kind text, OUT relation name, OUT key name, OUT content text)
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -39,11 +39,11 @@ AS $$
     WHERE k.kind = _texts.kind
 $$;
 
--- The next texts to embed, by number and after the one given: those of entities ('entity') and resources ('resource')
--- without an embedding or with another text since; with a job those that it has not embedded yet.
--- text_hash goes back to put_embedding_batch: what was changed meanwhile is not stored, and comes again.
--- stripe (0 to 15) takes every sixteenth number. Rows side by side are then updated in different transactions, so that each
--- finds the room that the one before left on its page, and no index is touched (a heap-only tuple).
+-- The next texts to embed, in order of id and after after_id: those of entities (kind 'entity') or resources ('resource')
+-- that have no embedding, or whose text has changed since; with a job, those that the job has not embedded yet.
+-- Pass text_hash back to put_embedding_batch, which skips a text that has changed meanwhile; it is returned again later.
+-- stripe (0 to 15) limits the ids to every sixteenth. Neighbouring rows are then updated in different transactions, so that
+-- each update reuses the space that the last one freed on its page, as a heap-only tuple (HOT) without index writes.
 CREATE OR REPLACE FUNCTION vectuned_entities.next_embedding_batch(
     kind text DEFAULT 'entity', batch_size int DEFAULT 512, after_id bigint DEFAULT 0, job_id bigint DEFAULT NULL,
     stripe int DEFAULT NULL)
@@ -57,7 +57,7 @@ DECLARE
 BEGIN
     PERFORM vectuned_entities._check_choice('kind', kind, '{entity,resource}'),
             vectuned_entities._check_range('batch_size', batch_size, 1, 10000),
-            vectuned_entities._check_given('after_id', after_id IS NOT NULL, 'The last id of the batch before, 0 for the first.'),
+            vectuned_entities._require('after_id', after_id IS NOT NULL, 'The last id of the previous batch, 0 for the first.'),
             vectuned_entities._check_range('stripe', coalesce(stripe, 0), 0, 15);
     IF job_id IS NOT NULL THEN
         PERFORM vectuned_entities._running_job(job_id);
@@ -74,7 +74,7 @@ BEGIN
 END
 $$;
 
--- Stores embeddings of texts from next_embedding_batch; returns how many, without those whose text is another by now.
+-- Stores embeddings of texts from next_embedding_batch and returns how many; skips texts that have changed since.
 CREATE OR REPLACE FUNCTION vectuned_entities.put_embedding_batch(
     kind text, ids bigint[], embeddings @extschema@.vector[], text_hashes bigint[], model_id int, job_id bigint DEFAULT NULL)
 RETURNS int
@@ -92,12 +92,12 @@ BEGIN
     PERFORM vectuned_entities._check_choice('kind', kind, '{entity,resource}'),
             vectuned_entities._check_array('ids', ids, 10000), vectuned_entities._check_array('embeddings', embeddings, 10000),
             vectuned_entities._check_array('text_hashes', text_hashes, 10000),
-            vectuned_entities._check_given('as many embeddings and text_hashes as ids',
-                cardinality(ids) = cardinality(embeddings) AND cardinality(ids) = cardinality(text_hashes), 'One of each for every text.');
+            vectuned_entities._require('embeddings and text_hashes',
+                cardinality(ids) = cardinality(embeddings) AND cardinality(ids) = cardinality(text_hashes), 'One embedding and one text_hash for every id.');
     model := CASE WHEN job_id IS NULL THEN vectuned_entities._model_for(NULL, NULL)
                   ELSE (vectuned_entities._running_job(job_id)).model_id END;
     IF model_id IS DISTINCT FROM model THEN
-        RAISE EXCEPTION 'the embeddings are of model %, those asked for of model %', coalesce(model_id::text, 'NULL'), model
+        RAISE EXCEPTION 'the embeddings are of model %, but model % is expected', coalesce(model_id::text, 'NULL'), model
             USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT * FROM vectuned_entities.embedding_model_versions';
     END IF;
     SELECT m.dimensions INTO STRICT expected FROM vectuned_entities.embedding_model_versions m WHERE m.model_id = model;
@@ -124,6 +124,7 @@ BEGIN
 END
 $$;
 
+-- The running rebase with this number; an error if there is none.
 CREATE OR REPLACE FUNCTION vectuned_entities._running_job(job_id bigint) RETURNS vectuned_entities.rebase_jobs
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -134,15 +135,15 @@ DECLARE
 BEGIN
     SELECT * INTO job FROM vectuned_entities.rebase_jobs j WHERE j.job_id = job_id AND j.state = 'running';
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no running rebase %', coalesce(job_id::text, 'without a number')
+        RAISE EXCEPTION 'there is no running rebase %', coalesce(job_id::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT * FROM vectuned_entities.rebase_jobs';
     END IF;
     RETURN job;
 END
 $$;
 
--- Begins to move the store to another model, or goes on with it; returns the number of the job. Searches stay with the
--- current model until rebase_switch. Texts are embedded by whoever calls next_embedding_batch and put_embedding_batch.
+-- Starts moving the store to another model, or resumes it; returns the number of the job. Searches use the current model
+-- until rebase_switch. The caller embeds the texts, by next_embedding_batch and put_embedding_batch.
 CREATE OR REPLACE FUNCTION vectuned_entities.rebase_all_embeddings(model_name text, model_version text, dimensions int)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -161,15 +162,15 @@ BEGIN
         FROM vectuned_entities._rebase_progress() t WHERE j.job_id = job.job_id;
         RETURN job.job_id;
     ELSIF job.job_id IS NOT NULL THEN
-        RAISE EXCEPTION 'the store is being moved to another model, by rebase %', job.job_id
+        RAISE EXCEPTION 'the store is being moved to another model by rebase %', job.job_id
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = format('Let that go on, or SELECT vectuned_entities.rebase_cancel(%s).', job.job_id);
+                  HINT = format('Let it finish, or SELECT vectuned_entities.rebase_cancel(%s).', job.job_id);
     ELSIF model = (SELECT m.model_id FROM vectuned_entities.current_embedding_model() m) THEN
-        RAISE EXCEPTION 'the store is of model % % already', model_name, model_version
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'What waits to be embedded is listed by next_embedding_batch().';
+        RAISE EXCEPTION 'the store already uses model % %', model_name, model_version
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'next_embedding_batch() lists the texts that wait to be embedded.';
     END IF;
     FOREACH relation IN ARRAY '{entities,external_resources}'::name[] LOOP
-        PERFORM vectuned_entities._renew_next(relation, dimensions),
+        PERFORM vectuned_entities._reset_next_columns(relation, dimensions),
                 vectuned_entities._require_model(relation, 'embedding_next', model);
     END LOOP;
     INSERT INTO vectuned_entities.rebase_jobs AS j (model_id, total)
@@ -178,6 +179,7 @@ BEGIN
 END
 $$;
 
+-- How many texts a rebase has to embed, and how many of them it has embedded.
 CREATE OR REPLACE FUNCTION vectuned_entities._rebase_progress(OUT total bigint, OUT embedded bigint)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -189,8 +191,9 @@ AS $$
           SELECT count(*), count(r.embedding_next_model) FROM vectuned_entities.external_resources r WHERE r.content <> '') c
 $$;
 
--- Empty columns for the next model; only the catalogue changes, and what hung on the old ones goes with them.
-CREATE OR REPLACE FUNCTION vectuned_entities._renew_next(relation name, dimensions int) RETURNS void
+-- Replaces the columns for the next model's embeddings with empty ones, which changes only the catalog. The constraints and
+-- indexes on the old columns are dropped with them.
+CREATE OR REPLACE FUNCTION vectuned_entities._reset_next_columns(relation name, dimensions int) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -211,8 +214,8 @@ BEGIN
 END
 $$;
 
--- Puts the next model in the place of the current one, in no time: columns and indexes are renamed. Every text must be
--- embedded. The new indexes (queries.sql: create_next_...) should stand by then; without them searches read the table.
+-- Makes the next model the current one by renaming columns and indexes, which takes no time. Every text must have been
+-- embedded. Build the indexes on embedding_next first; without them searches read the whole table.
 CREATE OR REPLACE FUNCTION vectuned_entities.rebase_switch(job_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -227,8 +230,8 @@ BEGIN
     LOCK TABLE vectuned_entities.entities, vectuned_entities.external_resources IN ACCESS EXCLUSIVE MODE;
     SELECT * INTO progress FROM vectuned_entities._rebase_progress();
     IF progress.embedded < progress.total THEN
-        RAISE EXCEPTION '% of % texts are not embedded with the next model yet', progress.total - progress.embedded, progress.total
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Embed them: next_embedding_batch, put_embedding_batch.';
+        RAISE EXCEPTION '% of % texts are not yet embedded with the next model', progress.total - progress.embedded, progress.total
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Embed them by next_embedding_batch and put_embedding_batch.';
     END IF;
     FOREACH relation IN ARRAY '{entities,external_resources}'::name[] LOOP
         EXECUTE format('ALTER TABLE vectuned_entities.%I DROP COLUMN embedding, DROP COLUMN embedding_model', relation);
@@ -247,7 +250,7 @@ BEGIN
         END IF;
         EXECUTE format('ALTER TABLE vectuned_entities.%I RENAME CONSTRAINT %I TO %I', relation,
                        relation || '_embedding_next_model_fkey', relation || '_embedding_model_fkey');
-        PERFORM vectuned_entities._renew_next(relation, (SELECT m.dimensions FROM vectuned_entities.embedding_model_versions m
+        PERFORM vectuned_entities._reset_next_columns(relation, (SELECT m.dimensions FROM vectuned_entities.embedding_model_versions m
                                                          WHERE m.model_id = job.model_id));
     END LOOP;
     UPDATE vectuned_entities.entities e SET needs_embedding = false WHERE e.needs_embedding AND e.status = 'active';
@@ -257,12 +260,12 @@ BEGIN
     UPDATE vectuned_entities.rebase_jobs j
     SET state = 'done', total = progress.total, embedded = progress.embedded, progress_at = now(), finished_at = now()
     WHERE j.job_id = job_id;
-    PERFORM vectuned_entities._retune();
+    PERFORM vectuned_entities._restart_tuning();
 END
 $$;
 
--- What vectuned learned was about vectors and queries of another model. It goes on with the settings it had.
-CREATE OR REPLACE FUNCTION vectuned_entities._retune() RETURNS void
+-- Discards what vectuned learned, since it concerned vectors and queries of another model, and continues to tune with the same settings.
+CREATE OR REPLACE FUNCTION vectuned_entities._restart_tuning() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -284,7 +287,7 @@ BEGIN
 END
 $$;
 
--- Stays with the current model, and forgets what was embedded with the other one.
+-- Cancels a rebase: keeps the current model and deletes the embeddings of the other one.
 CREATE OR REPLACE FUNCTION vectuned_entities.rebase_cancel(job_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -292,8 +295,8 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._running_job(job_id),
-            vectuned_entities._renew_next('entities', vectuned_entities._dimensions()),
-            vectuned_entities._renew_next('external_resources', vectuned_entities._dimensions());
+            vectuned_entities._reset_next_columns('entities', vectuned_entities._dimensions()),
+            vectuned_entities._reset_next_columns('external_resources', vectuned_entities._dimensions());
     UPDATE vectuned_entities.rebase_jobs j
     SET state = 'cancelled', progress_at = now(), finished_at = now() WHERE j.job_id = job_id;
 END

@@ -1,6 +1,6 @@
 -- Entities and their attributes.
 
--- Stores an entity and returns its number. Without an embedding it waits to be embedded (next_embedding_batch).
+-- Stores an entity and returns its id. Without an embedding it waits to be embedded (next_embedding_batch).
 CREATE OR REPLACE FUNCTION vectuned_entities.insert_entity(
     entity_name text, embedding @extschema@.vector DEFAULT NULL, description text DEFAULT '', label text DEFAULT NULL,
     attributes jsonb DEFAULT '{}', language regconfig DEFAULT 'english', model_name text DEFAULT NULL,
@@ -16,10 +16,10 @@ DECLARE
     attribute record;
 BEGIN
     PERFORM vectuned_entities._check_name('entity_name', entity_name, 1000, 'A name has 1 to 1000 characters.');
-    PERFORM vectuned_entities._check_given('description', char_length(description) <= 100000, 'At most 100000 characters; '''' where there is none.');
-    PERFORM vectuned_entities._check_given('label', coalesce(label, 'e') ~ '^[A-Za-z0-9_]{1,255}$', 'A label has 1 to 255 letters, digits and underscores.');
-    PERFORM vectuned_entities._check_given('language', language IS NOT NULL, 'A text search configuration, such as english or simple.');
-    PERFORM vectuned_entities._check_given('attributes', jsonb_typeof(attributes) = 'object', 'A JSON object: {"colour": "red", "size": ["s", "m"]}.');
+    PERFORM vectuned_entities._require('description', char_length(description) <= 100000, 'At most 100000 characters; '''' for none.');
+    PERFORM vectuned_entities._require('label', coalesce(label, 'e') ~ '^[A-Za-z0-9_]{1,255}$', 'A label has 1 to 255 letters, digits and underscores.');
+    PERFORM vectuned_entities._require('language', language IS NOT NULL, 'A text search configuration, such as english or simple.');
+    PERFORM vectuned_entities._require('attributes', jsonb_typeof(attributes) = 'object', 'A JSON object: {"colour": "red", "size": ["s", "m"]}.');
     IF embedding IS NOT NULL THEN
         PERFORM vectuned_entities._check_embedding('embedding', embedding, vectuned_entities._dimensions());
         model_id := vectuned_entities._model_for(model_name, model_version);
@@ -39,12 +39,12 @@ BEGIN
     END LOOP;
     RETURN id;
 EXCEPTION WHEN unique_violation THEN
-    RAISE EXCEPTION 'there is an entity with the label % already', label
-        USING ERRCODE = 'unique_violation', HINT = 'Leave the label out, or choose another.';
+    RAISE EXCEPTION 'there already is an entity with the label %', label
+        USING ERRCODE = 'unique_violation', HINT = 'Omit the label, or choose another.';
 END
 $$;
 
--- Changes what an entity says of itself; NULL leaves a part as it is. Its embedding is then out of date.
+-- Changes the name, description or language of an entity; NULL leaves each as it is. A new text makes the embedding out of date.
 CREATE OR REPLACE FUNCTION vectuned_entities.update_entity(
     target_entity_id bigint, entity_name text DEFAULT NULL, description text DEFAULT NULL, language regconfig DEFAULT NULL)
 RETURNS void
@@ -57,7 +57,7 @@ BEGIN
     IF entity_name IS NOT NULL THEN
         PERFORM vectuned_entities._check_name('entity_name', entity_name, 1000, 'A name has 1 to 1000 characters.');
     END IF;
-    PERFORM vectuned_entities._check_given('description', coalesce(char_length(description), 0) <= 100000, 'At most 100000 characters.');
+    PERFORM vectuned_entities._require('description', coalesce(char_length(description), 0) <= 100000, 'At most 100000 characters.');
     UPDATE vectuned_entities.entities e
     SET name = coalesce(entity_name, e.name), description = coalesce(description, e.description),
         language = coalesce(language::text, e.language)
@@ -65,7 +65,7 @@ BEGIN
 END
 $$;
 
--- Gives an entity a value of an attribute, of which it may have several; idempotent.
+-- Adds a value of an attribute to an entity, which may have several; idempotent.
 CREATE OR REPLACE FUNCTION vectuned_entities.set_entity_attribute(target_entity_id bigint, attribute text, value text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -75,7 +75,7 @@ AS $$
 BEGIN
     PERFORM vectuned_entities._check_entity('target_entity_id', target_entity_id);
     PERFORM vectuned_entities._check_name('attribute', attribute, 200, 'A name has 1 to 200 characters.');
-    PERFORM vectuned_entities._check_given('value', octet_length(value) <= 2000, 'A value has at most 2000 bytes; longer texts are external resources.');
+    PERFORM vectuned_entities._require('value', octet_length(value) <= 2000, 'A value has at most 2000 bytes; longer texts are external resources.');
     INSERT INTO vectuned_entities.attributes (name)
     SELECT attribute WHERE NOT EXISTS (SELECT FROM vectuned_entities.attributes a WHERE a.name = attribute)
     ON CONFLICT ON CONSTRAINT attributes_name_key DO NOTHING;
@@ -90,6 +90,7 @@ BEGIN
 END
 $$;
 
+-- Entities by id, in the order of the ids.
 CREATE OR REPLACE FUNCTION vectuned_entities.get_entities(entity_ids bigint[])
 RETURNS TABLE (entity_id bigint, label text, name text, description text, language text, status text, needs_embedding boolean,
                usage_count bigint, last_accessed timestamptz, created_at timestamptz, updated_at timestamptz)
@@ -109,6 +110,7 @@ BEGIN
 END
 $$;
 
+-- The attributes of entities, all or those named.
 CREATE OR REPLACE FUNCTION vectuned_entities.get_entity_attributes(entity_ids bigint[], attribute_names text[] DEFAULT NULL)
 RETURNS TABLE (entity_id bigint, attribute text, value text)
 LANGUAGE plpgsql STABLE
@@ -128,6 +130,7 @@ BEGIN
 END
 $$;
 
+-- Active entities that have a value of an attribute.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entities_by_attribute(attribute text, value text, max_results int DEFAULT 100)
 RETURNS TABLE (entity_id bigint, name text)
 LANGUAGE plpgsql STABLE
@@ -135,8 +138,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM vectuned_entities._check_given('attribute', attribute <> '', 'For example part_of_speech.'),
-            vectuned_entities._check_given('value', value IS NOT NULL, 'The value to look for, as text.'),
+    PERFORM vectuned_entities._require('attribute', attribute <> '', 'For example part_of_speech.'),
+            vectuned_entities._require('value', value IS NOT NULL, 'The value to look for, as text.'),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     RETURN QUERY
         SELECT e.entity_id, e.name
@@ -149,8 +152,8 @@ BEGIN
 END
 $$;
 
--- Other entities with the same values, those that share most first. Values that more than max_holders entities have
--- tell nothing (a part of speech, say) and are passed over, which also bounds the work.
+-- Other entities with the same attribute values, those that share most first. Values that more than max_holders entities
+-- have, such as a part of speech, say too little and are ignored, which also bounds the work.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entities_sharing_attributes(
     start_entity_id bigint, attribute_names text[] DEFAULT NULL, max_results int DEFAULT 20, max_holders int DEFAULT 1000)
 RETURNS TABLE (entity_id bigint, name text, shared int, shared_values text[])

@@ -1,8 +1,8 @@
--- Entities in hierarchies, by the paths that lead to them.
+-- Hierarchies of entities, by the paths from a root to each entity.
 
--- Works out the paths anew, level by level, from the relationships of the types given: source below target. Of an entity
--- with many ways to it the shortest max_paths are kept, of a chain max_depth levels; a cycle is cut where it closes.
--- Relationships of these types get the path that leads through them. Returns how many paths there are.
+-- Recomputes the paths of a hierarchy, level by level, from the relationships of the given types; the source of a
+-- relationship is below its target. Keeps the max_paths shortest paths of an entity and max_depth levels, and cuts a cycle
+-- where it closes. Sets the path of the relationships of these types. Returns the number of paths.
 CREATE OR REPLACE FUNCTION vectuned_entities.rebuild_entity_paths(
     relationship_types text[] DEFAULT '{hypernym,instance_hypernym}', hierarchy text DEFAULT 'is_a', max_paths int DEFAULT 16,
     max_depth int DEFAULT 64)
@@ -22,7 +22,7 @@ BEGIN
             vectuned_entities._check_range('max_depth', max_depth, 2, 64);
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned_entities.paths ' || hierarchy, 0));
     DELETE FROM vectuned_entities.entity_paths p WHERE p.hierarchy = hierarchy;
-    -- Roots: what is above something and below nothing.
+    -- Roots: entities above another and below none.
     INSERT INTO vectuned_entities.entity_paths (entity_id, hierarchy, path_no, path)
     SELECT e.entity_id, hierarchy, 1, @ltree@.text2ltree(e.label) FROM vectuned_entities.entities e
     WHERE e.entity_id IN (SELECT r.target_id FROM vectuned_entities.relationships r WHERE r.type_id = ANY (type_ids))
@@ -44,7 +44,7 @@ BEGIN
                     WHERE p.hierarchy = hierarchy AND p.level = depth
                       AND @ltree@.index(p.path, @ltree@.text2ltree(e.label)) < 0
                 ) c
-                -- What is longer does not fit into an index entry.
+                -- A longer path does not fit into an index entry.
                 WHERE octet_length(@ltree@.ltree2text(c.path)) <= 1500
                   AND NOT EXISTS (SELECT FROM vectuned_entities.entity_paths o WHERE o.entity_id = c.entity_id
                                   AND o.hierarchy = hierarchy AND o.path OPERATOR(@ltree@.=) c.path)
@@ -54,7 +54,7 @@ BEGIN
             EXIT WHEN added = 0;
             depth := depth + 1;
         END LOOP;
-        -- What no root leads to hangs on a cycle, unless it is too deep: one of its members serves as a root.
+        -- Entities that no root leads to are on or below a cycle, or too deep: use one of them as a root.
         EXIT WHEN added > 0;
         INSERT INTO vectuned_entities.entity_paths (entity_id, hierarchy, path_no, path)
         SELECT e.entity_id, hierarchy, 1, @ltree@.text2ltree(e.label) FROM vectuned_entities.entities e
@@ -81,6 +81,7 @@ BEGIN
 END
 $$;
 
+-- The paths of an entity in a hierarchy, shortest first.
 CREATE OR REPLACE FUNCTION vectuned_entities.get_entity_paths(start_entity_id bigint, hierarchy text DEFAULT 'is_a')
 RETURNS TABLE (path_no int, path @ltree@.ltree)
 LANGUAGE plpgsql STABLE
@@ -95,7 +96,7 @@ BEGIN
 END
 $$;
 
--- All that an entity is a kind of, by any of its paths; distance is the number of steps, the shortest way.
+-- The entities above an entity, by any of its paths, nearest first; distance is the number of steps of the shortest path.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entity_ancestors(
     start_entity_id bigint, hierarchy text DEFAULT 'is_a', max_results int DEFAULT 100)
 RETURNS TABLE (entity_id bigint, name text, distance int)
@@ -117,7 +118,7 @@ BEGIN
 END
 $$;
 
--- All that is a kind of an entity, the nearest first: level by level, no further than it takes.
+-- The entities below an entity, nearest first. Descends level by level until it has max_results.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entity_descendants(
     start_entity_id bigint, hierarchy text DEFAULT 'is_a', max_depth int DEFAULT 64, max_results int DEFAULT 100)
 RETURNS TABLE (entity_id bigint, name text, distance int)
@@ -154,7 +155,7 @@ BEGIN
 END
 $$;
 
--- What is beside an entity under any of its parents; beside a root the other roots.
+-- The other entities under any parent of an entity; for a root, the other roots.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entity_siblings(
     start_entity_id bigint, hierarchy text DEFAULT 'is_a', max_results int DEFAULT 100)
 RETURNS TABLE (entity_id bigint, name text)
@@ -177,7 +178,7 @@ BEGIN
 END
 $$;
 
--- pattern: an lquery over labels, such as *.n02084071.*{1} for what is one step below.
+-- Entities whose path matches an lquery over labels; for example *.n02084071.*{1} matches those one step below.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entities_by_path(
     pattern @ltree@.lquery, hierarchy text DEFAULT 'is_a', max_results int DEFAULT 100)
 RETURNS TABLE (entity_id bigint, name text, path @ltree@.ltree)
@@ -186,7 +187,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM vectuned_entities._check_given('pattern', pattern IS NOT NULL, 'An lquery, such as n00001740.*.'),
+    PERFORM vectuned_entities._require('pattern', pattern IS NOT NULL, 'An lquery, such as n00001740.*.'),
             vectuned_entities._check_hierarchy(hierarchy),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     RETURN QUERY

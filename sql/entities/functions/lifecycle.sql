@@ -1,7 +1,8 @@
--- Entities come, are used, are put aside, and go. Only active ones are found; archived ones keep all but their place in the
--- index and come back by restore_entity; of pruned ones nothing stays but the number, the label and the name.
+-- The life cycle of entities: active, archived, pruned. Searches find only active ones. Archived ones keep everything but
+-- their place in the vector index, and restore_entity makes them active again. Pruned ones keep only id, label and name.
 
--- Counts a use of entities; of those that are none, nothing. In a read-only transaction nothing is counted.
+-- Counts a use of each entity and returns how many were counted. Ignores ids that do not exist; in a read-only transaction
+-- it counts nothing.
 CREATE OR REPLACE FUNCTION vectuned_entities.touch_entities(entity_ids bigint[]) RETURNS int
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -14,7 +15,7 @@ BEGIN
     IF current_setting('transaction_read_only')::boolean THEN
         RETURN 0;
     END IF;
-    -- In order, so that two callers never wait for each other.
+    -- In order of id, so that two callers cannot deadlock.
     INSERT INTO vectuned_entities.reference_tracking AS t (entity_id, usage_count)
     SELECT e.entity_id, u.uses
     FROM (SELECT i.id, count(*) AS uses FROM unnest(entity_ids) AS i (id) GROUP BY i.id) u
@@ -27,7 +28,7 @@ BEGIN
 END
 $$;
 
--- Those used most, worth keeping in a cache.
+-- The entities used most often, which are worth caching.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_hot_entities(max_results int DEFAULT 100, used_within interval DEFAULT '1 day')
 RETURNS TABLE (entity_id bigint, name text, usage_count bigint, last_accessed timestamptz)
 LANGUAGE plpgsql STABLE
@@ -36,7 +37,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_range('max_results', max_results, 1, 10000),
-            vectuned_entities._check_given('used_within', used_within > interval '0', 'An interval above zero, such as 1 day.');
+            vectuned_entities._require('used_within', used_within > interval '0', 'An interval above zero, such as 1 day.');
     RETURN QUERY
         SELECT e.entity_id, e.name, t.usage_count, t.last_accessed
         FROM vectuned_entities.reference_tracking t
@@ -46,7 +47,7 @@ BEGIN
 END
 $$;
 
--- Returns whether there was something to archive.
+-- Archives an entity. Returns whether it was active.
 CREATE OR REPLACE FUNCTION vectuned_entities.archive_entity(target_entity_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -57,6 +58,7 @@ BEGIN
 END
 $$;
 
+-- Archives the active ones among some entities, with their embeddings in the history. Returns how many.
 CREATE OR REPLACE FUNCTION vectuned_entities._archive(entity_ids bigint[]) RETURNS int
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -68,7 +70,7 @@ BEGIN
     PERFORM FROM vectuned_entities.entities e WHERE e.entity_id = ANY (entity_ids) ORDER BY e.entity_id FOR UPDATE;
     INSERT INTO vectuned_entities.embedding_history (entity_id, embedding, model_id, reason)
     SELECT e.entity_id, e.embedding, e.embedding_model, 'archived' FROM vectuned_entities.entities e
-    -- One that is out of date is not worth coming back to.
+    -- An out-of-date embedding would not be restored.
     WHERE e.entity_id = ANY (entity_ids) AND e.status = 'active' AND e.embedding IS NOT NULL AND NOT e.needs_embedding;
     UPDATE vectuned_entities.entities e
     SET status = 'archived', embedding = NULL, embedding_model = NULL, embedding_next = NULL, embedding_next_model = NULL
@@ -78,7 +80,7 @@ BEGIN
 END
 $$;
 
--- Makes an archived entity active again, with the embedding it had if that is of the current model; otherwise it waits to
+-- Makes an archived entity active again. It gets its embedding back if that is of the current model; otherwise it waits to
 -- be embedded. Returns whether it was archived.
 CREATE OR REPLACE FUNCTION vectuned_entities.restore_entity(target_entity_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
@@ -101,7 +103,7 @@ BEGIN
         SELECT i.embedding, i.model_id, i.replaced_at FROM vectuned_entities.embedding_history i
         WHERE i.entity_id = target_entity_id AND i.reason = 'archived' ORDER BY i.history_id DESC LIMIT 1
     ) h ON h.model_id = (SELECT m.model_id FROM vectuned_entities.current_embedding_model() m)
-       -- Nothing was changed since.
+       -- Only if the entity has not changed since.
        AND archived.updated_at = archived.status_changed_at AND h.replaced_at >= archived.status_changed_at
     WHERE e.entity_id = target_entity_id;
     DELETE FROM vectuned_entities.embedding_history h WHERE h.entity_id = target_entity_id AND h.reason = 'archived';
@@ -109,13 +111,14 @@ BEGIN
 END
 $$;
 
--- Forgets an entity for good: its relationships, attributes, paths, links, use and history. Its number stays taken.
+-- Deletes the relationships, attributes, paths, links, usage and history of an entity; its id is not reused. Returns whether
+-- it was not pruned already.
 CREATE OR REPLACE FUNCTION vectuned_entities.prune_entity(target_entity_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM vectuned_entities._check_given('target_entity_id', target_entity_id IS NOT NULL, 'Name the entity by its entity_id.');
+    PERFORM vectuned_entities._require('target_entity_id', target_entity_id IS NOT NULL, 'Name the entity by its entity_id.');
     IF NOT EXISTS (SELECT FROM vectuned_entities.entities e WHERE e.entity_id = target_entity_id AND e.status = 'pruned') THEN
         PERFORM vectuned_entities._check_entity('target_entity_id', target_entity_id);
     END IF;
@@ -123,6 +126,7 @@ BEGIN
 END
 $$;
 
+-- Prunes entities; returns how many.
 CREATE OR REPLACE FUNCTION vectuned_entities._prune(entity_ids bigint[]) RETURNS int
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -147,8 +151,8 @@ BEGIN
 END
 $$;
 
--- Archives what was neither used nor changed for so long; at most batch_size entities,
--- those unused longest first. Repeat it until it returns 0.
+-- Archives at most batch_size entities that have been neither used nor changed for unused_for, those unused longest first.
+-- Returns how many; repeat it until it returns 0.
 CREATE OR REPLACE FUNCTION vectuned_entities.archive_inactive_entities(
     unused_for interval DEFAULT '90 days', batch_size int DEFAULT 1000)
 RETURNS int
@@ -157,7 +161,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM vectuned_entities._check_given('unused_for', unused_for > interval '0', 'An interval above zero, such as 90 days.'),
+    PERFORM vectuned_entities._require('unused_for', unused_for > interval '0', 'An interval above zero, such as 90 days.'),
             vectuned_entities._check_range('batch_size', batch_size, 1, 10000);
     RETURN vectuned_entities._archive(ARRAY(
         SELECT e.entity_id
@@ -168,7 +172,8 @@ BEGIN
 END
 $$;
 
--- Prunes what has been archived for so long; at most batch_size entities, the oldest first. Repeat it until it returns 0.
+-- Prunes at most batch_size entities that have been archived for archived_for, the oldest first. Returns how many; repeat it
+-- until it returns 0.
 CREATE OR REPLACE FUNCTION vectuned_entities.prune_archived_entities(
     archived_for interval DEFAULT '365 days', batch_size int DEFAULT 1000)
 RETURNS int
@@ -177,7 +182,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM vectuned_entities._check_given('archived_for', archived_for > interval '0', 'An interval above zero, such as 365 days.'),
+    PERFORM vectuned_entities._require('archived_for', archived_for > interval '0', 'An interval above zero, such as 365 days.'),
             vectuned_entities._check_range('batch_size', batch_size, 1, 10000);
     RETURN vectuned_entities._prune(ARRAY(
         SELECT e.entity_id FROM vectuned_entities.entities e

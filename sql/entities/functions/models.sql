@@ -1,4 +1,4 @@
--- Which model embedded what. One model is the current one; no embedding of another can enter the tables.
+-- Embedding models. One of them is current, and constraints keep embeddings of any other model out of the tables.
 
 -- The text that is embedded for an entity.
 CREATE OR REPLACE FUNCTION vectuned_entities.entity_text(name text, description text) RETURNS text
@@ -6,7 +6,7 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT CASE WHEN entity_text.description = '' THEN entity_text.name ELSE entity_text.name || ': ' || entity_text.description END $$;
 
--- Makes a model known, and the first one of the tables' dimensions the current one; idempotent.
+-- Registers a model and returns its id; idempotent. The first model with the dimensions of the tables becomes current.
 CREATE OR REPLACE FUNCTION vectuned_entities.register_embedding_model(model_name text, model_version text, dimensions int)
 RETURNS int
 LANGUAGE plpgsql VOLATILE
@@ -26,8 +26,8 @@ BEGIN
     SELECT * INTO STRICT model FROM vectuned_entities.embedding_model_versions m
     WHERE m.name = model_name AND m.version = model_version;
     IF model.dimensions <> dimensions THEN
-        RAISE EXCEPTION 'model % % is known with % dimensions, not %', model_name, model_version, model.dimensions, dimensions
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give what has other dimensions another name or version.';
+        RAISE EXCEPTION 'model % % is registered with % dimensions, not %', model_name, model_version, model.dimensions, dimensions
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Register a model of other dimensions under another name or version.';
     END IF;
     IF dimensions = vectuned_entities._dimensions()
         AND NOT EXISTS (SELECT FROM vectuned_entities.embedding_model_versions m WHERE m.status = 'current')
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 
--- No row of a table may hold an embedding of another model: a constraint, which holds for whatever writes.
+-- Adds a constraint to a table that no row may hold an embedding of another model, however it is written.
 CREATE OR REPLACE FUNCTION vectuned_entities._require_model(table_name name, column_name name, model_id int) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -53,6 +53,7 @@ BEGIN
 END
 $$;
 
+-- The current model; all NULL if there is none.
 CREATE OR REPLACE FUNCTION vectuned_entities.current_embedding_model(
     OUT model_id int, OUT name text, OUT version text, OUT dimensions int)
 LANGUAGE sql STABLE
@@ -62,7 +63,7 @@ AS $$
     FROM vectuned_entities.embedding_model_versions m WHERE m.status = 'current'
 $$;
 
--- The current model, which the one that is named must be: vectors of different ones are not comparable.
+-- The id of the current model. Raises an error if another model is named, because their vectors are not comparable.
 CREATE OR REPLACE FUNCTION vectuned_entities._model_for(model_name text, model_version text) RETURNS int
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -77,7 +78,7 @@ BEGIN
                   HINT = 'SELECT vectuned_entities.register_embedding_model(name, version, dimensions)';
     END IF;
     IF coalesce(model_name, model.name) <> model.name OR coalesce(model_version, model.version) <> model.version THEN
-        RAISE EXCEPTION 'the embedding is of model % %, those of the store are of % %', left(coalesce(model_name, model.name), 200),
+        RAISE EXCEPTION 'the embedding is of model % %, but those of the store are of % %', left(coalesce(model_name, model.name), 200),
             left(coalesce(model_version, model.version), 200), model.name, model.version
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Embed with the model of the store, or move the store: vectuned entities rebase --model.';

@@ -1,6 +1,6 @@
--- Relationships between two entities, and their places in hierarchies.
+-- Relationships between two entities, and their paths in hierarchies.
 
--- Numbers of the types that are named; NULL for any type.
+-- Ids of relationship types by name; NULL, for any type, if names is NULL.
 CREATE OR REPLACE FUNCTION vectuned_entities._type_ids(names text[]) RETURNS smallint[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -24,7 +24,7 @@ BEGIN
 END
 $$;
 
--- Relates source to target; what is related so already gets the confidence and, if one is given, the path.
+-- Stores a relationship and returns its id. An existing one gets the new confidence and, if not NULL, the new path.
 CREATE OR REPLACE FUNCTION vectuned_entities.insert_relationship(
     source_id bigint, target_id bigint, relationship_type text, confidence float8 DEFAULT 1, path @ltree@.ltree DEFAULT NULL)
 RETURNS bigint
@@ -54,7 +54,7 @@ BEGIN
 END
 $$;
 
--- What an entity is related to (out), what is related to it (in), or both; the surest first.
+-- The relationships of an entity to others ('out'), of others to it ('in'), or both, in order of confidence.
 CREATE OR REPLACE FUNCTION vectuned_entities.get_entity_relationships(
     start_entity_id bigint, relationship_types text[] DEFAULT NULL, direction text DEFAULT 'out', max_results int DEFAULT 100)
 RETURNS TABLE (relationship_id bigint, direction_found text, entity_id bigint, name text, relationship_type text, confidence float8,
@@ -90,7 +90,7 @@ BEGIN
 END
 $$;
 
--- Relationships at a path and below it. Those without a path lie in no hierarchy and are not found.
+-- Relationships at a path and below it. Those without a path are in no hierarchy and are not found.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_relationships(prefix @ltree@.ltree, max_results int DEFAULT 100)
 RETURNS TABLE (relationship_id bigint, path @ltree@.ltree, source_id bigint, target_id bigint, relationship_type text, confidence float8)
 LANGUAGE plpgsql STABLE
@@ -107,7 +107,7 @@ BEGIN
 END
 $$;
 
--- The relationships from a root down to a path, itself included.
+-- The relationships from a root down to a path, inclusive.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_relationship_ancestors(target_path @ltree@.ltree, max_results int DEFAULT 100)
 RETURNS TABLE (relationship_id bigint, path @ltree@.ltree, source_id bigint, target_id bigint, relationship_type text, confidence float8)
 LANGUAGE plpgsql STABLE
@@ -124,6 +124,7 @@ BEGIN
 END
 $$;
 
+-- The relationships below a path.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_relationship_descendants(parent_path @ltree@.ltree, max_results int DEFAULT 100)
 RETURNS TABLE (relationship_id bigint, path @ltree@.ltree, source_id bigint, target_id bigint, relationship_type text, confidence float8)
 LANGUAGE plpgsql STABLE
@@ -140,7 +141,7 @@ BEGIN
 END
 $$;
 
--- The relationships beside a path: one level below the same parent. Beside a root are the other roots.
+-- The relationships one level below the parent of a path, without the path itself; for a root, the other roots.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_relationship_siblings(entity_path @ltree@.ltree, max_results int DEFAULT 100)
 RETURNS TABLE (relationship_id bigint, path @ltree@.ltree, source_id bigint, target_id bigint, relationship_type text, confidence float8)
 LANGUAGE plpgsql STABLE
@@ -158,7 +159,7 @@ BEGIN
 END
 $$;
 
--- pattern: an lquery, such as n00001740.*{2}.n02084071.* or *.!n02084071.*
+-- Relationships whose path matches an lquery, such as n00001740.*{2}.n02084071.* or *.!n02084071.*
 CREATE OR REPLACE FUNCTION vectuned_entities.find_relationships_by_pattern(pattern @ltree@.lquery, max_results int DEFAULT 100)
 RETURNS TABLE (relationship_id bigint, path @ltree@.ltree, source_id bigint, target_id bigint, relationship_type text, confidence float8)
 LANGUAGE plpgsql STABLE
@@ -166,7 +167,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM vectuned_entities._check_given('pattern', pattern IS NOT NULL, 'An lquery, such as n00001740.*.'),
+    PERFORM vectuned_entities._require('pattern', pattern IS NOT NULL, 'An lquery, such as n00001740.*.'),
             vectuned_entities._check_range('max_results', max_results, 1, 10000);
     RETURN QUERY
         SELECT r.relationship_id, r.path, r.source_id, r.target_id, t.name, r.confidence

@@ -1,6 +1,6 @@
--- External resources: texts from elsewhere, linked to the entities that they say something about.
+-- External resources: texts from other sources, linked to the entities they describe.
 
--- Stores a resource and returns its number; what is known by its uri already gets the new content.
+-- Stores a resource and returns its id. An existing resource with the same uri gets the new content.
 CREATE OR REPLACE FUNCTION vectuned_entities.insert_external_resource(
     uri text, resource_type text, content text DEFAULT '', embedding @extschema@.vector DEFAULT NULL,
     model_name text DEFAULT NULL, model_version text DEFAULT NULL)
@@ -13,9 +13,9 @@ DECLARE
     id bigint;
     model_id int;
 BEGIN
-    PERFORM vectuned_entities._check_given('uri', btrim(uri) <> '' AND octet_length(uri) <= 2000, 'At most 2000 bytes, such as https://example.org/page.'),
+    PERFORM vectuned_entities._require('uri', btrim(uri) <> '' AND octet_length(uri) <= 2000, 'At most 2000 bytes, such as https://example.org/page.'),
             vectuned_entities._check_name('resource_type', resource_type, 200, 'For example example, document, page.'),
-            vectuned_entities._check_given('content', char_length(content) <= 1000000, 'At most 1000000 characters; '''' where only the uri is known.');
+            vectuned_entities._require('content', char_length(content) <= 1000000, 'At most 1000000 characters; '''' if only the uri is known.');
     IF embedding IS NOT NULL THEN
         PERFORM vectuned_entities._check_embedding('embedding', embedding, vectuned_entities._dimensions());
         model_id := vectuned_entities._model_for(model_name, model_version);
@@ -31,6 +31,7 @@ BEGIN
 END
 $$;
 
+-- Links a resource to an entity, or changes the confidence of an existing link.
 CREATE OR REPLACE FUNCTION vectuned_entities.link_entity_resource(
     target_entity_id bigint, resource_id bigint, confidence float8 DEFAULT 1)
 RETURNS void
@@ -40,7 +41,7 @@ AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM vectuned_entities._check_entity('target_entity_id', target_entity_id),
-            vectuned_entities._check_given('resource_id', resource_id IS NOT NULL, 'Name the resource by its resource_id.'),
+            vectuned_entities._require('resource_id', resource_id IS NOT NULL, 'Name the resource by its resource_id.'),
             vectuned_entities._check_range('confidence', confidence, 0, 1);
     IF NOT EXISTS (SELECT FROM vectuned_entities.external_resources r WHERE r.resource_id = resource_id) THEN
         RAISE EXCEPTION 'there is no external resource %', resource_id
@@ -52,7 +53,7 @@ BEGIN
 END
 $$;
 
--- What is linked to entities, the surest links first; with a query the texts nearest to it first.
+-- The resources linked to entities, in order of confidence; with a query vector, the most similar first.
 CREATE OR REPLACE FUNCTION vectuned_entities.get_entity_resources(
     entity_ids bigint[], max_results int DEFAULT 20, query @extschema@.vector DEFAULT NULL)
 RETURNS TABLE (resource_id bigint, entity_id bigint, uri text, resource_type text, content text, confidence float8, similarity float8)
@@ -77,7 +78,7 @@ BEGIN
 END
 $$;
 
--- The resources nearest to a query, whatever they are linked to.
+-- The resources most similar to a query vector, whatever they are linked to.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_similar_resources(
     query @extschema@.vector, similarity_threshold float8 DEFAULT 0, max_results int DEFAULT 10, ef_search int DEFAULT NULL)
 RETURNS TABLE (resource_id bigint, uri text, resource_type text, content text, similarity float8, entity_ids bigint[])
@@ -102,6 +103,7 @@ BEGIN
 END
 $$;
 
+-- The k nearest resources by the HNSW index; see _scan_entities.
 CREATE OR REPLACE FUNCTION vectuned_entities._scan_resources(query @extschema@.vector, k int, ef_search int)
 RETURNS TABLE (id bigint, distance float8)
 LANGUAGE plpgsql STABLE ROWS 20

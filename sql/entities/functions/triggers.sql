@@ -1,6 +1,7 @@
--- What follows from a row itself is kept by triggers, so that COPY and plain UPDATE are as good as the functions. They name
--- no columns: those of the embeddings are dropped and renamed when the store moves to another model.
+-- Triggers maintain the columns that depend on the row itself, so that COPY and plain UPDATE work as well as the functions.
+-- The triggers on entities and resources have no column list, because a move to another model drops and renames columns.
 
+-- Sets the label, text search document, needs_embedding and times of an entity.
 CREATE OR REPLACE FUNCTION vectuned_entities._entity_changed() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -31,7 +32,7 @@ BEGIN
     IF NEW.status <> OLD.status THEN
         NEW.status_changed_at := now();
     END IF;
-    -- Not what fills embedding_next alone: that changes nothing yet.
+    -- A change of embedding_next alone does not count: it has no effect until the switch.
     IF new_text OR new_embedding OR NEW.status <> OLD.status OR (OLD.label, OLD.language) <> (NEW.label, NEW.language) THEN
         NEW.updated_at := now();
     END IF;
@@ -42,6 +43,7 @@ $$;
 CREATE OR REPLACE TRIGGER entity_changed BEFORE INSERT OR UPDATE ON vectuned_entities.entities
     FOR EACH ROW EXECUTE FUNCTION vectuned_entities._entity_changed();
 
+-- Sets needs_embedding and updated_at of a resource.
 CREATE OR REPLACE FUNCTION vectuned_entities._resource_changed() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -73,6 +75,7 @@ $$;
 CREATE OR REPLACE TRIGGER resource_changed BEFORE INSERT OR UPDATE ON vectuned_entities.external_resources
     FOR EACH ROW EXECUTE FUNCTION vectuned_entities._resource_changed();
 
+-- Sets updated_at of a relationship.
 CREATE OR REPLACE FUNCTION vectuned_entities._relationship_changed() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

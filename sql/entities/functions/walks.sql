@@ -1,7 +1,7 @@
--- Ways over several relationships. No table is written, so they work in read-only transactions; of the ways found at each
--- step only the surest so many are followed, so the work is bounded however many there are.
+-- Walks along several relationships. They write no table, so they work in read-only transactions. Each step follows only the
+-- walks of highest confidence, up to a given width, which bounds the work.
 
--- Ways one relationship longer, forwards or backwards, through active entities and none of them twice.
+-- Extends walks by one relationship, forwards or backwards, through active entities and through none twice.
 CREATE OR REPLACE FUNCTION vectuned_entities._step(
     walks vectuned_entities._walk[], type_ids smallint[], backward boolean, width int, min_confidence float8)
 RETURNS vectuned_entities._walk[]
@@ -31,14 +31,15 @@ AS $$
     ) n
 $$;
 
+-- An array in reverse order.
 CREATE OR REPLACE FUNCTION vectuned_entities._reverse(items anyarray) RETURNS anyarray
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$ SELECT array_agg(u.item ORDER BY u.place DESC) FROM unnest(_reverse.items) WITH ORDINALITY AS u (item, place) $$;
 
--- Ways from one entity to another along relationships, none through an entity twice, the surest first and of those the
--- shortest. Confidence is the product of the relationships'. The search starts at both ends and meets in the middle;
--- a notice says when it was cut short at max_width ways.
+-- Paths from one entity to another along relationships, none through an entity twice, in order of confidence, then length.
+-- The confidence of a path is the product of those of its relationships. The search starts at both ends and meets in the
+-- middle; a notice says if a step had more than max_width paths.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entity_connection_paths(
     start_entity_id bigint, end_entity_id bigint, max_hops int DEFAULT 3, max_results int DEFAULT 10,
     relationship_types text[] DEFAULT NULL, min_confidence float8 DEFAULT 0, max_width int DEFAULT 2000)
@@ -58,7 +59,7 @@ DECLARE
 BEGIN
     PERFORM vectuned_entities._check_entity('start_entity_id', start_entity_id),
             vectuned_entities._check_entity('end_entity_id', end_entity_id),
-            vectuned_entities._check_given('end_entity_id other than start_entity_id', start_entity_id <> end_entity_id, 'An entity needs no way to itself.'),
+            vectuned_entities._require('end_entity_id', start_entity_id <> end_entity_id, 'It must differ from start_entity_id.'),
             vectuned_entities._check_range('max_hops', max_hops, 1, 6),
             vectuned_entities._check_range('max_results', max_results, 1, 1000),
             vectuned_entities._check_range('min_confidence', min_confidence, 0, 1),
@@ -90,7 +91,7 @@ BEGIN
         found := found || met;
     END LOOP;
     IF cut THEN
-        RAISE NOTICE 'there are more ways than the % that were followed at a step', max_width
+        RAISE NOTICE 'a step had more paths than the % that were followed', max_width
             USING HINT = 'Name relationship_types, or raise min_confidence or max_width.';
     END IF;
     RETURN QUERY
@@ -102,7 +103,7 @@ BEGIN
 END
 $$;
 
--- Entities joined by relationships of the types given, one after the other, from start_entity_id or from anywhere.
+-- Paths along relationships of the given types, in that order, from start_entity_id or, if it is NULL, from any entity.
 CREATE OR REPLACE FUNCTION vectuned_entities.find_entities_by_relationship_pattern(
     relationship_types text[], start_entity_id bigint DEFAULT NULL, max_results int DEFAULT 100, max_width int DEFAULT 2000)
 RETURNS TABLE (start_id bigint, start_name text, end_id bigint, end_name text, path_entities bigint[], path_confidence float8)
@@ -139,7 +140,7 @@ BEGIN
         cut := cut OR cardinality(walks) = max_width;
     END LOOP;
     IF cut THEN
-        RAISE NOTICE 'there are more ways than the % that were followed at a step', max_width
+        RAISE NOTICE 'a step had more paths than the % that were followed', max_width
             USING HINT = 'Name a start_entity_id, or raise max_width.';
     END IF;
     RETURN QUERY

@@ -118,7 +118,7 @@ def test_a_pruned_entity_leaves_nothing_but_its_name(store: EntityStore) -> None
     )
     for refused in (store.restore, store.archive, store.relationships):
         with pytest.raises(
-            EntityNotFoundError, match=r"there is no entity 5 \(It never was, or it was pruned"
+            EntityNotFoundError, match=r"there is no entity 5 \(It was never stored, or it was pruned"
         ):
             refused(5)
 
@@ -195,7 +195,7 @@ def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
         lambda: store.update_embedding(1, vector),
         lambda: store.insert_resource("urn:x", "page", "dog", vector),
     ):
-        with pytest.raises(UsageError, match=r"the embedding is of model .* 2, those of the store are of"):
+        with pytest.raises(UsageError, match=r"the embedding is of model .* 2, but those of the store are of"):
             refused()
     # Nor by plain SQL.
     assert store.register_model(other) == 2
@@ -204,7 +204,7 @@ def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
             store.conn.execute(f"UPDATE vectuned_entities.{table} SET embedding_model = 2".encode())
     with pytest.raises(psycopg.errors.CheckViolation, match="entities_embedding_check"):
         store.conn.execute("UPDATE vectuned_entities.entities SET embedding_model = NULL")
-    with pytest.raises(UsageError, match="is known with 256 dimensions, not 64"):
+    with pytest.raises(UsageError, match="is registered with 256 dimensions, not 64"):
         store.value("register_model", name=other.name, version="2", dimensions=64)
 
 
@@ -236,9 +236,9 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
     assert (job.state, job.embedded, job.total) == ("running", 375, total)
     # Meanwhile searches are what they were, and what is written waits for both models.
     assert [m.id for m in store.find_similar(query, 10)] == [m.id for m in before]
-    with pytest.raises(UsageError, match=r"\d+ of \d+ texts are not embedded with the next model yet"):
+    with pytest.raises(UsageError, match=r"\d+ of \d+ texts are not yet embedded with the next model"):
         store.value("rebase_switch", job_id=job.id)
-    with pytest.raises(UsageError, match="being moved to another model, by rebase 1"):
+    with pytest.raises(UsageError, match="being moved to another model by rebase 1"):
         rebase(store, Watched(128))
     store.update_entity(1, description="changed after it was embedded")
     new = store.insert_entity("newcomer", "written meanwhile")
@@ -262,12 +262,12 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
     assert found[0].query_id is not None
     assert used == {"entities_embedding_idx": 1}
     assert one(store.conn, "SELECT dimensions FROM vectuned.tuned_column") == 64
-    with pytest.raises(UsageError, match="query has 256 dimensions, those of the store have 64"):
+    with pytest.raises(UsageError, match="query has 256 dimensions, but those of the store have 64"):
         store.find_similar(query)
     # Back with the embedding it had, which is of the model before: it waits.
     store.restore(2)
     assert store.waiting("entity").ids == [2]
-    with pytest.raises(UsageError, match="is of model wordllama-l2-supercat-64 1 already"):
+    with pytest.raises(UsageError, match="already uses model wordllama-l2-supercat-64 1"):
         rebase(store, again)
 
 

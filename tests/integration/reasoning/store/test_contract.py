@@ -294,14 +294,14 @@ def test_hostile_arguments_are_answered_or_named(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ("find_similar_entity('[1,2]')", "query has 2 dimensions, those of the store have 256"),
-        ("find_similar_entity(NULL)", "query must be given"),
+        ("find_similar_entity('[1,2]')", "query has 2 dimensions, but those of the store have 256"),
+        ("find_similar_entity(NULL)", "query is missing or invalid"),
         ("find_entity_connection_paths(1, 2, -1)", "max_hops must be between 1 and 6, got -1"),
-        ("find_entity_connection_paths(1, 1)", "end_entity_id other than start_entity_id must be given"),
+        ("find_entity_connection_paths(1, 1)", "end_entity_id is missing or invalid"),
         ("get_entity_relationships(1, '{nothing}')", "there is no relationship type nothing"),
         ("get_entity_relationships(1, direction => 'up')", "direction must be one of out, in, both, got up"),
         ("archive_entity(0)", "there is no entity 0"),
-        ("find_relationship_siblings('')", "entity_path must be given, and not empty"),
+        ("find_relationship_siblings('')", "entity_path is missing or invalid"),
     ],
 )
 def test_errors_are_a_sentence_that_names_the_argument(shared: EntityStore, call: str, said: str) -> None:

@@ -197,7 +197,7 @@ def test_languages_and_fusions(store: EntityStore, embedder: StaticEmbedder) -> 
     assert scores == sorted(scores, reverse=True)
     assert max(scores) <= 1
     assert fused[0].text_score > 0
-    with pytest.raises(UsageError, match=r"fusion must be one of weighted, reciprocal.*\(Leave it out"):
+    with pytest.raises(UsageError, match=r"fusion must be one of weighted, reciprocal.*\(Omit it"):
         store.hybrid_search("x", query, fusion=cast(Any, "best"))
     with pytest.raises(UsageError, match="One of them must be above 0"):
         store.hybrid_search("x", query, text_weight=0, vector_weight=0)
