@@ -75,7 +75,7 @@ def install_entities(conn: psycopg.Connection, dimensions: int | None = None) ->
             stored = stored_dimensions(conn)
             if stored is None:
                 if dimensions is None:
-                    raise UsageError("There is no entity store yet: give the number of dimensions of its vectors.")
+                    raise UsageError("There is no entity store yet: give the dimensions of its vectors.")
                 text = folder().joinpath("entities", "schema.sql").read_text("utf-8")
                 run_script(conn, text.replace("@dimensions@", str(dimensions)), vector_schema, ltree_schema)
             elif dimensions is not None and dimensions != stored:
@@ -105,6 +105,6 @@ def _check_version(conn: psycopg.Connection) -> None:
     version = fetch_value(conn, entity_queries()["store_version"])
     if version != _VERSION:
         raise MigrationError(
-            f"the entity store was made by another version of vectuned (store version {version or 'unknown'}, "
+            f"the entity store was made by another version of vectuned (version {version or 'unknown'}, "
             f"this vectuned needs {_VERSION}); use that version of vectuned."
         )

@@ -1,15 +1,18 @@
-"""The house stays as it was drawn: who imports whom, and what a wheel holds."""
+"""The layout of the code: which folders import which, what a wheel contains, and rules about the text."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
+import tokenize
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ FOLDERS = ("config", "sql", "learning", "reasoning", "daemon")
 
 ALLOWED = {
     "config": (),
-    # The client in `sql` is to stay light, so no settings and what they draw in.
+    # The client in `sql` must stay light: no settings, which import pydantic.
     "sql": ("config.errors",),
     "learning": ("config", "sql"),
     "reasoning": ("config", "sql", "learning"),
@@ -26,8 +29,8 @@ ALLOWED = {
 }
 
 
-# Sub-folders of a top folder, lowest first: a module imports from its own folder and from those before it.
-# The modules directly in the top folder stand where "" stands.
+# Sub-folders of each top folder, lowest first: a module may import from its own folder and from those before
+# it. "" stands for the modules directly in the top folder.
 ORDER = {
     "config": ("",),
     "sql": ("",),
@@ -50,19 +53,19 @@ ORDER = {
         "cli/reasoning",
     ),
 }
-# The modules that put the parts of their sub-folders together.
+# Modules that combine the sub-folders and so may import from later ones, up to the folder named.
 ENTRANCES = {
     "daemon/__main__.py": "cli",
     "daemon/cli/main.py": "cli/reasoning",
     "reasoning/answering/reasoner.py": "answering/nodes",
 }
-# What .pkg/vectuned holds besides the links to the folders; client.py is vectuned.sql.client by a short name.
+# Files of .pkg/vectuned besides the links to the folders; client.py re-exports vectuned.sql.client.
 OWN_FILES = {"__init__.py", "client.py", "py.typed"}
-MOST_FILES = 15  # on one level: more cannot be taken in at a glance
+MOST_FILES = 15  # in one folder: more cannot be taken in at a glance
 
 
 def modules() -> list[Path]:
-    """List every module of ours, those of tests and benchmarks as well."""
+    """List every module of the project, including tests and benchmarks."""
     return sorted(
         path.relative_to(ROOT)
         for folder in (*FOLDERS, "tests", "benchmarks")
@@ -71,7 +74,7 @@ def modules() -> list[Path]:
 
 
 def imported(source: str, package: str) -> Iterator[str]:
-    """Yield the full names that a module in a package (such as `vectuned.daemon`) imports, anywhere in it."""
+    """Yield the full names imported anywhere in a module of a package such as `vectuned.daemon`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,15 +82,15 @@ def imported(source: str, package: str) -> Iterator[str]:
             base = node.module or ""
             if node.level:
                 parents = package.split(".")
-                kept = parents[: len(parents) - node.level + 1]
-                base = ".".join([*kept, base]) if base else ".".join(kept)
+                above = parents[: len(parents) - node.level + 1]
+                base = ".".join([*above, base]) if base else ".".join(above)
             yield base
-            # `from vectuned import daemon` names a module only in its second half.
+            # In `from vectuned import daemon` the imported name may be a module.
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def violations(path: Path, source: str) -> list[str]:
-    """List the imports that the module at a path below the root may not have."""
+    """List the forbidden imports of the module at a path below the root."""
     folder = path.parts[0]
     package = ".".join(path.parent.parts)
     found = []
@@ -97,7 +100,7 @@ def violations(path: Path, source: str) -> list[str]:
             found.append(name)
         elif first == "vectuned" and folder in FOLDERS and rest.partition(".")[0] in FOLDERS:
             permitted = (folder, *ALLOWED[folder])
-            # `from vectuned.config import errors` yields the bare folder first, then the whole name.
+            # `from vectuned.config import errors` yields the folder, then the full name.
             if not any(
                 rest == each or rest.startswith(f"{each}.") or each.startswith(f"{rest}.")
                 for each in permitted
@@ -107,7 +110,7 @@ def violations(path: Path, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=str)
-def test_imports_go_one_way_and_by_full_name(path: Path) -> None:
+def test_imports_follow_the_order_of_folders(path: Path) -> None:
     source = (ROOT / path).read_text()
     assert violations(path, source) == []
 
@@ -139,24 +142,24 @@ def test_imports_go_one_way_and_by_full_name(path: Path) -> None:
         ("config", "import configparser", []),
     ],
 )
-def test_the_guard_itself(folder: str, source: str, bad: list[str] | None) -> None:
+def test_violations_finds_forbidden_imports(folder: str, source: str, bad: list[str] | None) -> None:
     found = violations(Path(folder, "module.py"), source)
     assert found if bad is None else found == bad
 
 
 def subfolder(name: str) -> tuple[str, str]:
-    """Split `vectuned.learning.replay.scan` into ("learning", "replay"), and a module's own name off."""
+    """Return a module's top folder and sub-folder: learning and replay of vectuned.learning.replay.scan."""
     top, *rest = name.removeprefix("vectuned.").split(".")
-    place = Path()
+    folder = Path()
     for part in rest:
-        if not (ROOT / top / place / part).is_dir():
+        if not (ROOT / top / folder / part).is_dir():
             break
-        place /= part
-    return top, "" if place == Path() else str(place)
+        folder /= part
+    return top, "" if folder == Path() else str(folder)
 
 
-def upward(path: Path, source: str) -> list[str]:
-    """List what the module at a path below the root imports from sub-folders that stand above its own."""
+def upward_imports(path: Path, source: str) -> list[str]:
+    """List the imports of the module at a path below the root from sub-folders that come after its own."""
     top, own = path.parts[0], "/".join(path.parts[1:-1])
     order = ORDER[top]
     mine = order.index(ENTRANCES.get(str(path), own))
@@ -174,8 +177,8 @@ def upward(path: Path, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [path for path in modules() if path.parts[0] in FOLDERS], ids=str)
-def test_subfolders_import_downwards_only(path: Path) -> None:
-    assert upward(path, (ROOT / path).read_text()) == []
+def test_imports_follow_the_order_of_subfolders(path: Path) -> None:
+    assert upward_imports(path, (ROOT / path).read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -189,12 +192,12 @@ def test_subfolders_import_downwards_only(path: Path) -> None:
         ("learning/advisor.py", "from vectuned.learning.policy.learner import learn", 0),
     ],
 )
-def test_guard_finds_imports_from_above(path: str, source: str, bad: int) -> None:
-    assert len(upward(Path(path), source)) == bad
+def test_upward_imports_finds_imports_from_later_subfolders(path: str, source: str, bad: int) -> None:
+    assert len(upward_imports(Path(path), source)) == bad
 
 
 @pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
-def test_no_level_has_more_files_than_can_be_taken_in(folder: str) -> None:
+def test_no_folder_has_too_many_files(folder: str) -> None:
     levels = Counter(
         path.parent
         for path in (ROOT / folder).rglob("*")
@@ -204,18 +207,18 @@ def test_no_level_has_more_files_than_can_be_taken_in(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_package_is_a_link_and_empty_inside(folder: str) -> None:
+def test_package_folders_are_links_and_their_init_files_empty(folder: str) -> None:
     assert (ROOT / ".pkg" / "vectuned" / folder).resolve() == ROOT / folder
     assert {path.read_text() for path in (ROOT / folder).rglob("__init__.py")} == {""}
 
 
-def test_package_holds_its_own_files_and_the_links() -> None:
+def test_package_contains_its_own_files_and_the_links() -> None:
     held = [path for path in (ROOT / ".pkg" / "vectuned").iterdir() if path.name != "__pycache__"]
     assert {path.name for path in held if path.is_symlink()} == set(FOLDERS)
     assert {path.name for path in held if not path.is_symlink()} == OWN_FILES
 
 
-def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
+def test_wheel_contains_the_tree_and_nothing_else(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -253,8 +256,117 @@ def test_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
     } == metadata
 
 
-def test_every_statement_has_a_name_of_its_own() -> None:
+# The code does not yet pass these everywhere.
+PENDING = pytest.mark.skip(reason="not all folders follow this rule yet")
+
+STATEMENT_FILES = sorted(
+    path.relative_to(ROOT)
+    for path in [*(ROOT / "sql/tuner/queries").glob("*.sql"), *(ROOT / "sql/entities").glob("*.sql")]
+    if "-- name:" in path.read_text()
+)
+
+
+def test_statement_names_are_unique() -> None:
     texts = [path.read_text() for path in (ROOT / "sql" / "tuner" / "queries").glob("*.sql")]
     names = [name for text in texts for name in re.findall(r"^-- name: *(\w+)", text, flags=re.M)]
     assert len(names) > 100
     assert len(set(names)) == len(names)
+
+
+def uncommented_statements(text: str) -> list[str]:
+    """List the named statements of a file that have no comment on the line after their name."""
+    return re.findall(r"^-- name: *(\w+).*\n(?!--)", text, flags=re.M)
+
+
+@PENDING
+@pytest.mark.parametrize("path", STATEMENT_FILES, ids=str)
+def test_every_statement_has_a_comment(path: Path) -> None:
+    assert uncommented_statements((ROOT / path).read_text()) == []
+
+
+def _is_number(node: ast.expr | None) -> bool:
+    """Say whether an expression is made of number literals only."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, int | float) and not isinstance(node.value, bool)
+    if isinstance(node, ast.UnaryOp):
+        return _is_number(node.operand)
+    return isinstance(node, ast.BinOp) and _is_number(node.left) and _is_number(node.right)
+
+
+def _comment_lines(source: str) -> set[int]:
+    """Return the numbers of the lines that hold a comment."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+
+
+def unexplained_numbers(source: str) -> list[str]:
+    """List the module-level numeric constants of a module without a reason.
+
+    The reason is a comment on a line of the constant or on the line above, or a docstring below. One comment
+    above adjacent constants explains all of them.
+    """
+    body, comments = ast.parse(source).body, _comment_lines(source)
+    found, explained = [], -1  # the last line of a constant that is explained
+    for place, node in enumerate(body):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not _is_number(node.value):
+            continue
+        below = body[place + 1] if place + 1 < len(body) else None
+        documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        last = node.end_lineno or node.lineno
+        if documented or comments & {*range(node.lineno - 1, last + 1)} or node.lineno - 1 == explained:
+            explained = last
+        else:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            found.append(f"{node.lineno}: {ast.unparse(target)}")
+    return found
+
+
+def positional_reads(source: str) -> list[int]:
+    """List the lines that read a column of a database row by its position."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "row"
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, int)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("check", "source", "found"),
+    [
+        (uncommented_statements, "-- name: a\nSELECT 1;\n\n-- name: b\n-- Why.\nSELECT 2;\n", ["a"]),
+        (unexplained_numbers, "A = 3\nB: Final = -0.5\n", ["1: A", "2: B"]),
+        (unexplained_numbers, "A = 3  # seconds\nB = 60 * 60  # seconds", []),
+        (unexplained_numbers, "# Seconds.\nA = 3\nB = 4\n\nC = 5\n", ["5: C"]),
+        (unexplained_numbers, 'A = 3\n"""Seconds."""\nB = "#"\nC = True\nD = (1, 2)\n', []),
+        (unexplained_numbers, "def f() -> None:\n    a = 3\n", []),
+        (positional_reads, "row[0]\nrow.name\nrows[1]\nrow[name]\n", [1]),
+    ],
+)
+def test_guards_of_the_text_find_offenders(
+    check: Callable[[str], list[Any]], source: str, found: list[Any]
+) -> None:
+    assert check(source) == found
+
+
+PRODUCT = [path for path in modules() if path.parts[0] in FOLDERS]
+
+
+@PENDING
+@pytest.mark.parametrize("path", PRODUCT, ids=str)
+def test_every_numeric_constant_has_a_reason(path: Path) -> None:
+    assert unexplained_numbers((ROOT / path).read_text()) == []
+
+
+@PENDING
+@pytest.mark.parametrize("path", PRODUCT, ids=str)
+def test_rows_are_read_by_name(path: Path) -> None:
+    assert positional_reads((ROOT / path).read_text()) == []
+
+
+def test_the_formatter_lays_out_all_code() -> None:
+    directive = "# fmt: " + "skip"
+    assert [str(path) for path in modules() if directive in (ROOT / path).read_text()] == []

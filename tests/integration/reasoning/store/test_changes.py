@@ -195,7 +195,7 @@ def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
         lambda: store.update_embedding(1, vector),
         lambda: store.insert_resource("urn:x", "page", "dog", vector),
     ):
-        with pytest.raises(UsageError, match=r"the embedding is of model .* 2, but those of the store are of"):
+        with pytest.raises(UsageError, match=r"embedding is of model .* 2, but those of the store are of"):
             refused()
     # Nor by plain SQL.
     assert store.register_model(other) == 2
