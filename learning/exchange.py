@@ -1,6 +1,6 @@
 """Documents of what was learned: files for other databases, and from them.
 
-sql/functions/exchange.sql writes, checks and merges documents; here they are only carried to and fro.
+sql/tuner/functions/exchange/ writes, checks and merges documents; here they are only carried to and fro.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ def raise_effort(policy: Policy, rungs: float) -> Policy:
 class SearchOptimizer:
     """Choose search parameters by the three nearest patterns, weighted by nearness.
 
-    The database decides in the same way, to the last bit (sql/functions/decide.sql and the function that
-    vectuned.enable generates).
+    The database decides in the same way, to the last bit (sql/tuner/functions/search/choose_effort.sql and
+    the function that vectuned.enable generates).
     """
 
     def __init__(self, bank: ReasoningBank, policy: Policy) -> None:

@@ -3,7 +3,7 @@
 A probe is the beginning of a search: its first `probe_ef` rows, in order. Of these a search knows the
 distances. Eight features of them are centred, projected on the directions that predict how recall grows
 with effort (partial least squares), and rounded to a grid of integers, so that the database and Python
-agree to the last bit (sql/functions/decide.sql computes the same).
+agree to the last bit (sql/tuner/functions/search/choose_effort.sql computes the same).
 
 The k of a signature is a class of k: a search for fewer rows looks at the same ranks, since it is held
 against what searches of the class saw.

@@ -206,7 +206,7 @@ def _priors(
     replays: Sequence[tuple[TunedIndex, Replays]],
     demand: Demand,
 ) -> set[int]:
-    """Return the classes that go on with what was imported (sql/functions/exchange.sql).
+    """Return the classes that go on with what was imported (sql/tuner/functions/exchange/).
 
     Those of which nothing is proven here, as long as their own replays, if there are any, do not speak
     against the imported setting.

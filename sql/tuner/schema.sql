@@ -174,7 +174,7 @@ COMMENT ON COLUMN vectuned.replay.recall IS
 COMMENT ON COLUMN vectuned.replay.other_recall IS
     'of a filtered search: k_classes x the ways that have no rungs (learning/policy/filtering.py, OTHER_PATHS)';
 
--- Documents that were taken over (sql/functions/exchange.sql), and where what is in them was learned.
+-- Documents that were taken over (sql/tuner/functions/exchange/), and where what is in them was learned.
 CREATE TABLE vectuned.imported (
     import_no    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,

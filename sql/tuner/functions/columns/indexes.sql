@@ -147,49 +147,6 @@ AS $$
     FROM pg_class r WHERE r.oid = p_index
 $$;
 
--- How a statement asks for an index: what it orders by, and what its rows are told by. nearest: how many rows are
--- taken from an index that orders by something coarser than the distance, to be ranked by the distance itself.
-CREATE OR REPLACE FUNCTION vectuned._index_fragments(
-    c vectuned.tuned_column, i vectuned.tuned_index, query_text text DEFAULT '$1',
-    OUT ordering text, OUT narrow text, OUT ranked boolean, OUT nearest text)
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_variable
-DECLARE
-    f record;
-    operator constant text := CASE c.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END;
-BEGIN
-    SELECT * INTO f FROM vectuned._fragments(c, query_text);
-    ordering := CASE i.form
-        WHEN 'plain' THEN f.distance
-        WHEN 'halfvec' THEN format('(t.%I::@extschema@.halfvec(%s)) OPERATOR(@extschema@.%s) (%s::@extschema@.halfvec(%s))',
-                                   c.column_name, f.dimensions, operator, query_text, f.dimensions)
-        ELSE format('(@extschema@.binary_quantize(t.%I)::bit(%s)) OPERATOR(@extschema@.<~>) '
-                    '@extschema@.binary_quantize(%s)::bit(%s)', c.column_name, f.dimensions, query_text, f.dimensions) END;
-    narrow := f.present || CASE i.marker WHEN 'true' THEN '' ELSE ' AND ' || i.marker END;
-    ranked := i.form = 'plain';
-    nearest := CASE i.form WHEN 'plain' THEN 'k' WHEN 'halfvec' THEN 'least(k + k / 10 + 5, 1000)' ELSE 'greatest(ef, k)' END;
-END
-$$;
-
--- The condition of a filter as it is written for an index of all rows: so that the planner cannot take a partial
--- index instead, which was not measured. Of a partitioned table it also cannot leave out parts, so only where need be.
-CREATE OR REPLACE FUNCTION vectuned._condition_for(i vectuned.tuned_index, condition text) RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN i.requires IS NOT NULL
-                  OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation)
-                     AND NOT EXISTS (
-                         SELECT FROM pg_index x CROSS JOIN LATERAL pg_partition_tree(x.indrelid) t
-                         JOIN pg_index o ON o.indrelid = t.relid AND o.indpred IS NOT NULL
-                         JOIN pg_class r ON r.oid = o.indexrelid
-                         JOIN pg_am m ON m.oid = r.relam AND m.amname IN ('hnsw', 'ivfflat')
-                         WHERE x.indexrelid = i.index_relation) THEN condition
-                ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
-$$;
-
 -- The names of the indexes that a plan reads.
 CREATE OR REPLACE FUNCTION vectuned._plan_indexes(plan json) RETURNS text[]
 LANGUAGE sql IMMUTABLE

@@ -17,7 +17,7 @@ AS $@$
 #variable_conflict use_variable
 DECLARE
     {query}-- Set if the search was drawn to be recorded.
-    started timestamptz := {drawn};
+    started timestamptz := {started};
     recorded boolean;
     class int;
     path text;
@@ -51,7 +51,7 @@ BEGIN
            b.probes, b.rungs, b.version, b.generation, b.probe_ef, b.center, b.weights, b.reach
     INTO class, path, index_no, ef, probes, rungs, version, generation, probe_ef, center, weights, reach
     FROM vectuned.bank b WHERE b.column_id = {id} AND b.k_class = vectuned._k_class(k);
-    {look}
+    {check_index}
     IF path = 'hnsw' THEN
         PERFORM set_config('hnsw.ef_search', ef::text, true);
     ELSE
@@ -173,7 +173,7 @@ BEGIN
         -- Dead rows, or those that a policy hides, leave a scan of ef rows short: let it go on.
         path := path || '_continued';
         bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
-        PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),{continuing}
+        PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),{continue_ivfflat}
                 set_config('hnsw.max_scan_tuples', '20000', true), set_config('hnsw.scan_mem_multiplier', '4', true);
     END LOOP;
     IF bounds IS NOT NULL THEN

@@ -173,7 +173,7 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
         session.execute(
             "UPDATE vectuned.tuned_index SET marker = 'true; SELECT 1' WHERE column_id = %s", (column,)
         )
-        with pytest.raises(errors.DataCorrupted, match="holds a marker"):
+        with pytest.raises(errors.DataCorrupted, match="holds an invalid marker"):
             session.execute("SELECT vectuned._generate(%s)", (column,))
 
 

@@ -1,0 +1,104 @@
+-- SQL fragments of the statements that search a tuned column, through one index or through all rows.
+
+-- SQL for parts of a column's statements; t is the table, query_text how the query vector is written there.
+-- meaning: what the names and types were, by which a function generated earlier is known to fit still.
+CREATE OR REPLACE FUNCTION vectuned._fragments(
+    c vectuned.tuned_column, query_text text DEFAULT '$1',
+    OUT relation text, OUT key text, OUT distance text, OUT present text, OUT exact text, OUT zero text, OUT type text,
+    OUT every_head text, OUT every_tail text,
+    OUT dimensions int, OUT meaning text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    vector_type text;
+    norm text;
+BEGIN
+    SELECT format('%I.%I', n.nspname, r.relname) INTO relation
+    FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = c.relation;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the table of tuned column % no longer exists', c.id
+            USING ERRCODE = 'undefined_table';
+    END IF;
+    SELECT a.atttypmod, y.typname INTO dimensions, vector_type
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+    WHERE a.attrelid = c.relation AND a.attname = c.column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of % does not exist', c.column_name, c.relation
+            USING ERRCODE = 'undefined_column';
+    END IF;
+    key := CASE cardinality(c.key_columns)
+        WHEN 1 THEN format('t.%I::text', c.key_columns[1])
+        ELSE (SELECT 'jsonb_build_array(' || string_agg(format('t.%I', u.name), ', ' ORDER BY u.place) || ')::text'
+              FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)) END;
+    type := format('@extschema@.%I', vector_type);
+    distance := format('t.%I OPERATOR(@extschema@.%s) %s', c.column_name,
+                       CASE c.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
+                       CASE query_text WHEN '$1' THEN format('$1::%s', type) ELSE query_text END);
+    present := format('t.%I IS NOT NULL', c.column_name);
+    exact := present;
+    zero := 'false';
+    IF c.metric = 'cosine' THEN
+        -- A zero vector has no cosine distance and is in no cosine index.
+        norm := CASE vector_type WHEN 'vector' THEN '@extschema@.vector_norm' ELSE '@extschema@.l2_norm' END;
+        exact := exact || format(' AND %s(t.%I) > 0', norm, c.column_name);
+        zero := format('%s(%s::%s) = 0', norm, query_text, type);
+    END IF;
+    -- The exact answer among the rows that meet a condition, to be put between head and tail; $2 is k. Ids become
+    -- text, and zero vectors are told by their distance, only after the rows were ranked: both cost too much a row.
+    SELECT format('SELECT array_agg(%s) FILTER (WHERE n.distance <> ''NaN''), array_agg(n.distance) FILTER (WHERE n.distance <> ''NaN'') '
+                  'FROM (SELECT o.* FROM (SELECT %s, %s FROM %s t WHERE %s AND ',
+                  CASE cardinality(c.key_columns) WHEN 1 THEN 'n.k1::text'
+                       ELSE 'jsonb_build_array(' || string_agg('n.k' || u.place, ', ' ORDER BY u.place) || ')::text' END,
+                  string_agg(format('t.%I', u.name), ', ' ORDER BY u.place), distance, relation, present),
+           format(' OFFSET 0) AS o (%s, distance) ORDER BY o.distance LIMIT $2) n',
+                  string_agg('k' || u.place, ', ' ORDER BY u.place))
+    INTO every_head, every_tail
+    FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place);
+    meaning := format('Searches %s.%I, %s(%s), by %s.', relation, c.column_name, type, dimensions, key);
+END
+$$;
+
+-- How a statement asks for an index: what it orders by, and what its rows are told by. nearest: how many rows are
+-- taken from an index that orders by something coarser than the distance, to be ranked by the distance itself.
+CREATE OR REPLACE FUNCTION vectuned._index_fragments(
+    c vectuned.tuned_column, i vectuned.tuned_index, query_text text DEFAULT '$1',
+    OUT ordering text, OUT narrow text, OUT ranked boolean, OUT nearest text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    f record;
+    operator constant text := CASE c.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END;
+BEGIN
+    SELECT * INTO f FROM vectuned._fragments(c, query_text);
+    ordering := CASE i.form
+        WHEN 'plain' THEN f.distance
+        WHEN 'halfvec' THEN format('(t.%I::@extschema@.halfvec(%s)) OPERATOR(@extschema@.%s) (%s::@extschema@.halfvec(%s))',
+                                   c.column_name, f.dimensions, operator, query_text, f.dimensions)
+        ELSE format('(@extschema@.binary_quantize(t.%I)::bit(%s)) OPERATOR(@extschema@.<~>) '
+                    '@extschema@.binary_quantize(%s)::bit(%s)', c.column_name, f.dimensions, query_text, f.dimensions) END;
+    narrow := f.present || CASE i.marker WHEN 'true' THEN '' ELSE ' AND ' || i.marker END;
+    ranked := i.form = 'plain';
+    nearest := CASE i.form WHEN 'plain' THEN 'k' WHEN 'halfvec' THEN 'least(k + k / 10 + 5, 1000)' ELSE 'greatest(ef, k)' END;
+END
+$$;
+
+-- The condition of a filter as it is written for an index of all rows: so that the planner cannot take a partial
+-- index instead, which was not measured. Of a partitioned table it also cannot leave out parts, so only where need be.
+CREATE OR REPLACE FUNCTION vectuned._condition_for(i vectuned.tuned_index, condition text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN i.requires IS NOT NULL
+                  OR (SELECT r.relkind = 'I' FROM pg_class r WHERE r.oid = i.index_relation)
+                     AND NOT EXISTS (
+                         SELECT FROM pg_index x CROSS JOIN LATERAL pg_partition_tree(x.indrelid) t
+                         JOIN pg_index o ON o.indrelid = t.relid AND o.indpred IS NOT NULL
+                         JOIN pg_class r ON r.oid = o.indexrelid
+                         JOIN pg_am m ON m.oid = r.relam AND m.amname IN ('hnsw', 'ivfflat')
+                         WHERE x.indexrelid = i.index_relation) THEN condition
+                ELSE format('CASE WHEN %s THEN true ELSE false END', condition) END
+$$;
