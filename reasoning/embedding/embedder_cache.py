@@ -1,33 +1,31 @@
-"""Remembering vectors: the same texts come again and again, and a model is the slowest part of a run."""
+"""A cache of embeddings: the same texts come again, and the model is the slowest part of a run."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
+from cachetools import LRUCache
 
 from .embedder import Embedder, Progress, Vectors
 
-_LONGEST_BATCH: Final = 1024
+_MAX_BATCH: Final = 1024  # texts of one call that are cached; a bulk load would push out all others
+_KEY_BYTES: Final = 16  # of a text's hash, so that long texts take no room
 
 
 class CachedEmbedder:
-    """Embeds by another embedder what it has not embedded lately; `most` vectors stay, the last used.
+    """Embeds by another embedder and caches the last `max_vectors` vectors used. Thread-safe.
 
-    Texts are known by a hash of 16 bytes, so that long ones take no room. For use from several threads;
-    two of them may embed the same text at once.
+    Two threads may embed the same text at the same time.
     """
 
-    def __init__(self, embedder: Embedder, most: int = 10_000) -> None:
+    def __init__(self, embedder: Embedder, max_vectors: int = 10_000) -> None:
         self.embedder = embedder
-        self.hits = self.misses = 0
-        self._most = most
         self._lock = threading.Lock()
-        self._vectors: OrderedDict[bytes, Vectors] = OrderedDict()
+        self._vectors: LRUCache[bytes, Vectors] = LRUCache(max_vectors)
 
     @property
     def name(self) -> str:
@@ -45,29 +43,21 @@ class CachedEmbedder:
         return self.embedder.dimensions
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
-        """Embed texts; see `Embedder.encode`. What comes in bulk goes past the memory."""
-        if len(texts) > _LONGEST_BATCH or self._most == 0:
+        """Embed texts; see `Embedder.encode`. More than 1,024 texts bypass the cache."""
+        if len(texts) > _MAX_BATCH or self._vectors.maxsize == 0:
             return self.embedder.encode(texts, progress)
-        keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
-        known: dict[bytes, Vectors] = {}
+        keys = [_key(text) for text in texts]
         with self._lock:
-            for key in keys:
-                if key in self._vectors:
-                    self._vectors.move_to_end(key)
-                    known[key] = self._vectors[key]
-        # Positions of the first of each, so that an error names the text that the caller gave.
+            known = {key: self._vectors[key] for key in keys if key in self._vectors}
+        # First positions of the texts to embed, in their order, so that an error numbers texts as the caller.
         missing = {key: at for at, key in reversed(list(enumerate(keys))) if key not in known}
         positions = sorted(missing.values())
         if positions:
-            fresh = self.embedder.encode([texts[at] for at in positions])
-            known |= {keys[at]: vector for at, vector in zip(positions, fresh, strict=True)}
-        with self._lock:
-            self.hits += len(texts) - len(positions)
-            self.misses += len(positions)
-            for at in positions:
-                self._vectors[keys[at]] = known[keys[at]].copy()
-            while len(self._vectors) > self._most:
-                self._vectors.popitem(last=False)
+            vectors = self.embedder.encode([texts[at] for at in positions])
+            fresh = {keys[at]: vector.copy() for at, vector in zip(positions, vectors, strict=True)}
+            known |= fresh
+            with self._lock:
+                self._vectors.update(fresh)
         if progress is not None:
             progress(len(texts))
         if not keys:
@@ -77,3 +67,7 @@ class CachedEmbedder:
 
     def __len__(self) -> int:
         return len(self._vectors)
+
+
+def _key(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
