@@ -37,11 +37,12 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.service.worker import Worker
 from vectuned.reasoning.answering.knowledge import Breadth, Question
 from vectuned.reasoning.answering.nodes import identify, read
-from vectuned.reasoning.answering.reads import WordWeights, prepare
 from vectuned.reasoning.answering.reasoner import Reasoner
 from vectuned.reasoning.embedding.embedder import StaticEmbedder, Vectors
-from vectuned.reasoning.graph.connections import Connections
+from vectuned.reasoning.graph.connections import ConnectionPool
 from vectuned.reasoning.graph.context import Context
+from vectuned.reasoning.store.reads import prepare
+from vectuned.reasoning.store.words import WordWeights
 from vectuned.reasoning.wordnet.corpus import Query, load_wordnet
 
 Connection = psycopg.Connection[Any]
@@ -117,7 +118,7 @@ def measure(conninfo: str, options: argparse.Namespace) -> dict[str, Any]:
             "learned": learned,
             "exact": hits(exact_ids(corpus.texts(), ids, embedder, vectors), sources),
         }
-    connections = Connections(lambda: prepare(open_session(conninfo)))
+    connections = ConnectionPool(lambda: prepare(open_session(conninfo)))
     with connections:
         result["arms"] = race(arms(connections, embedder), judged, vectors, sources, rng)
     result["runs"] = run_whole(conninfo, embedder, judged[: options.runs])
@@ -160,9 +161,9 @@ def exact_ids(
     return found
 
 
-def arms(connections: Connections, embedder: StaticEmbedder) -> dict[str, Arm]:
+def arms(connections: ConnectionPool, embedder: StaticEmbedder) -> dict[str, Arm]:
     """Return the arms by name."""
-    reading = read.Read(embedder, WordWeights())
+    reading = read.ReadQuestion(embedder, WordWeights())
 
     def by_sql(statement: bytes) -> Arm:
         def ask(text: str, vector: Vectors) -> list[int]:
@@ -171,7 +172,7 @@ def arms(connections: Connections, embedder: StaticEmbedder) -> dict[str, Arm]:
 
         return ask
 
-    def by_node(node: identify.Identify) -> Arm:
+    def by_node(node: identify.IdentifyEntities) -> Arm:
         def ask(text: str, vector: Vectors) -> list[int]:
             context = Context(correlation_id="benchmark", node=node.name, connections=connections)
             words = reading.run(read.In(Question(text)), context).words
@@ -183,8 +184,8 @@ def arms(connections: Connections, embedder: StaticEmbedder) -> dict[str, Arm]:
     return {
         "vector, default": by_sql(PLAIN),
         "vector, vectuned": by_sql(TUNED),
-        "hybrid, default": by_node(identify.Identify(ef_search=DEFAULT_EF)),
-        "hybrid, vectuned": by_node(identify.Identify()),
+        "hybrid, default": by_node(identify.IdentifyEntities(ef_search=DEFAULT_EF)),
+        "hybrid, vectuned": by_node(identify.IdentifyEntities()),
     }
 
 

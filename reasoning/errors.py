@@ -251,10 +251,10 @@ def is_retryable(error: BaseException) -> bool:
     """Whether the same may succeed when it is tried again."""
     if isinstance(error, ReasoningError):
         return error.retryable
-    return isinstance(error, psycopg.Error) and of_the_store(error).retryable
+    return isinstance(error, psycopg.Error) and store_error(error).retryable
 
 
-def of_the_store(error: psycopg.Error) -> StoreError:
+def store_error(error: psycopg.Error) -> StoreError:
     """Say of an error of the driver or the server what clients may know of it."""
     state = error.sqlstate or ""
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state:
@@ -264,7 +264,7 @@ def of_the_store(error: psycopg.Error) -> StoreError:
     return StoreError(sqlstate=state or "none")
 
 
-def of_a_node(error: BaseException, node: str, correlation_id: str) -> ReasoningError:
+def node_error(error: BaseException, node: str, correlation_id: str) -> ReasoningError:
     """Return the error that a run ends with when a node raised one, the cause kept.
 
     Ours stay as they are and learn the correlation id; of others nothing is told but that the node failed.
@@ -274,7 +274,7 @@ def of_a_node(error: BaseException, node: str, correlation_id: str) -> Reasoning
         return error
     found: ReasoningError
     if isinstance(error, psycopg.Error):
-        found = of_the_store(error)
+        found = store_error(error)
     elif isinstance(error, DatabaseUnavailableError):
         # Its sentence names host and user, which are no business of whoever asks.
         found = StoreUnavailableError()

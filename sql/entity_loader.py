@@ -46,8 +46,9 @@ class InstalledStore:
 
 @cache
 def entity_queries() -> dict[str, sql.SQL]:
-    """Return the statements of entities/queries.sql by name."""
-    return named_statements(folder().joinpath("entities", "queries.sql"))
+    """Return the statements of entities/queries/*.sql by name."""
+    files = [f for f in folder().joinpath("entities", "queries").iterdir() if f.name.endswith(".sql")]
+    return {name: statement for file in files for name, statement in named_statements(file).items()}
 
 
 def install_entities(conn: psycopg.Connection, dimensions: int | None = None) -> InstalledStore:

@@ -1,4 +1,4 @@
-"""Facts: single sentences with their source, which answers are made of."""
+"""Facts: single sentences with their source, from which answers are made."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .knowledge import Entity, Link, Material, Resource, Slots, Word
+from vectuned.reasoning.store.entities import Entity, Resource
+from vectuned.reasoning.store.words import Word
+
+from .knowledge import Link, Material, Slots
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|\n+")
-_OTHERS: Final = 2
-_LINKS: Final = 6
-_NAMES: Final = 3
-_FROM_RESOURCES: Final = 3
-_LONGEST: Final = 400
+# How many facts an answer has of each kind: an answer of some ten sentences is still read.
+_MAX_OTHERS: Final = 2
+_MAX_RELATIONS: Final = 6
+_MAX_TARGETS: Final = 3  # entities named in one relation
+_MAX_SENTENCES: Final = 3  # sentences of resources
+_MAX_LENGTH: Final = 400  # characters of a sentence of a resource
 
-# How relationships are put into words; any other is named as it is.
+# Phrases for relationship types; another type is written as "has the TYPE".
 _PHRASES: Final = {
     "hypernym": "is a kind of",
     "instance_hypernym": "is an instance of",
@@ -40,7 +44,7 @@ _PHRASES: Final = {
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence and where it is from; `ids` are those of the entities or the resource it is about."""
+    """A sentence and its source; `ids` are those of the entities or of the resource it is about."""
 
     text: str
     kind: Literal["entity", "relation", "resource"]
@@ -49,70 +53,72 @@ class Fact:
 
 
 def facts_from(material: Material, resources: Sequence[Resource], words: Sequence[Word]) -> tuple[Fact, ...]:
-    """Put what was found into sentences, the most telling first.
+    """Put the material into sentences, most relevant first.
 
-    Of the best entity, what it is and what it is related to; then other entities the question may mean; of
-    resources the sentences with most of the question's words.
+    First what the best entity is and what it is related to, then other entities that the question may mean,
+    then the sentences of resources that have most of the question's words.
     """
     if not material.candidates:
-        return tuple(_from_resources(resources, words))
+        return tuple(_resource_facts(resources, words))
     lead, *others = (candidate.entity for candidate in material.candidates)
     return (
-        _of_entity(lead, material.slots),
-        *_of_links(lead, material.links, material.entities),
-        *(_of_entity(entity, material.slots) for entity in others[:_OTHERS]),
-        *_from_resources(resources, words),
+        _entity_fact(lead, material.slots),
+        *_relation_facts(lead, material.links, material.entities),
+        *(_entity_fact(entity, material.slots) for entity in others[:_MAX_OTHERS]),
+        *_resource_facts(resources, words),
     )
 
 
-def _of_entity(entity: Entity, slots: Mapping[int, Slots]) -> Fact:
+def _entity_fact(entity: Entity, slots: Mapping[int, Slots]) -> Fact:
     filled = {value.slot: value.value for value in slots[entity.id].filled} if entity.id in slots else {}
     category = f" ({filled['category']})" if "category" in filled else ""
-    said = f": {_ended(entity.description)}" if entity.description else "."
-    return Fact(f"{entity.name}{category}{said}", "entity", (entity.id,), f"entity {entity.label}")
+    description = f": {_end_sentence(entity.description)}" if entity.description else "."
+    return Fact(f"{entity.name}{category}{description}", "entity", (entity.id,), f"entity {entity.label}")
 
 
-def _of_links(lead: Entity, links: Sequence[Link], entities: Mapping[int, Entity]) -> list[Fact]:
-    """Say of explicit links from the lead what it is related to, those of one name together."""
-    grouped: dict[str, list[int]] = {}
+def _relation_facts(lead: Entity, links: Sequence[Link], entities: Mapping[int, Entity]) -> list[Fact]:
+    """Return one sentence for each type of relationship of the lead, those with a phrase first."""
+    targets_by_type: dict[str, list[int]] = {}
     for link in sorted(links, key=lambda link: -link.confidence):
         if link.kind == "explicit" and link.source == lead.id and link.target in entities:
-            grouped.setdefault(link.name, []).append(link.target)
+            targets_by_type.setdefault(link.name, []).append(link.target)
     facts = []
-    for name, targets in sorted(grouped.items(), key=lambda item: (item[0] not in _PHRASES, -len(item[1]))):
-        named = ", ".join(_short(entities[target]) for target in targets[:_NAMES])
-        more = f" and {len(targets) - _NAMES} more" if len(targets) > _NAMES else ""
+    for name, targets in sorted(
+        targets_by_type.items(), key=lambda item: (item[0] not in _PHRASES, -len(item[1]))
+    ):
+        named = targets[:_MAX_TARGETS]
+        listed = ", ".join(_first_name(entities[target]) for target in named)
+        more = f" and {len(targets) - len(named)} more" if len(targets) > len(named) else ""
         phrase = _PHRASES.get(name, f"has the {name.replace('_', ' ')}")
-        source = f"relationship {name} of {lead.label}"
-        facts.append(
-            Fact(f"{_short(lead)} {phrase} {named}{more}.", "relation", (lead.id, *targets[:_NAMES]), source)
-        )
-    return facts[:_LINKS]
+        text = f"{_first_name(lead)} {phrase} {listed}{more}."
+        facts.append(Fact(text, "relation", (lead.id, *named), f"relationship {name} of {lead.label}"))
+    return facts[:_MAX_RELATIONS]
 
 
-def _from_resources(resources: Sequence[Resource], words: Sequence[Word]) -> list[Fact]:
+def _resource_facts(resources: Sequence[Resource], words: Sequence[Word]) -> list[Fact]:
+    """Return the sentences with most of the question's words, by weight, in the resources most like it."""
     weights = {word.lexeme: word.weight for word in words}
     scored = []
     for resource in resources:
-        for sentence in filter(None, map(str.strip, _SENTENCE.split(resource.text))):
-            shared = sum(weight for lexeme, weight in weights.items() if _has(sentence, lexeme))
-            scored.append((shared + resource.similarity, sentence, resource))
+        for sentence in filter(None, map(str.strip, _SENTENCE.split(resource.content))):
+            shared = sum(weight for lexeme, weight in weights.items() if _has_word(sentence, lexeme))
+            scored.append((shared + (resource.similarity or 0.0), sentence, resource))
     scored.sort(key=lambda item: -item[0])
     return [
-        Fact(_ended(sentence[:_LONGEST]), "resource", (resource.id,), resource.uri)
-        for _, sentence, resource in scored[:_FROM_RESOURCES]
+        Fact(_end_sentence(sentence[:_MAX_LENGTH]), "resource", (resource.id,), resource.uri)
+        for _, sentence, resource in scored[:_MAX_SENTENCES]
     ]
 
 
-def _has(sentence: str, lexeme: str) -> bool:
-    # A lexeme is the stem of a word, and mostly its beginning.
+def _has_word(sentence: str, lexeme: str) -> bool:
+    # A lexeme is the stem of a word, which is mostly its beginning.
     return re.search(rf"\b{re.escape(lexeme)}", sentence, re.IGNORECASE) is not None
 
 
-def _short(entity: Entity) -> str:
+def _first_name(entity: Entity) -> str:
     return entity.name.split(", ")[0]
 
 
-def _ended(text: str) -> str:
+def _end_sentence(text: str) -> str:
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,4 +1,4 @@
-"""Writing answers from facts: by taking them as they are, or by a language model that must cite them."""
+"""Write answers from facts: the facts themselves, or the text of a language model that must cite them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from vectuned.reasoning.errors import GeneratorUnreachableError, UngroundedError
 from .facts import Fact
 from .knowledge import NOTHING_FOUND, Answer, Citation, Question
 
+# [2] or [2, 7]
 _CITED: Final = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
+# Sentences end before a space, but the citations that follow belong to them.
 _SENTENCE: Final = re.compile(r"(?<=[.!?])(?!\s*\[\d)\s+|(?<=\])\s+(?=[A-ZÄÖÜ])|\n+")
 _RULES: Final = (
     "Answer the question from the numbered facts alone, in the language of the question, in at most five "
@@ -23,23 +25,23 @@ _RULES: Final = (
 
 
 class Generator(Protocol):
-    """Writes an answer; its `name` stands beside it."""
+    """Writes answers; `name` is shown beside them."""
 
     @property
     def name(self) -> str:
-        """What wrote the answer."""
+        """The name of the author."""
 
     def write(self, question: Question, facts: Sequence[Fact]) -> Answer:
-        """Answer from facts alone, each sentence with its source; GeneratorError where that fails."""
+        """Answer from the facts alone, each sentence with its source; raises GeneratorError if that fails."""
 
 
-class Extractive:
-    """Takes the facts as they are: nothing is made up, and no model is needed."""
+class ExtractiveGenerator:
+    """Returns the facts themselves, without a model; nothing can be made up."""
 
     name = "extractive"
 
     def write(self, question: Question, facts: Sequence[Fact]) -> Answer:
-        """Answer by the facts themselves, in their order; see `Generator.write`."""
+        """Return the facts in their order; see `Generator.write`."""
         if not facts:
             return Answer(NOTHING_FOUND, (), self.name)
         text = " ".join(f"{fact.text} [{number}]" for number, fact in enumerate(facts, start=1))
@@ -47,9 +49,9 @@ class Extractive:
 
 
 class ChatGenerator:
-    """Asks a model behind an OpenAI-compatible endpoint, such as llama.cpp's server on this machine.
+    """Asks a model behind an OpenAI-compatible endpoint, such as the server of llama.cpp.
 
-    Sentences that cite no fact are left out; if none is left the answer is refused.
+    Sentences that cite no fact are left out. If none is left, UngroundedError is raised.
     """
 
     def __init__(self, endpoint: Endpoint, model: str, max_tokens: int = 400) -> None:
@@ -79,8 +81,8 @@ class ChatGenerator:
         sentences = [part.strip() for part in _SENTENCE.split(text) if _numbers(part, len(facts))]
         if not sentences:
             raise UngroundedError()
-        said = " ".join(sentences)
-        return Answer(said, _citations(facts, _numbers(said, len(facts))), self.name)
+        cited = " ".join(sentences)
+        return Answer(cited, _citations(facts, _numbers(cited, len(facts))), self.name)
 
 
 def _content(reply: Any) -> str:
@@ -90,10 +92,10 @@ def _content(reply: Any) -> str:
         raise EndpointError("a reply without choices") from error
 
 
-def _numbers(text: str, most: int) -> list[int]:
-    """Return the facts that a text cites, of those that there are."""
+def _numbers(text: str, count: int) -> list[int]:
+    """Return the numbers of the facts that a text cites; numbers above `count` are ignored."""
     cited = {int(number) for group in _CITED.findall(text) for number in group.split(",")}
-    return sorted(number for number in cited if 1 <= number <= most)
+    return sorted(number for number in cited if 1 <= number <= count)
 
 
 def _citations(facts: Sequence[Fact], numbers: Sequence[int]) -> tuple[Citation, ...]:

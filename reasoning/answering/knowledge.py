@@ -1,4 +1,4 @@
-"""What flows between the nodes: the question, what was found and related, how good it is, and the answer."""
+"""The values that flow between the nodes, from the question to the answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Final, Literal
 from uuid import UUID
 
 from vectuned.reasoning.embedding.embedder import Vectors
+from vectuned.reasoning.store.entities import Entity
 
 LinkKind = Literal["explicit", "hierarchy", "semantic", "attributes"]
+
+NOTHING_FOUND: Final = "Nothing in the store answers this."
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, in words; `language` is a text search configuration of PostgreSQL."""
+    """A question in words; `language` is a text search configuration of PostgreSQL."""
 
     text: str
     language: str = "english"
@@ -23,81 +26,65 @@ class Question:
 
 @dataclass(frozen=True)
 class Breadth:
-    """How widely a run looks.
+    """How widely a run searches.
 
-    `neighbours` entities near the vector, `named` entities by words, of which the `most` best are kept;
-    `leads` of them are looked at closely, over at most `hops` relationships, `each` of every entity.
+    It takes `neighbours` entities near the question's vector and `name_matches` entities by the words of
+    their names, and keeps the best `max_candidates` of both. The first `leads` of these are explored, over at
+    most `hops` relationships, with `links_per_entity` of each entity.
     """
 
     neighbours: int = 10
-    named: int = 100
-    most: int = 10
+    name_matches: int = 100
+    max_candidates: int = 10
     leads: int = 3
     hops: int = 1
-    each: int = 8
+    links_per_entity: int = 8
 
-    def wider(self) -> Breadth:
-        """Return twice the breadth and one more hop, within bounds."""
+    def widen(self) -> Breadth:
+        """Return a wider search: more of everything and one more hop, within bounds."""
         return replace(
             self,
             neighbours=min(4 * self.neighbours, 200),
-            named=min(2 * self.named, 1000),
-            most=min(2 * self.most, 100),
+            name_matches=min(2 * self.name_matches, 1000),
+            max_candidates=min(2 * self.max_candidates, 100),
             leads=min(self.leads + 2, 10),
             hops=min(self.hops + 1, 3),
         )
 
 
 @dataclass(frozen=True)
-class Word:
-    """A lexeme of the question and its weight, ln((1 + entities) / (1 + entities that have it))."""
-
-    lexeme: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class Entity:
-    """An entity of the store."""
-
-    id: int
-    label: str
-    name: str
-    description: str
-
-
-@dataclass(frozen=True)
 class Candidate:
     """An entity that the question may be about.
 
-    `similarity` is the cosine to the question, `names` the share of the weight of its words that the name
-    has, `coverage` the share of the name's words that the question has, `score` their weighted mean.
+    `similarity` is the cosine to the question's vector. `name_match` is the share of the question's words, by
+    weight, that the name has; `coverage` is the share of the name's words that the question has. `score` is
+    the weighted mean of the three.
     """
 
     entity: Entity
     score: float
     similarity: float
-    names: float
+    name_match: float
     coverage: float
     embedding: Vectors | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search that vectuned served: its id (None where it could not serve) and the entities it returned."""
+    """A vector search: its query id, None unless vectuned served it, and the ids of the entities returned."""
 
     query_id: UUID | None
     entities: tuple[int, ...]
 
     @property
     def is_recorded(self) -> bool:
-        """Whether feedback on it will be kept; the last digit of its id says so."""
+        """Whether vectuned recorded the search and takes feedback on it: the last digit of its id says so."""
         return self.query_id is not None and self.query_id.hex[-1] == "1"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Something to know of an entity; `about` describes it to the embedder, in words."""
+    """Something to know of an entity; `about` describes it in words for the embedder."""
 
     name: str
     required: bool = False
@@ -105,8 +92,8 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class FilledSlot:
-    """The value of a slot: where it is from, and how surely it belongs there (0 to 1)."""
+class SlotValue:
+    """The value of a slot, its source, and the confidence (0 to 1) that it belongs in this slot."""
 
     slot: str
     value: str
@@ -117,15 +104,15 @@ class FilledSlot:
 
 @dataclass(frozen=True)
 class Slots:
-    """The slots of one entity: those filled, and the others."""
+    """The slots of one entity: those with a value, and those without."""
 
     entity: int
-    filled: tuple[FilledSlot, ...]
+    filled: tuple[SlotValue, ...]
     missing: tuple[Slot, ...] = ()
 
     @property
     def completeness(self) -> float:
-        """Return the share of slots that are filled, a required one counting twice; 1 without slots."""
+        """The share of slots that are filled; a required slot counts twice. 1 if there are no slots."""
         filled = sum(2 if value.required else 1 for value in self.filled)
         missing = sum(2 if slot.required else 1 for slot in self.missing)
         return 1.0 if filled + missing == 0 else filled / (filled + missing)
@@ -133,7 +120,10 @@ class Slots:
 
 @dataclass(frozen=True)
 class Link:
-    """A relation of two entities: explicit, by hierarchy, by semantic similarity or by shared attributes."""
+    """How one entity is related to another: by a relationship, a hierarchy, similarity or shared attributes.
+
+    `confidence` is 0 to 1; `hop` counts the relationships or levels from a lead.
+    """
 
     source: int
     target: int
@@ -146,7 +136,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Relations:
-    """Links around the leads, and the entities they lead to by id."""
+    """The links around the leads, and the entities at their ends by id."""
 
     links: tuple[Link, ...]
     entities: Mapping[int, Entity]
@@ -154,17 +144,21 @@ class Relations:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the controller thinks of what was found; `gaps` names what is missing, in words."""
+    """How coherent and how complete the evidence is, 0 to 1; `gaps` describes what is missing."""
 
     coherence: float
     completeness: float
-    enough: bool
+    is_enough: bool
     gaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is left to answer from: candidates best first, links, slots; and which entities were rejected."""
+    """What the answer is made from: candidates best first, their links, slots, and entities by id.
+
+    `rejected` holds the ids of entities that a search returned although they have nothing to do with the
+    question.
+    """
 
     candidates: tuple[Candidate, ...]
     links: tuple[Link, ...]
@@ -174,20 +168,8 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Resource:
-    """A text from elsewhere: `similarity` is its cosine to the question."""
-
-    id: int
-    uri: str
-    type: str
-    text: str
-    similarity: float
-    entity: int | None = None
-
-
-@dataclass(frozen=True)
 class Citation:
-    """The source of what is said: an entity, a relationship between two, or a resource."""
+    """A source of the answer: an entity, a relationship between two, or a resource."""
 
     number: int
     kind: Literal["entity", "relation", "resource"]
@@ -198,7 +180,7 @@ class Citation:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer; `[n]` in its text refers to the citation of that number. `generator` names who wrote it."""
+    """The answer; `[n]` in its text refers to the citation of that number. `generator` names its author."""
 
     text: str
     citations: tuple[Citation, ...]
@@ -207,9 +189,6 @@ class Answer:
 
 @dataclass(frozen=True)
 class FeedbackReport:
-    """What vectuned.record_feedback said to the feedback on the run's searches, by query id."""
+    """What vectuned.record_feedback returned for each search of the run, by query id."""
 
     answers: Mapping[str, str]
-
-
-NOTHING_FOUND: Final = "Nothing in the store answers this."

@@ -1,4 +1,4 @@
-"""The reasoner: the graph that answers questions, and all that its runs share."""
+"""The reasoner: the graph that answers questions, and what its runs share."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from vectuned.config.errors import ConfigurationError
 from vectuned.config.sections import ReasoningSettings
-from vectuned.reasoning.answering.nodes.answer import Write
-from vectuned.reasoning.answering.nodes.assess import Assess
-from vectuned.reasoning.answering.nodes.embed import Embed
-from vectuned.reasoning.answering.nodes.gather import Gather
-from vectuned.reasoning.answering.nodes.identify import Identify
-from vectuned.reasoning.answering.nodes.prune import Prune
-from vectuned.reasoning.answering.nodes.read import Read
-from vectuned.reasoning.answering.nodes.report import Report
-from vectuned.reasoning.answering.nodes.slots import ResolveSlots
-from vectuned.reasoning.answering.nodes.traverse import Traverse
+from vectuned.reasoning.answering.nodes.answer import WriteAnswer
+from vectuned.reasoning.answering.nodes.assess import AssessEvidence
+from vectuned.reasoning.answering.nodes.embed import EmbedQuestion
+from vectuned.reasoning.answering.nodes.feedback import RecordFeedback
+from vectuned.reasoning.answering.nodes.gather import GatherResources
+from vectuned.reasoning.answering.nodes.identify import IdentifyEntities
+from vectuned.reasoning.answering.nodes.prune import PruneMaterial
+from vectuned.reasoning.answering.nodes.read import ReadQuestion
+from vectuned.reasoning.answering.nodes.slots import FillSlots
+from vectuned.reasoning.answering.nodes.traverse import TraverseLinks
 from vectuned.reasoning.embedding.embedder import Embedder
 from vectuned.reasoning.embedding.embedders import make_embedder
 from vectuned.reasoning.embedding.endpoint import Endpoint
 from vectuned.reasoning.graph.concurrency import Load
-from vectuned.reasoning.graph.connections import Connection, Connections
+from vectuned.reasoning.graph.connections import Connection, ConnectionPool
 from vectuned.reasoning.graph.context import Cancellation
 from vectuned.reasoning.graph.graph import Graph, Plan
 from vectuned.reasoning.graph.runner import Run, run
+from vectuned.reasoning.store.cache import EntityCache
+from vectuned.reasoning.store.reads import prepare
+from vectuned.reasoning.store.words import WordWeights
 from vectuned.reasoning.trace import Trace
 
-from .generators import ChatGenerator, Extractive, Generator
+from .generators import ChatGenerator, ExtractiveGenerator, Generator
 from .knowledge import Answer, Assessment, Breadth, Candidate, FeedbackReport, Material, Question, Search
-from .reads import HotEntities, WordWeights, prepare
+
+_EMBEDDER_SLACK: Final = 5.0  # seconds that the node has beyond the embedder's own timeout
+_THREADS_PER_RUN: Final = 4  # two nodes of a run work at once; as many abandoned ones may still hold a thread
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run is given."""
+class RunInputs:
+    """The inputs of a run."""
 
     question: Question
     breadth: Breadth
@@ -45,85 +50,94 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a question: the answer, the entities best first, and how it came about."""
+    """The result of a question: the answer, the candidates best first, and how the answer was found."""
 
     answer: Answer
     candidates: tuple[Candidate, ...]
     material: Material
     assessment: Assessment
     searches: tuple[Search, ...]
-    told: FeedbackReport
+    feedback: FeedbackReport
     trace: Trace
 
     @classmethod
-    def of(cls, done: Run) -> Outcome:
-        """Take what counts from a run."""
+    def from_run(cls, done: Run) -> Outcome:
+        """Take the outcome from the values of a run."""
         return cls(
-            done["answer"],
-            done["candidates"],
-            done["material"],
-            done["assessment"],
-            done["searches"],
-            done["told"],
-            done.trace,
+            answer=done["answer"],
+            candidates=done["candidates"],
+            material=done["material"],
+            assessment=done["assessment"],
+            searches=done["searches"],
+            feedback=done["feedback"],
+            trace=done.trace,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as plain data."""
-        kept = {candidate.entity.id for candidate in self.material.candidates}
-        names = {id_: entity.name for id_, entity in self.material.entities.items()}
         return {
             "answer": self.answer.text,
             "generator": self.answer.generator,
-            "citations": [
-                {
-                    "number": each.number,
-                    "kind": each.kind,
-                    "ids": list(each.ids),
-                    "source": each.source,
-                    "text": each.text,
-                }
-                for each in self.answer.citations
-            ],
-            "entities": [
-                {
-                    "id": each.entity.id,
-                    "label": each.entity.label,
-                    "name": each.entity.name,
-                    "description": each.entity.description,
-                    "score": each.score,
-                    "similarity": each.similarity,
-                    "names": each.names,
-                    "kept": each.entity.id in kept,
-                }
-                for each in self.candidates
-            ],
-            "path": [
-                {
-                    "source": names.get(link.source),
-                    "relation": link.name,
-                    "target": names.get(link.target),
-                    "kind": link.kind,
-                    "confidence": link.confidence,
-                    "hop": link.hop,
-                }
-                for link in self.material.links
-            ],
+            "citations": self._citations(),
+            "entities": self._entities(),
+            "path": self._path(),
             "coherence": self.assessment.coherence,
             "completeness": self.assessment.completeness,
             "gaps": list(self.assessment.gaps),
-            "feedback": dict(self.told.answers),
+            "feedback": dict(self.feedback.answers),
             "correlation_id": self.trace.correlation_id,
             "duration_ms": self.trace.duration_ms,
             "trace": self.trace.to_json()["steps"],
         }
 
+    def _citations(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "number": each.number,
+                "kind": each.kind,
+                "ids": list(each.ids),
+                "source": each.source,
+                "text": each.text,
+            }
+            for each in self.answer.citations
+        ]
+
+    def _entities(self) -> list[dict[str, Any]]:
+        kept = {candidate.entity.id for candidate in self.material.candidates}
+        return [
+            {
+                "id": each.entity.id,
+                "label": each.entity.label,
+                "name": each.entity.name,
+                "description": each.entity.description,
+                "score": each.score,
+                "similarity": each.similarity,
+                "name_match": each.name_match,
+                "kept": each.entity.id in kept,
+            }
+            for each in self.candidates
+        ]
+
+    def _path(self) -> list[dict[str, Any]]:
+        names = {id_: entity.name for id_, entity in self.material.entities.items()}
+        return [
+            {
+                "source": names.get(link.source),
+                "relation": link.name,
+                "target": names.get(link.target),
+                "kind": link.kind,
+                "confidence": link.confidence,
+                "hop": link.hop,
+            }
+            for link in self.material.links
+        ]
+
 
 class Reasoner:
-    """Answers questions from the entity store; for use from several threads.
+    """Answers questions from the entity store. Thread-safe.
 
-    `connect` opens a connection in autocommit mode; those opened are kept for the next run, until `close`.
-    A question to a database without a store raises StoreMissingError. `graph` may be changed, node by node.
+    `connect` opens a connection in autocommit mode; connections are reused by later runs and closed by
+    `close`. Asking a database without an entity store raises StoreMissingError. `graph` may be replaced.
     """
 
     def __init__(
@@ -138,9 +152,10 @@ class Reasoner:
         self.settings = settings or ReasoningSettings()
         self.breadth = breadth or Breadth()
         self.load = Load(self.settings.connections)
-        self._connections = Connections(lambda: _prepared(connect), self.settings.connections)
-        # Two nodes of a run work at once, and as many again may be on their way out.
-        self._workers = ThreadPoolExecutor(4 * self.settings.connections, thread_name_prefix="reasoning")
+        self._connections = ConnectionPool(lambda: _open(connect), self.settings.connections)
+        self._workers = ThreadPoolExecutor(
+            _THREADS_PER_RUN * self.settings.connections, thread_name_prefix="reasoning"
+        )
         self._graph = self._make_graph(
             make_embedder(self.settings) if embedder is None else embedder,
             make_generator(self.settings) if generator is None else generator,
@@ -149,7 +164,7 @@ class Reasoner:
 
     @property
     def graph(self) -> Graph:
-        """The nodes; set it to others, and they are checked at once."""
+        """The graph of nodes; setting it to another one checks that one at once."""
         return self._graph
 
     @graph.setter
@@ -158,7 +173,7 @@ class Reasoner:
 
     @property
     def plan(self) -> Plan:
-        """The graph as it was checked."""
+        """The checked graph."""
         return self._plan
 
     def ask(
@@ -169,22 +184,22 @@ class Reasoner:
         cancellation: Cancellation | None = None,
         breadth: Breadth | None = None,
     ) -> Outcome:
-        """Answer a question; raises a ReasoningError, with the trace so far, where that fails."""
-        asked = Asked(Question(text, self.settings.language), breadth or self.breadth)
+        """Answer a question; raises a ReasoningError, with the trace so far, if that fails."""
+        inputs = RunInputs(Question(text, self.settings.language), breadth or self.breadth)
         with self.load.running():
             done = run(
                 self._plan,
-                asked,
+                inputs,
                 connections=self._connections,
                 cancellation=cancellation,
                 rounds=self.settings.rounds,
                 correlation_id=correlation_id,
                 workers=self._workers,
             )
-        return Outcome.of(done)
+        return Outcome.from_run(done)
 
     def close(self) -> None:
-        """Close the connections, and leave the threads to end by themselves."""
+        """Close the connections; running nodes are not waited for."""
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
 
@@ -195,30 +210,30 @@ class Reasoner:
         self.close()
 
     def _make_graph(self, embedder: Embedder, generator: Generator) -> Graph:
-        chosen = self.settings
-        hot = HotEntities()
-        max_age = timedelta(days=chosen.max_age_days) if chosen.max_age_days else None
+        settings = self.settings
+        cache = EntityCache()
+        max_age = timedelta(days=settings.max_age_days) if settings.max_age_days else None
         return Graph(
-            Asked,
+            RunInputs,
             (
-                Read(embedder, WordWeights()),
-                Embed(embedder, seconds=chosen.embedder_seconds + 5.0),
-                Identify(),
-                ResolveSlots(embedder),
-                Traverse(hot),
-                Assess(chosen.min_coherence, chosen.min_completeness),
-                Prune(hot, self.load, relevance=chosen.relevance, max_age=max_age),
-                Gather(),
-                Write(generator, seconds=chosen.generator_seconds),
-                Report(count_uses=chosen.count_uses),
+                ReadQuestion(embedder, WordWeights()),
+                EmbedQuestion(embedder, seconds=settings.embedder_seconds + _EMBEDDER_SLACK),
+                IdentifyEntities(),
+                FillSlots(embedder),
+                TraverseLinks(cache),
+                AssessEvidence(settings.min_coherence, settings.min_completeness),
+                PruneMaterial(cache, self.load, relevance=settings.relevance, max_age=max_age),
+                GatherResources(),
+                WriteAnswer(generator, seconds=settings.generator_seconds),
+                RecordFeedback(count_uses=settings.count_uses),
             ),
         )
 
 
 def make_generator(settings: ReasoningSettings) -> Generator:
-    """Return the generator that the settings name; ConfigurationError where they do not go together."""
+    """Return the generator that the settings name; raises ConfigurationError if a setting is missing."""
     if settings.generator == "extractive":
-        return Extractive()
+        return ExtractiveGenerator()
     for key in ("generator_url", "generator_model"):
         if not getattr(settings, key):
             raise ConfigurationError(f"reasoning.generator endpoint needs reasoning.{key}.")
@@ -226,10 +241,10 @@ def make_generator(settings: ReasoningSettings) -> Generator:
     return ChatGenerator(endpoint, settings.generator_model, settings.generator_tokens)
 
 
-def _prepared(connect: Callable[[], Connection]) -> Connection:
+def _open(connect: Callable[[], Connection]) -> Connection:
     conn = connect()
     try:
         return prepare(conn)
-    except BaseException:  # nobody else knows of the connection yet
-        conn.close()
+    except BaseException:
+        conn.close()  # nothing else refers to the connection yet
         raise

@@ -15,7 +15,7 @@ from vectuned.reasoning.errors import StoreBusyError
 Connection = psycopg.Connection[Any]
 
 
-class Connections:
+class ConnectionPool:
     """Lend at most `most` connections made by `connect`, the one given back last first.
 
     Its server has planned the searches already. One that is given back in the middle of a transaction is

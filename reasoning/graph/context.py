@@ -13,7 +13,7 @@ import psycopg
 from vectuned.reasoning.errors import RunCancelledError
 from vectuned.reasoning.trace import summarise
 
-from .connections import Connection, Connections
+from .connections import Connection, ConnectionPool
 
 
 class SendBack(Exception):  # noqa: N818 - no error but a wish
@@ -84,7 +84,7 @@ class Context:
         round: int = 1,
         may_send_back: bool = False,
         seconds: float | None = None,
-        connections: Connections | None = None,
+        connections: ConnectionPool | None = None,
     ) -> None:
         self.correlation_id = correlation_id
         self.node = node
@@ -96,7 +96,7 @@ class Context:
         self._connections = connections
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
-    def decide(self, what: str, **facts: object) -> None:
+    def record_decision(self, what: str, **facts: object) -> None:
         """Say in the trace what was decided, and by which facts."""
         self.decisions.append({"what": what, **{name: summarise(fact) for name, fact in facts.items()}})
 

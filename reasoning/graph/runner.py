@@ -20,11 +20,11 @@ from vectuned.reasoning.errors import (
     WrongInputsError,
     WrongOutputError,
     is_retryable,
-    of_a_node,
+    node_error,
 )
 from vectuned.reasoning.trace import Status, Step, Trace
 
-from .connections import Connections
+from .connections import ConnectionPool
 from .context import Cancellation, Context, SendBack
 from .graph import Plan, holds, type_name
 
@@ -72,7 +72,7 @@ def run(
     plan: Plan,
     inputs: Any,
     *,
-    connections: Connections | None = None,
+    connections: ConnectionPool | None = None,
     cancellation: Cancellation | None = None,
     rounds: int = 2,
     correlation_id: str | None = None,
@@ -102,7 +102,7 @@ class _Runner:
     def __init__(
         self,
         plan: Plan,
-        connections: Connections | None,
+        connections: ConnectionPool | None,
         cancellation: Cancellation,
         rounds: int,
         correlation_id: str | None,
@@ -218,7 +218,7 @@ class _Runner:
             self._log(logging.INFO, "send_back", "node %s sends the run back", attempt.node)
             raise SendBack(wish.changes) from None
         except Exception as error:  # a node may be anybody's: whatever it raises ends the run as one of ours
-            found = of_a_node(error, attempt.node, self._trace.correlation_id)
+            found = node_error(error, attempt.node, self._trace.correlation_id)
             self._record(way, attempt, "failed", error=found)
             if not is_retryable(found) or attempt.number >= node.limits.attempts:
                 # Who asked or configured wrongly is told so; the rest is for whoever runs this.

@@ -7,7 +7,7 @@ from typing import Any
 
 from vectuned.reasoning.trace import Step, Trace
 
-from .connections import Connections
+from .connections import ConnectionPool
 from .graph import Graph, Limits, Node
 from .runner import Run, run
 
@@ -44,7 +44,7 @@ class StandIn(Node[Any, Any]):
 
 
 def run_node(
-    node: Node[Any, Any], /, *, connections: Connections | None = None, rounds: int = 1, **inputs: object
+    node: Node[Any, Any], /, *, connections: ConnectionPool | None = None, rounds: int = 1, **inputs: object
 ) -> Run:
     """Run one node alone, its inputs given by name; the values of the run are its inputs and outputs."""
     kind, _ = node.ports()

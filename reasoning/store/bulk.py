@@ -1,29 +1,29 @@
-"""Load much into the entity store at once, by binary COPY, and build its vector indexes."""
+"""Load many rows into the entity store by binary COPY, and build its vector indexes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-import psycopg
 from pgvector import Vector
 from psycopg import sql
 
 from vectuned.reasoning.embedding.embedder import Vectors
+from vectuned.reasoning.graph.connections import Connection
 from vectuned.sql.entity_loader import SCHEMA, entity_queries, stored_dimensions
+from vectuned.sql.rows import execute, fetch_rows, fetch_value, fetch_values
 
 from .entities import NewEntity, NewResource
 from .statements import usage_errors
 
-Conn = psycopg.Connection[Any]
 Progress = Callable[[int], None]
 
-TABLES: Final = ("entities", "external_resources")
-_STEP: Final = 5000
+TABLES: Final = ("entities", "external_resources")  # those with vectors
+_STEP: Final = 5000  # rows between two reports of progress: several a second
 
 
 def load_entities(
-    conn: Conn, entities: Sequence[NewEntity], vectors: Vectors, model_id: int, progress: Progress
+    conn: Connection, entities: Sequence[NewEntity], vectors: Vectors, model_id: int, progress: Progress
 ) -> list[int]:
     """Store entities, their vectors (n, dimensions) and attributes in one transaction; return the ids."""
     with conn.transaction(), usage_errors():
@@ -34,7 +34,9 @@ def load_entities(
             for id_, e, vector in zip(ids, entities, vectors, strict=True)
         )
         _copy(conn, "copy_entities", types, rows, progress)
-        attributes = _attribute_ids(conn, {name for e in entities for name, _ in e.attributes})
+        attributes = _ids_by_name(
+            conn, "attribute_ids", names=sorted({name for e in entities for name, _ in e.attributes})
+        )
         values = _value_ids(conn, {value for e in entities for _, value in e.attributes})
         links = (
             (id_, attributes[name], values[value])
@@ -46,18 +48,17 @@ def load_entities(
 
 
 def load_relationships(
-    conn: Conn, edges: Sequence[tuple[int, int, str]], progress: Progress, confidence: float = 1.0
+    conn: Connection, edges: Sequence[tuple[int, int, str]], progress: Progress, confidence: float = 1.0
 ) -> None:
     """Store relationships (source, target, type), all distinct, in one transaction."""
     with conn.transaction(), usage_errors():
-        names = sorted({name for _, _, name in edges})
-        types = dict(conn.execute(entity_queries()["type_ids"], {"names": names}).fetchall())
+        types = _ids_by_name(conn, "type_ids", names=sorted({name for _, _, name in edges}))
         rows = ((source, target, types[name], confidence) for source, target, name in edges)
         _copy(conn, "copy_relationships", ["int8", "int8", "int2", "float8"], rows, progress)
 
 
 def load_resources(
-    conn: Conn, resources: Sequence[NewResource], vectors: Vectors, model_id: int, progress: Progress
+    conn: Connection, resources: Sequence[NewResource], vectors: Vectors, model_id: int, progress: Progress
 ) -> list[int]:
     """Store resources with their vectors (n, dimensions) and links in one transaction; return their ids."""
     with conn.transaction(), usage_errors():
@@ -77,64 +78,79 @@ def load_resources(
     return ids
 
 
-def build_index(conn: Conn, table: str, column: str = "embedding", *, concurrently: bool = False) -> None:
-    """Build the HNSW index (cosine, m = 16, ef_construction = 64) of a table where it is missing.
+def build_index(
+    conn: Connection, table: str, column: str = "embedding", *, concurrently: bool = False
+) -> None:
+    """Build the HNSW index (cosine, m = 16, ef_construction = 64) of a table if it is missing or invalid.
 
-    conn must be in autocommit mode to build `concurrently`, without keeping writers waiting.
+    `concurrently` does not block writers; conn must then be in autocommit mode.
     """
-    name = sql.Identifier(SCHEMA, f"{table}_{column}_idx")
-    row = conn.execute(entity_queries()["index_valid"], {"index": name.as_string(conn)}).fetchone()
-    if row is not None and not row[0]:
+    index = sql.Identifier(SCHEMA, _index_name(table, column)).as_string(conn)
+    if fetch_value(conn, entity_queries()["index_valid"], {"index": index}) is False:
         drop_index(conn, table, column)
-    counted = conn.execute(
-        sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(SCHEMA, table))
-    ).fetchone()
-    extension = conn.execute(entity_queries()["extension_schema"]).fetchone()
-    assert counted is not None
-    assert extension is not None
-    before = conn.execute("SHOW maintenance_work_mem").fetchone()
-    assert before is not None
-    memory = {"rows": counted[0], "dimensions": stored_dimensions(conn)}
-    conn.execute(entity_queries()["index_memory"], memory)
+    schemas = {row.extension: row.schema for row in fetch_rows(conn, entity_queries()["extension_schemas"])}
+    rows = fetch_value(conn, entity_queries()["count_rows"].format(table=_identifier(table)))
+    memory = fetch_value(conn, entity_queries()["maintenance_memory"])
+    execute(
+        conn,
+        entity_queries()["raise_maintenance_memory"],
+        {"rows": rows, "dimensions": stored_dimensions(conn)},
+    )
     try:
-        conn.execute(
+        execute(
+            conn,
             entity_queries()["create_index"].format(
                 concurrently=sql.SQL("CONCURRENTLY" if concurrently else ""),
-                index=sql.Identifier(f"{table}_{column}_idx"),
-                table=sql.Identifier(SCHEMA, table),
+                index=sql.Identifier(_index_name(table, column)),
+                table=_identifier(table),
                 column=sql.Identifier(column),
-                operators=sql.Identifier(extension[0], "vector_cosine_ops"),
-            )
+                operators=sql.Identifier(schemas["vector"], "vector_cosine_ops"),
+            ),
         )
     finally:
         if not conn.closed and not conn.broken:
-            conn.execute("SELECT set_config('maintenance_work_mem', %s, false)", before)
+            execute(conn, entity_queries()["set_maintenance_memory"], {"memory": memory})
 
 
-def drop_index(conn: Conn, table: str, column: str = "embedding") -> None:
-    """Drop the vector index of a table, before much is loaded into it."""
-    name = sql.Identifier(SCHEMA, f"{table}_{column}_idx")
-    conn.execute(entity_queries()["drop_index"].format(index=name))
+def drop_index(conn: Connection, table: str, column: str = "embedding") -> None:
+    """Drop the vector index of a table, if it has one."""
+    execute(conn, entity_queries()["drop_index"].format(index=_identifier(_index_name(table, column))))
 
 
-def analyze(conn: Conn, tables: Iterable[str]) -> None:
-    """Have the planner know what tables of the store hold now."""
+def drop_indexes_of_empty_tables(conn: Connection) -> None:
+    """Drop the vector indexes of tables without rows: inserting row by row takes several times as long."""
+    for table in TABLES:
+        if not fetch_value(conn, entity_queries()["has_rows"].format(table=_identifier(table))):
+            drop_index(conn, table)
+
+
+def analyze(conn: Connection, tables: Iterable[str]) -> None:
+    """Update the planner's statistics of tables of the store."""
     for table in tables:
-        conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, table)))
+        execute(conn, entity_queries()["analyze"].format(table=_identifier(table)))
 
 
-def _reserve(conn: Conn, table: str, column: str, count: int) -> list[int]:
+def _index_name(table: str, column: str) -> str:
+    return f"{table}_{column}_idx"
+
+
+def _identifier(name: str) -> sql.Identifier:
+    return sql.Identifier(SCHEMA, name)
+
+
+def _reserve(conn: Connection, table: str, column: str, count: int) -> list[int]:
     values = {"table": f"{SCHEMA}.{table}", "column": column, "count": count}
-    return [row[0] for row in conn.execute(entity_queries()["reserve_ids"], values).fetchall()]
+    return fetch_values(conn, entity_queries()["reserve_ids"], values)
 
 
-def _attribute_ids(conn: Conn, names: set[str]) -> dict[str, int]:
-    return dict(conn.execute(entity_queries()["attribute_ids"], {"names": sorted(names)}).fetchall())
+def _ids_by_name(conn: Connection, statement: str, **values: object) -> dict[str, int]:
+    return {row.name: row.id for row in fetch_rows(conn, entity_queries()[statement], values)}
 
 
-def _value_ids(conn: Conn, values: set[str]) -> dict[str, int]:
-    conn.execute(entity_queries()["lock_values"])
-    known = dict(conn.execute(entity_queries()["value_ids"], {"values": list(values)}).fetchall())
+def _value_ids(conn: Connection, values: set[str]) -> dict[str, int]:
+    """Return the ids of attribute values by value, after inserting those that are missing."""
+    execute(conn, entity_queries()["lock_values"])
+    known = _ids_by_name(conn, "value_ids", values=list(values))
     missing = sorted(values - known.keys())
     added = dict(zip(missing, _reserve(conn, "attribute_values", "value_id", len(missing)), strict=True))
     _copy(conn, "copy_values", ["int8", "text"], ((id_, value) for value, id_ in added.items()))
@@ -142,7 +158,7 @@ def _value_ids(conn: Conn, values: set[str]) -> dict[str, int]:
 
 
 def _copy(
-    conn: Conn,
+    conn: Connection,
     statement: str,
     types: list[str],
     rows: Iterable[tuple[Any, ...]],

@@ -1,4 +1,7 @@
-"""What the entity store holds and finds, as values."""
+"""The values that the entity store takes and returns.
+
+The fields have the names of the columns in sql/entities/queries/.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Kind = Literal["entity", "resource"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An embedding model; vectors of two of them cannot be compared."""
+    """An embedding model. Vectors of different models, or of two versions of one, cannot be compared."""
 
     id: int
     name: str
@@ -24,12 +27,18 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """An entity; `status` is active, archived or pruned."""
+    """An entity: its id, its label in hierarchies, and the text that is embedded."""
 
     id: int
     label: str
     name: str
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntityRecord(Entity):
+    """An entity with its state: `status` is active, archived or pruned."""
+
     language: str
     status: str
     needs_embedding: bool
@@ -41,7 +50,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class NamedEntity:
-    """An entity that was found."""
+    """The id and name of an entity."""
 
     id: int
     name: str
@@ -49,7 +58,11 @@ class NamedEntity:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An entity near a query: `similarity` is the cosine (-1 to 1); `query_id` is for feedback, if tuned."""
+    """An entity near a query vector.
+
+    `similarity` is the cosine, -1 to 1. `query_id` identifies the search for feedback; it is None unless
+    vectuned served the search.
+    """
 
     id: int
     name: str
@@ -59,7 +72,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class HybridMatch:
-    """An entity that a hybrid search found; all scores are 0 to 1."""
+    """A result of a hybrid search; all scores are 0 to 1."""
 
     id: int
     name: str
@@ -71,7 +84,7 @@ class HybridMatch:
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """An entity `distance` steps up or down a hierarchy (0: beside)."""
+    """An entity `distance` levels above or below another in a hierarchy; 0 for a sibling."""
 
     id: int
     name: str
@@ -80,17 +93,17 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Sharer:
-    """An entity with the same attribute values as another, each written `attribute = value`."""
+    """An entity that shares `shared` attribute values with another, each written `attribute = value`."""
 
     id: int
     name: str
     shared: int
-    values: tuple[str, ...]
+    shared_values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Relationship:
-    """A relationship seen from one of its entities; `entity_id` and `name` are those of the other."""
+    """A relationship of one entity; `entity_id` and `name` are those of the other entity."""
 
     id: int
     direction: Direction
@@ -103,7 +116,7 @@ class Relationship:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A relationship in a hierarchy, at `path`."""
+    """A relationship in a hierarchy; `path` is its place there, as an ltree."""
 
     id: int
     path: str
@@ -114,8 +127,8 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
-    """A way between two entities: n + 1 entities, n relationship types, the product of their confidences."""
+class ConnectionPath:
+    """A path between two entities: n + 1 entities, n relationship types, the product of the confidences."""
 
     entity_ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -125,7 +138,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class PatternMatch:
-    """A way along given types of relationship: all its entities, the names of the first and the last."""
+    """A path along given relationship types: its entities, and the names of the first and the last."""
 
     entity_ids: tuple[int, ...]
     start_name: str
@@ -135,10 +148,10 @@ class PatternMatch:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A text from elsewhere, and entities that it says something about.
+    """An external text and the entities it is linked to.
 
-    `confidence` is that of the link, None where it was not asked for by entity; `similarity` that to the
-    query, None without one.
+    `confidence` is that of the link to the one entity in `entity_ids`, None for a search over all resources.
+    `similarity` is the cosine to the query, None without a query.
     """
 
     id: int
@@ -152,7 +165,7 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class HotEntity:
-    """An entity that is used much."""
+    """An entity that is used often."""
 
     id: int
     name: str
@@ -162,7 +175,11 @@ class HotEntity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingTexts:
-    """Texts to embed: `ids`, `texts`, and `hashes` that go back with the vectors, all of one length."""
+    """A batch of texts to embed.
+
+    `ids`, `texts` and `hashes` have one length. A hash goes back with the vector of its text, so that the
+    store rejects the vector of a text that has changed since.
+    """
 
     kind: Kind
     ids: list[int]
@@ -175,7 +192,7 @@ class PendingTexts:
 
 @dataclass(frozen=True, slots=True)
 class RebaseJob:
-    """A move to another model, of which `embedded` of `total` texts are ready.
+    """A move of the store to another model: `embedded` of `total` texts have a vector of that model.
 
     `state` is running, done or cancelled.
     """
@@ -192,7 +209,7 @@ class RebaseJob:
 
 @dataclass(frozen=True, slots=True)
 class NewEntity:
-    """An entity to load in bulk; `attributes` are pairs (attribute, value)."""
+    """An entity to load in bulk; `attributes` are (attribute, value) pairs."""
 
     label: str
     name: str
@@ -203,7 +220,7 @@ class NewEntity:
 
 @dataclass(frozen=True, slots=True)
 class NewResource:
-    """A resource to load in bulk, linked to entities by their ids."""
+    """A resource to load in bulk, and the ids of the entities to link it to."""
 
     uri: str
     type: str

@@ -1,6 +1,7 @@
-"""Embed what waits in the entity store, and move it to another model.
+"""Embed the texts of the entity store that wait for it, and move the store to another model.
 
-That goes in batches, each committed: whatever ends the process costs one batch, and the next run goes on.
+Both work in batches that are committed one by one, so that an interruption costs at most one batch and the
+next run resumes there.
 """
 
 from __future__ import annotations
@@ -11,101 +12,113 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
-import psycopg
+from psycopg.errors import LockNotAvailable
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.reasoning.embedding.embedder import Embedder
+from vectuned.sql.entity_loader import entity_queries
+from vectuned.sql.rows import execute
 
 from .bulk import TABLES, analyze, build_index
 from .entities import Kind, Model, RebaseJob
-from .store import BATCH, EntityStore
+from .models import BATCH
+from .store import EntityStore
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Called with what begins and how much it is, yields a function that takes how much is done so far."""
+"""Called with the label and the size of a stage; yields a function that takes how much of it is done."""
 
 _KINDS: Final[tuple[Kind, ...]] = ("entity", "resource")
-_PATIENCE: Final = 10
-_STRIPES: Final = 16
+_SWITCH_ATTEMPTS: Final = 10  # with growing pauses: about 5 s of waiting, and 20 s for locks
+_STRIPES: Final = 16  # as the function next_embedding_batch defines them
 
 
-def quietly(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show no progress."""
+def hide_progress(_label: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show no progress; the default stage."""
     return nullcontext(lambda _done: None)
 
 
-def embed_waiting(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> int:
-    """Embed all texts that have no embedding or another text since; return how many were stored.
+def embed_pending(store: EntityStore, embedder: Embedder, stage: Stage = hide_progress) -> int:
+    """Embed all texts without an up-to-date embedding; return how many were stored.
 
-    Raises UsageError if the store is of another model.
+    Raises UsageError if the store has another model.
     """
     model = store.use_model(embedder)
     stored = 0
-    with stage("embedding what waits", store.waiting_count()) as progress:
-        for done in _embed(store, embedder, model.id, None):
-            stored += done
+    with stage("embedding what waits", store.count_pending()) as progress:
+        for count in _embed(store, embedder, model.id, None):
+            stored += count
             progress(stored)
     return stored
 
 
-def rebase(store: EntityStore, embedder: Embedder, stage: Stage = quietly) -> RebaseJob:
-    """Move the store to another model, going on with what an earlier run began.
+def rebase(store: EntityStore, embedder: Embedder, stage: Stage = hide_progress) -> RebaseJob:
+    """Move the store to another model, or resume a move that was interrupted.
 
-    Searches use the current model all the while; then columns and indexes change places in one moment. The
-    connection must be in autocommit mode. Raises UsageError if the store is of that model, or being moved to
-    a third, VectunedError if another process is at it.
+    Searches use the current model until the columns and indexes are swapped in one transaction. The
+    connection must be in autocommit mode. Raises UsageError if the store has that model already or is being
+    moved to a third one, VectunedError if another process is moving it.
     """
     if not store.conn.autocommit:
         raise UsageError("A rebase commits batch by batch: give the store a connection in autocommit mode.")
-    with _alone(store):
+    with _rebase_lock(store):
         job_id = int(
             store.value(
                 "rebase_start", name=embedder.name, version=embedder.version, dimensions=embedder.dimensions
             )
         )
-        begun = _job(store)
-        logger.info(
+        job = _read_job(store)
+        log.info(
             "Moving the entity store to %s: %s of %s texts are embedded",
             embedder.name,
-            begun.embedded,
-            begun.total,
+            job.embedded,
+            job.total,
             extra={"action": "rebase"},
         )
-        with stage(f"embedding with {embedder.name}", begun.total) as progress:
-            done = begun.embedded
+        with stage(f"embedding with {embedder.name}", job.total) as progress:
+            done = job.embedded
             progress(done)
-            for stored in _embed(store, embedder, begun.model.id, job_id, range(_STRIPES)):
-                done += stored
+            for count in _embed(store, embedder, job.model.id, job_id, range(_STRIPES)):
+                done += count
                 progress(done)
-        counts = store.rows("counts")[0]
-        for table, rows in zip(TABLES, (counts[0], counts[7]), strict=True):
+        (counts,) = store.rows("counts")
+        for table, rows in zip(TABLES, (counts.active, counts.resources), strict=True):
             with stage(f"indexing {table.replace('_', ' ')}", rows):
                 build_index(store.conn, table, "embedding_next", concurrently=True)
-        _switch(store, embedder, begun.model.id, job_id)
+        _switch(store, embedder, job.model.id, job_id)
     analyze(store.conn, TABLES)
-    logger.info("The entity store is of %s now", embedder.name, extra={"action": "rebase"})
-    return _job(store)
+    log.info("The entity store is of %s now", embedder.name, extra={"action": "rebase"})
+    return _read_job(store)
 
 
-def cancel(store: EntityStore) -> RebaseJob:
-    """Give up the rebase that runs: the store stays with its model. Raises UsageError where none runs."""
+def cancel_rebase(store: EntityStore) -> RebaseJob:
+    """Cancel the running rebase: the store keeps its model. Raises UsageError if none is running."""
     job = last_job(store)
     if job is None or job.state != "running":
         raise UsageError("No rebase is under way, so there is none to cancel.")
-    with _alone(store):
+    with _rebase_lock(store):
         store.value("rebase_cancel", job_id=job.id)
-    return _job(store)
+    return _read_job(store)
 
 
 def last_job(store: EntityStore) -> RebaseJob | None:
-    """Return the rebase that runs, else the last one, None if there never was any."""
-    for number, name, version, dimensions, model_id, *rest in store.rows("rebase_job"):
-        return RebaseJob(number, Model(model_id, name, version, dimensions), *rest)
+    """Return the running rebase, otherwise the last one, None if there never was one."""
+    for row in store.rows("rebase_job"):
+        return RebaseJob(
+            id=row.job_id,
+            model=Model(row.model_id, row.name, row.version, row.dimensions),
+            state=row.state,
+            total=row.total,
+            embedded=row.embedded,
+            started_at=row.started_at,
+            progress_at=row.progress_at,
+            finished_at=row.finished_at,
+        )
     return None
 
 
-def _job(store: EntityStore) -> RebaseJob:
+def _read_job(store: EntityStore) -> RebaseJob:
     job = last_job(store)
     assert job is not None
     return job
@@ -114,24 +127,25 @@ def _job(store: EntityStore) -> RebaseJob:
 def _embed(
     store: EntityStore, embedder: Embedder, model_id: int, job_id: int | None, stripes: Iterable[int] = ()
 ) -> Iterator[int]:
-    """Embed until nothing waits, first by stripes; yields how many were stored, batch by batch."""
+    """Embed until no text is pending, first by stripes; yield the number of texts stored after each batch."""
     for kind in _KINDS:
         for stripe in stripes:
-            yield from _pass(store, embedder, model_id, kind, job_id, stripe)
-        # Then what was written or changed behind our back, until there is none.
+            yield from _embed_once(store, embedder, model_id, kind, job_id, stripe)
+        # Then the texts that were written or changed in the meantime, until there is none.
         found = True
         while found:
             found = False
-            for stored in _pass(store, embedder, model_id, kind, job_id, None):
-                found = found or stored > 0
-                yield stored
+            for count in _embed_once(store, embedder, model_id, kind, job_id, None):
+                found = found or count > 0
+                yield count
 
 
-def _pass(
+def _embed_once(
     store: EntityStore, embedder: Embedder, model_id: int, kind: Kind, job_id: int | None, stripe: int | None
 ) -> Iterator[int]:
+    """Embed the pending texts of one kind in one pass over the ids; yield the number stored by batch."""
     after = 0
-    while len(batch := store.waiting(kind, BATCH, after, job_id, stripe)):
+    while len(batch := store.next_pending(kind, BATCH, after, job_id, stripe)):
         after = batch.ids[-1]
         try:
             vectors = embedder.encode(batch.texts)
@@ -140,21 +154,22 @@ def _pass(
                 f"One of the {kind} texts {batch.ids[0]} to {after} cannot be embedded ({error}): "
                 "change it, or archive it."
             ) from error
-        yield store.put(batch, vectors, model_id, job_id)
+        yield store.put_vectors(batch, vectors, model_id, job_id)
 
 
 def _switch(store: EntityStore, embedder: Embedder, model_id: int, job_id: int) -> None:
-    for attempt in range(1, _PATIENCE + 1):
+    """Swap the columns and indexes of the two models, after embedding what was written in the meantime."""
+    for attempt in range(1, _SWITCH_ATTEMPTS + 1):
         for _ in _embed(store, embedder, model_id, job_id):
             pass
         try:
             with store.conn.transaction():
-                # Whoever waits for a table has everybody else wait behind him.
-                store.conn.execute("SET LOCAL lock_timeout = '2s'")
+                # While this waits for an exclusive lock, every later query on the table waits behind it.
+                execute(store.conn, entity_queries()["limit_lock_wait"])
                 store.value("rebase_switch", job_id=job_id)
-        except (psycopg.errors.LockNotAvailable, UsageError):
-            # Somebody reads for long, or wrote in between.
-            if attempt == _PATIENCE:
+        except (LockNotAvailable, UsageError):
+            # A long transaction uses the table, or a text was written after the last batch.
+            if attempt == _SWITCH_ATTEMPTS:
                 raise
             time.sleep(attempt / 10)
         else:
@@ -162,12 +177,13 @@ def _switch(store: EntityStore, embedder: Embedder, model_id: int, job_id: int) 
 
 
 @contextmanager
-def _alone(store: EntityStore) -> Iterator[None]:
+def _rebase_lock(store: EntityStore) -> Iterator[None]:
+    """Hold the lock that lets one process at a time rebase; raises VectunedError if another one has it."""
     if not store.value("rebase_lock"):
         raise VectunedError("Another process is moving the entity store to another model: let it finish.")
     try:
         yield
     finally:
-        # A connection that broke has no lock any more.
+        # The server has released the lock of a connection that broke.
         if not store.conn.closed and not store.conn.broken:
             store.value("rebase_unlock")

@@ -42,7 +42,7 @@ class Synset:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Relations:
+class SynsetRelations:
     """Typed edges between synsets, as columns of equal length.
 
     Edge i leads from synset `sources[i]` to synset `targets[i]` (both int32 positions in `Corpus.synsets`)
@@ -77,7 +77,7 @@ class Corpus:
     """All synsets, in the order of the file (n, v, a, r, then offset), and their relations."""
 
     synsets: tuple[Synset, ...]
-    relations: Relations
+    relations: SynsetRelations
 
     def texts(self) -> list[str]:
         """Return the text to embed of every synset, in order."""
@@ -158,7 +158,7 @@ def read_corpus(lines: Iterable[str]) -> Corpus:
     return Corpus(tuple(synsets), _read_relations(synsets, edges))
 
 
-def _read_relations(synsets: list[Synset], edges: list[str]) -> Relations:
+def _read_relations(synsets: list[Synset], edges: list[str]) -> SynsetRelations:
     position = {synset.id: at for at, synset in enumerate(synsets)}
     kind_of: dict[str, int] = {}
     kinds: list[int] = []
@@ -171,6 +171,6 @@ def _read_relations(synsets: list[Synset], edges: list[str]) -> Relations:
             targets += [position[id_] for id_ in ids]
             kinds += [kind] * len(ids)
             sources += [source] * len(ids)
-    return Relations(
+    return SynsetRelations(
         tuple(kind_of), np.array(kinds, np.uint8), np.array(sources, np.int32), np.array(targets, np.int32)
     )

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from psycopg import sql
 
 from vectuned.config.errors import UsageError
 from vectuned.reasoning.embedding.embedder import Embedder
@@ -18,17 +17,18 @@ from vectuned.reasoning.store.bulk import (
     TABLES,
     analyze,
     build_index,
-    drop_index,
+    drop_indexes_of_empty_tables,
     load_entities,
     load_relationships,
     load_resources,
 )
 from vectuned.reasoning.store.entities import Model, NewEntity, NewResource
-from vectuned.reasoning.store.rebase import Stage, quietly
+from vectuned.reasoning.store.rebase import Stage, hide_progress
 from vectuned.reasoning.store.store import EntityStore
-from vectuned.sql.entity_loader import SCHEMA, entity_queries
+from vectuned.sql.entity_loader import entity_queries
+from vectuned.sql.rows import execute
 
-from .corpus import Corpus, Relations, Synset
+from .corpus import Corpus, Synset, SynsetRelations
 
 CORPUS: Final = "wordnet-3.0"
 HIERARCHY: Final = ("hypernym", "instance_hypernym")
@@ -41,12 +41,14 @@ PARTS_OF_SPEECH: Final = {
 }
 
 
-def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = quietly) -> dict[str, int]:
+def load(
+    store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = hide_progress
+) -> dict[str, int]:
     """Load what is not there yet, each stage in one transaction; return the rows of every stage.
 
     Raises UsageError if another number of synsets was loaded before, or the store is of another model.
     """
-    done = stages(store)
+    done = read_stages(store)
     if done.get("entities", len(corpus.synsets)) != len(corpus.synsets):
         raise UsageError(
             f"{done['entities']:,} synsets of WordNet are loaded, not {len(corpus.synsets):,}: "
@@ -60,14 +62,13 @@ def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = 
         "resources": lambda: _resources(store, model, corpus, embedder, stage),
     }
     if "entities" not in done:
-        _drop_indexes_of_empty_tables(store)
+        drop_indexes_of_empty_tables(store.conn)
     for name, task in work.items():
         if name not in done:
             with store.conn.transaction():
                 done[name] = task()
-                store.conn.execute(
-                    entity_queries()["finish_stage"], {"corpus": CORPUS, "stage": name, "rows": done[name]}
-                )
+                finished = {"corpus": CORPUS, "stage": name, "rows": done[name]}
+                execute(store.conn, entity_queries()["finish_stage"], finished)
             # The next stage's plans depend on it.
             analyze(store.conn, ("entities", "relationships", "entity_paths"))
     for table in TABLES:
@@ -78,12 +79,12 @@ def load(store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = 
     return done
 
 
-def stages(store: EntityStore) -> dict[str, int]:
+def read_stages(store: EntityStore) -> dict[str, int]:
     """Return what is loaded already: rows by stage."""
-    return {str(name): int(rows) for name, rows in store.rows("stages", corpus=CORPUS)}
+    return {row.stage: row.rows for row in store.rows("stages", corpus=CORPUS)}
 
 
-def part_of(corpus: Corpus, limit: int) -> Corpus:
+def sample_corpus(corpus: Corpus, limit: int) -> Corpus:
     """Take at most `limit` synsets, evenly spread and each with all it is a kind of, and their relations."""
     parents: dict[int, list[int]] = {}
     for name in HIERARCHY:
@@ -106,7 +107,7 @@ def part_of(corpus: Corpus, limit: int) -> Corpus:
     inside = np.isin(relations.sources, kept) & np.isin(relations.targets, kept)
     return Corpus(
         tuple(corpus.synsets[at] for at in kept),
-        Relations(
+        SynsetRelations(
             relations.names,
             relations.kinds[inside],
             np.searchsorted(kept, relations.sources[inside]).astype(np.int32),
@@ -135,7 +136,7 @@ def _entities(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedd
 
 
 def _relationships(store: EntityStore, corpus: Corpus, stage: Stage) -> int:
-    known = store.by_label([synset.id for synset in corpus.synsets])
+    known = store.find_ids([synset.id for synset in corpus.synsets])
     ids = [known[synset.id] for synset in corpus.synsets]
     relations = corpus.relations
     edges = [
@@ -150,7 +151,7 @@ def _relationships(store: EntityStore, corpus: Corpus, stage: Stage) -> int:
 
 
 def _paths(store: EntityStore, stage: Stage) -> int:
-    known = {row[0] for row in store.conn.execute("SELECT name FROM vectuned_entities.relationship_types")}
+    known = {row.name for row in store.rows("relationship_types")}
     types = [name for name in HIERARCHY if name in known]
     if not types:
         return 0
@@ -159,7 +160,7 @@ def _paths(store: EntityStore, stage: Stage) -> int:
 
 
 def _resources(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
-    known = store.by_label([synset.id for synset in corpus.synsets])
+    known = store.find_ids([synset.id for synset in corpus.synsets])
     examples = corpus.training_examples()
     resources = [
         NewResource(f"urn:{CORPUS}:example:{number}", "usage example", text, tuple(known[o] for o in owners))
@@ -170,13 +171,3 @@ def _resources(store: EntityStore, model: Model, corpus: Corpus, embedder: Embed
     with stage("loading usage examples", len(examples)) as progress:
         load_resources(store.conn, resources, vectors, model.id, progress)
     return len(resources)
-
-
-def _drop_indexes_of_empty_tables(store: EntityStore) -> None:
-    # Row by row an index takes several times as long as built at the end.
-    for table in TABLES:
-        row = store.conn.execute(
-            sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(SCHEMA, table))
-        ).fetchone()
-        if row is not None and not row[0]:
-            drop_index(store.conn, table)

@@ -32,7 +32,7 @@ def embedder() -> StaticEmbedder:
 @pytest.fixture(scope="session")
 def synsets() -> Corpus:
     """The synsets that the store holds, all ancestors included."""
-    return loading.part_of(load_wordnet(), SYNSETS)
+    return loading.sample_corpus(load_wordnet(), SYNSETS)
 
 
 @pytest.fixture(scope="session")

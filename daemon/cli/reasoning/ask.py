@@ -107,7 +107,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
             "" if candidate.entity.id in used else "pruned",
             f"{candidate.score:.3f}",
             f"{candidate.similarity:.3f}",
-            f"{candidate.names:.3f}",
+            f"{candidate.name_match:.3f}",
         )
         for candidate in outcome.candidates[:_TABLE_ROWS]
     ]

@@ -85,9 +85,9 @@ def _status(context: Context) -> None:
     with context.session() as conn:
         store = EntityStore(conn)
         (counts,) = fetch_dicts(conn, entity_queries()["counts"])
-        model, waiting = store.model(), store.waiting_count()
+        model, waiting = store.get_model(), store.count_pending()
         tuned = bool(fetch_value(conn, entity_queries()["tuned"]))
-        job, stages = last_job(store), loading.stages(store)
+        job, stages = last_job(store), loading.read_stages(store)
     console = context.console
     if console.as_json:
         console.document(
@@ -115,7 +115,7 @@ def _status(context: Context) -> None:
 
 def _rebase(context: Context) -> None:
     from vectuned.reasoning.embedding.embedder import models
-    from vectuned.reasoning.store.rebase import cancel, last_job
+    from vectuned.reasoning.store.rebase import cancel_rebase, last_job
     from vectuned.reasoning.store.store import EntityStore
 
     options, console = context.options, context.console
@@ -124,7 +124,7 @@ def _rebase(context: Context) -> None:
         job = last_job(store)
         running = job if job is not None and job.state == "running" else None
         if options.cancel:
-            canceled = cancel(store)
+            canceled = cancel_rebase(store)
             result, message = asdict(canceled), _describe_job(canceled)
         else:
             name = options.model or (running.model.name if running else None)
@@ -143,12 +143,12 @@ def _embed_with(
 
     While a rebase is under way (`resume`) it goes on, or is refused if it is to another model.
     """
-    from vectuned.reasoning.store.rebase import embed_waiting, rebase
+    from vectuned.reasoning.store.rebase import embed_pending, rebase
 
-    embedder, current = _open_embedder(context, name), store.model()
+    embedder, current = _open_embedder(context, name), store.get_model()
     with progress_stages(context.console, store.conn) as stage:
         if not resume and current is not None and _is_model_of(embedder, current):
-            embedded = embed_waiting(store, embedder, stage)
+            embedded = embed_pending(store, embedder, stage)
             return (
                 {"model": asdict(current), "embedded": embedded},
                 f"the store uses {name} already; {embedded:,} waiting texts were embedded",

@@ -59,7 +59,7 @@ def _run(context: Context) -> None:
             _drop_store(conn)
         install_entities(conn, stored_dimensions(conn) or embedder.dimensions)
         store = EntityStore(conn)
-        rows_before = loading.stages(store)
+        rows_before = loading.read_stages(store)
         with progress_stages(console, conn) as stage:
             rows = loading.load(store, corpus, embedder, stage)
         if rows != rows_before:
@@ -80,7 +80,7 @@ def _read_corpus(limit: int | None) -> Corpus:
 
     corpus = load_wordnet()
     if limit is not None and limit < len(corpus.synsets):
-        return loading.part_of(corpus, limit)
+        return loading.sample_corpus(corpus, limit)
     return corpus
 
 
@@ -91,7 +91,7 @@ def _require_only_wordnet(conn: Connection) -> None:
 
     if stored_dimensions(conn) is None:
         return
-    loaded = loading.stages(EntityStore(conn))
+    loaded = loading.read_stages(EntityStore(conn))
     counts = fetch_row(conn, entity_queries()["counts"])
     entities = counts.active + counts.archived + counts.pruned
     if entities > loaded.get("entities", 0) or counts.resources > loaded.get("resources", 0):

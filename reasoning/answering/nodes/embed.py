@@ -1,4 +1,4 @@
-"""Embedding the question."""
+"""The node `embed`: turn the question into a vector."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Out:
     vector: Vectors
 
 
-class Embed(Node[In, Out]):
-    """Turns the question into a vector of the store's model."""
+class EmbedQuestion(Node[In, Out]):
+    """Embeds the question with the store's model."""
 
     name = "embed"
 
@@ -34,5 +34,5 @@ class Embed(Node[In, Out]):
         if not inputs.question.text.strip():
             raise EmptyQuestionError()
         vector: Vectors = self._embedder.encode([inputs.question.text])[0]
-        context.decide("embedder", name=self._embedder.name, version=self._embedder.version)
+        context.record_decision("embedder", name=self._embedder.name, version=self._embedder.version)
         return Out(vector)

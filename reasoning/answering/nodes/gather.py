@@ -1,17 +1,18 @@
-"""Gathering resources: texts from elsewhere, where what the store says by itself is not enough."""
+"""The node `gather`: read external resources if something is missing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from vectuned.reasoning.answering.knowledge import Assessment, Material, Resource
-from vectuned.reasoning.answering.reads import read
+from vectuned.reasoning.answering.knowledge import Assessment, Material
 from vectuned.reasoning.embedding.embedder import Vectors
 from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.graph.graph import Limits, Node
+from vectuned.reasoning.store.entities import Resource
+from vectuned.reasoning.store.reads import read_linked_texts, read_similar_texts
 
-_CHARACTERS: Final = 4000
+_MAX_CHARACTERS: Final = 4000  # of each resource: some pages, from which an answer takes single sentences
 
 
 @dataclass(frozen=True)
@@ -26,32 +27,33 @@ class Out:
     resources: tuple[Resource, ...]
 
 
-class Gather(Node[In, Out]):
-    """Adds resources if there are gaps: those of the entities that were kept, else those near the question.
+class GatherResources(Node[In, Out]):
+    """Reads resources if the assessment names gaps: those linked to the candidates, else similar ones.
 
-    With `always` it looks at the entities' resources even where nothing is missing.
+    At most `max_results` are read, similar ones with a cosine of at least `similarity`. With `always`, linked
+    resources are read even if nothing is missing.
     """
 
     name = "gather"
     limits = Limits(seconds=10.0, attempts=3)
 
-    def __init__(self, *, most: int = 5, similarity: float = 0.4, always: bool = False) -> None:
-        self._most, self._similarity, self._always = most, similarity, always
+    def __init__(self, *, max_results: int = 5, similarity: float = 0.4, always: bool = False) -> None:
+        self._max_results, self._similarity, self._always = max_results, similarity, always
 
     def run(self, inputs: In, context: Context) -> Out:
-        gaps = inputs.assessment.gaps or (() if inputs.assessment.enough else ("the evidence is thin",))
+        gaps = inputs.assessment.gaps or (() if inputs.assessment.is_enough else ("the evidence is thin",))
         if not gaps and not self._always:
-            context.decide("not needed")
+            context.record_decision("not needed")
             return Out(())
         ids = [candidate.entity.id for candidate in inputs.material.candidates]
-        values = {"query": inputs.vector, "most": self._most, "characters": _CHARACTERS}
-        found = []
+        linked: list[Resource] = []
+        similar: list[Resource] = []
         with context.connection() as conn:
             if ids:
-                found = read(conn, "resources_of", {**values, "entities": ids})
-            linked = len(found)
-            if not found and gaps:
-                found = read(conn, "nearest_resources", {**values, "least": self._similarity})
-        resources = tuple(Resource(*row) for row in found)
-        context.decide("gathered", gaps=gaps, linked=linked, near=len(resources) - linked)
-        return Out(resources)
+                linked = read_linked_texts(conn, ids, inputs.vector, self._max_results, _MAX_CHARACTERS)
+            if not linked and gaps:
+                similar = read_similar_texts(
+                    conn, inputs.vector, self._similarity, self._max_results, _MAX_CHARACTERS
+                )
+        context.record_decision("gathered", gaps=gaps, linked=len(linked), similar=len(similar))
+        return Out((*linked, *similar))

@@ -1,4 +1,4 @@
-"""Pruning: leave out what is hardly relevant or out of date, the more so the busier it is."""
+"""The node `prune`: leave out what is hardly relevant or out of date, more strictly under load."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vectuned.reasoning.answering.knowledge import (
     Search,
     Slots,
 )
-from vectuned.reasoning.answering.reads import HotEntities
 from vectuned.reasoning.graph.concurrency import Load
 from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.graph.graph import Node
+from vectuned.reasoning.store.cache import EntityCache
 
-_STRICTER: Final = 0.5
+_FULL_LOAD: Final = 0.5  # share of the distance to 1 that thresholds rise by at full load
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Out:
     material: Material
 
 
-class Prune(Node[In, Out]):
-    """Keeps what the answer is made from, and keeps in memory what was kept.
+class PruneMaterial(Node[In, Out]):
+    """Keeps what the answer is made from, and caches the entities it keeps.
 
-    A candidate stays if its score is at least `relevance` of the best one's and it is about the question at
-    all: named by it, or at least `similarity` alike. A link stays if an end of it stayed, it is at least
-    `confidence` sure and was confirmed within `max_age`. With the load, from 0 to 1, the two shares grow to
-    threshold + load * 0.5 * (1 - threshold). If nothing is about the question, the run has failed, and all
-    that its searches returned is rejected.
+    A candidate is kept if its score is at least `relevance` times the best score and it is about the question
+    at all: the question mentions its name, or the cosine is at least `similarity`. A link is kept if an end
+    of it is kept, its confidence is at least `confidence`, and it was updated within `max_age`. Under a load
+    from 0 to 1, `relevance` and `confidence` rise to threshold + load * 0.5 * (1 - threshold). If no
+    candidate is about the question, the run has failed and all results of its searches are rejected.
     """
 
     name = "prune"
 
     def __init__(
         self,
-        hot: HotEntities,
+        cache: EntityCache,
         load: Load,
         *,
         relevance: float = 0.35,
@@ -60,17 +60,19 @@ class Prune(Node[In, Out]):
         confidence: float = 0.2,
         max_age: timedelta | None = None,
     ) -> None:
-        self._hot, self._load = hot, load
+        self._cache, self._load = cache, load
         self._relevance, self._similarity, self._confidence = relevance, similarity, confidence
         self._max_age = max_age
 
     def run(self, inputs: In, context: Context) -> Out:
-        level = self._load.level
-        relevance = _stricter(self._relevance, level)
-        confidence = _stricter(self._confidence, level)
-        about = [each for each in inputs.candidates if each.names > 0 or each.similarity >= self._similarity]
-        best = max((each.score for each in about), default=0.0)
-        kept = tuple(each for each in about if each.score >= relevance * best)
+        load = self._load.level
+        relevance = _raise_threshold(self._relevance, load)
+        confidence = _raise_threshold(self._confidence, load)
+        relevant = [
+            each for each in inputs.candidates if each.name_match > 0 or each.similarity >= self._similarity
+        ]
+        best = max((each.score for each in relevant), default=0.0)
+        kept = tuple(each for each in relevant if each.score >= relevance * best)
         ids = {each.entity.id for each in kept}
         links = tuple(
             link
@@ -82,15 +84,15 @@ class Prune(Node[In, Out]):
         rejected: tuple[int, ...] = ()
         if not kept:
             rejected = tuple(dict.fromkeys(id_ for search in inputs.searches for id_ in search.entities))
-        self._hot.keep(each.entity for each in kept)
-        context.decide(
+        self._cache.put(each.entity for each in kept)
+        context.record_decision(
             "pruned",
-            load=level,
+            load=load,
             relevance=relevance,
             confidence=confidence,
             candidates=f"{len(kept)} of {len(inputs.candidates)}",
             links=f"{len(links)} of {len(inputs.relations.links)}",
-            hot_entities=len(self._hot),
+            cached_entities=len(self._cache),
         )
         slots = {id_: each for id_, each in inputs.slots.items() if id_ in ids}
         entities = {**inputs.relations.entities, **{each.entity.id: each.entity for each in kept}}
@@ -102,5 +104,5 @@ class Prune(Node[In, Out]):
         return datetime.now(UTC) - link.updated_at > self._max_age
 
 
-def _stricter(threshold: float, level: float) -> float:
-    return threshold + level * _STRICTER * (1.0 - threshold)
+def _raise_threshold(threshold: float, load: float) -> float:
+    return threshold + load * _FULL_LOAD * (1.0 - threshold)

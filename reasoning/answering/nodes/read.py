@@ -1,17 +1,19 @@
-"""Reading the question: its words, each with what it tells."""
+"""The node `read`: split the question into words and weigh each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from vectuned.reasoning.answering.knowledge import Question, Word
-from vectuned.reasoning.answering.reads import WordWeights, check_model, read
+from vectuned.reasoning.answering.knowledge import Question
 from vectuned.reasoning.embedding.embedder import Embedder
 from vectuned.reasoning.errors import EmptyQuestionError, QuestionTooLongError
 from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.graph.graph import Limits, Node
+from vectuned.reasoning.store.reads import read_lexemes
+from vectuned.reasoning.store.words import Word, WordWeights
 
-LONGEST = 4000  # characters
+MAX_CHARACTERS: Final = 4000  # of a question: some pages; each word of it costs a lookup
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Out:
     words: tuple[Word, ...]
 
 
-class Read(Node[In, Out]):
-    """Takes the question apart as the store takes entities apart, and checks that both embed alike."""
+class ReadQuestion(Node[In, Out]):
+    """Parses the question as the store parses its entities, and checks that both have the same model."""
 
     name = "read"
     limits = Limits(seconds=5.0, attempts=3)
@@ -38,12 +40,12 @@ class Read(Node[In, Out]):
         text = inputs.question.text.strip()
         if not text:
             raise EmptyQuestionError()
-        if len(text) > LONGEST:
-            raise QuestionTooLongError(count=len(text), limit=LONGEST)
+        if len(text) > MAX_CHARACTERS:
+            raise QuestionTooLongError(count=len(text), limit=MAX_CHARACTERS)
+        # PostgreSQL's type text cannot hold NUL.
+        text = text.replace("\0", " ")
         with context.connection() as conn:
-            values = {"question": text.replace("\0", " "), "language": inputs.question.language}
-            ((lexemes, name, version, dimensions),) = read(conn, "read_question", values)
-            check_model(self._embedder, name, version, dimensions)
+            lexemes = read_lexemes(conn, text, inputs.question.language, self._embedder)
             words = self._weights.weigh(conn, lexemes)
-        context.decide("words", weights={word.lexeme: word.weight for word in words})
+        context.record_decision("words", weights={word.lexeme: word.weight for word in words})
         return Out(words)

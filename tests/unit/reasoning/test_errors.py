@@ -73,7 +73,7 @@ def test_translation_falls_back_to_english_and_then_to_the_key() -> None:
     ],
 )
 def test_what_others_raise_says_no_more_than_it_may(error: Exception, code: str, retryable: bool) -> None:
-    found = errors.of_a_node(error, "identify", "c-9")
+    found = errors.node_error(error, "identify", "c-9")
     said = found.to_json("de")
     assert (said["code"], said["correlation_id"]) == (code, "c-9")
     assert errors.is_retryable(found) is retryable

@@ -79,7 +79,7 @@ def test_a_store_is_created_once(run: Run, plain_conn: Connection, plain_databas
     done = run("entities", "create", "--dimensions", "7", dsn=plain_database)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(": created; vectors of 7 dimensions\n")
-    assert EntityStore(plain_conn).model() is None
+    assert EntityStore(plain_conn).get_model() is None
     other = run("entities", "create", "--dimensions", "8", dsn=plain_database)
     assert (other.returncode, other.stdout) == (2, "")
     assert "has vectors of 7 dimensions, not 8: move it" in other.stderr

@@ -21,13 +21,12 @@ from vectuned.daemon.cli.main import main
 from vectuned.daemon.service.worker import Worker
 from vectuned.reasoning import errors
 from vectuned.reasoning.answering.knowledge import Assessment, Candidate, Link, Material, Relations
-from vectuned.reasoning.answering.nodes.gather import Gather
-from vectuned.reasoning.answering.nodes.prune import Prune
-from vectuned.reasoning.answering.reads import HotEntities, as_query, entities, prepare
+from vectuned.reasoning.answering.nodes.gather import GatherResources
+from vectuned.reasoning.answering.nodes.prune import PruneMaterial
 from vectuned.reasoning.answering.reasoner import Outcome, Reasoner
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.graph.concurrency import Load
-from vectuned.reasoning.graph.connections import Connections
+from vectuned.reasoning.graph.connections import ConnectionPool
 from vectuned.reasoning.graph.graph import Limits
 from vectuned.reasoning.graph.testing import (
     StandIn,
@@ -37,11 +36,14 @@ from vectuned.reasoning.graph.testing import (
     run_node,
     with_stand_ins,
 )
+from vectuned.reasoning.store.cache import EntityCache
+from vectuned.reasoning.store.reads import prepare, read_entities
 from vectuned.reasoning.store.store import EntityStore
+from vectuned.reasoning.store.words import write_tsquery
 from vectuned.reasoning.wordnet.corpus import Corpus
 
 TABLE = "vectuned_entities.entities"
-NODES = {"read", "embed", "identify", "slots", "traverse", "assess", "prune", "gather", "answer", "report"}
+NODES = {"read", "embed", "identify", "slots", "traverse", "assess", "prune", "gather", "answer", "feedback"}
 NOWHERE = "http://127.0.0.1:1/v1"
 
 
@@ -108,7 +110,7 @@ def test_an_answer_has_sources_entities_and_a_trace(reasoner: Reasoner, synsets:
         ("embed", "identify"),
         ("identify", "slots"),
         ("traverse", "assess"),
-        ("answer", "report"),
+        ("answer", "feedback"),
     ):
         assert_before(outcome.trace, first, second)
     step = only_step(outcome.trace, "slots")
@@ -117,7 +119,7 @@ def test_an_answer_has_sources_entities_and_a_trace(reasoner: Reasoner, synsets:
 
 def test_the_outcome_is_told_to_vectuned(reasoner: Reasoner, tuned: EntityStore, synsets: Corpus) -> None:
     outcome = reasoner.ask(lemma_of(synsets).gloss)
-    ((query_id, answer),) = outcome.told.answers.items()
+    ((query_id, answer),) = outcome.feedback.answers.items()
     assert answer.startswith("recorded")
     row = tuned.conn.execute(
         "SELECT f.relevant, f.irrelevant FROM vectuned.feedback f WHERE f.query_id = %s", (query_id,)
@@ -150,7 +152,7 @@ def gibberish(seed: int) -> str:
 
 
 def strict(own: Reasoner) -> None:
-    own.graph = own.graph.replace("prune", Prune(HotEntities(), own.load, similarity=0.99))
+    own.graph = own.graph.replace("prune", PruneMaterial(EntityCache(), own.load, similarity=0.99))
 
 
 def test_a_run_without_an_answer_looks_more_widely_once(own: Reasoner, tuned: EntityStore) -> None:
@@ -162,7 +164,7 @@ def test_a_run_without_an_answer_looks_more_widely_once(own: Reasoner, tuned: En
     assert second.inputs["breadth"]["neighbours"] == 4 * first.inputs["breadth"]["neighbours"]
     assert [step.status for step in outcome.trace.of("assess")] == ["sent_back", "ok"]
     assert len(outcome.material.rejected) == 40
-    (told,) = outcome.told.answers.values()
+    (told,) = outcome.feedback.answers.values()
     assert told == "recorded"
     own.settings = own.settings.model_copy(update={"rounds": 1})
     assert own.ask(gibberish(0)).trace.rounds == 1
@@ -170,22 +172,28 @@ def test_a_run_without_an_answer_looks_more_widely_once(own: Reasoner, tuned: En
 
 def test_gaps_are_filled_from_resources(reasoner: Reasoner, tuned: EntityStore, synsets: Corpus) -> None:
     example, owners = next(iter(synsets.training_examples().items()))
-    with Connections(lambda: prepare(connect(tuned))) as connections:
+    with ConnectionPool(lambda: prepare(connect(tuned))) as connections:
         vector = StaticEmbedder().encode([example])[0]
         with connections.lend() as conn:
-            (id_,) = EntityStore(conn).by_label(owners[:1]).values()
-            entity = entities(conn, [id_], HotEntities())[id_]
+            (id_,) = EntityStore(conn).find_ids(owners[:1]).values()
+            entity = read_entities(conn, [id_], EntityCache())[id_]
         candidates = (Candidate(entity, 1.0, 1.0, 1.0, 1.0),)
         material = Material(candidates, (), {}, {id_: entity})
         gaps = Assessment(0.5, 0.5, True, ("something",))
-        done = run_node(Gather(), connections=connections, vector=vector, material=material, assessment=gaps)
-        assert done["resources"][0].text == example
-        assert done["resources"][0].entity == id_
+        done = run_node(
+            GatherResources(), connections=connections, vector=vector, material=material, assessment=gaps
+        )
+        assert done["resources"][0].content == example
+        assert done["resources"][0].entity_ids == (id_,)
         elsewhere = Material((), (), {}, {})
-        done = run_node(Gather(), connections=connections, vector=vector, material=elsewhere, assessment=gaps)
-        assert done["resources"][0].text == example
+        done = run_node(
+            GatherResources(), connections=connections, vector=vector, material=elsewhere, assessment=gaps
+        )
+        assert done["resources"][0].content == example
         none = Assessment(0.5, 0.5, True)
-        done = run_node(Gather(), connections=connections, vector=vector, material=material, assessment=none)
+        done = run_node(
+            GatherResources(), connections=connections, vector=vector, material=material, assessment=none
+        )
         assert done["resources"] == ()
         assert only_step(done.trace, "gather").decisions[0]["what"] == "not needed"
 
@@ -202,22 +210,22 @@ def test_thresholds_follow_the_load(reasoner: Reasoner) -> None:
         "assessment": outcome.assessment,
     }
     load = Load(capacity=2)
-    idle = run_node(Prune(HotEntities(), load), **inputs)["material"]
+    idle = run_node(PruneMaterial(EntityCache(), load), **inputs)["material"]
     with load.running(), load.running():
-        busy = run_node(Prune(HotEntities(), load), **inputs)["material"]
+        busy = run_node(PruneMaterial(EntityCache(), load), **inputs)["material"]
     assert [link.confidence for link in idle.links] == [n / 10 for n in range(2, 10)]
     assert [link.confidence for link in busy.links] == [n / 10 for n in range(7, 10)]
     assert 1 <= len(busy.candidates) <= len(idle.candidates)
 
 
 def test_hot_entities_need_no_statement(reasoner: Reasoner, tuned: EntityStore) -> None:
-    hot = HotEntities(most=2, seconds=60)
+    hot = EntityCache(max_entities=2, seconds=60)
     with prepare(connect(tuned)) as conn:
-        found = entities(conn, [1, 2, 3], hot)
+        found = read_entities(conn, [1, 2, 3], hot)
         assert len(found) == 3
         assert len(hot) == 2
-    assert entities(conn, [2, 3], hot).keys() == {2, 3}  # the connection is closed
-    assert HotEntities(seconds=0).known([1]) == {}
+    assert read_entities(conn, [2, 3], hot).keys() == {2, 3}  # the connection is closed
+    assert EntityCache(seconds=0).get([1]) == {}
 
 
 def test_a_node_can_be_replaced_and_its_slowness_is_bounded(own: Reasoner, tuned: EntityStore) -> None:
@@ -302,8 +310,8 @@ def test_odd_questions_are_questions(reasoner: Reasoner, text: str) -> None:
 def test_lexemes_are_quoted(tuned: EntityStore) -> None:
     odd = ["it's", "back\\slash", "a|b", "!x", "a:b"]
     assert one(tuned.conn, "SELECT tsvector_to_array(array_to_tsvector(%s)) <@ %s", odd, odd)
-    assert one(tuned.conn, "SELECT array_to_tsvector(%s) @@ %s::tsquery", odd[1:2], as_query(odd[1:2]))
-    assert not one(tuned.conn, "SELECT array_to_tsvector(%s) @@ %s::tsquery", odd[1:], as_query(odd[:1]))
+    assert one(tuned.conn, "SELECT array_to_tsvector(%s) @@ %s::tsquery", odd[1:2], write_tsquery(odd[1:2]))
+    assert not one(tuned.conn, "SELECT array_to_tsvector(%s) @@ %s::tsquery", odd[1:], write_tsquery(odd[:1]))
 
 
 def test_connections_are_lent_again_and_bounded(tuned: EntityStore) -> None:
@@ -317,7 +325,7 @@ def test_connections_are_lent_again_and_bounded(tuned: EntityStore) -> None:
         for _ in range(5):
             reasoner.ask("a small animal")
     assert len(opened) <= 2
-    with Connections(lambda: connect(tuned), most=1) as connections:
+    with ConnectionPool(lambda: connect(tuned), most=1) as connections:
         with connections.lend(), pytest.raises(errors.StoreBusyError), connections.lend(0.01):
             pass
         with connections.lend() as conn:
@@ -375,7 +383,7 @@ def test_failures_of_runs_raise_the_effort_that_serves_the_next(
     assert all(outcome.material.rejected for outcome in outcomes)
     worker.drain()
     worker.judge()  # by what the runs said alone: nothing of it was replayed
-    failed = [next(iter(outcome.told.answers)) for outcome in outcomes]
+    failed = [next(iter(outcome.feedback.answers)) for outcome in outcomes]
     verdicts = conn.execute(
         "SELECT verdict, count(*) FROM vectuned.trajectory WHERE query_id = ANY (%s::uuid[]) GROUP BY 1",
         (failed,),

@@ -14,7 +14,7 @@ from vectuned.config.errors import UsageError, VectunedError
 from vectuned.reasoning.embedding.embedder import Progress, StaticEmbedder, Vectors
 from vectuned.reasoning.store.bulk import build_index
 from vectuned.reasoning.store.entities import RebaseJob
-from vectuned.reasoning.store.rebase import cancel, embed_waiting, last_job, rebase
+from vectuned.reasoning.store.rebase import cancel_rebase, embed_pending, last_job, rebase
 from vectuned.reasoning.store.statements import EntityNotFoundError
 from vectuned.reasoning.store.store import EntityStore
 from vectuned.reasoning.wordnet import loading
@@ -47,9 +47,9 @@ class Watched:
 def test_another_part_of_wordnet_is_not_mixed_in(
     store: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
-    loaded = loading.stages(store)
+    loaded = loading.read_stages(store)
     with pytest.raises(UsageError, match=r"synsets of WordNet are loaded, not .*: say --drop"):
-        loading.load(store, loading.part_of(synsets, 500), embedder)
+        loading.load(store, loading.sample_corpus(synsets, 500), embedder)
     assert loading.load(store, synsets, embedder) == loaded
 
 
@@ -60,8 +60,8 @@ def test_uses_are_counted(store: EntityStore) -> None:
     assert store.touch([1, 2, 2, 999_999]) == 2
     assert store.touch([2]) == 1
     assert store.touch([]) == 0
-    assert [(hot.id, hot.usage_count) for hot in store.hot()] == [(2, 3), (1, 1)]
-    assert store.entities([2, 1, 999_999])[0].usage_count == 3
+    assert [(hot.id, hot.usage_count) for hot in store.find_hot()] == [(2, 3), (1, 1)]
+    assert store.get_entities([2, 1, 999_999])[0].usage_count == 3
 
 
 def test_an_archived_entity_is_found_no_more_and_comes_back(
@@ -69,37 +69,37 @@ def test_an_archived_entity_is_found_no_more_and_comes_back(
 ) -> None:
     (query,) = embedder.encode(["a large dog"])
     first = store.find_similar(query, 1)[0]
-    known = store.relationships(first.id, direction="both")
+    known = store.get_relationships(first.id, direction="both")
     assert store.archive(first.id)
     assert not store.archive(first.id)
     assert first.id not in {m.id for m in store.find_similar(query, 1000)}
     assert first.id not in {m.id for m in store.hybrid_search(first.name, query, text_weight=1)}
     assert all(
-        first.id not in {r.entity_id for r in store.relationships(k.entity_id, direction="both")}
+        first.id not in {r.entity_id for r in store.get_relationships(k.entity_id, direction="both")}
         for k in known
     )
-    assert store.waiting_count() == 0
+    assert store.count_pending() == 0
     with pytest.raises(UsageError, match=r"is archived and has no embedding \(SELECT .*restore_entity"):
         store.update_embedding(first.id, query)
     assert store.restore(first.id)
     assert not store.restore(first.id)
     assert store.find_similar(query, 1)[0] == first
-    assert store.relationships(first.id, direction="both") == known
+    assert store.get_relationships(first.id, direction="both") == known
     # Changed meanwhile: the embedding it had would be of another text.
     store.archive(first.id)
     store.update_entity(first.id, description="something else")
     store.restore(first.id)
-    assert store.entities([first.id])[0].needs_embedding
-    assert store.waiting_count() == 1
+    assert store.get_entities([first.id])[0].needs_embedding
+    assert store.count_pending() == 1
 
 
 def test_a_pruned_entity_leaves_nothing_but_its_name(store: EntityStore) -> None:
     store.touch([5])
     store.archive(5)
-    name = store.entities([5])[0].name
+    name = store.get_entities([5])[0].name
     assert store.prune(5)
     assert not store.prune(5)
-    (entity,) = store.entities([5])
+    (entity,) = store.get_entities([5])
     assert (entity.status, entity.name, entity.description) == ("pruned", name, "")
     for table in (
         "entity_attribute_link",
@@ -116,7 +116,7 @@ def test_a_pruned_entity_leaves_nothing_but_its_name(store: EntityStore) -> None
         )
         == 0
     )
-    for refused in (store.restore, store.archive, store.relationships):
+    for refused in (store.restore, store.archive, store.get_relationships):
         with pytest.raises(
             EntityNotFoundError, match=r"there is no entity 5 \(It was never stored, or it was pruned"
         ):
@@ -133,7 +133,11 @@ def test_what_nobody_uses_goes_by_and_by(store: EntityStore) -> None:
     assert store.archive_inactive(timedelta(days=90), batch_size=3) == 3
     assert store.archive_inactive(timedelta(days=90)) == 1
     assert store.archive_inactive(timedelta(days=90)) == 0
-    assert [e.status for e in store.entities([1, 2, 3, 4, 5])] == ["archived", "active", *["archived"] * 3]
+    assert [e.status for e in store.get_entities([1, 2, 3, 4, 5])] == [
+        "archived",
+        "active",
+        *["archived"] * 3,
+    ]
     assert store.prune_archived(timedelta(days=1)) == 0
     assert store.prune_archived(timedelta(microseconds=1)) == 4
 
@@ -147,29 +151,29 @@ def test_changed_and_new_texts_wait_to_be_embedded(store: EntityStore, embedder:
     store.set_attribute(8, "colour", "red")
     resource = store.insert_resource("urn:x", "page", "they lowered the bathysphere")
     store.insert_resource("urn:nothing", "page")
-    assert store.waiting_count() == 3
-    assert store.waiting("entity").ids == [7, new]
-    assert embed_waiting(store, embedder) == 3
-    assert store.waiting_count() == 0
+    assert store.count_pending() == 3
+    assert store.next_pending("entity").ids == [7, new]
+    assert embed_pending(store, embedder) == 3
+    assert store.count_pending() == 0
     (query,) = embedder.encode(["bathysphere: a submersible lowered on a cable"])
     assert store.find_similar(query, 1)[0].id == new
-    assert store.similar_resources(query, 1)[0].id == resource
+    assert store.find_similar_resources(query, 1)[0].id == resource
     # The same words again are no other text.
     store.update_entity(7, description="a text it did not have")
     store.insert_resource("urn:x", "page", "they lowered the bathysphere")
-    assert store.waiting_count() == 0
+    assert store.count_pending() == 0
 
 
 def test_a_text_that_changes_while_it_is_embedded_waits_again(
     store: EntityStore, embedder: StaticEmbedder
 ) -> None:
     new = store.insert_entity("first words")
-    batch = store.waiting("entity")
+    batch = store.next_pending("entity")
     store.update_entity(new, name="other words")
-    model = store.model()
+    model = store.get_model()
     assert model is not None
-    assert store.put(batch, embedder.encode(batch.texts), model.id) == 0
-    assert store.waiting("entity").texts == ["other words"]
+    assert store.put_vectors(batch, embedder.encode(batch.texts), model.id) == 0
+    assert store.next_pending("entity").texts == ["other words"]
 
 
 def test_a_replaced_embedding_is_kept_with_its_model(store: EntityStore, embedder: StaticEmbedder) -> None:
@@ -251,10 +255,10 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
     # 375 were ready, of them one changed and one is archived; one is new.
     assert len(again.texts) == total - 375 + 1 + 1
     assert shown[0] == 373
-    model = store.model()
+    model = store.get_model()
     assert model is not None
     assert (model.name, model.dimensions) == ("wordllama-l2-supercat-64", 64)
-    assert store.waiting_count() == 0
+    assert store.count_pending() == 0
     (small,) = StaticEmbedder(64).encode(["newcomer: written meanwhile"])
     with scans(store.conn, TABLE) as used:
         found = store.find_similar(small, 3)
@@ -266,7 +270,7 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
         store.find_similar(query)
     # Back with the embedding it had, which is of the model before: it waits.
     store.restore(2)
-    assert store.waiting("entity").ids == [2]
+    assert store.next_pending("entity").ids == [2]
     with pytest.raises(UsageError, match="already uses model wordllama-l2-supercat-64 1"):
         rebase(store, again)
 
@@ -304,9 +308,9 @@ def test_there_and_back_again_and_a_change_of_mind(store: EntityStore, embedder:
 
     with pytest.raises(EnoughError):
         rebase(store, Watched(before=stop))
-    assert cancel(store).state == "cancelled"
+    assert cancel_rebase(store).state == "cancelled"
     with pytest.raises(UsageError, match="No rebase is under way"):
-        cancel(store)
+        cancel_rebase(store)
     assert store.conn.execute(constraints.encode()).fetchall() == made
     assert rebase(store, Watched(128)).state == "done"
     assert rebase(store, embedder).state == "done"

@@ -335,7 +335,7 @@ def test_a_role_that_may_read_may_search(shared: EntityStore) -> None:
             "SELECT * FROM vectuned_entities.find_similar_entity(%s::vector, 3)", (VECTOR,)
         ).fetchall()
         assert len(found) == 3
-        assert EntityStore(reader).descendants(1, 5)
+        assert EntityStore(reader).find_descendants(1, 5)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             EntityStore(reader).archive(1)
 

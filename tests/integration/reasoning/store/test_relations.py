@@ -9,7 +9,7 @@ import pytest
 from tests.integration.table_helpers import counted, one
 
 from vectuned.config.errors import UsageError
-from vectuned.reasoning.store.entities import Connection
+from vectuned.reasoning.store.entities import ConnectionPath
 from vectuned.reasoning.store.statements import EntityNotFoundError
 from vectuned.reasoning.store.store import EntityStore
 from vectuned.reasoning.wordnet.corpus import Corpus
@@ -21,7 +21,7 @@ Edges = dict[int, list[tuple[str, int]]]
 @pytest.fixture(scope="module")
 def edges(shared: EntityStore, synsets: Corpus) -> Edges:
     """What each entity is related to: (type, entity)."""
-    ids = shared.by_label([synset.id for synset in synsets.synsets])
+    ids = shared.find_ids([synset.id for synset in synsets.synsets])
     found: Edges = defaultdict(list)
     relations = synsets.relations
     for source, target, kind in zip(relations.sources, relations.targets, relations.kinds, strict=True):
@@ -60,28 +60,28 @@ def ways(edges: Edges, start: int, end: int, hops: int) -> set[tuple[tuple[int, 
 
 
 def test_all_of_the_corpus_is_there(shared: EntityStore, synsets: Corpus, edges: Edges) -> None:
-    counts = shared.rows("counts")[0]
-    assert (counts[0], counts[4]) == (len(synsets.synsets), len(synsets.relations))
+    (counts,) = shared.rows("counts")
+    assert (counts.active, counts.relationships) == (len(synsets.synsets), len(synsets.relations))
     for synset in synsets.synsets[::200]:
-        entity = shared.entities([shared.by_label([synset.id])[synset.id]])[0]
+        entity = shared.get_entities([shared.find_ids([synset.id])[synset.id]])[0]
         assert f"{entity.name}: {entity.description}" == synset.text
-        values = shared.attributes([entity.id])[entity.id]
+        values = shared.get_attributes([entity.id])[entity.id]
         assert sorted(values["lemma"]) == sorted(set(synset.lemmas))
         assert values["lexical_category"] == [synset.category]
         assert values["gloss"] == [synset.gloss]
-        found = shared.relationships(entity.id, max_results=1000)
+        found = shared.get_relationships(entity.id, max_results=1000)
         assert sorted((r.type, r.entity_id) for r in found) == sorted(edges[entity.id])
 
 
 def test_a_direction_and_types_narrow_relationships(shared: EntityStore, edges: Edges) -> None:
     child = next(e for e in edges if len(parents(edges, e)) > 1)
     parent = min(parents(edges, child))
-    up = shared.relationships(child, ["hypernym", "instance_hypernym"])
+    up = shared.get_relationships(child, ["hypernym", "instance_hypernym"])
     assert {r.entity_id for r in up} == parents(edges, child)
-    incoming = shared.relationships(parent, ["hypernym"], direction="in")
+    incoming = shared.get_relationships(parent, ["hypernym"], direction="in")
     assert child in {r.entity_id for r in incoming}
     assert {r.direction for r in incoming} == {"in"}
-    both = shared.relationships(parent, direction="both", max_results=3)
+    both = shared.get_relationships(parent, direction="both", max_results=3)
     assert len(both) == 3
 
 
@@ -89,11 +89,11 @@ def test_ancestors_are_those_by_any_parent(shared: EntityStore, edges: Edges) ->
     several = [e for e in edges if len(parents(edges, e)) > 1]
     assert len(several) > 20
     for entity in [*several[:20], *list(edges)[:20]]:
-        found = {r.id: r.distance for r in shared.ancestors(entity)}
+        found = {r.id: r.distance for r in shared.find_ancestors(entity)}
         assert found == above(edges, entity), entity
-        ends = {path.rpartition(".")[2] for path in shared.paths(entity)}
+        ends = {path.rpartition(".")[2] for path in shared.get_paths(entity)}
         assert len(ends) <= 1
-        assert len(shared.paths(entity)) >= len(parents(edges, entity))
+        assert len(shared.get_paths(entity)) >= len(parents(edges, entity))
 
 
 def test_descendants_and_siblings(shared: EntityStore, edges: Edges) -> None:
@@ -101,17 +101,17 @@ def test_descendants_and_siblings(shared: EntityStore, edges: Edges) -> None:
     for entity in list(edges):
         for parent in parents(edges, entity):
             below[parent].add(entity)
-    root = shared.by_label(["n00001740"])["n00001740"]
+    root = shared.find_ids(["n00001740"])["n00001740"]
     all_below = {e for e in list(edges) if root in above(edges, e)}
-    assert {r.id for r in shared.descendants(root, 10_000)} == all_below
-    assert {r.id for r in shared.descendants(root, max_depth=1)} == below[root]
+    assert {r.id for r in shared.find_descendants(root, 10_000)} == all_below
+    assert {r.id for r in shared.find_descendants(root, max_depth=1)} == below[root]
     for entity in sorted(below[root]):
         wanted = {s for parent in parents(edges, entity) for s in below[parent]} - {entity}
-        assert {r.id for r in shared.siblings(entity)} == wanted
+        assert {r.id for r in shared.find_siblings(entity)} == wanted
     # Beside a root are the other roots: those of the verbs.
     roots = {e for e in below if not parents(edges, e)}
-    assert {r.id for r in shared.siblings(root, 1000)} == roots - {root}
-    one_down = {named.id for named, _ in shared.by_path("n00001740.*{1}")}
+    assert {r.id for r in shared.find_siblings(root, 1000)} == roots - {root}
+    one_down = {named.id for named, _ in shared.find_by_path("n00001740.*{1}")}
     assert one_down == below[root]
 
 
@@ -139,14 +139,14 @@ def test_connection_paths_are_all_simple_ways(shared: EntityStore, edges: Edges)
     for start in list(edges)[::97]:
         near = {to for _, a in edges[start] for _, b in edges[a] for _, to in edges[b]} - {start}
         for end in sorted(near)[:3]:
-            found = shared.connection_paths(start, end, max_hops=3, max_results=1000)
+            found = shared.find_connection_paths(start, end, max_hops=3, max_results=1000)
             assert {(c.entity_ids, c.types) for c in found} == ways(edges, start, end, 3)
             assert len(found) == len({(c.entity_ids, c.types) for c in found})
             assert [len(c.types) for c in found] == sorted(len(c.types) for c in found)
             compared += len(found)
     assert compared > 50
     start = next(iter(edges))
-    assert shared.connection_paths(start, list(edges)[-1], max_hops=1) == []
+    assert shared.find_connection_paths(start, list(edges)[-1], max_hops=1) == []
 
 
 def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> None:
@@ -160,22 +160,24 @@ def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> 
         (d, a, 1),
     ):
         store.insert_relationship(source, target, "leads to", confidence)
-    found = store.connection_paths(a, d)
+    found = store.find_connection_paths(a, d)
     assert [(c.names, round(c.confidence, 6)) for c in found] == [
         (("a", "b", "d"), 0.81),
         (("a", "c", "d"), 0.5),
         (("a", "d"), 0.4),
     ]
-    assert [c.names for c in store.connection_paths(a, d, min_confidence=0.45)] == [
+    assert [c.names for c in store.find_connection_paths(a, d, min_confidence=0.45)] == [
         ("a", "b", "d"),
         ("a", "c", "d"),
     ]
-    assert store.connection_paths(a, d, types=["hypernym"]) == []
+    assert store.find_connection_paths(a, d, types=["hypernym"]) == []
     # A relationship that becomes certain, or an entity that is put aside, counts at once.
     store.insert_relationship(a, d, "leads to", 1)
-    assert store.connection_paths(a, d, max_results=1) == [Connection((a, d), ("a", "d"), ("leads to",), 1.0)]
+    assert store.find_connection_paths(a, d, max_results=1) == [
+        ConnectionPath((a, d), ("a", "d"), ("leads to",), 1.0)
+    ]
     store.archive(b)
-    assert ("a", "b", "d") not in [c.names for c in store.connection_paths(a, d)]
+    assert ("a", "b", "d") not in [c.names for c in store.find_connection_paths(a, d)]
     with pytest.raises(UsageError, match=r"confidence must be between 0 and 1, got 1\.1"):
         store.insert_relationship(a, b, "leads to", 1.1)
     with pytest.raises(EntityNotFoundError, match="there is no entity 999999999"):
@@ -208,10 +210,10 @@ def test_patterns_of_any_length(shared: EntityStore, edges: Edges) -> None:
             wanted = {
                 (*way, to) for way in wanted for kind, to in edges[way[-1]] if kind == name and to not in way
             }
-        found = shared.relationship_pattern(types, start, 10_000)
+        found = shared.find_relationship_patterns(types, start, 10_000)
         assert {match.entity_ids for match in found} == wanted
         assert {match.confidence for match in found} <= {1.0}
-    anywhere = shared.relationship_pattern(["meronym_part", "hypernym"], max_results=5)
+    anywhere = shared.find_relationship_patterns(["meronym_part", "hypernym"], max_results=5)
     for match in anywhere:
         first, middle, last = match.entity_ids
         assert ("meronym_part", middle) in edges[first]
@@ -223,15 +225,15 @@ def test_cycles_and_too_many_parents_end(store: EntityStore) -> None:
     for source, target in itertools.pairwise([*ids, ids[0]]):
         store.insert_relationship(source, target, "under")
     assert store.rebuild_paths(["under"], "cycle") == 4
-    assert {r.id for r in store.ancestors(ids[1], hierarchy="cycle")} <= set(ids)
-    assert len(store.paths(ids[0], "cycle")) == 1
+    assert {r.id for r in store.find_ancestors(ids[1], hierarchy="cycle")} <= set(ids)
+    assert len(store.get_paths(ids[0], "cycle")) == 1
     # A lattice: 2^10 ways to its end.
     layers = [[store.insert_entity(f"l{i}{j}") for j in range(2)] for i in range(11)]
     for upper, lower in itertools.pairwise(layers):
         for child, parent in itertools.product(lower, upper):
             store.insert_relationship(child, parent, "below")
     store.rebuild_paths(["below"], "lattice")
-    assert len(store.paths(layers[-1][0], "lattice")) == 16
+    assert len(store.get_paths(layers[-1][0], "lattice")) == 16
     assert one(store.conn, "SELECT max(path_no) FROM vectuned_entities.entity_paths") == 16
 
 
@@ -241,9 +243,13 @@ def test_shared_attributes_leave_out_what_everyone_has(shared: EntityStore, syns
         for lemma in synset.lemmas:
             owners[lemma].append(synset.id)
     lemma, labels = next((lemma, labels) for lemma, labels in owners.items() if len(set(labels)) == 2)
-    one_, other = shared.by_label(labels).values()
-    found = {sharer.id: sharer for sharer in shared.sharing_attributes(one_, ["lemma", "part_of_speech"])}
-    assert f"lemma = {lemma}" in found[other].values
-    everywhere = [v for sharer in found.values() for v in sharer.values if v == "part_of_speech = noun"]
+    one_, other = shared.find_ids(labels).values()
+    found = {
+        sharer.id: sharer for sharer in shared.find_sharing_attributes(one_, ["lemma", "part_of_speech"])
+    }
+    assert f"lemma = {lemma}" in found[other].shared_values
+    everywhere = [
+        v for sharer in found.values() for v in sharer.shared_values if v == "part_of_speech = noun"
+    ]
     assert not everywhere
-    assert {e.id for e in shared.by_attribute("lemma", lemma)} == {one_, other}
+    assert {e.id for e in shared.find_by_attribute("lemma", lemma)} == {one_, other}

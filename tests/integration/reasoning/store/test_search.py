@@ -70,11 +70,11 @@ def test_resources_are_searched_through_their_index(
     example, owners = next(iter(synsets.training_examples().items()))
     (query,) = embedder.encode([example])
     with scans(shared.conn, "vectuned_entities.external_resources") as used:
-        best = shared.similar_resources(query, 3)[0]
+        best = shared.find_similar_resources(query, 3)[0]
     assert used == {"external_resources_embedding_idx": 1}
-    assert (best.content, set(best.entity_ids)) == (example, set(shared.by_label(owners).values()))
+    assert (best.content, set(best.entity_ids)) == (example, set(shared.find_ids(owners).values()))
     assert best.similarity == pytest.approx(1, abs=1e-5)
-    linked = shared.entity_resources(best.entity_ids, query=query)
+    linked = shared.get_entity_resources(best.entity_ids, query=query)
     assert linked[0].content == example
     assert linked[0].confidence == 1
 
@@ -136,7 +136,7 @@ def test_hybrid_search_scores_each_candidate_on_both_sides(
 
 
 def test_words_find_what_meaning_alone_does_not(shared: EntityStore, embedder: StaticEmbedder) -> None:
-    entity = shared.entities([max(shared.by_label(["n00001740"]).values())])[0]
+    entity = shared.get_entities([max(shared.find_ids(["n00001740"]).values())])[0]
     (far,) = embedder.encode(["chemical compound of nitrogen"])
     assert entity.id not in {match.id for match in shared.find_similar(far, 100)}
     name = entity.name.split(",")[0]
@@ -150,7 +150,7 @@ def test_hybrid_search_beats_either_side_on_held_out_examples(
 ) -> None:
     asked = synsets.held_out_queries()[:100]
     vectors = embedder.encode([query.text for query in asked])
-    ids = shared.by_label([query.source for query in asked])
+    ids = shared.find_ids([query.source for query in asked])
     hits = np.zeros(3, int)
     for query, vector in zip(asked, vectors, strict=True):
         sides = (
@@ -179,7 +179,7 @@ def test_what_users_type_is_no_syntax(shared: EntityStore, embedder: StaticEmbed
         found = shared.hybrid_search(words, query, 5)
         assert len(found) == 5
     without = shared.hybrid_search("animal -domestic", query, 50, text_weight=1)
-    named = shared.entities([match.id for match in without if match.text_score > 0])
+    named = shared.get_entities([match.id for match in without if match.text_score > 0])
     assert named
     assert not [entity for entity in named if "domestic" in entity.name + entity.description]
 

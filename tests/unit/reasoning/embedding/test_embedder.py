@@ -131,7 +131,7 @@ def test_loading_leaves_process_wide_state_alone() -> None:
     """A fresh process: no import before the first use, no logging handler, no output, no hang in a fork."""
     script = """
 import logging, os, sys, warnings
-import vectuned.reasoning.embedder as module
+import vectuned.reasoning.embedding.embedder as module
 assert "wordllama" not in sys.modules
 filters = list(warnings.filters)
 embedder = module.StaticEmbedder()

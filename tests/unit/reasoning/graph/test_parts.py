@@ -19,7 +19,7 @@ from vectuned.config.errors import ConfigurationError, UsageError
 from vectuned.config.sections import ReasoningSettings
 from vectuned.reasoning import errors
 from vectuned.reasoning.answering.facts import Fact
-from vectuned.reasoning.answering.generators import ChatGenerator, Extractive
+from vectuned.reasoning.answering.generators import ChatGenerator, ExtractiveGenerator
 from vectuned.reasoning.answering.knowledge import Question
 from vectuned.reasoning.answering.reasoner import make_generator
 from vectuned.reasoning.embedding.embedder import Progress, Vectors, unit_rows
@@ -103,7 +103,7 @@ class Counting:
 
 def test_what_was_embedded_lately_is_not_embedded_again() -> None:
     counting = Counting()
-    cached = CachedEmbedder(counting, most=2)
+    cached = CachedEmbedder(counting, max_vectors=2)
     first = cached.encode(["abc", "b", "abc"])
     np.testing.assert_array_equal(first, Counting().encode(["abc", "b", "abc"]))
     assert counting.texts == ["abc", "b"]
@@ -228,10 +228,10 @@ def test_a_models_answer_must_cite_its_facts(server: Server) -> None:
 
 
 def test_without_a_model_every_sentence_has_its_source() -> None:
-    answer = Extractive().write(Question("What is a poodle?"), FACTS)
+    answer = ExtractiveGenerator().write(Question("What is a poodle?"), FACTS)
     assert answer.text == "A poodle is a dog. [1] A dog barks. [2]"
     assert [citation.ids for citation in answer.citations] == [(1,), (2, 3)]
-    assert Extractive().write(Question("What?"), ()).citations == ()
+    assert ExtractiveGenerator().write(Question("What?"), ()).citations == ()
 
 
 def test_embeddings_from_an_endpoint(server: Server) -> None:

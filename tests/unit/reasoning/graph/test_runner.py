@@ -87,7 +87,7 @@ class CountWords(Node[Counting, Count]):
     name = "count"
 
     def run(self, inputs: Counting, context: Context) -> Count:
-        context.decide("counted", factor=inputs.factor)
+        context.record_decision("counted", factor=inputs.factor)
         return Count(len(inputs.words) * inputs.factor)
 
 

@@ -21,7 +21,7 @@ from vectuned.reasoning.wordnet.build_wordnet import (
     write_corpus,
 )
 from vectuned.reasoning.wordnet.corpus import Corpus, held_out, load_wordnet, read_corpus
-from vectuned.reasoning.wordnet.loading import part_of
+from vectuned.reasoning.wordnet.loading import sample_corpus
 
 ABLE = (
     "00001740 00 a 01 able 0 002 ! 00002098 a 0101 ! 00002098 a 0102 | having the necessary means; "
@@ -122,7 +122,7 @@ def test_a_fifth_of_the_examples_is_held_out_by_its_words(wordnet: Corpus) -> No
 
 
 def test_a_part_of_the_corpus_holds_all_ancestors(wordnet: Corpus) -> None:
-    part = part_of(wordnet, 500)
+    part = sample_corpus(wordnet, 500)
     assert 480 < len(part.synsets) <= 500
     assert {synset.pos for synset in part.synsets} == {"n", "v", "a", "s", "r"}
     whole = {synset.id: at for at, synset in enumerate(wordnet.synsets)}
