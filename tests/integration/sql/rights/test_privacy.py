@@ -180,7 +180,7 @@ def test_what_is_past_its_retention_goes(conn: Connection) -> None:
     with_kind(conn)
     column = enable(conn, sample_rate=1.0, min_samples=20, trajectory_window=100)
     worker = learn_all(conn, clustered(110, 8, seed=7))
-    for table in ("replay WHERE NOT kept", "recall_check"):
+    for table in ("replay WHERE NOT is_counter_example", "recall_check"):
         # Bounded by the column's window, whatever the time: the one that learns and watches next trims them.
         assert (
             0
