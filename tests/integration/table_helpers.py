@@ -224,6 +224,16 @@ def one(conn: Connection, statement: str, *values: object) -> Any:
     return row[0]
 
 
+def drop_day_partitions(conn: Connection) -> None:
+    """Drop the partitions of the coming days, which the template may have made before midnight."""
+    days = conn.execute(
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_inherits h ON h.inhrelid = c.oid "
+        "WHERE c.relnamespace = 'vectuned'::regnamespace AND c.relkind = 'r' AND c.relname ~ '_[0-9]{8}$'"
+    ).fetchall()
+    for (name,) in days:
+        conn.execute(raw(f"DROP TABLE {name}"))
+
+
 def settings(conn: Connection) -> dict[str, str]:
     """Return every setting of the session."""
     return {str(r[0]): str(r[1]) for r in conn.execute("SELECT name, setting FROM pg_settings").fetchall()}

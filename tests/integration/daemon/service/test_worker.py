@@ -5,7 +5,15 @@ from __future__ import annotations
 import logging
 
 import pytest
-from tests.integration.table_helpers import Connection, clustered, enable, make, one, search
+from tests.integration.table_helpers import (
+    Connection,
+    clustered,
+    drop_day_partitions,
+    enable,
+    make,
+    one,
+    search,
+)
 
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.service.worker import Worker
@@ -98,16 +106,16 @@ def test_the_inbox_is_bounded_as_the_settings_say(conn: Connection) -> None:
     assert one(conn, "SELECT vectuned._inbox_bytes()") == 3 * 1024 * 1024
 
 
-def test_maintenance_makes_the_coming_days(conn: Connection) -> None:
+def test_maintain_makes_the_coming_days(conn: Connection) -> None:
     worker = Worker(conn, settings())
-    conn.execute(
-        "DROP TABLE vectuned.trajectory_"
-        + str(one(conn, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"))
-    )
-    before = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
+    drop_day_partitions(conn)
     worker.maintain()
-    after = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass")
-    assert after == before + 1
+    made = conn.execute(
+        "SELECT inhparent::regclass::text, count(*) FROM pg_inherits "
+        "WHERE inhparent IN ('vectuned.trajectory'::regclass, 'vectuned.feedback'::regclass) "
+        "AND inhrelid::regclass::text ~ '_[0-9]{8}$' GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert made == [("vectuned.feedback", 8), ("vectuned.trajectory", 8)]
 
 
 def test_maintenance_forgets_what_is_old_but_not_how_things_are(conn: Connection) -> None:
@@ -126,7 +134,8 @@ def test_maintenance_forgets_what_is_old_but_not_how_things_are(conn: Connection
     )
     worker.maintain()
     left = conn.execute(
-        "SELECT column_id, action, (now()::date - happened_at::date) FROM vectuned.event ORDER BY 1, 2, 3"
+        "SELECT column_id, action, round(extract(epoch FROM now() - happened_at) / 86400)::int "
+        "FROM vectuned.event ORDER BY 1, 2, 3"
     ).fetchall()
     assert left == [(1, "behind", 40), (1, "publish", 10), (None, "behind", 40), (None, "publish", 10)]
     # Nobody learns, so nobody else sees to it that replays do not become ever more.

@@ -293,9 +293,14 @@ def test_a_day_that_is_full_takes_nothing_more(conn: Connection, column: int) ->
         "CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
         "SET search_path = pg_catalog, pg_temp RETURN 60000"
     )
-    answers = conn.execute(
-        "SELECT vectuned.record_feedback(s.query_id, ARRAY[s.id]) FROM generate_series(1, 1500) n "
+    conn.execute(
+        "SELECT s.id FROM generate_series(1, 1500) n "
         "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
+    )
+    one_day = "UPDATE vectuned.inbox SET recorded_at = (SELECT min(recorded_at) FROM vectuned.inbox)"
+    conn.execute(one_day)  # whether or not midnight came in between
+    answers = conn.execute(
+        "SELECT vectuned.record_feedback(query_id, result_ids) FROM vectuned.inbox"
     ).fetchall()
     given = [row[0] for row in answers]
     kept = given.count("recorded")
@@ -309,6 +314,7 @@ def test_a_day_that_is_full_takes_nothing_more(conn: Connection, column: int) ->
     assert tell(conn, *known) == "recorded"  # a repetition takes no room
     # Searches of another day have room of their own.
     query_id, ids = ask(conn)
+    conn.execute(one_day)
     assert tell(conn, query_id, ids) == "full"
     conn.execute(
         "UPDATE vectuned.inbox SET recorded_at = recorded_at + interval '1 day' WHERE query_id = %s",
@@ -365,8 +371,10 @@ def test_one_lookup_finds_a_search(conn: Connection, column: int) -> None:
     assert seen["scans"] == 0  # of the table; its index tells where the row is
     drain(conn)
     conn.execute("VACUUM vectuned.inbox")
-    today = one(conn, "SELECT 'vectuned.trajectory_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
-    with counted(conn, today) as seen:
+    partition = one(
+        conn, "SELECT tableoid::regclass::text FROM vectuned.trajectory WHERE query_id = %s", query_id
+    )
+    with counted(conn, partition) as seen:
         assert tell(conn, query_id, ids[:2]) == "recorded"
     assert seen["scans"] == 0
     assert seen["blocks"] < 10
@@ -376,7 +384,11 @@ def test_a_client_that_idles_is_not_waited_for_by_maintenance(
     conn: Connection, column: int, database: str
 ) -> None:
     query_id, ids = ask(conn)
-    last = one(conn, "SELECT to_char((now() AT TIME ZONE 'UTC')::date + 7, 'YYYYMMDD')")
+    last = one(
+        conn,
+        "SELECT max(right(inhrelid::regclass::text, 8)) FROM pg_inherits "
+        "WHERE inhparent = 'vectuned.trajectory'::regclass AND inhrelid::regclass::text ~ '_[0-9]{8}$'",
+    )
     for table in ("trajectory", "feedback"):
         conn.execute(raw(f"DROP TABLE vectuned.{table}_{last}"))
     worker = Worker(conn, load_settings(None, {}, {}))

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from tests.integration.table_helpers import clustered, enable, exact, make, one, raw, search, text
+from tests.integration.table_helpers import (
+    clustered,
+    drop_day_partitions,
+    enable,
+    exact,
+    make,
+    one,
+    raw,
+    search,
+    text,
+)
 
 from vectuned.learning.model.trajectory import drain
 from vectuned.sql.files import queries
@@ -216,42 +226,52 @@ def test_what_no_search_recorded_is_not_kept(conn: Connection, column: int) -> N
     assert conn.execute("SELECT query::text, k FROM vectuned.trajectory").fetchall() == [("[1,2,3,4]", 10)]
 
 
-def test_partitions_are_made_ahead_and_dropped_when_old(conn: Connection, column: int) -> None:
+def test_partition_makes_days_ahead_and_drops_old_days(conn: Connection, column: int) -> None:
     parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'vectuned.trajectory'::regclass"
-    assert one(conn, parts) == 1 + 8
-    assert one(conn, "SELECT vectuned._partition(7, interval '30 days')") == 0
-    assert one(conn, "SELECT vectuned._partition(9, interval '30 days')") == 2
-    search(conn, QUERY)
-    conn.execute("UPDATE vectuned.inbox SET recorded_at = now() - interval '40 days'")
-    search(conn, QUERY)
-    assert one(conn, "SELECT vectuned._drain(10)") == 2
-    assert count(conn, "trajectory_default") == 1  # a day without a partition
-    conn.execute(
-        "CREATE TABLE vectuned.trajectory_20200101 PARTITION OF vectuned.trajectory "
-        "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
-    )
-    assert one(conn, "SELECT vectuned._partition(9, interval '30 days')") == 1
+    assert one(conn, parts) >= 1 + 8
+    drop_day_partitions(conn)
+    with conn.transaction():  # in one transaction now() stands still, so midnight cannot come in between
+        assert one(conn, "SELECT vectuned._partition(7, interval '30 days')") == 8
+        assert one(conn, parts) == 1 + 8
+        assert one(conn, "SELECT vectuned._partition(7, interval '30 days')") == 0
+        assert one(conn, "SELECT vectuned._partition(9, interval '30 days')") == 2
+        search(conn, QUERY)
+        conn.execute("UPDATE vectuned.inbox SET recorded_at = now() - interval '40 days'")
+        search(conn, QUERY)
+        assert one(conn, "SELECT vectuned._drain(10)") == 2
+        assert count(conn, "trajectory_default") == 1  # a day without a partition
+        conn.execute(
+            "CREATE TABLE vectuned.trajectory_20200101 PARTITION OF vectuned.trajectory "
+            "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
+        )
+        assert one(conn, "SELECT vectuned._partition(9, interval '30 days')") == 1
     assert one(conn, "SELECT to_regclass('vectuned.trajectory_20200101')") is None
     assert (count(conn, "trajectory_default"), count(conn, "trajectory")) == (0, 1)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
-def test_partitions_are_days_of_utc_in_every_time_zone(conn: Connection, column: int, zone: str) -> None:
+def test_partition_uses_days_of_utc_in_every_time_zone(conn: Connection, column: int, zone: str) -> None:
     conn.execute(raw(f"SET timezone = '{zone}'"))
     conn.execute("SELECT vectuned._partition(20, interval '30 days')")
     search(conn, QUERY)
     conn.execute("SELECT vectuned._drain(10)")
-    today = one(conn, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')")
-    assert one(conn, "SELECT tableoid::regclass::text FROM vectuned.trajectory").endswith(
-        f"trajectory_{today}"
-    )
+    row = conn.execute(
+        "SELECT tableoid::regclass::text, to_char(recorded_at AT TIME ZONE 'UTC', 'YYYYMMDD') "
+        "FROM vectuned.trajectory"
+    ).fetchone()
+    assert row is not None
+    partition, day = row
+    assert partition.endswith(f"trajectory_{day}")
 
 
-def test_a_day_already_in_the_default_partition_stays_there(conn: Connection, column: int) -> None:
+def test_partition_leaves_a_day_that_is_in_the_default_partition(conn: Connection, column: int) -> None:
+    drop_day_partitions(conn)
     search(conn, QUERY)
-    conn.execute("UPDATE vectuned.inbox SET recorded_at = now() + interval '9 days'")
-    conn.execute("SELECT vectuned._drain(10)")
-    assert one(conn, "SELECT vectuned._partition(10, interval '30 days')") == 2
+    with conn.transaction():  # in one transaction now() stands still
+        assert one(conn, "SELECT vectuned._partition(7, interval '30 days')") == 8
+        conn.execute("UPDATE vectuned.inbox SET recorded_at = now() + interval '9 days'")
+        conn.execute("SELECT vectuned._drain(10)")
+        assert one(conn, "SELECT vectuned._partition(10, interval '30 days')") == 2
     assert count(conn, "trajectory_default") == count(conn, "trajectory") == 1
 
 
