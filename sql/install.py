@@ -18,10 +18,12 @@ MIGRATION_LOCK = 0x7665637475  # key of the advisory lock: 'vectu' as ASCII
 # In the order in which they refer to each other; the grants come after all of them.
 FUNCTION_FILES = (
     "search/ladder",
-    "search/decide",
+    "search/choose_effort",
     "search/record",
     "search/feedback",
+    "search/selectivity",
     "search/filter",
+    "search/filtered_path",
     "search/search_template",
     "search/filtered_template",
     "columns/fragments",

@@ -147,3 +147,38 @@ BEGIN
     END IF;
 END
 $$;
+
+-- A search that returns whole rows, nearest first.
+CREATE OR REPLACE FUNCTION vectuned.search_rows(
+    row_type anyelement, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
+    column_name name DEFAULT NULL)
+RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    relation regclass := (SELECT t.typrelid FROM pg_type t WHERE t.oid = pg_typeof(row_type) AND t.typrelid <> 0);
+    c vectuned.tuned_column;
+    keys text;
+BEGIN
+    IF relation IS NULL THEN
+        RAISE EXCEPTION 'search_rows takes a row of a table, got %', pg_typeof(row_type)
+            USING ERRCODE = 'datatype_mismatch', HINT = 'SELECT * FROM vectuned.search_rows(NULL::items, ...)';
+    END IF;
+    c := vectuned._tuned_column(relation, column_name);
+    SELECT string_agg(format(
+               CASE cardinality(c.key_columns)
+                   WHEN 1 THEN 't.%1$I = s.id::%2$s'
+                   ELSE 't.%1$I = (s.id::jsonb ->> %3$s)::%2$s' END,
+               a.attname, format_type(a.atttypid, -1), u.place - 1), ' AND ')
+    INTO keys
+    FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)
+    JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = u.name;
+    RETURN QUERY EXECUTE format(
+        'SELECT t.* FROM vectuned.search($1, $2, $3, $4, $5) WITH ORDINALITY AS s (id, distance, query_id, place) '
+        'JOIN %s t ON %s ORDER BY s.place',
+        (SELECT f.relation FROM vectuned._fragments(c) f), keys)
+        USING relation, query, k, filter, c.column_name;
+END
+$$;

@@ -1,0 +1,52 @@
+-- Which access path answers a filtered search.
+
+-- Half-octaves of the share of rows that match, from 0 (more than 0.7) to 39. learning/filtering.py has the same.
+CREATE OR REPLACE FUNCTION vectuned._filter_bucket(fraction float8) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN fraction <= 0 THEN 39
+            ELSE least(greatest(pg_catalog.floor(-2 * pg_catalog.ln(fraction) / pg_catalog.ln(2::float8)), 0), 39)::int END;
+
+-- The cheapest of the proven ways to answer a filter, a partial index that is proven to be cheaper than exact search
+-- before all others. No row where nothing was learned of such filters.
+CREATE OR REPLACE FUNCTION vectuned._served_path(
+    p_column_id int, p_k_class int, filter jsonb, p_shape text, fraction float8)
+RETURNS TABLE (access_path text, index_no int, effort int, expected_recall float8, recall_bound float8, ms float8, samples int)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT p.access_path, p.index_no, p.effort, p.expected_recall, p.recall_bound, p.ms, p.samples
+    FROM vectuned.measured_path p
+    WHERE p.column_id = p_column_id AND p.k_class = p_k_class AND p.serves AND p.shape = p_shape
+      AND p.bucket = vectuned._filter_bucket(fraction / p.share) AND (p.requires IS NULL OR filter @> p.requires)
+    ORDER BY p.requires IS NULL, p.ms LIMIT 1;
+END;
+
+-- What serves a filter that nothing was learned of: exact search up to 10,000 rows, else the column's index, with
+-- three times the effort at which k rows would match were filter and query unrelated.
+CREATE OR REPLACE FUNCTION vectuned._filtered_default(
+    fraction float8, relation regclass, k int, default_ef int, default_probes int,
+    OUT access_path text, OUT effort int)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rows float8;
+BEGIN
+    access_path := 'exact';
+    SELECT r.reltuples INTO rows FROM pg_class r WHERE r.oid = relation;
+    IF rows < 0 THEN
+        -- Never analyzed; of a partitioned table only its parts are, unless somebody asks for it.
+        SELECT sum(greatest(r.reltuples, 0)) INTO rows
+        FROM pg_partition_tree(relation) t JOIN pg_class r ON r.oid = t.relid WHERE t.isleaf;
+    END IF;
+    IF fraction <= 0 OR fraction * coalesce(rows, 0) <= 10000 THEN
+        RETURN;
+    END IF;
+    IF default_probes IS NULL THEN
+        access_path := 'hnsw';
+        effort := greatest(default_ef, least(ceil(3 * k / fraction), 1000)::int);
+    ELSE
+        access_path := 'ivfflat';
+        effort := 3 * default_probes;
+    END IF;
+END
+$$;
