@@ -1,4 +1,4 @@
-"""The errors vectuned raises: one sentence each, saying what, where and what to do."""
+"""The errors that vectuned raises: one sentence each, which says what failed, where, and what to do."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ class VectunedError(Exception):
 
 
 class UsageError(VectunedError):
-    """The request itself is wrong: an unknown column, an argument out of range."""
+    """The request is wrong: an unknown column, an argument out of range."""
 
-    exit_code = 2
+    exit_code = 2  # as argparse
 
 
 class DatabaseUnavailableError(VectunedError):
     """No PostgreSQL server could be reached or started."""
 
-    exit_code = 69
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 class ConfigurationError(VectunedError):
-    """A setting is missing, unknown or out of range; `problems` tells each by itself."""
+    """A setting is missing, unknown or out of range; `problems` lists all of them."""
 
-    exit_code = 78
+    exit_code = 78  # EX_CONFIG of sysexits.h
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class ConfigurationError(VectunedError):
 
 
 def printable(text: object, longest: int = 200) -> str:
-    """Put what somebody else wrote so that it can stand in a line: escaped for terminals, and cut."""
-    told = str(text)
-    cut = told if len(told) <= longest else f"{told[:longest]}..."
+    """Return text of unknown origin as one line that is safe for terminals: escaped, and cut at `longest`."""
+    full = str(text)
+    cut = full if len(full) <= longest else f"{full[:longest]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)

@@ -1,4 +1,7 @@
-"""The sections of the configuration: every key, its default, its range, and what it is for."""
+"""The sections of the configuration: the default, range and description of every setting.
+
+`reference.py` generates vectuned.toml from them, so a description is all that is documented of a setting.
+"""
 
 from __future__ import annotations
 
@@ -6,89 +9,113 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .texts import ApplicationName, Conninfo, Folder, LanguageTag, Name, TextSearch, Url, Variable
+from .field_types import (
+    ApplicationName,
+    Conninfo,
+    Folder,
+    LanguageTag,
+    ModelName,
+    TextSearchConfiguration,
+    Url,
+    VariableName,
+)
 
 
 class Section(BaseModel):
-    # No input in errors: it may be a password.
+    """A section of the configuration: frozen, without unknown keys."""
+
+    # hide_input_in_errors: the input may be a password.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class DatabaseSettings(Section):
-    """Which PostgreSQL server, and how to reach it."""
+    """The PostgreSQL server and how to connect to it."""
 
     dsn: Conninfo = Field(
         default="",
         # A connection string may hold a password.
         repr=False,
-        description="Connection string or URI; empty means libpq's own variables (PGHOST, PGSERVICE, ...) "
-        "and, without those, the embedded server.",
+        description="Connection string or URI, such as host=db1 dbname=shop user=vectuned or "
+        "postgresql://db1/shop. Empty: libpq's variables (PGHOST, PGDATABASE, PGSERVICE, ...) "
+        "or, without those, the embedded server. Keep passwords in ~/.pgpass or PGPASSFILE "
+        "rather than here.",
     )
     replay_dsn: Conninfo = Field(
         default="",
         repr=False,
-        description="Connection string or URI of a hot standby of that server, on which searches are "
-        "replayed and checked; empty means on the server itself.",
+        description="Connection string or URI of a physical hot standby of that server, on which searches "
+        "are replayed and checked. Empty: on the server itself. While the standby lags or is "
+        "down, replaying waits; it never moves to the primary. Set hot_standby_feedback = on "
+        "on the standby, or vacuum on the primary may cancel replays.",
     )
     connect_timeout: int = Field(
-        default=10, ge=1, le=3600, description="Seconds to wait for a connection to be made."
+        default=10, ge=1, le=3600, description="Timeout of a connection attempt, in seconds."
     )
     application_name: ApplicationName = Field(
         default="vectuned",
-        description="Name of the connections in pg_stat_activity and in the server's log.",
+        description="Name of the connections in pg_stat_activity and in the server's log: printable ASCII, "
+        "at most 63 characters. PGAPPNAME and the connection string take precedence.",
     )
 
 
 class LearningSettings(Section):
-    """How much evidence is gathered, and what is made of it."""
+    """How much evidence learning takes, and what it concludes."""
 
     enabled: bool = Field(
         default=True,
-        description="Whether patterns are learned; if not, searches are only recorded and measured.",
+        description="Whether to learn patterns. If false, searches are only recorded and measured.",
     )
     batch_min: int = Field(
         default=20,
         ge=1,
         le=100_000,
-        description="New replays of a column before it is learned about again.",
+        description="New replays of a column after which it is learned about again. The min_samples of "
+        "vectuned.enable decides about the first publication.",
     )
     replay_batch: int = Field(
-        default=200, ge=1, le=100_000, description="Sampled searches replayed in one pass over the table."
+        default=200,
+        ge=1,
+        le=100_000,
+        description="Sampled searches replayed in one pass over the table. Larger batches share the cost "
+        "of that pass.",
     )
     confidence: float = Field(
-        default=0.95, ge=0.5, lt=1, description="Confidence of every statement made about recall."
+        default=0.95, ge=0.5, lt=1, description="Confidence level of every claim about recall."
     )
     false_alarms: float = Field(
         default=0.05,
         gt=0,
         le=0.5,
-        description="Probability of a false alarm, within a window of checks, while the promise is kept.",
+        description="Probability of a false alarm while the promise is kept, for a class of searches "
+        "within a window of checks (the trajectory_window of vectuned.enable).",
     )
     drift_share: float = Field(
         default=0.2,
         gt=0,
         le=1,
-        description="Share of a table's rows that may come, go or change before it is learned about again.",
+        description="Share of a table's rows that may be inserted, deleted or updated before it is learned "
+        "about again.",
     )
     clusters: int = Field(
         default=64,
         ge=1,
         le=4096,
-        description="Most patterns learned for a column, index and class of searches.",
+        description="Largest number of patterns learned for a column, index and class of searches.",
     )
     seed: int = Field(
-        default=0, ge=0, le=2**32 - 1, description="Seed of everything random, for runs that can be repeated."
+        default=0, ge=0, le=2**32 - 1, description="Seed of all random choices, for reproducible runs."
     )
     step_aside: float = Field(
         default=0.05,
         ge=0,
         lt=1,
-        description="Share of the work a learned policy must save, all its costs paid, to be used at all.",
+        description="Share of the work that a learned policy must save, its own costs included, to be used "
+        "at all. If it saves less, searches use the best fixed setting.",
     )
 
 
 class ScheduleSettings(Section):
-    """How often the daemon does its jobs."""
+    """How often the daemon runs each of its jobs."""
 
     drain_seconds: float = Field(
         default=10.0,
@@ -103,88 +130,106 @@ class ScheduleSettings(Section):
         default=300.0, gt=0, le=604_800, description="Seconds between two passes of learning and publishing."
     )
     request_seconds: float = Field(
-        default=2.0, gt=0, le=604_800, description="Seconds between two looks for what was asked for in SQL."
+        default=2.0,
+        gt=0,
+        le=604_800,
+        description="Seconds between two checks for requests made in SQL, by vectuned.auto_tune and the "
+        "benchmarks.",
     )
     refresh_seconds: float = Field(
         default=60.0,
         gt=0,
         le=604_800,
-        description="Seconds between two looks at what has become of the tuned tables and their indexes.",
+        description="Seconds between two checks of the tuned tables and their indexes for changes.",
     )
     maintain_seconds: float = Field(
         default=3600.0,
         gt=0,
         le=604_800,
-        description="Seconds between two rounds of upkeep: partitions are made ahead, what is past its "
-        "retention goes.",
+        description="Seconds between two rounds of maintenance, which creates partitions ahead of time and "
+        "deletes what is past its retention.",
     )
     retention_days: int = Field(
         default=30,
         ge=1,
         le=36_500,
-        description="Days that trajectories, their query vectors and finished requests are kept.",
+        description="Days to keep trajectories, their query vectors and finished requests.",
     )
 
 
 class BudgetSettings(Section):
-    """What replaying, checking and learning may take from everybody else."""
+    """Limits on what replaying, checking and learning take from other users of the server."""
 
     core_share: float = Field(
         default=0.25,
         gt=0,
         le=1,
-        description="Share of one core that replaying, checking and learning may take, on the server and in "
-        "the daemon together.",
+        description="Share of one core that replaying, checking and learning may use: computing time of "
+        "the daemon and time that the server is busy for it, reading the table included, taken "
+        "together. A pause follows each piece of work. `vectuned learn --once` ignores this "
+        "limit unless it has --within-budget.",
     )
     pause_above: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="Other statements running on the server above which replaying waits; 0 means never.",
+        description="Number of other statements running on the server above which replaying pauses and "
+        "looks again every few seconds. Counted in pg_stat_activity, for which the role needs "
+        "pg_read_all_stats. The number of the server's cores is a good choice if the server is "
+        "often busy. 0: never pause.",
     )
     statement_timeout_seconds: float = Field(
         default=60.0,
         ge=0.1,
         le=86_400,
-        description="Seconds after which the replay or the check of one search is given up as unknown.",
+        description="Timeout of the replay or the check of one search, in seconds. Its result is then "
+        "unknown, and counts as neither success nor failure.",
     )
     lag_seconds: float = Field(
         default=10.0,
         gt=0,
         le=600,
-        description="Seconds that a standby is given to catch up with its primary before it is replayed on.",
+        description="Seconds to wait, before each pass, for the standby of replay_dsn to catch up with "
+        "what the primary had written when the pass began. If it takes longer, replaying waits "
+        "for the next pass and logs that.",
     )
 
 
 class InboxSettings(Section):
-    """The table that searches are recorded in until they are drained."""
+    """The table that holds recorded searches until the daemon drains them."""
 
     max_mb: int = Field(
         default=64,
         ge=1,
         le=1_048_576,
-        description="Size in MB at which searches stop being recorded until the daemon has caught up.",
+        description="Size in MB at which recording stops until the daemon has drained the inbox.",
     )
 
 
 class ExportSettings(Section):
-    """Files of what was learned, for other systems and from them."""
+    """Export of what was learned to files, and import from them."""
 
     folder: Folder = Field(
-        default="", description="Folder that what was learned is written to; empty means it is not."
+        default="",
+        description="Folder to export to, one file for each column that has changed. Empty: no export.",
     )
     import_folder: Folder = Field(
         default="",
-        description="Folder whose newest document of a column is taken over; empty means none is.",
+        description="Folder to import from, such as the export folder of another system. The newest "
+        "document for a table and column of the same names is imported. The folder must not be "
+        "writable by everyone. Empty: no import.",
     )
     seconds: float = Field(
         default=3600.0,
         gt=0,
         le=604_800,
-        description="Seconds between two exports, and two looks for imports.",
+        description="Seconds between two exports, and between two checks for documents to import.",
     )
     keep: int = Field(
-        default=7, ge=1, le=10_000, description="Documents of each column that are kept in the folder."
+        default=7,
+        ge=1,
+        le=10_000,
+        description="Number of documents of each column to keep in the export folder.",
     )
 
     @property
@@ -194,111 +239,157 @@ class ExportSettings(Section):
 
 
 class LoggingSettings(Section):
-    """What goes to stderr."""
+    """The log on stderr."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe message that is logged."
+        default="INFO", description="Least severe messages to log: DEBUG, INFO, WARNING or ERROR."
     )
     format: Literal["auto", "text", "journald", "json"] = Field(
         default="auto",
-        description="Lines for people, lines with priorities for journald, or one JSON object a line; auto "
-        "is journald where stderr goes to the journal, else text.",
+        description="Format of the log: text for people; journald for lines with a priority and no time; "
+        "json for one JSON object per line; auto for journald if stderr goes to the journal "
+        "(as that of a systemd service does), else text.",
     )
 
 
 class MetricsSettings(Section):
-    """The endpoint that Prometheus scrapes."""
+    """The endpoint for Prometheus."""
 
     listen: str = Field(
         default="",
         pattern=r"^(([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})?$",
         json_schema_extra={"expected": "an address and a port, such as 127.0.0.1:9187, or empty"},
-        description="Address and port at which the daemon serves metrics; empty means nowhere.",
+        description="Address and port at which Prometheus may scrape the daemon, such as 127.0.0.1:9187. "
+        "Anyone who can connect to it can read the names of tables and columns and all figures "
+        "of `vectuned status`, but no rows. Empty: no endpoint.",
     )
 
 
 class EmbeddedSettings(Section):
-    """The server that vectuned runs itself when it is given none."""
+    """The PostgreSQL server that vectuned runs itself if no other is configured."""
 
     home: Folder = Field(
         default="",
-        description="Folder of the embedded server's data; empty means VECTUNED_HOME or else the XDG one.",
+        description="Data folder of the embedded server. Empty: $VECTUNED_HOME or, without that, vectuned "
+        "in the XDG data folder.",
     )
 
 
 class ReasoningSettings(Section):
-    """How questions are embedded, reasoned about and answered."""
+    """How questions are embedded and answered."""
 
     embedder: Literal["static", "minilm", "sentence-transformers", "endpoint"] = Field(
         default="static",
-        description="What turns texts into vectors; it must be what the stored entities were embedded by.",
+        description="Embedding model: static (installed by the extra demo), minilm (by the extra minilm), "
+        "sentence-transformers or endpoint. It must be the model that embedded the stored "
+        "entities: vectors of two models cannot be compared.",
     )
-    embedder_model: Name = Field(
+    embedder_model: ModelName = Field(
         default="",
-        description="Model of sentence-transformers or of the endpoint; the others have their own.",
+        description="Name of the model, for sentence-transformers and endpoint. The other embedders have "
+        "their own.",
     )
-    embedder_version: Name = Field(
+    embedder_version: ModelName = Field(
         default="",
-        description="Version of that model, as it is stored beside its vectors; empty means unknown.",
+        description="Version of that model, stored beside its vectors. Empty: that of the package "
+        "sentence-transformers or, for an endpoint, unversioned.",
     )
     embedder_url: Url = Field(
-        default="", description="Address of an OpenAI-compatible embedding endpoint, up to and with /v1."
+        default="",
+        description="Address of an OpenAI-compatible embedding endpoint, up to and including /v1, such as "
+        "http://127.0.0.1:8080/v1.",
     )
-    embedder_key_variable: Variable = Field(
-        default="", description="Environment variable that holds that endpoint's key; empty means no key."
+    embedder_key_variable: VariableName = Field(
+        default="",
+        description="Environment variable that holds the key of the embedding endpoint. Empty: no key is "
+        "sent.",
     )
     embedder_dimensions: int = Field(
         default=0,
         ge=0,
         le=16_000,
-        description="Dimensions of the endpoint's vectors, or of the static embedder's; 0 means its own.",
+        description="Dimensions of the vectors of the embedding endpoint, or of the static embedder (256, "
+        "128 or 64). 0: the model's own, which an endpoint is asked for once.",
     )
     embedder_seconds: float = Field(
-        default=10.0, gt=0, le=3600, description="Seconds that endpoint is given for a batch of texts."
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Timeout of the embedding endpoint for a batch of texts, in seconds.",
     )
-    embedder_batch: int = Field(default=32, ge=1, le=4096, description="Texts embedded at a time.")
+    embedder_batch: int = Field(default=32, ge=1, le=4096, description="Texts to embed in one batch.")
     embedding_cache: int = Field(
-        default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, by the hash of their texts."
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="Number of vectors to keep in memory, by the hash of their texts. 0: no cache.",
     )
     generator: Literal["extractive", "endpoint"] = Field(
-        default="extractive", description="Who writes answers: the facts themselves, or a language model."
+        default="extractive",
+        description="Writer of answers: extractive uses the facts as they are, endpoint asks a language "
+        "model, which must cite them. If the model fails, the answer is written without it, "
+        "and the trace says so.",
     )
-    generator_model: Name = Field(default="", description="Model of the generating endpoint.")
+    generator_model: ModelName = Field(default="", description="Name of the model, for endpoint.")
     generator_url: Url = Field(
-        default="", description="Address of an OpenAI-compatible chat endpoint, up to and with /v1."
+        default="",
+        description="Address of an OpenAI-compatible chat endpoint, up to and including /v1, such as "
+        "http://127.0.0.1:8080/v1 of llama.cpp's server.",
     )
-    generator_key_variable: Variable = Field(
-        default="", description="Environment variable that holds that endpoint's key; empty means no key."
+    generator_key_variable: VariableName = Field(
+        default="",
+        description="Environment variable that holds the key of the chat endpoint. Empty: no key is sent.",
     )
     generator_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="Seconds that endpoint is given for an answer."
+        default=30.0, gt=0, le=3600, description="Timeout of the chat endpoint for an answer, in seconds."
     )
     generator_tokens: int = Field(
-        default=400, ge=16, le=32_768, description="Most tokens the model may write."
+        default=400, ge=16, le=32_768, description="Largest number of tokens in an answer of the model."
     )
-    language: TextSearch = Field(
+    language: TextSearchConfiguration = Field(
         default="english",
-        description="Text search configuration of PostgreSQL that questions are read with.",
+        description="Text search configuration of PostgreSQL that parses questions, such as english or "
+        "simple.",
     )
-    messages: LanguageTag = Field(default="en", description="Language of the errors, such as en or de.")
+    messages: LanguageTag = Field(
+        default="en", description="Language of the error messages of reasoning: en or de."
+    )
     rounds: int = Field(
-        default=2, ge=1, le=2, description="Ways through the graph: 2 lets a run look more widely once."
+        default=2,
+        ge=1,
+        le=2,
+        description="Largest number of passes through the graph. 2: a run may be repeated once, with a "
+        "wider search. 1: never.",
     )
     min_coherence: float = Field(
-        default=0.15, ge=0, le=1, description="Coherence below which a run is sent back."
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Coherence below which a run is repeated; see reasoning/README.md.",
     )
     min_completeness: float = Field(
-        default=0.55, ge=0, le=1, description="Completeness below which a run is sent back."
+        default=0.55,
+        ge=0,
+        le=1,
+        description="Completeness below which a run is repeated; see reasoning/README.md.",
     )
     relevance: float = Field(
-        default=0.35, ge=0, le=1, description="Share of the best score below which entities are pruned."
+        default=0.35,
+        ge=0,
+        le=1,
+        description="Share of the best score below which entities are pruned. It rises with the load.",
     )
     max_age_days: int = Field(
-        default=0, ge=0, le=36_500, description="Days after which relationships are outdated; 0 means never."
+        default=0,
+        ge=0,
+        le=36_500,
+        description="Days without confirmation after which a relationship is outdated. 0: never.",
     )
     connections: int = Field(
-        default=8, ge=2, le=1000, description="Most connections that one reasoner opens to the database."
+        default=8, ge=2, le=1000, description="Largest number of database connections of one reasoner."
     )
     count_uses: bool = Field(
-        default=False, description="Whether the uses of cited entities are counted in the store."
+        default=False,
+        description="Whether to count in the store how often each entity is cited, which makes every run "
+        "write.",
     )

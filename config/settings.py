@@ -1,10 +1,10 @@
-"""All settings together: how file, environment and command line are read, checked and put into one."""
+"""The settings as a whole: read from file, environment and command line, checked and merged."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,19 +28,21 @@ from .sections import (
 from .sources import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
+    Layer,
     Schema,
     SourceReading,
+    list_members,
     read_environment,
     read_file,
     read_overrides,
 )
 
 DEFAULT: Final = "default"
-"""The source of a value that nothing sets."""
+"""The source of a value that no file, variable or option sets."""
 
 
 class Settings(BaseSettings):
-    """All settings, checked and frozen. `Settings()` is the defaults; `load_settings` reads the sources."""
+    """All settings, checked and frozen. `Settings()` has the defaults; `load_settings` reads the sources."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -50,7 +52,7 @@ class Settings(BaseSettings):
 
     database: DatabaseSettings = DatabaseSettings()
     databases: dict[str, DatabaseSettings] = Field(
-        default_factory=dict, description="Several databases by name, instead of the one of [database]."
+        default_factory=dict, description="Several databases by name, in place of the one of [database]."
     )
     learning: LearningSettings = LearningSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -71,13 +73,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing implicitly: `load_settings` checks each source, which the built-in ones do not."""
+        """Read no source implicitly: `load_settings` reads them; see `sources.py` for the reason."""
         return (init_settings,)
 
     def each_database(self) -> list[tuple[str, Settings]]:
-        """Return (name, settings) of each database to work on, whose own are in `database` then.
+        """Return (name, settings) for each configured database, with its own settings in `database`.
 
-        [databases.NAME] replace [database]; where there are none, that is the one, and its name is empty.
+        These are [databases.NAME] or, if there are none, [database], whose name is empty.
         """
         return [
             (name, self.model_copy(update={"database": database, "databases": {}}))
@@ -85,9 +87,9 @@ class Settings(BaseSettings):
         ] or [("", self)]
 
     def of_database(self, name: str | None) -> Settings:
-        """Return the settings of the database of that name, None standing for the only one there is.
+        """Return the settings of a database by name, or of the only one if `name` is None.
 
-        Raises UsageError if there is no such database, or none was chosen of several.
+        Raises UsageError if there is no such database, or if `name` is None and there are several.
         """
         choices = dict(self.each_database())
         if name is None and len(choices) == 1:
@@ -111,13 +113,13 @@ SECTIONS: Mapping[str, type[Section]] = {
 }
 SCHEMA: Final = Schema(SECTIONS, {"databases": DatabaseSettings})
 
-# What [database] says of these counts for each of [databases.*] that does not say otherwise.
-_SHARED: Final = ("connect_timeout", "application_name")
+# Keys of [database] that each of [databases.*] inherits if it does not set them.
+_INHERITED: Final = ("connect_timeout", "application_name")
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings in force, and of each "section.key" where it is from: a file, a variable and so on."""
+    """The settings in force, the source of each "section.key", and the file that was read, if any."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -129,7 +131,7 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Put the settings together; see load_configuration."""
+    """Load the settings; see `load_configuration`."""
     return load_configuration(path, overrides, environ).settings
 
 
@@ -138,96 +140,136 @@ def load_configuration(
     overrides: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Configuration:
-    """Put the settings together: defaults, then the file, then the environment, then `overrides`.
+    """Load the settings: defaults, overridden by the file, then by the environment, then by `overrides`.
 
-    `path` is a TOML file; without it VECTUNED_CONFIG names one, and without both there is none. `environ` is
-    the process's environment unless given; every variable VECTUNED_SECTION__KEY sets one key. `overrides`
-    maps "section.key" to a value, None meaning not given. Raises ConfigurationError, naming the source, the
-    key and what is expected, for a file that is missing or no TOML, an unknown key or variable, or a value of
-    the wrong type or out of range; all that is wrong is told at once.
+    path: a TOML file; if None, the one that VECTUNED_CONFIG names, if any.
+    overrides: values by "section.key"; None stands for an option that is not given.
+    environ: the environment, by default that of the process; VECTUNED_SECTION__KEY sets one key.
+
+    Raises ConfigurationError, with all problems, for a file that is missing or not TOML, an unknown key or
+    variable, and a value of the wrong type or out of range. Each problem names the source, the key and what
+    is expected.
     """
     environ = os.environ if environ is None else environ
     named_by = ""
     if path is None and environ.get(CONFIG_VARIABLE):
         path, named_by = Path(environ[CONFIG_VARIABLE]), CONFIG_VARIABLE
     file = SourceReading() if path is None else read_file(path, SCHEMA, named_by)
-    variables = read_environment(environ, SCHEMA, file.members("databases"))
-    line = read_overrides(overrides or {}, SCHEMA)
-    variables.problems += _of_home(environ)
-    together = SourceReading()
-    if line.layer.get("database", {}).get("dsn"):
-        # A database named on the command line is the one that is meant, whatever is configured.
-        for reading in (file, variables):
-            for section in reading.members("databases"):
-                del reading.layer[section]
-    for reading in (file, variables, line):
-        for section, values in reading.layer.items():
-            together.layer.setdefault(section, {}).update(values)
-    readings = [file, variables, line]
-    if file.readable:
-        together.problems = _of_several(together)
-        readings.append(together)
-    wrong = [reading for reading in readings if reading.problems]
-    if wrong:
-        raise ConfigurationError(
-            " ".join(f"{each.heading}{'; '.join(each.problems)}." for each in wrong),
-            [f"{each.heading}{problem}" for each in wrong for problem in each.problems],
-        )
-    sources = {
-        f"{section}.{key}": given.source
-        for section, values in together.layer.items()
-        for key, given in values.items()
-    }
-    keys = [f"{section}.{key}" for section, key in SCHEMA.every_key(together.members("databases"))]
+    variables = read_environment(environ, SCHEMA, list_members(file.layer, "databases"))
+    options = read_overrides(overrides or {}, SCHEMA)
+
+    merged = _merge(file.layer, variables.layer, options.layer)
+    _raise_problems(
+        file,
+        replace(variables, problems=[*variables.problems, *_check_home(environ)]),
+        options,
+        # Without the file, databases that it configures would seem to be incomplete.
+        SourceReading(problems=_check_databases(merged) if file.readable else []),
+    )
+    layer = _inherit(merged)
+    keys = SCHEMA.every_key(list_members(layer, "databases"))
     return Configuration(
-        Settings.model_validate(_nested(together)), {key: sources.get(key, DEFAULT) for key in keys}, path
+        Settings.model_validate(_nest(layer)),
+        {f"{section}.{key}": _source_of(layer, section, key) for section, key in keys},
+        path,
     )
 
 
-def _of_home(environ: Mapping[str, str]) -> list[str]:
+def _merge(file: Layer, variables: Layer, options: Layer) -> Layer:
+    """Merge the layers, later ones overriding earlier ones."""
+    if "dsn" in options.get("database", {}):
+        # The database that the command line names takes the place of all that are configured.
+        file, variables = _without_databases(file), _without_databases(variables)
+    merged: Layer = {}
+    for layer in (file, variables, options):
+        for section, values in layer.items():
+            merged[section] = merged.get(section, {}) | values
+    return merged
+
+
+def _without_databases(layer: Layer) -> Layer:
+    members = list_members(layer, "databases")
+    return {section: values for section, values in layer.items() if section not in members}
+
+
+def _raise_problems(*readings: SourceReading) -> None:
+    """Raise ConfigurationError if any reading has problems."""
+    wrong = [reading for reading in readings if reading.problems]
+    if wrong:
+        raise ConfigurationError(
+            " ".join(f"{reading.heading}{'; '.join(reading.problems)}." for reading in wrong),
+            [f"{reading.heading}{problem}" for reading in wrong for problem in reading.problems],
+        )
+
+
+def _check_home(environ: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with VECTUNED_HOME, which is no setting but stands in for embedded.home."""
     try:
         EmbeddedSettings(home=environ.get(HOME_VARIABLE, ""))
     except ValidationError:
-        return [f"{HOME_VARIABLE} must name a folder, without control characters, of a user there is"]
+        return [f"{HOME_VARIABLE} must name a folder, without control characters or an unknown ~user"]
     return []
 
 
-def _of_several(together: SourceReading) -> list[str]:
-    """Say what is wrong with [databases.*], and have them share what [database] says of all."""
-    members = together.members("databases")
-    if not members:
-        return []
-    problems = []
-    shared = together.layer.get("database", {})
+def _check_databases(merged: Layer) -> list[str]:
+    """Return what is wrong with [databases.*] and with [database] beside them."""
+    members = list_members(merged, "databases")
+    return [
+        *_find_missing_dsns(merged, members),
+        *_find_replaced_dsns(merged, members),
+        *_find_similar_names(members),
+    ]
+
+
+def _find_missing_dsns(merged: Layer, members: Sequence[str]) -> Iterator[str]:
     for section in members:
-        values = together.layer[section]
-        dsn = values.get("dsn")
+        dsn = merged[section].get("dsn")
         if dsn is None or dsn.value == "" or str(dsn.value).isspace():
-            by = next((f" ({given.source} names it)" for given in values.values()), "")
-            problems.append(f"{section}.dsn is missing: each of [databases.*] needs one{by}")
-        together.layer[section] = {key: shared[key] for key in _SHARED if key in shared} | values
+            cause = next((f" ({value.source} names it)" for value in merged[section].values()), "")
+            yield f"{section}.dsn is missing: each of [databases.*] needs one{cause}"
+
+
+def _find_replaced_dsns(merged: Layer, members: Sequence[str]) -> Iterator[str]:
+    database = merged.get("database", {})
     for key in ("dsn", "replay_dsn"):
-        if key in shared and str(shared[key].value).strip():
+        if members and key in database and str(database[key].value).strip():
             names = ", ".join(f"[{section}]" for section in members)
-            problems.append(
-                f"database.{key} ({shared[key].source}) cannot be given together with {names}, which replace "
-                f"[database]: move it to a section [databases.NAME] or leave those out"
+            yield (
+                f"database.{key} ({database[key].source}) cannot be given together with {names}, which "
+                "replace [database]: move it to a section [databases.NAME] or leave those out"
             )
-    alike: dict[str, str] = {}
+
+
+def _find_similar_names(members: Sequence[str]) -> Iterator[str]:
+    """Yield a message for names that one variable would name: in upper case, with _ for -."""
+    names: dict[str, str] = {}
     for section in members:
-        other = alike.setdefault(section.lower().replace("-", "_"), section)
+        other = names.setdefault(section.lower().replace("-", "_"), section)
         if other != section:
-            problems.append(f"[{other}] and [{section}] need names that differ in more than case, - and _")
-    return problems
+            yield f"[{other}] and [{section}] need names that differ in more than case, - and _"
 
 
-def _nested(together: SourceReading) -> dict[str, Any]:
-    plain: dict[str, Any] = {"databases": {}}
-    for section, values in together.layer.items():
+def _inherit(merged: Layer) -> Layer:
+    """Return the layer with what each of [databases.*] inherits from [database]."""
+    database = merged.get("database", {})
+    inherited = {key: database[key] for key in _INHERITED if key in database}
+    members = list_members(merged, "databases")
+    return merged | {section: inherited | merged[section] for section in members}
+
+
+def _source_of(layer: Layer, section: str, key: str) -> str:
+    value = layer.get(section, {}).get(key)
+    return DEFAULT if value is None else value.source
+
+
+def _nest(layer: Layer) -> dict[str, Any]:
+    """Return the values as `Settings` is built from them: by section, those of "databases.NAME" two deep."""
+    nested: dict[str, Any] = {"databases": {}}
+    for section, values in layer.items():
         family, _, name = section.partition(".")
-        inner = {key: given.value for key, given in values.items()}
+        plain = {key: value.value for key, value in values.items()}
         if name:
-            plain[family][name] = inner
+            nested[family][name] = plain
         else:
-            plain[section] = inner
-    return plain
+            nested[section] = plain
+    return nested
