@@ -23,7 +23,7 @@ from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fix
 from vectuned.daemon.measure.intervals import time_ratios
 from vectuned.daemon.measure.prepared_search import prepare_index_search, replay_index
 from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.policy.publication import read_bank
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import trusted
 

@@ -27,7 +27,7 @@ from vectuned.daemon.measure.intervals import (
     time_ratios,
 )
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.policy import learner, publication
+from vectuned.learning.policy import learner, savings, storage
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.truth.truth import recall_at_k
 from vectuned.sql.files import trusted
@@ -206,9 +206,7 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
         return {"offered": False, "reason": served.reason}
     fixed = replace(served, signature=None)
     with arena.conn.transaction(force_rollback=True):
-        spent = publication.measure_times(
-            arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed
-        )
+        spent = savings.measure_times(arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed)
         recalls = [_recall(arena, contest, policy) for policy in (fixed, served)]
     # The sums of blocks are resampled as searches are elsewhere: the ratio of means is that of sums.
     ratio = time_ratios(spent[1], spent[0], contest.seed)["mean_ms"]
@@ -223,7 +221,7 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
 
 
 def _recall(arena: Arena, contest: Unfiltered, policy: Any) -> Floats:
-    publication.set_served_policy(arena.conn, arena.tuned, policy)
+    storage.set_served_policy(arena.conn, arena.tuned, policy)
     found = np.full((len(contest.heldout), arena.k), np.inf)
     for i, vector in enumerate(contest.heldout):
         rows = arena.conn.execute(

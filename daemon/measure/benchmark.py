@@ -16,7 +16,7 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.policy.publication import read_bank
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, is_fatal
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
 from vectuned.learning.statistics.demand import TAIL_RECALL

@@ -16,7 +16,7 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.policy.publication import read_bank
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
 from .arms import compose_nearest

@@ -12,8 +12,8 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.ladder import interpolate, position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.policy.publication import read_bank
 from vectuned.learning.policy.replays import Replays, load_replays
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.policy.tuning import (
     Objective,
     TargetPrice,

@@ -11,7 +11,7 @@ from psycopg.rows import namedtuple_row
 from vectuned.learning.model import ladder
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import raise_effort
-from vectuned.learning.policy.publication import read_bank
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.statistics.margin import compare_failures, next_margin
 from vectuned.sql.files import queries
 

@@ -12,32 +12,47 @@ import psycopg
 
 from vectuned.config.errors import UsageError
 from vectuned.learning.model import ladder
-from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import HIGHEST_POSITION, K_CLASSES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import PreviousPolicy, count_lookups
-from vectuned.learning.patterns.optimizer import raise_effort
+from vectuned.learning.patterns.optimizer import Policy, raise_effort
 from vectuned.learning.patterns.reasoning_bank import Patterns
-from vectuned.learning.patterns.signature import COMPONENTS
 from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand
-from vectuned.sql.files import queries
 
-from .calibration import Candidate, ReplaySample, extrapolate_policy, find_fixed_policy, learn_adaptive_policy
+from .calibration import (
+    Candidate,
+    ReplaySample,
+    extrapolate_policy,
+    find_fixed_policy,
+    learn_adaptive_policy,
+)
+from .choice import Offer
 from .filtering import choose_paths
-from .publication import Offer, ServedPolicy, publish, read_bank
+from .publication import ServedPolicy, publish
 from .replays import Replays, load_replays
+from .storage import (
+    read_bank,
+    read_imported_classes,
+    read_lookups,
+    read_margins,
+    read_recent_queries,
+    trim_replays,
+)
 
 log = logging.getLogger(__name__)
 
+# Patterns are offered only if the held-out replays predict at least this saving of index buffers: less could
+# not pay for probe and lookup.
 _LEAST_PREDICTED_SAVING = 1.05
-_SAMPLE = 960
+# Query vectors that a bank is measured with: 24 blocks of 40 searches.
+_MEASURED_QUERIES = 960
 
 
 @dataclass(frozen=True)
 class LearningOptions:
     """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, and `step_aside`.
 
-    A bank whose measured saving is under `step_aside` does not serve.
+    A bank whose measured saving is under `step_aside`, a share of the time, does not serve.
     """
 
     confidence: float = 0.95
@@ -53,98 +68,6 @@ class LearningResult:
     replays: int
     version: int | None
     served: dict[int, ServedPolicy]
-
-
-def build_offers(
-    replays: Sequence[tuple[TunedIndex, Replays]],
-    tuned: TunedColumn,
-    options: LearningOptions,
-    *,
-    counter_examples: Replays | None = None,
-    past: Mapping[int, PreviousPolicy] | None = None,
-) -> dict[int, Offer]:
-    """Work out what each class of k may be served with, from the replays by index, the main one first.
-
-    Every class that enough replays looked at gets its fixed setting on every index that holds all rows, by
-    its own searches if those suffice, else by all pooled. Patterns are learned on the main index for the
-    classes that searches really belong to, if the held-out replays promise that they save anything. Classes
-    above all that were looked at are extrapolated.
-
-    `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
-    from the `past` by class of k.
-    """
-    main, seen = replays[0]
-    demand = build_demand(tuned, options)
-    found = {}
-    for k in sorted({k for _, each in replays for k in each.k_classes}):
-        fixed = find_fixed_settings(replays, k, tuned, demand)
-        worth_measuring = k in seen.k_classes and bool((seen.search_classes == k).sum() >= tuned.min_samples)
-        adaptive = None
-        if worth_measuring and seen.probes and fixed and fixed[0].policy.index_no == main.number:
-            examples = counter_examples
-            adaptive = _adaptive(
-                seen.sample(k, _enough(tuned, demand)),
-                fixed[0],
-                demand,
-                options.clusters,
-                examples.sample(k).own_only()
-                if examples and examples.probes and k in examples.k_classes
-                else None,
-                (past or {}).get(k),
-            )
-        filtered = choose_paths(
-            [(index, each.filtered_sample(k)) for index, each in replays if k in each.k_classes],
-            demand,
-        )
-        found[k] = Offer(fixed, adaptive, filtered, worth_measuring)
-    learned = {k: offer.fixed[0].policy for k, offer in found.items() if offer.fixed}
-    for k in K_CLASSES:
-        if k not in learned and learned and k > max(learned) and main.method == "hnsw":
-            policy = extrapolate_policy(list(learned.values()), k)
-            found[k] = replace(
-                found.get(k, Offer(())), fixed=(Candidate(policy, Patterns.empty(), np.nan, np.nan),)
-            )
-    return found
-
-
-def build_demand(tuned: TunedColumn, options: LearningOptions) -> Demand:
-    """Return what every setting of a column has to be proven to give."""
-    return Demand(tuned.target_recall, options.confidence, options.seed, tuned.max_tail)
-
-
-def find_fixed_settings(
-    replays: Sequence[tuple[TunedIndex, Replays]], k: int, tuned: TunedColumn, demand: Demand
-) -> tuple[Candidate, ...]:
-    """Find the fixed setting of a class of k on every index that holds all rows and was looked at enough."""
-    return tuple(
-        find_fixed_policy(each.sample(k, _enough(tuned, demand)), demand, index=index)
-        for index, each in replays
-        if index.requires is None and each.count_replays(k) >= tuned.min_samples
-    )
-
-
-def _enough(tuned: TunedColumn, demand: Demand) -> int:
-    """Return how many searches of a class of k speak for it by themselves."""
-    return max(tuned.min_samples, AMPLE_FACTOR * demand.min_replays)
-
-
-def _adaptive(
-    sample: ReplaySample,
-    fixed: Candidate,
-    demand: Demand,
-    clusters: int,
-    counter_examples: ReplaySample | None,
-    past: PreviousPolicy | None,
-) -> Candidate | None:
-    """Learn effort by query where it promises to save anything."""
-    if not fixed.policy.certified:
-        return None
-    adaptive = learn_adaptive_policy(
-        sample, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
-    )
-    if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
-        return None
-    return adaptive
 
 
 def learn(
@@ -165,30 +88,29 @@ def learn(
             extra={"action": "learn"},
         )
         return LearningResult(count, None, {})
-    counter_examples = load_replays(conn, tuned, tuned.indexes[0], counter_examples=True)
-    offered = build_offers(
-        replays, tuned, options, counter_examples=counter_examples, past=_past(conn, tuned)
+    offers = build_offers(
+        replays,
+        tuned,
+        options,
+        counter_examples=load_replays(conn, tuned, tuned.indexes[0], counter_examples=True),
+        past=_read_previous_policies(conn, tuned),
     )
-    for k, margin in conn.execute(queries()["margins_in_force"], {"column_id": tuned.column.id}).fetchall():
-        if k in offered:
-            offered[k] = _with_margin(offered[k], margin)
-    unchanged_classes = _priors(conn, tuned, offered, replays, build_demand(tuned, options))
-    for k in unchanged_classes & offered.keys():
-        offered[k] = replace(offered[k], fixed=(), adaptive=None)
-    sample = _recent_queries(conn, tuned, _SAMPLE)
+    for k, margin in read_margins(conn, tuned).items():
+        if k in offers:
+            offers[k] = _add_margin(offers[k], margin)
+    unchanged_classes = _unchanged_classes(conn, tuned, offers, replays, build_demand(tuned, options))
+    for k in unchanged_classes & offers.keys():
+        offers[k] = replace(offers[k], fixed=(), adaptive=None)
     version, served = publish(
         conn,
         tuned,
-        offered,
-        sample,
+        offers,
+        read_recent_queries(conn, tuned, _MEASURED_QUERIES),
         least_saving=options.step_aside,
         seed=options.seed,
         unchanged_classes=unchanged_classes,
     )
-    conn.execute(
-        queries()["trim_replays"],
-        {"column_id": tuned.column.id, "window": tuned.trajectory_window, "generations": tuned.generations},
-    )
+    trim_replays(conn, tuned)
     log.info(
         "published version %d for %s from %d replays",
         version,
@@ -199,45 +121,151 @@ def learn(
     return LearningResult(count, version, served)
 
 
-def _priors(
+def build_offers(
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    tuned: TunedColumn,
+    options: LearningOptions,
+    *,
+    counter_examples: Replays | None = None,
+    past: Mapping[int, PreviousPolicy] | None = None,
+) -> dict[int, Offer]:
+    """Work out what each class of k may be served with, from the replays by index, the main index first.
+
+    Every class with enough replays gets its fixed setting on every index that holds all rows, by its own
+    searches if those suffice, otherwise by all searches pooled. Patterns are learned on the main index for
+    the classes that enough searches belong to, if the held-out replays predict a saving. Classes above all
+    that were replayed are extrapolated.
+
+    `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
+    from the `past` by class of k.
+    """
+    main, main_replays = replays[0]
+    demand = build_demand(tuned, options)
+    offers = {}
+    for k in sorted({k for _, each in replays for k in each.k_classes}):
+        fixed = find_fixed_settings(replays, k, tuned, demand)
+        searches = np.count_nonzero(main_replays.search_classes == k)
+        worth_measuring = k in main_replays.k_classes and bool(searches >= tuned.min_samples)
+        adaptive = None
+        if worth_measuring and main_replays.probes and fixed and fixed[0].policy.index_no == main.number:
+            adaptive = _learn_adaptive(
+                main_replays.sample(k, _enough_replays(tuned, demand)),
+                fixed[0],
+                demand,
+                options.clusters,
+                _own_counter_examples(counter_examples, k),
+                (past or {}).get(k),
+            )
+        filtered = choose_paths(
+            [(index, each.filtered_sample(k)) for index, each in replays if k in each.k_classes], demand
+        )
+        offers[k] = Offer(fixed, adaptive, filtered, worth_measuring)
+    if main.method == "hnsw":
+        _extrapolate(offers)
+    return offers
+
+
+def _extrapolate(offers: dict[int, Offer]) -> None:
+    """Add a fixed setting, unproven, for the classes of k above all that have one."""
+    learned = {k: offer.fixed[0].policy for k, offer in offers.items() if offer.fixed}
+    if not learned:
+        return
+    for k in K_CLASSES:
+        if k > max(learned):
+            policy = extrapolate_policy(list(learned.values()), k)
+            guess = Candidate(policy, Patterns.empty(), np.nan, np.nan)
+            offers[k] = replace(offers.get(k, Offer(())), fixed=(guess,))
+
+
+def build_demand(tuned: TunedColumn, options: LearningOptions) -> Demand:
+    """Return what every setting of a column has to be proven to give."""
+    return Demand(tuned.target_recall, options.confidence, options.seed, tuned.max_tail)
+
+
+def find_fixed_settings(
+    replays: Sequence[tuple[TunedIndex, Replays]], k: int, tuned: TunedColumn, demand: Demand
+) -> tuple[Candidate, ...]:
+    """Find the fixed setting of a class of k on every index that holds all rows and has enough replays."""
+    return tuple(
+        find_fixed_policy(each.sample(k, _enough_replays(tuned, demand)), demand, index=index)
+        for index, each in replays
+        if index.requires is None and each.count_replays(k) >= tuned.min_samples
+    )
+
+
+def _enough_replays(tuned: TunedColumn, demand: Demand) -> int:
+    """Return how many replays of its own a class of k needs to be judged by them alone."""
+    return max(tuned.min_samples, AMPLE_FACTOR * demand.min_replays)
+
+
+def _own_counter_examples(counter_examples: Replays | None, k: int) -> ReplaySample | None:
+    """Return the counter-examples of searches of class `k`, None if there are none with probes."""
+    if not counter_examples or not counter_examples.probes or k not in counter_examples.k_classes:
+        return None
+    return counter_examples.sample(k).own_only()
+
+
+def _learn_adaptive(
+    sample: ReplaySample,
+    fixed: Candidate,
+    demand: Demand,
+    clusters: int,
+    counter_examples: ReplaySample | None,
+    past: PreviousPolicy | None,
+) -> Candidate | None:
+    """Learn effort by query; None unless it is proven and predicted to save something."""
+    if not fixed.policy.certified:
+        return None
+    adaptive = learn_adaptive_policy(
+        sample, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
+    )
+    if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
+        return None
+    return adaptive
+
+
+def _unchanged_classes(
     conn: psycopg.Connection[Any],
     tuned: TunedColumn,
-    offered: Mapping[int, Offer],
+    offers: Mapping[int, Offer],
     replays: Sequence[tuple[TunedIndex, Replays]],
     demand: Demand,
 ) -> set[int]:
     """Return the classes that go on with what was imported (sql/tuner/functions/exchange/).
 
-    Those of which nothing is proven here, as long as their own replays, if there are any, do not speak
-    against the imported setting.
+    These are the imported classes of which nothing is proven here, unless their own replays show that the
+    imported setting misses the demand.
     """
-    rows = conn.execute(queries()["priors"], {"column_id": tuned.column.id}).fetchall()
-    serving = read_bank(conn, tuned) if rows else {}
+    imported = read_imported_classes(conn, tuned)
+    bank = read_bank(conn, tuned) if imported else {}
     unchanged_classes = set()
-    for (k,) in rows:
-        offer = offered.get(k)
-        if k not in serving or (offer is not None and any(c.policy.certified for c in offer.fixed)):
-            continue
-        policy, met = serving[k][0], True
-        for index, each in replays:
-            if index.number == policy.index_no and each.count_replays(k):
-                effort = np.array([ladder.position_of(policy.fixed_ef, index.rungs)])
-                met = bool(demand.is_met_by(*each.sample(k).recall_at(effort))[0])
-        if met:
+    for k in imported:
+        offer = offers.get(k)
+        proven_here = offer is not None and any(c.policy.certified for c in offer.fixed)
+        if k in bank and not proven_here and _meets_demand(bank[k][0], k, replays, demand):
             unchanged_classes.add(k)
     return unchanged_classes
 
 
-def _past(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, PreviousPolicy]:
-    """Read what serves by patterns, and count what searches that were recorded since made of them.
+def _meets_demand(
+    policy: Policy, k: int, replays: Sequence[tuple[TunedIndex, Replays]], demand: Demand
+) -> bool:
+    """Say whether the replays through a policy's index, if there are any, meet the demand on average."""
+    met = True
+    for index, each in replays:
+        if index.number == policy.index_no and each.count_replays(k):
+            effort = np.array([ladder.position_of(policy.fixed_ef, index.rungs)])
+            met = bool(demand.is_met_by(*each.sample(k).recall_at(effort))[0])
+    return met
 
-    A bank that something broke has no heirs, but must not stand in the way of the next one.
+
+def _read_previous_policies(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, PreviousPolicy]:
+    """Read the policies that serve by patterns, and count the lookups of their patterns since.
+
+    A bank that was damaged passes nothing on, but must not stop the next one from being published.
     """
-    values = {"column_id": tuned.column.id, "count": tuned.trajectory_window}
-    rows = conn.execute(queries()["lookups"], values).fetchall()
-    k_classes = np.array([row[0] for row in rows], dtype=np.int64)
     try:
-        signatures = np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, COMPONENTS)
+        k_classes, signatures = read_lookups(conn, tuned)
         return {
             k: PreviousPolicy(
                 policy,
@@ -251,8 +279,8 @@ def _past(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, Previo
         return {}
 
 
-def _with_margin(offer: Offer, rungs: float) -> Offer:
-    """Raise whatever is offered by a margin; more effort than was proven is proven as well."""
+def _add_margin(offer: Offer, rungs: float) -> Offer:
+    """Raise every setting of an offer by a margin; more effort than was proven is proven as well."""
 
     def lift(candidate: Candidate) -> Candidate:
         policy, patterns = raise_effort(candidate.policy, rungs), candidate.patterns
@@ -264,11 +292,3 @@ def _with_margin(offer: Offer, rungs: float) -> Offer:
 
     adaptive = None if offer.adaptive is None else lift(offer.adaptive)
     return replace(offer, fixed=tuple(lift(candidate) for candidate in offer.fixed), adaptive=adaptive)
-
-
-def _recent_queries(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Singles:
-    rows = conn.execute(
-        queries()["recent_queries"], {"column_id": tuned.column.id, "count": count}
-    ).fetchall()
-    vectors = np.array([row[0].to_numpy() for row in rows], dtype=np.float32)
-    return vectors.reshape(len(rows), tuned.column.dimensions)

@@ -1,12 +1,15 @@
-"""What replays say: their curves through one index, read back from the database."""
+"""Replays through one index, read from the database as arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 import psycopg
+from psycopg.rows import namedtuple_row
 
 from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES
@@ -17,25 +20,27 @@ from vectuned.sql.files import queries
 from .calibration import ReplaySample
 from .filtering import OTHER_PATHS, FilteredReplaySample
 
-_ENDS: Final = tuple(sum(PROBES[: place + 1]) for place in range(len(PROBES)))
+# Where each length of probe ends among the distances stored for a search, which hold all lengths in a row.
+_ENDS: Final = tuple(accumulate(PROBES))
 
 
 @dataclass(frozen=True)
 class Replays:
     """Hold n replays through one index, as it was built last.
 
-    `search_classes` int64 (n,), the class of k each search belonged to; `k_classes` (c,) those with a recall;
-    `probes` float64 (n, length) by length, the distances that a search with that ef_search sees, in order,
-    padded with +inf, none of an index that is not probed; `recall` float64 (n, c, rungs), NaN where a class
-    was not looked at; `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds.
+    `search_classes` int64 (n,), the class of k of each search; `k_classes` (c,), the classes that a recall is
+    known for; `probes` float64 (n, length) by length, the distances that a search with that ef_search sees,
+    in order, padded with +inf, empty for an index that is not probed; `recall` float64 (n, c, rungs), NaN
+    where a class was not replayed; `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds.
 
-    Of filtered searches also: `fraction` float64 (n,) of the index's rows thought to match, NaN where there
-    was no filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches`
-    int64 (n, rungs), how many those were, -1 where the scan was given up before; `exact_ms` float64 (n,),
-    of the exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of the
-    ways that have no rungs, NaN where they were not tried; `shapes`, each filter's columns and operators.
+    For filtered searches also: `fraction` float64 (n,) of the index's rows estimated to match, NaN without a
+    filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches` int64
+    (n, rungs), the number of those, -1 where the scan was given up before; `exact_ms` float64 (n,), of the
+    exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of OTHER_PATHS,
+    the paths without rungs, NaN where they were not tried; `shapes`, each filter's columns and operators.
 
-    `weight` float64 (n,) says how much each counts in training, the older the less; None where all alike.
+    `weight` float64 (n,) says how much each replay counts in training, the older the less; None if all count
+    alike.
     """
 
     search_classes: Ints
@@ -57,48 +62,48 @@ class Replays:
         return len(self.search_classes)
 
     def count_replays(self, k: int) -> int:
-        """Count the replays that looked at class `k`."""
+        """Count the replays that say something about class `k`."""
         if k not in self.k_classes:
             return 0
         return int(np.count_nonzero(np.isfinite(self.recall[:, self.k_classes.index(k), 0])))
 
     def sample(self, k: int, enough: int | None = None) -> ReplaySample:
-        """Return what the replays that looked at class `k`, one of `k_classes`, say about it.
+        """Return the replays that say something about class `k`, one of `k_classes`.
 
-        Where `enough` searches of the class itself were replayed, only those: who asks for so many rows may
-        ask for other things.
+        With at least `enough` replays of searches of the class itself, return only those: searches with
+        another k may be another kind of query.
         """
         recall = self.recall[:, self.k_classes.index(k)]
-        looked, own = np.isfinite(recall[:, 0]), self.search_classes == k
-        alone = enough is not None and np.count_nonzero(looked & own) >= enough
+        known, own = np.isfinite(recall[:, 0]), self.search_classes == k
+        own_suffice = enough is not None and np.count_nonzero(known & own) >= enough
         sample = ReplaySample(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
-        return sample.take(looked & own if alone else looked)
+        return sample.take(known & own if own_suffice else known)
 
     def filtered_sample(self, k: int) -> FilteredReplaySample:
-        """Return what the filtered replays that looked at class `k` say about it."""
-        place = self.k_classes.index(k)
-        recall = self.filtered_recall[:, place]
-        own = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
+        """Return the replays of filtered searches that say something about class `k`."""
+        column = self.k_classes.index(k)
+        recall = self.filtered_recall[:, column]
+        filtered = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
         return FilteredReplaySample(
             k,
-            self.fraction[own],
-            recall[own],
-            self.matches[own] < k,
-            self.matches[own] >= 0,
-            self.ms[own],
-            self.exact_ms[own],
-            self.other_recall[own, place],
-            self.other_ms[own],
-            np.array([shape or "" for shape in self.shapes])[own],
+            self.fraction[filtered],
+            recall[filtered],
+            self.matches[filtered] < k,
+            self.matches[filtered] >= 0,
+            self.ms[filtered],
+            self.exact_ms[filtered],
+            self.other_recall[filtered, column],
+            self.other_ms[filtered],
+            np.array([shape or "" for shape in self.shapes])[filtered],
         )
 
 
 def load_replays(
     conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, *, counter_examples: bool = False
 ) -> Replays:
-    """Read the newest replays through an index as it is now, up to the column's trajectory window.
+    """Read the newest replays through the present build of an index, up to the column's trajectory window.
 
-    Or the counter-examples that were kept when they left the window: these are no random sample.
+    With `counter_examples`, read instead those that outlived the window; they are no random sample.
     """
     values = {
         "column_id": tuned.column.id,
@@ -108,42 +113,84 @@ def load_replays(
         "learn_from": tuned.learn_from,
         "is_counter_example": counter_examples,
     }
-    rows = conn.cursor(binary=True).execute(queries()["replays"], values).fetchall()
-    # A search for many rows has its chunk looked at for classes that others were not.
-    classes = sorted({k for row in rows for k in row[1]})
-    rungs = len(index.rungs)
-    recall = np.full((len(rows), len(classes), rungs), np.nan)
-    filtered_recall = np.full(recall.shape, np.nan)
-    other_recall = np.full((len(rows), len(classes), len(OTHER_PATHS)), np.nan)
-    other_ms = np.full((len(rows), len(OTHER_PATHS)), np.nan)
-    matches = np.zeros((len(rows), rungs), dtype=np.int64)
-    probed = bool(rows) and all(len(row[2]) == PROBE_WIDTH for row in rows)
-    for i, row in enumerate(rows):
-        places = np.searchsorted(classes, row[1])
-        if row[3] is not None:
-            recall[i, places] = row[3]
-        if row[6] is not None:
-            filtered_recall[i, places], matches[i] = row[7], row[8]
-        if row[10]:
-            other_recall[i, places, : len(row[11])], other_ms[i, : len(row[11])] = row[10], row[11]
+    # In binary: arrays of numbers are slow to parse from text.
+    with conn.cursor(binary=True, row_factory=namedtuple_row) as cursor:
+        rows: list[Any] = cursor.execute(queries()["recent_replays"], values).fetchall()
+    # A search for many rows is replayed at classes of k that other searches are not.
+    k_classes = sorted({k for row in rows for k in row.k_classes})
+    recall, filtered_recall, other_recall = _recall_by_class(rows, k_classes, len(index.rungs))
     newer = np.arange(len(rows)) + (tuned.trajectory_window if counter_examples else 0)
     weight = training_weights(newer, tuned.learning_rate, tuned.min_samples)
-    seen = np.array([row[2] for row in rows] if probed else [], dtype=np.float64).reshape(-1, PROBE_WIDTH)
     return Replays(
-        np.array([row[0] for row in rows], dtype=np.int64),
-        tuple(classes),
-        {length: seen[:, end - length : end] for length, end in zip(PROBES, _ENDS, strict=True)}
-        if probed
-        else {},
-        recall,
-        np.array([row[4] for row in rows], dtype=np.float64).reshape(len(rows), rungs),
-        np.array([row[5] for row in rows], dtype=np.float64).reshape(len(rows), rungs),
-        np.array([row[6] for row in rows], dtype=np.float64),  # None becomes NaN
-        filtered_recall,
-        matches,
-        np.array([row[9] for row in rows], dtype=np.float64),
-        other_recall,
-        other_ms,
-        tuple(row[12] for row in rows),
-        COUNTER_EXAMPLE_WEIGHT * weight if counter_examples else weight,
+        search_classes=np.array([row.k_class for row in rows], dtype=np.int64),
+        k_classes=tuple(k_classes),
+        probes=_probes(rows),
+        recall=recall,
+        blocks=_by_rung([row.blocks for row in rows], len(index.rungs)),
+        ms=_by_rung([row.ms for row in rows], len(index.rungs)),
+        fraction=_floats([row.fraction for row in rows]),
+        filtered_recall=filtered_recall,
+        matches=_matches(rows, len(index.rungs)),
+        exact_ms=_floats([row.exact_ms for row in rows]),
+        other_recall=other_recall,
+        other_ms=_other_ms(rows),
+        shapes=tuple(row.shape for row in rows),
+        weight=COUNTER_EXAMPLE_WEIGHT * weight if counter_examples else weight,
     )
+
+
+def _recall_by_class(
+    rows: Sequence[Any], k_classes: Sequence[int], rungs: int
+) -> tuple[Floats, Floats, Floats]:
+    """Return recall, recall of filtered searches, and recall of the paths without rungs.
+
+    Their shapes are (n, c, rungs), (n, c, rungs) and (n, c, others), NaN where nothing is known.
+    """
+    recall = np.full((len(rows), len(k_classes), rungs), np.nan)
+    filtered_recall = np.full(recall.shape, np.nan)
+    other_recall = np.full((len(rows), len(k_classes), len(OTHER_PATHS)), np.nan)
+    for i, row in enumerate(rows):
+        columns = np.searchsorted(k_classes, row.k_classes)
+        if row.recall is not None:
+            recall[i, columns] = row.recall
+        if row.fraction is not None:
+            filtered_recall[i, columns] = row.filtered_recall
+        if row.other_recall:
+            other_recall[i, columns, : len(row.other_ms)] = row.other_recall
+    return recall, filtered_recall, other_recall
+
+
+def _probes(rows: Sequence[Any]) -> dict[int, Floats]:
+    """Return what each length of probe saw, (n, length); empty unless every search was probed."""
+    if not rows or any(len(row.probe) != PROBE_WIDTH for row in rows):
+        return {}
+    distances = _floats([row.probe for row in rows])
+    return {length: distances[:, end - length : end] for length, end in zip(PROBES, _ENDS, strict=True)}
+
+
+def _matches(rows: Sequence[Any], rungs: int) -> Ints:
+    """Return the matching rows among the first of each scan, (n, rungs), 0 for unfiltered searches."""
+    matches = np.zeros((len(rows), rungs), dtype=np.int64)
+    for i, row in enumerate(rows):
+        if row.fraction is not None:
+            matches[i] = row.matches
+    return matches
+
+
+def _other_ms(rows: Sequence[Any]) -> Floats:
+    """Return the milliseconds of the paths without rungs, (n, others), NaN where they were not tried."""
+    other_ms = np.full((len(rows), len(OTHER_PATHS)), np.nan)
+    for i, row in enumerate(rows):
+        if row.other_recall:
+            other_ms[i, : len(row.other_ms)] = row.other_ms
+    return other_ms
+
+
+def _by_rung(curves: Sequence[Any], rungs: int) -> Floats:
+    """Return curves as an array (n, rungs), also where there are none."""
+    return _floats(curves).reshape(len(curves), rungs)
+
+
+def _floats(values: Sequence[Any]) -> Floats:
+    """Return values as float64, None as NaN."""
+    return np.array(values, dtype=np.float64)

@@ -14,9 +14,11 @@ from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_column
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
 from vectuned.learning.policy.calibration import Candidate, find_fixed_policy, learn_adaptive_policy
+from vectuned.learning.policy.choice import Offer
 from vectuned.learning.policy.learner import LearningOptions, learn
-from vectuned.learning.policy.publication import Offer, publish, read_bank
+from vectuned.learning.policy.publication import publish
 from vectuned.learning.policy.replays import load_replays
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.statistics.demand import Demand
 

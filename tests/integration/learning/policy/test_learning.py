@@ -31,9 +31,12 @@ from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
+from vectuned.learning.policy.choice import Offer
 from vectuned.learning.policy.learner import LearningOptions, LearningResult, build_offers, learn
-from vectuned.learning.policy.publication import Offer, measure_saving, publish, read_bank
+from vectuned.learning.policy.publication import publish
 from vectuned.learning.policy.replays import Replays, load_replays
+from vectuned.learning.policy.savings import measure_saving
+from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
 
@@ -265,10 +268,10 @@ def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection,
     practise(conn, tuned, 300, seed=900)
     learn(conn, narrow, NEVER)
     (unchanged_classes,) = conn.execute(
-        "SELECT array_agg(query_id ORDER BY replay_no DESC) FROM vectuned.replay WHERE kept"
+        "SELECT array_agg(query_id ORDER BY replay_no DESC) FROM vectuned.replay WHERE is_counter_example"
     )
     assert unchanged_classes[0] == failed[:30]  # a tenth of the window, the oldest gone first
-    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE NOT kept") == 300
+    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE NOT is_counter_example") == 300
     index = tuned.indexes[0]
     sample, examples = (
         load_replays(conn, narrow, index),
@@ -284,7 +287,7 @@ def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection,
     assert found.fixed[0].policy.samples == 300
     assert found.fixed[0].policy == build_offers([(index, sample)], narrow, ALWAYS)[10].fixed[0].policy
     # They stay while no newer ones come, and go with their index.
-    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE kept") == 30
+    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE is_counter_example") == 30
     conn.execute("REINDEX INDEX items_embedding_idx")
     again = replace(only(conn), min_samples=10)
     practise(conn, again, 20, seed=1500)

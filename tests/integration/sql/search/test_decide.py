@@ -17,7 +17,7 @@ from vectuned.learning.model.tuned_columns import read_tuned_columns
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import Signature, feature_ranks, features
-from vectuned.learning.policy.publication import read_bank
+from vectuned.learning.policy.storage import read_bank
 
 Connection = psycopg.Connection[Any]
 

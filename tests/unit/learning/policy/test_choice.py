@@ -13,7 +13,7 @@ from tests.unit.samples_helpers import hnsw, tuned_column
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.policy.calibration import Candidate
-from vectuned.learning.policy.publication import Offer, _choose_between, _choose_index
+from vectuned.learning.policy.choice import Offer, PublishRun, choose_between, choose_index
 
 NO_QUERIES = np.empty((0, 4), dtype=np.float32)
 
@@ -28,7 +28,8 @@ def chosen(*fixed: Candidate, worth_measuring: bool = False) -> Candidate:
     """Choose by the replays alone: there is no database to measure in."""
     nowhere = cast(psycopg.Connection[Any], None)
     tuned = tuned_column(*(hnsw(c.policy.index_no or 0) for c in fixed))
-    return _choose_index(nowhere, tuned, 1, Offer(fixed, worth_measuring=worth_measuring), NO_QUERIES, 0)
+    run = PublishRun(nowhere, tuned, 1, NO_QUERIES, 0)
+    return choose_index(run, Offer(fixed, worth_measuring=worth_measuring))
 
 
 @pytest.mark.parametrize(
@@ -80,12 +81,12 @@ def test_without_a_proof_for_the_main_index_the_quickest_serves() -> None:
 def test_effort_by_query_serves_where_it_saves() -> None:
     fixed, adaptive = candidate(1, 1.0), candidate(1, 0.8)
     adaptive = replace(adaptive, policy=replace(adaptive.policy, reason="by query"))
-    better = _choose_between(fixed, adaptive, 1.25, 0.05)
+    better = choose_between(fixed, adaptive, 1.25, 0.05)
     assert replace(better.policy, reason="") == replace(adaptive.policy, reason="")
     assert better.policy.reason == "by query, measured to cost at most 0.80 of ef_search 41"
     for saving, said in ((1.04, "stepped aside"), (0.5, "stepped aside"), (None, "could not be measured")):
-        unchanged_classes = _choose_between(fixed, adaptive, saving, 0.05)
+        unchanged_classes = choose_between(fixed, adaptive, saving, 0.05)
         assert replace(unchanged_classes.policy, reason="") == replace(fixed.policy, reason="")
         assert said in unchanged_classes.policy.reason
     probes = replace(fixed, policy=replace(fixed.policy, method="ivfflat"))
-    assert "at most 0.80 of probes 41" in _choose_between(probes, adaptive, 1.25, 0.05).policy.reason
+    assert "at most 0.80 of probes 41" in choose_between(probes, adaptive, 1.25, 0.05).policy.reason

@@ -1,0 +1,118 @@
+"""The choice of what serves a class of k: which index, and a fixed setting or effort by query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+
+from vectuned.learning.model.arrays import Singles
+from vectuned.learning.model.tuned_columns import TunedColumn
+
+from .calibration import Candidate
+from .filtering import MeasuredPath
+from .savings import measure_saving, measure_times
+from .storage import delete_class, insert_class
+
+# Query vectors that indexes are compared with: half of what a saving is measured with, since there may be
+# many indexes.
+_INDEX_QUERIES: Final = 480
+# An index replaces the main one only if its searches take less than this share of the main one's time: within
+# 5 % a difference may be noise, and every change makes caches cold.
+_CLEARLY_QUICKER: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a class of k may be served with.
+
+    `fixed` holds the fixed setting of each index, the main one first, and `adaptive` effort by query, None if
+    it was not proven; `filtered` what every path for filtered searches gave. `worth_measuring`: enough
+    searches belong to the class for its speed to be worth measuring.
+    """
+
+    fixed: tuple[Candidate, ...]
+    adaptive: Candidate | None = None
+    filtered: tuple[MeasuredPath, ...] = ()
+    worth_measuring: bool = False
+
+
+@dataclass(frozen=True)
+class PublishRun:
+    """A publish under way: its connection, column and bank version, and the queries to measure with.
+
+    `query_vectors` float32 (n, d) may be empty; then nothing can be measured.
+    """
+
+    conn: psycopg.Connection[Any]
+    tuned: TunedColumn
+    version: int
+    query_vectors: Singles
+    seed: int
+
+
+def choose_candidate(run: PublishRun, offer: Offer, least_saving: float) -> tuple[Candidate, float | None]:
+    """Choose the index, then between its fixed setting and effort by query.
+
+    Returns the choice and the saving that was measured, None if none was. What is published for the
+    measurement is taken back.
+    """
+    fixed = choose_index(run, offer)
+    if offer.adaptive is None or fixed.policy.index_no != offer.fixed[0].policy.index_no:
+        return fixed, None
+    insert_class(run.conn, run.tuned, run.version, offer.adaptive, None)
+    saving = measure_saving(run.conn, run.tuned, fixed.policy.k_class, run.query_vectors, seed=run.seed)
+    delete_class(run.conn, run.tuned, fixed.policy.k_class)
+    return choose_between(fixed, offer.adaptive, saving, least_saving), saving
+
+
+def choose_index(run: PublishRun, offer: Offer) -> Candidate:
+    """Choose the quickest index of those whose fixed setting is proven; the main index if none is.
+
+    If the class is worth measuring, indexes are measured end to end, otherwise compared by their replays. To
+    replace a proven main index, another has to be 5 % quicker.
+    """
+    main = offer.fixed[0]
+    proven = [candidate for candidate in offer.fixed if candidate.policy.certified]
+    if len(proven) < 2:
+        return proven[0] if proven else main
+    if offer.worth_measuring and len(run.query_vectors):
+        millis = _measure_indexes(run, proven)
+    else:
+        millis = [candidate.ms for candidate in proven]
+    quickest = int(np.argmin(millis))
+    main_stays = proven[0] is main and millis[quickest] > _CLEARLY_QUICKER * millis[0]
+    best = 0 if main_stays else quickest
+    rank = "the quickest" if best == quickest else "hardly slower than the quickest"
+    return _with_reason(proven[best], f"; {rank} of {len(proven)} indexes, {millis[best]:.2f} ms")
+
+
+def _measure_indexes(run: PublishRun, candidates: list[Candidate]) -> list[float]:
+    """Return the mean time of a search with each candidate, in milliseconds."""
+    query_vectors = run.query_vectors[:_INDEX_QUERIES]
+    policies = [candidate.policy for candidate in candidates]
+    insert_class(run.conn, run.tuned, run.version, candidates[0], None)
+    seconds = measure_times(run.conn, run.tuned, policies, query_vectors, run.seed)
+    delete_class(run.conn, run.tuned, policies[0].k_class)
+    return [float(times.sum()) / len(query_vectors) * 1000 for times in seconds]
+
+
+def choose_between(
+    fixed: Candidate, adaptive: Candidate, saving: float | None, least_saving: float
+) -> Candidate:
+    """Choose the adaptive candidate if its measured saving is large enough; say why in the reason."""
+    if saving is None:
+        return _with_reason(fixed, "; effort by query could not be measured without stored queries")
+    if saving < 1.0 + least_saving:
+        cost = f"may cost {1 / saving:.2f} of that by measurement"
+        return _with_reason(fixed, f"; effort by query {cost}, and stepped aside")
+    cost = f"measured to cost at most {1 / saving:.2f} of {fixed.policy.setting}"
+    return _with_reason(adaptive, f", {cost}")
+
+
+def _with_reason(candidate: Candidate, addition: str) -> Candidate:
+    """Return the candidate with an addition to its policy's reason."""
+    policy = candidate.policy
+    return replace(candidate, policy=replace(policy, reason=f"{policy.reason}{addition}"))
