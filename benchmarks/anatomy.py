@@ -29,7 +29,7 @@ from vectuned.daemon.measure.intervals import (
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.policy import learner, savings, storage
 from vectuned.learning.policy.replays import load_replays
-from vectuned.learning.truth.truth import recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
 from vectuned.sql.files import trusted
 
 _PROBE: Final = 56

@@ -29,7 +29,8 @@ from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fix
 from vectuned.daemon.measure.intervals import summarize_searches, time_ratios
 from vectuned.learning.model.arrays import Ints, Singles
 from vectuned.learning.model.column import VectorColumn
-from vectuned.learning.truth.truth import Truth, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import Truth
 
 _EXACT: Final = 50  # queries answered exactly: reading the table drives what others need out of the caches
 _RELAXED: Final = (40, 80, 160, 320, 640, 1000)

@@ -31,7 +31,8 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Floats, Singles
-from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 from vectuned.sql.install import migrate

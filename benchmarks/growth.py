@@ -15,7 +15,7 @@ from benchmarks.contest import PreparedSearch, Unfiltered, described, fixed_at, 
 from benchmarks.sets import load
 from vectuned.daemon.console import Console
 from vectuned.learning.model.ladder import RUNGS
-from vectuned.learning.truth.truth import recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
 
 _CURVE: Final = (10, 20, 40, 80, 160, 320, 640)
 

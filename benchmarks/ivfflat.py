@@ -48,7 +48,8 @@ from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.ladder import HIGHEST_POSITION, interpolate
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
-from vectuned.learning.truth.truth import Truth, exact_neighbors, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import Truth, exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 

@@ -49,7 +49,8 @@ from vectuned.daemon.measure.arms import (
 )
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Bools, Floats, Ints
-from vectuned.learning.truth.truth import Truth, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import Truth
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 from vectuned.sql.install import migrate

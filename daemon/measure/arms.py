@@ -18,7 +18,8 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.statistics.demand import TAIL_RECALL
-from vectuned.learning.truth.truth import Truth, exact_among, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import Truth, exact_among
 
 BLOCK: Final = 50
 _PARAMETER: Final = sql.Placeholder()

@@ -20,7 +20,8 @@ from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, is_fatal
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
 from vectuned.learning.statistics.demand import TAIL_RECALL
-from vectuned.learning.truth.truth import exact_among, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import exact_among
 from vectuned.sql.files import queries
 
 from .arms import compose_nearest, race

@@ -17,7 +17,8 @@ from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.storage import read_bank
-from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import exact_neighbors
 
 from .arms import compose_nearest
 from .fixed_setting import choose_best_fixed, compute_fixed_curve, list_fixed_efforts

@@ -1,4 +1,4 @@
-"""The arrays that modules exchange, by the type of their elements."""
+"""Type aliases of the arrays that modules exchange, by the type of the elements."""
 
 from __future__ import annotations
 

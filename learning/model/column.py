@@ -1,4 +1,4 @@
-"""A vector column under vectuned's care, and the pieces of SQL that name it."""
+"""A vector column and the SQL fragments that refer to it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _OPERATORS: Final[dict[Metric, sql.SQL]] = {
 
 @dataclass(frozen=True)
 class VectorColumn:
-    """Describe a vector column: where it lives, how distance is measured, which columns name a row.
+    """Describe a vector column: its relation, its metric, and the columns that identify a row.
 
-    `dimensions` is the number of elements of every vector in it; `extension_schema` is the schema that
-    pgvector is installed in, written out in every operator and type so that no search_path matters.
+    `dimensions` is the number of elements of every vector; `extension_schema` is pgvector's schema, which
+    qualifies every operator and type so that the search_path does not matter.
     """
 
     id: int
@@ -40,26 +40,26 @@ class VectorColumn:
 
     @property
     def relation(self) -> sql.Identifier:
-        """Name the table, qualified by its schema."""
+        """Return the table as an identifier, qualified by its schema."""
         return sql.Identifier(self.schema, self.table)
 
     @property
     def vector(self) -> sql.Identifier:
-        """Name the vector column."""
+        """Return the vector column as an identifier."""
         return sql.Identifier(self.name)
 
     @property
     def type_name(self) -> sql.Identifier:
-        """Name the column's type, qualified by pgvector's schema."""
+        """Return the type of the column as an identifier, qualified by pgvector's schema."""
         return sql.Identifier(self.extension_schema, self.vector_type)
 
     @property
     def distance_operator(self) -> sql.Composed:
-        """Write pgvector's operator of this metric, qualified by pgvector's schema."""
+        """Return pgvector's operator for the metric, qualified by pgvector's schema."""
         schema = sql.Identifier(self.extension_schema)
         return sql.SQL("OPERATOR({}.{})").format(schema, _OPERATORS[self.metric])
 
     def distance(self, query: sql.Composable) -> sql.Composed:
-        """Write the distance from the column to `query`, a placeholder or expression, cast to its type."""
+        """Return the distance from the column to `query`, a placeholder or expression, cast to its type."""
         pieces = (self.vector, self.distance_operator, query, self.type_name)
         return sql.SQL("({} {} ({})::{})").format(*pieces)

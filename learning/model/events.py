@@ -1,4 +1,4 @@
-"""What happened to a column, or to all of them, written down for people and dashboards."""
+"""Events of a column or of all columns: rows for people and dashboards, notifications for listeners."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import psycopg
 
-from vectuned.sql.files import queries
+from vectuned.sql.rows import execute
 
 
 def record_event(
     conn: psycopg.Connection[Any], column_id: int | None, action: str, details: dict[str, Any]
 ) -> None:
-    """Add an event, of no column in particular where `column_id` is None."""
+    """Insert an event; `column_id` is None for one that concerns no single column."""
     values = {"column_id": column_id, "action": action, "details": json.dumps(details)}
-    conn.execute(queries()["insert_event"], values)
+    execute(conn, "insert_event", values)
 
 
-def notify(conn: psycopg.Connection[Any], column_id: int, action: str, **more: Any) -> None:
-    """Notify who listens to the channel vectuned, once this is committed."""
-    payload = json.dumps({"action": action, "column_id": column_id, **more})
-    conn.execute(queries()["notify"], {"payload": payload})
+def notify(conn: psycopg.Connection[Any], column_id: int, action: str, **details: Any) -> None:
+    """Notify the listeners of the channel vectuned when the transaction commits."""
+    payload = json.dumps({"action": action, "column_id": column_id, **details})
+    execute(conn, "notify", {"payload": payload})

@@ -1,4 +1,4 @@
-"""Recorded searches: from the inbox to the durable table, and from there to the replay."""
+"""Recorded searches: moved from the inbox to the table of trajectories, and read there for replays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
-from psycopg.rows import namedtuple_row
 
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_rows, fetch_value
 
 from .arrays import Singles
 from .column import VectorColumn
@@ -21,9 +20,9 @@ from .column import VectorColumn
 class Trajectories:
     """Hold n sampled searches of one column that are still to be replayed.
 
-    `vectors` float32 (n, d); `ks` how many rows each asked for; `distances` what each returned, ascending;
-    `filters` as JSON text, None where there was none, and `fractions`, the share of rows each was thought to
-    match; `fresh`, those never replayed before.
+    `vectors` float32 (n, d); `ks`, the LIMIT of each search; `distances`, those of its answer, ascending;
+    `filters`, JSON texts, None without a filter; `fractions`, the estimated share of rows that match the
+    filter; `fresh`, True for a search that was never replayed.
     """
 
     query_ids: list[UUID]
@@ -39,7 +38,7 @@ class Trajectories:
         return len(self.query_ids)
 
     def take(self, part: slice) -> Trajectories:
-        """Return a part of the searches."""
+        """Return the searches in `part`."""
         return Trajectories(
             self.query_ids[part],
             self.recorded_at[part],
@@ -53,24 +52,21 @@ class Trajectories:
 
 
 def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
-    """Move recorded searches from the inbox into the durable table; return how many were taken.
+    """Move all recorded searches from the inbox to the table of trajectories; return their number.
 
-    Each batch is a transaction of its own if `conn` is in autocommit mode: what was taken is either in the
-    inbox or in the durable table.
+    If `conn` is in autocommit mode, each batch is a transaction: no search is lost or moved twice.
     """
     total = 0
     while True:
-        row = conn.execute(queries()["drain"], {"batch": batch}).fetchone()
-        taken = int(row[0]) if row else 0
-        total += taken
-        if taken < batch:
+        moved = int(fetch_value(conn, "drain", {"batch": batch}))
+        total += moved
+        if moved < batch:
             return total
 
 
 def read_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
     """Read up to `count` searches that were not replayed yet, the newest first."""
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["pending"], {"column_id": column.id, "count": count}).fetchall()
+    rows = fetch_rows(conn, "pending", {"column_id": column.id, "count": count})
     vectors = np.array([row.query.to_numpy() for row in rows], dtype=np.float32)
     return Trajectories(
         [row.query_id for row in rows],

@@ -1,4 +1,4 @@
-"""The tuned columns of a database and how each is cared for."""
+"""The tuned columns of a database, their settings and their indexes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import psycopg
-from psycopg.rows import namedtuple_row
 
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_rows
 
 from .column import VectorColumn
 from .ladder import RUNGS, probe_rungs
@@ -16,12 +15,12 @@ from .ladder import RUNGS, probe_rungs
 
 @dataclass(frozen=True)
 class TunedIndex:
-    """An index that searches of a column may be answered through.
+    """An index that can answer searches of a tuned column.
 
-    `number` names it in what is published; `form` says what it holds (plain, halfvec, bits); `requires` is
-    the filter, as JSON, that a partial index answers, and `share` of the rows are in it; `generation` is new
-    after a REINDEX. A scan of a `resumable` one goes on from rung to rung; others are
-    searched once for each rung. A `probed` one shows by its first rows how hard a query is.
+    `number` identifies it in published settings; `form` is what it stores (plain, halfvec, bits); `requires`
+    is the filter, as JSON, of a partial index, and `share` the share of the rows in it; `generation` changes
+    with a REINDEX. A scan of a `resumable` index is continued from rung to rung; others are searched once for
+    each rung. A `probed` index supports probes, whose first rows tell how hard a query is.
     """
 
     number: int
@@ -37,22 +36,22 @@ class TunedIndex:
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Return the efforts it is measured at: ef_search, or probes of IVFFlat."""
+        """Return the efforts at which it is measured: ef_search, or probes of IVFFlat."""
         return RUNGS if self.lists is None else probe_rungs(self.lists)
 
     @property
     def effort_name(self) -> str:
-        """Name what its effort is set by."""
+        """Return the name of its effort."""
         return "ef_search" if self.method == "hnsw" else "probes"
 
 
 @dataclass(frozen=True)
 class TunedColumn:
-    """A tuned column with the settings that `vectuned.enable` gave it, and its indexes.
+    """A tuned column with the settings given to `vectuned.enable`, and its indexes.
 
-    `max_tail` is the share of searches with a recall under 0.8 that is tolerated. On `alert` more searches
-    are recorded and checked; replays before number `learn_from` no longer count. The first of `indexes` is
-    the one that searches until something was learned; none are left where all were dropped.
+    `max_tail` is the largest acceptable share of searches with a recall under 0.8. On `alert` more searches
+    are recorded and checked. Replays with a number below `learn_from` no longer count. The first of `indexes`
+    is the main index, used until something has been learned; the tuple is empty if all were dropped.
     """
 
     column: VectorColumn
@@ -72,7 +71,7 @@ class TunedColumn:
 
     @property
     def generation(self) -> int | None:
-        """Return the generation of the main index; None where it is gone."""
+        """Return the generation of the main index, None without indexes."""
         return self.indexes[0].generation if self.indexes else None
 
     @property
@@ -81,60 +80,56 @@ class TunedColumn:
         return [index.generation for index in self.indexes]
 
     def default_effort(self, index: TunedIndex, k: int) -> int:
-        """Return what k rows are searched for with through an index until something was learned."""
+        """Return the effort of a search for k rows through an index until something has been learned."""
         return max(k, self.default_ef) if index.method == "hnsw" else self.default_probes
 
 
 def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[TunedColumn]:
-    """Read every tuned column, or one, whose table still exists, in the order they were enabled."""
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["tuned_columns"], {"column_id": column_id}).fetchall()
+    """Read every tuned column whose table still exists, or only one, in the order they were enabled."""
     return [
         TunedColumn(
-            VectorColumn(
-                r.id,
-                r.nspname,
-                r.relname,
-                r.column_name,
-                r.metric,
-                r.vector_type,
-                r.dimensions,
-                tuple(r.key_columns),
-                r.extension_schema,
+            column=VectorColumn(
+                id=row.id,
+                schema=row.nspname,
+                table=row.relname,
+                name=row.column_name,
+                metric=row.metric,
+                vector_type=row.vector_type,
+                dimensions=row.dimensions,
+                key_columns=tuple(row.key_columns),
+                extension_schema=row.extension_schema,
             ),
-            r.enabled,
-            r.target_recall,
-            r.max_tail,
-            r.sample_rate,
-            r.trajectory_window,
-            r.learning_rate,
-            r.min_samples,
-            r.store_vectors,
-            r.default_ef,
-            r.default_probes,
-            _indexes(conn, r.id, r.partitioned),
-            r.alert,
-            r.learn_from,
+            enabled=row.enabled,
+            target_recall=row.target_recall,
+            max_tail=row.max_tail,
+            sample_rate=row.sample_rate,
+            trajectory_window=row.trajectory_window,
+            learning_rate=row.learning_rate,
+            min_samples=row.min_samples,
+            store_vectors=row.store_vectors,
+            default_ef=row.default_ef,
+            default_probes=row.default_probes,
+            indexes=_read_indexes(conn, row.id, row.partitioned),
+            alert=row.alert,
+            learn_from=row.learn_from,
         )
-        for r in rows
+        for row in fetch_rows(conn, "tuned_columns", {"column_id": column_id})
     ]
 
 
-def _indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -> tuple[TunedIndex, ...]:
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["tuned_indexes"], {"column_id": column_id}).fetchall()
+def _read_indexes(conn: psycopg.Connection[Any], column_id: int, partitioned: bool) -> tuple[TunedIndex, ...]:
     return tuple(
         TunedIndex(
-            r.index_no,
-            r.name,
-            r.method,
-            r.form,
-            r.requires,
-            r.share,
-            r.lists,
-            r.generation,
-            not partitioned and r.method == "hnsw",
-            r.form == "plain" and not partitioned,
+            number=row.index_no,
+            name=row.name,
+            method=row.method,
+            form=row.form,
+            requires=row.requires,
+            share=row.share,
+            lists=row.lists,
+            generation=row.generation,
+            resumable=not partitioned and row.method == "hnsw",
+            probed=row.form == "plain" and not partitioned,
         )
-        for r in rows
+        for row in fetch_rows(conn, "tuned_indexes", {"column_id": column_id})
     )

@@ -1,10 +1,10 @@
-"""Searches that are replayed in one snapshot, and their exact answers there."""
+"""Searches that are replayed in one snapshot, and their exact answers in it."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final
 
 import numpy as np
 import psycopg
@@ -14,20 +14,25 @@ from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.ladder import K_CLASSES, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.truth.truth import Truth, exact_among, exact_neighbors, recall_at_k
-from vectuned.sql.files import queries
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import Truth, exact_among, exact_neighbors
+from vectuned.sql.files import trusted
+from vectuned.sql.rows import fetch_row, fetch_value
 
 log = logging.getLogger(__name__)
 
-LEAST_K: Final = 100
+MIN_DEPTH: Final = 100  # rows: every replay looks at the classes of k up to this one, whatever its own k is
+_COMPLETE_EVERY: Final = 4  # replays; one of them is complete, so that the largest classes of k stay known
 
 
 @dataclass(frozen=True)
 class ReplayBatch:
-    """Hold n searches that are replayed in one snapshot, and their exact answers there.
+    """Hold n searches that are replayed in one snapshot, and their exact answers in it.
 
-    `filtered` bool (n,); `truth` is of all, `filtered_truth` of the filtered ones, whose place in it is
-    `place` (n,); `complete` bool (n,), those that go through every rung.
+    `ks` int64 (n,); `classes`, the classes of k that the exact answers reach; `conditions` and `shapes`, the
+    compiled filters, None without a valid filter; `filtered` bool (n,), the searches with a valid filter;
+    `truth`, the exact answers without filters; `filtered_truth`, those of the filtered searches, where search
+    i is at `filtered_place[i]`, int64 (n,); `complete` bool (n,), the searches replayed at every rung.
     """
 
     tuned: TunedColumn
@@ -37,55 +42,55 @@ class ReplayBatch:
     conditions: list[sql.Composable | None]
     shapes: list[str | None]
     filtered: Bools
-    place: Ints
+    filtered_place: Ints
     truth: Truth
     filtered_truth: Truth | None
     complete: Bools
 
     @classmethod
-    def of(
+    def prepare(
         cls, reader: psycopg.Connection[Any], tuned: TunedColumn, searches: Trajectories, complete: Bools
     ) -> ReplayBatch:
-        """Find the exact answers of searches in the snapshot that `reader` is in."""
+        """Compute the exact answers of `searches` in the snapshot of the transaction `reader` is in."""
         ks = np.array(searches.ks, dtype=np.int64)
-        deepest = max(LEAST_K, k_class(int(ks.max())))
-        reader.execute("SET LOCAL statement_timeout = 0")  # the table may be large; the stream shows progress
-        # One core is what the budget is a share of.
+        depth = max(MIN_DEPTH, k_class(int(ks.max())))
+        # Reading a large table may take longer than any timeout; the stream of rows shows that it goes on.
+        reader.execute("SET LOCAL statement_timeout = 0")
+        # The budget is a share of one core.
         reader.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         conditions, shapes = compile_filters(reader, tuned, searches.filters)
         filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
-        truth = exact_neighbors(reader, tuned.column, searches.vectors, deepest)
-        filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, deepest)
+        truth = exact_neighbors(reader, tuned.column, searches.vectors, depth)
+        filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth)
         reader.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
-        classes = [k for k in K_CLASSES if k <= deepest]
         return cls(
-            tuned,
-            searches,
-            ks,
-            classes,
-            conditions,
-            shapes,
-            filtered,
-            np.cumsum(filtered) - 1,
-            truth,
-            filtered_truth,
-            complete,
+            tuned=tuned,
+            searches=searches,
+            ks=ks,
+            classes=[k for k in K_CLASSES if k <= depth],
+            conditions=conditions,
+            shapes=shapes,
+            filtered=filtered,
+            filtered_place=np.cumsum(filtered) - 1,
+            truth=truth,
+            filtered_truth=filtered_truth,
+            complete=complete,
         )
 
     def __len__(self) -> int:
         return len(self.searches)
 
     @property
-    def understood(self) -> Bools:
-        """Return which searches (n,) have no filter or one that still fits the table."""
-        given = [text is not None for text in self.searches.filters]
-        return np.asarray(self.filtered == np.array(given, dtype=np.bool_))
+    def valid(self) -> Bools:
+        """Return which searches (n,) have no filter, or a filter that still fits the table."""
+        has_filter = [text is not None for text in self.searches.filters]
+        return np.asarray(self.filtered == np.array(has_filter, dtype=np.bool_))
 
     def recall(self, distances: list[list[float]]) -> Floats:
-        """Compute the recall (n,) of answers, each to its own k and filter."""
+        """Compute the recall (n,) of the answers with these distances, each at its own k and filter."""
         recall = _recall(distances, self.truth, self.ks)
         if self.filtered_truth is not None:
-            answers = [d for d, own in zip(distances, self.filtered, strict=True) if own]
+            answers = [d for d, filtered in zip(distances, self.filtered, strict=True) if filtered]
             recall[self.filtered] = _recall(answers, self.filtered_truth, self.ks[self.filtered])
         return recall
 
@@ -93,35 +98,40 @@ class ReplayBatch:
 def compile_filters(
     conn: psycopg.Connection[Any], tuned: TunedColumn, filters: list[str | None]
 ) -> tuple[list[sql.Composable | None], list[str | None]]:
-    """Compile filters to SQL and shapes, each different one once; one that no longer fits counts as none.
+    """Compile filters, JSON texts, to SQL conditions and to shapes; None without a filter.
 
-    Whether its values still fit is seen when the statement is planned, here for no rows.
+    A filter that no longer fits the table is logged and counts as none. Each distinct filter is compiled
+    once.
     """
-    compiled: dict[str | None, tuple[sql.Composable | None, str | None]] = {None: (None, None)}
-    for text in {text for text in filters if text is not None}:
-        try:
-            with conn.transaction():
-                values = {"column_id": tuned.column.id, "filter": text}
-                row = conn.execute(queries()["compile_filter"], values).fetchone()
-                compiled[text] = (None, None)
-                if row is not None and row[0] is not None:
-                    condition = sql.SQL(cast(LiteralString, row[0]))
-                    check = sql.SQL("SELECT FROM {} AS t WHERE {} LIMIT 0").format(
-                        tuned.column.relation, condition
-                    )
-                    conn.execute(check, prepare=False)
-                    compiled[text] = (condition, row[1])
-        except psycopg.errors.SerializationFailure:
-            raise  # a standby ended it, which says nothing about the filter
-        except psycopg.errors.Error as error:
-            log.warning(
-                "a filter on %s is passed over: %s",
-                tuned.column,
-                error.diag.message_primary,
-                extra={"action": "replay"},
-            )
-            compiled[text] = (None, None)
-    return [compiled[text][0] for text in filters], [compiled[text][1] for text in filters]
+    compiled = {text: _compile_filter(conn, tuned, text) for text in set(filters) if text is not None}
+    pairs = [(None, None) if text is None else compiled[text] for text in filters]
+    return [condition for condition, _ in pairs], [shape for _, shape in pairs]
+
+
+def _compile_filter(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, text: str
+) -> tuple[sql.Composable | None, str | None]:
+    """Compile one filter to a condition and a shape; both None if it does not fit the table."""
+    try:
+        with conn.transaction():
+            row = fetch_row(conn, "compile_filter", {"column_id": tuned.column.id, "filter": text})
+            if row is None or row.condition is None:
+                return None, None
+            condition = trusted(row.condition)
+            # Planning shows whether the filter's values fit the types of the columns; LIMIT 0 runs nothing.
+            check = sql.SQL("SELECT FROM {} AS t WHERE {} LIMIT 0").format(tuned.column.relation, condition)
+            conn.execute(check, prepare=False)
+            return condition, row.shape
+    except psycopg.errors.SerializationFailure:
+        raise  # a standby ended the transaction, which says nothing about the filter
+    except psycopg.errors.Error as error:
+        log.warning(
+            "a filter on %s is passed over: %s",
+            tuned.column,
+            error.diag.message_primary,
+            extra={"action": "replay"},
+        )
+        return None, None
 
 
 def _filtered_truth(
@@ -129,26 +139,27 @@ def _filtered_truth(
     tuned: TunedColumn,
     vectors: Singles,
     conditions: list[sql.Composable | None],
-    deepest: int,
+    depth: int,
 ) -> Truth | None:
     """Compute the exact answers of the filtered searches among `vectors`; None if there are none."""
-    own = [i for i, condition in enumerate(conditions) if condition is not None]
-    if not own:
+    filtered = [i for i, condition in enumerate(conditions) if condition is not None]
+    if not filtered:
         return None
-    return exact_among(conn, tuned.column, vectors[own], deepest, [conditions[i] for i in own])
+    return exact_among(conn, tuned.column, vectors[filtered], depth, [conditions[i] for i in filtered])
 
 
 def choose_complete(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Bools:
-    """Say which of `count` replays are to go through every rung: the first ones, then one of four.
+    """Choose which of the next `count` replays go through every rung: bool (count,).
 
-    The others end where the answers of their own class of k are complete, which takes a third of the time.
+    All of them do until every index over all rows has twice `min_samples` complete replays; from then on one
+    of four. The others end once the answer for their own class of k is complete, which takes a third of the
+    time.
     """
     generations = [index.generation for index in tuned.indexes if index.requires is None]
     values = {"column_id": tuned.column.id, "generations": generations}
-    row = conn.execute(queries()["count_complete"], values).fetchone()
-    missing = 2 * tuned.min_samples - (int(row[0]) if row is not None else 0)
+    missing = 2 * tuned.min_samples - (fetch_value(conn, "count_complete", values) or 0)
     number = np.arange(count)
-    return np.asarray((number < missing) | (number % 4 == 0))
+    return np.asarray((number < missing) | (number % _COMPLETE_EVERY == 0))
 
 
 def _recall(distances: list[list[float]], truth: Truth, ks: Ints) -> Floats:

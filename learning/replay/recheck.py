@@ -1,4 +1,4 @@
-"""A served search once more, as it is served now, to be held against the exact answer at that time."""
+"""Repeats a recorded search as it is served now, to compare the answer with the exact one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgvector import Vector
 
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_value
 
 from .scan import SCAN_TIMEOUT_MS, is_fatal
 
@@ -25,10 +25,10 @@ def search_again(
     i: int,
     timeout_ms: int = SCAN_TIMEOUT_MS,
 ) -> list[float] | None:
-    """Search as any client would now and return the distances, ascending; None if it was given up.
+    """Repeat search `i` as a client would run it now and return its distances, ascending; None if it failed.
 
-    In the transaction of the exact answers, so that rows that came or went since the search was recorded
-    count neither for it nor against it. What its own answer was worth at its time is not what is checked.
+    It runs in the transaction of the exact answers, so that rows inserted or deleted since the search was
+    recorded make no difference. The recall of the recorded answer at its own time is not what is checked.
     """
     values = {
         "relation": tuned.column.relation.as_string(conn),
@@ -40,7 +40,7 @@ def search_again(
     started = perf_counter()
     try:
         with conn.transaction():
-            row = conn.execute(queries()["check_search"], values).fetchone()
+            return list(fetch_value(conn, "check_search", values))
     except psycopg.errors.Error as error:
         if is_fatal(conn, error, perf_counter() - started, timeout_ms):
             raise
@@ -51,4 +51,3 @@ def search_again(
             extra={"action": "check"},
         )
         return None
-    return list(row[0]) if row is not None else None

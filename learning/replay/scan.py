@@ -1,4 +1,4 @@
-"""Searches again through one index: what they saw at every rung of effort."""
+"""Scans of one index that repeat recorded searches: recall and cost at every rung of effort."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.truth.truth import Truth, recall_at_k, recall_curve
-from vectuned.sql.files import queries
+from vectuned.learning.truth.recall import recall_at_k, recall_curve
+from vectuned.learning.truth.truth import Truth
+from vectuned.sql.rows import fetch_row
 
 log = logging.getLogger(__name__)
 
-SCAN_TIMEOUT_MS: Final = 60_000
+SCAN_TIMEOUT_MS: Final = 60_000  # milliseconds; ends a replay that would hold up all others
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ScanGoal:
     """When a scan may end: it has returned `rows` rows within `distance`.
 
     A filtered scan must also have returned `filtered_rows` matching rows within `filtered_distance`, unless
-    it has already taken longer than the exact answer. Without a goal a scan goes through every rung.
+    it has already taken half as long again as the exact answer. Without a goal a scan goes through every
+    rung.
     """
 
     rows: int | None = None
@@ -58,22 +60,25 @@ def _answer_extent(truth: Truth, i: int, k: int) -> tuple[int, float]:
 
 
 class IndexScans:
-    """Collect what n searches saw through one index.
+    """Collect what n searches returned and cost through one index.
 
-    `finished` bool (n,); `blocks` and `ms` float64 (n, rungs), index buffers and milliseconds up to each rung
-    (of an index that is searched anew: of that search); `cut_short` bool (n, rungs), True where a filtered
-    search had not seen its whole answer when its scan was ended; `matches` int64 (n, rungs), rows seen that
-    meet the condition; `exact_ms` float64 (n,).
+    `finished` bool (n,), the searches with a result; `blocks` and `ms` float64 (n, rungs), index buffers and
+    milliseconds up to each rung, or of the search at that rung where scans cannot be continued; `cut_short`
+    bool (n, rungs), the rungs that a filtered scan did not reach because it was ended for its time, before it
+    had returned the whole answer; `matches` int64 (n, rungs), rows returned that meet the condition;
+    `exact_ms` float64 (n,), NaN without a filter; `other_ms`, milliseconds of the access paths without rungs.
     """
 
     def __init__(
         self, tuned: TunedColumn, index: TunedIndex, count: int, depth: int, timeout_ms: int = SCAN_TIMEOUT_MS
     ) -> None:
+        """Prepare for `count` searches, at most `depth` rows each where scans cannot be continued."""
         self.tuned = tuned
         self.timeout_ms = timeout_ms
         self.index = index
         self.depth = depth
         self._rungs = len(index.rungs)
+        # The distances of a scan, or of the search at each rung where scans cannot be continued.
         self._rows: list[Floats | list[Floats]] = [np.empty(0) for _ in range(count)]
         self._matched: list[Bools] = [np.empty(0, dtype=np.bool_) for _ in range(count)]
         self._others: list[list[Floats]] = [[] for _ in range(count)]
@@ -97,11 +102,12 @@ class IndexScans:
         thorough: bool = False,
         exact_ms: float | None = None,
     ) -> bool:
-        """Search once more and keep what was seen; False if that took too long.
+        """Run search `i` through the index and keep its result; False if it took too long.
 
-        Raises VectunedError when the plan is not the one to be measured.
+        `thorough` also tries the access paths without rungs; `exact_ms` saves measuring the exact answer
+        where that is known. Raises VectunedError when the plan does not scan the index.
         """
-        row = _run(
+        row = _replay_search(
             conn,
             self.tuned,
             self.timeout_ms,
@@ -123,69 +129,88 @@ class IndexScans:
         )
         if row is None:
             return False
-        seen, counts = np.array(row[0] or [], dtype=np.float64), np.array(row[1], dtype=np.int64)
         self.finished[i] = True
-        blocks, ms = row[2], row[3]
-        entries = np.array(counts if row[9] is None else row[9], dtype=np.int64)
-        if (entries > counts).any():
-            counts, blocks, ms = _by_entries(self.index, entries, counts, blocks, ms)
-        self._store(i, seen, counts, row[4])
-        self.blocks[i], self.ms[i] = _prolonged(blocks, self.index), _prolonged(ms, self.index)
+        self._store_rungs(i, row)
+        self._store_other_paths(i, row)
         if condition is not None:
-            self.exact_ms[i] = row[5]
-            if goal.filtered_rows is not None and goal.filtered_distance is not None:
-                last = self._last(i)
-                self.cut_short[i, len(row[1]) :] = (
-                    np.count_nonzero(last <= goal.filtered_distance) < goal.filtered_rows
-                )
-        ends = [0, *(row[7] or [])]
-        others = np.array(row[6] or [], dtype=np.float64)
-        self._others[i] = [others[start:end] for start, end in pairwise(ends)]
-        self.other_ms[i] = list(row[8] or [])
+            self.exact_ms[i] = row.exact_ms
+            self._mark_cut_short(i, len(row.counts), goal)
         return True
 
-    def _store(self, i: int, seen: Floats, counts: Ints, matched: list[bool] | None) -> None:
-        reached = len(counts)
-        if not self.index.resumable:
-            starts = np.concatenate([[0], counts[:-1]])
-            slices = [seen[start:end] for start, end in zip(starts, counts, strict=True)]
-            self._rows[i] = slices + slices[-1:] * (self._rungs - reached)
-            self.matches[i] = [len(rows) for rows in self._rows[i]]
-            return
-        self._rows[i] = seen
-        self._counts[i, :reached], self._counts[i, reached:] = counts, counts[-1]
+    def _store_rungs(self, i: int, row: Any) -> None:
+        """Keep the distances by rung, and the costs."""
+        distances = np.array(row.distances or [], dtype=np.float64)
+        counts, blocks, ms = np.array(row.counts, dtype=np.int64), row.blocks, row.ms
+        entries = np.array(counts if row.entries is None else row.entries, dtype=np.int64)
+        if (entries > counts).any():
+            counts, blocks, ms = _count_dead_rows(self.index, entries, counts, blocks, ms)
+        if self.index.resumable:
+            self._store_continued(i, distances, counts, row.matched)
+        else:
+            self._store_restarted(i, distances, counts)
+        self.blocks[i], self.ms[i] = _extrapolate(blocks, self.index), _extrapolate(ms, self.index)
+
+    def _store_continued(self, i: int, distances: Floats, counts: Ints, matched: list[bool] | None) -> None:
+        """Keep a scan that was continued from rung to rung; rungs it did not reach count its last rows."""
+        self._rows[i] = distances
+        self._counts[i, : len(counts)], self._counts[i, len(counts) :] = counts, counts[-1]
         if matched is not None:
             self._matched[i] = np.array(matched, dtype=np.bool_)
             self.matches[i] = np.concatenate([[0], np.cumsum(self._matched[i])])[self._counts[i]]
 
-    def _last(self, i: int) -> Floats:
-        """Return the distances of the matching rows seen by the end of a filtered search."""
+    def _store_restarted(self, i: int, distances: Floats, counts: Ints) -> None:
+        """Keep one search for each rung; rungs that were not tried repeat the last one."""
+        starts = np.concatenate([[0], counts[:-1]])
+        rows = [distances[start:end] for start, end in zip(starts, counts, strict=True)]
+        rows += rows[-1:] * (self._rungs - len(rows))
+        self._rows[i] = rows
+        self.matches[i] = [len(each) for each in rows]
+
+    def _store_other_paths(self, i: int, row: Any) -> None:
+        """Keep the distances and the costs of the access paths without rungs."""
+        distances = np.array(row.other_distances or [], dtype=np.float64)
+        self._others[i] = [distances[start:end] for start, end in pairwise([0, *(row.other_counts or [])])]
+        self.other_ms[i] = list(row.other_ms or [])
+
+    def _mark_cut_short(self, i: int, reached: int, goal: ScanGoal) -> None:
+        """Mark the rungs after the first `reached` if the scan ended before the filtered goal was met."""
+        if goal.filtered_rows is None or goal.filtered_distance is None:
+            return
+        found = np.count_nonzero(self._matching(i) <= goal.filtered_distance)
+        self.cut_short[i, reached:] = found < goal.filtered_rows
+
+    def _matching(self, i: int) -> Floats:
+        """Return the distances of the matching rows that a filtered search had returned at its end."""
         rows = self._rows[i]
         if isinstance(rows, list):
             return rows[-1]
         return rows[self._matched[i]]
 
     def distances(self) -> tuple[Floats, Ints]:
-        """Return the distances that unfiltered scans saw, in order, and how many by each rung.
+        """Return the distances of continued scans in the order of the scan, and their number by each rung.
 
-        Float64 (n, most), padded with +inf, and int64 (n, rungs); of an index that can be widened.
+        Float64 (n, most), padded with +inf, and int64 (n, rungs).
         """
-        return _padded(self._rows, self.index.rungs[-1]), self._counts
+        return _pad(self._rows, self.index.rungs[-1]), self._counts
 
-    def recall(self, own: Bools, truth: Truth, k: int) -> Floats:
-        """Score the unfiltered searches at `own` (n,) at every rung, by their `truth`. Returns (m, rungs)."""
-        return self._curve(np.flatnonzero(own), truth, k, [None] * int(own.sum()))
+    def recall(self, chosen: Bools, truth: Truth, k: int) -> Floats:
+        """Score the searches at `chosen` (n,) at every rung, without filters. Returns (m, rungs).
 
-    def filtered_recall(self, own: Bools, truth: Truth, k: int) -> Floats:
-        """Score the filtered searches at `own` (n,) by the matching rows. Returns (m, rungs)."""
-        places = np.flatnonzero(own)
-        return self._curve(places, truth, k, [self._matched[i] for i in places])
+        `truth` holds the exact answers of the m chosen searches.
+        """
+        places = np.flatnonzero(chosen)
+        return self._curves(places, truth, k, [None] * len(places))
 
-    def _curve(self, places: Ints, truth: Truth, k: int, matched: list[Bools] | list[None]) -> Floats:
+    def filtered_recall(self, chosen: Bools, truth: Truth, k: int) -> Floats:
+        """Score the filtered searches at `chosen` (n,) by their matching rows. Returns (m, rungs)."""
+        places = np.flatnonzero(chosen)
+        return self._curves(places, truth, k, [self._matched[i] for i in places])
+
+    def _curves(self, places: Ints, truth: Truth, k: int, matched: list[Bools] | list[None]) -> Floats:
         if not self.index.resumable:
             return np.stack(
                 [
-                    recall_at_k(_padded([self._rows[i][rung] for i in places], self.depth), truth, k)
+                    recall_at_k(_pad([self._rows[i][rung] for i in places], self.depth), truth, k)
                     for rung in range(self._rungs)
                 ],
                 axis=1,
@@ -194,72 +219,74 @@ class IndexScans:
             np.asarray(self._rows[i]) if inside is None else np.where(inside, self._rows[i], np.inf)
             for i, inside in zip(places, matched, strict=True)
         ]
-        return recall_curve(_padded(rows, self.index.rungs[-1]), self._counts[places], truth, k)
+        return recall_curve(_pad(rows, self.index.rungs[-1]), self._counts[places], truth, k)
 
     def other_recall(self, i: int, number: int, truth: Truth, k: int) -> list[float]:
-        """Score what has no rungs, of search `i`, which is the `number`-th of `truth`."""
+        """Score the access paths without rungs that search `i` tried; `number` indexes `truth`."""
         one = truth.take(np.array([number]))
-        return [float(recall_at_k(_padded([rows], self.depth), one, k)[0]) for rows in self._others[i]]
+        return [float(recall_at_k(_pad([rows], self.depth), one, k)[0]) for rows in self._others[i]]
 
 
-def _padded(rows: list[Any], width: int) -> Floats:
+def _pad(rows: list[Any], width: int) -> Floats:
+    """Lay arrays of distances out as the rows of a table, padded with +inf to `width` or the longest."""
     table = np.full((len(rows), max([width, *(len(r) for r in rows)])), np.inf)
     for i, row in enumerate(rows):
         table[i, : len(row)] = row
     return table
 
 
-def _prolonged(costs: list[float], index: TunedIndex) -> Floats:
-    """Carry on costs (r,) known up to some rung to all rungs, at the price of effort between the last two."""
+def _extrapolate(costs: npt.ArrayLike, index: TunedIndex) -> Floats:
+    """Extend costs (reached,) to all rungs, at the price that effort had between the last two rungs."""
     known = np.asarray(costs, dtype=np.float64)
     reached = len(known)
     efforts = np.asarray(index.rungs, dtype=np.float64)
     if reached == len(efforts):
         return known
     before = reached - 2 if reached > 1 else 0
-    rise = (known[-1] - known[before]) / max(efforts[reached - 1] - efforts[before], 1.0) or known[
-        -1
-    ] / efforts[reached - 1]
-    return np.concatenate([known, known[-1] + rise * (efforts[reached:] - efforts[reached - 1])])
+    price = (known[-1] - known[before]) / max(efforts[reached - 1] - efforts[before], 1.0)
+    if price == 0.0:  # with a single rung, or where the last one was free: the mean price
+        price = known[-1] / efforts[reached - 1]
+    return np.concatenate([known, known[-1] + price * (efforts[reached:] - efforts[reached - 1])])
 
 
-def _by_entries(
+def _count_dead_rows(
     index: TunedIndex, entries: Ints, counts: Ints, blocks: npt.ArrayLike, ms: npt.ArrayLike
 ) -> tuple[Ints, Floats, Floats]:
-    """Bring what a scan saw through dead rows to what searches would see: their effort counts those as well.
+    """Correct a continued scan for dead rows in the index, which searches spend their effort on too.
 
-    `entries` and `counts` (reached,): what the index gave by each rung, and the rows among it that exist.
-    Returns counts (rungs,), blocks and milliseconds (reached,) by the time the index had given as many as the
-    rungs say; counts stay at the last where the scan ended before.
+    `entries` and `counts` (reached,): entries returned by the index up to each rung, and the live rows among
+    them. Returns counts (rungs,), and blocks and milliseconds (reached,), at the points where the index had
+    returned as many entries as each rung says. After the end of the scan the counts stay at the last.
     """
     rungs = np.asarray(index.rungs, dtype=np.float64)
-    seen = np.interp(rungs, np.append(0, entries), np.append(0, counts))
+    live = np.interp(rungs, np.append(0, entries), np.append(0, counts))
     reached = rungs[: len(entries)]
     return (
-        np.floor(seen + 1e-6).astype(np.int64),
+        np.floor(live + 1e-6).astype(np.int64),  # interpolation may fall short of a whole number by rounding
         np.interp(reached, entries, np.asarray(blocks, dtype=np.float64)),
         np.interp(reached, entries, np.asarray(ms, dtype=np.float64)),
     )
 
 
 def is_fatal(conn: psycopg.Connection[Any], error: psycopg.Error, seconds: float, timeout_ms: int) -> bool:
-    """Say whether an error after some seconds ends the work, and not just the one search that it hit.
+    """Return whether an error after some seconds ends all work, not only the search that met it.
 
-    That is a lost connection, a standby that had to end the transaction, and a statement that somebody
-    cancelled before its time was out.
+    These are a lost connection, a standby that had to end the transaction, and a statement that was cancelled
+    before its timeout.
     """
     if conn.closed or isinstance(error, psycopg.errors.SerializationFailure):
         return True
     return isinstance(error, psycopg.errors.QueryCanceled) and seconds * 1000 < timeout_ms
 
 
-def _run(
+def _replay_search(
     conn: psycopg.Connection[Any], tuned: TunedColumn, timeout_ms: int, values: dict[str, Any]
-) -> tuple[Any, ...] | None:
+) -> Any:
+    """Run the statement that replays a search and return its row; None if it ran into the timeout."""
     started = perf_counter()
     try:
         with conn.transaction():  # a savepoint: one search too slow must not undo the others
-            row = conn.execute(queries()["replay_search"], values).fetchone()
+            return fetch_row(conn, "replay_search", values)
     except psycopg.errors.QueryCanceled as error:
         if is_fatal(conn, error, perf_counter() - started, timeout_ms):
             raise
@@ -274,5 +301,3 @@ def _run(
         raise VectunedError(
             f"{error.diag.message_primary}. {error.diag.message_hint or ''}".strip()
         ) from error
-    assert row is not None
-    return tuple(row)

@@ -1,17 +1,22 @@
-"""What replays show, written down: the curves of every index, the checks, and what each search was worth."""
+"""Reads and writes of replays: the curves of every index, the checks, and the recall of each search."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import psycopg
 
+from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
-from vectuned.learning.model.tuned_columns import TunedIndex
+from vectuned.learning.model.trajectory import Trajectories
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_value, fetch_values
 
 from .batch import ReplayBatch
 from .scan import IndexScans
@@ -19,11 +24,12 @@ from .scan import IndexScans
 
 @dataclass(frozen=True)
 class ReplayResults:
-    """Hold what a chunk of n searches showed.
+    """Hold the results of replaying a batch of n searches.
 
-    `scans` by index; `probes` float64 (n, width) of the main index, None where it is not probed; `version` of
-    the bank that served, None without one; `checked` bool (n,), the searches that were answered as they are
-    served now, with a recall of `checks` float64 (n,), NaN where that was given up.
+    `scans` by index; `probes` float64 (n, PROBE_WIDTH), what short searches through the main index return,
+    None where it is not probed; `version` of the bank in service, None without one; `checked` bool (n,), the
+    searches that were repeated as they are served now, and `checks` float64 (n,), their recall, NaN where
+    that failed.
     """
 
     scans: dict[TunedIndex, IndexScans]
@@ -33,100 +39,142 @@ class ReplayResults:
     checks: Floats
 
 
-def store(conn: psycopg.Connection[Any], chunk: ReplayBatch, shown: ReplayResults) -> None:
-    """Store what a chunk showed, and mark its searches replayed. Runs in the transaction `conn` is in."""
-    main = chunk.tuned.indexes[0]
-    for index, scan in shown.scans.items():
-        rows = _rows(chunk, scan, shown.probes if index is main else None)
-        with conn.cursor() as cursor:
-            cursor.executemany(queries()["insert_replay"], rows)
-    _store_checks(conn, chunk, shown)
-    _mark(conn, chunk)
+def read_replayed(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, searches: Trajectories, index: TunedIndex
+) -> set[UUID]:
+    """Read which of these searches were already replayed on the present generation of an index."""
+    values = {
+        "column_id": tuned.column.id,
+        "generation": index.generation,
+        "query_ids": searches.query_ids,
+    }
+    return set(fetch_values(conn, "replayed", values))
 
 
-def _rows(chunk: ReplayBatch, scan: IndexScans, probes: Floats | None) -> list[dict[str, Any]]:
-    """Lay out what the scans through one index showed."""
-    index, count, rungs = scan.index, len(chunk), len(scan.index.rungs)
-    recall = np.full((count, len(chunk.classes), rungs), np.nan)
-    # What is searched anew applies the filter, and a partial index lacks rows: both know nothing without.
-    bare = scan.finished & (~chunk.filtered | (index.resumable and index.requires is None))
-    if bare.any():
-        truth = chunk.truth.take(bare)
-        recall[bare] = np.stack([scan.recall(bare, truth, k) for k in chunk.classes], axis=1)
-    filtered_recall = np.full(recall.shape, np.nan)
-    own = scan.finished & chunk.filtered
-    if own.any() and chunk.filtered_truth is not None:
-        truth = chunk.filtered_truth.take(own[chunk.filtered])
-        filtered_recall[own] = np.stack([scan.filtered_recall(own, truth, k) for k in chunk.classes], axis=1)
-    matches = np.where(scan.cut_short, -1, scan.matches)
-    rows = []
-    for i in (int(place) for place in np.flatnonzero(scan.finished)):
-        # A scan that ended early knows nothing of classes above its own.
-        known = (
-            len(chunk.classes) if chunk.complete[i] else chunk.classes.index(k_class(int(chunk.ks[i]))) + 1
+def read_bank_version(conn: psycopg.Connection[Any], tuned: TunedColumn) -> int | None:
+    """Read the version of the bank in service, None without one."""
+    version: int | None = fetch_value(conn, "bank_version", {"column_id": tuned.column.id})
+    return version
+
+
+def require_generation(conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex) -> None:
+    """Raise VectunedError if an index was dropped or rebuilt since `tuned` was read."""
+    values = {"column_id": tuned.column.id, "index_no": index.number}
+    generation = fetch_value(conn, "generation", values)
+    if generation is None:
+        raise VectunedError(
+            f"The index {index.name} of {tuned.column} is gone: create one and call vectuned.enable again."
         )
-        filtered, fraction = bool(chunk.filtered[i]), chunk.searches.fractions[i]
-        others = None
-        if scan.other_ms[i] and chunk.filtered_truth is not None:
-            number = int(chunk.place[i])
-            others = [scan.other_recall(i, number, chunk.filtered_truth, k) for k in chunk.classes[:known]]
-        rows.append(
-            {
-                "query_id": chunk.searches.query_ids[i],
-                "column_id": chunk.tuned.column.id,
-                "generation": index.generation,
-                "k_class": k_class(int(chunk.ks[i])),
-                "k_classes": chunk.classes[:known],
-                "probe": [] if probes is None else probes[i].tolist(),
-                "recall": recall[i, :known].astype(np.float32).tolist() if bare[i] else None,
-                "blocks": scan.blocks[i].tolist(),
-                "ms": scan.ms[i].tolist(),
-                "shape": chunk.shapes[i],
-                "fraction": min((fraction or 0.0) / index.share, 1.0) if filtered else None,
-                "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
-                "matches": matches[i].tolist() if filtered else None,
-                "exact_ms": float(scan.exact_ms[i]) if filtered else None,
-                "other_recall": others,
-                "other_ms": scan.other_ms[i] or None,
-            }
+    if generation != index.generation:
+        raise VectunedError(
+            f"The index {index.name} of {tuned.column} was rebuilt meanwhile: read the tuned columns again, "
+            "then replay."
         )
-    return rows
 
 
-def _store_checks(conn: psycopg.Connection[Any], chunk: ReplayBatch, shown: ReplayResults) -> None:
-    searches, checks = chunk.searches, shown.checks
+def store(conn: psycopg.Connection[Any], batch: ReplayBatch, results: ReplayResults) -> None:
+    """Store the results of a batch and mark its searches replayed, in the transaction `conn` is in."""
+    main = batch.tuned.indexes[0]
     with conn.cursor() as cursor:
-        cursor.executemany(
-            queries()["insert_check"],
-            [
-                {
-                    "column_id": chunk.tuned.column.id,
-                    "query_id": searches.query_ids[i],
-                    "k_class": k_class(int(chunk.ks[i])),
-                    "shape": chunk.shapes[i] or "",
-                    "version": shown.version,
-                    "recall": None if np.isnan(checks[i]) else float(checks[i]),
-                }
-                for i in (int(place) for place in np.flatnonzero(shown.checked))
-            ],
-        )
+        for index, scans in results.scans.items():
+            probes = results.probes if index is main else None
+            cursor.executemany(queries()["insert_replay"], _replay_rows(batch, scans, probes))
+        cursor.executemany(queries()["insert_check"], _check_rows(batch, results))
+        cursor.executemany(queries()["mark_replayed"], _served_rows(batch))
 
 
-def _mark(conn: psycopg.Connection[Any], chunk: ReplayBatch) -> None:
-    """Mark the searches replayed, with the recall that each was served with."""
-    searches = chunk.searches
-    served, understood = chunk.recall(searches.distances), chunk.understood
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            queries()["mark_replayed"],
-            [
-                {
-                    "query_id": searches.query_ids[i],
-                    "recorded_at": searches.recorded_at[i],
-                    # Of a filter that no longer fits the table nothing is known.
-                    "recall": float(served[i]) if understood[i] else None,
-                    "keep": chunk.tuned.store_vectors,
-                }
-                for i in range(len(searches))
-            ],
-        )
+def _replay_rows(batch: ReplayBatch, scans: IndexScans, probes: Floats | None) -> Iterator[dict[str, Any]]:
+    """Yield the values of insert_replay for the searches that finished through one index."""
+    index, searches = scans.index, batch.searches
+    recall, has_recall = _recall(batch, scans)
+    filtered_recall = _filtered_recall(batch, scans)
+    matches = np.where(scans.cut_short, -1, scans.matches)
+    for i in np.flatnonzero(scans.finished).tolist():
+        known = _known_classes(batch, i)
+        filtered = bool(batch.filtered[i])
+        yield {
+            "query_id": searches.query_ids[i],
+            "column_id": batch.tuned.column.id,
+            "generation": index.generation,
+            "k_class": k_class(int(batch.ks[i])),
+            "k_classes": batch.classes[:known],
+            "probe": [] if probes is None else probes[i].tolist(),
+            "recall": recall[i, :known].astype(np.float32).tolist() if has_recall[i] else None,
+            "blocks": scans.blocks[i].tolist(),
+            "ms": scans.ms[i].tolist(),
+            "shape": batch.shapes[i],
+            "fraction": min((searches.fractions[i] or 0.0) / index.share, 1.0) if filtered else None,
+            "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
+            "matches": matches[i].tolist() if filtered else None,
+            "exact_ms": float(scans.exact_ms[i]) if filtered else None,
+            "other_recall": _other_recall(batch, scans, i, known),
+            "other_ms": scans.other_ms[i] or None,
+        }
+
+
+def _known_classes(batch: ReplayBatch, i: int) -> int:
+    """Return how many classes of k a replay knows: one that ended early knows none above its own."""
+    if batch.complete[i]:
+        return len(batch.classes)
+    return batch.classes.index(k_class(int(batch.ks[i]))) + 1
+
+
+def _recall(batch: ReplayBatch, scans: IndexScans) -> tuple[Floats, Bools]:
+    """Score the searches without their filters: (n, classes, rungs), and bool (n,), which have a recall.
+
+    A filtered search has none where the index applied the filter itself, as restarted scans do, or lacks
+    rows, as a partial index does.
+    """
+    index = scans.index
+    scored = scans.finished & (~batch.filtered | (index.resumable and index.requires is None))
+    recall = np.full((len(batch), len(batch.classes), len(index.rungs)), np.nan)
+    if scored.any():
+        truth = batch.truth.take(scored)
+        recall[scored] = np.stack([scans.recall(scored, truth, k) for k in batch.classes], axis=1)
+    return recall, scored
+
+
+def _filtered_recall(batch: ReplayBatch, scans: IndexScans) -> Floats:
+    """Score the filtered searches by their matching rows: (n, classes, rungs), NaN for the others."""
+    scored = scans.finished & batch.filtered
+    recall = np.full((len(batch), len(batch.classes), len(scans.index.rungs)), np.nan)
+    if scored.any() and batch.filtered_truth is not None:
+        truth = batch.filtered_truth.take(scored[batch.filtered])
+        recall[scored] = np.stack([scans.filtered_recall(scored, truth, k) for k in batch.classes], axis=1)
+    return recall
+
+
+def _other_recall(batch: ReplayBatch, scans: IndexScans, i: int, known: int) -> list[list[float]] | None:
+    """Score the access paths without rungs for the first `known` classes; None where none was tried."""
+    if not scans.other_ms[i] or batch.filtered_truth is None:
+        return None
+    place = int(batch.filtered_place[i])
+    return [scans.other_recall(i, place, batch.filtered_truth, k) for k in batch.classes[:known]]
+
+
+def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str, Any]]:
+    """Yield the values of insert_check for the searches that were repeated."""
+    for i in np.flatnonzero(results.checked).tolist():
+        recall = float(results.checks[i])
+        yield {
+            "column_id": batch.tuned.column.id,
+            "query_id": batch.searches.query_ids[i],
+            "k_class": k_class(int(batch.ks[i])),
+            "shape": batch.shapes[i] or "",
+            "version": results.version,
+            "recall": None if np.isnan(recall) else recall,
+        }
+
+
+def _served_rows(batch: ReplayBatch) -> Iterator[dict[str, Any]]:
+    """Yield the values of mark_replayed: the recall that each search was served with."""
+    searches, valid = batch.searches, batch.valid
+    recall = batch.recall(searches.distances)
+    for i in range(len(searches)):
+        yield {
+            "query_id": searches.query_ids[i],
+            "recorded_at": searches.recorded_at[i],
+            # The exact answer to a filter that no longer fits the table is unknown.
+            "recall": float(recall[i]) if valid[i] else None,
+            "keep": batch.tuned.store_vectors,
+        }

@@ -1,6 +1,7 @@
 -- Statements of tuned columns, trajectories and events.
 
 -- name: tuned_columns
+-- Every tuned column, or the one with an id, whose table still exists, in the order they were enabled.
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
        x.nspname AS extension_schema, c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate,
        c.min_samples, c.store_vectors, c.enabled, c.default_ef, c.default_probes, c.alert, c.learn_from,
@@ -14,7 +15,7 @@ WHERE %(column_id)s::int IS NULL OR c.id = %(column_id)s
 ORDER BY c.id;
 
 -- name: tuned_indexes
--- The one that searches until something was learned comes first.
+-- The indexes of a tuned column that still exist; the main index, used until something has been learned, comes first.
 SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
        vectuned._generation(i.index_relation) AS generation
 FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id
@@ -22,16 +23,19 @@ WHERE i.column_id = %(column_id)s AND vectuned._generation(i.index_relation) IS 
 ORDER BY i.index_relation = c.index_relation DESC, i.index_no;
 
 -- name: drain
-SELECT vectuned._drain(%(batch)s);
+-- Moves up to `batch` recorded searches from the inbox to the trajectories and returns how many.
+SELECT vectuned._drain(%(batch)s) AS moved;
 
 -- name: pending
--- Sampled searches not yet replayed, the newest first: they say most about what is asked now.
+-- Sampled searches that were not replayed yet, the newest first, because these say most about the present workload.
 SELECT query_id, query, k, distances, recorded_at, filter::text, fraction, recall IS NULL AS fresh FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
 ORDER BY recorded_at DESC LIMIT %(count)s;
 
 -- name: notify
+-- Sends a notification on the channel `vectuned` when the transaction commits.
 SELECT pg_notify('vectuned', %(payload)s);
 
 -- name: insert_event
+-- Adds an event; column_id is NULL for one that concerns no single column.
 INSERT INTO vectuned.event (column_id, action, details) VALUES (%(column_id)s, %(action)s, %(details)s);

@@ -1,6 +1,7 @@
 -- Statements of replays.
 
 -- name: replay_search
+-- One search through one index at every rung of effort; vectuned._replay describes the columns.
 SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms,
        r.entries
 FROM vectuned._replay(
@@ -8,35 +9,41 @@ FROM vectuned._replay(
     %(filter_goal)s, %(filter_bound)s, %(thorough)s, %(exact_ms)s) r;
 
 -- name: probe_search
--- What short searches see: learning/ladder.py, PROBES.
-SELECT vectuned._probe(c, %(query)s, %(probe_0)s), vectuned._probe(c, %(query)s, %(probe_1)s),
-       vectuned._probe(c, %(query)s, %(probe_2)s)
+-- The distances that the short searches of a probe return, one column for each length in PROBES of
+-- learning/model/ladder.py.
+SELECT vectuned._probe(c, %(query)s, %(probe_0)s) AS probe_0, vectuned._probe(c, %(query)s, %(probe_1)s) AS probe_1,
+       vectuned._probe(c, %(query)s, %(probe_2)s) AS probe_2
 FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
 
 -- name: replayed
--- Which of some searches were replayed on an index as it is.
+-- Which of these searches were already replayed on a generation of an index.
 SELECT r.query_id FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND r.query_id = ANY (%(query_ids)s);
 
 -- name: compile_filter
+-- The SQL condition and the shape of a filter; condition is NULL if the filter does not fit the table.
 SELECT m.condition, m.shape FROM vectuned.tuned_column c, vectuned._compile_filter(c.id, c.relation, %(filter)s::jsonb) m
 WHERE c.id = %(column_id)s;
 
 -- name: count_complete
--- Replays that went through every rung, of the index with the fewest: only these know the largest classes of k.
-SELECT min(n.count) FROM unnest(%(generations)s::oid[]) g
+-- The number of complete replays on the index that has the fewest. Only replays through every rung know the class 100,
+-- or a larger one, whatever their own k is.
+SELECT min(n.count) AS complete FROM unnest(%(generations)s::oid[]) g
 CROSS JOIN LATERAL (
     SELECT count(*) FROM vectuned.replay r
     WHERE r.column_id = %(column_id)s AND r.generation = g AND 100 = ANY (r.k_classes)) n;
 
 -- name: generation
-SELECT vectuned._generation(i.index_relation) FROM vectuned.tuned_index i
+-- The present generation of an index; NULL, or no row, if the index is gone.
+SELECT vectuned._generation(i.index_relation) AS generation FROM vectuned.tuned_index i
 WHERE i.column_id = %(column_id)s AND i.index_no = %(index_no)s;
 
 -- name: limit_statement
+-- Sets the statement timeout for the rest of the transaction.
 SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
 -- name: insert_replay
+-- Stores the replay of one search on one index, unless it is there already.
 INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
                              shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms)
 VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
@@ -45,8 +52,9 @@ VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s,
 ON CONFLICT (column_id, query_id, generation) DO NOTHING;
 
 -- name: mark_replayed
--- Where its recall was not known before, the search is to be judged anew. A table that has changed since says nothing
--- of what an answer was worth at its time.
+-- Marks a search replayed and stores the recall it was served with. If its recall was unknown before, its verdict is
+-- removed, so that it is judged again. A recall that was known stays: the table may have changed since, and its exact
+-- answers now do not show what the answer was worth then.
 UPDATE vectuned.trajectory
 SET replayed_at = now(), query = CASE WHEN %(keep)s THEN query END, recall = coalesce(recall, %(recall)s),
     verdict = CASE WHEN recall IS NOT NULL THEN verdict END,
@@ -55,15 +63,17 @@ SET replayed_at = now(), query = CASE WHEN %(keep)s THEN query END, recall = coa
 WHERE query_id = %(query_id)s AND recorded_at = %(recorded_at)s;
 
 -- name: check_search
--- A search as it is served now; nothing is recorded of it.
-SELECT coalesce(array_agg(s.distance ORDER BY s.distance), '{}')
+-- The distances of a search as it is served now, ascending; the search is not recorded.
+SELECT coalesce(array_agg(s.distance ORDER BY s.distance), '{}') AS distances
 FROM (SELECT set_config('vectuned.record', 'off', true)) o
 CROSS JOIN LATERAL vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, %(filter)s::jsonb, %(column_name)s) s;
 
 -- name: insert_check
+-- Stores the recall of a search as it is served now, NULL where the check failed.
 INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall)
 VALUES (%(column_id)s, %(query_id)s, %(k_class)s, %(shape)s,
         %(version)s, %(recall)s);
 
 -- name: bank_version
-SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
+-- The version of the bank in service; NULL without one.
+SELECT max(b.version) AS version FROM vectuned.bank b WHERE b.column_id = %(column_id)s;

@@ -38,7 +38,8 @@ from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.policy.savings import measure_saving
 from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import exact_neighbors
 
 ROWS = 4000
 TARGET = 0.9

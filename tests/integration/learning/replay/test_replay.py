@@ -32,7 +32,8 @@ from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.sql.files import queries as queries_by_name
 
 ROWS, DIMENSIONS, SPREAD = 4000, 48, 1.0
@@ -261,17 +262,15 @@ def test_a_scan_that_takes_too_long_is_passed_over(
     conn.execute(
         raw(
             "CREATE FUNCTION slowly(q vector) RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN "
-            f"IF q = '{slow}' THEN PERFORM pg_sleep(30); END IF; RETURN 0; END $$"
+            f"IF q = '{slow}' THEN PERFORM pg_sleep(300); END IF; RETURN 0; END $$"
         )
     )
     statements = queries_by_name()
     replay_search = statements["replay_search"] + sql.SQL(" WHERE slowly(%(query)s) = 0")
-    monkeypatch.setattr(
-        "vectuned.learning.replay.scan.queries", lambda: {**statements, "replay_search": replay_search}
-    )
+    monkeypatch.setattr("vectuned.sql.rows.queries", lambda: {**statements, "replay_search": replay_search})
     with caplog.at_level("WARNING"):
-        assert replay(conn, tuned, read_pending(conn, tuned.column, 10), timeout_ms=1000) == 4
-    assert "took longer than 1000 ms" in caplog.text
+        assert replay(conn, tuned, read_pending(conn, tuned.column, 10), timeout_ms=5000) == 4
+    assert "took longer than 5000 ms" in caplog.text
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 3
     # It counts as looked at, or it would come back for ever; its recall is known all the same.
     assert len(read_pending(conn, tuned.column, 10)) == 0

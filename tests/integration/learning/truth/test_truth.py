@@ -13,7 +13,8 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.column import Metric, VectorColumn, VectorType
-from vectuned.learning.truth.truth import Truth, exact_neighbors, recall_at_k, recall_curve
+from vectuned.learning.truth.recall import recall_at_k, recall_curve
+from vectuned.learning.truth.truth import Truth, exact_neighbors
 
 Connection = psycopg.Connection[Any]
 Floats = npt.NDArray[np.float64]

@@ -30,7 +30,8 @@ from vectuned.learning.model.trajectory import drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.replay.replay import replay
-from vectuned.learning.truth.truth import exact_neighbors, recall_at_k
+from vectuned.learning.truth.recall import recall_at_k
+from vectuned.learning.truth.truth import exact_neighbors
 
 ROWS, DIMENSIONS, TARGET = 3000, 24, 0.9
 QUERIES = clustered(3, DIMENSIONS, seed=2)

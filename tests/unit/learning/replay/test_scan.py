@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import psycopg
 import pytest
 from psycopg import errors, sql
+from psycopg.rows import namedtuple_row
 from tests.unit.samples_helpers import hnsw, ivfflat, truth, tuned_column
 
 from vectuned.config.errors import VectunedError
@@ -24,12 +25,27 @@ ALL = np.array([True])
 TO_THE_END = ScanGoal()
 
 
+class Row(NamedTuple):
+    """A row of the statement that replays a search."""
+
+    distances: list[float] | None
+    counts: list[int]
+    blocks: list[float]
+    ms: list[float]
+    matched: list[bool] | None
+    exact_ms: float | None
+    other_distances: list[float] | None
+    other_counts: list[int] | None
+    other_ms: list[float] | None
+    entries: list[int] | None
+
+
 class Answers:
     """Stands for a connection that gives prepared answers, and keeps what was asked."""
 
     closed = False
 
-    def __init__(self, *rows: tuple[Any, ...] | Exception) -> None:
+    def __init__(self, *rows: Row | Exception) -> None:
         self.rows = list(rows)
         self.asked: list[dict[str, Any]] = []
 
@@ -37,11 +53,16 @@ class Answers:
     def transaction(self) -> Iterator[None]:
         yield
 
+    @contextmanager
+    def cursor(self, *, row_factory: object) -> Iterator[Answers]:
+        assert row_factory is namedtuple_row
+        yield self
+
     def execute(self, _: object, values: dict[str, Any]) -> Answers:
         self.asked.append(values)
         return self
 
-    def fetchone(self) -> tuple[Any, ...]:
+    def fetchone(self) -> Row:
         row = self.rows.pop(0)
         if isinstance(row, Exception):
             raise row
@@ -58,15 +79,15 @@ def answer(
     exact_ms: float | None = None,
     others: tuple[list[float] | None, list[int] | None, list[float] | None] = (None, None, None),
     entries: list[int] | None = None,
-) -> tuple[Any, ...]:
+) -> Row:
     """Make a row of the statement that replays; costs end where the counts do."""
     reached = len(counts)
-    return (distances, counts, blocks[:reached], ms[:reached], matched, exact_ms, *others, entries)
+    return Row(distances, counts, blocks[:reached], ms[:reached], matched, exact_ms, *others, entries)
 
 
 def searched(
     index: TunedIndex,
-    row: tuple[Any, ...],
+    row: Row,
     condition: sql.Composable | None = None,
     goal: ScanGoal = TO_THE_END,
     *,

@@ -12,7 +12,9 @@ from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.column import Metric
 from vectuned.learning.truth import neighbors as neighbors_module
 from vectuned.learning.truth.neighbors import Block, Neighbors, NeighborSearch
-from vectuned.learning.truth.truth import Truth, epsilon, parse_rows, recall_at_k, recall_curve
+from vectuned.learning.truth.recall import recall_at_k, recall_curve
+from vectuned.learning.truth.table_stream import parse_rows
+from vectuned.learning.truth.truth import Truth, float32_tolerance
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -263,7 +265,7 @@ def test_recall_counts_rows_no_farther_than_the_kth() -> None:
 def test_recall_takes_any_of_equally_distant_rows() -> None:
     truth = truth_of([[0.1, 0.2, 0.2]], tolerance=1e-6)
     assert recall_at_k([[0.2 + 5e-7, 0.2, 0.2, 0.2]], truth, 2) == [1.0]
-    assert recall_at_k([[0.2 + 5e-7, 0.2 + 5e-7]], truth, 3, epsilon=0.0) == [0.0]
+    assert recall_at_k([[0.2 + 5e-7, 0.2 + 5e-7]], truth, 3, tolerance=0.0) == [0.0]
     assert recall_at_k([[0.2 + 5e-7, 0.3, 0.3]], truth, 3) == [1 / 3]
 
 
@@ -298,9 +300,11 @@ def test_curve_is_the_recall_of_every_prefix() -> None:
 
 
 def test_epsilon_has_the_scale_of_each_metric() -> None:
-    assert epsilon("cosine", 384, [0.0, 0.5]) == pytest.approx(1.645e-6, rel=1e-3)
-    np.testing.assert_allclose(epsilon("l2", 384, [0.0, 30.0]), [0.0, 30 * 1.645e-6], rtol=1e-3)
-    np.testing.assert_allclose(epsilon("ip", 384, [-5.0, 5.0], [10.0, 20.0]), [1.645e-5, 3.29e-5], rtol=1e-3)
+    assert float32_tolerance("cosine", 384, [0.0, 0.5]) == pytest.approx(1.645e-6, rel=1e-3)
+    np.testing.assert_allclose(float32_tolerance("l2", 384, [0.0, 30.0]), [0.0, 30 * 1.645e-6], rtol=1e-3)
+    np.testing.assert_allclose(
+        float32_tolerance("ip", 384, [-5.0, 5.0], [10.0, 20.0]), [1.645e-5, 3.29e-5], rtol=1e-3
+    )
 
 
 LAYOUT = np.dtype([("length", ">i4"), ("value", ">f4", (3,))])
