@@ -1,4 +1,4 @@
-"""The SQL files of this folder: scripts that install things, and named statements that the code runs."""
+"""Reads the SQL files of this folder: installation scripts, and named statements that Python runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import vectuned
 
 
 def folder() -> Traversable:
-    """Return the folder of the SQL files, wherever the package is installed."""
+    """Return the folder of the SQL files in the installed package."""
     return resources.files("vectuned.sql")
 
 
 @cache
 def queries() -> dict[str, sql.SQL]:
-    """Return the statements of tuner/queries/*.sql by the name in the comment `-- name: ...` before each."""
+    """Return the statements of tuner/queries/*.sql by name."""
     files = [f for f in folder().joinpath("tuner", "queries").iterdir() if f.name.endswith(".sql")]
     return {name: statement for file in files for name, statement in named_statements(file).items()}
 
 
 def named_statements(file: Traversable) -> dict[str, sql.SQL]:
-    """Return the statements of a file by the name in the comment before each."""
+    """Return the statements of a file by the name in the comment `-- name: ...` before each."""
     parts = re.split(r"^-- name: *(\w+).*\n", file.read_text("utf-8"), flags=re.M)
     return {
         name: trusted(text.strip().rstrip(";")) for name, text in zip(parts[1::2], parts[2::2], strict=True)
@@ -35,17 +35,17 @@ def named_statements(file: Traversable) -> dict[str, sql.SQL]:
 
 
 def trusted(text: str) -> sql.SQL:
-    """Mark a text of our own as SQL; psycopg's types accept only literals."""
+    """Treat a text of this package as SQL; the types of psycopg accept only literals."""
     return sql.SQL(cast(Any, text))
 
 
 def run_script(conn: psycopg.Connection[Any], text: str, schema: str, ltree_schema: str = "") -> None:
-    """Run a file's statements after replacing its markers.
+    """Run an SQL script after replacing its markers.
 
-    `@extschema@` becomes pgvector's schema, `@ltree@` that of ltree where one is given, and `@version@` the
-    version of vectuned.
+    `@extschema@` becomes `schema`, that of pgvector; `@ltree@` becomes `ltree_schema` unless that is empty;
+    `@version@` becomes the version of vectuned.
     """
-    for token, name in (("@extschema@", schema), ("@ltree@", ltree_schema)):
+    for marker, name in (("@extschema@", schema), ("@ltree@", ltree_schema)):
         if name:
-            text = text.replace(token, sql.Identifier(name).as_string(conn))
+            text = text.replace(marker, sql.Identifier(name).as_string(conn))
     conn.execute(text.replace("@version@", vectuned.__version__.replace("'", "''")).encode())

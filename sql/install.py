@@ -1,4 +1,4 @@
-"""Installs the schema `vectuned` in a database and brings it up to date."""
+"""Installs the schema `vectuned` in a database and migrates it to the current version."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .requirements import MigrationError, check_server, ensure_pgvector
 from .roles import grant_roles, roles_installed
 from .rows import execute, fetch_value, fetch_values
 
-MIGRATION_LOCK = 0x7665637475  # key of the advisory lock: 'vectu' as ASCII
+MIGRATION_LOCK = 0x7665637475  # key of the advisory lock that serialises installations: 'vectu' in ASCII
 
-# In the order in which they refer to each other; the grants come after all of them.
+# In dependency order; the grants come after all of them.
 FUNCTION_FILES = (
     "search/ladder",
     "search/choose_effort",
@@ -45,8 +45,8 @@ FUNCTION_FILES = (
 
 
 @dataclass(frozen=True)
-class Migrated:
-    """What `migrate` found and did: pgvector's schema and version, and the migrations applied."""
+class MigrationResult:
+    """Result of `migrate`: pgvector's schema and version, and the migrations applied."""
 
     extension_schema: str
     extension_version: str
@@ -56,7 +56,7 @@ class Migrated:
 def migrations() -> list[tuple[str, str]]:
     """Return (name, text) of every migration, oldest first.
 
-    Until the first release the first one is schema.sql itself.
+    Until the first release, schema.sql itself is the first migration.
     """
     later = sorted(
         (f for f in _tuner().joinpath("migrations").iterdir() if f.name.endswith(".sql")),
@@ -66,28 +66,30 @@ def migrations() -> list[tuple[str, str]]:
     return [first, *((f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in later)]
 
 
-def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migrated:
+def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> MigrationResult:
     """Bring the vectuned schema of a database up to date, in one transaction.
 
-    conn: an autocommit connection of a role that may create schemas (and the extension, where it is missing);
-    of one that may act as the schema's owner, where there is one.
-    fresh_from_schema: install a fresh database from schema.sql; otherwise through every migration.
+    conn: an autocommit connection. For a first installation its role must be able to create schemas, and the
+    extension if it is missing; later it must be a member of the role that owns the schema.
+    fresh_from_schema: install a new database from schema.sql; otherwise by every migration.
 
-    Raises MigrationError when the server or pgvector is too old, or a right is missing.
+    Raises MigrationError if the server or pgvector is too old, a privilege is missing, or the schema is of a
+    newer version or was changed by hand.
     """
     check_server(conn)
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
             schema, version = ensure_pgvector(conn)
-            # What a superuser adds must belong to the same role: functions run with their owner's rights.
+            # Functions run with their owner's rights, so objects added by a superuser need the same owner.
             execute(conn, "act_as_owner")
             applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
             for name in FUNCTION_FILES:
                 run_script(conn, _tuner().joinpath("functions", f"{name}.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._generate_all()")
             run_script(conn, _tuner().joinpath("grants.sql").read_text("utf-8"), schema)
-            # Partitions for a week, so that a search is recorded also before a daemon runs; drops none.
+            # Partitions for a week, so that searches are recorded before a daemon runs. Drops no partition: none
+            # is older than 1000 years.
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
             if roles_installed(conn):
                 grant_roles(conn)
@@ -103,11 +105,11 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
         raise MigrationError(
             f"the schema vectuned of database {conn.info.dbname} cannot be brought up to date "
             f"({error.diag.message_primary}): it was changed by hand, or made before the first release. "
-            "Nothing was changed. DROP SCHEMA vectuned CASCADE, which takes what was learned but none of "
-            "your tables, and migrate again; an embedded server that holds nothing else can go with its "
-            "folder."
+            "Nothing was changed. DROP SCHEMA vectuned CASCADE, which deletes what was learned but none of "
+            "your tables, and migrate again; if an embedded server holds nothing else, you can also delete "
+            "its folder."
         ) from error
-    return Migrated(schema, version, applied)
+    return MigrationResult(schema, version, applied)
 
 
 def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: bool) -> Iterator[str]:
@@ -115,7 +117,7 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
     installed = _installed(conn)
     if not installed and fresh_from_schema:
         run_script(conn, _tuner().joinpath("schema.sql").read_text("utf-8"), schema)
-        execute(conn, "note_migrations", {"names": known})
+        execute(conn, "record_migrations", {"names": known})
         yield from known
         return
     done = set(fetch_values(conn, "migrations_done")) if installed else set()
@@ -126,7 +128,7 @@ def _apply_migrations(conn: psycopg.Connection, schema: str, fresh_from_schema: 
     for name, text in migrations():
         if name not in done:
             run_script(conn, text, schema)
-            execute(conn, "note_migrations", {"names": [name]})
+            execute(conn, "record_migrations", {"names": [name]})
             yield name
 
 

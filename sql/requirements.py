@@ -1,4 +1,4 @@
-"""What vectuned needs of a server: its version, pgvector, and what is said where something is missing."""
+"""What vectuned requires of a server: its version and the extension pgvector."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vectuned.config.errors import VectunedError
 
 from .rows import fetch_row
 
-MIN_SERVER = 150000  # as server_version_num: 15.0
-MIN_PGVECTOR = (0, 8)  # the first with iterative scans
+MIN_SERVER = 150000  # PostgreSQL 15, as server_version_num
+MIN_PGVECTOR = (0, 8)  # the first version with iterative scans
 
 
 class MigrationError(VectunedError):
@@ -21,9 +21,9 @@ class MigrationError(VectunedError):
 
 
 def unmet(server_version: int, pgvector: str | None) -> str | None:
-    """Say which requirement is not met, if any, in a sentence.
+    """Return a sentence about the first unmet requirement, or None.
 
-    server_version: as libpq gives it (150004 is 15.4). pgvector: its version, None where it is missing.
+    server_version: as libpq reports it (150004 is 15.4). pgvector: its version, None if not installed.
     """
     if server_version < MIN_SERVER:
         return f"PostgreSQL {server_version // 10000} is too old; vectuned needs 15 or later."
@@ -46,7 +46,7 @@ def check_server(conn: psycopg.Connection[Any]) -> None:
 
 
 def ensure_pgvector(conn: psycopg.Connection[Any]) -> tuple[str, str]:
-    """Return pgvector's schema and version, after creating the extension where it is missing.
+    """Return pgvector's schema and version, creating the extension if it is missing.
 
     Raises MigrationError if it cannot be created or is too old.
     """
@@ -54,7 +54,7 @@ def ensure_pgvector(conn: psycopg.Connection[Any]) -> tuple[str, str]:
     schema, version = ensure_extension(
         conn,
         "vector",
-        "install pgvector 0.8 or later and have a superuser run CREATE EXTENSION vector, "
+        "install pgvector 0.8 or later, then run CREATE EXTENSION vector as a superuser, "
         f"or GRANT CREATE ON DATABASE {database} TO {role}.",
     )
     if problem := unmet(conn.info.server_version, version):
@@ -63,19 +63,19 @@ def ensure_pgvector(conn: psycopg.Connection[Any]) -> tuple[str, str]:
 
 
 def ensure_extension(conn: psycopg.Connection[Any], name: str, advice: str) -> tuple[str, str]:
-    """Return the schema and version of an extension, after creating it where it is missing.
+    """Return the schema and version of an extension, creating it if it is missing.
 
-    Raises MigrationError, ending with `advice`, if it cannot be created.
+    Raises MigrationError if it cannot be created; the message ends with `advice`.
     """
-    found = fetch_row(conn, "extension", {"name": name})
-    if found is None:
+    extension = fetch_row(conn, "extension", {"name": name})
+    if extension is None:
         try:
             with conn.transaction():
                 conn.execute(sql.SQL("CREATE EXTENSION {} SCHEMA public").format(sql.Identifier(name)))
         except psycopg.Error as error:
             raise MigrationError(
-                f"the extension {name} is not in database {conn.info.dbname} and could not be created "
-                f"({error.diag.message_primary}); {advice}"
+                f"the extension {name} is not installed in database {conn.info.dbname} and could not "
+                f"be created ({error.diag.message_primary}); {advice}"
             ) from error
-        found = fetch_row(conn, "extension", {"name": name})
-    return str(found.schema), str(found.version)
+        extension = fetch_row(conn, "extension", {"name": name})
+    return str(extension.schema), str(extension.version)

@@ -1,6 +1,6 @@
--- Whether a tuned table is still the one that was learned about, and what to do until it was learned about again.
+-- Drift: whether a tuned table has changed since vectuned learned about it, and how to serve it until it has learned again.
 
--- How many rows a table has now, without counting: those per page when it was last analyzed, times its pages now.
+-- Estimated number of rows of a table, without counting: rows per page when it was last analyzed, times its pages now.
 CREATE OR REPLACE FUNCTION vectuned._row_estimate(p_relation regclass) RETURNS float8
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -9,8 +9,8 @@ AS $$
         CASE WHEN r.reltuples > 0 AND r.relpages > 0
              THEN r.reltuples::float8 / r.relpages * (pg_relation_size(r.oid) / current_setting('block_size')::int)
              ELSE nullif(pg_stat_get_live_tuples(r.oid), 0) END,
-        -- Pages also grow by updates, which this does not count. After a crash it begins at 0, and says little until the
-        -- table is vacuumed or analyzed.
+        -- Updates grow the pages too, but not the number of live tuples. After a crash that statistic restarts at 0 and is
+        -- unreliable until the table is vacuumed or analyzed.
         CASE WHEN coalesce(pg_stat_get_last_analyze_time(r.oid), pg_stat_get_last_autoanalyze_time(r.oid),
                            pg_stat_get_last_vacuum_time(r.oid), pg_stat_get_last_autovacuum_time(r.oid)) IS NOT NULL
              THEN nullif(pg_stat_get_live_tuples(r.oid), 0)
@@ -22,7 +22,8 @@ AS $$
     JOIN pg_class r ON r.oid = t.relid
 $$;
 
--- Remembers a tuned table as it is: about how many rows, and of some of them what their vectors are.
+-- Records the current state of a tuned table as its baseline: the estimated number of rows, and digests of the vectors of
+-- some rows, the witnesses.
 CREATE OR REPLACE FUNCTION vectuned._set_baseline(p_column_id int) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -35,7 +36,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
     rows := vectuned._row_estimate(c.relation);
-    -- 100 of some 1,000 rows on random pages; of all rows where those are on few pages.
+    -- 100 witnesses out of about 1,000 rows on random pages, or out of all rows if the table has few pages.
     FOREACH sample IN ARRAY ARRAY['TABLESAMPLE SYSTEM ($1)', 'WHERE $1 IS NOT NULL'] LOOP
         EXECUTE format(
             'SELECT coalesce(jsonb_agg(jsonb_build_array(n.key, n.digest)), ''[]'') FROM ('
@@ -54,8 +55,8 @@ BEGIN
 END
 $$;
 
--- What became of the table since: its rows over those at the time, and the shares of the witnesses that are gone or
--- have another vector (NULL without witnesses). No row where there is no baseline.
+-- Changes of a tuned table since its baseline: whether the index was rebuilt, rows now / rows then, and the shares of the
+-- witnesses that are gone and that have another vector (NULL without witnesses). No row if there is no baseline.
 CREATE OR REPLACE FUNCTION vectuned._since_baseline(p_column_id int)
 RETURNS TABLE (rebuilt boolean, growth float8, gone float8, rewritten float8)
 LANGUAGE plpgsql STABLE
@@ -86,7 +87,8 @@ BEGIN
 END
 $$;
 
--- Has more searches recorded, and so checked, or as many as was asked for again; says whether that changed anything.
+-- Raises the share of searches that are recorded, and so checked, while p_alert; otherwise restores the configured share.
+-- Returns whether that changed anything.
 CREATE OR REPLACE FUNCTION vectuned._set_alert(p_column_id int, p_alert boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -102,9 +104,9 @@ BEGIN
 END
 $$;
 
--- Serves a column without relying on what was learned, until it is learned about again: searches without a filter
--- with twice the fixed effort, filtered ones exactly wherever that was measured. p_k_class and p_shape limit it to
--- one class (shape: '' for searches without a filter); NULL means all.
+-- Stops relying on what was learned until vectuned has learned again: searches without a filter get twice the fixed effort,
+-- filtered searches become exact wherever that was measured. p_k_class and p_shape limit it to one class (shape '' for
+-- searches without a filter); NULL means all.
 CREATE OR REPLACE FUNCTION vectuned._fall_back(p_column_id int, p_k_class int, p_shape text, p_why text) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -114,7 +116,7 @@ AS $$
         ef_search = CASE WHEN b.probes IS NULL THEN least(2 * b.ef_search, 1000) END,
         probes = CASE WHEN b.ef_search IS NULL THEN least(2 * b.probes, 32768) END,
         certified = false, recall_bound = 0, expected_recall = NULL, tail = NULL, tail_bound = 1, saving = NULL,
-        reason = p_why || '; twice the effort serves until it is learned again'
+        reason = p_why || '; searches get twice the effort until it is learned again'
     WHERE b.column_id = p_column_id AND (p_k_class IS NULL OR b.k_class = p_k_class) AND coalesce(p_shape, '') = '';
     UPDATE vectuned.measured_path m SET serves = (m.access_path = 'exact')
     WHERE m.column_id = p_column_id AND (p_k_class IS NULL OR m.k_class = p_k_class)
@@ -122,7 +124,7 @@ AS $$
       AND m.serves <> (m.access_path = 'exact');
 $$;
 
--- What is said of a class of searches begins anew: what serves it is another now. NULL means all of a column's.
+-- Restarts the recall claim about a class of searches, after a change of what serves it. NULL means all classes of a column.
 CREATE OR REPLACE FUNCTION vectuned._restart_checks(p_column_id int, p_k_class int, p_shape text) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp

@@ -1,8 +1,8 @@
--- Upkeep that the daemon asks for.
+-- Maintenance of the inbox and of the partitions, run by the daemon.
 
--- Moves up to batch recorded searches into the durable table and says how many; rows that another session
--- holds are left for the next time. Those of forgotten columns are dropped, and so is what cannot come from
--- a search: one vector of a wrong size would stop every replay.
+-- Moves up to `batch` recorded searches from the inbox into vectuned.trajectory; returns how many it took. Skips rows that
+-- another session has locked. Drops searches of columns that are no longer known, and rows that no search can have written:
+-- a single vector of a wrong size would stop every replay.
 CREATE OR REPLACE FUNCTION vectuned._drain(batch int) RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -11,7 +11,7 @@ AS $$
         DELETE FROM vectuned.inbox i
         WHERE i.ctid = ANY (ARRAY(SELECT o.ctid FROM vectuned.inbox o LIMIT batch FOR UPDATE SKIP LOCKED))
         RETURNING i.*),
-    kept AS (
+    stored AS (
         INSERT INTO vectuned.trajectory (query_id, column_id, recorded_at, query, k, access_path, ef_search,
                                          bank_version, signature, result_ids, distances, latency_ms, filter, fraction,
                                          index_no, probes)
@@ -26,9 +26,9 @@ AS $$
     SELECT count(*) FROM taken
 $$;
 
--- Makes the partitions of the days from today on, and drops those that ended before the retention began: of
--- trajectories, which are counted, and of the feedback on them. Runs with the owner's rights: only an owner can make
--- partitions and drop them.
+-- Creates the partitions for today and the next days_ahead days, and drops those older than the retention, of
+-- vectuned.trajectory and vectuned.feedback. Returns how many partitions of vectuned.trajectory it created and dropped. Runs
+-- with the owner's rights, because only an owner can create and drop partitions.
 CREATE OR REPLACE FUNCTION vectuned._partition(days_ahead int, retention interval) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -45,6 +45,7 @@ BEGIN
 END
 $$;
 
+-- The same for one table.
 CREATE OR REPLACE FUNCTION vectuned._partition_table(parent name, days_ahead int, retention interval) RETURNS int
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -64,7 +65,7 @@ BEGIN
                     name, parent, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
                 changed := changed + 1;
             EXCEPTION WHEN check_violation THEN
-                -- Rows of that day already lie in the default partition; they stay there.
+                -- The default partition already has rows of that day; they stay there.
                 NULL;
             END;
         END IF;

@@ -1,19 +1,22 @@
--- Whether a document is one of patterns: what each value must be, and what contradicts itself. Errors name the place.
+-- Validation of a document of patterns: the type and range of each value, and contradictions between values. Errors name the
+-- place in the document.
 
-CREATE OR REPLACE FUNCTION vectuned._refuse(place text, problem text) RETURNS void
+-- Rejects a document: raises an error that names the place and the problem.
+
+CREATE OR REPLACE FUNCTION vectuned._reject_document(place text, problem text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RAISE EXCEPTION '% %', place, problem
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'Nothing was imported. Take a document as vectuned.export_patterns wrote it.';
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'Nothing was imported. Import a document as vectuned.export_patterns wrote it.';
 END
 $$;
 
--- What is wrong with a value by a rule; NULL if nothing is. Rules: is (number, integer, text, boolean, time, array,
--- object, numbers: a list of count numbers), from and to (limits of a number, or of a length), of (all allowed texts),
--- like (an expression that texts match), null (may be null).
-CREATE OR REPLACE FUNCTION vectuned._problem(value jsonb, rule jsonb) RETURNS text
+-- The problem of a value according to a rule; NULL if it is valid. Members of a rule: is (number, integer, text, boolean,
+-- time, array, object, or numbers for a list of `count` numbers), from and to (limits of a number or a length), of (the
+-- allowed texts), like (a regular expression for texts), null (null is allowed).
+CREATE OR REPLACE FUNCTION vectuned._value_problem(value jsonb, rule jsonb) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -25,11 +28,11 @@ DECLARE
 BEGIN
     fits := CASE jsonb_typeof(value)
         WHEN 'null' THEN rule ? 'null'
-        WHEN 'number' THEN kind IN ('number', 'integer') AND vectuned._fits(value::numeric, kind, low, high)
+        WHEN 'number' THEN kind IN ('number', 'integer') AND vectuned._number_fits(value::numeric, kind, low, high)
         WHEN 'boolean' THEN kind = 'boolean'
         WHEN 'object' THEN kind = 'object'
         WHEN 'string' THEN CASE kind
-            WHEN 'time' THEN vectuned._time(value #>> '{}') IS NOT NULL
+            WHEN 'time' THEN vectuned._parse_time(value #>> '{}') IS NOT NULL
             WHEN 'text' THEN length(value #>> '{}') BETWEEN low AND high AND (NOT rule ? 'of' OR rule -> 'of' ? (value #>> '{}'))
                              AND (NOT rule ? 'like' OR (value #>> '{}') ~ (rule ->> 'like'))
             ELSE false END
@@ -37,7 +40,7 @@ BEGIN
             WHEN 'array' THEN jsonb_array_length(value) <= high
             WHEN 'numbers' THEN jsonb_array_length(value) = (rule -> 'count')::int
                 AND (SELECT bool_and(CASE jsonb_typeof(e.value) WHEN 'number'
-                                     THEN vectuned._fits(e.value::numeric, coalesce(rule ->> 'each', 'number'), low, high)
+                                     THEN vectuned._number_fits(e.value::numeric, coalesce(rule ->> 'each', 'number'), low, high)
                                      ELSE false END) FROM jsonb_array_elements(value) e)
             ELSE false END END;
     IF fits THEN
@@ -46,10 +49,10 @@ BEGIN
     RETURN CASE WHEN value IS NULL THEN 'is missing, it ' ELSE '' END || 'must be '
         || CASE kind
             WHEN 'integer' THEN format('a whole number from %s to %s', low, high)
-            WHEN 'number' THEN format('a number from %s to %s', vectuned._brief(low), vectuned._brief(high))
+            WHEN 'number' THEN format('a number from %s to %s', vectuned._brief_number(low), vectuned._brief_number(high))
             WHEN 'numbers' THEN format('a list of %s %s from %s to %s', rule ->> 'count',
                                        CASE rule ->> 'each' WHEN 'integer' THEN 'whole numbers' ELSE 'numbers' END,
-                                       vectuned._brief(low), vectuned._brief(high))
+                                       vectuned._brief_number(low), vectuned._brief_number(high))
             WHEN 'boolean' THEN 'true or false'
             WHEN 'time' THEN 'a time such as "2026-11-21T10:00:00Z"'
             WHEN 'array' THEN format('a list of at most %s', high)
@@ -65,16 +68,17 @@ BEGIN
 END
 $$;
 
--- Numbers that a float8 or a real could not hold are as wrong as those out of range.
-CREATE OR REPLACE FUNCTION vectuned._fits(n numeric, kind text, low numeric, high numeric) RETURNS boolean
+-- Whether a number is in range, whole if `kind` is integer, and large enough for a real, which is about 1e-37.
+CREATE OR REPLACE FUNCTION vectuned._number_fits(n numeric, kind text, low numeric, high numeric) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 RETURN n BETWEEN low AND high AND (n = 0 OR abs(n) >= 1e-37) AND (kind <> 'integer' OR n = trunc(n));
 
-CREATE OR REPLACE FUNCTION vectuned._brief(n numeric) RETURNS text
+-- A number as short text: in exponential notation from a million on.
+CREATE OR REPLACE FUNCTION vectuned._brief_number(n numeric) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN abs(n) >= 1e6 THEN n::float8::text ELSE n::text END;
 
--- Checks the members of an object, or of each in a list, by rules; the first that is wrong is an error.
+-- Checks the members of an object, or of each object in a list, by rules; rejects the document at the first problem.
 CREATE OR REPLACE FUNCTION vectuned._check_members(place text, members jsonb, rules jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -88,9 +92,9 @@ BEGIN
           FROM jsonb_array_elements(CASE jsonb_typeof(members) WHEN 'array' THEN members ELSE jsonb_build_array(members) END)
               WITH ORDINALITY AS e (value, number)) o
     CROSS JOIN LATERAL (
-        SELECT '' AS name, vectuned._problem(o.value, '{"is": "object"}') AS problem
+        SELECT '' AS name, vectuned._value_problem(o.value, '{"is": "object"}') AS problem
         UNION ALL
-        SELECT '.' || r.key, vectuned._problem(o.value -> r.key, r.value)
+        SELECT '.' || r.key, vectuned._value_problem(o.value -> r.key, r.value)
         FROM jsonb_each(rules) r WHERE jsonb_typeof(o.value) = 'object'
         UNION ALL
         SELECT '.' || left(k.key, 60), 'is unknown to this version'
@@ -99,12 +103,12 @@ BEGIN
     WHERE p.problem IS NOT NULL
     ORDER BY o.number, p.name LIMIT 1;
     IF FOUND THEN
-        PERFORM vectuned._refuse(wrong.place, wrong.problem);
+        PERFORM vectuned._reject_document(wrong.place, wrong.problem);
     END IF;
 END
 $$;
 
--- The one check of documents, whoever brings them: an error names the place and what is expected there.
+-- Checks a whole document, from SQL or from the command line; an error names the place and what is expected there.
 CREATE OR REPLACE FUNCTION vectuned._check_document(document jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -129,9 +133,9 @@ BEGIN
         RAISE EXCEPTION 'the document takes more than % MB', limit_mb USING ERRCODE = 'program_limit_exceeded';
     END IF;
     IF jsonb_typeof(document) <> 'object' OR document -> 'format' IS DISTINCT FROM '"vectuned-patterns"' THEN
-        PERFORM vectuned._refuse('$.format', 'must be "vectuned-patterns": this is no document of vectuned');
+        PERFORM vectuned._reject_document('$.format', 'must be "vectuned-patterns": this is not a document of vectuned');
     ELSIF document -> 'version' IS DISTINCT FROM '1' THEN
-        PERFORM vectuned._refuse('$.version', CASE jsonb_typeof(document -> 'version') WHEN 'number'
+        PERFORM vectuned._reject_document('$.version', CASE jsonb_typeof(document -> 'version') WHEN 'number'
             THEN format('is %s: this vectuned reads version 1', left(document ->> 'version', 60)) ELSE 'must be 1' END);
     END IF;
     PERFORM vectuned._check_members('$', document, jsonb_build_object(
@@ -140,9 +144,9 @@ BEGIN
         'provenance', '{"is": "object"}'::jsonb, 'indexes', anything || '{"to": 100}', 'classes', anything || '{"to": 7}',
         'paths', anything, 'checksum', '{"is": "text", "from": 71, "to": 71, "like": "^sha256:[0-9a-f]{64}$"}'::jsonb));
     IF document -> 'ladder' <> to_jsonb(vectuned._rungs()) THEN
-        PERFORM vectuned._refuse('$.ladder', 'has other rungs than this version: efforts mean something else');
-    ELSIF vectuned._time(document ->> 'created_at') > clock_timestamp() + interval '1 day' THEN
-        PERFORM vectuned._refuse('$.created_at', 'lies in the future');
+        PERFORM vectuned._reject_document('$.ladder', 'has other rungs than this version, so efforts mean something else');
+    ELSIF vectuned._parse_time(document ->> 'created_at') > clock_timestamp() + interval '1 day' THEN
+        PERFORM vectuned._reject_document('$.created_at', 'is in the future');
     END IF;
     PERFORM vectuned._check_members('$.provenance', document -> 'provenance', jsonb_build_object(
         'system', '{"is": "text", "from": 64, "to": 64, "like": "^[0-9a-f]{64}$", "null": true}'::jsonb,
@@ -154,7 +158,7 @@ BEGIN
     SELECT w.number - 1 AS at INTO wrong FROM jsonb_array_elements(document #> '{provenance,witnesses}') WITH ORDINALITY AS w (value, number)
     WHERE (jsonb_typeof(w.value) = 'string' AND (w.value #>> '{}') ~ '^[0-9a-f]{16}$') IS NOT TRUE LIMIT 1;
     IF FOUND THEN
-        PERFORM vectuned._refuse(format('$.provenance.witnesses[%s]', wrong.at), 'must be 16 hexadecimal digits');
+        PERFORM vectuned._reject_document(format('$.provenance.witnesses[%s]', wrong.at), 'must be 16 hexadecimal digits');
     END IF;
     PERFORM vectuned._check_members('$.indexes', document -> 'indexes', jsonb_build_object(
         'number', count, 'main', truth, 'generation', generation, 'definition', long_text,
@@ -192,15 +196,15 @@ BEGIN
         'proven', truth, 'ms', amount || maybe, 'samples', count, 'serves', truth));
     SELECT r.place, r.problem INTO wrong FROM vectuned._contradictions(document) r LIMIT 1;
     IF FOUND THEN
-        PERFORM vectuned._refuse(wrong.place, wrong.problem);
+        PERFORM vectuned._reject_document(wrong.place, wrong.problem);
     END IF;
     IF document ->> 'checksum' <> vectuned._checksum(document) THEN
-        PERFORM vectuned._refuse('$.checksum', 'does not fit the document: it was damaged, or changed since it was written');
+        PERFORM vectuned._reject_document('$.checksum', 'does not match the document: it was damaged or changed after it was written');
     END IF;
 END
 $$;
 
--- What is right by itself and wrong together.
+-- Values that are valid by themselves but contradict each other.
 CREATE OR REPLACE FUNCTION vectuned._contradictions(document jsonb) RETURNS TABLE (place text, problem text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -222,31 +226,31 @@ AS $$
         CROSS JOIN LATERAL jsonb_to_record(e.value) AS p (
             k int, shape text, bucket int, access_path text, index int, effort int, serves boolean)
         LEFT JOIN index i ON i.number = p.index)
-    SELECT format('$.indexes[%s].number', i.at), 'is that of another index as well'
+    SELECT format('$.indexes[%s].number', i.at), 'is used by another index too'
     FROM index i WHERE EXISTS (SELECT FROM index o WHERE o.number = i.number AND o.at < i.at)
     UNION ALL
-    SELECT format('$.indexes[%s].main', i.at), 'is true of another index as well'
+    SELECT format('$.indexes[%s].main', i.at), 'is true for another index too'
     FROM index i WHERE i.main AND EXISTS (SELECT FROM index o WHERE o.main AND o.at < i.at)
     UNION ALL
-    SELECT format('$.indexes[%s].lists', i.at), 'must be known of an IVFFlat index, and null of others'
+    SELECT format('$.indexes[%s].lists', i.at), 'must be set for an IVFFlat index, and null for others'
     FROM index i WHERE (i.method = 'ivfflat') <> (i.lists IS NOT NULL)
     UNION ALL
     SELECT format('$.classes[%s].%s', c.at, w.name), w.problem
     FROM class c
     CROSS JOIN LATERAL (VALUES
         ('k', c.k <> vectuned._k_class(c.k), 'must be one of 1, 3, 10, 30, 100, 300, 1000'),
-        ('k', EXISTS (SELECT FROM class o WHERE o.k = c.k AND o.at < c.at), 'is that of another class as well'),
-        ('index', c.method IS NULL, 'is the number of no index in $.indexes'),
-        ('access_path', split_part(c.access_path, '_', 1) <> c.method, 'is none of its index'),
-        ('ef_search', (c.ef_search IS NULL) <> (c.method = 'ivfflat'), 'must be known of HNSW, and null of IVFFlat'),
-        ('probes', (c.probes IS NULL) <> (c.method = 'hnsw'), 'must be known of IVFFlat, and null of HNSW'),
+        ('k', EXISTS (SELECT FROM class o WHERE o.k = c.k AND o.at < c.at), 'is used by another class too'),
+        ('index', c.method IS NULL, 'is not the number of an index in $.indexes'),
+        ('access_path', split_part(c.access_path, '_', 1) <> c.method, 'does not suit the method of its index'),
+        ('ef_search', (c.ef_search IS NULL) <> (c.method = 'ivfflat'), 'must be set for HNSW, and null for IVFFlat'),
+        ('probes', (c.probes IS NULL) <> (c.method = 'hnsw'), 'must be set for IVFFlat, and null for HNSW'),
         ('probes', c.probes > c.lists, 'must be no more than the lists of the index'),
-        ('certified', c.certified AND c.samples = 0, 'must be false where there are no replays'),
+        ('certified', c.certified AND c.samples = 0, 'must be false if there are no replays'),
         ('patterns', jsonb_array_length(c.patterns) > 0 AND num_nulls(c.probe_ef, c.center, c.weights, c.reach) > 0,
          'need a probe_ef, a center, weights and a reach'),
-        ('patterns', c.access_path LIKE '%\_adaptive' AND jsonb_array_length(c.patterns) = 0, 'are missing, by which it goes'),
-        ('access_path', c.access_path LIKE '%\_adaptive' AND c.form <> 'plain', 'cannot go by patterns on such an index'),
-        ('rungs', c.access_path = 'ivfflat_adaptive' AND c.rungs IS NULL, 'must be known')
+        ('patterns', c.access_path LIKE '%\_adaptive' AND jsonb_array_length(c.patterns) = 0, 'are missing, which its access path needs'),
+        ('access_path', c.access_path LIKE '%\_adaptive' AND c.form <> 'plain', 'cannot be adaptive on an index of this form'),
+        ('rungs', c.access_path = 'ivfflat_adaptive' AND c.rungs IS NULL, 'must be set')
     ) AS w (name, is_so, problem)
     WHERE w.is_so
     UNION ALL
@@ -254,17 +258,17 @@ AS $$
     FROM path p
     CROSS JOIN LATERAL (VALUES
         ('k', p.k <> vectuned._k_class(p.k), 'must be one of 1, 3, 10, 30, 100, 300, 1000'),
-        ('bucket', (p.bucket IS NULL) <> (p.shape IS NULL), 'must be known of filters, and null of others'),
-        ('access_path', p.shape IS NULL AND p.access_path NOT IN ('hnsw', 'ivfflat'), 'is one of filtered searches'),
-        ('index', p.index IS NOT NULL AND p.method IS NULL, 'is the number of no index in $.indexes'),
-        ('index', (p.index IS NULL) <> (p.access_path = 'exact'), 'must be null of exact search, and known of others'),
+        ('bucket', (p.bucket IS NULL) <> (p.shape IS NULL), 'must be set for filtered searches, and null for others'),
+        ('access_path', p.shape IS NULL AND p.access_path NOT IN ('hnsw', 'ivfflat'), 'is for filtered searches only'),
+        ('index', p.index IS NOT NULL AND p.method IS NULL, 'is not the number of an index in $.indexes'),
+        ('index', (p.index IS NULL) <> (p.access_path = 'exact'), 'must be null for exact search, and set for others'),
         ('access_path', p.access_path IN ('hnsw', 'hnsw_continued', 'ivfflat') AND split_part(p.access_path, '_', 1) <> p.method,
-         'is none of its index'),
-        ('effort', (p.effort IS NULL) <> (p.access_path IN ('exact', 'planner')), 'must be null of exact search and the planner''s way, and known of others'),
+         'does not suit the method of its index'),
+        ('effort', (p.effort IS NULL) <> (p.access_path IN ('exact', 'planner')), 'must be null for exact search and the planner''s choice, and set for others'),
         ('effort', p.access_path LIKE 'hnsw%' AND p.effort > 1000, 'must be at most 1000')
     ) AS w (name, is_so, problem)
     WHERE w.is_so
     UNION ALL
-    SELECT format('$.paths[%s].serves', max(p.at)), 'is true of another path of that filter as well'
+    SELECT format('$.paths[%s].serves', max(p.at)), 'is true for another path of the same filter too'
     FROM path p WHERE p.serves AND p.shape IS NOT NULL GROUP BY p.k, p.shape, p.bucket HAVING count(*) > 1
 $$;

@@ -1,8 +1,7 @@
--- What was learned of a column, as a document that another database can take over: written, checked, merged.
--- It holds no values of rows or filters and no query vectors: shapes name columns and operators, and what tells the
--- first rows of the table are digests.
+-- Exchange of what was learned about a column, as a JSON document that another database can import. It contains no values of
+-- rows or filters and no query vectors: shapes name columns and operators, and the first rows of the table are digests.
 
--- Writes what was learned of a column here. What was imported as a mere prior is not passed on.
+-- Exports what was learned about a column in this database. Leaves out what was imported as a prior.
 CREATE OR REPLACE FUNCTION vectuned.export_patterns(relation regclass, column_name name DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -12,7 +11,7 @@ SET datestyle = 'ISO'
 AS $$
 #variable_conflict use_variable
 DECLARE
-    c vectuned.tuned_column := vectuned._exchanged(relation, column_name, 'export');
+    c vectuned.tuned_column := vectuned._exchange_column(relation, column_name, 'export');
     document jsonb;
 BEGIN
     document := jsonb_build_object(
@@ -21,7 +20,7 @@ BEGIN
         'confidence', coalesce((SELECT min(p.confidence) FROM vectuned.promise p WHERE p.column_id = c.id), 0.95),
         'provenance', (
             SELECT jsonb_build_object(
-                'system', vectuned._system(), 'database', current_database(), 'schema', n.nspname, 'relation', r.relname,
+                'system', vectuned._system_digest(), 'database', current_database(), 'schema', n.nspname, 'relation', r.relname,
                 'column', c.column_name, 'vector_type', c.vector_type, 'dimensions', c.dimensions, 'metric', c.metric,
                 'target_recall', c.target_recall, 'max_tail', c.max_tail,
                 'rows', round(vectuned._row_estimate(c.relation))::bigint, 'witnesses', vectuned._first_rows(c))
@@ -64,7 +63,7 @@ BEGIN
                       'recall_bound', o.recall_bound, 'proven', o.proven, 'ms', o.ms, 'samples', o.samples,
                       'serves', o.serves) AS path
                   FROM vectuned.measured_path o
-                  -- Of a partial index the values of its predicate would have to be told.
+                  -- Not of partial indexes, which would disclose the values of their predicates.
                   WHERE o.column_id = c.id AND o.requires IS NULL AND o.import_no IS NULL
                     AND (o.index_no IS NULL OR EXISTS (
                         SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id AND i.index_no = o.index_no
@@ -74,15 +73,15 @@ BEGIN
 END
 $$;
 
--- Takes over what a document says, and reports what that comes to; dry_run only reports. Twice is as good as once.
+-- Imports a document and reports the changes; dry_run only reports them. Importing a document twice changes nothing more.
 --
--- What was learned on this very index (same server, same building of the index, the same first rows, about as many
--- rows, a target at least as high) serves as it did there. Anything else is a prior: a setting to begin with, never
--- called proven, with at least the effort that was proven there and at least the default one.
+-- What was learned on the same index (same server, same generation of the index, same first rows, about as many rows, a
+-- target at least as high) is served as it was there. Anything else is a prior: an initial setting, never called proven,
+-- with at least the effort that was proven there and at least the default effort.
 --
--- By class of k: own evidence on the index as it is stays, whatever it says. A guess without replays gives way, and so
--- does an earlier import to a document that was written later; but a prior never takes the place of what was imported
--- as proven. The patterns of a class go with it, all of them: those of two banks lie in different spaces. The same
+-- Merging is by class of k. What was learned here by replays on the current index stays. A guess without replays is
+-- replaced, and so is an earlier import by a document written later; but a prior never replaces what was imported as
+-- proven. The patterns of a class are replaced as a whole, because those of two banks are in different spaces. The same
 -- holds for the paths of filtered searches, by class of k and shape.
 CREATE OR REPLACE FUNCTION vectuned.import_patterns(
     relation regclass, column_name name, patterns jsonb, dry_run boolean DEFAULT false) RETURNS jsonb
@@ -91,9 +90,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    c vectuned.tuned_column := vectuned._exchanged(relation, column_name, 'import');
+    c vectuned.tuned_column := vectuned._exchange_column(relation, column_name, 'import');
     mapping jsonb;
-    settled record;
+    resolved record;
     report jsonb;
     changed boolean;
     number bigint;
@@ -105,7 +104,7 @@ BEGIN
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
     IF NOT dry_run THEN
-        -- No publish meanwhile.
+        -- Blocks a concurrent publish.
         SELECT * INTO c FROM vectuned.tuned_column t WHERE t.id = c.id FOR NO KEY UPDATE;
     END IF;
     IF c.enabled IS NOT TRUE THEN
@@ -117,20 +116,20 @@ BEGIN
     PERFORM '[1]'::@extschema@.vector;
     mapping := vectuned._map_indexes(c, patterns);
 
-    SELECT vectuned._settle_classes(c, patterns, mapping) AS classes, vectuned._settle_paths(c, patterns, mapping) AS paths
-    INTO settled;
-    changed := jsonb_path_exists(settled.classes, '$[*] ? (@.action == "merged")')
-            OR jsonb_path_exists(settled.paths, '$[*] ? (@.action == "merged")');
+    SELECT vectuned._resolve_classes(c, patterns, mapping) AS classes, vectuned._resolve_paths(c, patterns, mapping) AS paths
+    INTO resolved;
+    changed := jsonb_path_exists(resolved.classes, '$[*] ? (@.action == "merged")')
+            OR jsonb_path_exists(resolved.paths, '$[*] ? (@.action == "merged")');
     report := jsonb_build_object(
-        'source', vectuned._source(patterns), 'created_at', patterns -> 'created_at', 'checksum', patterns -> 'checksum',
+        'source', vectuned._document_source(patterns), 'created_at', patterns -> 'created_at', 'checksum', patterns -> 'checksum',
         'relation', c.relation::text, 'column', c.column_name,
         'as', CASE WHEN (mapping -> 'same')::boolean THEN 'proven' ELSE 'prior' END, 'why', mapping -> 'why',
-        'dry_run', dry_run, 'changed', changed, 'classes', settled.classes,
+        'dry_run', dry_run, 'changed', changed, 'classes', resolved.classes,
         'filters', (SELECT coalesce(jsonb_agg(jsonb_build_object('k', f.k, 'shape', f.shape, 'action', f.action, 'why', f.why,
                                                                  'paths', f.paths) ORDER BY f.k, f.shape COLLATE "C", f.action, f.why), '[]')
                     FROM (SELECT e.value -> 'k' AS k, e.value ->> 'shape' AS shape, e.value ->> 'action' AS action,
                                  e.value ->> 'why' AS why, count(*) AS paths
-                          FROM jsonb_array_elements(settled.paths) e GROUP BY 1, 2, 3, 4) f));
+                          FROM jsonb_array_elements(resolved.paths) e GROUP BY 1, 2, 3, 4) f));
     IF dry_run OR NOT changed THEN
         RETURN report;
     END IF;
@@ -141,13 +140,13 @@ BEGIN
             report)
     RETURNING import_no INTO number;
     SELECT coalesce(max(b.version), 0) + 1 INTO new_version FROM vectuned.bank b WHERE b.column_id = c.id;
-    PERFORM vectuned._merge_classes(c, patterns, mapping, settled.classes, number, new_version);
-    PERFORM vectuned._merge_paths(c, (mapping -> 'same')::boolean, settled.paths, number);
+    PERFORM vectuned._merge_classes(c, patterns, mapping, resolved.classes, number, new_version);
+    PERFORM vectuned._merge_paths(c, (mapping -> 'same')::boolean, resolved.paths, number);
     INSERT INTO vectuned.event (column_id, action, details)
     VALUES (c.id, 'import', jsonb_build_object(
-        'why', format('took over %s, %s%s', report ->> 'source',
+        'why', format('imported %s: %s%s', report ->> 'source',
                       coalesce('k ' || (SELECT string_agg(e.value ->> 'k', ', ' ORDER BY (e.value -> 'k')::int)
-                                        FROM jsonb_array_elements(settled.classes) e WHERE e.value ->> 'action' = 'merged'),
+                                        FROM jsonb_array_elements(resolved.classes) e WHERE e.value ->> 'action' = 'merged'),
                                'filters'),
                       CASE WHEN (mapping -> 'same')::boolean THEN '' ELSE ', not proven here' END),
         'import_no', number, 'version', new_version) || (report - 'classes' - 'filters' - 'why'));
@@ -156,33 +155,34 @@ BEGIN
 END
 $$;
 
--- The column that a caller may export or import for.
-CREATE OR REPLACE FUNCTION vectuned._exchanged(p_relation regclass, p_column name, p_verb text) RETURNS vectuned.tuned_column
+-- The tuned column; an error if the caller may not export or import for it.
+CREATE OR REPLACE FUNCTION vectuned._exchange_column(p_relation regclass, p_column name, p_verb text) RETURNS vectuned.tuned_column
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(p_relation, p_column);
 BEGIN
-    -- Those who take columns into care, and those who publish: a daemon.
+    -- Roles that may enable columns, and roles that publish, such as the daemon's.
     IF NOT (vectuned._may_tune(p_relation, vectuned._caller())
             OR has_table_privilege(vectuned._caller(), 'vectuned.bank', 'INSERT')) THEN
-        RAISE EXCEPTION 'must be owner of % to % what was learned of it', p_relation, p_verb
+        RAISE EXCEPTION 'must be owner of % to % what was learned about it', p_relation, p_verb
             USING ERRCODE = 'insufficient_privilege';
     END IF;
-    PERFORM vectuned._fragments(c);  -- says what is wrong where table or column are gone
+    PERFORM vectuned._fragments(c);  -- raises an error if the table or column no longer exists
     RETURN c;
 END
 $$;
 
--- sha256 of a document without its checksum, as PostgreSQL writes it out: keys ordered by length, then by bytes.
+-- SHA-256 of a document without its checksum, in the text form of jsonb: keys ordered by length, then by bytes.
 CREATE OR REPLACE FUNCTION vectuned._checksum(document jsonb) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN 'sha256:' || encode(sha256(convert_to((document - 'checksum')::text, 'UTF8')), 'hex');
 
--- What tells this server from others, physical copies excepted, without saying what it is; NULL where that is forbidden.
-CREATE OR REPLACE FUNCTION vectuned._system() RETURNS text
+-- A digest that identifies this server, without disclosing its system identifier; physical copies have the same. NULL if the
+-- role may not read it.
+CREATE OR REPLACE FUNCTION vectuned._system_digest() RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -193,7 +193,7 @@ EXCEPTION WHEN insufficient_privilege THEN
 END
 $$;
 
--- Digests of the first hundred rows by their keys: servers that were made from one image have all else in common.
+-- Digests of the first hundred rows by key. They distinguish servers cloned from one image, which have all else in common.
 CREATE OR REPLACE FUNCTION vectuned._first_rows(c vectuned.tuned_column) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -214,7 +214,7 @@ EXCEPTION WHEN insufficient_privilege THEN
 END
 $$;
 
--- An option that an HNSW index was built with; NULL of others.
+-- A storage option of an HNSW index, or its default; NULL for other indexes.
 CREATE OR REPLACE FUNCTION vectuned._index_option(p_index oid, p_name text, p_default int) RETURNS int
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -223,7 +223,8 @@ AS $$
     FROM pg_class r JOIN pg_am m ON m.oid = r.relam WHERE r.oid = p_index AND m.amname = 'hnsw'
 $$;
 
-CREATE OR REPLACE FUNCTION vectuned._source(document jsonb) RETURNS text
+-- The origin of a document in words: column, database and time.
+CREATE OR REPLACE FUNCTION vectuned._document_source(document jsonb) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
@@ -233,8 +234,8 @@ AS $$
     FROM (SELECT document -> 'provenance' AS p) o
 $$;
 
--- NULL for what is no time.
-CREATE OR REPLACE FUNCTION vectuned._time(written text) RETURNS timestamptz
+-- A time in ISO 8601 format; NULL for any other text.
+CREATE OR REPLACE FUNCTION vectuned._parse_time(written text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$

@@ -1,6 +1,7 @@
--- What becomes of a document here: which index stands for which, what serves as it did, what is a mere prior.
+-- Merging a document: which index here corresponds to which of the document, and which parts are imported as proven or as a
+-- prior.
 
--- What can be of no use to a column at all.
+-- Rejects a document that is useless for a column: of other dimensions or another metric.
 CREATE OR REPLACE FUNCTION vectuned._check_fit(c vectuned.tuned_column, document jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -10,14 +11,15 @@ DECLARE
     column_text constant text := format('%s.%I', c.relation, c.column_name);
 BEGIN
     IF (p -> 'dimensions')::int <> c.dimensions THEN
-        PERFORM vectuned._refuse('$.provenance.dimensions', format('is %s, %s has %s', p -> 'dimensions', column_text, c.dimensions));
+        PERFORM vectuned._reject_document('$.provenance.dimensions', format('is %s, %s has %s', p -> 'dimensions', column_text, c.dimensions));
     ELSIF p ->> 'metric' <> c.metric THEN
-        PERFORM vectuned._refuse('$.provenance.metric', format('is %s, %s is searched by %s', p ->> 'metric', column_text, c.metric));
+        PERFORM vectuned._reject_document('$.provenance.metric', format('is %s, %s is searched by %s', p ->> 'metric', column_text, c.metric));
     END IF;
 END
 $$;
 
--- Which index here stands for which of the document, by its number there; and whether all is the same, or why not.
+-- Maps the indexes of a document, by their numbers in it, to indexes here. `same` says whether everything was learned on the
+-- same index and table, so that it counts as proven; otherwise `why` gives the reason why not.
 CREATE OR REPLACE FUNCTION vectuned._map_indexes(c vectuned.tuned_column, document jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -41,17 +43,17 @@ BEGIN
         CROSS JOIN LATERAL (SELECT vectuned._generation(i.index_relation)::bigint = d.generation AND i.form = d.form
                                    AND i.lists IS NOT DISTINCT FROM d.lists AS same) s
         WHERE i.column_id = c.id AND i.requires IS NULL AND i.method = d.method AND s.same IS NOT NULL
-          -- The half precision of a vector takes the same effort as the vector; its signs take another.
+          -- An index on halfvec needs the same effort as one on vector; an index on signs (bits) needs another.
           AND (i.form = d.form OR i.form <> 'bits' AND d.form <> 'bits')
         ORDER BY s.same DESC, i.form <> d.form, i.index_relation <> c.index_relation, i.index_no LIMIT 1) m ON true;
     why := CASE
-        WHEN p ->> 'system' IS NULL OR p ->> 'system' IS DISTINCT FROM vectuned._system() THEN 'it was learned on another server'
+        WHEN p ->> 'system' IS NULL OR p ->> 'system' IS DISTINCT FROM vectuned._system_digest() THEN 'it was learned on another server'
         WHEN NOT all_same THEN 'it was learned on another index'
         WHEN jsonb_array_length(first_rows) = 0 OR p ->> 'vector_type' <> c.vector_type
              OR (SELECT count(*) FROM jsonb_array_elements_text(first_rows) f WHERE p -> 'witnesses' ? f.value)
                 < 0.8 * greatest(jsonb_array_length(first_rows), jsonb_array_length(p -> 'witnesses'))
-             THEN 'it was learned of other rows'
-        WHEN rows_here NOT BETWEEN 0.8 * rows_there AND 1.25 * rows_there THEN 'the table had another size then'
+             THEN 'it was learned on other rows'
+        WHEN rows_here NOT BETWEEN 0.8 * rows_there AND 1.25 * rows_there THEN 'the table had another size'
         WHEN (p -> 'max_tail')::float8 > c.max_tail OR EXISTS (
             SELECT FROM jsonb_to_recordset(document -> 'classes') AS d (target_recall float8) WHERE d.target_recall < c.target_recall)
             THEN 'it was learned for a lower target'
@@ -63,8 +65,9 @@ BEGIN
 END
 $$;
 
--- An effort that was proven elsewhere, on the safe side. What recall misses falls no faster than effort grows, and a
--- tenfold table was seen to take 2.4 times the time; an IVFFlat index of more lists has less in each of them.
+-- A safe effort derived from one that was proven elsewhere. The effort grows in proportion to the ratio of the allowed
+-- misses, since 1 - recall falls no faster than effort grows; with the table's size to the power of 0.38, since a tenfold
+-- table was measured to need 2.4 times the effort; and for IVFFlat with the number of lists, each of which then holds fewer rows.
 CREATE OR REPLACE FUNCTION vectuned._prior_effort(
     c vectuned.tuned_column, document jsonb, mapping jsonb, index_there int, p_target float8, effort int, at_least int, method text)
 RETURNS int
@@ -82,13 +85,13 @@ AS $$
           FROM (SELECT mapping -> 'indexes' -> index_there::text AS value) m) i
 $$;
 
--- What becomes of every class of k of a document: merged, kept (what is here stays), unchanged or skipped; and why.
-CREATE OR REPLACE FUNCTION vectuned._settle_classes(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
+-- Decides for every class of k of a document whether it is merged, kept (what is here stays), unchanged or skipped, and why.
+CREATE OR REPLACE FUNCTION vectuned._resolve_classes(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object(
-               'k', d.k, 'action', s.settled[1], 'why', s.settled[2], 'index_no', m.index_no,
+               'k', d.k, 'action', s.resolved[1], 'why', s.resolved[2], 'index_no', m.index_no,
                'access_path', CASE WHEN same THEN d.access_path ELSE m.method END,
                'ef_search', CASE m.method WHEN 'hnsw' THEN e.effort END, 'probes', CASE m.method WHEN 'ivfflat' THEN e.effort END,
                'patterns', jsonb_array_length(d.patterns)) ORDER BY d.k), '[]')
@@ -106,7 +109,7 @@ AS $$
     CROSS JOIN LATERAL (SELECT CASE
         WHEN m.index_no IS NULL THEN NULL
         WHEN same THEN coalesce(d.ef_search, d.probes)
-        -- What served here before, by another import or after an alarm, is not lowered.
+        -- The effort of an earlier import, or after an alarm, is not lowered.
         ELSE greatest(
             vectuned._prior_effort(c, document, mapping, d.index, d.target_recall, coalesce(d.ef_search, d.probes),
                                    CASE m.method WHEN 'hnsw' THEN greatest(c.default_ef, d.k) ELSE c.default_probes END, m.method),
@@ -127,12 +130,12 @@ AS $$
         WHEN NOT same AND o.proven_here THEN ARRAY['kept', 'imported as proven on this index']
         WHEN same AND NOT o.proven_here THEN ARRAY['merged', 'proven on this index']
         WHEN o.created_at >= m.created_at THEN ARRAY['kept', 'a later document was imported']
-        ELSE ARRAY['merged', 'later than what was imported'] END AS settled) s
+        ELSE ARRAY['merged', 'later than what was imported'] END AS resolved) s
 $$;
 
--- The same of every path of filtered searches. As a prior exact search is taken over for tables of at most twice the
--- rows, and an index only where filters that nothing is known of would not be answered exactly.
-CREATE OR REPLACE FUNCTION vectuned._settle_paths(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
+-- The same for every path of filtered searches. As a prior, exact search is imported only for a table of at most twice the
+-- rows, and a path through an index only for filters that would not be answered exactly by default.
+CREATE OR REPLACE FUNCTION vectuned._resolve_paths(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -141,7 +144,7 @@ AS $$
                max(o.created_at) AS created_at
         FROM vectuned.measured_path t LEFT JOIN vectuned.imported o ON o.import_no = t.import_no
         WHERE t.column_id = c.id AND t.shape IS NOT NULL GROUP BY t.k_class, t.shape),
-    -- What serves filters of a bucket of which nothing is known, those that match most of it and least.
+    -- The default for filters of a bucket without any knowledge, for the most and the least selective of the bucket.
     unknown AS MATERIALIZED (
         SELECT o.k, o.bucket, dense.access_path, dense.effort AS dense, sparse.effort AS sparse
         FROM (SELECT DISTINCT (e.value -> 'k')::int AS k, (e.value -> 'bucket')::int AS bucket
@@ -149,7 +152,7 @@ AS $$
         CROSS JOIN LATERAL vectuned._default_effort(c) g
         CROSS JOIN LATERAL vectuned._filtered_default(2 ^ (-o.bucket / 2.0), c.relation, o.k, g.ef_search, g.probes) dense
         CROSS JOIN LATERAL vectuned._filtered_default(2 ^ (-(o.bucket + 1) / 2.0), c.relation, o.k, g.ef_search, g.probes) sparse)
-    SELECT coalesce(jsonb_agg(p.value || jsonb_build_object('action', s.settled[1], 'why', s.settled[2], 'index_no', m.index_no,
+    SELECT coalesce(jsonb_agg(p.value || jsonb_build_object('action', s.resolved[1], 'why', s.resolved[2], 'index_no', m.index_no,
                                                             'effort', e.effort) ORDER BY p.number), '[]')
     FROM jsonb_array_elements(document -> 'paths') WITH ORDINALITY AS p (value, number)
     CROSS JOIN LATERAL jsonb_to_record(p.value) AS d (
@@ -176,18 +179,19 @@ AS $$
         WHEN h.already THEN ARRAY['unchanged', 'imported already']
         WHEN h.created_at >= m.created_at THEN ARRAY['kept', 'a later document was imported']
         WHEN h.created_at IS NULL THEN ARRAY['merged', 'nothing was known here']
-        ELSE ARRAY['merged', 'later than what was imported'] END AS settled) s
+        ELSE ARRAY['merged', 'later than what was imported'] END AS resolved) s
     WHERE d.shape IS NOT NULL AND (same OR d.serves AND d.proven)
 $$;
 
+-- Replaces the merged classes of k, with their patterns and unfiltered paths.
 CREATE OR REPLACE FUNCTION vectuned._merge_classes(
-    c vectuned.tuned_column, document jsonb, mapping jsonb, settled jsonb, p_import_no bigint, p_version int) RETURNS void
+    c vectuned.tuned_column, document jsonb, mapping jsonb, resolved jsonb, p_import_no bigint, p_version int) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     same constant boolean := mapping -> 'same';
-    classes constant int[] := ARRAY(SELECT (e.value -> 'k')::int FROM jsonb_array_elements(settled) e
+    classes constant int[] := ARRAY(SELECT (e.value -> 'k')::int FROM jsonb_array_elements(resolved) e
                                     WHERE e.value ->> 'action' = 'merged');
 BEGIN
     DELETE FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = ANY (classes);
@@ -202,17 +206,17 @@ BEGIN
            d.probe_ef, d.center, d.weights, d.reach, CASE WHEN same THEN d.saving END,
            CASE WHEN same THEN d.reason ELSE format(
                'imported from %s, where %s was proven to reach recall %s with %s replays; not yet proven here',
-               vectuned._source(document), coalesce('ef_search ' || d.ef_search, 'probes ' || d.probes), d.target_recall, d.samples)
+               vectuned._document_source(document), coalesce('ef_search ' || d.ef_search, 'probes ' || d.probes), d.target_recall, d.samples)
            END, p_import_no, CASE WHEN same THEN d.published_at ELSE now() END
     FROM jsonb_to_recordset(document -> 'classes') AS d (
         k int, ef_search int, probes int, rungs int[], expected_recall float8, recall_bound float8, tail float8, tail_bound float8,
         certified boolean, samples int, target_recall float8, probe_ef int, center float8[], weights float8[], reach float8,
         saving float8, reason text, published_at timestamptz)
-    JOIN jsonb_to_recordset(settled) AS s (k int, access_path text, index_no int, ef_search int, probes int) ON s.k = d.k
+    JOIN jsonb_to_recordset(resolved) AS s (k int, access_path text, index_no int, ef_search int, probes int) ON s.k = d.k
     JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = s.index_no
     WHERE d.k = ANY (classes);
-    -- Of a prior they wait: effort by query serves only where it was measured to save. Those that will be learned here
-    -- inherit their age and usage.
+    -- The patterns of a prior are not served yet, since effort by query is served only where it was measured to save. Patterns
+    -- learned here later inherit their age and usage.
     INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, expected_recall, confidence, samples, usage,
                                   chances, recall, cost, created_at)
     SELECT c.id, (d.value -> 'k')::int, p.number - 1, t.centroid::@extschema@.vector, t.effort, t.expected_recall, t.confidence,
@@ -234,12 +238,13 @@ BEGIN
 END
 $$;
 
+-- Replaces the merged paths of filtered searches.
 CREATE OR REPLACE FUNCTION vectuned._merge_paths(
-    c vectuned.tuned_column, same boolean, settled jsonb, p_import_no bigint) RETURNS void
+    c vectuned.tuned_column, same boolean, resolved jsonb, p_import_no bigint) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    DELETE FROM vectuned.measured_path t USING jsonb_to_recordset(settled) AS d (k int, shape text, action text)
+    DELETE FROM vectuned.measured_path t USING jsonb_to_recordset(resolved) AS d (k int, shape text, action text)
     WHERE t.column_id = c.id AND t.k_class = d.k AND t.shape = d.shape AND d.action = 'merged';
     INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, effort, expected_recall,
                                         recall_bound, proven, ms, samples, serves, import_no)
@@ -248,7 +253,7 @@ AS $$
            CASE WHEN same THEN d.recall_bound WHEN d.access_path = 'exact' THEN 1 ELSE 0 END,
            same AND d.proven, CASE WHEN same THEN d.ms END, CASE WHEN same THEN d.samples ELSE 0 END, d.serves,
            CASE WHEN NOT same THEN p_import_no END
-    FROM jsonb_to_recordset(settled) AS d (
+    FROM jsonb_to_recordset(resolved) AS d (
         action text, k int, shape text, bucket int, access_path text, index_no int, effort int, expected_recall float8,
         recall_bound float8, proven boolean, ms float8, samples int, serves boolean)
     WHERE d.action = 'merged';

@@ -109,7 +109,7 @@ def test_asking_returns_at_once_and_says_if_nobody_hears(conn: Connection) -> No
         number = request(conn, "benchmark_recall('items')")
         payload = next(listener.notifies(timeout=10, stop_after=1)).payload
     assert f'"request_id": {number}' in payload
-    assert heard == [f"request {number} waits: no daemon is running here"]
+    assert heard == [f"request {number} waits: no daemon is running in this database"]
     assert row(conn, number) == ("queued", None, None)
     assert "vectuned run" in one(conn, "SELECT note FROM vectuned.requests")
     arguments = one(conn, "SELECT arguments FROM vectuned.requests")
@@ -145,7 +145,7 @@ def test_so_many_may_wait_for_a_column(conn: Connection) -> None:
     for _ in range(10):
         last = request(conn, "auto_tune('items')")
     with pytest.raises(
-        errors.ProgramLimitExceeded, match=r"10 requests on public\.items.embedding are waiting"
+        errors.ProgramLimitExceeded, match=r"10 requests on public\.items.embedding are already waiting"
     ):
         request(conn, "benchmark_recall('items')")
     request(conn, "benchmark_recall('others')")

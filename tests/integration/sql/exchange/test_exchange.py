@@ -1,4 +1,4 @@
-"""What an import does: what was learned is as it was on the same index, a prior elsewhere, never half."""
+"""Imports: proven on the same index, a prior elsewhere, and never partial."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from vectuned.learning.exchange import import_document
 from vectuned.learning.policy.learner import learn
 
 
-def test_on_the_same_index_it_serves_as_it_did(world: World, here: Connection) -> None:
+def test_import_on_the_same_index_serves_as_proven(world: World, here: Connection) -> None:
     source = of_class(world.document)
     assert source["certified"]
     assert source["access_path"] == "hnsw_adaptive"
@@ -70,19 +70,19 @@ def test_on_the_same_index_it_serves_as_it_did(world: World, here: Connection) -
     )
     assert params.fetchone() == ("hnsw_adaptive", True)
     assert len(search(here, query)) == 10
-    said = one(here, "SELECT reason FROM vectuned.recommend_params('items') WHERE subject = 'k up to 10'")
-    assert "; imported from public.items.embedding of database exchange_" in said
+    reason = one(here, "SELECT reason FROM vectuned.recommend_params('items') WHERE subject = 'k up to 10'")
+    assert "; imported from public.items.embedding of database exchange_" in reason
 
-    # Once more, and what it says of itself: nothing changes.
+    # Importing it again, or its own export, changes nothing.
     before = everything(here)
     report = imported(here, world.document)
     assert not report["changed"]
     assert set(actions(report).values()) == {"unchanged"}
-    assert not imported(here, again)["changed"]  # what it exported itself
+    assert not imported(here, again)["changed"]  # its own export
     assert everything(here) == before
 
 
-def test_elsewhere_it_is_a_prior_and_proves_nothing(world: World, here: Connection) -> None:
+def test_import_on_another_index_is_an_unproven_prior(world: World, here: Connection) -> None:
     source = of_class(world.document)
     here.execute("LISTEN vectuned")
     here.execute("REINDEX INDEX items_embedding_idx")
@@ -91,7 +91,7 @@ def test_elsewhere_it_is_a_prior_and_proves_nothing(world: World, here: Connecti
     proven = {each["k"]: each["certified"] for each in world.document["classes"]}
     assert actions(report) == {k: "merged" if certified else "skipped" for k, certified in proven.items()}
     path, ef, certified, bound, samples, patterns, state = serving(here)
-    # Effort by query was not measured to save anything here: the patterns wait.
+    # The patterns are not served: effort by query has not been measured to save anything here.
     assert (path, certified, bound, samples) == ("hnsw", False, 0, 0)
     assert ef == max(source["ef_search"], 40)
     assert patterns == len(source["patterns"])
@@ -111,7 +111,7 @@ def test_elsewhere_it_is_a_prior_and_proves_nothing(world: World, here: Connecti
     )
     kinds = {each["shape"] for each in report["filters"] if each["action"] == "merged"}
     assert ("imported from" in filtered) == bool(kinds) or "nothing was learned" in filtered
-    # What others proved is not passed on.
+    # What was proven elsewhere is not exported.
     assert exported(here)["classes"] == []
     assert not [path for path in exported(here)["paths"] if path["shape"]]
 
@@ -129,20 +129,20 @@ def test_elsewhere_it_is_a_prior_and_proves_nothing(world: World, here: Connecti
         imported(here, world.document)
 
 
-def test_a_prior_serves_until_replays_here_prove_something(world: World, here: Connection) -> None:
+def test_import_prior_serves_until_learning_replaces_it(world: World, here: Connection) -> None:
     here.execute("REINDEX INDEX items_embedding_idx")
     enable(here, sample_rate=1.0, target_recall=0.95, min_samples=50)
     imported(here, world.document)
-    # Half as much may be missed here as there: twice the effort, as far as that goes.
+    # The allowed misses are half of those there, so the effort is twice as high, up to the maximum.
     assert serving(here)[:2] == ("hnsw", min(2 * of_class(world.document)["ef_search"], 1000))
     here.execute("UPDATE vectuned.bank SET ef_search = 1000 WHERE k_class = 10")
-    practise(here, 60)  # of the 78 without a miss that a proof takes
+    practise(here, 60)  # fewer than the 78 without a miss that a proof needs
     lesson = learn(here, only(here), ALWAYS)
     assert lesson.version is not None
     assert 10 not in lesson.served
     assert serving(here)[2:5] == (False, 0, 0)
     assert one(here, "SELECT import_no IS NOT NULL FROM vectuned.bank WHERE k_class = 10")
-    # Replays that speak against it end it.
+    # Replays that contradict the prior replace it.
     here.execute("UPDATE vectuned.bank SET ef_search = 10 WHERE k_class = 10")
     assert not learn(here, only(here), ALWAYS).served[10].policy.certified
     assert one(here, "SELECT import_no FROM vectuned.bank WHERE k_class = 10") is None
@@ -154,13 +154,13 @@ def test_a_prior_serves_until_replays_here_prove_something(world: World, here: C
     lesson = learn(here, only(here), ALWAYS)
     assert lesson.served[10].policy.certified
     assert one(here, "SELECT count(*) FROM vectuned.bank WHERE import_no IS NOT NULL AND k_class <= 100") == 0
-    if lesson.served[10].patterns:  # the same searches in the same space: patterns are as old as those there
+    if lesson.served[10].patterns:  # same searches, same space: patterns keep their age
         born = {round(pattern["born"]) for pattern in of_class(world.document)["patterns"]}
         ages = here.execute("SELECT extract(epoch FROM created_at) FROM vectuned.pattern WHERE k_class = 10")
         assert born & {round(row[0]) for row in ages}
 
 
-def test_what_was_learned_here_stays(world: World, here: Connection) -> None:
+def test_import_keeps_what_was_learned_here(world: World, here: Connection) -> None:
     publish(here, only(here).column.id, [5.0], fixed_ef=77)
     here.execute("UPDATE vectuned.bank SET index_no = 1")
     report = imported(here, world.document)
@@ -168,7 +168,7 @@ def test_what_was_learned_here_stays(world: World, here: Connection) -> None:
     assert actions(report)[10] == "kept"
     assert actions(report)[30] == "merged"
     assert serving(here)[1] == 77
-    # A guess gives way, and so does a prior to a later document, but never to less effort.
+    # A guess is replaced, and so is a prior by a later document, but never by a lower effort.
     here.execute("REINDEX INDEX items_embedding_idx")
     here.execute("DELETE FROM vectuned.bank WHERE k_class <> 10")
     here.execute("UPDATE vectuned.bank SET samples = 0, certified = false")
@@ -179,14 +179,16 @@ def test_what_was_learned_here_stays(world: World, here: Connection) -> None:
         document = later(here, world.document, classes=classes)
         if expected == ef:
             assert actions(imported(here, document))[10] == "merged"
-            assert actions(imported(here, world.document))[10] == "kept"  # the one before
+            assert actions(imported(here, world.document))[10] == "kept"  # the earlier document
         assert serving(here)[1] == expected
     assert first < 500
 
 
-def test_a_larger_table_takes_more_effort_and_no_exact_search(world: World, here: Connection) -> None:
+def test_import_into_a_larger_table_raises_effort_and_skips_exact_search(
+    world: World, here: Connection
+) -> None:
     number = world.document["indexes"][0]["number"]
-    way = {
+    path = {
         "k": 10,
         "shape": "category =",
         "bucket": 2,
@@ -200,10 +202,10 @@ def test_a_larger_table_takes_more_effort_and_no_exact_search(world: World, here
         "samples": 50,
         "serves": True,
     }
-    exact = {**way, "bucket": 9, "access_path": "exact", "index": None, "effort": None}
-    planner = {**way, "bucket": 5, "access_path": "planner", "effort": None}
-    document = signed(here, {**world.document, "paths": [way, exact, planner]})
-    small = imported(here, document, dry_run=True)  # the same index: all of it
+    exact = {**path, "bucket": 9, "access_path": "exact", "index": None, "effort": None}
+    planner = {**path, "bucket": 5, "access_path": "planner", "effort": None}
+    document = signed(here, {**world.document, "paths": [path, exact, planner]})
+    small = imported(here, document, dry_run=True)  # the same index: everything is merged
     assert [each["action"] for each in small["filters"]] == ["merged"]
     here.execute("REINDEX INDEX items_embedding_idx")
     report = imported(here, document, dry_run=True)
@@ -223,13 +225,13 @@ def test_a_larger_table_takes_more_effort_and_no_exact_search(world: World, here
     ef = of_class(world.document)["ef_search"]
     assert serving(here)[1] == pytest.approx(min(ef * factor, 1000), abs=1.5)
     rows = here.execute("SELECT access_path, effort, proven, serves, ms, samples FROM vectuned.measured_path")
-    # At least what a filter is given of which nothing is known: three times k over the share that matches.
+    # At least the default effort of an unknown filter: three times k / share of matching rows.
     assert rows.fetchall() == [("hnsw", int(np.ceil(56 * factor)), False, True, None, 0)]
     learn_nothing = one(here, "SELECT count(*) FROM vectuned.recommend_params('items')")
     assert learn_nothing > 0
 
 
-def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: Connection) -> None:
+def test_import_into_another_column_is_rejected_or_a_prior(world: World, conn: Connection) -> None:
     make(conn, clustered(300, DIMENSIONS, seed=2), metric="l2")
     enable(conn)
     with pytest.raises(
@@ -245,14 +247,14 @@ def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: 
     conn.execute("CREATE TABLE other (id int)")
     with pytest.raises(errors.UndefinedObject, match="has no column that vectuned tunes"):
         import_document(conn, "other", None, json.dumps(world.document))
-    # An index of another method has efforts of another kind.
+    # The effort of an index of another method has another unit.
     make(conn, clustered(3000, DIMENSIONS, seed=3), table="lists", index=False)
     conn.execute("CREATE INDEX ON lists USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20)")
     enable(conn, "lists")
     report = import_document(conn, "lists", None, json.dumps(world.document))
     assert report["as"] == "prior"
     assert {each["why"] for each in report["classes"]} == {"there is no such hnsw index here"}
-    # Where there are twice the lists it takes twice the probes, and never more than there are.
+    # Twice the lists need twice the probes, but never more than there are lists.
     conn.execute(
         "INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, probes, "
         "recall_bound, certified, samples, target_recall, reason) "
@@ -268,7 +270,7 @@ def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: 
     report = import_document(conn, "lists", None, json.dumps(probes))
     assert [(each["k"], each["probes"]) for each in report["classes"]] == [(10, 14), (100, 38)]
     assert len(search(conn, drawn(1, seed=4)[0], relation="lists")) == 10
-    # A table of another name and type is fine.
+    # A table of another name and vector type is accepted.
     make(conn, clustered(300, DIMENSIONS, seed=3), table="half", kind="halfvec")
     enable(conn, "half", target_recall=TARGET)
     report = import_document(conn, "half", None, json.dumps(world.document))
@@ -276,7 +278,7 @@ def test_other_columns_are_refused_or_served_as_they_can_be(world: World, conn: 
     assert one(conn, "SELECT bool_or(certified) FROM vectuned.bank") is False
 
 
-def test_only_who_may_change_the_table_may_exchange(here: Connection, world: World) -> None:
+def test_export_and_import_require_the_owner_of_the_table(here: Connection, world: World) -> None:
     with plain_role(here, here.info.dsn, "SELECT ON items") as reader:
         with pytest.raises(errors.InsufficientPrivilege, match="permission denied for function"):
             exported(reader)
@@ -302,13 +304,13 @@ def test_only_who_may_change_the_table_may_exchange(here: Connection, world: Wor
             here.execute("ALTER TABLE items OWNER TO CURRENT_USER")
 
 
-def test_a_document_holds_nothing_of_rows_or_queries(world: World) -> None:
+def test_export_contains_no_values_of_rows_or_queries(world: World) -> None:
     written = json.dumps(world.document)
     assert "category =" in written
     assert "secret" not in written
     assert "rare" not in written
     numbers = {round(float(x), 5) for each in lists(world.document) for x in each if isinstance(x, float)}
-    for query in drawn(SEARCHES, seed=5)[:50]:  # those that were recorded
+    for query in drawn(SEARCHES, seed=5)[:50]:  # the recorded ones
         assert len(numbers & {round(float(x), 5) for x in query}) < 3
     assert set(world.document["provenance"]) == {
         "system",

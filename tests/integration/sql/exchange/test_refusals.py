@@ -1,4 +1,4 @@
-"""What an import refuses: documents that were changed, mutated or made up, each with one clear sentence."""
+"""Rejected imports: changed, mutated and arbitrary documents, each with one clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vectuned.learning.exchange import import_document
 
 @pytest.fixture(scope="module")
 def shared(world: World) -> Iterator[Connection]:
-    """A copy of the database for tests that leave it as it is."""
+    """A copy of the database for tests that do not change it."""
     with world.copy() as conn:
         yield conn
 
@@ -30,11 +30,11 @@ BREAKAGES: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "unknown": (("extra",), 1, "$.extra is unknown to this version"),
     "time": (("created_at",), "yesterday", "$.created_at must be a time"),
     "month": (("created_at",), "2026-13-01T00:00:00Z", "$.created_at must be a time"),
-    "future": (("created_at",), "2999-01-01T00:00:00Z", "$.created_at lies in the future"),
+    "future": (("created_at",), "2999-01-01T00:00:00Z", "$.created_at is in the future"),
     "ladder": (("ladder", 0), 11, "$.ladder has other rungs"),
     "class": (("classes", 0), 5, "$.classes[0] must be an object, got 5"),
     "k": (("classes", 1, "k"), 4, "$.classes[1].k must be one of 1, 3"),
-    "twice": (("classes", 1, "k"), 1, "$.classes[1].k is that of another class"),
+    "twice": (("classes", 1, "k"), 1, "$.classes[1].k is used by another class"),
     "effort": (("classes", 2, "patterns", 0, "effort"), 13.5, "$.classes[2].patterns[0].effort must be a"),
     "huge": (("classes", 2, "patterns", 1, "usage"), 10**400, "$.classes[2].patterns[1].usage must be"),
     "tiny": (("classes", 2, "patterns", 1, "recall", 3), 1e-60, "$.classes[2].patterns[1].recall must be"),
@@ -42,8 +42,8 @@ BREAKAGES: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "centroid": (("classes", 2, "patterns", 0, "centroid", 0), 0.5, "must be a list of 4 whole numbers"),
     "signature": (("classes", 2, "center"), None, "$.classes[2].patterns need a probe_ef"),
     "ef": (("classes", 0, "ef_search"), 1001, "$.classes[0].ef_search must be a whole number from 1 to 1000"),
-    "both": (("classes", 0, "probes"), 5, "$.classes[0].probes must be known of IVFFlat"),
-    "index": (("classes", 0, "index"), 99, "$.classes[0].index is the number of no index"),
+    "both": (("classes", 0, "probes"), 5, "$.classes[0].probes must be set for IVFFlat"),
+    "index": (("classes", 0, "index"), 99, "$.classes[0].index is not the number of an index"),
     "path": (("paths", 0, "access_path"), "magic", "$.paths[0].access_path must be one of hnsw, "),
     "witness": (("provenance", "witnesses", 1), "x", "$.provenance.witnesses[1] must be 16"),
     "null": (("provenance",), None, "$.provenance must be an object, got null"),
@@ -51,18 +51,20 @@ BREAKAGES: dict[str, tuple[tuple[Any, ...], Any, str]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_an_error_names_the_place(shared: Connection, world: World, breakage: str) -> None:
-    place, value, said = BREAKAGES[breakage]
+def test_import_patterns_names_the_place_of_an_invalid_value(
+    shared: Connection, world: World, breakage: str
+) -> None:
+    place, value, message = BREAKAGES[breakage]
     document = signed(shared, changed(world.document, place, value))
     with pytest.raises(errors.InvalidParameterValue) as caught:
         imported(shared, document)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert (caught.value.diag.message_hint or "").startswith("Nothing was imported.")
 
 
-def test_a_document_that_was_changed_is_refused(shared: Connection, world: World) -> None:
+def test_import_patterns_rejects_a_document_with_a_wrong_checksum(shared: Connection, world: World) -> None:
     document = changed(world.document, ("classes", 0, "samples"), 10**6)
-    with pytest.raises(errors.InvalidParameterValue, match=r"^\$\.checksum does not fit the document"):
+    with pytest.raises(errors.InvalidParameterValue, match=r"^\$\.checksum does not match the document"):
         imported(shared, document)
     missing = {name: value for name, value in world.document.items() if name != "checksum"}
     with pytest.raises(errors.InvalidParameterValue, match=r"^\$\.checksum is missing, it must be a text"):
@@ -90,25 +92,25 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 def attempt(conn: Connection, document: Any, before: list[list[tuple[Any, ...]]]) -> bool:
-    """Import and undo it; whatever comes must be a report or one clear error, and no half import."""
+    """Import a document and roll back; require a report or one clear error, and no partial import."""
     outcomes = []
     for dry_run in (True, False):
-        said: str | None = None
+        message: str | None = None
         with conn.transaction(force_rollback=True):
             try:
                 with conn.transaction():
                     report = imported(conn, document, dry_run=dry_run)
             except errors.InvalidParameterValue as error:
-                said = error.diag.message_primary or ""
-            if dry_run or said is not None or not report["changed"]:
+                message = error.diag.message_primary or ""
+            if dry_run or message is not None or not report["changed"]:
                 assert everything(conn) == before
-        assert said is None or said.startswith("$")
-        outcomes.append(said is None)
+        assert message is None or message.startswith("$")
+        outcomes.append(message is None)
     assert outcomes[0] == outcomes[1]
     return outcomes[0]
 
 
-def test_mutated_documents_are_imported_or_refused_clearly(shared: Connection, world: World) -> None:
+def test_import_patterns_is_atomic_for_mutated_documents(shared: Connection, world: World) -> None:
     small = {
         **world.document,
         "classes": [each for each in world.document["classes"] if each["k"] in (3, 10)],
@@ -116,7 +118,7 @@ def test_mutated_documents_are_imported_or_refused_clearly(shared: Connection, w
     small["classes"][1] = {**small["classes"][1], "patterns": small["classes"][1]["patterns"][:2]}
     small["paths"] = small["paths"][:1] + [p for p in small["paths"] if p["shape"]][:3]
     small["provenance"] = {**small["provenance"], "witnesses": small["provenance"]["witnesses"][:3]}
-    before, taken = everything(shared), []
+    before, accepted = everything(shared), []
 
     @settings(derandomize=True, max_examples=120, deadline=None, database=None)
     @given(st.data())
@@ -143,14 +145,14 @@ def test_mutated_documents_are_imported_or_refused_clearly(shared: Connection, w
                 at[step] = data.draw(VALUES)
             if not isinstance(document, dict) or not document:
                 break
-        taken.append(attempt(shared, signed(shared, document), before))
+        accepted.append(attempt(shared, signed(shared, document), before))
 
     mutate()
     assert everything(shared) == before
-    assert 5 < sum(taken) < len(taken) - 40  # both happen: the check is neither blind nor deaf
+    assert 5 < sum(accepted) < len(accepted) - 40  # some are accepted, most are rejected
 
 
-def test_arbitrary_json_is_refused_clearly(shared: Connection) -> None:
+def test_import_document_rejects_arbitrary_json(shared: Connection) -> None:
     before = everything(shared)
 
     @settings(derandomize=True, max_examples=40, deadline=None, database=None)

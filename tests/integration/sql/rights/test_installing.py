@@ -73,7 +73,7 @@ def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_datab
         plain_conn.execute("DROP EXTENSION vector")
         with pytest.raises(
             MigrationError,
-            match=rf"have a superuser run CREATE EXTENSION vector, or GRANT "
+            match=rf"then run CREATE EXTENSION vector as a superuser, or GRANT "
             rf"CREATE ON "
             rf'DATABASE "{name}" TO "{name}_reader"',
         ):
