@@ -88,8 +88,8 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
                 run_script(conn, _tuner().joinpath("functions", f"{name}.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._generate_all()")
             run_script(conn, _tuner().joinpath("grants.sql").read_text("utf-8"), schema)
-            # Partitions for a week, so that searches are recorded before a daemon runs. Drops no partition: none
-            # is older than 1000 years.
+            # Partitions for a week, so that searches are recorded before a daemon runs. The retention of 1000
+            # years drops none.
             conn.execute("SELECT vectuned._partition(7, interval '1000 years')")
             if roles_installed(conn):
                 grant_roles(conn)

@@ -28,7 +28,7 @@ def install_roles(conn: psycopg.Connection, *, public: bool | None = None) -> tu
     except psycopg.errors.InsufficientPrivilege as error:
         todo = "; ".join(statement.as_string(conn) for statement in statements)
         raise MigrationError(
-            f"the role {conn.info.user} may not create roles: run {todo} as a role with CREATEROLE, "
+            f"the role {conn.info.user} may not create roles: as a role with CREATEROLE, run {todo}; "
             "then repeat `vectuned migrate --roles`."
         ) from error
     with conn.transaction():
