@@ -20,8 +20,9 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import snapshot
 from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve, list_fixed_efforts
+from vectuned.daemon.measure.index_replay import replay_index
 from vectuned.daemon.measure.intervals import time_ratios
-from vectuned.daemon.measure.prepared_search import prepare_index_search, replay_index
+from vectuned.daemon.measure.prepared_search import prepare_index_search
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.truth.truth import Truth

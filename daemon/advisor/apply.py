@@ -11,7 +11,8 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build_with_progress
 from vectuned.daemon.database.session import snapshot
-from vectuned.daemon.measure.prepared_search import Clients, IndexReplay, prepare_index_search, replay_index
+from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
+from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Forecast
 from vectuned.learning.model.ladder import interpolate, k_class, position_of

@@ -13,13 +13,8 @@ from psycopg import sql
 
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build_with_progress, compose_create_index
-from vectuned.daemon.measure.prepared_search import (
-    Clients,
-    IndexReplay,
-    PreparedSearch,
-    prepare_index_search,
-    replay_index,
-)
+from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
+from vectuned.daemon.measure.prepared_search import Clients, PreparedSearch, prepare_index_search
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Trial
 from vectuned.learning.model.arrays import Floats

@@ -1,4 +1,4 @@
-"""Comparing ways to search: arms side by side on held-out queries, as a client sees them."""
+"""Arms of a comparison: plain SQL, exact search and vectuned, raced on the same queries as a client."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
+from operator import itemgetter
 from time import perf_counter
 from typing import Any, Final
 
@@ -20,14 +21,15 @@ from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth, exact_among
+from vectuned.sql.files import queries
 
-BLOCK: Final = 50
+BLOCK: Final = 50  # queries that an arm does in a row: short against drifts of the machine's load
 _PARAMETER: Final = sql.Placeholder()
 
 
 @dataclass(frozen=True)
 class ArmResults:
-    """What a client was given: distances float64 (n, width) padded with +inf, and milliseconds (n,)."""
+    """What a client received: distances float64 (n, width) padded with +inf, and milliseconds (n,)."""
 
     distances: Floats
     millis: Floats
@@ -35,7 +37,7 @@ class ArmResults:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one arm gave: recall@k, share of queries under 0.8, latencies in ms, the ef_search it ran with."""
+    """Figures of one arm: recall@k, share of queries under 0.8, latencies in ms, its ef_search."""
 
     recall: float
     below_08: float
@@ -45,13 +47,13 @@ class Outcome:
     ef_search: int
 
     def as_dict(self) -> dict[str, float]:
-        """Return the figures by name, rounded to what they are worth."""
+        """Return the figures by name, rounded to four decimals."""
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to search: a connection of its own and the statement it runs with (query, k, filter's value)."""
+    """A connection of its own, and a statement with parameters made of (query, k, value of the filter)."""
 
     conn: psycopg.Connection[Any]
     statement: sql.Composed
@@ -59,10 +61,15 @@ class Arm:
     ef_search: int
 
     def search(self, query: Vector, k: int, value: str | None) -> list[float]:
-        """Return the distances found."""
+        """Return the distances of the rows found."""
         parameters = self.parameters(query, k, value)
-        rows = self.conn.execute(self.statement, parameters, prepare=True, binary=True).fetchall()
-        return [row[-1] for row in rows]
+        with self.conn.cursor(row_factory=distance_row) as cursor:
+            return cursor.execute(self.statement, parameters, prepare=True, binary=True).fetchall()
+
+
+def distance_row(_: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
+    """Row factory: a row becomes its distance, which is the last column of every statement here."""
+    return itemgetter(-1)
 
 
 def compose_nearest(
@@ -73,9 +80,9 @@ def compose_nearest(
     *,
     exact: bool = False,
 ) -> sql.Composed:
-    """Write plain SQL for the k nearest rows of those that meet a condition: their keys and distances.
+    """Compose plain SQL for the keys and distances of the k nearest rows that meet a condition.
 
-    `exact`: compare with every such row, else `query` is in it twice. A condition may call the table t.
+    With `exact` every such row is compared, otherwise `query` appears twice. In the condition the table is t.
     """
     keys, distance = map(sql.Identifier, column.key_columns), column.distance(query)
     rows = sql.SQL("SELECT {}, {} AS distance FROM {} AS t").format(
@@ -84,7 +91,7 @@ def compose_nearest(
     if condition is not None:
         rows += sql.SQL(" WHERE {}").format(condition)
     if exact:
-        return sql.SQL("SELECT * FROM ({} OFFSET 0) m ORDER BY distance LIMIT {}").format(rows, k)
+        return queries()["nearest_exactly"].format(rows=rows, k=k)
     return rows + sql.SQL(" ORDER BY {} LIMIT {}").format(distance, k)
 
 
@@ -97,10 +104,10 @@ def compose_plain(
     exact: bool = False,
     advised: bool = False,
 ) -> sql.Composed:
-    """Write plain SQL for the k nearest rows, where `attribute` is given of those with a value of it.
+    """Compose plain SQL for the k nearest rows, or those of them whose `attribute` has a value.
 
-    `exact`: compare with every such row. `advised`: with the condition by which statements ask for the
-    partial indexes that vectuned recommends.
+    With `exact` every such row is compared. With `advised` the statement has the condition that selects the
+    partial indexes which vectuned recommends.
     """
     conditions = []
     if attribute is not None:
@@ -113,14 +120,14 @@ def compose_plain(
 
 
 def prepare_plain_arm(conn: psycopg.Connection[Any], column: VectorColumn, ef: int, index: str) -> Arm:
-    """Search as people do: plain SQL at a fixed ef_search. VectunedError if it would not use the index."""
-    conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
+    """Prepare plain SQL at a fixed ef_search. Raises VectunedError if it would not use the index."""
+    _set_ef_search(conn, ef)
     statement = compose_plain(column)
     probe = Vector(np.ones(column.dimensions, dtype=np.float32))
-    row = conn.execute(
+    plan = conn.execute(
         sql.SQL("EXPLAIN (FORMAT JSON) ") + statement, (probe, probe, 10), prepare=False
     ).fetchone()
-    if row is None or f'"{index}"' not in str(row[0]).replace("'", '"'):
+    if plan is None or f'"{index}"' not in str(plan).replace("'", '"'):
         raise VectunedError(
             f"PostgreSQL does not search {column} through the index {index}: run ANALYZE, or look at EXPLAIN."
         )
@@ -136,8 +143,11 @@ def prepare_filtered_arm(
     iterative: bool,
     advised: bool = False,
 ) -> Arm:
-    """Search as people do with WHERE attribute = value: whatever plan PostgreSQL makes of that value."""
-    conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
+    """Prepare plain SQL with WHERE attribute = value, planned anew for each value.
+
+    With `iterative` the index is scanned further until k rows match (relaxed_order).
+    """
+    _set_ef_search(conn, ef)
     conn.execute("SET plan_cache_mode = force_custom_plan")
     if iterative:
         conn.execute("SET hnsw.iterative_scan = relaxed_order")
@@ -146,7 +156,7 @@ def prepare_filtered_arm(
 
 
 def prepare_exact_arm(conn: psycopg.Connection[Any], column: VectorColumn, attribute: str) -> Arm:
-    """Compare with every row that matches, found by the filter's own index."""
+    """Prepare exact search over all rows that match, found through the filter's own index."""
     statement = compose_plain(column, attribute, exact=True)
     return Arm(conn, statement, lambda vector, k, value: (vector, value, k), 0)
 
@@ -154,17 +164,17 @@ def prepare_exact_arm(conn: psycopg.Connection[Any], column: VectorColumn, attri
 def prepare_vectuned_arm(
     conn: psycopg.Connection[Any], column: VectorColumn, ef: int, *, attribute: str | None = None
 ) -> Arm:
-    """Search through vectuned.search, where `attribute` is given with a filter on it."""
-    relation = f"{sql.Identifier(column.schema, column.table).as_string(conn)}"
+    """Prepare vectuned.search, with a filter on `attribute` if there is one."""
+    relation = sql.Literal(sql.Identifier(column.schema, column.table).as_string(conn))
     if attribute is None:
-        statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s)").format(
-            sql.Literal(relation)
-        )
+        statement = queries()["vectuned_arm"].format(relation=relation)
         return Arm(conn, statement, lambda vector, k, _: (vector, k), ef)
-    statement = sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, %s, %s, %s)").format(
-        sql.Literal(relation)
-    )
+    statement = queries()["vectuned_filtered_arm"].format(relation=relation)
     return Arm(conn, statement, lambda vector, k, value: (vector, k, json.dumps({attribute: value})), ef)
+
+
+def _set_ef_search(conn: psycopg.Connection[Any], ef: int) -> None:
+    conn.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(ef),))
 
 
 def find_filtered_truth(
@@ -175,14 +185,14 @@ def find_filtered_truth(
     attribute: str,
     values: Sequence[str | None],
 ) -> Truth:
-    """Find the exact answers among the rows with each query's value of an attribute, of all rows for None."""
+    """Find the exact answers among the rows with each query's value of an attribute, among all for None."""
     name = sql.Identifier(attribute)
     conditions = [None if v is None else sql.SQL("{} = {}").format(name, sql.Literal(v)) for v in values]
     return exact_among(conn, column, vectors, k, conditions)
 
 
 def race(
-    ways: Mapping[str, Callable[..., list[float]]],
+    arms: Mapping[str, Callable[..., list[float]]],
     searches: Sequence[tuple[Any, ...]],
     width: int,
     *,
@@ -190,29 +200,31 @@ def race(
     warm_up: int = 100,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, ArmResults]:
-    """Do every search in every way, in blocks of 50 whose order of ways is drawn anew.
+    """Do every search in every arm, in blocks of 50; the order of the arms is drawn for each block.
 
-    A way takes what a search consists of and returns the distances found, at most `width`. Times are what the
-    client waits for, rows fetched. Before that each way does the first `warm_up` searches unmeasured.
+    An arm is a function that takes the parts of a search and returns the distances found, at most `width`.
+    Times are those that the client waits for, fetching included. First each arm does the first `warm_up`
+    searches untimed.
     """
-    rng, names, count, done = np.random.default_rng(seed), list(ways), len(searches), 0
-    seen = {name: ArmResults(np.full((count, width), np.inf), np.zeros(count)) for name in names}
-    for way in ways.values():
-        for search in searches[:warm_up]:
-            way(*search)
+    rng, names, count, done = np.random.default_rng(seed), list(arms), len(searches), 0
+    results = {name: ArmResults(np.full((count, width), np.inf), np.zeros(count)) for name in names}
+    for search in arms.values():
+        for parts in searches[:warm_up]:
+            search(*parts)
     for start in range(0, count, BLOCK):
         block = range(start, min(start + BLOCK, count))
         for place in rng.permutation(len(names)):
             name = names[place]
+            search, result = arms[name], results[name]
             for i in block:
                 began = perf_counter()
-                found = ways[name](*searches[i])
-                seen[name].millis[i] = (perf_counter() - began) * 1000
-                seen[name].distances[i, : len(found)] = found
+                distances = search(*searches[i])
+                result.millis[i] = (perf_counter() - began) * 1000
+                result.distances[i, : len(distances)] = distances
             done += len(block)
             if progress is not None:
                 progress(done)
-    return seen
+    return results
 
 
 def compare_arms(
@@ -225,15 +237,15 @@ def compare_arms(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Outcome]:
-    """Race every query through every arm; `values` are what each query filters by, if the arms filter."""
-    ways = {name: arm.search for name, arm in arms.items()}
+    """Race every query in every arm; `values` are the filter values of the queries, if the arms filter."""
+    functions = {name: arm.search for name, arm in arms.items()}
     searches = list(zip(map(Vector, vectors), repeat(k), values or repeat(None)))
-    seen = race(ways, searches, k, seed=seed, progress=progress)
-    return {name: _outcome(seen[name], truth, k, arm.ef_search) for name, arm in arms.items()}
+    results = race(functions, searches, k, seed=seed, progress=progress)
+    return {name: _summarize(results[name], truth, k, arm.ef_search) for name, arm in arms.items()}
 
 
-def _outcome(seen: ArmResults, truth: Truth, k: int, ef: int) -> Outcome:
-    recall, millis = recall_at_k(seen.distances, truth, k), seen.millis
+def _summarize(results: ArmResults, truth: Truth, k: int, ef: int) -> Outcome:
+    recall, millis = recall_at_k(results.distances, truth, k), results.millis
     p50, p99 = np.quantile(millis, [0.5, 0.99])
     return Outcome(
         float(recall.mean()),

@@ -1,8 +1,8 @@
-"""Measuring what serves a column next to plain SQL: recall and latency, against the exact answers."""
+"""`vectuned benchmark` and benchmark requests in SQL: recall and latency of vectuned and of plain SQL."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 from psycopg import sql
+from psycopg.rows import RowFactory, scalar_row
 
 from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Bools, Floats
@@ -23,23 +24,24 @@ from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import exact_among
 from vectuned.sql.files import queries
+from vectuned.sql.rows import execute, fetch_row
 
-from .arms import compose_nearest, race
+from .arms import compose_nearest, distance_row, race
 from .sampling import SearchSample
 
 Progress = Callable[[int], None]
-SearchFunction = Callable[..., list[float]]
+SearchFunction = Callable[[Vector, str | None, sql.Composable | None], list[float]]
+"""Takes a query, its filter as JSON and as SQL; returns distances."""
 
-_WARM_UP: Final = 100
-_SERVED: Final = "SELECT distance FROM vectuned.search($1::regclass, $2, $3, $4::jsonb, $5)"
+_WARM_UP: Final = 100  # untimed searches of each arm: plans are prepared and pages cached after them
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Measure with a sample of searches, for k rows each; every bound holds with `confidence` by itself.
+    """Measure vectuned and plain SQL with a sample of searches for `k` rows.
 
-    With `percentiles` the latency is measured as well, else the recall alone. `total` is what the progress
-    that is told counts up to.
+    Each bound by itself holds with `confidence`. With `percentiles`, shares from 0 to 1, latency is measured
+    as well, without them only recall.
     """
 
     conn: psycopg.Connection[Any]
@@ -52,42 +54,34 @@ class Benchmark:
 
     @property
     def total(self) -> int:
-        """Return how many searches it takes: each through vectuned and by plain SQL."""
+        """The number of searches, to which progress counts up: each through vectuned and by plain SQL."""
         return 2 * len(self.sample)
 
     def run(self, progress: Progress) -> dict[str, Any]:
-        """Search in both ways and return the figures, as JSON can hold them.
+        """Search in both arms and return the figures, as JSON can hold them.
 
-        Searches and exact answers see one snapshot, so that rows that come and go count for neither way.
-        Raises psycopg.Error where a search fails; in measuring recall alone it is given up and counted.
+        Searches and exact answers see one snapshot, so that concurrent changes affect neither arm. Raises
+        psycopg.Error where a search fails; when only recall is measured, that search is given up and counted.
         """
-        column = self.tuned.column
+        column, sample = self.tuned.column, self.sample
+        arms: dict[str, SearchFunction] = {"served": self._search_vectuned, "default": self._search_plainly}
+        millis: dict[str, Floats] = {}
         with snapshot(self.conn):
             self.conn.execute("SET LOCAL vectuned.record = off")
-            sample = self.sample
             truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)
-            self.conn.execute(queries()["limit_statement"], {"milliseconds": str(SCAN_TIMEOUT_MS)})
-            ways: dict[str, SearchFunction] = {"served": self._served, "default": self._plain}
-            searches = list(
-                zip(
-                    map(Vector, self.sample.vectors), self.sample.filters, self.sample.conditions, strict=True
-                )
-            )
+            execute(self.conn, "limit_statement", {"milliseconds": str(SCAN_TIMEOUT_MS)})
             if self.percentiles is None:
-                found, millis = self._answers(ways, searches, progress), {}
+                distances = self._search_all(arms, progress)
             else:
-                warm_up = min(_WARM_UP, len(searches))
-                seen = race(ways, searches, self.k, seed=self.seed, warm_up=warm_up, progress=progress)
-                found = {name: each.distances for name, each in seen.items()}
-                millis = {name: each.millis for name, each in seen.items()}
-            settings = {"served": self._serving(), "default": self._default_setting()}
+                distances, millis = self._race(arms, progress)
+            settings = {"served": self._describe_policy(), "default": self._describe_default()}
         figures = {
-            name: {
-                "setting": settings[name],
-                **self._recall(recall_at_k(found[name], truth, self.k), np.isnan(found[name][:, 0])),
-                **(self._latency(millis[name]) if name in millis else {}),
+            arm: {
+                "setting": settings[arm],
+                **self._recall(recall_at_k(found, truth, self.k), np.isnan(found[:, 0])),
+                **(self._latency(millis[arm]) if arm in millis else {}),
             }
-            for name in ways
+            for arm, found in distances.items()
         }
         return {
             "relation": f"{column.schema}.{column.table}",
@@ -95,60 +89,78 @@ class Benchmark:
             "k": self.k,
             "target_recall": self.tuned.target_recall,
             "confidence": self.confidence,
-            "queries": self.sample.describe(),
+            "queries": sample.describe(),
             "rows": truth.scanned,
             **figures,
             "summary": self._summary(figures),
         }
 
-    def _served(self, query: Vector, filter_text: str | None, _: sql.Composable | None) -> list[float]:
+    def _search_vectuned(
+        self, query: Vector, filter_text: str | None, _: sql.Composable | None
+    ) -> list[float]:
         column = self.tuned.column
         values = (column.relation.as_string(self.conn), query, self.k, filter_text, column.name)
-        rows = self._raw().execute(_SERVED, values, prepare=True).fetchall()
-        return [row[0] for row in rows]
+        with self._cursor(distance_row) as cursor:
+            return cursor.execute(queries()["benchmark_search"], values, prepare=True).fetchall()
 
-    def _plain(self, query: Vector, _: str | None, condition: sql.Composable | None) -> list[float]:
-        # A filter's values are part of the statement, as an application would mostly not prepare it.
+    def _search_plainly(self, query: Vector, _: str | None, condition: sql.Composable | None) -> list[float]:
+        # Values of the filter are part of the statement, which applications seldom prepare.
         statement = self._plain_statement(condition)
-        rows = self._raw().execute(statement, (query,), prepare=condition is None).fetchall()
-        return [row[-1] for row in rows if row[-1] is not None]
+        with self._cursor(distance_row) as cursor:
+            found = cursor.execute(statement, (query,), prepare=condition is None).fetchall()
+        return [distance for distance in found if distance is not None]
 
-    def _raw(self) -> psycopg.RawCursor[Any]:
-        # Per cents in names and values are no placeholders.
-        return psycopg.RawCursor(self.conn)
+    def _cursor(self, row_factory: RowFactory[Any]) -> psycopg.RawCursor[Any]:
+        """Return a cursor with $1 as placeholder, so that % in names and values needs no escape."""
+        return psycopg.RawCursor(self.conn, row_factory=row_factory)
 
     def _plain_statement(self, condition: sql.Composable | None) -> sql.Composed:
         return compose_nearest(self.tuned.column, sql.SQL("$1"), sql.Literal(self.k), condition)
 
-    def _answers(
-        self, ways: dict[str, SearchFunction], searches: list[tuple[Any, ...]], progress: Progress
-    ) -> dict[str, Floats]:
-        """Search in every way: distances (n, k) padded with +inf; NaN where it was given up."""
-        found = {name: np.full((len(searches), self.k), np.inf) for name in ways}
+    def _searches(self) -> list[tuple[Vector, str | None, sql.Composable | None]]:
+        sample = self.sample
+        return list(zip(map(Vector, sample.vectors), sample.filters, sample.conditions, strict=True))
+
+    def _race(
+        self, arms: Mapping[str, SearchFunction], progress: Progress
+    ) -> tuple[dict[str, Floats], dict[str, Floats]]:
+        """Search in both arms in shuffled blocks; return distances (n, k) and milliseconds (n,) by arm."""
+        searches = self._searches()
+        warm_up = min(_WARM_UP, len(searches))
+        results = race(arms, searches, self.k, seed=self.seed, warm_up=warm_up, progress=progress)
+        return (
+            {arm: result.distances for arm, result in results.items()},
+            {arm: result.millis for arm, result in results.items()},
+        )
+
+    def _search_all(self, arms: Mapping[str, SearchFunction], progress: Progress) -> dict[str, Floats]:
+        """Search in every arm; return distances (n, k) padded with +inf, NaN where a search was given up."""
+        searches = self._searches()
+        found = {arm: np.full((len(searches), self.k), np.inf) for arm in arms}
         for i, search in enumerate(searches):
-            for place, (name, way) in enumerate(ways.items()):
+            for place, (arm, function) in enumerate(arms.items()):
                 started = perf_counter()
                 try:
                     with self.conn.transaction():
-                        distances = way(*search)
-                    found[name][i, : len(distances)] = distances
+                        distances = function(*search)
+                    found[arm][i, : len(distances)] = distances
                 except psycopg.Error as error:
                     if is_fatal(self.conn, error, perf_counter() - started, SCAN_TIMEOUT_MS):
                         raise
-                    found[name][i] = np.nan
-                progress(len(ways) * i + place + 1)
+                    found[arm][i] = np.nan
+                progress(len(arms) * i + place + 1)
         return found
 
     def _recall(self, recall: Floats, given_up: Bools) -> dict[str, Any]:
-        known, certain = recall[~given_up], (self.confidence, self.seed)
-        poor = (known < TAIL_RECALL).astype(np.float64)
+        known = recall[~given_up]
+        below = (known < TAIL_RECALL).astype(np.float64)
         return {
             "recall": _mean(known),
-            "recall_at_least": round(lower_bound(known, *certain), 4),
-            "recall_at_most": round(upper_bound(known, *certain), 4),
-            "below_08": _mean(poor),
-            "below_08_at_least": round(lower_bound(poor, *certain), 4),
-            "below_08_at_most": round(upper_bound(poor, *certain), 4),
+            "recall_at_least": round(lower_bound(known, self.confidence, self.seed), 4),
+            "recall_at_most": round(upper_bound(known, self.confidence, self.seed), 4),
+            "below_08": _mean(below),
+            "below_08_at_least": round(lower_bound(below, self.confidence, self.seed), 4),
+            "below_08_at_most": round(upper_bound(below, self.confidence, self.seed), 4),
             "searches": len(known),
             "given_up": int(given_up.sum()),
         }
@@ -164,49 +176,50 @@ class Benchmark:
             },
         }
 
-    def _serving(self) -> str:
-        """Say what searches without a filter are served with; of filtered ones that depends on the filter."""
-        policy, _ = read_bank(self.conn, self.tuned).get(k_class(self.k), (None, None))
-        if any(condition is not None for condition in self.sample.conditions):
-            return "by the kind of filter, see vectuned.recommend_params"
-        if policy is None:
-            return "nothing learned yet: the default"
-        return policy.description
+    def _has_filters(self) -> bool:
+        return any(condition is not None for condition in self.sample.conditions)
 
-    def _default_setting(self) -> str:
-        """Say what plain SQL searches with: the settings of this session, and the index that is taken."""
-        row = self.conn.execute(
-            "SELECT current_setting('hnsw.ef_search'), current_setting('ivfflat.probes')"
-        ).fetchone()
-        assert row is not None
-        if any(condition is not None for condition in self.sample.conditions):
-            return f"ef_search {row[0]}, probes {row[1]}, as the planner likes"
+    def _describe_policy(self) -> str:
+        """Describe the policy of unfiltered searches; that of filtered ones depends on the filter."""
+        if self._has_filters():
+            return "by the kind of filter, see vectuned.recommend_params"
+        policy, _ = read_bank(self.conn, self.tuned).get(k_class(self.k), (None, None))
+        return "nothing learned yet: the default" if policy is None else policy.description
+
+    def _describe_default(self) -> str:
+        """Describe how plain SQL searches: the settings of this session, and the index that is used."""
+        row = fetch_row(self.conn, "search_settings")
+        settings = f"ef_search {row.ef_search}, probes {row.probes}"
+        if self._has_filters():
+            return f"{settings}, as the planner chooses"
         explain = sql.SQL("EXPLAIN (FORMAT JSON) ") + self._plain_statement(None)
-        plan = self._raw().execute(explain, (Vector(self.sample.vectors[0]),), prepare=False).fetchone()
-        names = sorted(_indexes(plan[0][0]["Plan"])) if plan is not None else []
-        return f"ef_search {row[0]}, probes {row[1]}, " + (
-            f"through {', '.join(names)}" if names else "by scanning the table"
+        with self._cursor(scalar_row) as cursor:
+            plans = cursor.execute(explain, (Vector(self.sample.vectors[0]),), prepare=False).fetchone()
+        indexes = sorted(_indexes_in(plans[0]["Plan"])) if plans else []
+        return f"{settings}, " + (f"through {', '.join(indexes)}" if indexes else "by scanning the table")
+
+    def _summary(self, figures: Mapping[str, Mapping[str, Any]]) -> str:
+        return "; ".join(
+            self._arm_summary(name, figures[arm])
+            for arm, name in (("served", "vectuned"), ("default", "plain SQL"))
         )
 
-    def _summary(self, figures: dict[str, dict[str, Any]]) -> str:
-        said = []
-        for name, words in (("served", "vectuned"), ("default", "plain SQL")):
-            each = figures[name]
-            if each["recall"] is None:
-                said.append(f"{words}: every search was given up")
-                continue
-            text = (
-                f"{words}: recall@{self.k} {each['recall']:.3f} ({each['recall_at_least']:.3f} to "
-                f"{each['recall_at_most']:.3f}), {100 * each['below_08']:.1f} % under {TAIL_RECALL}"
-            )
-            said.append(text + (f", {each['mean_ms']:.2f} ms" if "mean_ms" in each else ""))
-        return "; ".join(said)
+    def _arm_summary(self, name: str, arm: Mapping[str, Any]) -> str:
+        if arm["recall"] is None:
+            return f"{name}: every search was given up"
+        latency = f", {arm['mean_ms']:.2f} ms" if "mean_ms" in arm else ""
+        return (
+            f"{name}: recall@{self.k} {arm['recall']:.3f} ({arm['recall_at_least']:.3f} to "
+            f"{arm['recall_at_most']:.3f}), {100 * arm['below_08']:.1f} % under {TAIL_RECALL}{latency}"
+        )
 
 
 def _mean(values: Floats) -> float | None:
     return round(float(values.mean()), 4) if len(values) else None
 
 
-def _indexes(plan: dict[str, Any]) -> set[str]:
+def _indexes_in(plan: Mapping[str, Any]) -> set[str]:
+    """Return the names of the indexes in a plan of EXPLAIN (FORMAT JSON)."""
     own = {plan["Index Name"]} if "Index Name" in plan else set()
-    return own.union(*(_indexes(part) for part in plan.get("Plans", ())))
+    parts: Sequence[Mapping[str, Any]] = plan.get("Plans", ())
+    return own.union(*(_indexes_in(part) for part in parts))

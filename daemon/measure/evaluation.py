@@ -1,7 +1,8 @@
-"""Comparing what a column is searched by: the default, the best fixed setting, vectuned, and exact search."""
+"""`vectuned evaluate`: the default, the best fixed setting, vectuned and exact search, compared."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,29 +16,37 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import k_class
-from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.truth.recall import recall_at_k
-from vectuned.learning.truth.truth import exact_neighbors
+from vectuned.learning.truth.truth import Truth, exact_neighbors
 
-from .arms import compose_nearest
+from .arms import ArmResults, compose_nearest
 from .fixed_setting import choose_best_fixed, compute_fixed_curve, list_fixed_efforts
+from .index_replay import replay_index
 from .intervals import CONFIDENCE, summarize_searches, time_ratios
-from .prepared_search import (
-    Clients,
-    PreparedSearch,
-    prepare_index_search,
-    prepare_vectuned_search,
-    replay_index,
-)
+from .prepared_search import Clients, PreparedSearch, prepare_index_search, prepare_vectuned_search
 
-_EXACT: Final = 100
-_QUERY: Final = sql.SQL("$1")
+_EXACT_QUERIES: Final = 100  # exact search of a large table takes seconds a query
+_EXACT_WARM_UP: Final = 5  # likewise; its plan is prepared and its table in the caches after a few
+
+
+@dataclass(frozen=True)
+class _FixedSetting:
+    """The best fixed effort of an index, and the mean recall by effort that it was chosen from."""
+
+    effort: int
+    curve: Mapping[int, float]
+    reaches_target: bool
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Compare by `vectors` float32 (n, d): half of them choose the fixed setting, the others judge."""
+    """Compare four arms on `vectors` float32 (n, d).
+
+    One half of the queries chooses the best fixed setting, all arms are judged on the other. The fixed setting
+    is to reach `target`, by default the target recall of the column.
+    """
 
     conn: psycopg.Connection[Any]
     conninfo: str
@@ -48,83 +57,111 @@ class Evaluation:
     seed: int = 0
 
     def run(self, console: Console) -> dict[str, Any]:
-        """Search in every way and return the figures with their bounds, as JSON can hold them.
+        """Search in every arm and return the figures with their bounds, as JSON can hold them.
 
-        Each bound holds with 95 % confidence by itself: of recall and its tail by betting, of times by
-        resampling the queries, which says nothing about other work on the machine.
+        Each bound by itself holds with 95 % confidence. Bounds of recall and of its tail come from betting,
+        those of times from resampling the queries, which does not account for other work on the machine.
         """
-        tuned, k, column = self.tuned, self.k, self.tuned.column
-        target = tuned.target_recall if self.target is None else self.target
-        order = np.random.default_rng(self.seed).permutation(len(self.vectors))
-        half = len(order) // 2
-        training, judging = self.vectors[order[:half]], self.vectors[order[half:]]
-        main = tuned.indexes[0]
+        training, judging = self._split()
+        half, main = len(training), self.tuned.indexes[0]
         with snapshot(self.conn):
-            truth = exact_neighbors(self.conn, column, np.concatenate([training, judging]), k)
-            first = truth.take(np.arange(half))
-            with console.progress(f"replaying through {main.name}", half) as progress:
-                seen = replay_index(self.conn, tuned, main, training, first, k, progress)
-            default = tuned.default_effort(main, k)
-            curve = compute_fixed_curve(seen.recall, list_fixed_efforts(main, k), main.rungs)
-            fixed = choose_best_fixed(curve, target)
-            ways = {
-                "default": prepare_index_search(self.conn, tuned, main, k, default),
-                "best fixed": prepare_index_search(self.conn, tuned, main, k, fixed),
-                "vectuned": prepare_vectuned_search(tuned, k),
+            truth = exact_neighbors(self.conn, self.tuned.column, np.concatenate([training, judging]), self.k)
+            fixed = self._choose_fixed(main, training, truth.take(np.arange(half)), console)
+            default = self.tuned.default_effort(main, self.k)
+            searches = {
+                "default": prepare_index_search(self.conn, self.tuned, main, self.k, default),
+                "best fixed": prepare_index_search(self.conn, self.tuned, main, self.k, fixed.effort),
+                "vectuned": prepare_vectuned_search(self.tuned, self.k),
             }
-            exact = self._exact()
-        with (
-            Clients(self.conninfo, len(ways)) as clients,
-            console.progress("searching in every way", len(judging) * len(ways)) as progress,
-        ):
-            timed = clients.time(ways, judging, k, seed=self.seed, progress=progress)
-            # By itself, and fewer: reading the whole table drives what the others need out of the caches.
-            timed |= clients.time({"exact": exact}, judging[:_EXACT], k, seed=self.seed, warm_up=5)
-        judge = truth.take(np.arange(half, len(order)))
-        name = main.effort_name
-        unreached = "" if curve[fixed] >= target else ", which does not reach the target"
+            exact = self._prepare_exact()
+        results = self._time(searches, exact, judging, console)
+        missed = "" if fixed.reaches_target else ", which does not reach the target"
         settings = {
-            "default": f"{name} {default}",
-            "best fixed": f"{name} {fixed}{unreached}",
-            "vectuned": self._serving(),
+            "default": f"{main.effort_name} {default}",
+            "best fixed": f"{main.effort_name} {fixed.effort}{missed}",
+            "vectuned": self._describe_policy(),
             "exact": "every row compared",
         }
-        arms = {
-            arm: {
-                "setting": settings[arm],
-                **summarize_searches(
-                    each.millis,
-                    recall_at_k(each.distances, judge.take(np.arange(len(each.millis))), k),
-                    self.seed,
-                ),
-            }
-            for arm, each in timed.items()
-        }
+        column = self.tuned.column
         return {
             "relation": f"{column.schema}.{column.table}",
             "column": column.name,
-            "k": k,
-            "target_recall": target,
+            "k": self.k,
+            "target_recall": self._target(),
             "rows": truth.scanned,
             "queries": len(judging),
             "chosen_by": half,
             "main_index": main.name,
             "confidence": CONFIDENCE,
             "seed": self.seed,
-            "arms": arms,
+            "arms": self._summarize(results, settings, truth.take(np.arange(half, len(self.vectors)))),
             "vectuned_over_fixed": time_ratios(
-                timed["vectuned"].millis, timed["best fixed"].millis, self.seed
+                results["vectuned"].millis, results["best fixed"].millis, self.seed
             ),
-            "fixed_curve": {str(each): round(mean, 4) for each, mean in curve.items()},
+            "fixed_curve": {str(effort): round(recall, 4) for effort, recall in fixed.curve.items()},
         }
 
-    def _exact(self) -> PreparedSearch:
+    def _split(self) -> tuple[Singles, Singles]:
+        """Shuffle the queries and return one half to choose by and one to judge by."""
+        order = np.random.default_rng(self.seed).permutation(len(self.vectors))
+        half = len(order) // 2
+        return self.vectors[order[:half]], self.vectors[order[half:]]
+
+    def _target(self) -> float:
+        return self.tuned.target_recall if self.target is None else self.target
+
+    def _choose_fixed(
+        self, index: TunedIndex, vectors: Singles, truth: Truth, console: Console
+    ) -> _FixedSetting:
+        """Replay queries and choose the smallest fixed effort that reaches the target on average."""
+        with console.progress(f"replaying through {index.name}", len(vectors)) as progress:
+            replay = replay_index(self.conn, self.tuned, index, vectors, truth, self.k, progress)
+        curve = compute_fixed_curve(replay.recall, list_fixed_efforts(index, self.k), index.rungs)
+        effort = choose_best_fixed(curve, self._target())
+        return _FixedSetting(effort, curve, curve[effort] >= self._target())
+
+    def _prepare_exact(self) -> PreparedSearch:
         column = self.tuned.column
-        there = sql.SQL("{} IS NOT NULL").format(column.vector)
-        statement = compose_nearest(column, _QUERY, sql.Literal(self.k), there, exact=True)
+        has_vector = sql.SQL("{} IS NOT NULL").format(column.vector)
+        statement = compose_nearest(column, sql.SQL("$1"), sql.Literal(self.k), has_vector, exact=True)
         return PreparedSearch(statement.as_string(self.conn))
 
-    def _serving(self) -> str:
+    def _time(
+        self,
+        searches: Mapping[str, PreparedSearch],
+        exact: PreparedSearch,
+        vectors: Singles,
+        console: Console,
+    ) -> dict[str, ArmResults]:
+        with (
+            Clients(self.conninfo, len(searches)) as clients,
+            console.progress("searching in every arm", len(vectors) * len(searches)) as progress,
+        ):
+            results = clients.time(searches, vectors, self.k, seed=self.seed, progress=progress)
+            # Apart from the others: reading the whole table would evict the pages that they need.
+            results |= clients.time(
+                {"exact": exact},
+                vectors[:_EXACT_QUERIES],
+                self.k,
+                seed=self.seed,
+                warm_up=_EXACT_WARM_UP,
+            )
+        return results
+
+    def _summarize(
+        self, results: Mapping[str, ArmResults], settings: Mapping[str, str], truth: Truth
+    ) -> dict[str, dict[str, Any]]:
+        arms = {}
+        for arm, result in results.items():
+            judged = truth.take(np.arange(len(result.millis)))
+            recall = recall_at_k(result.distances, judged, self.k)
+            arms[arm] = {
+                "setting": settings[arm],
+                **summarize_searches(result.millis, recall, self.seed),
+            }
+        return arms
+
+    def _describe_policy(self) -> str:
         policy, _ = read_bank(self.conn, self.tuned).get(k_class(self.k), (None, None))
         if policy is None:
             return "nothing learned yet: the default"
@@ -134,19 +171,22 @@ class Evaluation:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw recall against mean latency, with bounds; the format is that of the file's ending."""
+    """Draw recall against mean latency, with bounds; the ending of the file name decides the format.
+
+    Raises UsageError where the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for arm, each in result["arms"].items():
-        x, y = each["mean_ms"], each["recall"]
+    for arm, figures in result["arms"].items():
+        x, y = figures["mean_ms"], figures["recall"]
         axes.errorbar(
             x["value"],
             y["value"],
             marker="o",
             capsize=3,
-            label=f"{arm}: {each['setting']}",
+            label=f"{arm}: {figures['setting']}",
             xerr=[[x["value"] - x["at_least"]], [x["at_most"] - x["value"]]],
             yerr=[[max(y["value"] - y["at_least"], 0)], [max(y["at_most"] - y["value"], 0)]],
         )

@@ -9,7 +9,7 @@ from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import RUNGS, interpolate, position_of
 from vectuned.learning.model.tuned_columns import TunedIndex
 
-# ef_search values to choose from, 5 to 20 % apart, within pgvector's limit of 1000.
+# ef_search values to choose from: finer than the ladder from 40 on, up to pgvector's limit of 1000.
 GRID: Final = (
     *range(10, 100, 10),
     *range(100, 200, 20),
@@ -20,7 +20,7 @@ GRID: Final = (
 
 
 def list_fixed_efforts(index: TunedIndex, k: int) -> tuple[int, ...]:
-    """Return the efforts among which the best fixed setting of an index is looked for, ascending."""
+    """Return the efforts from which the best fixed setting of an index is chosen, ascending."""
     if index.method == "hnsw":
         return tuple(ef for ef in GRID if ef >= k)
     return tuple(sorted(set(index.rungs)))
@@ -31,7 +31,7 @@ def compute_fixed_curve(
 ) -> dict[int, float]:
     """Return the mean recall at each effort of an ascending grid.
 
-    `recall` (n, rungs): replays, as anyone who measured could have them.
+    `recall` float64 (n, rungs): recall of n searches, replayed at every rung.
     """
     means = interpolate(recall, position_of(grid, rungs)).mean(axis=0)
     return dict(zip(grid, means.tolist(), strict=True))
@@ -39,4 +39,4 @@ def compute_fixed_curve(
 
 def choose_best_fixed(curve: Mapping[int, float], target: float) -> int:
     """Return the smallest effort of a curve whose mean recall reaches the target; the largest if none."""
-    return next((each for each, mean in curve.items() if mean >= target), max(curve))
+    return next((effort for effort, recall in curve.items() if recall >= target), max(curve))

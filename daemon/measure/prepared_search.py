@@ -1,4 +1,4 @@
-"""Measuring one index: its recall and buffers by replays, its time as a client waits."""
+"""Prepared searches through one index or through vectuned, and clients that time them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import psycopg
@@ -14,74 +14,15 @@ from pgvector import Vector
 from psycopg import sql
 
 from vectuned.daemon.database.session import open_session
-from vectuned.learning.model.arrays import Floats, Singles
+from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-from vectuned.learning.replay.scan import IndexScans, ScanGoal
-from vectuned.learning.truth.truth import Truth
 from vectuned.sql.files import queries, trusted
+from vectuned.sql.rows import fetch_value
 
-from .arms import ArmResults, race
+from .arms import ArmResults, distance_row, race
 
-_SERVED = "SELECT distance FROM vectuned.search({}::regclass, $1, {}, NULL, {})"
-
-
-@dataclass(frozen=True)
-class IndexReplay:
-    """What n searches saw through an index: recall@k and index buffers, float64 (n, rungs)."""
-
-    recall: Floats
-    blocks: Floats
-
-    def take(self, rows: Any) -> IndexReplay:
-        """Return the searches at `rows`, indices or a mask."""
-        return IndexReplay(self.recall[rows], self.blocks[rows])
-
-
-@dataclass(frozen=True)
-class PreparedSearch:
-    """A statement with the query as $1, and the settings it runs with."""
-
-    statement: str
-    settings: tuple[tuple[str, str], ...] = ()
-
-
-def replay_index(
-    conn: psycopg.Connection[Any],
-    tuned: TunedColumn,
-    index: TunedIndex,
-    vectors: Singles,
-    truth: Truth,
-    k: int,
-    progress: Callable[[int], None] | None = None,
-) -> IndexReplay:
-    """Replay searches through one index, in the transaction `conn` is in; nothing is stored.
-
-    A search ends where its answer is complete. Those that take too long are left out.
-    """
-    scans = IndexScans(tuned, index, len(vectors), k)
-    for i, vector in enumerate(vectors):
-        scans.search(conn, i, vector, k, None, ScanGoal.full_recall(truth, i, k))
-        if progress is not None:
-            progress(i + 1)
-    own = scans.finished
-    return IndexReplay(scans.recall(own, truth.take(own), k), scans.blocks[own])
-
-
-def prepare_index_search(
-    conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, k: int, effort: int
-) -> PreparedSearch:
-    """Return how to search through one index as vectuned.search does, at a fixed effort."""
-    nearest = min(k + k // 10 + 5, 1000) if index.form == "halfvec" else max(effort, k)
-    values = {"column_id": tuned.column.id, "index_no": index.number, "k": k, "nearest": nearest}
-    row = conn.execute(queries()["index_statement"], values).fetchone()
-    assert row is not None
-    setting = "hnsw.ef_search" if index.method == "hnsw" else "ivfflat.probes"
-    most_costly = ("ivfflat.probes", "32768") if index.method == "hnsw" else ("hnsw.ef_search", "1000")
-    return PreparedSearch(str(row[0]), (*_INDEX_ONLY, most_costly, (setting, str(effort))))
-
-
-# As the functions that serve have it: sql/functions/search_template.sql.
-_INDEX_ONLY = (
+# Settings under which only the index answers; the same as in sql/tuner/functions/search/search_template.sql.
+_INDEX_ONLY: Final = (
     ("enable_sort", "off"),
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
@@ -89,10 +30,44 @@ _INDEX_ONLY = (
     ("plan_cache_mode", "force_generic_plan"),
     ("hnsw.iterative_scan", "off"),
 )
+# The highest effort of the other method makes its indexes look more costly to the planner than this one.
+_OTHER_METHOD: Final = {"hnsw": ("ivfflat.probes", "32768"), "ivfflat": ("hnsw.ef_search", "1000")}
+_EFFORT_SETTING: Final = {"hnsw": "hnsw.ef_search", "ivfflat": "ivfflat.probes"}
+_MAX_NEAREST: Final = 1000  # rows that are re-ranked at most; the largest ef_search
+
+
+@dataclass(frozen=True)
+class PreparedSearch:
+    """A statement with the query vector as $1, and the settings that it runs with."""
+
+    statement: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+def prepare_index_search(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, index: TunedIndex, k: int, effort: int
+) -> PreparedSearch:
+    """Prepare a search through one index at a fixed effort, as vectuned.search does it."""
+    # As vectuned._index_fragments has it: halfvec orders nearly exactly, so a tenth more rows suffice.
+    nearest = min(k + k // 10 + 5, _MAX_NEAREST) if index.form == "halfvec" else max(effort, k)
+    values = {"column_id": tuned.column.id, "index_no": index.number, "k": k, "nearest": nearest}
+    statement = str(fetch_value(conn, "index_statement", values))
+    effort_setting = (_EFFORT_SETTING[index.method], str(effort))
+    return PreparedSearch(statement, (*_INDEX_ONLY, _OTHER_METHOD[index.method], effort_setting))
+
+
+def prepare_vectuned_search(tuned: TunedColumn, k: int) -> PreparedSearch:
+    """Prepare a search through vectuned.search, as an application does it."""
+    statement = queries()["vectuned_search"].format(
+        relation=sql.Literal(tuned.column.relation.as_string(None)),
+        k=sql.Literal(k),
+        column=sql.Literal(tuned.column.name),
+    )
+    return PreparedSearch(statement.as_string(None))
 
 
 class Clients:
-    """Hold connections to time ways to search side by side, each way by one of its own."""
+    """Connections that time prepared searches side by side, one connection for each search."""
 
     def __init__(self, conninfo: str, count: int) -> None:
         self._conninfo, self._count = conninfo, count
@@ -115,7 +90,7 @@ class Clients:
 
     def time(
         self,
-        ways: Mapping[str, PreparedSearch],
+        searches: Mapping[str, PreparedSearch],
         vectors: Singles,
         k: int,
         *,
@@ -124,44 +99,42 @@ class Clients:
         warm_up: int = 50,
         progress: Callable[[int], None] | None = None,
     ) -> dict[str, ArmResults]:
-        """Race the ways in shuffled blocks; of several passes the quicker time of each search counts.
+        """Race prepared searches for every vector, in shuffled blocks.
 
-        That leaves out what other work on the machine costs now and then.
+        Of several passes the quickest time of each query counts, which leaves out delays by other work on the
+        machine. There are at most as many searches as connections.
         """
-        searches = [(Vector(vector),) for vector in vectors]
-        asked = {}
-        for conn, (name, way) in zip(self._conns, ways.items(), strict=False):
-            for setting, value in way.settings:
+        searched = [(Vector(vector),) for vector in vectors]
+        arms = {}
+        for conn, (name, search) in zip(self._conns, searches.items(), strict=False):
+            for setting, value in search.settings:
                 conn.execute("SELECT set_config(%s, %s, false)", (setting, value))
-            asked[name] = _asking(conn, way.statement)
-        assert len(asked) == len(ways)
-        found: dict[str, ArmResults] = {}
-        for turn in range(passes):
-            seen = race(
-                asked, searches, k, seed=seed + turn, warm_up=0 if turn else warm_up, progress=progress
+            arms[name] = _search_function(conn, search.statement)
+        assert len(arms) == len(searches)
+        best: dict[str, ArmResults] = {}
+        for number in range(passes):
+            results = race(
+                arms,
+                searched,
+                k,
+                seed=seed + number,
+                warm_up=0 if number else warm_up,
+                progress=progress,
             )
-            for name, each in seen.items():
-                before = found.get(name, each)
-                found[name] = ArmResults(each.distances, np.minimum(each.millis, before.millis))
+            for name, result in results.items():
+                before = best.get(name, result)
+                best[name] = ArmResults(result.distances, np.minimum(result.millis, before.millis))
         for conn in self._conns:
             conn.execute("RESET ALL")
             conn.execute("SET vectuned.record = off")
-        return found
+        return best
 
 
-def _asking(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector], list[float]]:
-    cursor, query = psycopg.RawCursor(conn), trusted(statement)
+def _search_function(conn: psycopg.Connection[Any], statement: str) -> Callable[[Vector], list[float]]:
+    """Return a function that searches for a vector and returns the distances."""
+    cursor, query = psycopg.RawCursor(conn, row_factory=distance_row), trusted(statement)
 
-    def ask(vector: Vector) -> list[float]:
-        rows = cursor.execute(query, (vector,), prepare=True, binary=True).fetchall()
-        return [row[-1] for row in rows]
+    def search(vector: Vector) -> list[float]:
+        return cursor.execute(query, (vector,), prepare=True, binary=True).fetchall()
 
-    return ask
-
-
-def prepare_vectuned_search(tuned: TunedColumn, k: int) -> PreparedSearch:
-    """Return how an application searches."""
-    literal = [
-        sql.Literal(x).as_string(None) for x in (tuned.column.relation.as_string(None), k, tuned.column.name)
-    ]
-    return PreparedSearch(_SERVED.format(*literal))
+    return search

@@ -1,4 +1,4 @@
-"""Query vectors that the user gives in a file."""
+"""Query vectors from a file: `--queries FILE` of `vectuned advise` and `vectuned evaluate`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from vectuned.learning.model.column import VectorColumn
 def read_query_vectors(path: Path, column: VectorColumn) -> Singles:
     """Read vectors (n, d) for a column: a .npy file with an array of n rows, or lines of JSON arrays.
 
-    Raises UsageError, naming the file and the row, for what cannot be searched for.
+    Raises UsageError, naming the file and the line or query, for vectors that the column cannot be searched
+    for.
     """
     try:
-        rows = _array(path) if path.suffix == ".npy" else _lines(path)
+        rows = _read_array(path) if path.suffix == ".npy" else _read_lines(path)
     except OSError as error:
         raise UsageError(f"The queries in {path} cannot be read ({error.strerror}).") from error
     for number, row in enumerate(rows, 1):
@@ -35,22 +36,24 @@ def read_query_vectors(path: Path, column: VectorColumn) -> Singles:
     return vectors
 
 
-def _array(path: Path) -> Singles:
+def _read_array(path: Path) -> Singles:
     try:
-        found = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise UsageError(f"{path} is no file that numpy.save writes: give rows of numbers.") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
-        raise UsageError(f"{path} must hold one array of numbers with two dimensions, a query a row.")
-    return found.astype(np.float32)
+        raise UsageError(f"{path} is not a file written by numpy.save: give rows of numbers.") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise UsageError(f"{path} must hold one array of numbers with two dimensions, one query per row.")
+    return array.astype(np.float32)
 
 
-def _lines(path: Path) -> list[list[float]]:
+def _read_lines(path: Path) -> list[list[float]]:
     rows = []
     try:
         lines = path.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8: give a .npy file, or a JSON array a line.") from error
+        raise UsageError(
+            f"{path} is not UTF-8 text: give a .npy file, or one JSON array per line."
+        ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -59,6 +62,6 @@ def _lines(path: Path) -> list[list[float]]:
         except (json.JSONDecodeError, RecursionError):
             row = None
         if not isinstance(row, list) or not all(type(x) in (int, float) for x in row):
-            raise UsageError(f"{path}, line {number}: it takes a JSON array of numbers a line.")
+            raise UsageError(f"{path}, line {number}: expected a JSON array of numbers.")
         rows.append([float(x) for x in row])
     return rows

@@ -248,7 +248,7 @@ def test_without_matplotlib_a_plot_is_refused(
         (("advise", "items", "--target", "1"), 2, "--target must be between 0.5 and 0.999"),
         (("advise", "items", "--sample-rows", "5"), 2, "--sample-rows must be between"),
         (("advise", "items", "--queries", "/nowhere.npy"), 2, "/nowhere.npy cannot be read"),
-        (("advise", "items", "--queries", "{bad}"), 2, "line 1: it takes a JSON array of numbers a line"),
+        (("advise", "items", "--queries", "{bad}"), 2, "line 1: expected a JSON array of numbers"),
         (("advise", "items", "--queries", "{narrow}"), 2, "query 1: it has 3 dimensions"),
         (("advise", "items"), 1, "Only 0 different searches without a filter"),
         (

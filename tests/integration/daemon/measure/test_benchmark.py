@@ -108,7 +108,7 @@ def test_filters_are_honoured(conn: Connection) -> None:
     # Plain SQL at 40 finds about 10 of one kind in four; vectuned never returns fewer than match.
     assert within["default"]["recall"] < within["served"]["recall"]
     assert within["served"]["recall"] > 0.95
-    assert "as the planner likes" in within["default"]["setting"]
+    assert "as the planner chooses" in within["default"]["setting"]
     both = serve(conn, request(conn, call, None))
     assert (both["queries"]["filtered"], both["queries"]["recorded"]) == (30, 55)
     timed = serve(conn, request(conn, "benchmark_latency('items', filtered => true)"))
