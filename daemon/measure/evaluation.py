@@ -44,8 +44,8 @@ class _FixedSetting:
 class Evaluation:
     """Compare four arms on `vectors` float32 (n, d).
 
-    One half of the queries chooses the best fixed setting, all arms are judged on the other. The fixed setting
-    is to reach `target`, by default the target recall of the column.
+    One half of the queries chooses the best fixed setting, all arms are judged on the other. `target` is the
+    recall that the fixed setting is to reach, by default the column's target.
     """
 
     conn: psycopg.Connection[Any]
