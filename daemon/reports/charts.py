@@ -1,4 +1,4 @@
-"""Charts as SVG text: shares over a logarithmic axis or over time, with bands and marked points."""
+"""Charts as SVG text: a share, such as recall, over a logarithmic axis or over time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from vectuned.learning.model.arrays import Floats
 
 Scale = Literal["log", "time"]
 
-COLOURS: Final = 8  # .c0 to .c7 of the style sheet
+COLOURS: Final = 8  # classes c0 to c7 of the style sheet in report.html
+# Units of the SVG's viewBox: the whole, and margins that hold the labels of the axes.
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 44
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points (n,) joined in order, `labels` shown at each when pointed at; a single one stands by itself.
+    """Points (n,) joined in order, with `labels` as tooltips; a single point is drawn as a dot.
 
-    `lower` (n,) is the lower edge of a band below the line. `chosen` is the number of a point to be marked.
+    `lower` (n,) is the lower edge of a band below the line. `chosen` is the index of a point to be marked.
     """
 
     name: str
@@ -37,14 +38,14 @@ class Line:
 def chart(lines: Sequence[Line], *, title: str, x: str, y: str, scale: Scale, level: float) -> str:
     """Draw lines and their legend; `x` and `y` name the axes, `level` is a horizontal line such as a target.
 
-    Points that are not finite, or not positive on a logarithmic axis, are left out. Without any the answer is
-    a sentence that says so.
+    Points that are not finite, or not positive on a logarithmic axis, are left out. If none is left, the
+    result is a sentence that says so.
     """
-    kept = [line for line in (_finite(line, scale) for line in lines) if len(line.x)]
-    if not kept:
-        return f'<p class="none">{escape(title)}: nothing was measured yet.</p>'
-    across = _axis(np.concatenate([line.x for line in kept]), scale)
-    heights = [line.y for line in kept] + [line.lower for line in kept if line.lower is not None]
+    drawable = [line for line in (_finite(line, scale) for line in lines) if len(line.x)]
+    if not drawable:
+        return f'<p class="none">{escape(title)}: nothing has been measured yet.</p>'
+    x_axis = _axis(np.concatenate([line.x for line in drawable]), scale)
+    heights = [line.y for line in drawable] + [line.lower for line in drawable if line.lower is not None]
     low = min(float(np.concatenate(heights).min()), level)
     bottom = max(0.0, np.floor((low - 0.01) * 20) / 20)
 
@@ -54,17 +55,17 @@ def chart(lines: Sequence[Line], *, title: str, x: str, y: str, scale: Scale, le
     parts = [
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
     ]
-    parts += _grid(across, place_y, bottom, x, y)
+    parts += _grid(x_axis, place_y, bottom, x, y)
     parts.append(
         f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place_y(level):.1f}" '
         f'y2="{place_y(level):.1f}"><title>target {level:g}</title></line>'
     )
-    for number, line in enumerate(kept):
-        parts += _drawn(line, f"c{number % COLOURS}", across.place, place_y)
+    for number, line in enumerate(drawable):
+        parts += _draw(line, f"c{number % COLOURS}", x_axis.place, place_y)
     parts.append("</svg><figcaption>")
     parts += [
         f'<span class="key c{number % COLOURS}"></span>{escape(line.name)} '
-        for number, line in enumerate(kept)
+        for number, line in enumerate(drawable)
     ]
     parts.append("</figcaption></figure>")
     return "".join(parts)
@@ -80,23 +81,25 @@ def _axis(values: Floats, scale: Scale) -> _Axis:
     low, high = float(values.min()), float(values.max())
     if scale == "log":
         low, high = np.log10(low), np.log10(high)
-    spare = 0.02 * (high - low) or 0.5 * (abs(high) or 1.0)
-    low, high = low - spare, high + spare
+    margin = 0.02 * (high - low) or 0.5 * (abs(high) or 1.0)  # a single value gets an axis of some width
+    low, high = low - margin, high + margin
 
     def place(value: float) -> float:
         position = np.log10(value) if scale == "log" else value
         return float(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (position - low) / (high - low))
 
     if scale == "log":
-        every = [m * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for m in (1, 2, 5)]
-        shown = [value for value in every if low <= np.log10(value) <= high]
-        return _Axis(place, [(value, f"{value:g}") for value in shown])
-    shown = list(np.linspace(low, high, 7)[1:-1])
+        candidates = [
+            m * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for m in (1, 2, 5)
+        ]
+        ticks = [value for value in candidates if low <= np.log10(value) <= high]
+        return _Axis(place, [(value, f"{value:g}") for value in ticks])
+    ticks = list(np.linspace(low, high, 7)[1:-1])
     form = "%H:%M" if high - low < 86_400 else "%m-%d %H:%M" if high - low < 10 * 86_400 else "%Y-%m-%d"
-    return _Axis(place, [(value, f"{datetime.fromtimestamp(value, UTC):{form}}") for value in shown])
+    return _Axis(place, [(value, f"{datetime.fromtimestamp(value, UTC):{form}}") for value in ticks])
 
 
-def _grid(across: _Axis, place_y: Callable[[float], float], bottom: float, x: str, y: str) -> list[str]:
+def _grid(x_axis: _Axis, place_y: Callable[[float], float], bottom: float, x: str, y: str) -> list[str]:
     step = 0.05 if bottom >= 0.75 else 0.1 if bottom >= 0.5 else 0.2
     rows = np.arange(1.0, bottom - 1e-9, -step)
     right, base = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
@@ -105,7 +108,7 @@ def _grid(across: _Axis, place_y: Callable[[float], float], bottom: float, x: st
         f'<text x="{_LEFT - 6}" y="{place_y(row) + 4:.1f}" text-anchor="end">{row:.2f}</text>'
         for row in rows
     ]
-    columns = [(f"{across.place(value):.1f}", text) for value, text in across.ticks]
+    columns = [(f"{x_axis.place(value):.1f}", text) for value, text in x_axis.ticks]
     parts += [
         f'<line class="grid" x1="{place}" x2="{place}" y1="{_TOP}" y2="{base}"/>'
         f'<text x="{place}" y="{base + 16}" text-anchor="middle">{escape(text)}</text>'
@@ -119,16 +122,16 @@ def _grid(across: _Axis, place_y: Callable[[float], float], bottom: float, x: st
     return parts
 
 
-def _drawn(
+def _draw(
     line: Line, colour: str, place_x: Callable[[float], float], place_y: Callable[[float], float]
 ) -> list[str]:
     points = [(place_x(a), place_y(b)) for a, b in zip(line.x, line.y, strict=True)]
     parts = []
     if line.lower is not None:
         under = [(place_x(a), place_y(b)) for a, b in zip(line.x, line.lower, strict=True)]
-        parts.append(f'<polygon class="band {colour}" points="{_listed(points + under[::-1])}"/>')
+        parts.append(f'<polygon class="band {colour}" points="{_points(points + under[::-1])}"/>')
     if len(points) > 1:
-        parts.append(f'<polyline class="line {colour}" points="{_listed(points)}"/>')
+        parts.append(f'<polyline class="line {colour}" points="{_points(points)}"/>')
     for number, (a, b) in enumerate(points):
         if len(points) > 1 and not line.labels and number != line.chosen:
             continue
@@ -141,7 +144,7 @@ def _drawn(
     return parts
 
 
-def _listed(points: Sequence[tuple[float, float]]) -> str:
+def _points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: the numbers of `vectuned status`, read from the databases when it asks."""
+"""Metrics for Prometheus: the numbers of `vectuned status`, read from the databases at each scrape."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ log = logging.getLogger(__name__)
 
 Source = Callable[[], psycopg.Connection[Any]]
 
-_COLUMN: Final = ("database", "relation", "column")
-_PATIENCE_MS: Final = 10_000
-_OF_A_COLUMN: Final = {
+_COLUMN_LABELS: Final = ("database", "relation", "column")
+_STATEMENT_TIMEOUT_MS: Final = 10_000  # Prometheus gives up a scrape after 10 s by default
+_COLUMN_METRICS: Final = {
     "enabled": "Whether the column's searches are recorded and learned from.",
-    "alert": "Whether more searches are checked, until what serves is proven again.",
-    "target_recall": "The recall that was asked for.",
-    "max_tail": "The share of searches with a recall under 0.8 that is tolerated.",
+    "alert": "Whether more searches are checked, until the policies in service are proven again.",
+    "target_recall": "The target recall.",
+    "max_tail": "The tolerated share of searches with a recall under 0.8.",
     "sample_rate": "The share of searches that is recorded.",
-    "trajectories": "Recorded searches that are kept.",
+    "trajectories": "Recorded searches in store.",
     "awaiting_replay": "Recorded searches that wait to be replayed.",
     "in_inbox": "Recorded searches that wait to be drained.",
-    "replays": "Replays that are kept.",
-    "patterns": "Learned patterns that are published.",
-    "bank_version": "The number of the publish that serves.",
-    "recent_recall": "The mean recall of the last 1,000 searches checked.",
-    "recent_below_08": "The share of them with a recall under 0.8.",
-    "recent_latency_ms": "The mean latency of the last 1,000 searches recorded, in seconds.",
-    "last_search": "When a search was recorded last, in seconds since 1970.",
-    "last_published": "When something learned was published last, in seconds since 1970.",
+    "replays": "Replays in store.",
+    "patterns": "Published learned patterns.",
+    "bank_version": "The version of the bank in service.",
+    "recent_recall": "The mean recall of the last 1,000 checked searches.",
+    "recent_below_08": "The share of the last 1,000 checked searches with a recall under 0.8.",
+    "recent_latency_ms": "The mean latency of the last 1,000 recorded searches, in seconds.",
+    "last_search": "Time of the last recorded search, in seconds since 1970.",
+    "last_published": "Time of the last publish, in seconds since 1970.",
     "feedback": "Searches with feedback.",
     "behind": "Whether replaying falls behind.",
 }
-_OF_A_CLASS: Final = {
-    "expected_recall": "The recall that replays let expect of what serves.",
-    "recall_bound": "At least so much is proven of it.",
-    "tail_bound": "At most so large a share of searches has a recall under 0.8.",
-    "certified": "Whether it is proven to reach the target.",
-    "samples": "Replays behind it.",
-    "saving": "Time of the fixed setting over that of effort by query: at least.",
+_CLASS_METRICS: Final = {
+    "expected_recall": "The recall of the policy in service, expected from replays.",
+    "recall_bound": "A proven lower bound of that recall.",
+    "tail_bound": "A proven upper bound of the share of searches with a recall under 0.8.",
+    "certified": "Whether the policy is proven to reach the target.",
+    "samples": "Replays behind the policy.",
+    "saving": "A lower bound of the time at the fixed effort over the time at an effort chosen per query.",
 }
-_OF_A_PROMISE: Final = {
-    "recall": "The mean recall that exact checks found in the searches served.",
-    "recall_bound": "At least so much do they prove, whenever it is looked at.",
+_PROMISE_METRICS: Final = {
+    "recall": "The mean recall of served searches, by exact checks.",
+    "recall_bound": "A lower bound of that recall, valid at any time.",
     "below_08": "The share of checked searches with a recall under 0.8.",
-    "below_08_bound": "At most so large do they prove it to be.",
+    "below_08_bound": "An upper bound of that share, valid at any time.",
     "e_value": "Evidence that the target is missed, as an e-value: 1 is none, 20 is the 5 % level.",
-    "checks": "Exact checks behind that, since it last began anew.",
-    "unknown": "Checks that were given up.",
+    "checks": "Exact checks since the promise last started over.",
+    "unknown": "Exact checks that were given up.",
 }
-_OF_A_JOB: Final = {
-    "failures": "How often the job failed in a row.",
-    "last_success": "When it went well last, in seconds since 1970.",
-    "duration_ms": "How long its last run took, in seconds.",
+_JOB_METRICS: Final = {
+    "failures": "Consecutive failures of the job.",
+    "last_success": "Time of the last successful run, in seconds since 1970.",
+    "duration_ms": "Duration of the last run, in seconds.",
 }
-# Names of metrics that say the unit.
-_UNITS: Final = {
+# Prometheus wants base units in names: milliseconds and dates become seconds.
+_METRIC_NAMES: Final = {
     "last_search": "last_search_timestamp_seconds",
     "last_published": "last_published_timestamp_seconds",
     "last_success": "last_success_timestamp_seconds",
@@ -78,34 +78,34 @@ _UNITS: Final = {
 
 
 class StatusCollector(Collector):
-    """Collect the status of databases: `sources` by the database's name, each opening a connection.
+    """Collect the status of databases: `sources` by the database's name, each opens a connection.
 
-    A database that cannot be asked is down (`vectuned_up` 0), and the others are told of all the same.
+    A database that cannot be read has `vectuned_up` 0; the metrics of the others are unaffected.
     """
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self._sources = sources
         self._conns: dict[str, psycopg.Connection[Any]] = {}
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()  # scrapes may overlap, connections may not be shared
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family of metrics."""
         up = GaugeMetricFamily("vectuned_up", "Whether the database answers.", labels=["database"])
-        read: dict[str, list[dict[str, Any]]] = {}
+        columns: dict[str, list[dict[str, Any]]] = {}
         jobs: dict[str, list[dict[str, Any]]] = {}
-        with self._one_at_a_time:
+        with self._lock:
             for name in self._sources:
-                found = self._read(name)
-                up.add_metric([name], float(found is not None))
-                if found is not None:
-                    read[name], jobs[name] = found
+                result = self._read(name)
+                up.add_metric([name], float(result is not None))
+                if result is not None:
+                    columns[name], jobs[name] = result
         yield up
-        yield from column_families(read)
+        yield from column_families(columns)
         yield from job_families(jobs)
 
     def close(self) -> None:
         """Close the connections."""
-        with self._one_at_a_time:
+        with self._lock:
             for conn in self._conns.values():
                 conn.close()
             self._conns.clear()
@@ -115,7 +115,7 @@ class StatusCollector(Collector):
             conn = self._conns.get(name)
             if conn is None or conn.closed:
                 conn = self._conns[name] = self._sources[name]()
-                conn.execute(f"SET statement_timeout = {_PATIENCE_MS}")
+                conn.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
             return status.read(conn), status.read_daemon(conn)["jobs"]
         except (psycopg.Error, VectunedError) as error:
             log.warning("metrics of database %s cannot be read: %s", name, error, extra={"action": "metrics"})
@@ -125,24 +125,26 @@ class StatusCollector(Collector):
             return None
 
 
-def column_families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
-    """Turn the status of each database's columns, as `status.read` returns it, into families of metrics."""
+def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
+    """Turn the status of each database's columns, as returned by `status.read`, into metric families."""
     columns = [
         ([name, column["relation"], column["column_name"]], column)
-        for name, found in read.items()
-        for column in found
+        for name, statuses in columns_by_database.items()
+        for column in statuses
     ]
-    for key, text in _OF_A_COLUMN.items():
-        yield _gauge(_UNITS.get(key, key), text, _COLUMN, columns, key)
+    for key, text in _COLUMN_METRICS.items():
+        yield _gauge(_METRIC_NAMES.get(key, key), text, _COLUMN_LABELS, columns, key)
     outcomes = {"success": "successes", "failure": "failures", "unknown": "unknown"}
     verdicts = [
         ([*labels, name], {"count": column[key]})
         for labels, column in columns
         for name, key in outcomes.items()
     ]
-    yield _gauge("verdicts", "Verdicts on the searches kept.", (*_COLUMN, "verdict"), verdicts, "count")
+    yield _gauge(
+        "verdicts", "Verdicts on the searches in store.", (*_COLUMN_LABELS, "verdict"), verdicts, "count"
+    )
 
-    serving = (*_COLUMN, "k_class", "access_path", "index")
+    serving = (*_COLUMN_LABELS, "k_class", "access_path", "index")
     classes = [
         ([*labels, str(row["k_class"]), row["access_path"], row["path_index"]], row)
         for labels, column in columns
@@ -150,18 +152,22 @@ def column_families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator
     ]
     efforts = [(labels, {"effort": row["probes"] or row["ef_search"]}) for labels, row in classes]
     yield _gauge(
-        "serving_effort", "ef_search or probes; of effort by query the fixed one.", serving, efforts, "effort"
+        "serving_effort",
+        "ef_search or probes; with effort per query, the fallback.",
+        serving,
+        efforts,
+        "effort",
     )
-    for key, text in _OF_A_CLASS.items():
+    for key, text in _CLASS_METRICS.items():
         yield _gauge(f"serving_{key}", text, serving, classes, key)
 
-    served = (*_COLUMN, "k_class", "filter")
+    served = (*_COLUMN_LABELS, "k_class", "filter")
     promises = [
         ([*labels, str(row["k_class"]), row["filter"] or ""], row)
         for labels, column in columns
         for row in column["promises"]
     ]
-    for key, text in _OF_A_PROMISE.items():
+    for key, text in _PROMISE_METRICS.items():
         yield _gauge(f"served_{key}", text, served, promises, key)
     alarms = CounterMetricFamily("vectuned_alarms", "Alarms raised.", labels=served)
     for labels, row in promises:
@@ -170,17 +176,17 @@ def column_families(read: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator
 
 
 def job_families(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
-    """Turn what each database's `vectuned.job` says into families of metrics."""
-    rows = [([name, job["name"]], job) for name, found in jobs.items() for job in found]
-    for key, text in _OF_A_JOB.items():
-        yield _gauge(f"job_{_UNITS.get(key, key)}", text, ("database", "job"), rows, key)
+    """Turn the rows of `vectuned.job` of each database into metric families."""
+    rows = [([name, job["name"]], job) for name, runs in jobs.items() for job in runs]
+    for key, text in _JOB_METRICS.items():
+        yield _gauge(f"job_{_METRIC_NAMES.get(key, key)}", text, ("database", "job"), rows, key)
 
 
 @contextmanager
 def serve_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int | None]:
-    """Serve metrics over HTTP at `listen`, "host:port"; empty: nowhere. Yields the port.
+    """Serve metrics over HTTP at `listen`, "host:port", and yield the port; if empty, serve nothing.
 
-    Raises UsageError where nothing can be served there.
+    Raises UsageError if the address cannot be listened at.
     """
     if not listen:
         yield None
@@ -212,7 +218,7 @@ def serve_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int | 
 def _gauge(
     name: str, text: str, names: Sequence[str], rows: Sequence[tuple[list[str], Mapping[str, Any]]], key: str
 ) -> GaugeMetricFamily:
-    """Make a family of what each row, with its labels, has under a key; what is unknown is left out."""
+    """Return a gauge with the value under `key` of each row and its labels; NULL is left out."""
     family = GaugeMetricFamily(f"vectuned_{name}", text, labels=names)
     for labels, row in rows:
         value = row[key]

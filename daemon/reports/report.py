@@ -1,9 +1,9 @@
-"""`vectuned report`: everything known of the tuned columns in one HTML file that needs nothing else."""
+"""`vectuned report`: the status, history and advice of all tuned columns in one self-contained HTML file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from psycopg.rows import dict_row, namedtuple_row
 
 import vectuned
 from vectuned.learning.model.arrays import Floats
@@ -21,176 +20,177 @@ from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, read_
 from vectuned.learning.policy.filtering import OTHER_PATHS
 from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.statistics.sequential import claim_from_checks
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows, fetch_value
 
 from . import status
 from .charts import Line, chart
 
-_STEPS: Final = 60
-_EVENTS: Final = 50
-_PATTERNS: Final = 20
-_SHAPES: Final = 4
-_FEWEST: Final = 10
+_PROMISE_POINTS: Final = 60  # times at which a promise is drawn: its bound takes long to compute
+_EVENTS: Final = 50  # newest events
+_PATTERNS: Final = 20  # most used patterns; a bank may hold hundreds
+_FILTERS: Final = 4  # charts of the most frequent kinds of filter
+_MIN_REPLAYS: Final = 10  # a mean of fewer replays is noise
 
-Seen = Sequence[tuple[TunedIndex, Replays]]
+IndexReplays = Sequence[tuple[TunedIndex, Replays]]
 
 
 def render_report(conn: psycopg.Connection[Any]) -> str:
     """Return the report of every tuned column as an HTML document.
 
     It holds names of tables and columns, filters without their values, and figures; no rows and no queries.
-    Advice may name values that filters ask for often, as it is a statement to be run.
+    Recommended statements may contain values that are often filtered by.
     """
     known = {(column["relation"], column["column_name"]): column for column in status.read(conn)}
-    parts = []
+    sections = []
     for tuned in read_tuned_columns(conn):
-        relation = conn.execute(
-            queries()["relation_text"], {"relation": tuned.column.relation.as_string(conn)}
-        )
-        row = relation.fetchone()
-        if row is not None and (row[0], tuned.column.name) in known:
-            parts.append(_column(conn, tuned, known[row[0], tuned.column.name]))
-    row = conn.execute(queries()["about_server"]).fetchone()
-    assert row is not None
-    database, server, extension = row
+        relation = {"relation": tuned.column.relation.as_string(conn)}
+        column = known.get((fetch_value(conn, "relation_text", relation), tuned.column.name))
+        if column is not None:
+            sections.append(_column_section(conn, tuned, column))
+    server = fetch_row(conn, "server_versions")
     template = Template(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
     return template.substitute(
-        title=escape(f"vectuned: {database}"),
+        title=escape(f"vectuned: {server.database}"),
         made=escape(
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · vectuned {vectuned.__version__} · PostgreSQL {server} "
-            f"· pgvector {extension}"
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · vectuned {vectuned.__version__} · "
+            f"PostgreSQL {server.postgresql} · pgvector {server.pgvector}"
         ),
-        body="\n".join(parts) or "<p>No column is tuned yet: vectuned enable RELATION COLUMN</p>",
+        body="\n".join(sections) or "<p>No column is tuned yet: vectuned enable RELATION COLUMN</p>",
     )
 
 
-def _column(conn: psycopg.Connection[Any], tuned: TunedColumn, column: dict[str, Any]) -> str:
-    seen = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
+def _column_section(conn: psycopg.Connection[Any], tuned: TunedColumn, column: dict[str, Any]) -> str:
+    replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
     checked = any(promise["checks"] for promise in column["promises"])
     key = {"relation": column["relation"], "column_name": column["column_name"]}
-    cursor = conn.cursor(row_factory=dict_row)
-    advice = cursor.execute(queries()["recommend"], key).fetchall()
-    events = cursor.execute(queries()["events"], {**key, "count": _EVENTS}).fetchall()
+    advice = fetch_dicts(conn, "recommend", key)
+    events = fetch_dicts(conn, "events", {**key, "count": _EVENTS})
     return "\n".join(
         [
             f"<h2>{escape(str(tuned.column))}</h2>",
-            f"<p>{escape(_summary(column))}</p>",
-            "<h3>Recall of the searches served, by exact checks</h3>",
-            *(_promise(conn, tuned, row) for row in column["promises"]),
-            "" if checked else '<p class="none">No served search was checked yet.</p>',
+            f"<p>{escape(_summarize(column))}</p>",
+            "<h3>Recall of served searches, by exact checks</h3>",
+            *(_promise_chart(conn, tuned, promise) for promise in column["promises"]),
+            "" if checked else '<p class="none">No served search has been checked yet.</p>',
             "<h3>Recall against time, by replays</h3>",
-            *_curves(tuned, seen, column["classes"]),
-            *_filtered_curves(tuned, seen),
-            "<h3>What serves, and why</h3>",
+            *_index_charts(tuned, replays, column["classes"]),
+            *_filter_charts(tuned, replays),
+            "<h3>Policies in service</h3>",
             _table(
-                ("k up to", "access path", "index", "effort", "recall", "at least", "proven", "why"),
-                (_serving(row) for row in column["classes"]),
+                ("k up to", "access path", "index", "effort", "recall", "at least", "proven", "reason"),
+                (_policy_cells(row) for row in column["classes"]),
             ),
-            _advised("Filtered searches", advice, ("filtered search",)),
-            _advised("Advice", advice, ("index", "filter index", "statistics")),
+            _advice_section("Filtered searches", advice, ("filtered search",)),
+            _advice_section("Advice", advice, ("index", "filter index", "statistics")),
             "<h3>Patterns</h3>",
-            _patterns(conn, tuned),
+            _pattern_table(conn, tuned),
             "<h3>Events</h3>",
-            _table(("time (UTC)", "what", "details"), (_event(row) for row in events)),
+            _table(("time (UTC)", "event", "details"), (_event_cells(row) for row in events)),
         ]
     )
 
 
-def _summary(column: dict[str, Any]) -> str:
+def _summarize(column: dict[str, Any]) -> str:
     behind = "" if column["behind"] is None else f" Behind: {column['behind']}."
     return (
         f"{column['state']}; target recall {column['target_recall']:g}, at most {column['max_tail']:.1%} of "
         f"searches under 0.8; {column['metric']}, {column['dimensions']} dimensions, "
         f"index {column['index']}. "
         f"{column['trajectories']:,} searches recorded, {column['replays']:,} replays, "
-        f"{column['awaiting_replay']:,} wait. Verdicts: {column['successes']:,} successes, "
-        f"{column['failures']:,} failures, {column['unknown']:,} unknown; feedback on {column['feedback']:,} "
-        f"searches.{behind}"
+        f"{column['awaiting_replay']:,} searches wait to be replayed. Verdicts: {column['successes']:,} "
+        f"successes, {column['failures']:,} failures, {column['unknown']:,} unknown; feedback on "
+        f"{column['feedback']:,} searches.{behind}"
     )
 
 
-def _promise(conn: psycopg.Connection[Any], tuned: TunedColumn, promise: dict[str, Any]) -> str:
-    """Draw the mean of the checks so far and what they proved, at some sixty times since it began anew."""
+def _promise_chart(conn: psycopg.Connection[Any], tuned: TunedColumn, promise: dict[str, Any]) -> str:
+    """Draw the mean recall of the checks since the promise started over, and its proven lower bound."""
     key = {"column_id": tuned.column.id, "k_class": promise["k_class"], "shape": promise["filter"] or ""}
-    checks = conn.execute(queries()["checks_since"], key).fetchall()
+    checks = fetch_rows(conn, "checks_of_promise", key)
     if not checks:
         return ""
-    recall = np.array([row[1] for row in checks], dtype=np.float64)
-    ends = np.unique(np.linspace(1, len(checks), min(_STEPS, len(checks))).astype(int))
-    said = [claim_from_checks(recall[:end], promise["confidence"]) for end in ends]
+    recall = np.array([check.recall for check in checks], dtype=np.float64)
+    ends = np.unique(np.linspace(1, len(checks), min(_PROMISE_POINTS, len(checks))).astype(int))
+    claims = [claim_from_checks(recall[:end], promise["confidence"]) for end in ends]
     line = Line(
-        "mean so far, and what is proven of it",
-        np.array([checks[end - 1][0].timestamp() for end in ends]),
-        np.array([each.mean for each in said]),
-        lower=np.array([each.lower for each in said]),
+        "mean so far, and its proven lower bound",
+        np.array([checks[end - 1].checked_at.timestamp() for end in ends]),
+        np.array([claim.mean for claim in claims]),
+        lower=np.array([claim.lower for claim in claims]),
     )
-    name = _kind(promise["k_class"], promise["filter"])
-    drawn = chart(
-        [line], title=name, x="time of the check (UTC)", y="recall", scale="time", level=tuned.target_recall
+    title = _class_name(promise["k_class"], promise["filter"])
+    svg = chart(
+        [line], title=title, x="time of the check (UTC)", y="recall", scale="time", level=tuned.target_recall
     )
-    return f"<p>{escape(promise['claim'])}</p>{drawn}"
+    return f"<p>{escape(promise['claim'])}</p>{svg}"
 
 
-def _curves(tuned: TunedColumn, seen: Seen, classes: Sequence[dict[str, Any]]) -> Iterable[str]:
-    """Draw recall against time of every index, for each class of k that is asked for."""
-    for k in _asked(seen):
-        serving = next((row for row in classes if row["k_class"] == k), None)
+def _index_charts(
+    tuned: TunedColumn, replays: IndexReplays, classes: Sequence[dict[str, Any]]
+) -> Iterator[str]:
+    """Draw recall against time of every index, for each class of k that is searched for."""
+    for k in _searched_classes(replays):
+        policy = next((row for row in classes if row["k_class"] == k), None)
         lines = []
-        for index, replays in seen:
-            if replays.count_replays(k) < _FEWEST:
+        for index, own in replays:
+            if own.count_replays(k) < _MIN_REPLAYS:
                 continue
-            sample = replays.sample(k)
+            sample = own.sample(k)
             name = f"{index.name}, {'ef_search' if index.method == 'hnsw' else 'probes'}"
             chosen = None
-            if serving is not None and serving["path_index"] == index.name:
-                fixed = serving["probes"] or serving["ef_search"]
+            if policy is not None and policy["path_index"] == index.name:
+                fixed = policy["probes"] or policy["ef_search"]
                 chosen = round(float(position_of(fixed, index.rungs)))
             lines.append(_curve(name, index.rungs, sample.ms.mean(0), sample.recall.mean(0), chosen))
         if lines:
-            yield _against_time(lines, _kind(k, None), tuned)
+            yield _time_chart(lines, _class_name(k, None), tuned)
 
 
-def _filtered_curves(tuned: TunedColumn, seen: Seen) -> Iterable[str]:
-    """Draw the same of the kinds of filter asked for most, with the ways that have no effort to choose.
+def _filter_charts(tuned: TunedColumn, replays: IndexReplays) -> Iterator[str]:
+    """Draw recall against time of every access path, for the most frequent kinds of filter.
 
-    Not of partial indexes: what they answer is not all that a kind of filter asks.
+    Partial indexes are left out: they answer only a part of the searches with a kind of filter.
     """
-    seen = [(index, replays) for index, replays in seen if index.requires is None]
+    replays = [(index, own) for index, own in replays if index.requires is None]
+    for (k, shape), count in _count_filters(replays).most_common(_FILTERS):
+        if count >= _MIN_REPLAYS:
+            yield _time_chart(_filter_lines(replays, k, shape), _class_name(k, shape), tuned)
+
+
+def _count_filters(replays: IndexReplays) -> Counter[tuple[int, str]]:
+    """Count the replays of each class of k and kind of filter."""
     counts: Counter[tuple[int, str]] = Counter()
-    for k in _asked(seen):
-        for _, replays in seen:
-            if k in replays.k_classes:
-                counts.update((k, str(shape)) for shape in replays.filtered_sample(k).shape)
-    for (k, shape), count in counts.most_common(_SHAPES):
-        if count < _FEWEST:
-            break
-        lines = []
-        for index, replays in seen:
-            if k not in replays.k_classes:
-                continue
-            sample = replays.filtered_sample(k)
-            sample = sample.take(sample.shape == shape)
-            if len(sample) < _FEWEST:
-                continue
-            lines.append(
-                _curve(
-                    f"first rows of {index.name}",
-                    index.rungs,
-                    sample.scan_ms.mean(0),
-                    sample.recall.mean(0),
-                )
-            )
-            if index is not seen[0][0]:
-                continue
-            lines.append(_point("exact, through the filter's index", sample.exact_ms, np.ones(len(sample))))
-            for place, (path, ef) in enumerate(OTHER_PATHS):
-                name = path if ef is None else f"{path} {ef}"
-                lines.append(_point(name, sample.other_ms[:, place], sample.other_recall[:, place]))
-        yield _against_time(lines, _kind(k, shape), tuned)
+    for k in _searched_classes(replays):
+        for _, own in replays:
+            if k in own.k_classes:
+                counts.update((k, str(shape)) for shape in own.filtered_sample(k).shape)
+    return counts
 
 
-def _asked(seen: Seen) -> list[int]:
-    return sorted({int(k) for _, replays in seen for k in replays.search_classes})
+def _filter_lines(replays: IndexReplays, k: int, shape: str) -> list[Line]:
+    """Return a curve for each index, and a point for each path without a choice of effort."""
+    lines = []
+    for index, own in replays:
+        if k not in own.k_classes:
+            continue
+        sample = own.filtered_sample(k)
+        sample = sample.take(sample.shape == shape)
+        if len(sample) < _MIN_REPLAYS:
+            continue
+        name = f"first rows of {index.name}"
+        lines.append(_curve(name, index.rungs, sample.scan_ms.mean(0), sample.recall.mean(0)))
+        # The other paths do not depend on the index: they are drawn once.
+        if index is not replays[0][0]:
+            continue
+        lines.append(_point("exact, through the filter's index", sample.exact_ms, np.ones(len(sample))))
+        for place, (path, ef) in enumerate(OTHER_PATHS):
+            name = path if ef is None else f"{path} {ef}"
+            lines.append(_point(name, sample.other_ms[:, place], sample.other_recall[:, place]))
+    return lines
+
+
+def _searched_classes(replays: IndexReplays) -> list[int]:
+    return sorted({int(k) for _, own in replays for k in own.search_classes})
 
 
 def _curve(name: str, rungs: Sequence[int], ms: Floats, recall: Floats, chosen: int | None = None) -> Line:
@@ -207,22 +207,22 @@ def _point(name: str, ms: Floats, recall: Floats) -> Line:
     return Line(name, np.array([x]), np.array([y]), [f"{name}: recall {y:.3f}, {x:.2f} ms"])
 
 
-def _against_time(lines: Sequence[Line], name: str, tuned: TunedColumn) -> str:
+def _time_chart(lines: Sequence[Line], name: str, tuned: TunedColumn) -> str:
     return chart(
         lines,
         title=name,
-        x=f"milliseconds a search, in the server ({name})",
+        x=f"milliseconds per search, in the server ({name})",
         y="recall",
         scale="log",
         level=tuned.target_recall,
     )
 
 
-def _kind(k: int, shape: str | None) -> str:
+def _class_name(k: int, shape: str | None) -> str:
     return f"up to {k} rows" + (f", filtered by {shape}" if shape else "")
 
 
-def _serving(row: dict[str, Any]) -> tuple[str, ...]:
+def _policy_cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["k_class"]),
         row["access_path"],
@@ -235,42 +235,41 @@ def _serving(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _advised(title: str, advice: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
+def _advice_section(title: str, advice: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
     rows = [row for row in advice if row["kind"] in kinds]
     if not rows:
         return ""
     return f"<h3>{escape(title)}</h3>" + _table(
-        ("for", "what", "why", "statement"),
+        ("for", "recommendation", "reason", "statement"),
         ((row["subject"], row["recommendation"], row["reason"], row["statement"] or "") for row in rows),
     )
 
 
-def _patterns(conn: psycopg.Connection[Any], tuned: TunedColumn) -> str:
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    rows = cursor.execute(queries()["patterns"], {"column_id": tuned.column.id}).fetchall()
-    if not rows:
-        return '<p class="none">None are published: every search of a class has the same effort.</p>'
-    shown = sorted(rows, key=lambda row: -row.usage)[:_PATTERNS]
-    more = "" if len(rows) <= _PATTERNS else f"<p>The most used {_PATTERNS} of {len(rows)}.</p>"
-    return more + _table(
-        ("k up to", "pattern", "effort", "recall", "confidence", "replays", "met by", "since"),
+def _pattern_table(conn: psycopg.Connection[Any], tuned: TunedColumn) -> str:
+    patterns = fetch_rows(conn, "patterns", {"column_id": tuned.column.id})
+    if not patterns:
+        return '<p class="none">None is published: every search of a class has the same effort.</p>'
+    most_used = sorted(patterns, key=lambda pattern: -pattern.usage)[:_PATTERNS]
+    omitted = f"<p>The most used {_PATTERNS} of {len(patterns)}.</p>" if len(patterns) > _PATTERNS else ""
+    return omitted + _table(
+        ("k up to", "pattern", "effort", "recall", "confidence", "replays", "used by", "since"),
         (
             (
-                str(row.k_class),
-                str(row.pattern_no),
-                f"{row.effort:.1f}",
-                f"{row.expected_recall:.3f}",
-                f"{row.confidence:.2f}",
-                f"{row.samples:,}",
-                f"{row.usage / row.chances:.1%}" if row.chances else "unknown",
-                f"{row.created_at:%Y-%m-%d %H:%M}",
+                str(pattern.k_class),
+                str(pattern.pattern_no),
+                f"{pattern.effort:.1f}",
+                f"{pattern.expected_recall:.3f}",
+                f"{pattern.confidence:.2f}",
+                f"{pattern.samples:,}",
+                f"{pattern.usage / pattern.chances:.1%}" if pattern.chances else "unknown",
+                f"{pattern.created_at:%Y-%m-%d %H:%M}",
             )
-            for row in shown
+            for pattern in most_used
         ),
     )
 
 
-def _event(row: dict[str, Any]) -> tuple[str, ...]:
+def _event_cells(row: dict[str, Any]) -> tuple[str, ...]:
     details = row["details"]
     text = details.get("why") or ", ".join(f"{key}: {value}" for key, value in details.items())
     return (f"{row['happened_at'].astimezone(UTC):%Y-%m-%d %H:%M}", row["action"], text)

@@ -1,4 +1,4 @@
-"""What `vectuned status` says: of each tuned column what was recorded, what serves, and what is promised."""
+"""`vectuned status`: searches recorded, policies in service and promises, for each tuned column."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from time import sleep
 from typing import Any, Final
 
 import psycopg
-from psycopg.rows import dict_row
 
 from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.daemon.console import Console
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_dicts, fetch_value
 
-_OF_THE_COLUMN: Final = (
+_COLUMN_FIELDS: Final = (
     "relation",
     "column_name",
     "enabled",
@@ -42,35 +41,35 @@ _HEADINGS: Final = (
     "patterns",
     "saving",
 )
-_EVENTS: Final = 5
+_EVENTS: Final = 5  # newest events per column: what fits below a column without scrolling
 
 
 def read(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """Return the status of every tuned column.
+    """Return the status of every tuned column: its settings, its counters, and three lists.
 
-    Each with its settings and counters, and lists of its `classes` of k and what serves them, of `promises`,
-    what exact checks prove of the searches served, and of its latest `events`, the newest first.
+    `classes` holds the policy of each class of k, `promises` what exact checks prove about served searches,
+    `events` the newest events, the newest first.
     """
-    cursor = conn.cursor(row_factory=dict_row)
     columns: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in cursor.execute(queries()["status"]).fetchall():
+    for row in fetch_dicts(conn, "status"):
         key = {"relation": row["relation"], "column_name": row["column_name"]}
         column = columns.get((row["relation"], row["column_name"]))
         if column is None:
-            column = {name: row[name] for name in _OF_THE_COLUMN}
+            column = {name: row[name] for name in _COLUMN_FIELDS}
             columns[row["relation"], row["column_name"]] = column
-            column |= cursor.execute(queries()["stats"], key).fetchone() or {}
+            for stats in fetch_dicts(conn, "stats", key):
+                column |= stats
             column["classes"] = []
-            column["promises"] = cursor.execute(queries()["said"], key).fetchall()
-            column["events"] = cursor.execute(queries()["events"], {**key, "count": _EVENTS}).fetchall()
+            column["promises"] = fetch_dicts(conn, "column_promises", key)
+            column["events"] = fetch_dicts(conn, "events", {**key, "count": _EVENTS})
         if row["k_class"] is not None:
-            own = {name: row[name] for name in row if name not in _OF_THE_COLUMN}
-            column["classes"].append({**own, "state": row["state"]})
+            policy = {name: row[name] for name in row if name not in _COLUMN_FIELDS}
+            column["classes"].append({**policy, "state": row["state"]})
     return list(columns.values())
 
 
 def show(console: Console, columns: list[dict[str, Any]]) -> None:
-    """Print the status of columns for people."""
+    """Print the status of columns as text."""
     if not columns:
         console.line("no tuned columns yet: vectuned enable RELATION COLUMN")
     for column in columns:
@@ -78,14 +77,12 @@ def show(console: Console, columns: list[dict[str, Any]]) -> None:
 
 
 def read_daemon(conn: psycopg.Connection[Any]) -> dict[str, Any]:
-    """Return whether a daemon works here, as `daemon`, and how its `jobs` went, by name."""
-    row = conn.execute(queries()["daemon_runs"]).fetchone()
-    jobs = conn.cursor(row_factory=dict_row).execute(queries()["jobs"]).fetchall()
-    return {"daemon": row is not None and bool(row[0]), "jobs": jobs}
+    """Return whether a daemon works on this database (`daemon`), and its `jobs` with their last runs."""
+    return {"daemon": bool(fetch_value(conn, "daemon_runs")), "jobs": fetch_dicts(conn, "jobs")}
 
 
 def show_daemon(console: Console, daemon: dict[str, Any]) -> None:
-    """Print for people how the daemon's jobs go; nothing where none ever ran."""
+    """Print the state of the daemon's jobs as text; nothing if no job ever ran."""
     jobs = daemon["jobs"]
     if not jobs:
         return
@@ -97,10 +94,10 @@ def show_daemon(console: Console, daemon: dict[str, Any]) -> None:
         console.line(f"daemon: all {len(jobs)} jobs are fine, the last ran at {last}")
     for job in failing:
         times = "once" if job["failures"] == 1 else f"{job['failures']} times in a row"
-        succeeded = f"{job['last_success']:%Y-%m-%d %H:%M}" if job["last_success"] else "never"
-        again = f", next try at {job['next_run']:%H:%M:%S}" if job["next_run"] and daemon["daemon"] else ""
+        last_success = f"{job['last_success']:%Y-%m-%d %H:%M}" if job["last_success"] else "never"
+        next_try = f", next try at {job['next_run']:%H:%M:%S}" if job["next_run"] and daemon["daemon"] else ""
         console.line(
-            f"job {job['name']} failed {times}: {job['last_error']} (last success: {succeeded}{again})"
+            f"job {job['name']} failed {times}: {job['last_error']} (last success: {last_success}{next_try})"
         )
 
 
@@ -111,7 +108,7 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         f"index {column['index']}"
     )
     recall = column["recent_recall"]
-    # On a standby nobody knows.
+    # NULL on a standby, which cannot read the unlogged inbox.
     inbox = "" if column["in_inbox"] is None else f"{column['in_inbox']:,} in the inbox, "
     console.line(
         f"  {column['trajectories']:,} searches recorded, {inbox}"
@@ -162,10 +159,10 @@ def watch(
     seconds: float,
     times: int | None = None,
 ) -> None:
-    """Show the status every some seconds until interrupted or as many `times`, on a terminal in place.
+    """Print the status every `seconds` until interrupted, or `times` times; in place on a terminal.
 
-    As JSON it is one document a line. While the database is unavailable that is said and it is tried again;
-    that it is at the start is an error, DatabaseUnavailableError.
+    As JSON each status is one document on one line. While the database is unavailable, a message says so and
+    the connection is tried again. Raises DatabaseUnavailableError if it is unavailable at the start.
     """
     conn = open_conn()
     try:

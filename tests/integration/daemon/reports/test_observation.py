@@ -175,6 +175,6 @@ def test_the_report_of_nothing(conn: Connection, tmp_path: Path, capsys: pytest.
     enable(conn)
     assert main(["report", "--dsn", conn.info.dsn, "-o", "-"]) == 0
     said = capsys.readouterr().out
-    assert "No served search was checked yet." in said
+    assert "No served search has been checked yet." in said
     assert main(["report", "--dsn", conn.info.dsn, "-o", str(tmp_path / "no" / "report.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
