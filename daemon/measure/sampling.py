@@ -96,9 +96,9 @@ def sample_searches(
         kind = {False: "without a filter", True: "with a filter", None: ""}[filtered]
         raise VectunedError(
             f"Only {len(usable)} different searches {kind} of {tuned.column} are recorded with their "
-            f"vectors, and at least {MIN_SEARCHES} are needed: use vectuned.search for a while (a share of the "
-            "searches is recorded, sample_rate of vectuned.enable), or ask for perturbed rows, which are not a fair "
-            "sample."
+            f"vectors, and at least {MIN_SEARCHES} are needed: use vectuned.search for a while (it records a "
+            "share of the searches, sample_rate of vectuned.enable), or ask for perturbed rows, which are "
+            "not a fair sample."
         )
     return sample
 

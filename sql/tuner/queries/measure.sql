@@ -13,11 +13,11 @@ FROM (SELECT DISTINCT ON (o.query, o.filter) o.query, o.filter, o.recorded_at
 ORDER BY d.recorded_at DESC LIMIT %(count)s;
 
 -- name: random_rows
--- Vectors of random rows; {sample} is empty or a TABLESAMPLE clause.
+-- Vectors of random rows; `sample` is empty or a TABLESAMPLE clause.
 SELECT t.{column} AS vector FROM {relation} AS t {sample} WHERE t.{column} IS NOT NULL ORDER BY random() LIMIT {count};
 
 -- name: page_sample
--- The TABLESAMPLE clause that reads about {rows} rows of a table, in whole pages.
+-- The TABLESAMPLE clause that reads about `rows` rows of a table, in whole pages.
 TABLESAMPLE SYSTEM (least(100, 100 * {rows} / greatest((vectuned._row_estimate({relation})), 1)));
 
 -- name: index_statement
