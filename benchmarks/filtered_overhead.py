@@ -30,7 +30,7 @@ from vectuned.config.errors import UsageError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.demo.demo import K
+from vectuned.daemon.demo.demo_comparison import K
 from vectuned.daemon.demo.demo_data import (
     ATTRIBUTE,
     INDEX,

@@ -17,7 +17,7 @@ import sys
 from vectuned.config.errors import UsageError
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.demo.demo import K
+from vectuned.daemon.demo.demo_comparison import K
 from vectuned.daemon.demo.demo_data import INDEX, draw_queries, find_tuned_columns
 from vectuned.daemon.measure.arms import compare_arms, prepare_plain_arm, prepare_vectuned_arm
 from vectuned.learning.truth.truth import exact_neighbors

@@ -1,4 +1,4 @@
-"""What the demonstration searches: WordNet's glosses in a tuned table, its usage examples as queries."""
+"""Data of the demonstration: WordNet's glosses in a tuned table, its usage examples as queries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import psycopg
 from pgvector import Vector
 from psycopg import sql
-from psycopg.rows import dict_row
 
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build_with_progress
@@ -19,6 +18,7 @@ from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_column
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import Corpus
 from vectuned.sql.files import queries
+from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value
 
 SCHEMA: Final = "vectuned_demo"
 TABLE: Final = "wordnet"
@@ -26,11 +26,12 @@ RELATION: Final = f"{SCHEMA}.{TABLE}"
 INDEX: Final = "wordnet_embedding"
 ATTRIBUTE: Final = "category"
 UNRELATED: Final = "topic"
+_PROGRESS_ROWS: Final = 2000  # rows between two updates of the progress bar
 
 
 @dataclass(frozen=True)
 class DemoSizes:
-    """How many queries the demonstration learns from and how many it is judged by, and the seed."""
+    """Numbers of queries to learn from and to judge by, and the seed that draws them."""
 
     training: int = 3000
     heldout: int = 1600
@@ -39,9 +40,9 @@ class DemoSizes:
 
 @dataclass(frozen=True)
 class DemoQueries:
-    """Queries: `vectors` float32 (n, d), the lexical category of what each was written for, and a topic.
+    """Queries: `vectors` float32 (n, d), the lexical category of each query's synset, and a topic.
 
-    Topics are the categories of other queries, drawn at random: as skewed, but unrelated to the query.
+    Topics are the categories of other queries, permuted at random: as skewed, but unrelated to the query.
     """
 
     vectors: Singles
@@ -55,8 +56,8 @@ class DemoQueries:
         """Return a part of the queries."""
         return DemoQueries(self.vectors[part], self.categories[part], self.topics[part])
 
-    def filtered_by(self, number: int) -> dict[str, str] | None:
-        """Say what the search for a query is filtered by: of five two by category, one by topic, two not."""
+    def filter_of(self, number: int) -> dict[str, str] | None:
+        """Return the filter of a query: of five, two filter by category, one by topic, two not at all."""
         match number % 5:
             case 0 | 2:
                 return {ATTRIBUTE: self.categories[number]}
@@ -68,12 +69,12 @@ class DemoQueries:
 def embed_corpus(
     corpus: Corpus, embedder: StaticEmbedder, sizes: DemoSizes, console: Console
 ) -> tuple[Singles, DemoQueries, DemoQueries]:
-    """Embed the glosses, and usage examples as queries: rows, queries to learn from, and held-out ones."""
+    """Embed glosses and usage examples; return the rows, the training queries and the held-out queries."""
     texts = corpus.texts()
     with console.progress("embedding glosses", len(texts)) as progress:
         rows = embedder.encode(texts, progress=progress)
-    asked = draw_queries(corpus, embedder, sizes.training + sizes.heldout, sizes.seed)
-    return rows, asked.take(slice(sizes.training)), asked.take(slice(sizes.training, None))
+    drawn = draw_queries(corpus, embedder, sizes.training + sizes.heldout, sizes.seed)
+    return rows, drawn.take(slice(sizes.training)), drawn.take(slice(sizes.training, None))
 
 
 def draw_queries(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int) -> DemoQueries:
@@ -87,20 +88,16 @@ def draw_queries(corpus: Corpus, embedder: StaticEmbedder, count: int, seed: int
 
 
 def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, console: Console) -> None:
-    """Make the table anew, with ordinary indexes on what is filtered by."""
+    """Create the table, replacing an older one, with B-tree indexes on the filtered columns."""
     table = sql.Identifier(SCHEMA, TABLE)
     conn.execute("SET client_min_messages = warning")
     for tuned in find_tuned_columns(conn):
         values = {"relation": RELATION, "column_name": tuned.column.name, "forget": True}
-        conn.execute(queries()["disable"], values)
+        execute(conn, "disable", values)
     conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(SCHEMA)))
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
-    conn.execute(
-        sql.SQL(
-            "CREATE TABLE {} (id text PRIMARY KEY, category text NOT NULL, topic text NOT NULL,"
-            " lemmas text NOT NULL, gloss text NOT NULL, embedding vector({}) NOT NULL)"
-        ).format(table, sql.Literal(rows.shape[1]))
-    )
+    create = queries()["demo_table"].format(table=table, dimensions=sql.Literal(rows.shape[1]))
+    execute(conn, create)
     statement = sql.SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(table)
     categories = [synset.category for synset in corpus.synsets]
     topics = [categories[i] for i in np.random.default_rng(0).permutation(len(categories))]
@@ -109,7 +106,7 @@ def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, con
         for number, (synset, topic, vector) in enumerate(zip(corpus.synsets, topics, rows, strict=True), 1):
             lemmas = ", ".join(synset.lemmas)
             copy.write_row((synset.id, synset.category, topic, lemmas, synset.gloss, Vector(vector)))
-            if number % 2000 == 0:
+            if number % _PROGRESS_ROWS == 0:
                 progress(number)
     for attribute in (ATTRIBUTE, UNRELATED):
         conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(table, sql.Identifier(attribute)))
@@ -117,43 +114,38 @@ def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, con
 
 
 def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, console: Console) -> float:
-    """Build the usual HNSW index, m = 16 and ef_construction = 64, and say how many seconds it took."""
-    statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
-        sql.Identifier(INDEX), sql.Identifier(SCHEMA, TABLE)
+    """Build an HNSW index with pgvector's defaults and return the seconds that it took."""
+    statement = queries()["demo_index"].format(
+        index=sql.Identifier(INDEX), table=sql.Identifier(SCHEMA, TABLE)
     )
     return build_with_progress(conn, conninfo, statement, "building the HNSW index", total, console)
 
 
 def find_tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
-    """Return the columns of the table that vectuned knows: one, or none before `enable`."""
+    """Return the tuned columns of the table: one, or none before `enable`."""
     return [c for c in read_tuned_columns(conn) if (c.column.schema, c.column.table) == (SCHEMA, TABLE)]
 
 
 def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) -> TunedColumn:
-    """Have vectuned tune the table for a target, and record that share of its searches."""
-    conn.execute(
-        "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
-        (RELATION, target, sample_rate),
-    )
+    """Tune the table for a target recall and record a share of its searches."""
+    fetch_value(conn, "demo_enable", {"relation": RELATION, "target": target, "sample_rate": sample_rate})
     return find_tuned_columns(conn)[0]
 
 
 def follow_advice(worker: Worker, tuned: TunedColumn, console: Console) -> tuple[TunedColumn, list[str]]:
     """Create the indexes that vectuned recommends and learn about them.
 
-    Returns the column with its new indexes, and the statements that made them.
+    Returns the column with its new indexes, and the statements that built them.
     """
     values = {"relation": RELATION, "column_name": tuned.column.name}
-    rows = worker.conn.cursor(row_factory=dict_row).execute(queries()["recommend"], values).fetchall()
-    statements = [str(row["statement"]) for row in rows if row["kind"] == "index"]
+    advice = fetch_rows(worker.conn, "recommend", values)
+    statements = [str(row.statement) for row in advice if row.kind == "index"]
     with console.progress("creating the recommended indexes", len(statements)) as progress:
         for number, statement in enumerate(statements, 1):
             worker.conn.execute(statement.encode())
             progress(number)
     tuned = worker.refresh(tuned)
-    waiting = worker.conn.execute(
-        "SELECT awaiting_replay FROM vectuned.stats(%s::regclass)", (RELATION,)
-    ).fetchall()[0][0]
+    waiting = fetch_row(worker.conn, "stats", values).awaiting_replay
     with console.progress("replaying through them", waiting) as progress:
         worker.replay(tuned, waiting, progress)
     worker.learn(tuned)
