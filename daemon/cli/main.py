@@ -38,8 +38,8 @@ COMMANDS: Final = tuple(
     )
 )
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
+EXIT_FAILED: Final = 1  # any other failure
+EXIT_USAGE: Final = 2  # as argparse
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_INTERRUPTED: Final = 130  # as shells report SIGINT: 128 + 2
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.config.sections import DatabaseSettings
 from vectuned.daemon.database.choice import LIBPQ_VARIABLES
-from vectuned.daemon.database.connect import connect
+from vectuned.daemon.database.connect import connect, redact
 from vectuned.sql.requirements import unmet
 
 
@@ -183,3 +184,31 @@ def test_open_session_does_not_import_the_embedded_server() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://ann:hunter2@db:5433/shop?connect_timeout=3",
+        "postgres://ann:hunter%32@db/shop",
+        "postgresql://db/shop?password=hunter2",
+        "host=db password=hunter2 dbname='a b' user=ann",
+        r"password='hunter2 \'x' host=db",
+        "host=db sslpassword=hunter2",
+        "host=db oauth_client_secret=hunter2",
+        "host=db scram_client_key=hunter2 scram_server_key=hunter2",
+    ],
+)
+def test_redact_stars_only_the_secrets(dsn: str) -> None:
+    redacted = redact(dsn)
+    assert "hunter" not in redacted
+    before, after = conninfo_to_dict(dsn), conninfo_to_dict(redacted)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed
+    assert {after[name] for name in changed} == {"****"}
+
+
+@pytest.mark.parametrize("dsn", ["", "postgresql://ann@db/shop", "service=shop", "host=db  user=ann"])
+def test_redact_returns_a_dsn_without_secrets_unchanged(dsn: str) -> None:
+    assert redact(dsn) == dsn

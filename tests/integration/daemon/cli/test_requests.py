@@ -19,13 +19,15 @@ PACKAGES = Path(__file__).parents[4] / ".pkg"
 def run(
     *arguments: str, stderr: int = subprocess.PIPE, dsn: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line of this tree, as any user would from elsewhere."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "VECTUNED"))}
+    """Run the command line of this tree from another folder, without settings in the environment."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PG", "VECTUNED"))
+    }
     database = () if dsn is None else ("--dsn", dsn)
     return subprocess.run(
         [sys.executable, "-m", "vectuned.daemon.cli.main", *arguments, *database],
         cwd="/",
-        env={**kept, "PYTHONPATH": str(PACKAGES), "COLUMNS": "200", "TERM": "xterm"},
+        env={**environment, "PYTHONPATH": str(PACKAGES), "COLUMNS": "200", "TERM": "xterm"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -35,27 +37,27 @@ def run(
 
 
 @pytest.fixture
-def asked(conn: Connection) -> Connection:
+def searched(conn: Connection) -> Connection:
     """A table with 150 recorded searches."""
     tuned(conn)
     ask(conn, 150)
     return conn
 
 
-def test_tune_and_benchmark_print_what_they_found(asked: Connection, database: str) -> None:
+def test_tune_and_benchmark_print_their_results(searched: Connection, database: str) -> None:
     dry = run("tune", "items", "embedding", "--optimize-for", "recall", "--dry-run", "--json", dsn=database)
     assert dry.returncode == 0, dry.stderr
     report = json.loads(dry.stdout)
     assert (report["applied"], report["replayed"], report["optimize_for"]) == (False, 150, "recall")
     assert "replaying searches of items: 150 in" in dry.stderr
-    assert one(asked, "SELECT count(*) FROM vectuned.bank") == 0
+    assert one(searched, "SELECT count(*) FROM vectuned.bank") == 0
 
     done = run("tune", "items", "--optimize-for", "latency", "--sample-queries", "0", dsn=database)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("target 0.9 kept (the current target 0.9 stays, at its quickest")
     assert "version 1 published" in done.stdout
     assert "0.95" in done.stdout
-    assert one(asked, "SELECT certified FROM vectuned.bank WHERE k_class = 10")
+    assert one(searched, "SELECT certified FROM vectuned.bank WHERE k_class = 10")
 
     recall = run("benchmark", "recall", "items", "--sample-queries", "50", "-k", "5", "--quiet", dsn=database)
     assert (recall.returncode, recall.stderr) == (0, "")
@@ -73,11 +75,11 @@ def test_tune_and_benchmark_print_what_they_found(asked: Connection, database: s
     table = run("benchmark", "latency", "items", "embedding", "--filter", "both", dsn=database)
     assert "p99 ms" in table.stdout
     assert "only 150 different searches" in table.stdout
-    assert one(asked, "SELECT count(*) FROM vectuned.request") == 0
+    assert one(searched, "SELECT count(*) FROM vectuned.request") == 0
 
 
-def test_a_terminal_sees_a_bar(asked: Connection, database: str) -> None:
-    assert asked.info.dbname in database
+def test_benchmark_shows_a_progress_bar_on_a_terminal(searched: Connection, database: str) -> None:
+    assert searched.info.dbname in database
     terminal, ours = pty.openpty()
     try:
         done = run("benchmark", "recall", "items", stderr=ours, dsn=database)
@@ -92,7 +94,7 @@ def test_a_terminal_sees_a_bar(asked: Connection, database: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("tune", "items", "--optimize-for", "speed"), 2, "invalid choice: 'speed'"),
         (("tune", "items", "--sample-queries", "-1"), 2, "sample_queries must be between 0 and 10000"),
@@ -108,17 +110,17 @@ def test_a_terminal_sees_a_bar(asked: Connection, database: str) -> None:
         (("benchmark", "recall", "items", "--config", "/nonexistent"), 78, "/nonexistent does not exist"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence_and_an_exit_code(
-    conn: Connection, database: str, arguments: tuple[str, ...], code: int, said: str
+def test_tune_and_benchmark_report_wrong_arguments_in_one_sentence(
+    conn: Connection, database: str, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     tuned(conn)
     result = run(*arguments, dsn=database)
     assert (result.returncode, result.stdout) == (code, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_no_database_is_69(tmp_path: Path) -> None:
+def test_tune_and_benchmark_without_a_database_exit_with_69(tmp_path: Path) -> None:
     for verb in (("tune",), ("benchmark", "recall")):
         result = run(*verb, "items", dsn=f"host={tmp_path}")
         assert result.returncode == 69

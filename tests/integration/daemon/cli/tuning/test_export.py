@@ -1,4 +1,4 @@
-"""Exporting and importing as users do: by the command line, and by folders that the daemon looks after."""
+"""Export and import: by the command line, and through the folders that the daemon watches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vectuned.daemon.service.worker import Worker
 from vectuned.learning.exchange import export_columns, import_newest_document
 
 
-def test_the_command_line(
+def test_export_and_import_commands_round_trip_a_document(
     world: World, here: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dsn = ["--dsn", here.info.dsn]
@@ -46,7 +46,7 @@ def test_the_command_line(
     code, out, _ = run("export", "-o", str(tmp_path), "--json")
     (file,) = [each["file"] for each in json.loads(out)["files"]]
     assert Path(file).name.startswith(f"public.items.embedding@{here.info.dbname}.20")
-    # Through Python's numbers and back it is the same document still.
+    # A document that Python has parsed and written again is the same.
     path.write_text(json.dumps(json.loads(Path(file).read_text()), indent=2))
     assert run("import", str(path))[0] == 0
 
@@ -65,7 +65,7 @@ def test_the_command_line(
     assert "cannot be written: No such file or directory" in err
 
 
-def test_exports_are_rotated_and_imported_elsewhere(
+def test_export_columns_rotates_files_and_import_reads_the_newest(
     world: World, here: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out"

@@ -16,29 +16,29 @@ pytest.importorskip("wordllama", reason="wordllama has no wheel for this Python"
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a command ended and what it wrote."""
+class Result:
+    """Exit code and output of a command."""
 
     returncode: int
     stdout: str
     stderr: str
 
 
-Run = Callable[..., Done]
+Run = Callable[..., Result]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command within this process, which has imported already what it takes."""
+    """Run a command in this process, which has imported the embedders already."""
 
-    def command(*arguments: str, dsn: str) -> Done:
+    def command(*arguments: str, dsn: str) -> Result:
         code = main([*arguments, "--dsn", dsn])
-        return Done(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return command
 
 
-def test_wordnet_is_loaded_once_and_moved_to_another_model(
+def test_wordnet_load_finishes_an_interrupted_load_and_entities_rebase_changes_the_model(
     run: Run, plain_conn: Connection, plain_database: str
 ) -> None:
     done = run("wordnet", "load", "--limit", "300", dsn=plain_database)
@@ -49,7 +49,7 @@ def test_wordnet_is_loaded_once_and_moved_to_another_model(
     loaded = one(plain_conn, "SELECT count(*) FROM vectuned_entities.entities")
     assert 280 < loaded <= 300
 
-    # What was interrupted is finished: here the usage examples and their index.
+    # As after an interruption: the usage examples and their index are missing.
     plain_conn.execute("DELETE FROM vectuned_entities.corpus_loads WHERE stage = 'resources'")
     plain_conn.execute("DROP INDEX vectuned_entities.external_resources_embedding_idx")
     plain_conn.execute("TRUNCATE vectuned_entities.external_resources CASCADE")
@@ -75,7 +75,9 @@ def test_wordnet_is_loaded_once_and_moved_to_another_model(
     assert one(plain_conn, "SELECT dimensions FROM vectuned.tuned_column") == 256
 
 
-def test_a_store_is_created_once(run: Run, plain_conn: Connection, plain_database: str) -> None:
+def test_entities_create_refuses_other_dimensions_than_those_of_the_store(
+    run: Run, plain_conn: Connection, plain_database: str
+) -> None:
     done = run("entities", "create", "--dimensions", "7", dsn=plain_database)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(": created; vectors of 7 dimensions\n")
@@ -89,7 +91,7 @@ def test_a_store_is_created_once(run: Run, plain_conn: Connection, plain_databas
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("entities", "status"), "There is no entity store in database"),
         (("entities", "status", "--model", "x"), "--model goes with `vectuned entities rebase`, not status"),
@@ -97,19 +99,19 @@ def test_a_store_is_created_once(run: Run, plain_conn: Connection, plain_databas
         (("wordnet", "load", "--limit", "5"), "--limit must be at least 100, not 5"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(
-    run: Run, conn: Connection, database: str, arguments: tuple[str, ...], said: str
+def test_entities_and_wordnet_report_wrong_options_in_one_sentence(
+    run: Run, conn: Connection, database: str, arguments: tuple[str, ...], message: str
 ) -> None:
     assert conn.info.dbname in database
     result = run(*arguments, dsn=database)
     assert (result.returncode, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_what_a_rebase_is_asked_for_must_make_sense(run: Run, store: EntityStore) -> None:
+def test_entities_rebase_needs_a_known_model_or_a_rebase_under_way(run: Run, store: EntityStore) -> None:
     dsn = store.conn.info.dsn
-    for arguments, said in (
+    for arguments, message in (
         (("rebase",), "No rebase is under way: choose --model"),
         (("rebase", "--cancel"), "No rebase is under way, so there is none to cancel"),
         (
@@ -119,8 +121,8 @@ def test_what_a_rebase_is_asked_for_must_make_sense(run: Run, store: EntityStore
     ):
         result = run("entities", *arguments, dsn=dsn)
         assert (result.returncode, result.stdout) == (2, "")
-        assert said in result.stderr
-    # More than WordNet is in it.
+        assert message in result.stderr
+    # The store holds more than WordNet.
     store.insert_entity("mine")
     result = run("wordnet", "load", "--drop", "--limit", "300", dsn=dsn)
     assert result.returncode == 2
