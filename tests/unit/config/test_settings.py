@@ -1,4 +1,4 @@
-"""Settings come from file, environment and command line in that order; no mistake is swallowed."""
+"""Settings are read from file, environment and command line; every mistake is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "vectuned.toml"
 
 
-def test_defaults_need_no_source() -> None:
+def test_load_settings_without_sources_returns_the_defaults() -> None:
     settings = load_settings(environ={})
     assert settings == Settings()
     assert settings.database.dsn == ""
@@ -53,7 +53,7 @@ def test_description_of_every_setting_is_whole_sentences(section: str, key: str)
     assert re.fullmatch(r"[A-Z].+\.", SECTIONS[section].model_fields[key].description or "")
 
 
-def test_each_source_overrides_the_one_before(file: Path) -> None:
+def test_load_settings_later_sources_override_earlier_ones(file: Path) -> None:
     file.write_text("[learning]\nbatch_min = 1\nclusters = 1\nseed = 1\n")
     environ = {"VECTUNED_LEARNING__CLUSTERS": "2", "VECTUNED_LEARNING__SEED": "2", "HOME": "/nowhere"}
     learning = load_settings(file, {"learning.seed": 3, "learning.replay_batch": None}, environ).learning
@@ -61,7 +61,7 @@ def test_each_source_overrides_the_one_before(file: Path) -> None:
     assert learning.replay_batch == 200
 
 
-def test_every_key_can_be_set_by_its_variable() -> None:
+def test_load_settings_reads_every_key_from_its_variable() -> None:
     chosen: dict[str, dict[str, object]] = {
         "database": {
             "dsn": "dbname=shop",
@@ -136,14 +136,18 @@ def test_every_key_can_be_set_by_its_variable() -> None:
     assert load_settings(environ=environ).model_dump() == {**chosen, "databases": {}}
 
 
-def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_settings_reads_the_environment_of_the_process_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("VECTUNED_INBOX__MAX_MB", "7")
     assert load_settings().inbox.max_mb == 7
     assert load_settings(environ={}).inbox.max_mb == 64
     assert Settings().inbox.max_mb == 64
 
 
-def test_a_variable_names_the_file_unless_one_is_given(file: Path, tmp_path: Path) -> None:
+def test_load_settings_reads_the_file_of_vectuned_config_unless_a_path_is_given(
+    file: Path, tmp_path: Path
+) -> None:
     file.write_text("[inbox]\nmax_mb = 8\n")
     other = tmp_path / "other.toml"
     other.write_text("[inbox]\nmax_mb = 9\n")
@@ -153,14 +157,14 @@ def test_a_variable_names_the_file_unless_one_is_given(file: Path, tmp_path: Pat
     assert load_settings(environ={"VECTUNED_CONFIG": ""}).inbox.max_mb == 64
 
 
-def test_a_missing_file_is_an_error(file: Path) -> None:
+def test_load_settings_raises_for_a_missing_file(file: Path) -> None:
     with pytest.raises(ConfigurationError, match=rf"^The configuration file {file} does not exist\.$"):
         load_settings(file, environ={})
     with pytest.raises(ConfigurationError, match=r"toml, named by VECTUNED_CONFIG, does not exist\.$"):
         load_settings(environ={"VECTUNED_CONFIG": str(file)})
 
 
-def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
+def test_load_settings_raises_for_an_unreadable_file(tmp_path: Path, file: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load_settings(tmp_path, environ={})
     file.write_text("[database\n")
@@ -177,14 +181,14 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, file: Path) -> None:
         load_settings(file, environ={})
     with pytest.raises(ConfigurationError, match="is longer than 1 MB"):
         load_settings(Path("/dev/zero"), environ={})
-    # Which even root cannot read at this place.
+    # Even root cannot read this file at its beginning.
     with pytest.raises(ConfigurationError, match="/proc/self/mem cannot be read: Input/output error"):
         load_settings(Path("/proc/self/mem"), environ={})
     with pytest.raises(ConfigurationError, match="cannot be read: embedded null byte"):
         load_settings(Path("a\0b"), environ={})
 
 
-def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
+def test_load_settings_ignores_a_byte_order_mark(file: Path) -> None:
     file.write_text("[learning]\nseed = 4\n", encoding="utf-8-sig")
     assert load_settings(file, environ={}).learning.seed == 4
 
@@ -244,7 +248,7 @@ def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
         ("[logging]\nlevel = 'info'", "logging.level must be one of DEBUG, INFO, WARNING, ERROR."),
     ],
 )
-def test_a_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> None:
+def test_load_settings_names_a_mistake_in_the_file(file: Path, text: str, message: str) -> None:
     file.write_text(text + "\n")
     with pytest.raises(ConfigurationError) as caught:
         load_settings(file, environ={})
@@ -253,7 +257,7 @@ def test_a_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> 
     assert caught.value.exit_code == 78
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(file: Path) -> None:
+def test_load_settings_reports_all_mistakes_of_a_file(file: Path) -> None:
     file.write_text("[inbox]\nmax_mb = 0\nmin_mb = 1\n[logging]\nformat = 'xml'\n")
     with pytest.raises(ConfigurationError, match=r"inbox\.max_mb must.*inbox\.min_mb.*logging\.format must"):
         load_settings(file, environ={})
@@ -285,7 +289,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(file: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_in_the_environment_is_named(name: str, value: str, message: str) -> None:
+def test_load_settings_names_a_mistake_in_the_environment(name: str, value: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(environ={name: value})
     assert message in str(caught.value)
@@ -300,13 +304,15 @@ def test_a_mistake_in_the_environment_is_named(name: str, value: str, message: s
         ("inbox.mx_mb", None, "Command line: unknown setting inbox.mx_mb"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_named(name: str, value: str | None, message: str) -> None:
+def test_load_settings_names_a_mistake_on_the_command_line(
+    name: str, value: str | None, message: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(overrides={name: value}, environ={})
     assert str(caught.value).startswith(message)
 
 
-def test_the_mistakes_of_all_sources_are_told_at_once(file: Path) -> None:
+def test_load_settings_reports_the_mistakes_of_all_sources(file: Path) -> None:
     file.write_text("[inbox]\nmax_mb = 0\n")
     with pytest.raises(ConfigurationError) as caught:
         load_settings(file, {"learning.seed": "x"}, {"VECTUNED_BUDGET__CORE_SHARE": "7", "VECTUNED_X": ""})
@@ -321,7 +327,7 @@ def test_the_mistakes_of_all_sources_are_told_at_once(file: Path) -> None:
         load_settings(file.parent / "none", {"learning.seed": "x"}, {"VECTUNED_X": ""})
 
 
-def test_each_value_has_a_source(file: Path) -> None:
+def test_load_configuration_returns_the_source_of_each_value(file: Path) -> None:
     file.write_text("[learning]\nbatch_min = 1\nclusters = 1\nseed = 1\n[databases.shop]\ndsn = 'dbname=a'\n")
     environ = {"VECTUNED_LEARNING__CLUSTERS": "2", "VECTUNED_LEARNING__SEED": "2"}
     found = load_configuration(file, {"learning.seed": 3}, environ)
@@ -342,7 +348,7 @@ def test_each_value_has_a_source(file: Path) -> None:
 SHOP = "[databases.shop]\ndsn = 'dbname=shop'\n"
 
 
-def test_one_database_has_no_name() -> None:
+def test_each_database_without_databases_has_an_empty_name() -> None:
     settings = load_settings(environ={"VECTUNED_DATABASE__DSN": "dbname=shop"})
     assert settings.each_database() == [("", settings)]
     assert settings.of_database(None) == settings
@@ -350,7 +356,7 @@ def test_one_database_has_no_name() -> None:
         settings.of_database("shop")
 
 
-def test_several_databases_share_what_they_do_not_say_themselves(file: Path) -> None:
+def test_load_configuration_databases_inherit_from_database(file: Path) -> None:
     file.write_text(
         f"[database]\nconnect_timeout = 20\n{SHOP}connect_timeout = 5\n"
         "[databases.library-2]\ndsn = 'dbname=library'\nreplay_dsn = 'host=standby'\n[learning]\nseed = 4\n"
@@ -384,7 +390,7 @@ def test_several_databases_share_what_they_do_not_say_themselves(file: Path) -> 
         found.settings.of_database("hop")
 
 
-def test_the_only_database_need_not_be_chosen(file: Path) -> None:
+def test_of_database_without_a_name_returns_the_only_one(file: Path) -> None:
     file.write_text(SHOP)
     settings = load_settings(file, environ={})
     assert settings.of_database(None).database.dsn == "dbname=shop"
@@ -431,7 +437,7 @@ def test_the_only_database_need_not_be_chosen(file: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_with_several_databases_is_named(
+def test_load_settings_names_a_mistake_with_several_databases(
     file: Path, text: str, environ: dict[str, str], message: str
 ) -> None:
     file.write_text(text)
@@ -439,7 +445,7 @@ def test_a_mistake_with_several_databases_is_named(
         load_settings(file, environ=environ)
 
 
-def test_a_database_on_the_command_line_is_the_one_that_is_meant(file: Path) -> None:
+def test_load_settings_dsn_of_the_command_line_replaces_configured_databases(file: Path) -> None:
     file.write_text(SHOP)
     environ = {"VECTUNED_DATABASES__B__DSN": "dbname=b"}
     settings = load_settings(file, {"database.dsn": "dbname=other"}, environ)
@@ -456,7 +462,7 @@ def test_settings_are_frozen() -> None:
         settings.inbox = settings.inbox
 
 
-def test_a_password_shows_neither_in_repr_nor_in_errors(file: Path) -> None:
+def test_settings_hide_passwords_in_repr_and_errors(file: Path) -> None:
     secret = "postgresql://u:hunter2@h/d"
     settings = load_settings(overrides={"database.dsn": secret, "database.replay_dsn": secret}, environ={})
     assert settings.database.dsn == secret

@@ -1,4 +1,4 @@
-"""Every key refuses what it cannot take, whichever source it comes from; what it takes does no harm."""
+"""Every setting refuses invalid values from every source, and accepts no value that does harm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Source = Callable[[str, str, Any], Settings]
 
 
 def toml(value: Any) -> str:
-    """Write a value for a TOML file, text with every character escaped that might need it."""
+    """Return a value as TOML, with all but ASCII letters and digits escaped in text."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str):
@@ -36,7 +36,7 @@ def toml(value: Any) -> str:
 
 @pytest.fixture(params=["file", "environment", "command line"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    """A way to set one key."""
+    """Return a function that loads the settings with one key set, from each source in turn."""
 
     def by_file(section: str, key: str, value: Any) -> Settings:
         file = tmp_path / "vectuned.toml"
@@ -52,8 +52,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return {"file": by_file, "environment": by_variable, "command line": by_override}[request.param]
 
 
-def impossible(schema: dict[str, Any]) -> Iterator[Any]:
-    """Yield values that a key cannot have: of another type, not finite, and just out of range."""
+def invalid_values(schema: dict[str, Any]) -> Iterator[Any]:
+    """Yield values of another type, not finite, and just out of range."""
     yield from {
         "string": [],
         "boolean": ["perhaps", 2, ""],
@@ -76,37 +76,41 @@ def impossible(schema: dict[str, Any]) -> Iterator[Any]:
         yield "x" * (schema["maxLength"] + 1)
 
 
-def possible(schema: dict[str, Any]) -> Iterator[Any]:
-    """Yield the ends of a key's range that it includes."""
+def extreme_values(schema: dict[str, Any]) -> Iterator[Any]:
+    """Yield the bounds of a range that belong to it, and the choices of an enumeration."""
     yield from (schema[bound] for bound in ("minimum", "maximum") if bound in schema)
     yield from schema.get("enum", ())
 
 
 @pytest.mark.parametrize(("section", "key"), SCHEMAS)
-def test_every_key_refuses_what_it_cannot_take(source: Source, section: str, key: str) -> None:
+def test_load_settings_refuses_invalid_values_and_accepts_extreme_ones(
+    source: Source, section: str, key: str
+) -> None:
     schema = SCHEMAS[section, key]
-    tried = list(impossible(schema))
-    assert tried
-    for value in tried:
+    values = list(invalid_values(schema))
+    assert values
+    for value in values:
         with pytest.raises(ConfigurationError) as caught:
             source(section, key, value)
         assert f"{section}.{key} must be " in str(caught.value), value
         for bound in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "maxLength"):
             assert str(schema.get(bound, "")) in str(caught.value)
-    for value in possible(schema):
+    for value in extreme_values(schema):
         assert getattr(getattr(source(section, key, value), section), key) == value
 
 
 @pytest.mark.parametrize(("section", "key"), SCHEMAS)
 @pytest.mark.parametrize("value", ["[1]", "{a = 1}", "1979-05-27", "07:32:00"])
-def test_no_key_takes_a_list_a_table_or_a_date(tmp_path: Path, section: str, key: str, value: str) -> None:
+def test_load_settings_refuses_a_list_a_table_or_a_date(
+    tmp_path: Path, section: str, key: str, value: str
+) -> None:
     file = tmp_path / "vectuned.toml"
     file.write_text(f"[{section}]\n{key} = {value}\n")
     with pytest.raises(ConfigurationError, match=rf"{section}\.{key} must be "):
         load_settings(file, environ={})
 
 
-def test_enough_is_tried() -> None:
+def test_hostile_texts_are_many_and_tried_on_the_settings_that_matter() -> None:
     assert len(HOSTILE) >= 100
     assert {"database.dsn", "database.replay_dsn", "database.application_name", "embedded.home"} <= {
         f"{section}.{key}" for section, key in TEXTS
@@ -114,21 +118,23 @@ def test_enough_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("section", "key"), TEXTS)
-def test_a_hostile_text_is_a_clear_error_or_harmless(source: Source, section: str, key: str) -> None:
-    taken = 0
+def test_load_settings_hostile_text_is_refused_or_harmless(source: Source, section: str, key: str) -> None:
+    accepted = 0
     for text in HOSTILE:
         try:
             settings = source(section, key, text)
         except ConfigurationError as error:
-            told = str(error)
-            assert told.isprintable(), repr(text)
-            # A file that holds a lone surrogate is no TOML, and says no more than that.
-            assert f"{section}.{key} must be " in told or ("not valid TOML" in told and "\\ud" in ascii(text))
-            assert len(told) < 600
+            message = str(error)
+            assert message.isprintable(), repr(text)
+            # A file with a lone surrogate is not TOML, and the error names no key.
+            assert f"{section}.{key} must be " in message or (
+                "not valid TOML" in message and "\\ud" in ascii(text)
+            )
+            assert len(message) < 600
             continue
         value = getattr(getattr(settings, section), key)
         assert value == text
-        taken += 1
+        accepted += 1
         assert "\0" not in value
         if key in ("dsn", "replay_dsn"):
             assert not re.search(r"[\x00-\x1f\x7f]", "".join(map(str, conninfo_to_dict(value).values())))
@@ -140,19 +146,19 @@ def test_a_hostile_text_is_a_clear_error_or_harmless(source: Source, section: st
         if key == "home":
             assert len(value) <= 4096
             assert str(Path(value).expanduser())
-    assert taken < len(HOSTILE) / 1.2
-    assert taken > 5 or {"enum", "pattern"} & SCHEMAS[section, key].keys()
+    assert accepted < len(HOSTILE) / 1.2
+    assert accepted > 5 or {"enum", "pattern"} & SCHEMAS[section, key].keys()
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_name_is_a_clear_error(tmp_path: Path, text: str) -> None:
+def test_load_settings_refuses_a_hostile_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "vectuned.toml"
-    told = []
+    messages = []
     for body in (f"[{toml(text)}]\n", f"[inbox]\n{toml(text)} = 1\n", f"[databases.{toml(text)}]\n"):
         file.write_text(body)
         with pytest.raises(ConfigurationError) as caught:
             load_settings(file, environ={})
-        told.append(str(caught.value))
+        messages.append(str(caught.value))
     for overrides, environ in (
         ({text: "1"}, {}),
         ({f"inbox.{text}": "1"}, {}),
@@ -164,7 +170,7 @@ def test_a_hostile_name_is_a_clear_error(tmp_path: Path, text: str) -> None:
     ):
         with pytest.raises(ConfigurationError) as caught:
             load_settings(overrides=overrides, environ=environ)
-        told.append(str(caught.value))
-    for each in told:
-        assert each.isprintable()
-        assert len(each) < 1000
+        messages.append(str(caught.value))
+    for message in messages:
+        assert message.isprintable()
+        assert len(message) < 1000
