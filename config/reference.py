@@ -1,14 +1,16 @@
-"""Generates vectuned.toml, which lists every setting, from the descriptions of the settings.
+"""Generates vectuned.toml and README.md, which list every setting, from the descriptions of the settings.
 
-`python -m vectuned.config.reference > config/vectuned.toml` writes the file; a test fails while it differs.
+`python -m vectuned.config.reference config` writes both into the folder config; a test compares them.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from .sections import Section
@@ -24,6 +26,23 @@ setting: VECTUNED_DATABASE__DSN sets dsn in [database]. The command line overrid
 database.dsn=... An unknown name, here or in a variable VECTUNED_*, is an error. `vectuned config check` \
 checks file and environment without using them; `vectuned config show` prints each value in force and its \
 source."""
+
+_INTRODUCTION: Final = """\
+# Configuration
+
+Every setting, by section. This page is generated from `config/sections.py`, as is
+[vectuned.toml](vectuned.toml), a configuration file with every setting at its default.
+
+Nothing needs to be configured. Settings come from four sources, of which later ones override earlier ones:
+
+1. the defaults;
+2. a TOML file, which `--config` or the variable `VECTUNED_CONFIG` names;
+3. variables of the environment, one per setting: `VECTUNED_DATABASE__DSN` sets `dsn` in `[database]`;
+4. the command line: `--set database.dsn=...`, or `--dsn ...` for this setting.
+
+An unknown name in the file or in a variable `VECTUNED_*` is an error, as is a value of the wrong type or out
+of range. `vectuned config check` reports all errors without starting anything; `vectuned config show` prints
+each value in force and its source, with passwords starred."""
 
 # What follows a section.
 _FOOTERS: Final[Mapping[str, str]] = {
@@ -51,6 +70,22 @@ def render_toml() -> str:
         blocks.append("\n".join([f"[{name}]", *_render_settings(model)]))
         if name in _FOOTERS:
             blocks.append(_to_comment(_FOOTERS[name]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def render_markdown() -> str:
+    """Return the text of README.md."""
+    blocks = [_INTRODUCTION]
+    for name, model in SECTIONS.items():
+        rows = [
+            f"| `{key}` | `{_to_toml(field.default)}` | {describe_setting(model, key)} |"
+            for key, field in model.model_fields.items()
+        ]
+        table = "\n".join(["| key | default | description |", "|---|---|---|", *rows])
+        blocks += [f"## [{name}]", inspect.getdoc(model) or "", table]
+        if name in _FOOTERS:
+            text, _, example = _FOOTERS[name].partition("\n\n")
+            blocks += [text, f"```toml\n{example}```"]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -88,5 +123,11 @@ def _to_toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def write_files(folder: Path) -> None:
+    """Write vectuned.toml and README.md into a folder."""
+    (folder / "vectuned.toml").write_text(render_toml(), encoding="utf-8")
+    (folder / "README.md").write_text(render_markdown(), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(render_toml())
+    write_files(Path(sys.argv[1]))

@@ -1,26 +1,33 @@
-"""vectuned.toml is generated from the settings and their descriptions."""
+"""vectuned.toml and README.md are generated from the settings and their descriptions."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from importlib import resources
 
 import pytest
 
-from vectuned.config.reference import describe_setting, render_toml
+from vectuned.config.reference import describe_setting, render_markdown, render_toml
 from vectuned.config.settings import SECTIONS
 
 
-def test_vectuned_toml_is_what_render_toml_returns() -> None:
-    text = (resources.files("vectuned.config") / "vectuned.toml").read_text(encoding="utf-8")
-    # If it differs: python -m vectuned.config.reference > config/vectuned.toml
-    assert text == render_toml()
+@pytest.mark.parametrize(("name", "render"), [("vectuned.toml", render_toml), ("README.md", render_markdown)])
+def test_committed_file_is_what_the_settings_render(name: str, render: Callable[[], str]) -> None:
+    text = (resources.files("vectuned.config") / name).read_text(encoding="utf-8")
+    # If it differs: python -m vectuned.config.reference config
+    assert text == render()
 
 
 def test_render_toml_is_valid_toml_in_lines_of_readable_length() -> None:
     text = render_toml()
     assert list(tomllib.loads(text)) == list(SECTIONS)
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_render_markdown_has_a_row_for_every_setting() -> None:
+    rows = [line.split(" | ")[0] for line in render_markdown().splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{key}`" for model in SECTIONS.values() for key in model.model_fields]
 
 
 @pytest.mark.parametrize(
