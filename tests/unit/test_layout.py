@@ -43,6 +43,7 @@ ORDER = {
         "database",
         "measure",
         "reports",
+        "check",
         "service",
         "advisor",
         "demo",

@@ -1,0 +1,158 @@
+"""`vectuned check`: finds within a minute what is wrong with a database's vector searches; writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+import psycopg
+
+from vectuned.config.errors import VectunedError
+from vectuned.daemon.console import Console
+from vectuned.sql.rows import execute
+
+from .catalogue import Server, VectorTable, read_server, read_tables
+from .findings import Finding
+from .health import check_table, check_version
+from .recall import K, Measurement, RecallCheck
+from .report import Report, show_findings, show_measurement, show_server, show_summary
+from .statements import check_statement, read_statements, unused_operator_classes
+
+# Share of filtered searches that may come back with fewer rows than exist before it is called a problem.
+_SHORT: Final = 0.01
+
+
+def check(
+    conn: psycopg.Connection[Any], console: Console, *, seconds: float, target: float, seed: int = 0
+) -> Report:
+    """Look at the catalogue, the statements and the recall of a database, and print what is found.
+
+    conn: in autocommit mode; everything runs in read-only transactions. seconds: after that no measurement
+    is begun. target: recall@10 below which a measurement is a problem.
+    """
+    began = monotonic()
+    with _snapshot(conn):
+        server = read_server(conn)
+        tables = read_tables(conn) if server.pgvector else []
+        report = Report(server, tables)
+        show_server(console, report)
+        report.findings += check_version(server, tables)
+        for table in tables:
+            report.findings += check_table(server, table)
+        report.statements = read_statements(conn, server, tables)
+        for statement in report.statements:
+            report.findings += check_statement(statement, tables)
+        report.findings += unused_operator_classes(report.statements, tables)
+    show_findings(console, report.findings)
+    for table in tables:
+        _measure(conn, console, report, table, target, began + seconds, seed)
+    report.seconds = monotonic() - began
+    show_summary(console, report, target)
+    return report
+
+
+def _measure(
+    conn: psycopg.Connection[Any],
+    console: Console,
+    report: Report,
+    table: VectorTable,
+    target: float,
+    deadline: float,
+    seed: int,
+) -> None:
+    if reason := _unmeasurable(report.server, table):
+        report.not_measured[str(table)] = reason
+        return
+    with _snapshot(conn):
+        searches = RecallCheck(conn, report.server, table, target, deadline, seed)
+        if not searches.fits():
+            report.not_measured[str(table)] = (
+                f"an exact pass over {table.bytes / 1e6:,.0f} MB may take {searches.pass_seconds:,.0f} s: "
+                f"give more --seconds"
+            )
+            return
+        columns: list[str | None] = [None, *searches.filter_columns()]
+        for column in columns:
+            if not searches.fits():
+                report.not_measured[f"{table} by {column}"] = "no time was left: give more --seconds"
+                continue
+            subject = f"{table} by {column}" if column else str(table)
+            measurement = _attempt(conn, partial(searches.measure, column))
+            if isinstance(measurement, str):
+                report.not_measured[subject] = measurement
+                continue
+            report.measurements.append(measurement)
+            found = list(_judge(measurement, target))
+            report.findings += found
+            show_measurement(console, measurement)
+            show_findings(console, found)
+
+
+def _attempt(conn: psycopg.Connection[Any], work: Callable[[], Measurement]) -> Measurement | str:
+    """Measure within a savepoint; return why it failed where it did, so that the check goes on."""
+    try:
+        with conn.transaction():
+            return work()
+    except VectunedError as error:
+        return str(error)
+    except psycopg.Error as error:
+        if conn.closed:
+            raise
+        return str(error.diag.message_primary or error).strip()
+
+
+def _unmeasurable(server: Server, table: VectorTable) -> str:
+    if not table.is_readable:
+        return f"the role {server.role} may not read it: GRANT SELECT ON {table.quoted} TO {server.role}"
+    if not table.serving:
+        return "no valid index over all its rows, so searches are exact"
+    if table.rows < K:
+        return "it holds fewer than ten rows, or was never analyzed"
+    return ""
+
+
+def _judge(measurement: Measurement, target: float) -> Iterator[Finding]:
+    """Say what a measurement means, with what would help."""
+    now, best = measurement.now, measurement.best(target)
+    subject = measurement.table + (f" by {measurement.filter}" if measurement.filter else "")
+    if now.recall >= target and now.short <= _SHORT:
+        return
+    short = (
+        f"; {now.short:.0%} of the searches return fewer rows than match, "
+        f"{now.rows_returned:.1f} of {K} on average"
+        if now.short > _SHORT
+        else ""
+    )
+    kind = f"searches filtered by {measurement.filter}" if measurement.filter else "searches"
+    advice = (
+        f"{best.settings}: recall {best.recall:.2f} at {best.mean_ms:.1f} ms instead of "
+        f"{now.mean_ms:.1f} ms; `vectuned enable` learns what each search needs"
+        if best
+        else "no setting tried here reaches the target: another index may, see `vectuned advise`"
+    )
+    retrained = (
+        f"; if {measurement.index.name} was built before most rows were there, its lists divide them badly: "
+        f"REINDEX INDEX CONCURRENTLY {measurement.index.quoted}"
+        if measurement.index.method == "ivfflat"
+        else ""
+    )
+    yield Finding(
+        "problem",
+        "low-recall",
+        subject,
+        f"{kind} have recall@{K} {now.recall:.2f}, where {target:g} is wanted{short}",
+        advice + retrained,
+    )
+
+
+@contextmanager
+def _snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Begin a read-only transaction with one snapshot for all its statements."""
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        # Exact passes may take a while; each search has a limit of its own.
+        execute(conn, "check_setting", {"name": "statement_timeout", "value": "0"})
+        yield

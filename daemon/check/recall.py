@@ -1,0 +1,287 @@
+"""The recall of a table's searches, measured: as they are now and with other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from vectuned.config.errors import VectunedError
+from vectuned.learning.model.arrays import Bools, Floats, Singles
+from vectuned.learning.statistics.bounds import lower_bound
+from vectuned.learning.truth.truth import Truth, exact_neighbors
+from vectuned.sql.rows import fetch_dicts, fetch_rows, fetch_value
+
+from .catalogue import Server, VectorIndex, VectorTable
+from .searches import SEARCH_TIMEOUT_MS, Answers, Drawn, as_text, draw_rows, nearest, run_searches, settings
+
+K: Final = 10  # rows a search asks for: recall@10 is what most people quote
+_QUERIES: Final = 100  # searches a measurement: the bound on the mean is then within about 0.03
+# Columns to filter by that are looked at for each table; those with the commonest values come first.
+_FILTER_COLUMNS: Final = 3
+# Different values of a filter that one pass over the table can answer exactly.
+_VALUES: Final = 60
+# ef_search or probes that are tried beside those in force, as multiples of them.
+_MULTIPLES: Final = (2, 4, 8, 16)
+_LARGEST: Final = {"hnsw": 1000, "ivfflat": 32768}  # what pgvector accepts
+# HNSW and IVFFlat have no bitmap scans, so without index scans the planner answers exactly.
+_EXACT: Final = {
+    "enable_indexscan": "off",
+    "enable_bitmapscan": "on",
+    "enable_seqscan": "on",
+    "enable_sort": "on",
+}
+# Bytes a second that an exact pass reads at the least: with it, the time of a pass is guessed beforehand.
+_SLOWEST_PASS: Final = 60e6
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What searches gave under some settings; `settings` is "" for those in force."""
+
+    settings: str
+    path: str
+    recall: float
+    recall_bound: float
+    rows_returned: float
+    short: float
+    mean_ms: float
+    p99_ms: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures, rounded to what they are worth."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Recall@10 of a table's searches: as they are, and under other settings.
+
+    `filter` is the column they filter by, None without one; `queries` how many searches there were.
+    """
+
+    table: str
+    index: VectorIndex
+    filter: str | None
+    queries: int
+    now: Trial
+    others: tuple[Trial, ...]
+    seconds: float
+
+    def best(self, target: float) -> Trial | None:
+        """Return the quickest other setting that reaches a target recall, None if none does."""
+        reaching = [trial for trial in self.others if trial.recall >= target]
+        return min(reaching, key=lambda trial: trial.mean_ms, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the measurement as JSON can hold it."""
+        return {
+            "table": self.table,
+            "index": self.index.name,
+            "filter": self.filter,
+            "k": K,
+            "queries": self.queries,
+            "now": self.now.as_dict(),
+            "others": [trial.as_dict() for trial in self.others],
+            "seconds": round(self.seconds, 2),
+        }
+
+
+class RecallCheck:
+    """Measures the searches of one table through the index that is used most.
+
+    `conn` is in a read-only transaction with one snapshot; `deadline` on time.monotonic's clock bounds what
+    is begun, `seed` the drawing.
+    """
+
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any],
+        server: Server,
+        table: VectorTable,
+        target: float,
+        deadline: float,
+        seed: int = 0,
+    ) -> None:
+        self._conn, self._server, self._table = conn, server, table
+        self._target, self._deadline = target, deadline
+        self._rng = np.random.default_rng(seed)
+        self._index = max(table.serving, key=lambda index: index.scans)
+        self._extension = str(server.extension_schema)
+        self._column = table.measured_by(self._index, self._extension)
+
+    @property
+    def pass_seconds(self) -> float:
+        """Guess how long an exact pass over the table takes at the most."""
+        return self._table.bytes / _SLOWEST_PASS
+
+    def fits(self) -> bool:
+        """Say whether a pass is expected to end before the deadline."""
+        return monotonic() + self.pass_seconds < self._deadline
+
+    def measure(self, column: str | None) -> Measurement:
+        """Measure searches that filter by a column, or without a filter.
+
+        Half of those with a filter ask for the value of the row they search for, half for that of another
+        row. Raises VectunedError if there is nothing to search for.
+        """
+        drawn = draw_rows(self._conn, self._table, _QUERIES, column)
+        if column is None:
+            return self._measure(drawn.vectors, None, [None] * len(drawn.vectors))
+        return self._filtered(drawn, column)
+
+    def filter_columns(self) -> list[str]:
+        """Return the columns that searches probably filter by; see check_filter_columns."""
+        values = {"relation": self._table.relation, "rows": self._table.rows}
+        rows = fetch_rows(self._conn, "check_filter_columns", values)
+        rows.sort(key=lambda row: row.common or 0.0, reverse=True)
+        return [row.column for row in rows[:_FILTER_COLUMNS]]
+
+    def _filtered(self, drawn: Drawn, column: str) -> Measurement:
+        values = self._values(drawn)
+        usable = np.array([value is not None for value in values], dtype=np.bool_)
+        conditions = [
+            None
+            if value is None
+            else sql.SQL("{} = {}").format(sql.Identifier("t", column), sql.Literal(value))
+            for value in values
+        ]
+        chosen = [condition for condition in conditions if condition is not None]
+        return self._measure(drawn.vectors[usable], column, chosen)
+
+    def _values(self, drawn: Drawn) -> list[str | None]:
+        """Give each query a value to filter by: its own row's or, for every other query, another row's."""
+        count = len(drawn.values)
+        others = self._rng.permutation(count)
+        values = [drawn.values[i if i % 2 else others[i]] for i in range(count)]
+        most: dict[str, None] = dict.fromkeys(value for value in values if value is not None)
+        known = set(list(most)[:_VALUES])
+        return [value if value in known else None for value in values]
+
+    def _measure(
+        self, vectors: Singles, column: str | None, conditions: Sequence[sql.Composable | None]
+    ) -> Measurement:
+        began = monotonic()
+        if len(vectors) < 2:
+            raise VectunedError(f"{self._table} holds no vectors that can be searched for.")
+        truth = self._truth(vectors, conditions)
+        # A row is its own nearest neighbour, which any search finds: it is asked for and left out.
+        own = truth.distances[:, 0] <= truth.tolerances[:, 0] + 1e-9
+        statements = [nearest(self._table, self._index, self._extension, K + 1, c) for c in conditions]
+        # The first run finds pages of the index that no other has brought into memory.
+        self._try("", {}, vectors, statements, truth, own)
+        now = self._try("", {}, vectors, statements, truth, own)
+        others: list[Trial] = []
+        for name, values in self._alternatives(column is not None):
+            reached = max((other.recall for other in others), default=0.0) >= self._target
+            if monotonic() > self._deadline or (column is None and reached):
+                break
+            others.append(self._try(name, values, vectors, statements, truth, own))
+        return Measurement(
+            str(self._table),
+            self._index,
+            column,
+            len(vectors),
+            now,
+            tuple(others),
+            monotonic() - began,
+        )
+
+    def _truth(self, vectors: Singles, conditions: Sequence[sql.Composable | None]) -> Truth:
+        texts = [None if c is None else c.as_string(self._conn) for c in conditions]
+        distinct = dict(zip(texts, conditions, strict=True))
+        if list(distinct) == [None]:
+            return exact_neighbors(self._conn, self._column, vectors, K + 1)
+        place = {text: i for i, text in enumerate(distinct)}
+        return exact_neighbors(
+            self._conn,
+            self._column,
+            vectors,
+            K + 1,
+            filters=list(distinct.values()),
+            filter_of=np.array([place[text] for text in texts]),
+        )
+
+    def _alternatives(self, filtered: bool) -> list[tuple[str, Mapping[str, str]]]:
+        """List settings worth trying, by a name and the parameters to set."""
+        method = self._index.method
+        name = "hnsw.ef_search" if method == "hnsw" else "ivfflat.probes"
+        inside = {row["name"]: row["setting"] for row in fetch_dicts(self._conn, "check_settings_in_force")}
+        usual = int(inside.get(name, 40))
+        found: list[tuple[str, Mapping[str, str]]] = []
+        if filtered:
+            if self._server.pgvector_number >= (0, 8):
+                scan = {f"{method}.iterative_scan": "relaxed_order"}
+                found.append((f"{method}.iterative_scan = relaxed_order", scan))
+                wider = str(min(5 * usual, _LARGEST[method]))
+                found.append((f"relaxed_order, {name} = {wider}", {**scan, name: wider}))
+            found.append(("exact, through the filter's own index or the table", _EXACT))
+            return found
+        for multiple in _MULTIPLES:
+            value = str(min(multiple * usual, _LARGEST[method]))
+            found.append((f"{name} = {value}", {name: value}))
+        return found
+
+    def _try(
+        self,
+        name: str,
+        values: Mapping[str, str],
+        vectors: Singles,
+        statements: Sequence[sql.Composed],
+        truth: Truth,
+        own: Bools,
+    ) -> Trial:
+        with settings(self._conn, {"statement_timeout": str(SEARCH_TIMEOUT_MS), **values}):
+            path = self._path(statements[0], vectors[0])
+            answers = run_searches(self._conn, vectors, K + 1, statements)
+        recall = _score(answers, truth, own)
+        short = answers.returned < np.minimum(truth.counts, K + 1)
+        return Trial(
+            name,
+            path,
+            float(recall.mean()),
+            lower_bound(recall),
+            float((answers.returned - own).clip(0, K).mean()),
+            float(short.mean()),
+            float(answers.ms.mean()),
+            float(np.quantile(answers.ms, 0.99)),
+        )
+
+    def _path(self, statement: sql.Composed, vector: Singles) -> str:
+        """Return how the planner answers: the index it scans, or how it does without."""
+        text = as_text(vector)
+        plan = fetch_value(self._conn, sql.SQL("EXPLAIN (FORMAT JSON) {}").format(statement), (text, text))
+        return describe_path(plan[0]["Plan"], {index.name for index in self._table.indexes})
+
+
+def describe_path(plan: Mapping[str, Any], vector_indexes: set[str]) -> str:
+    """Say in a few words how a plan finds its rows."""
+    nodes, names = [plan], []
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node.get("Plans", ()))
+        if name := node.get("Index Name"):
+            if name in vector_indexes and node["Node Type"].startswith("Index"):
+                return f"index {name}"
+            names.append(name)
+    return f"exact, through {names[0]}" if names else "exact, every row read"
+
+
+def _score(answers: Answers, truth: Truth, own: Bools) -> Floats:
+    """Score answers without the row that was searched for; return recall@10, float64 (n,).
+
+    `own` bool (n,): whether that row is among the true neighbours, at distance 0.
+    """
+    wanted = np.minimum(truth.counts, K + own)
+    at = (np.arange(len(wanted)), np.maximum(wanted - 1, 0))
+    bounds = np.where(wanted > 0, truth.distances[at] + truth.tolerances[at], -np.inf)
+    hits = np.minimum((answers.distances <= bounds[:, None]).sum(axis=1), wanted)
+    itself = own & (answers.distances.min(axis=1) <= truth.distances[:, 0] + truth.tolerances[:, 0] + 1e-9)
+    rest = wanted - own
+    recall = np.where(rest > 0, (hits - itself) / np.maximum(rest, 1), 1.0)
+    return recall.astype(np.float64)
