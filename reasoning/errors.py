@@ -1,7 +1,7 @@
-"""What goes wrong in reasoning: typed, in one JSON form, in the reader's language, and without internals.
+"""The errors of reasoning: typed, with one JSON form, translated, and without internal details.
 
-Each error carries the correlation id of its run. What it says comes from its key and parameters alone; the
-cause, with its SQL, paths and stack, is kept as `__cause__` for the log.
+Each error has the correlation id of its run. Its message is made from a key and parameters alone; the cause,
+with SQL, paths and stack, is kept as `__cause__` for the log.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from .messages import translate
 from .trace import Trace
 
-_LOST = ("08", "57P")  # connection exceptions, and a server that shuts down
-_PASSING = ("40", "53", "55P03")  # rolled back, short of resources, a lock that was not to be had
+# SQLSTATE prefixes: connection exceptions and a server that shuts down; then transactions rolled back,
+# insufficient resources and locks not available.
+_LOST = ("08", "57P")
+_TEMPORARY = ("40", "53", "55P03")
 
 
 class ReasoningError(VectunedError):
-    """Something in reasoning failed; `params` fill in the message of the class's key.
+    """An error of reasoning; `params` fill in the message of the class's key.
 
-    `details` are objects with at least a `message`; `retryable` says whether the same may succeed later.
+    `details` are objects with at least a `message`. `retryable` says whether another attempt may succeed.
     """
 
     code: ClassVar[str] = "INTERNAL"
@@ -39,17 +41,17 @@ class ReasoningError(VectunedError):
     ) -> None:
         self.params = {name: str(value) for name, value in params.items()}
         self.correlation_id = correlation_id
-        # Of the run that it ended, as far as that came.
+        # The trace of the run up to this error.
         self.trace: Trace | None = None
         self.details = [dict(detail) for detail in details]
         super().__init__(self.message())
 
     def message(self, language: str = "en") -> str:
-        """Say what happened in a language."""
+        """Return the message in a language."""
         return translate(self.key, self.params, language)
 
     def to_json(self, language: str = "en") -> dict[str, Any]:
-        """Return the error as clients are told of it."""
+        """Return the error as clients see it."""
         return {
             "code": self.code,
             "message": self.message(language),
@@ -60,7 +62,7 @@ class ReasoningError(VectunedError):
 
 
 class GraphError(ReasoningError):
-    """The graph is not put together rightly."""
+    """The nodes of a graph do not fit together."""
 
     exit_code = 2
 
@@ -78,7 +80,7 @@ class MissingInputError(GraphError):
 
 
 class PortTypeError(GraphError):
-    """A node is given another type than it takes."""
+    """A node takes another type than the one that is produced."""
 
     code, key = "GRAPH_PORT_TYPE", "errors.graph.port_type"
 
@@ -96,65 +98,65 @@ class DuplicateNodeError(GraphError):
 
 
 class UnknownNodeError(GraphError):
-    """A node is named that the graph does not have."""
+    """The graph has no node of that name."""
 
     code, key = "GRAPH_UNKNOWN_NODE", "errors.graph.unknown_node"
 
 
 class SignatureError(GraphError):
-    """A node does not say what it takes and produces."""
+    """A node does not declare its ports."""
 
     code, key = "GRAPH_SIGNATURE", "errors.graph.signature"
 
 
 class WrongInputsError(GraphError):
-    """A run was given other inputs than its graph takes."""
+    """A run was started with other inputs than its graph takes."""
 
     code, key = "GRAPH_WRONG_INPUTS", "errors.graph.wrong_inputs"
 
 
 class RunError(ReasoningError):
-    """A run did not come to its end."""
+    """A run failed or was cancelled."""
 
 
 class NodeFailedError(RunError):
-    """A node failed by an error that is none of ours."""
+    """A node raised an error that is not one of vectuned's."""
 
     code, key = "NODE_FAILED", "errors.run.failed"
 
 
 class RefusedError(RunError):
-    """A part of vectuned beneath a node refused its work, in a sentence of its own."""
+    """Another part of vectuned refused the request; the message is its own."""
 
     code, key = "REFUSED", "errors.run.refused"
 
 
 class NodeTimeoutError(RunError):
-    """A node took longer than it may."""
+    """A node exceeded its time limit."""
 
     code, key = "NODE_TIMEOUT", "errors.run.timeout"
 
 
 class WrongOutputError(RunError):
-    """A node returned something else than it declares."""
+    """A node returned another type than it declares."""
 
     code, key = "NODE_WRONG_OUTPUT", "errors.run.wrong_output"
 
 
 class RunCancelledError(RunError):
-    """Somebody cancelled the run."""
+    """The run was cancelled."""
 
     code, key = "RUN_CANCELLED", "errors.run.cancelled"
 
 
 class StoreError(ReasoningError):
-    """The entity store could not do what was asked of it."""
+    """A statement on the entity store failed."""
 
     code, key = "STORE_FAILED", "errors.store.failed"
 
 
 class StoreUnavailableError(StoreError):
-    """The entity store cannot be reached, or is too busy at the moment."""
+    """The entity store cannot be reached or is overloaded."""
 
     code, key = "STORE_UNAVAILABLE", "errors.store.unavailable"
     retryable = True
@@ -176,42 +178,42 @@ class StoreMissingError(StoreError):
 
 
 class StoreEmptyError(StoreError):
-    """There is nothing to reason about."""
+    """The entity store holds no entities."""
 
     code, key = "STORE_EMPTY", "errors.store.empty"
     exit_code = 2
 
 
 class QuestionError(ReasoningError):
-    """The question cannot be worked on."""
+    """The question cannot be answered as it is."""
 
     exit_code = 2
 
 
 class EmptyQuestionError(QuestionError):
-    """There is no question."""
+    """The question is empty."""
 
     code, key = "QUESTION_EMPTY", "errors.question.empty"
 
 
 class QuestionTooLongError(QuestionError):
-    """The question is longer than questions may be."""
+    """The question is too long."""
 
     code, key = "QUESTION_TOO_LONG", "errors.question.too_long"
 
 
 class EmbedderError(ReasoningError):
-    """Texts cannot be turned into vectors."""
+    """Texts cannot be embedded."""
 
 
 class EmbedderMissingError(EmbedderError):
-    """A package that an embedder needs is not installed."""
+    """A package that the embedder needs is not installed."""
 
     code, key = "EMBEDDER_MISSING", "errors.embedder.package_missing"
 
 
 class EmbedderBrokenError(EmbedderError):
-    """The model that a package carries cannot be loaded."""
+    """The model in a package cannot be loaded."""
 
     code, key = "EMBEDDER_BROKEN", "errors.embedder.broken"
 
@@ -224,50 +226,51 @@ class EmbedderUnreachableError(EmbedderError):
 
 
 class ModelMismatchError(EmbedderError):
-    """Stored vectors are of another model than the question's would be."""
+    """The store's vectors are of another model than the configured embedder."""
 
     code, key = "EMBEDDER_MISMATCH", "errors.embedder.mismatch"
     exit_code = 78
 
 
 class GeneratorError(ReasoningError):
-    """A generating model is of no help."""
+    """A language model cannot write the answer."""
 
 
 class GeneratorUnreachableError(GeneratorError):
-    """The generating model did not answer as expected."""
+    """The language model did not answer as expected."""
 
     code, key = "GENERATOR_UNAVAILABLE", "errors.generator.unavailable"
     retryable = True
 
 
 class UngroundedError(GeneratorError):
-    """The generating model made something up."""
+    """The language model's answer cites no fact."""
 
     code, key = "GENERATOR_UNGROUNDED", "errors.generator.ungrounded"
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same may succeed when it is tried again."""
+    """Say whether another attempt may succeed."""
     if isinstance(error, ReasoningError):
         return error.retryable
     return isinstance(error, psycopg.Error) and store_error(error).retryable
 
 
 def store_error(error: psycopg.Error) -> StoreError:
-    """Say of an error of the driver or the server what clients may know of it."""
+    """Return what clients may know of an error of the driver or the server."""
     state = error.sqlstate or ""
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state:
         return StoreUnavailableError()
-    if state.startswith((*_LOST, *_PASSING)):
+    if state.startswith((*_LOST, *_TEMPORARY)):
         return StoreUnavailableError()
     return StoreError(sqlstate=state or "none")
 
 
 def node_error(error: BaseException, node: str, correlation_id: str) -> ReasoningError:
-    """Return the error that a run ends with when a node raised one, the cause kept.
+    """Return the error that a run ends with when a node raised `error`, which becomes its cause.
 
-    Ours stay as they are and learn the correlation id; of others nothing is told but that the node failed.
+    Errors of reasoning are returned themselves, with the correlation id. The message of others may contain
+    internal details, so it is left out.
     """
     if isinstance(error, ReasoningError):
         error.correlation_id = error.correlation_id or correlation_id
@@ -276,7 +279,7 @@ def node_error(error: BaseException, node: str, correlation_id: str) -> Reasonin
     if isinstance(error, psycopg.Error):
         found = store_error(error)
     elif isinstance(error, DatabaseUnavailableError):
-        # Its sentence names host and user, which are no business of whoever asks.
+        # Its message names host and user, which clients should not see.
         found = StoreUnavailableError()
     elif isinstance(error, VectunedError):
         found = RefusedError(reason=error)

@@ -1,4 +1,4 @@
-"""What is said to people, by key and language: texts are data, and a missing one falls back on English."""
+"""Messages by key and language, read from data/messages.LANGUAGE.toml; English is the fallback."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _FIELD = re.compile(r"\{(\w+)\}")
 def translate(key: str, params: Mapping[str, object] | None = None, language: str = FALLBACK) -> str:
     """Return the text of a key with its parameters filled in.
 
-    The language is a tag such as "de" or "de-AT". Without a text in it the English one is taken, and without
-    that the key itself; a parameter that is not given stays as it is written, in braces.
+    `language` is a tag such as "de" or "de-AT". A missing text is replaced by the English one, and that by
+    the key itself. A missing parameter stays in braces.
     """
     values = params or {}
     template = _texts(_primary(language)).get(key) or _texts(FALLBACK).get(key, key)
-    # Not str.format: a value must never be taken for a pattern, nor a pattern reach into a value.
+    # Not str.format, whose patterns could read attributes of a value.
     return _FIELD.sub(lambda field: str(values.get(field[1], field[0])), template)
 
 
 def languages() -> tuple[str, ...]:
-    """Name the languages that there are texts in."""
+    """Return the languages that have texts, sorted."""
     names = (file.name.split(".") for file in _folder().iterdir())
     return tuple(sorted(parts[1] for parts in names if parts[0] == "messages" and parts[-1] == "toml"))
 
 
 def texts(language: str) -> Mapping[str, str]:
-    """Return every text of a language by its key; none of a language that is not known."""
+    """Return the texts of a language by key; empty for an unknown language."""
     return _texts(_primary(language))
 
 

@@ -1,4 +1,4 @@
-"""The trace of a run: what each node was given, gave, decided and took, as data."""
+"""The trace of a run: the inputs, outputs, decisions and duration of each node, as data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 
 Status = Literal["ok", "failed", "timed_out", "cancelled", "sent_back"]
 
-_TEXT: Final = 120
-_SHOWN: Final = 3
-_DEPTH: Final = 3
+_MAX_CHARACTERS: Final = 120  # of a text in a summary: about a line
+_MAX_ITEMS: Final = 3  # of a collection in a summary: enough to show what it holds
+_MAX_DEPTH: Final = 3  # levels of nested values: a candidate, its entity, its fields
 
 
 @dataclass(frozen=True)
 class Step:
-    """One attempt of a node; times are milliseconds, `start_ms` since the run began.
+    """One attempt of a node. Times are in milliseconds; `start_ms` counts from the start of the run.
 
-    `given` and `gave` are what the node took and returned, `decisions` what it said of its choices, and
-    `error` the JSON form of what it failed by. `round` counts from 1 and grows when the run is sent back.
+    `taken` and `returned` are the dataclasses of inputs and outputs, `decisions` is what the node recorded,
+    `error` the JSON form of its error. `round` is 1 for the first pass through the graph and grows each time
+    the run is sent back.
     """
 
     node: str
@@ -31,26 +32,26 @@ class Step:
     start_ms: float
     duration_ms: float
     after: tuple[str, ...]
-    given: Any = field(repr=False)
-    gave: Any = field(default=None, repr=False)
+    taken: Any = field(repr=False)
+    returned: Any = field(default=None, repr=False)
     decisions: tuple[Mapping[str, Any], ...] = ()
     error: Mapping[str, Any] | None = None
 
-    # Made when somebody looks: most traces are never read, and it takes as long as a run's other own work.
+    # Summarised on access: most traces are never read, and summaries take as long as the rest of the runner.
     @property
     def inputs(self) -> dict[str, Any]:
-        """Return a summary of each input."""
-        return summarise_ports(self.given)
+        """A summary of each input."""
+        return summarise_ports(self.taken)
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """Return a summary of each output; none where the attempt did not succeed."""
-        return {} if self.gave is None else summarise_ports(self.gave)
+        """A summary of each output; empty unless the attempt succeeded."""
+        return {} if self.returned is None else summarise_ports(self.returned)
 
 
 @dataclass
 class Trace:
-    """What happened in a run, step by step in the order in which they ended."""
+    """The steps of a run, in the order in which they ended."""
 
     correlation_id: str
     started_at: datetime
@@ -60,16 +61,16 @@ class Trace:
 
     @property
     def rounds(self) -> int:
-        """How often the run went through the graph, wholly or in part."""
+        """The number of passes through the graph, including those that were not finished."""
         return max((step.round for step in self.steps), default=0)
 
-    def of(self, node: str) -> list[Step]:
+    def steps_of(self, node: str) -> list[Step]:
         """Return the steps of a node, earliest first."""
         return [step for step in self.steps if step.node == node]
 
     def decisions(self, node: str | None = None) -> list[Mapping[str, Any]]:
-        """Return what was decided, by one node or by all."""
-        steps = self.steps if node is None else self.of(node)
+        """Return the decisions of one node, or of all."""
+        steps = self.steps if node is None else self.steps_of(node)
         return [decision for step in steps for decision in step.decisions]
 
     def to_json(self) -> dict[str, Any]:
@@ -84,14 +85,14 @@ class Trace:
         }
 
 
-def summarise(value: Any, depth: int = _DEPTH) -> Any:
-    """Describe a value shortly, as plain data: the first of many, the shape of arrays, the start of texts."""
+def summarise(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Return a short summary as plain data: the first items, the shape of an array, the start of a text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, str):
-        return value if len(value) <= _TEXT else f"{value[: _TEXT - 1]}…"
+        return value if len(value) <= _MAX_CHARACTERS else f"{value[: _MAX_CHARACTERS - 1]}…"
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, np.generic):
@@ -102,16 +103,16 @@ def summarise(value: Any, depth: int = _DEPTH) -> Any:
         named = {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
         return {name: summarise(each, depth - 1) for name, each in named.items()}
     if isinstance(value, Mapping):
-        shown = {str(name): summarise(each, depth - 1) for name, each in list(value.items())[:_SHOWN]}
-        return shown if len(value) <= _SHOWN else {"count": len(value), "first": shown}
+        shown = {str(name): summarise(each, depth - 1) for name, each in list(value.items())[:_MAX_ITEMS]}
+        return shown if len(value) <= _MAX_ITEMS else {"count": len(value), "first": shown}
     if isinstance(value, Sequence | Set):
-        first = [summarise(each, depth - 1) for each in list(value)[:_SHOWN]]
-        return first if len(value) <= _SHOWN else {"count": len(value), "first": first}
+        first = [summarise(each, depth - 1) for each in list(value)[:_MAX_ITEMS]]
+        return first if len(value) <= _MAX_ITEMS else {"count": len(value), "first": first}
     return summarise(str(value))
 
 
 def summarise_ports(value: Any) -> dict[str, Any]:
-    """Describe the ports of a node's inputs or outputs."""
+    """Return a summary of each field of a node's inputs or outputs."""
     return {each.name: summarise(getattr(value, each.name)) for each in fields(value) if each.repr}
 
 

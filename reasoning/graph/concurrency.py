@@ -1,4 +1,4 @@
-"""How busy this process is with runs: what thresholds follow."""
+"""The load of this process: how many runs are in progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Load:
-    """Counts the runs under way; `level` is 0 with one or none and 1 from `capacity` on."""
+    """Counts the runs in progress. `level` is 0 for up to one run and 1 for `capacity` runs and more."""
 
     def __init__(self, capacity: int = 8) -> None:
         self._capacity = max(capacity, 2)
@@ -17,12 +17,12 @@ class Load:
 
     @property
     def level(self) -> float:
-        """Return how busy it is, 0 to 1."""
+        """The load, 0 to 1."""
         return min(max(self._running - 1, 0) / (self._capacity - 1), 1.0)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count a run for as long as the block lasts."""
+        """Count a run for the duration of the block."""
         with self._lock:
             self._running += 1
         try:

@@ -1,4 +1,8 @@
-"""Connections that runs borrow: each has its own while it works, and opening one is paid for once."""
+"""A pool of connections that runs borrow.
+
+Not psycopg_pool: it opens connections in threads of its own and does not pass their errors on, so that a
+database that refuses connections, or has no entity store, would lead to a timeout without a cause.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +20,25 @@ Connection = psycopg.Connection[Any]
 
 
 class ConnectionPool:
-    """Lend at most `most` connections made by `connect`, the one given back last first.
+    """Lends up to `max_connections` connections opened by `connect`, the last returned first. Thread-safe.
 
-    Its server has planned the searches already. One that is given back in the middle of a transaction is
-    closed; where one was lost the idle ones are not trusted either.
+    That one's server process has the plans of the searches cached. A connection returned in the middle of a
+    transaction is closed. If one was lost, the idle ones are closed too, since they may be lost as well.
     """
 
-    def __init__(self, connect: Callable[[], Connection], most: int = 8) -> None:
+    def __init__(self, connect: Callable[[], Connection], max_connections: int = 8) -> None:
         self._connect = connect
-        self._most = most
-        self._free = threading.Semaphore(most)
+        self._max = max_connections
+        self._free = threading.Semaphore(max_connections)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
 
     @contextmanager
     def lend(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Lend a connection for the block; StoreBusyError if none is to be had within the time."""
+        """Lend a connection for the block; raises StoreBusyError if none is free within `seconds`."""
         if not self._free.acquire(timeout=seconds):
-            raise StoreBusyError(count=self._most)
+            raise StoreBusyError(count=self._max)
         try:
             conn = self._take() or self._connect()
             try:
@@ -45,7 +49,7 @@ class ConnectionPool:
             self._free.release()
 
     def close(self) -> None:
-        """Close what is idle now, and what is lent as soon as it comes back."""
+        """Close the idle connections now, and the others when they are returned."""
         with self._lock:
             self._closed = True
         self._close_idle()

@@ -1,4 +1,4 @@
-"""What a node is given besides its inputs: time, connections, a voice in the trace, a way to be stopped."""
+"""What a node uses besides its inputs: connections, the remaining time, the trace, and cancellation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -15,17 +15,21 @@ from vectuned.reasoning.trace import summarise
 
 from .connections import Connection, ConnectionPool
 
+_MIN_SECONDS: Final = 0.001  # of waiting after the deadline: a free connection is still taken
+_MAX_WAIT: Final = 60.0  # seconds for a connection, for nodes without a limit
+_CANCEL_SECONDS: Final = 2.0  # for a cancel request; the connection is closed after that
 
-class SendBack(Exception):  # noqa: N818 - no error but a wish
-    """Raised by a node to have the whole run done again with some inputs changed; see `Context.send_back`."""
+
+class SendBack(Exception):  # noqa: N818 - not an error
+    """Starts the whole run again with some inputs changed; see `Context.send_back`."""
 
     def __init__(self, changes: Mapping[str, Any]) -> None:
-        super().__init__("the run is to be done again")
+        super().__init__("the run starts again")
         self.changes = dict(changes)
 
 
 class Cancellation:
-    """Whether something is to stop, and what to do at the moment it is told to. Used from any thread."""
+    """A request to stop, and the callbacks that carry it out. Thread-safe."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -35,11 +39,11 @@ class Cancellation:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `cancel` was called."""
         return self._event.is_set()
 
     def cancel(self) -> None:
-        """Tell it to stop; a second time changes nothing."""
+        """Request to stop and run the callbacks; a second call has no effect."""
         with self._lock:
             if self._event.is_set():
                 return
@@ -49,17 +53,17 @@ class Cancellation:
             callback()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for as long, or until it is told to stop; return whether it was."""
+        """Wait for `cancel`, at most for `seconds`; return whether it was called."""
         return self._event.wait(seconds)
 
     @contextmanager
-    def calling(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Call back when it is told to stop within the block, at once if it was before."""
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Run a callback when `cancel` is called within the block, at once if it was called before."""
         with self._lock:
             number, self._next = self._next, self._next + 1
             self._callbacks[number] = callback
-            already = self._event.is_set()
-        if already:
+            is_cancelled = self._event.is_set()
+        if is_cancelled:
             callback()
         try:
             yield
@@ -71,8 +75,8 @@ class Cancellation:
 class Context:
     """What one attempt of a node may use.
 
-    `correlation_id` names the run in every log line and error. `may_send_back` says whether the run may still
-    be done again.
+    `correlation_id` identifies the run in log lines and errors. `may_send_back` says whether the run may
+    start again.
     """
 
     def __init__(
@@ -97,43 +101,43 @@ class Context:
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def record_decision(self, what: str, **facts: object) -> None:
-        """Say in the trace what was decided, and by which facts."""
+        """Record in the trace what was decided, and the facts it depends on."""
         self.decisions.append({"what": what, **{name: summarise(fact) for name, fact in facts.items()}})
 
-    def remaining(self, most: float) -> float:
-        """Return the seconds left to this attempt, `most` at most and never 0."""
+    def remaining_seconds(self, limit: float) -> float:
+        """Return the seconds left for this attempt: more than 0, and at most `limit`."""
         if self._deadline is None:
-            return most
-        return min(most, max(self._deadline - time.monotonic(), 0.001))
+            return limit
+        return min(limit, max(self._deadline - time.monotonic(), _MIN_SECONDS))
 
-    def check(self) -> None:
-        """Raise RunCancelledError if this attempt is to stop: call it in long loops."""
+    def raise_if_cancelled(self) -> None:
+        """Raise RunCancelledError if this attempt should stop; to be called in long loops."""
         if self.cancellation.is_cancelled:
             raise RunCancelledError(correlation_id=self.correlation_id)
 
     def send_back(self, **changes: object) -> None:
-        """End this run and begin it anew with some of the graph's inputs changed; once the way is free."""
+        """Start the run again with some of the graph's inputs changed; returns if that is not allowed."""
         if self.may_send_back:
             raise SendBack(changes)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend a connection of the run's own; what it is doing is stopped when the attempt is."""
+        """Lend a connection; when the attempt is cancelled, so is the statement it runs."""
         if self._connections is None:
-            raise RuntimeError(f"the run has no connections, which node {self.node} asks for")
-        self.check()
-        with self._connections.lend(self.remaining(60.0)) as conn:
+            raise RuntimeError(f"node {self.node} needs a connection, but the run has none")
+        self.raise_if_cancelled()
+        with self._connections.lend(self.remaining_seconds(_MAX_WAIT)) as conn:
             try:
-                with self.cancellation.calling(lambda: _stop(conn)):
+                with self.cancellation.on_cancel(lambda: _stop(conn)):
                     yield conn
             finally:
-                # It may be stopped a moment late, when it already works for another.
+                # The cancel request may arrive late, when the connection already serves another run.
                 if self.cancellation.is_cancelled:
                     conn.close()
 
 
 def _stop(conn: Connection) -> None:
     try:
-        conn.cancel_safe(timeout=2.0)
+        conn.cancel_safe(timeout=_CANCEL_SECONDS)
     except psycopg.Error:
         conn.close()

@@ -1,16 +1,13 @@
-"""Graphs of nodes: what a node is, how its ports are found, and what is checked before anything runs."""
+"""Graphs of nodes: what a node is, how its ports are declared, and the checks before a run."""
 
 from __future__ import annotations
 
-import types
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from collections.abc import Sequence as AbstractSequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from graphlib import CycleError as _Cycle
 from graphlib import TopologicalSorter
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from vectuned.reasoning.errors import (
     CycleError,
@@ -23,6 +20,7 @@ from vectuned.reasoning.errors import (
 )
 
 from .context import Context
+from .port_types import is_assignable, type_name
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -30,9 +28,9 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one node may take: seconds for each attempt, attempts, and seconds before the second one.
+    """The limits of a node: seconds for each attempt, attempts, and seconds of pause before the second one.
 
-    Only errors that are `retryable` are tried again, each time after twice the wait.
+    Only errors that are `retryable` lead to another attempt. Each pause is twice as long as the one before.
     """
 
     seconds: float | None = 10.0
@@ -43,9 +41,9 @@ class Limits:
 class Node(ABC, Generic[In, Out]):
     """One step of reasoning.
 
-    `run` declares the ports: the fields of the dataclass it takes are the node's inputs, those of the one it
-    returns are its outputs, and fields of the same name are joined. An input with a default is optional. A
-    node keeps no state of a run, since several runs may be in it at once.
+    `run` declares the ports: the fields of the dataclass it takes are the node's inputs, and those of the
+    dataclass it returns are its outputs. An output is connected to the inputs of the same name. An input with
+    a default is optional. A node must not keep the state of a run, since several runs may use it at once.
     """
 
     name: str
@@ -53,7 +51,7 @@ class Node(ABC, Generic[In, Out]):
 
     @abstractmethod
     def run(self, inputs: In, context: Context) -> Out:
-        """Do the work; see `Context` for connections, time left and the trace."""
+        """Do the work; `context` has connections, the remaining time and the trace."""
 
     def ports(self) -> tuple[type[Any], type[Any]]:
         """Return the dataclasses of inputs and outputs."""
@@ -69,7 +67,7 @@ class Node(ABC, Generic[In, Out]):
 
 @dataclass(frozen=True)
 class Port:
-    """A named value of a type; `required` unless it has a default."""
+    """An input or output by name and type; an input with a default is not `required`."""
 
     name: str
     type: Any
@@ -78,7 +76,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value on its way: `producer` is a node, None for the graph's own inputs."""
+    """A connection of two ports; `producer` is a node, None for the graph's own inputs."""
 
     producer: str | None
     consumer: str
@@ -87,23 +85,24 @@ class Edge:
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph that was checked.
+    """A checked graph.
 
-    `order` is one order in which the nodes may run; `after` says what each waits for, `edges` which value it
-    waits for. `takes` and `gives` are the dataclasses of each node's ports, `types` those of its outputs.
+    `order` is one order in which the nodes may run, `after` has the nodes that each waits for, and `edges`
+    the values it waits for. `input_classes` and `output_classes` are the dataclasses of each node's ports,
+    `output_types` the types of its outputs by name.
     """
 
     nodes: Mapping[str, Node[Any, Any]]
     inputs: type[Any]
-    takes: Mapping[str, type[Any]]
-    gives: Mapping[str, type[Any]]
-    types: Mapping[str, Mapping[str, Any]]
+    input_classes: Mapping[str, type[Any]]
+    output_classes: Mapping[str, type[Any]]
+    output_types: Mapping[str, Mapping[str, Any]]
     order: tuple[str, ...]
     after: Mapping[str, frozenset[str]]
     edges: tuple[Edge, ...]
 
     def layers(self) -> list[list[str]]:
-        """Group the nodes by the length of the longest way to them; those of a group are independent."""
+        """Group the nodes by the length of the longest path to them; the nodes of a group are independent."""
         depth: dict[str, int] = {}
         for name in self.order:
             depth[name] = 1 + max((depth[before] for before in self.after[name]), default=-1)
@@ -115,10 +114,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes by name and the dataclass of what a run is given.
+    """Nodes, and the dataclass of a run's inputs.
 
-    A graph never changes: `add`, `remove` and `replace` return another one, so that runs under way are not
-    disturbed. Its parts need not fit together before `plan`.
+    A graph is immutable: `add`, `remove` and `replace` return another one, and runs in progress are not
+    affected. Only `plan` checks that the nodes fit together.
     """
 
     inputs: type[Any]
@@ -131,49 +130,51 @@ class Graph:
                 raise DuplicateNodeError(node=name)
 
     def add(self, *nodes: Node[Any, Any]) -> Graph:
-        """Return the graph with more nodes."""
+        """Return a graph with more nodes."""
         return replace(self, nodes=(*self.nodes, *nodes))
 
     def remove(self, name: str) -> Graph:
-        """Return the graph without a node."""
-        self[name]
+        """Return a graph without a node; raises UnknownNodeError if it has none of that name."""
+        self[name]  # raises
         return replace(self, nodes=tuple(node for node in self.nodes if node.name != name))
 
     def replace(self, name: str, node: Node[Any, Any]) -> Graph:
-        """Return the graph with another node in the place of the one of that name."""
-        self[name]
+        """Return a graph with a node replaced; raises UnknownNodeError if it has none of that name."""
+        self[name]  # raises
         return replace(self, nodes=tuple(node if each.name == name else each for each in self.nodes))
 
     def __getitem__(self, name: str) -> Node[Any, Any]:
-        """Return a node; UnknownNodeError if there is none of that name."""
+        """Return a node; raises UnknownNodeError if there is none of that name."""
         for node in self.nodes:
             if node.name == name:
                 return node
         raise UnknownNodeError(node=name, known=", ".join(node.name for node in self.nodes) or "none")
 
     def plan(self) -> Plan:
-        """Check that everything fits and return the order of work.
+        """Check that the nodes fit together and return the plan of a run.
 
-        Raises a GraphError that names the node and the port: a port that two nodes produce, an input that
-        nothing produces, a type that does not fit, nodes that wait for each other, undeclared ports.
+        Raises a GraphError that names the node and the port if two nodes produce a port, nothing produces an
+        input, types do not fit, nodes wait for each other, or ports are not declared.
         """
         producers: dict[str, tuple[str | None, Port]] = {
             name: (None, port) for name, port in _ports(self.inputs).items()
         }
-        ports = {node.name: node.ports() for node in self.nodes}
-        outputs = {name: _ports(gives) for name, (_, gives) in ports.items()}
-        for node, given in outputs.items():
-            for name, port in given.items():
+        classes = {node.name: node.ports() for node in self.nodes}
+        outputs = {name: _ports(output_class) for name, (_, output_class) in classes.items()}
+        for node, ports in outputs.items():
+            for name, port in ports.items():
                 if name in producers:
                     other = producers[name][0] or "the graph's input"
                     raise DuplicateProducerError(node=node, port=name, producer=other)
                 producers[name] = (node, port)
         edges = [
-            edge for node, (takes, _) in ports.items() for edge in _edges(node, _ports(takes), producers)
+            edge
+            for node, (input_class, _) in classes.items()
+            for edge in _edges(node, _ports(input_class), producers)
         ]
         after = {
             name: frozenset(edge.producer for edge in edges if edge.consumer == name and edge.producer)
-            for name in ports
+            for name in classes
         }
         try:
             order = tuple(TopologicalSorter(after).static_order())
@@ -182,10 +183,10 @@ class Graph:
         return Plan(
             nodes={node.name: node for node in self.nodes},
             inputs=self.inputs,
-            takes={name: takes for name, (takes, _) in ports.items()},
-            gives={name: gives for name, (_, gives) in ports.items()},
-            types={
-                node: {name: port.type for name, port in given.items()} for node, given in outputs.items()
+            input_classes={name: input_class for name, (input_class, _) in classes.items()},
+            output_classes={name: output_class for name, (_, output_class) in classes.items()},
+            output_types={
+                node: {name: port.type for name, port in ports.items()} for node, ports in outputs.items()
             },
             order=order,
             after=after,
@@ -203,7 +204,7 @@ def _edges(
                 raise MissingInputError(node=node, port=name)
             continue
         producer, produced = producers[name]
-        if not fits(produced.type, port.type):
+        if not is_assignable(produced.type, port.type):
             raise PortTypeError(
                 node=node,
                 port=name,
@@ -222,88 +223,3 @@ def _ports(kind: type[Any]) -> dict[str, Port]:
 
 def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
-
-
-def fits(given: Any, wanted: Any) -> bool:
-    """Whether every value of one type may be taken for one of another, as a type checker would say.
-
-    Containers are read-only here and so covariant; a type variable or a type that is not known fits.
-    """
-    if wanted is Any or given is Any or given == wanted or isinstance(wanted, TypeVar):
-        return True
-    if _is_union(given):
-        return all(fits(each, wanted) for each in get_args(given))
-    if _is_union(wanted):
-        return any(fits(given, each) for each in get_args(wanted))
-    if given is None or wanted is None:
-        return given in (None, type(None)) and wanted in (None, type(None))
-    given_class, wanted_class = get_origin(given) or given, get_origin(wanted) or wanted
-    if not (isinstance(given_class, type) and isinstance(wanted_class, type)):
-        return bool(given_class == wanted_class)
-    # As type checkers have it, a whole number will do for a float.
-    if given_class is int and wanted_class is float:
-        return True
-    if not _is_subclass(given_class, wanted_class):
-        return False
-    return _arguments_fit(given_class, get_args(given), wanted_class, get_args(wanted))
-
-
-def _arguments_fit(
-    given_class: type, given: tuple[Any, ...], wanted_class: type, wanted: tuple[Any, ...]
-) -> bool:
-    if not given or not wanted:
-        return True
-    if given_class is tuple:
-        if wanted_class is not tuple:
-            return all(fits(each, wanted[0]) for each in given if each is not Ellipsis)
-        if wanted[-1] is Ellipsis:
-            return all(fits(each, wanted[0]) for each in given if each is not Ellipsis)
-        return len(given) == len(wanted) and all(map(fits, given, wanted))
-    return len(given) != len(wanted) or all(map(fits, given, wanted))
-
-
-def _is_subclass(given: type, wanted: type) -> bool:
-    try:
-        return issubclass(given, wanted)
-    except TypeError:  # a protocol with more than methods: nothing can be said before there is a value
-        return True
-
-
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType)
-
-
-def holds(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, as far as that can be seen without looking at all of its elements."""
-    if kind is Any or isinstance(kind, TypeVar):
-        return True
-    if _is_union(kind):
-        return any(holds(value, each) for each in get_args(kind))
-    if kind is None:
-        return value is None
-    if get_origin(kind) is typing.Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is typing.Annotated:
-        return holds(value, get_args(kind)[0])
-    wanted = get_origin(kind) or kind
-    if wanted is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    try:
-        if not isinstance(value, wanted):
-            return False
-    except TypeError:
-        return True
-    arguments = get_args(kind)
-    if isinstance(value, AbstractSequence) and value and not isinstance(value, str | bytes) and arguments:
-        return holds(value[0], arguments[0])
-    return True
-
-
-def type_name(kind: Any) -> str:
-    """Write a type as a programmer would, without the modules."""
-    if get_origin(kind) is None:
-        return "None" if kind in (None, type(None)) else str(getattr(kind, "__name__", kind))
-    if _is_union(kind):
-        return " | ".join(type_name(each) for each in get_args(kind))
-    inner = ", ".join("..." if each is Ellipsis else type_name(each) for each in get_args(kind))
-    return f"{type_name(get_origin(kind))}[{inner}]"

@@ -1,4 +1,4 @@
-"""A graph and what happened in it, drawn: Mermaid for documents, SVG for everything else."""
+"""Drawings of a graph and of a run: Mermaid for documents, SVG for everything else."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from vectuned.reasoning.trace import Step, Trace
 
 from .graph import Plan
 
-_WIDTH, _HEIGHT = 190, 54
-_GAP_X, _GAP_Y = 36, 64
+# Pixels: a box holds a name and one line of remarks.
+_WIDTH: Final = 190
+_HEIGHT: Final = 54
+_GAP_X: Final = 36
+_GAP_Y: Final = 64
 _MARGIN: Final = 20
 _FILLS: Final = {
     "ok": "#e3f3e6",
@@ -23,28 +26,28 @@ _FILLS: Final = {
 }
 
 
-def mermaid(plan: Plan, trace: Trace | None = None) -> str:
-    """Draw a graph as a Mermaid flowchart, with times and outcomes if there is a trace."""
+def draw_mermaid(plan: Plan, trace: Trace | None = None) -> str:
+    """Return a graph as a Mermaid flowchart, with times and outcomes if there is a trace."""
     last = _last_steps(trace)
     names = {name: f"n{number}" for number, name in enumerate(plan.order)}
-    lines = ["flowchart TD", '    given(["inputs"])']
+    lines = ["flowchart TD", '    inputs(["inputs"])']
     for name in plan.order:
         label = "<br/>".join((name, *_remarks(last.get(name))))
         lines.append(f'    {names[name]}["{_quoted(label)}"]')
-    for (start, end), ports in _joined(plan).items():
-        source = "given" if start is None else names[start]
+    for (start, end), ports in _ports_by_edge(plan).items():
+        source = "inputs" if start is None else names[start]
         lines.append(f"    {source} -->|{_quoted(', '.join(ports))}| {names[end]}")
     for step in trace.steps if trace else ():
         if step.status == "sent_back":
-            lines.append(f"    {names[step.node]} -.->|sent back| given")
+            lines.append(f"    {names[step.node]} -.->|sent back| inputs")
     for name in plan.order:
         status = last[name].status if name in last else ""
         lines.append(f"    style {names[name]} fill:{_FILLS[status]},stroke:#667,color:#223")
     return "\n".join(lines) + "\n"
 
 
-def svg(plan: Plan, trace: Trace | None = None) -> str:
-    """Draw a graph as an SVG image, layer under layer, with times and outcomes if there is a trace."""
+def draw_svg(plan: Plan, trace: Trace | None = None) -> str:
+    """Return a graph as an SVG image in layers, with times and outcomes if there is a trace."""
     last = _last_steps(trace)
     layers: list[list[str]] = [["inputs"], *_by_neighbours(plan)]
     across = max(map(len, layers))
@@ -63,7 +66,7 @@ def svg(plan: Plan, trace: Trace | None = None) -> str:
         'orient="auto"><path d="M0 0L8 4L0 8z" fill="#667"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
-    for (start, end), ports in _joined(plan).items():
+    for (start, end), ports in _ports_by_edge(plan).items():
         parts.append(_line(places[start], places[end], ", ".join(ports)))
     for key, (x, y) in places.items():
         step = last.get(key) if key else None
@@ -98,13 +101,13 @@ def _box(x: float, y: float, name: str, step: Step | None) -> str:
 
 
 def _by_neighbours(plan: Plan) -> list[list[str]]:
-    """Order each layer by where the nodes before it stand, so that fewer lines cross."""
+    """Order each layer by the positions of the nodes it depends on, so that fewer lines cross."""
     layers: list[list[str]] = []
-    place: dict[str, float] = {}
+    position: dict[str, float] = {}
     for layer in plan.layers():
-        centred = sorted((_mean([place[before] for before in plan.after[name]]), name) for name in layer)
+        centred = sorted((_mean([position[before] for before in plan.after[name]]), name) for name in layer)
         ordered = [name for _, name in centred]
-        place |= {name: (at + 0.5) / len(ordered) for at, name in enumerate(ordered)}
+        position |= {name: (at + 0.5) / len(ordered) for at, name in enumerate(ordered)}
         layers.append(ordered)
     return layers
 
@@ -113,7 +116,7 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.5
 
 
-def _joined(plan: Plan) -> Mapping[tuple[str | None, str], list[str]]:
+def _ports_by_edge(plan: Plan) -> Mapping[tuple[str | None, str], list[str]]:
     found: dict[tuple[str | None, str], list[str]] = {}
     for edge in plan.edges:
         found.setdefault((edge.producer, edge.consumer), []).append(edge.port)

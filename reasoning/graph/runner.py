@@ -1,4 +1,4 @@
-"""Running a graph: independent nodes side by side, each within its limits, and a trace of everything."""
+"""Run a graph: independent nodes in parallel, each within its limits, and a trace of every attempt."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from vectuned.reasoning.trace import Status, Step, Trace
 
 from .connections import ConnectionPool
 from .context import Cancellation, Context, SendBack
-from .graph import Plan, holds, type_name
+from .graph import Plan
+from .port_types import is_instance, type_name
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_LONGEST: Final = 3600.0
+_NO_LIMIT: Final = 3600.0  # seconds after which even a node without a limit times out: no wait is endless
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that came to its end: the values of all ports by name, and its trace."""
+    """A successful run: the values of all ports by name, and the trace."""
 
     values: Mapping[str, Any]
     trace: Trace
@@ -47,7 +48,7 @@ class Run:
 
 @dataclass
 class _Attempt:
-    """An attempt under way, or (without a future) one that waits to be made again."""
+    """An attempt in progress, or (without a future) one that starts at its deadline."""
 
     node: str
     number: int
@@ -60,12 +61,12 @@ class _Attempt:
 
 @dataclass
 class _Round:
-    """One way through the graph."""
+    """One pass through the graph."""
 
     number: int
     values: dict[str, Any]
     sorter: TopologicalSorter[str]
-    under_way: list[_Attempt] = field(default_factory=list)
+    attempts: list[_Attempt] = field(default_factory=list)
 
 
 def run(
@@ -80,17 +81,17 @@ def run(
 ) -> Run:
     """Run a graph on its inputs, an instance of `plan.inputs`.
 
-    A node starts as soon as all that it waits for is there. If one fails, what is under way is stopped and
-    its error raised, with the trace so far as `error.trace`. A node may send the run back, until it has been
-    done `rounds` times. Threads cannot be killed: an attempt that takes too long is told to stop, its
-    statement is cancelled, and its result is not waited for. Runs may share `workers`; an attempt that waits
-    for one of them is under way.
+    A node starts as soon as its inputs are complete. If a node fails, the attempts in progress are cancelled
+    and its error is raised, with the trace so far as `error.trace`. A node may send the run back until there
+    have been `rounds` passes. An attempt that takes too long is cancelled, with the statement it runs, and
+    its thread is left to end by itself. Runs may share `workers`; waiting for one counts against the limit of
+    the attempt.
     """
     runner = _Runner(plan, connections, cancellation or Cancellation(), rounds, correlation_id)
     if workers is not None:
         return runner.run(inputs, workers)
     widest = max((len(layer) for layer in plan.layers()), default=1)
-    # What was given up may still hold a thread, so there is one more for every node's next attempt.
+    # An abandoned attempt may still hold a thread, so each node has one more for its next attempt.
     own = ThreadPoolExecutor(widest + len(plan.nodes), thread_name_prefix="reasoning")
     try:
         return runner.run(inputs, own)
@@ -120,7 +121,7 @@ class _Runner:
             wanted, given = type_name(self._plan.inputs), type(inputs).__name__
             raise WrongInputsError(wanted=wanted, given=given, correlation_id=self._trace.correlation_id)
         try:
-            with self._cancellation.calling(self._wake):
+            with self._cancellation.on_cancel(self._wake):
                 values = self._run_rounds(workers, inputs)
         except ReasoningError as error:
             error.correlation_id = error.correlation_id or self._trace.correlation_id
@@ -146,120 +147,128 @@ class _Runner:
         while True:
             try:
                 return self._run_once(workers, inputs, number)
-            except SendBack as wish:
-                inputs = replace(inputs, **wish.changes)
+            except SendBack as request:
+                inputs = replace(inputs, **request.changes)
                 number += 1
 
     def _run_once(self, workers: ThreadPoolExecutor, inputs: Any, number: int) -> dict[str, Any]:
         values = {each.name: getattr(inputs, each.name) for each in fields(inputs)}
         sorter = TopologicalSorter(self._plan.after)
         sorter.prepare()
-        way = _Round(number, values, sorter)
+        current = _Round(number, values, sorter)
         try:
             while sorter.is_active():
                 for name in sorter.get_ready():
-                    way.under_way.append(self._begin(workers, way, name, 1))
-                self._await(workers, way)
+                    current.attempts.append(self._start_attempt(workers, current, name, 1))
+                self._wait_for_one(workers, current)
         finally:
-            for attempt in way.under_way:
+            for attempt in current.attempts:
                 attempt.context.cancellation.cancel()
                 if attempt.future is not None:
                     attempt.future.cancel()
-                    self._record(way, attempt, "cancelled")
+                    self._record(current, attempt, "cancelled")
         return values
 
-    def _begin(self, workers: ThreadPoolExecutor, way: _Round, name: str, number: int) -> _Attempt:
+    def _start_attempt(
+        self, workers: ThreadPoolExecutor, current: _Round, name: str, number: int
+    ) -> _Attempt:
         node = self._plan.nodes[name]
-        kind = self._plan.takes[name]
-        inputs = kind(**{e.name: way.values[e.name] for e in fields(kind) if e.name in way.values})
+        kind = self._plan.input_classes[name]
+        inputs = kind(**{e.name: current.values[e.name] for e in fields(kind) if e.name in current.values})
         seconds = node.limits.seconds
         context = Context(
             correlation_id=self._trace.correlation_id,
             node=name,
             attempt=number,
-            round=way.number,
-            may_send_back=way.number < self._rounds,
+            round=current.number,
+            may_send_back=current.number < self._rounds,
             seconds=seconds,
             connections=self._connections,
         )
         now = time.perf_counter()
-        deadline = now + (_LONGEST if seconds is None else seconds)
+        deadline = now + (_NO_LIMIT if seconds is None else seconds)
         return _Attempt(
             name, number, inputs, context, now, deadline, workers.submit(node.run, inputs, context)
         )
 
-    def _await(self, workers: ThreadPoolExecutor, way: _Round) -> None:
-        """Wait until something ends, or is due, and deal with it."""
-        due = min(attempt.deadline for attempt in way.under_way)
-        futures = {attempt.future for attempt in way.under_way if attempt.future is not None}
+    def _wait_for_one(self, workers: ThreadPoolExecutor, current: _Round) -> None:
+        """Wait until an attempt ends or its deadline has passed, and handle it."""
+        due = min(attempt.deadline for attempt in current.attempts)
+        futures = {attempt.future for attempt in current.attempts if attempt.future is not None}
         wait({*futures, self._stopped}, max(due - time.perf_counter(), 0.0), FIRST_COMPLETED)
         if self._cancellation.is_cancelled:
             raise RunCancelledError(correlation_id=self._trace.correlation_id)
         now = time.perf_counter()
-        for attempt in list(way.under_way):
+        for attempt in list(current.attempts):
             if attempt.future is None:
                 if attempt.deadline <= now:
-                    way.under_way.remove(attempt)
-                    way.under_way.append(self._begin(workers, way, attempt.node, attempt.number))
+                    current.attempts.remove(attempt)
+                    current.attempts.append(
+                        self._start_attempt(workers, current, attempt.node, attempt.number)
+                    )
             elif attempt.future.done():
-                way.under_way.remove(attempt)
-                self._end(way, attempt, attempt.future)
+                current.attempts.remove(attempt)
+                self._finish_attempt(current, attempt, attempt.future)
             elif attempt.deadline <= now:
-                way.under_way.remove(attempt)
-                self._give_up(way, attempt)
+                current.attempts.remove(attempt)
+                self._time_out(current, attempt)
 
-    def _end(self, way: _Round, attempt: _Attempt, future: Future[Any]) -> None:
-        node = self._plan.nodes[attempt.node]
+    def _finish_attempt(self, current: _Round, attempt: _Attempt, future: Future[Any]) -> None:
+        """Take the outputs of a node into the round, or raise what ends the round."""
         try:
             outputs = future.result()
             self._check(attempt.node, outputs)
-        except SendBack as wish:
-            self._record(way, attempt, "sent_back")
+        except SendBack as request:
+            self._record(current, attempt, "sent_back")
             self._log(logging.INFO, "send_back", "node %s sends the run back", attempt.node)
-            raise SendBack(wish.changes) from None
-        except Exception as error:  # a node may be anybody's: whatever it raises ends the run as one of ours
-            found = node_error(error, attempt.node, self._trace.correlation_id)
-            self._record(way, attempt, "failed", error=found)
-            if not is_retryable(found) or attempt.number >= node.limits.attempts:
-                # Who asked or configured wrongly is told so; the rest is for whoever runs this.
-                asked = (UsageError.exit_code, ConfigurationError.exit_code)
-                level = logging.INFO if found.exit_code in asked else logging.ERROR
-                self._log(level, "node_failed", "node %s: %s", attempt.node, found, cause=found.__cause__)
-                raise found from found.__cause__
-            self._log(logging.WARNING, "node_retried", "node %s: %s", attempt.node, found)
-            due = time.perf_counter() + node.limits.backoff * 2 ** (attempt.number - 1)
-            again = replace(attempt, number=attempt.number + 1, deadline=due, future=None)
-            way.under_way.append(again)
+            raise SendBack(request.changes) from None
+        except Exception as error:  # nodes of applications may raise anything
+            self._fail_or_retry(current, attempt, node_error(error, attempt.node, self._trace.correlation_id))
         else:
-            self._record(way, attempt, "ok", outputs=outputs)
-            way.values |= {each.name: getattr(outputs, each.name) for each in fields(outputs)}
-            way.sorter.done(attempt.node)
+            self._record(current, attempt, "ok", outputs=outputs)
+            current.values |= {each.name: getattr(outputs, each.name) for each in fields(outputs)}
+            current.sorter.done(attempt.node)
+
+    def _fail_or_retry(self, current: _Round, attempt: _Attempt, error: ReasoningError) -> None:
+        """Schedule another attempt if the error may pass and attempts are left, otherwise raise the error."""
+        self._record(current, attempt, "failed", error=error)
+        limits = self._plan.nodes[attempt.node].limits
+        if not is_retryable(error) or attempt.number >= limits.attempts:
+            # The caller can correct a wrong question or setting; anything else is for the operator.
+            caller_errors = (UsageError.exit_code, ConfigurationError.exit_code)
+            level = logging.INFO if error.exit_code in caller_errors else logging.ERROR
+            self._log(level, "node_failed", "node %s: %s", attempt.node, error, cause=error.__cause__)
+            raise error from error.__cause__
+        self._log(logging.WARNING, "node_retried", "node %s: %s", attempt.node, error)
+        due = time.perf_counter() + limits.backoff * 2 ** (attempt.number - 1)
+        current.attempts.append(replace(attempt, number=attempt.number + 1, deadline=due, future=None))
 
     def _check(self, name: str, outputs: Any) -> None:
-        kind = self._plan.gives[name]
+        """Raise WrongOutputError unless the outputs have the declared types."""
+        kind = self._plan.output_classes[name]
         if not isinstance(outputs, kind):
             given = type(outputs).__name__
             raise WrongOutputError(node=name, port="the result", wanted=type_name(kind), given=given)
-        for port, wanted in self._plan.types[name].items():
+        for port, wanted in self._plan.output_types[name].items():
             value = getattr(outputs, port)
-            if not holds(value, wanted):
+            if not is_instance(value, wanted):
                 given = type(value).__name__
                 raise WrongOutputError(node=name, port=port, wanted=type_name(wanted), given=given)
 
-    def _give_up(self, way: _Round, attempt: _Attempt) -> None:
+    def _time_out(self, current: _Round, attempt: _Attempt) -> None:
         seconds = self._plan.nodes[attempt.node].limits.seconds
         late = NodeTimeoutError(
             node=attempt.node, seconds=f"{seconds:g}", correlation_id=self._trace.correlation_id
         )
-        # Recorded first: what it says while it is being stopped is no news.
-        self._record(way, attempt, "timed_out", error=late)
+        # Recorded before it is cancelled: decisions that it records while it stops do not count.
+        self._record(current, attempt, "timed_out", error=late)
         self._log(logging.ERROR, "node_timeout", "node %s: %s", attempt.node, late)
         attempt.context.cancellation.cancel()
         raise late
 
     def _record(
         self,
-        way: _Round,
+        current: _Round,
         attempt: _Attempt,
         status: Status,
         outputs: Any = None,
@@ -269,14 +278,14 @@ class _Runner:
         self._trace.steps.append(
             Step(
                 node=attempt.node,
-                round=way.number,
+                round=current.number,
                 attempt=attempt.number,
                 status=status,
                 start_ms=start,
                 duration_ms=self._now_ms() - start,
                 after=tuple(sorted(self._plan.after[attempt.node])),
-                given=attempt.inputs,
-                gave=outputs,
+                taken=attempt.inputs,
+                returned=outputs,
                 decisions=tuple(attempt.context.decisions),
                 error=None if error is None else error.to_json(),
             )
@@ -286,4 +295,4 @@ class _Runner:
         self, level: int, action: str, text: str, *values: object, cause: BaseException | None = None
     ) -> None:
         extra = {"action": action, "correlation_id": self._trace.correlation_id}
-        logger.log(level, text, *values, extra=extra, exc_info=cause)
+        log.log(level, text, *values, extra=extra, exc_info=cause)

@@ -1,4 +1,4 @@
-"""A kit for tests of nodes and flows: run one node alone, put stand-ins into a graph, look at the trace."""
+"""Helpers for tests of nodes and graphs: run one node alone, replace nodes by stubs, inspect the trace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .graph import Graph, Limits, Node
 from .runner import Run, run
 
 
-class StandIn(Node[Any, Any]):
-    """Has the name and the ports of another node, and does something else in its place.
+class StubNode(Node[Any, Any]):
+    """Replaces a node of the same name and ports.
 
-    `returns` are the outputs by name, or a function of the node's inputs that returns its result or raises.
-    `seen` holds the inputs of every call.
+    `returns` has the outputs by name, or is a function that takes the inputs and returns the result or
+    raises. `calls` holds the inputs of every call.
     """
 
     def __init__(
@@ -27,17 +27,17 @@ class StandIn(Node[Any, Any]):
     ) -> None:
         self.name = of.name
         self.limits = limits or of.limits
-        self.seen: list[Any] = []
+        self.calls: list[Any] = []
         self._ports = of.ports()
         self._returns = returns
 
     def ports(self) -> tuple[type[Any], type[Any]]:
-        """Return the ports of the node it stands in for."""
+        """Return the ports of the node that is replaced."""
         return self._ports
 
     def run(self, inputs: Any, context: Any) -> Any:
-        """Return what it was made with."""
-        self.seen.append(inputs)
+        """Record the inputs and return the stub's result."""
+        self.calls.append(inputs)
         if callable(self._returns):
             return self._returns(inputs)
         return self._ports[1](**self._returns)
@@ -46,33 +46,33 @@ class StandIn(Node[Any, Any]):
 def run_node(
     node: Node[Any, Any], /, *, connections: ConnectionPool | None = None, rounds: int = 1, **inputs: object
 ) -> Run:
-    """Run one node alone, its inputs given by name; the values of the run are its inputs and outputs."""
+    """Run one node alone on inputs by name; the values of the run are the inputs and outputs."""
     kind, _ = node.ports()
     plan = Graph(kind, (node,)).plan()
     return run(plan, kind(**inputs), connections=connections, rounds=rounds)
 
 
-def with_stand_ins(graph: Graph, **returns: Mapping[str, object] | Callable[[Any], Any]) -> Graph:
-    """Return a graph in which the named nodes are replaced by stand-ins that return this."""
+def with_stubs(graph: Graph, **returns: Mapping[str, object] | Callable[[Any], Any]) -> Graph:
+    """Return a graph in which the named nodes are replaced by stubs with these results."""
     for name, value in returns.items():
-        graph = graph.replace(name, StandIn(graph[name], value))
+        graph = graph.replace(name, StubNode(graph[name], value))
     return graph
 
 
 def only_step(trace: Trace, node: str) -> Step:
-    """Return the one step of a node; AssertionError, with what there was, if it has none or several."""
-    steps = trace.of(node)
+    """Return the only step of a node; raises AssertionError with the outline if it has none or several."""
+    steps = trace.steps_of(node)
     assert len(steps) == 1, f"{node} has {len(steps)} steps; the trace has {outline(trace)}"
     return steps[0]
 
 
 def outline(trace: Trace) -> list[str]:
-    """Return the steps as "node", or "node: status" where one did not simply succeed, in order of ending."""
+    """Return the steps in the order they ended: "node" if it succeeded, otherwise "node: status"."""
     return [step.node if step.status == "ok" else f"{step.node}: {step.status}" for step in trace.steps]
 
 
 def assert_before(trace: Trace, first: str, second: str) -> None:
-    """Assert that the last step of one node ended before the other's began."""
-    ended = max(step.start_ms + step.duration_ms for step in trace.of(first))
-    began = min(step.start_ms for step in trace.of(second))
+    """Assert that the last step of one node ended before the first step of another started."""
+    ended = max(step.start_ms + step.duration_ms for step in trace.steps_of(first))
+    began = min(step.start_ms for step in trace.steps_of(second))
     assert ended <= began, f"{first} ended at {ended:.2f} ms, {second} began at {began:.2f} ms"

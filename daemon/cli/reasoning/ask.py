@@ -82,9 +82,9 @@ def _report_failure(context: Context, error: ReasoningError) -> AskError:
 
 def _draw(options: argparse.Namespace, plan: Plan, trace: Trace) -> None:
     """Write the pictures of the run that the options ask for."""
-    from vectuned.reasoning.graph.picture import mermaid, svg
+    from vectuned.reasoning.graph.picture import draw_mermaid, draw_svg
 
-    for file, draw in ((options.mermaid, mermaid), (options.svg, svg)):
+    for file, draw in ((options.mermaid, draw_mermaid), (options.svg, draw_svg)):
         if file is None:
             continue
         try:

@@ -79,7 +79,7 @@ def _follow_relationships(
     confidence = dict.fromkeys(leads, 1.0)
     front = list(leads)
     for hop in range(1, breadth.hops + 1):
-        context.check()
+        context.raise_if_cancelled()
         reached: dict[int, float] = {}
         for row in read(conn, "find_related", entities=front, per_entity=breadth.links_per_entity):
             source, target = (row.entity_id, row.other_id) if row.outward else (row.other_id, row.entity_id)

@@ -29,12 +29,12 @@ from vectuned.reasoning.graph.concurrency import Load
 from vectuned.reasoning.graph.connections import ConnectionPool
 from vectuned.reasoning.graph.graph import Limits
 from vectuned.reasoning.graph.testing import (
-    StandIn,
+    StubNode,
     assert_before,
     only_step,
     outline,
     run_node,
-    with_stand_ins,
+    with_stubs,
 )
 from vectuned.reasoning.store.cache import EntityCache
 from vectuned.reasoning.store.reads import prepare, read_entities
@@ -160,9 +160,9 @@ def test_a_run_without_an_answer_looks_more_widely_once(own: Reasoner, tuned: En
     outcome = own.ask(gibberish(0))
     assert outcome.answer.text == "Nothing in the store answers this."
     assert outcome.trace.rounds == 2
-    first, second = outcome.trace.of("identify")
+    first, second = outcome.trace.steps_of("identify")
     assert second.inputs["breadth"]["neighbours"] == 4 * first.inputs["breadth"]["neighbours"]
-    assert [step.status for step in outcome.trace.of("assess")] == ["sent_back", "ok"]
+    assert [step.status for step in outcome.trace.steps_of("assess")] == ["sent_back", "ok"]
     assert len(outcome.material.rejected) == 40
     (told,) = outcome.feedback.answers.values()
     assert told == "recorded"
@@ -231,7 +231,7 @@ def test_hot_entities_need_no_statement(reasoner: Reasoner, tuned: EntityStore) 
 def test_a_node_can_be_replaced_and_its_slowness_is_bounded(own: Reasoner, tuned: EntityStore) -> None:
     marker = f"/* {gibberish(7)} */"
 
-    class Slow(StandIn):
+    class Slow(StubNode):
         def run(self, inputs: Any, context: Any) -> Any:
             with context.connection() as conn:
                 conn.execute(f"SELECT pg_sleep(30) {marker}".encode())
@@ -252,7 +252,7 @@ def test_a_node_can_be_replaced_and_its_slowness_is_bounded(own: Reasoner, tuned
     while one(tuned.conn, count, f"%{marker}%") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert one(tuned.conn, count, f"%{marker}%") == 0
-    own.graph = with_stand_ins(whole, gather={"resources": ()})
+    own.graph = with_stubs(whole, gather={"resources": ()})
     assert own.ask("a small animal").candidates
 
 
@@ -286,7 +286,7 @@ def test_what_cannot_be_asked_is_said(tuned: EntityStore, conn: Connection, data
     with pytest.raises(errors.StoreUnavailableError) as lost:
         ask(Reasoner(lambda: psycopg.connect("host=127.0.0.1 port=1", autocommit=True)))
     assert lost.value.trace is not None
-    assert [step.attempt for step in lost.value.trace.of("read")] == [1, 2, 3]
+    assert [step.attempt for step in lost.value.trace.steps_of("read")] == [1, 2, 3]
     assert "127.0.0.1" not in json.dumps(lost.value.to_json())
 
 
@@ -325,7 +325,7 @@ def test_connections_are_lent_again_and_bounded(tuned: EntityStore) -> None:
         for _ in range(5):
             reasoner.ask("a small animal")
     assert len(opened) <= 2
-    with ConnectionPool(lambda: connect(tuned), most=1) as connections:
+    with ConnectionPool(lambda: connect(tuned), max_connections=1) as connections:
         with connections.lend(), pytest.raises(errors.StoreBusyError), connections.lend(0.01):
             pass
         with connections.lend() as conn:
@@ -344,7 +344,7 @@ def test_lost_connections_are_replaced(tuned: EntityStore) -> None:
         assert lost >= 2
         outcome = reasoner.ask("a small animal")
     assert outcome.answer.citations
-    assert outcome.trace.of("read")[0].status == "failed"
+    assert outcome.trace.steps_of("read")[0].status == "failed"
 
 
 def test_failures_of_runs_raise_the_effort_that_serves_the_next(

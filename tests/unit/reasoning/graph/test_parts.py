@@ -27,9 +27,9 @@ from vectuned.reasoning.embedding.embedder_cache import CachedEmbedder
 from vectuned.reasoning.embedding.embedders import EndpointEmbedder, MiniLMEmbedder, make_embedder
 from vectuned.reasoning.embedding.endpoint import Endpoint, EndpointError
 from vectuned.reasoning.graph.concurrency import Load
-from vectuned.reasoning.graph.picture import mermaid, svg
+from vectuned.reasoning.graph.picture import draw_mermaid, draw_svg
 from vectuned.reasoning.graph.runner import run
-from vectuned.reasoning.graph.testing import StandIn
+from vectuned.reasoning.graph.testing import StubNode
 from vectuned.reasoning.trace import summarise
 
 FACTS = (
@@ -40,16 +40,16 @@ FACTS = (
 
 def test_pictures_show_nodes_ports_and_what_happened() -> None:
     graph = GRAPH.replace("count", Wider())
-    graph = graph.replace("say", StandIn(graph["say"], {"said": "x"}))
+    graph = graph.replace("say", StubNode(graph["say"], {"said": "x"}))
     done = run(graph.plan(), Given("<a> & b"))
-    drawn = mermaid(graph.plan(), done.trace)
+    drawn = draw_mermaid(graph.plan(), done.trace)
     assert drawn.startswith("flowchart TD\n")
     for name in graph.plan().order:
         assert f'["{name}<br/>' in drawn
     assert drawn.count("-->") == 6
     assert "sent back" in drawn
     assert "ms, ok, round 2" in drawn
-    root = ET.fromstring(svg(graph.plan(), done.trace))
+    root = ET.fromstring(draw_svg(graph.plan(), done.trace))
     texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"inputs", *graph.plan().order} <= set(texts)
     boxes = [each for each in root.iter("{http://www.w3.org/2000/svg}rect") if each.get("rx")]
@@ -58,7 +58,7 @@ def test_pictures_show_nodes_ports_and_what_happened() -> None:
     tops = {name: float(box.get("y", 0)) for name, box in zip(names, boxes, strict=True)}
     assert tops["inputs"] < tops["split"] < tops["count"] < tops["say"]
     assert tops["split"] == tops["measure"]
-    assert "ms" not in svg(graph.plan())
+    assert "ms" not in draw_svg(graph.plan())
 
 
 def test_summaries_are_short_plain_data() -> None:

@@ -14,15 +14,16 @@ import pytest
 
 from vectuned.reasoning import errors
 from vectuned.reasoning.graph.context import Cancellation, Context
-from vectuned.reasoning.graph.graph import Graph, Limits, Node, fits, holds, type_name
+from vectuned.reasoning.graph.graph import Graph, Limits, Node
+from vectuned.reasoning.graph.port_types import is_assignable, is_instance, type_name
 from vectuned.reasoning.graph.runner import run
 from vectuned.reasoning.graph.testing import (
-    StandIn,
+    StubNode,
     assert_before,
     only_step,
     outline,
     run_node,
-    with_stand_ins,
+    with_stubs,
 )
 
 
@@ -141,10 +142,10 @@ def test_a_run_keeps_the_order_and_leaves_a_trace() -> None:
 
 
 def test_a_graph_is_changed_by_name_and_stays_as_it_was() -> None:
-    louder = StandIn(GRAPH["say"], lambda inputs: Said("LOUD"))
+    louder = StubNode(GRAPH["say"], lambda inputs: Said("LOUD"))
     assert run(GRAPH.replace("say", louder).plan(), Given("a b"))["said"] == "LOUD"
-    assert louder.seen == [Both(2, 3)]
-    assert run(with_stand_ins(GRAPH, count={"count": 9}).plan(), Given("a b"))["said"].startswith("9 words")
+    assert louder.calls == [Both(2, 3)]
+    assert run(with_stubs(GRAPH, count={"count": 9}).plan(), Given("a b"))["said"].startswith("9 words")
     less = GRAPH.remove("say").remove("count")
     assert less.plan().order == ("measure", "split") or less.plan().order == ("split", "measure")
     assert run(GRAPH.plan(), Given("a b"))["said"] == "2 words, 3 letters"
@@ -250,7 +251,7 @@ def test_an_input_with_a_default_is_optional() -> None:
     ],
 )
 def test_types_fit_as_a_type_checker_says(given: Any, wanted: Any, whether: bool) -> None:
-    assert fits(given, wanted) is whether
+    assert is_assignable(given, wanted) is whether
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_types_fit_as_a_type_checker_says(given: Any, wanted: Any, whether: bool
     ],
 )
 def test_values_are_held_against_their_types(value: Any, kind: Any, whether: bool) -> None:
-    assert holds(value, kind) is whether
+    assert is_instance(value, kind) is whether
 
 
 def test_types_are_named_as_they_are_written() -> None:
@@ -328,7 +329,7 @@ def test_what_may_pass_is_tried_again_ever_later(error: Exception) -> None:
     node = Flaky(error, good=3)
     done = run(GRAPH.replace("split", node).plan(), Given("a b"))
     assert done["said"] == "2 words, 3 letters"
-    steps = done.trace.of("split")
+    steps = done.trace.steps_of("split")
     assert [(step.attempt, step.status) for step in steps] == [(1, "failed"), (2, "failed"), (3, "ok")]
     waits = [b.start_ms - a.start_ms - a.duration_ms for a, b in pairwise(steps)]
     assert waits[0] >= 9
@@ -376,7 +377,7 @@ def sleeper(stopped: threading.Event, seconds: float | None) -> Odd:
     def does(inputs: Any, context: Context) -> Any:
         assert context.cancellation.wait(5)
         stopped.set()
-        context.check()
+        context.raise_if_cancelled()
 
     node = Odd("split", Text, Words, does)
     node.limits = Limits(seconds=seconds)
@@ -426,7 +427,9 @@ def test_a_node_may_send_the_run_back_so_often(rounds: int, count: int) -> None:
     done = run(GRAPH.replace("count", Wider()).plan(), Given("one"), rounds=rounds)
     assert done["count"] == count
     assert done.trace.rounds == min(rounds, 3)
-    assert [step.status for step in done.trace.of("count")][:-1] == ["sent_back"] * (done.trace.rounds - 1)
+    assert [step.status for step in done.trace.steps_of("count")][:-1] == ["sent_back"] * (
+        done.trace.rounds - 1
+    )
 
 
 def test_one_node_runs_alone() -> None:
