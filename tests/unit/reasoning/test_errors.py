@@ -51,11 +51,13 @@ def test_codes_are_told_apart() -> None:
 
 
 def test_translation_falls_back_to_english_and_then_to_the_key() -> None:
-    key = "errors.entity.not_found"
-    assert translate(key, {"id": 7}, "de-AT") == "Es gibt keine Entität 7."
-    assert translate(key, {"id": 7}, "fr") == "There is no entity 7."
-    assert translate(key, {"id": "{id} {0.__class__}"}, "en") == "There is no entity {id} {0.__class__}."
-    assert translate(key, {}, "../../etc/passwd") == "There is no entity {id}."
+    key = "errors.graph.unknown_node"
+    values = {"node": 7, "known": "x"}
+    assert translate(key, values, "de-AT") == "Es gibt keinen Knoten 7; der Graph hat x."
+    assert translate(key, values, "fr") == "There is no node 7; the graph has x."
+    pattern = {"node": "{node} {0.__class__}", "known": "x"}
+    assert translate(key, pattern, "en") == "There is no node {node} {0.__class__}; the graph has x."
+    assert translate(key, {}, "../../etc/passwd") == "There is no node {node}; the graph has {known}."
     assert translate("errors.unheard.of", {"id": 7}, "de") == "errors.unheard.of"
 
 

@@ -153,7 +153,7 @@ def test_a_graph_is_changed_by_name_and_stays_as_it_was() -> None:
         errors.UnknownNodeError, match=r"no node sing; the graph has say, count, measure, split"
     ):
         GRAPH.remove("sing")
-    with pytest.raises(errors.DuplicateNodeError, match="node say already"):
+    with pytest.raises(errors.DuplicateNodeError, match="There already is a node say"):
         GRAPH.add(Say())
 
 
@@ -279,7 +279,7 @@ def test_a_wrong_result_is_an_error() -> None:
     def result(value: Any) -> Graph:
         return GRAPH.replace("count", Odd("count", Counting, Count, lambda inputs, context: value))
 
-    with pytest.raises(errors.WrongOutputError, match="count returned str at count, where it declares int"):
+    with pytest.raises(errors.WrongOutputError, match="count returned str at count, but declares int"):
         run(result(Count(cast(Any, "three"))).plan(), Given("a"))
     with pytest.raises(errors.WrongOutputError, match="count returned int at the result"):
         run(result(3).plan(), Given("a"))
@@ -362,7 +362,7 @@ def test_a_foreign_error_says_nothing_of_itself(caplog: pytest.LogCaptureFixture
         run(GRAPH.replace("split", node).plan(), Given("a b"), correlation_id="c-1")
     assert raised.value.to_json() == {
         "code": "NODE_FAILED",
-        "message": "Node split failed for a reason that is its own; the log has it under the correlation id.",
+        "message": "Node split failed with an unexpected error; the log has it under the correlation id.",
         "correlation_id": "c-1",
         "i18n": {"key": "errors.run.failed", "params": {"node": "split"}},
         "details": [],
@@ -387,7 +387,9 @@ def sleeper(stopped: threading.Event, seconds: float | None) -> Odd:
 def test_a_node_that_takes_too_long_is_told_to_stop() -> None:
     stopped = threading.Event()
     began = time.perf_counter()
-    with pytest.raises(errors.NodeTimeoutError, match=r"Node split took longer than its 0.05 s") as raised:
+    with pytest.raises(
+        errors.NodeTimeoutError, match=r"Node split took longer than its limit of 0.05 s"
+    ) as raised:
         run(GRAPH.replace("split", sleeper(stopped, 0.05)).plan(), Given("a"))
     assert time.perf_counter() - began < 1
     assert stopped.wait(5)
