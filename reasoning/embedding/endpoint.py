@@ -1,4 +1,4 @@
-"""Asking a model server over HTTP, in the way that OpenAI's API made common."""
+"""Requests to a model server over HTTP, with the protocol of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import Any, Final
 
 from vectuned.config.errors import ConfigurationError
 
-_MOST: Final = 64 << 20  # bytes of a reply
+_CHUNK: Final = 65536  # bytes read at once: the deadline is checked after each
+_MAX_BYTES: Final = 64 << 20  # of a reply: thousands of vectors; more is not a reply
 
 
 class EndpointError(Exception):
-    """An endpoint did not answer as expected; the message is fit to be shown."""
+    """An endpoint did not answer as expected; the message contains nothing secret."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server at `url`, such as http://127.0.0.1:8080/v1; `key_variable` names the variable with the key.
+    """A server at `url`, such as http://127.0.0.1:8080/v1.
 
-    The key is read when it is needed and kept nowhere. Redirections are not followed, since they would carry
-    it elsewhere.
+    `key_variable` names the environment variable with the key, which is read for each request. Redirects are
+    not followed, since they would send the key to another server.
     """
 
     url: str
@@ -41,7 +42,7 @@ class Endpoint:
             )
 
     def post(self, path: str, body: object) -> Any:
-        """Send JSON to a path below the url and return the JSON that comes back, else raise EndpointError."""
+        """Send JSON to a path below the URL and return the JSON reply; raises EndpointError."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key_variable:
             key = os.environ.get(self.key_variable, "")
@@ -68,22 +69,22 @@ class Endpoint:
 
 
 def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:
-    """Read a reply to its end; the socket's own timeout would let it trickle for ever."""
+    """Read a reply to its end; the socket's timeout alone would allow an endless slow reply."""
     parts: list[bytes] = []
     size = 0
-    while part := reply.read1(65536):
+    while part := reply.read1(_CHUNK):
         parts.append(part)
         size += len(part)
-        if size > _MOST:
-            raise EndpointError(f"a reply of more than {_MOST >> 20} MB")
+        if size > _MAX_BYTES:
+            raise EndpointError(f"a reply of more than {_MAX_BYTES >> 20} MB")
         if time.monotonic() > deadline:
             raise TimeoutError
     return b"".join(parts)
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
         return None
 
 
-_OPENER: Final = urllib.request.build_opener(_Stay)
+_OPENER: Final = urllib.request.build_opener(_NoRedirects)

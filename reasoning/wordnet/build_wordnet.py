@@ -7,8 +7,8 @@ The source is Debian's `wordnet-base`; fetching it needs no root:
     python -m vectuned.reasoning.wordnet.build_wordnet --source wordnet/usr/share/wordnet \
         --output reasoning/data/wordnet-3.0.tsv.xz
 
-The result is UTF-8 text, one synset a line, ordered by part of speech (n, v, a, r) and offset, compressed
-with xz. Seven columns separated by tabs: id, part of speech, category, lemmas, gloss, examples, relations.
+The result is UTF-8 text compressed with xz: one synset for each line, ordered by part of speech (n, v, a, r)
+and offset. Seven columns separated by tabs: id, part of speech, category, lemmas, gloss, examples, relations.
 Several lemmas or examples are separated by `|`; relations read
 `hypernym n00001740 n00002137;meronym_part ...`.
 
@@ -30,7 +30,7 @@ from vectuned.config.errors import UsageError, VectunedError
 
 FILES = {"n": "data.noun", "v": "data.verb", "a": "data.adj", "r": "data.adv"}
 
-# The package ships no lexnames file; the position is the number the data files use.
+# Debian's package has no lexnames file; the position is the number that the data files use.
 CATEGORIES = (
     "adj.all",
     "adj.pert",
@@ -108,7 +108,7 @@ RELATION_NAMES = {
     "\\": "pertainym",
 }
 
-# What a complete WordNet 3.0 holds; another number means another release or a damaged file.
+# Counts of a complete WordNet 3.0; others mean another release or a damaged file.
 EXPECTED = {
     "synsets": 117_659,
     "nouns": 82_115,
@@ -125,13 +125,13 @@ EXPECTED = {
 
 _ADJECTIVE_MARKER = re.compile(r"\((?:a|p|ip)\)$")
 _QUOTED = re.compile(r'"([^"]*)"')
-# In a gloss with an odd quote, examples are told apart by semicolons, and in one by the quote inside a word.
+# Separates the examples of a gloss with an unpaired quote: a semicolon, or (once) a quote inside a word.
 _BROKEN_SEPARATOR = re.compile(r';|(?<=\w)"(?=\w\w)')
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One synset as the data files describe it.
+    """One synset of the data files.
 
     `relations` are distinct (name, target id) pairs between synsets, in the file's order; pointers between
     single words count as relations of their synsets.
@@ -149,9 +149,9 @@ class Entry:
 def split_gloss(text: str) -> tuple[str, tuple[str, ...]]:
     """Split a raw gloss into its definition and its usage examples.
 
-    A quotation is an example if it starts the gloss or follows a separator or another quotation; any other,
-    and any inside parentheses, belongs to the definition. What follows the first example (an author's name,
-    a remark) is dropped.
+    A quotation is an example if it starts the gloss or follows a separator or another quotation. Other
+    quotations, and those in parentheses, belong to the definition. Text after the first example that is not a
+    quotation (the name of an author, a remark) is dropped.
     """
     text = text.strip()
     if text.count('"') % 2 or any(part.startswith(";") for part in _QUOTED.findall(text)):
@@ -188,8 +188,8 @@ def _split_broken_gloss(text: str) -> tuple[str, tuple[str, ...]]:
 def parse_line(line: str, letter: str) -> Entry:
     """Read one line of a data file; `letter` is the file's part of speech.
 
-    Satellite adjectives keep the part of speech `s`, but their ids begin with `a`: they share the offsets of
-    data.adj, and pointers name them both ways.
+    Satellite adjectives have the part of speech `s`, but ids that begin with `a`: they are in data.adj, and
+    pointers use both letters.
     """
     head, separator, gloss = line.rstrip().partition(" | ")
     if not separator:
@@ -243,7 +243,7 @@ def read_entries(source: Path) -> Iterator[Entry]:
 
 
 def count_entries(entries: Sequence[Entry]) -> dict[str, int]:
-    """Count what `EXPECTED` lists."""
+    """Return the counts that `EXPECTED` lists."""
     by_letter = Counter(entry.id[0] for entry in entries)
     names = Counter(name for entry in entries for name, _ in entry.relations)
     parents = (
@@ -267,7 +267,7 @@ def count_entries(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def check_entries(entries: Sequence[Entry]) -> None:
-    """Raise VectunedError where a synset is incomplete, an id occurs twice or a relation leads nowhere."""
+    """Raise VectunedError if a synset is incomplete, an id occurs twice, or a relation has no target."""
     ids = {entry.id for entry in entries}
     if len(ids) != len(entries):
         raise VectunedError(f"{len(entries) - len(ids)} synset ids occur more than once.")
@@ -282,7 +282,7 @@ def check_entries(entries: Sequence[Entry]) -> None:
 
 
 def format_entry(entry: Entry) -> str:
-    """Write a synset as one line of the corpus file, newline included."""
+    """Return the line of a synset in the corpus file, with the newline."""
     targets: dict[str, list[str]] = {}
     for name, target in sorted(entry.relations):
         targets.setdefault(name, []).append(target)
@@ -306,7 +306,7 @@ def write_corpus(entries: Sequence[Entry], output: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the corpus file and print what it holds; return 1 unless everything is as expected."""
+    """Build the corpus file and print its counts; return 1 unless they are as expected."""
     parser = argparse.ArgumentParser(
         prog="python -m vectuned.reasoning.wordnet.build_wordnet",
         description="Build the WordNet corpus file.",

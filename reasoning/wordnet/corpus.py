@@ -1,4 +1,4 @@
-"""WordNet 3.0 as a corpus: entities to search among, a skewed category to filter by, held-out queries."""
+"""WordNet 3.0 as a corpus: synsets to search, a skewed category to filter by, and held-out queries."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import numpy.typing as npt
 from vectuned.config.errors import VectunedError
 
 _FILE = "wordnet-3.0.tsv.xz"
-_MIN_QUERY_WORDS = 3
-_HELD_OUT_OF = 5
+_MIN_QUERY_WORDS = 3  # shorter usage examples are collocations, such as "able child"
+_HELD_OUT_OF = 5  # one usage example of five is held out
 
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """A set of synonyms and what they mean.
+    """A set of synonyms and their meaning.
 
     `id` is a letter and an offset (`n00001740`); `pos` is n, v, a, s or r (s is a satellite adjective, whose
     id begins with a); `category` is one of 45 lexical categories (`noun.animal`).
@@ -37,7 +37,7 @@ class Synset:
 
     @property
     def text(self) -> str:
-        """The text that is embedded: the lemmas and the gloss, never the examples, which are queries."""
+        """The text that is embedded: lemmas and gloss, without the examples, which serve as queries."""
         return f"{', '.join(self.lemmas)}: {self.gloss}"
 
 
@@ -45,8 +45,8 @@ class Synset:
 class SynsetRelations:
     """Typed edges between synsets, as columns of equal length.
 
-    Edge i leads from synset `sources[i]` to synset `targets[i]` (both int32 positions in `Corpus.synsets`)
-    and is a `names[kinds[i]]` (uint8). Edges are distinct and sorted by source.
+    Edge i leads from synset `sources[i]` to synset `targets[i]` (int32, positions in `Corpus.synsets`); its
+    type is `names[kinds[i]]` (uint8). Edges are distinct and sorted by source.
     """
 
     names: tuple[str, ...]
@@ -55,18 +55,18 @@ class SynsetRelations:
     targets: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
-        """Count the edges."""
+        """Return the number of edges."""
         return len(self.kinds)
 
     def of(self, name: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return sources and targets of one type of relation; ValueError for an unknown name."""
+        """Return sources and targets of one type of relation; raises ValueError for an unknown name."""
         chosen = self.kinds == self.names.index(name)
         return self.sources[chosen], self.targets[chosen]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A usage example and the synset it was written for."""
+    """A usage example and the id of its synset."""
 
     text: str
     source: str
@@ -84,10 +84,10 @@ class Corpus:
         return [synset.text for synset in self.synsets]
 
     def queries(self) -> list[Query]:
-        """Return the held-out queries: usage examples with at least three words that belong to one synset.
+        """Return the usage examples that can serve as queries, in the order of the synsets.
 
-        Shorter ones are mere collocations ("able child"); one that illustrates several synsets has no source,
-        and two repeat their gloss, which is embedded. Order is that of the synsets.
+        They have at least three words and belong to one synset. Two that repeat their gloss, which is
+        embedded, are left out.
         """
         owners = Counter(text for synset in self.synsets for text in dict.fromkeys(synset.examples))
         return [
@@ -98,11 +98,11 @@ class Corpus:
         ]
 
     def held_out_queries(self) -> list[Query]:
-        """Return the queries that judge what has read `training_examples`: those held out."""
+        """Return the queries that are held out: for evaluating what was trained on `training_examples`."""
         return [query for query in self.queries() if held_out(query.text)]
 
     def training_examples(self) -> dict[str, list[str]]:
-        """Return usage examples that may be loaded beside the glosses, with the ids of their synsets."""
+        """Return the usage examples that are not held out, with the ids of their synsets."""
         found: dict[str, list[str]] = {}
         for synset in self.synsets:
             for text in dict.fromkeys(synset.examples):
@@ -112,17 +112,17 @@ class Corpus:
 
 
 def held_out(text: str) -> bool:
-    """Say whether a usage example belongs to the fifth that nothing may learn from or look up.
+    """Say whether a usage example is in the fifth that is held out from training and from the entity store.
 
-    It depends on the words alone, whatever their case, punctuation and spacing, so that a text and its like
-    are on the same side.
+    This depends on the words alone, not on case, punctuation or spacing, so that variants of a text are on
+    the same side.
     """
     words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
     return hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()[0] % _HELD_OUT_OF == 0
 
 
 def load_wordnet() -> Corpus:
-    """Read the corpus that is shipped with the package: about a second and 130 MB.
+    """Read the corpus that the package contains; takes about a second and 130 MB.
 
     Raises VectunedError if the file is missing or damaged.
     """
@@ -137,10 +137,10 @@ def load_wordnet() -> Corpus:
 
 
 def read_corpus(lines: Iterable[str]) -> Corpus:
-    """Read the lines that `build_wordnet` writes; ValueError or KeyError for anything else."""
+    """Read the lines that `build_wordnet` writes; raises ValueError or KeyError for anything else."""
     synsets = []
     edges = []
-    # One string object a category instead of 117,659.
+    # One string object for each category instead of 117,659.
     categories: dict[str, str] = {}
     for line in lines:
         id_, pos, category, lemmas, gloss, examples, relations = line.rstrip("\n").split("\t")

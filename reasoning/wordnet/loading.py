@@ -1,7 +1,7 @@
-"""WordNet in the entity store: synsets as entities, its relations, and usage examples as resources.
+"""Load WordNet into the entity store: synsets as entities, their relations, usage examples as resources.
 
-A fifth of the usage examples stays out (`corpus.held_out`): they are what the store is judged by, and one
-that could be looked up, with a link to its synset, would give the answer away.
+A fifth of the usage examples is not loaded (`corpus.held_out`). They serve to evaluate the store, and an
+example that the store contains, with a link to its synset, would give the answer away.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .corpus import Corpus, Synset, SynsetRelations
 
 CORPUS: Final = "wordnet-3.0"
 HIERARCHY: Final = ("hypernym", "instance_hypernym")
+_GOLDEN_RATIO: Final = 0.6180339887498949  # fractional part
 PARTS_OF_SPEECH: Final = {
     "n": "noun",
     "v": "verb",
@@ -44,9 +45,9 @@ PARTS_OF_SPEECH: Final = {
 def load(
     store: EntityStore, corpus: Corpus, embedder: Embedder, stage: Stage = hide_progress
 ) -> dict[str, int]:
-    """Load what is not there yet, each stage in one transaction; return the rows of every stage.
+    """Load the stages that are missing, each in one transaction; return the rows of every stage.
 
-    Raises UsageError if another number of synsets was loaded before, or the store is of another model.
+    Raises UsageError if another number of synsets was loaded before, or the store has another model.
     """
     done = read_stages(store)
     if done.get("entities", len(corpus.synsets)) != len(corpus.synsets):
@@ -56,10 +57,10 @@ def load(
         )
     model = store.use_model(embedder)
     work: dict[str, Callable[[], int]] = {
-        "entities": lambda: _entities(store, model, corpus, embedder, stage),
-        "relationships": lambda: _relationships(store, corpus, stage),
-        "paths": lambda: _paths(store, stage),
-        "resources": lambda: _resources(store, model, corpus, embedder, stage),
+        "entities": lambda: _load_entities(store, model, corpus, embedder, stage),
+        "relationships": lambda: _load_relationships(store, corpus, stage),
+        "paths": lambda: _build_paths(store, stage),
+        "resources": lambda: _load_resources(store, model, corpus, embedder, stage),
     }
     if "entities" not in done:
         drop_indexes_of_empty_tables(store.conn)
@@ -69,7 +70,7 @@ def load(
                 done[name] = task()
                 finished = {"corpus": CORPUS, "stage": name, "rows": done[name]}
                 execute(store.conn, entity_queries()["finish_stage"], finished)
-            # The next stage's plans depend on it.
+            # The plans of the next stage depend on the statistics.
             analyze(store.conn, ("entities", "relationships", "entity_paths"))
     for table in TABLES:
         with stage(
@@ -80,28 +81,28 @@ def load(
 
 
 def read_stages(store: EntityStore) -> dict[str, int]:
-    """Return what is loaded already: rows by stage."""
+    """Return the rows of each stage that was loaded."""
     return {row.stage: row.rows for row in store.rows("stages", corpus=CORPUS)}
 
 
 def sample_corpus(corpus: Corpus, limit: int) -> Corpus:
-    """Take at most `limit` synsets, evenly spread and each with all it is a kind of, and their relations."""
+    """Return a corpus of at most `limit` synsets, evenly spread, with all their hypernyms and relations."""
     parents: dict[int, list[int]] = {}
     for name in HIERARCHY:
         if name in corpus.relations.names:
             for source, target in zip(*(side.tolist() for side in corpus.relations.of(name)), strict=True):
                 parents.setdefault(source, []).append(target)
     chosen: set[int] = set()
-    # The golden ratio spreads any number of starts evenly over the file.
+    # Multiples of the golden ratio, modulo 1, spread any number of starts evenly over the file.
     for number in range(len(corpus.synsets)):
-        way, waiting = set[int](), [int(number * 0.6180339887498949 % 1 * len(corpus.synsets))]
+        added, waiting = set[int](), [int(number * _GOLDEN_RATIO % 1 * len(corpus.synsets))]
         while waiting:
-            if (at := waiting.pop()) not in chosen | way:
-                way.add(at)
+            if (at := waiting.pop()) not in chosen | added:
+                added.add(at)
                 waiting += parents.get(at, ())
-        if len(chosen) + len(way) > limit:
+        if len(chosen) + len(added) > limit:
             break
-        chosen |= way
+        chosen |= added
     kept = np.array(sorted(chosen), np.int32)
     relations = corpus.relations
     inside = np.isin(relations.sources, kept) & np.isin(relations.targets, kept)
@@ -123,11 +124,11 @@ def _entity(synset: Synset) -> NewEntity:
         ("gloss", synset.gloss),
         *(("lemma", lemma) for lemma in synset.lemmas),
     ]
-    # Name and description make up `synset.text`, which is what is embedded.
+    # Name and description together are `synset.text`, which is embedded.
     return NewEntity(synset.id, ", ".join(synset.lemmas), synset.gloss, tuple(attributes))
 
 
-def _entities(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
+def _load_entities(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
     with stage("embedding glosses", len(corpus.synsets)) as progress:
         vectors = embedder.encode(corpus.texts(), progress=progress)
     with stage("loading entities", len(corpus.synsets)) as progress:
@@ -135,7 +136,7 @@ def _entities(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedd
     return len(corpus.synsets)
 
 
-def _relationships(store: EntityStore, corpus: Corpus, stage: Stage) -> int:
+def _load_relationships(store: EntityStore, corpus: Corpus, stage: Stage) -> int:
     known = store.find_ids([synset.id for synset in corpus.synsets])
     ids = [known[synset.id] for synset in corpus.synsets]
     relations = corpus.relations
@@ -150,7 +151,7 @@ def _relationships(store: EntityStore, corpus: Corpus, stage: Stage) -> int:
     return len(edges)
 
 
-def _paths(store: EntityStore, stage: Stage) -> int:
+def _build_paths(store: EntityStore, stage: Stage) -> int:
     known = {row.name for row in store.rows("relationship_types")}
     types = [name for name in HIERARCHY if name in known]
     if not types:
@@ -159,11 +160,15 @@ def _paths(store: EntityStore, stage: Stage) -> int:
         return store.rebuild_paths(types)
 
 
-def _resources(store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage) -> int:
+def _load_resources(
+    store: EntityStore, model: Model, corpus: Corpus, embedder: Embedder, stage: Stage
+) -> int:
     known = store.find_ids([synset.id for synset in corpus.synsets])
     examples = corpus.training_examples()
     resources = [
-        NewResource(f"urn:{CORPUS}:example:{number}", "usage example", text, tuple(known[o] for o in owners))
+        NewResource(
+            f"urn:{CORPUS}:example:{number}", "usage example", text, tuple(known[owner] for owner in owners)
+        )
         for number, (text, owners) in enumerate(examples.items(), 1)
     ]
     with stage("embedding usage examples", len(examples)) as progress:
