@@ -1,1 +1,1 @@
-"""What vectuned is worth, measured: `python -m benchmarks` from the repository's root."""
+"""Benchmarks of vectuned; run `python -m benchmarks` in the root of the repository."""

@@ -1,4 +1,4 @@
-"""The benchmarks' command line: `python -m benchmarks --help`, from the repository's root."""
+"""Command line of the benchmarks: `python -m benchmarks --help` in the root of the repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.definitions import DEFINITIONS, FOLDER, NEEDS, choose, load_definitions
-from benchmarks.figures import FILES, rewritten
+from benchmarks.figures import FILES, rewrite
 from benchmarks.plots import draw, drawable
 from benchmarks.records import LARGEST, RESULTS, store, stored
 from benchmarks.runner import perform
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_runs(options: argparse.Namespace) -> int:
-    """Say of each run what it shows, how long it takes, and when its stored result was measured."""
+    """List the runs: what each shows, how long it takes, and when its stored result was measured."""
     console = Console()
     for name, definition in load_definitions(options.definitions).items():
         result = stored(name, options.results)
         measured = "not measured yet" if result is None else f"measured on {result.started:%Y-%m-%d}"
-        # Another seed is another draw of the same.
+        # A run with another seed is another draw of the same measurement.
         if result is not None and result.definition != definition.as_run():
             measured += " by another definition than today's"
         needs = f", after `{NEEDS[definition.needs]}`" if definition.needs else ""
@@ -62,7 +62,7 @@ def load_data(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do runs one after another, and store their results; one that fails does not hold up the others."""
+    """Perform runs one after another and store their results; continue after a run that fails."""
     chosen = choose(load_definitions(options.definitions), options.names)
     with redirect_stdout(sys.stderr):
         console = Console()
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    """Draw the stored results that can be drawn."""
+    """Plot the stored results that have a plot."""
     console = Console()
     definitions = load_definitions(options.definitions)
     drawn = 0
@@ -112,12 +112,12 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def figures(options: argparse.Namespace) -> int:
-    """Write the figures of the READMEs from the result files, or say which are stale."""
+    """Write the figures in the READMEs from the result files, or report which are stale."""
     definitions, stale = load_definitions(options.definitions), list[str]()
     for path in FILES:
         place = str(path.relative_to(FOLDER.parent))
         text = path.read_text(encoding="utf-8")
-        new, changed = rewritten(text, place, definitions, options.results)
+        new, changed = rewrite(text, place, definitions, options.results)
         stale += changed
         if changed and not options.check:
             path.write_text(new, encoding="utf-8")
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=RESULTS,
         metavar="FOLDER",
-        help="of the result files (default: benchmarks/results)",
+        help="folder of the result files (default: benchmarks/results)",
     )
     common.add_argument(
         "--definitions",
@@ -146,34 +146,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure vectuned, keep the results, and draw and cite them.",
+        description="Measure vectuned, store the results, plot them and write them into the READMEs.",
         epilog="Exit codes: 0 done, 1 failed or stale, 2 usage, 69 no database, 78 wrong definitions.",
     )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    verb = verbs.add_parser("list", parents=[common], help="what there is to run, and when it was measured")
+    verb = verbs.add_parser("list", parents=[common], help="list the runs and when each was measured")
     verb.set_defaults(command=list_runs)
 
     verb = verbs.add_parser("data", help="fetch and prepare data sets")
-    verb.add_argument("names", nargs="*", metavar="NAME", help="of data sets (default: all)")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
     verb.set_defaults(command=load_data)
 
-    verb = verbs.add_parser("run", parents=[common], help="do runs one after another and store their results")
+    verb = verbs.add_parser(
+        "run", parents=[common], help="perform runs one after another and store their results"
+    )
     verb.add_argument("names", nargs="+", metavar="NAME")
     verb.add_argument(
         "--dsn",
-        help="the database to measure in (default: a server of the run's own, or as vectuned chooses)",
+        help="database to measure in (default: a server started for the run, or vectuned's choice)",
     )
-    verb.add_argument("--seed", type=_seed, help="of all that is drawn (default: the definition's)")
+    verb.add_argument("--seed", type=_seed, help="seed of all random draws (default: that of the definition)")
     verb.set_defaults(command=run)
 
-    verb = verbs.add_parser("plot", parents=[common], help="draw stored results as SVG")
-    verb.add_argument("names", nargs="*", metavar="NAME", help="default: all that can be drawn")
-    verb.add_argument("--folder", type=Path, default=Path("plots"), help="where to (default: %(default)s)")
+    verb = verbs.add_parser("plot", parents=[common], help="plot stored results as SVG")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="runs (default: all that have a plot)")
+    verb.add_argument(
+        "--folder", type=Path, default=Path("plots"), help="output folder (default: %(default)s)"
+    )
     verb.set_defaults(command=plot)
 
-    verb = verbs.add_parser("figures", parents=[common], help="write the READMEs' figures from the results")
-    verb.add_argument("--check", action="store_true", help="write nothing; exit with 1 if any are stale")
+    verb = verbs.add_parser(
+        "figures", parents=[common], help="write the figures in the READMEs from the results"
+    )
+    verb.add_argument(
+        "--check", action="store_true", help="write nothing; exit with status 1 if any figure is stale"
+    )
     verb.set_defaults(command=figures)
     return parser
 

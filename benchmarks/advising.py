@@ -1,7 +1,7 @@
-"""What the advisor is worth: the usual index before, the advised one after, and what had been foreseen.
+"""Measure the advisor: searches on the usual index and on the advised one, and how good its forecast was.
 
-`vectuned advise --apply` runs as a user would run it, on recorded searches; then all arms answer held-out
-queries side by side, those on the usual index too, which is still there.
+Runs `vectuned advise --apply` as a user would, on recorded searches. Then all arms answer held-out queries
+side by side, including those on the usual index, which still exists.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 from time import monotonic
 from typing import Any
 
-from benchmarks.arena import RELATION, Arena, opened
-from benchmarks.contest import PreparedSearch, Unfiltered, described, fixed_at, plain, raced, table, tuned
+from benchmarks.arena import RELATION, Arena, open_arena
+from benchmarks.contest import Arm, Unfiltered, describe, fixed_at, plain, race_arms, tabulate, tuned
 from benchmarks.policies import exact
 from benchmarks.sets import load
 from vectuned.config.errors import VectunedError
@@ -32,11 +32,11 @@ _CHOOSING = 1000  # training queries by which the best fixed settings are chosen
 
 
 def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
-    """Measure before and after: `options` are the keys of its definition."""
+    """Measure before and after the advice; `options` are the keys of the definition."""
     data, target = load(options["set"], console, options.get("rows")), float(options["target"])
-    with opened(data, int(options.get("k", 10)), target, console, dsn) as arena:
+    with open_arena(data, int(options.get("k", 10)), target, console, dsn) as arena:
         contest = Unfiltered(arena, options)
-        before = described(arena)
+        before = describe(arena)
         arena.record(contest.training)
         usual = arena.tuned.indexes[0]
         served_before = arena.learn(target)
@@ -45,8 +45,8 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         seconds = monotonic() - began
         arena.tuned = arena.worker.refresh(arena.tuned)
         training = contest.training[:_CHOOSING]
-        ways = _ways(arena, usual, training, exact(arena, training), target)
-        found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "held-out")
+        arms = _make_arms(arena, usual, training, exact(arena, training), target)
+        found = race_arms(arena, arms, contest.heldout, contest.truth, contest.seed, "held-out")
         fixed, default = (found[f"{name}, usual index"][0].millis for name in ("best fixed", "default"))
         return {
             **before,
@@ -57,7 +57,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
             "served_before": served_before.reason,
             "advise_seconds": round(seconds, 1),
             **_foreseen(advice),
-            **table(ways, found, arena.k, contest.seed),
+            **tabulate(arms, found, arena.k, contest.seed),
             "vectuned_over_fixed": time_ratios(found["vectuned"][0].millis, fixed, contest.seed),
             "vectuned_over_default": time_ratios(found["vectuned"][0].millis, default, contest.seed),
         }
@@ -92,7 +92,7 @@ def _advise(arena: Arena, target: float, options: dict[str, Any]) -> dict[str, A
 
 
 def _foreseen(advice: dict[str, Any]) -> dict[str, Any]:
-    """Take out of the advice what was said beforehand of the index that was built, and what it was."""
+    """Extract from the advice the forecast for the index that was built, and that index."""
     chosen = next((row for row in advice["candidates"] if row["definition"] == advice["winner"]), None)
     applied = advice["applied"]
     return {
@@ -109,27 +109,21 @@ def _foreseen(advice: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ways(
-    arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: float
-) -> dict[str, PreparedSearch]:
+def _make_arms(arena: Arena, usual: TunedIndex, training: Any, truth: Truth, target: float) -> dict[str, Arm]:
     column, k = arena.tuned.column, arena.k
-    ways = {"default, usual index": PreparedSearch(plain(column, k), "ef_search 40", fixed_at(40))}
+    arms = {"default, usual index": Arm(plain(column, k), "ef_search 40", fixed_at(40))}
     for index in arena.tuned.indexes:
         fixed = _best(arena, index, training, truth, target)
         if index.number == usual.number:
-            ways["best fixed, usual index"] = PreparedSearch(
-                plain(column, k), f"ef_search {fixed}", fixed_at(fixed)
-            )
+            arms["best fixed, usual index"] = Arm(plain(column, k), f"ef_search {fixed}", fixed_at(fixed))
         else:
-            way = prepare_index_search(arena.conn, arena.tuned, index, k, fixed)
-            statement = trusted(way.statement)
-            ways["best fixed, advised index"] = PreparedSearch(
-                statement, f"effort {fixed}", dict(way.settings)
-            )
+            arm = prepare_index_search(arena.conn, arena.tuned, index, k, fixed)
+            statement = trusted(arm.statement)
+            arms["best fixed, advised index"] = Arm(statement, f"effort {fixed}", dict(arm.settings))
     served = read_bank(arena.conn, arena.tuned)[k][0]
     name = next((each.name for each in arena.tuned.indexes if each.number == served.index_no), usual.name)
-    said = f"{served.description} of {name}"
-    return {**ways, "vectuned": PreparedSearch(tuned(k), said)}
+    description = f"{served.description} of {name}"
+    return {**arms, "vectuned": Arm(tuned(k), description)}
 
 
 def _best(arena: Arena, index: TunedIndex, training: Any, truth: Truth, target: float) -> int:

@@ -1,9 +1,10 @@
-"""What vectuned.search is made of: the bare search, and what each step on the way to it adds.
+"""Measure what each part of vectuned.search adds to the bare search.
 
-Every arm does all that the one before it does and one thing more, on the same queries at the same ef_search,
-in blocks whose order of arms is drawn; a part is the difference of two arms, query by query. The second list
-takes apart a search whose effort a probe decides, and `by_query` says whether that pays: the fixed setting
-against effort by query, both proven for the same target and served by vectuned, whatever it chose itself.
+Each arm does everything that the previous one does and one thing more, on the same queries at the same
+ef_search, in blocks with the arms in random order; a part is the difference of two arms, query by query. The
+second list is for a search whose effort a probe decides. `by_query` tells whether that pays: the fixed
+setting against effort by query, both proven for the same target and served by vectuned, whichever of them
+vectuned would have chosen.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from pgvector import Vector
 from psycopg import sql
 
-from benchmarks.arena import Arena, opened
-from benchmarks.contest import Answers, PreparedSearch, Unfiltered, described, fixed_at, plain, raced, tuned
+from benchmarks.arena import Arena, open_arena
+from benchmarks.contest import Answers, Arm, Unfiltered, describe, fixed_at, plain, race_arms, tuned
 from benchmarks.sets import load
 from vectuned.daemon.console import Console
 from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve
@@ -89,9 +90,9 @@ _GO_ON: Final = """PERFORM set_config('hnsw.ef_search', (ef - {probe})::text, tr
 
 
 def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
-    """Take searches apart: `options` are the keys of its definition."""
+    """Measure the parts of a search; `options` are the keys of the definition."""
     data, target = load(options["set"], console, options.get("rows")), float(options["target"])
-    with opened(data, int(options.get("k", 10)), target, console, dsn) as arena:
+    with open_arena(data, int(options.get("k", 10)), target, console, dsn) as arena:
         contest = Unfiltered(arena, options)
         arena.record(contest.training)
         by_query = _by_query(arena, contest, target)
@@ -100,7 +101,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         ef = max(choose_best_fixed(compute_fixed_curve(replayed.recall), target), _PROBE + 10)
         static, probed = _race(arena, contest, ef)
         return {
-            **described(arena),
+            **describe(arena),
             "training": len(contest.training),
             "heldout": len(contest.heldout),
             "seed": contest.seed,
@@ -117,13 +118,13 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
 
 
 def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]:
-    """Time every arm: the steps of a search by a fixed setting, then those of one with a probe."""
+    """Time every arm: first the steps of a search with a fixed setting, then those of one with a probe."""
     column, k = arena.tuned.column, arena.k
     _make(arena)
     function = "SELECT id, distance FROM vectuned_bench.{}($1, {}, {})"
 
-    def own(name: str) -> PreparedSearch:
-        return PreparedSearch(trusted(function.format(name, k, ef)), "")
+    def own(name: str) -> Arm:
+        return Arm(trusted(function.format(name, k, ef)), "")
 
     generated = trusted(f"SELECT id, distance FROM vectuned._search_{column.id}($1, {k})")
     serving = (
@@ -131,26 +132,26 @@ def _race(arena: Arena, contest: Unfiltered, ef: int) -> tuple[Answers, Answers]
     )
     arena.conn.execute(serving, (ef, column.id, k))
     static = {
-        "bare search": PreparedSearch(plain(column, k), "", fixed_at(ef)),
+        "bare search": Arm(plain(column, k), "", fixed_at(ef)),
         "a function around it": own("plain_function"),
         "what the bank says": own("with_bank"),
-        "checks, index, identity": PreparedSearch(generated, ""),
-        "finding the function": PreparedSearch(tuned(k), ""),
+        "checks, index, identity": Arm(generated, ""),
+        "finding the function": Arm(tuned(k), ""),
     }
     probed = {
-        "bare search": PreparedSearch(plain(column, k), "", fixed_at(ef)),
+        "bare search": Arm(plain(column, k), "", fixed_at(ef)),
         "a function around it": own("plain_function"),
         "probe, and going on": own("probed"),
         "signature and lookup": own("decided"),
     }
-    first = raced(arena, static, contest.heldout, contest.truth, contest.seed, "by a fixed setting")
-    second = raced(arena, probed, contest.heldout, contest.truth, contest.seed, "by a probe")
-    # Recording is decided by the generated function: it is made anew, and races against none but itself.
+    first = race_arms(arena, static, contest.heldout, contest.truth, contest.seed, "by a fixed setting")
+    second = race_arms(arena, probed, contest.heldout, contest.truth, contest.seed, "by a probe")
+    # The generated function decides about recording, so it is generated again and compared only with itself.
     arena.learn(arena.tuned.target_recall, sample_rate=1.0)
     arena.conn.execute(serving, (ef, column.id, k))
-    unrecorded = PreparedSearch(tuned(k), "", {"vectuned.record": "off"})
-    both = {"unrecorded": unrecorded, "recorded": PreparedSearch(tuned(k), "", {"vectuned.record": "on"})}
-    third = raced(arena, both, contest.heldout, contest.truth, contest.seed, "recorded")
+    unrecorded = Arm(tuned(k), "", {"vectuned.record": "off"})
+    both = {"unrecorded": unrecorded, "recorded": Arm(tuned(k), "", {"vectuned.record": "on"})}
+    third = race_arms(arena, both, contest.heldout, contest.truth, contest.seed, "recorded")
     offset = first["finding the function"][0].millis - third["unrecorded"][0].millis
     recorded, truth = third["recorded"]
     first["recording, of those recorded"] = replace(recorded, millis=recorded.millis + offset), truth
@@ -179,7 +180,7 @@ def _make(arena: Arena) -> None:
 
 
 def _parts(found: Answers, contest: Unfiltered) -> dict[str, dict[str, Any]]:
-    """Return each arm's figures, and what it takes more than the one before."""
+    """Return each arm's figures and its additional time over the previous arm."""
     parts: dict[str, dict[str, Any]] = {}
     before = None
     for name, (seen, truth) in found.items():
@@ -192,13 +193,13 @@ def _parts(found: Answers, contest: Unfiltered) -> dict[str, dict[str, Any]]:
 
 
 def _differences(millis: Floats, other: Floats, seed: int) -> dict[str, dict[str, float]]:
-    """Return the mean and the median of what n searches took more than in another arm, bounded."""
+    """Return mean and median, with bounds, of the additional milliseconds of n searches over another arm."""
     added = millis - other
     return {name: bootstrap_interval(TIME_STATISTICS[name], (added,), seed) for name in ("mean_ms", "p50_ms")}
 
 
 def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any]:
-    """Serve effort by query whether it pays or not, and hold it against the fixed setting."""
+    """Serve effort by query, whether it pays or not, and compare it with the fixed setting."""
     arena.learn(target)
     forced = replace(arena.worker.options, step_aside=-1.0)
     served = learner.learn(arena.conn, arena.tuned, forced).served[arena.k].policy
@@ -208,7 +209,7 @@ def _by_query(arena: Arena, contest: Unfiltered, target: float) -> dict[str, Any
     with arena.conn.transaction(force_rollback=True):
         spent = savings.measure_times(arena.conn, arena.tuned, [fixed, served], contest.heldout, contest.seed)
         recalls = [_recall(arena, contest, policy) for policy in (fixed, served)]
-    # The sums of blocks are resampled as searches are elsewhere: the ratio of means is that of sums.
+    # Resamples the sums of blocks; the ratio of the means is the ratio of the sums.
     ratio = time_ratios(spent[1], spent[0], contest.seed)["mean_ms"]
     return {
         "offered": True,

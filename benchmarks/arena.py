@@ -1,4 +1,4 @@
-"""Where policies meet: a table of a set's vectors with the usual index, tuned, and learned from."""
+"""The table that policies are compared on: vectors of a set, the usual index, and a tuned column."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA: Final = "vectuned_bench"
 TABLE: Final = "vectors"
 RELATION: Final = f"{SCHEMA}.{TABLE}"
 USUAL: Final = Definition("hnsw", "plain", m=16, ef_construction=64)
-# Of a server that was given a machine to itself, so that indexes are built and searched in memory.
+# Settings of a server that has the machine to itself, so that indexes are built and searched in memory.
 SERVER: Final = {
     "shared_buffers": "3GB",
     "maintenance_work_mem": "3GB",
@@ -46,7 +46,7 @@ SERVER: Final = {
 
 @dataclass
 class Arena:
-    """A loaded table: `tuned` is its column, as `worker` knows it; `k` is what all searches ask for."""
+    """A loaded table: `tuned` is its column, as `worker` knows it; `k` is the k of all searches."""
 
     conninfo: str
     conn: psycopg.Connection[Any]
@@ -59,7 +59,7 @@ class Arena:
     replay_ms: float = 0.0
 
     def record(self, queries: Singles, categories: npt.NDArray[np.int16] | None = None) -> None:
-        """Search through vectuned.search, every search recorded, where given filtered, and replay them."""
+        """Search with vectuned.search, filtered if categories are given; record and replay every search."""
         self.tuned = enable(self.conn, self.tuned.target_recall, sample_rate=1.0)
         with self.console.progress("searches to learn from", len(queries)) as progress:
             for number, vector in enumerate(queries):
@@ -76,14 +76,14 @@ class Arena:
         self.replay_ms = (monotonic() - began) * 1000 / len(queries)
 
     def learn(self, target: float, sample_rate: float = 0.05) -> Policy:
-        """Have the column promise a target, learn from what was replayed, and return what serves."""
+        """Set the column's target recall, learn from the replays, and return the served policy."""
         self.tuned = enable(self.conn, target, sample_rate)
         lesson = self.worker.learn(self.tuned)
         self.tuned = self.worker.refresh(self.tuned)
         return lesson.served[self.k].policy
 
     def server(self) -> str:
-        """Name server and extension."""
+        """Return the names and versions of server and extension."""
         row = self.conn.execute(
             "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
         ).fetchone()
@@ -99,7 +99,7 @@ class Arena:
 
 
 @contextmanager
-def opened(data: VectorSet, k: int, target: float, console: Console, dsn: str | None) -> Iterator[Arena]:
+def open_arena(data: VectorSet, k: int, target: float, console: Console, dsn: str | None) -> Iterator[Arena]:
     """Load a set into a scratch server, or the database at `dsn`, with the usual index on its vectors.
 
     Replaces the schema vectuned_bench of that database.
@@ -122,20 +122,20 @@ def opened(data: VectorSet, k: int, target: float, console: Console, dsn: str | 
 
 
 def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> TunedColumn:
-    """Have vectuned tune the table for a target and record that share of its searches."""
+    """Enable tuning of the table for a target recall, with `sample_rate` of its searches recorded."""
     conn.execute(
         "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
         (RELATION, target, sample_rate),
     )
-    return _cares(conn)[0]
+    return _tuned_columns(conn)[0]
 
 
-def _cares(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
+def _tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
     return [tuned for tuned in read_tuned_columns(conn) if tuned.column.schema == SCHEMA]
 
 
 def _column(conn: psycopg.Connection[Any], data: VectorSet) -> VectorColumn:
-    """Describe the column, which vectuned does not know before it has an index."""
+    """Describe the column before vectuned knows it, which requires an index."""
     row = conn.execute(
         "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
     ).fetchone()
@@ -146,7 +146,7 @@ def _column(conn: psycopg.Connection[Any], data: VectorSet) -> VectorColumn:
 
 def _load(conn: psycopg.Connection[Any], data: VectorSet, console: Console) -> None:
     conn.execute("SET client_min_messages = warning")
-    for _ in _cares(conn):
+    for _ in _tuned_columns(conn):
         conn.execute("SELECT vectuned.disable(%s::regclass, 'embedding', forget => true)", (RELATION,))
     conn.execute("DROP SCHEMA IF EXISTS vectuned_bench CASCADE")
     conn.execute("CREATE SCHEMA vectuned_bench")

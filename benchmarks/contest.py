@@ -1,9 +1,10 @@
-"""Policies side by side: recall and latency of held-out queries at each target, in one run.
+"""Compare policies: recall and latency of held-out queries at each target, in one run.
 
-All arms answer the same queries, each through a connection of its own, in blocks of 50 whose order of arms is
-drawn; times are what the client waits for. The best fixed setting and the policies are set by training
-queries alone. What a policy's choice would cost is not charged to it (`decision_paid` false): it is given
-with the statement. vectuned is asked as an application asks it, and pays for all that it does.
+All arms answer the same queries, each over a connection of its own, in blocks of 50 with the arms in random
+order; times are the latency seen by the client. The best fixed setting and the policies are fitted on
+training queries only. The other policies' decisions are passed with the statement, and their cost is not
+included (`decision_paid` false). vectuned is called as an application calls it, and its times include
+everything.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
-from benchmarks.arena import RELATION, USUAL, Arena, opened
+from benchmarks.arena import RELATION, USUAL, Arena, open_arena
 from benchmarks.policies import POLICIES, Policies, exact, replays
 from benchmarks.sets import VectorSet, load
 from vectuned.daemon.console import Console
@@ -32,7 +33,7 @@ from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth
 
-_EXACT: Final = 50  # queries answered exactly: reading the table drives what others need out of the caches
+_EXACT: Final = 50  # queries answered exactly; few, because each reads the whole table
 _RELAXED: Final = (40, 80, 160, 320, 640, 1000)
 _CHOOSING: Final = 200  # filtered training queries by which the best fixed setting is chosen
 Categories = npt.NDArray[np.int16]
@@ -40,27 +41,27 @@ Answers = dict[str, tuple[ArmResults, Truth]]
 
 
 @dataclass(frozen=True)
-class PreparedSearch:
-    """A statement with a query as $1 and what else it brings from $2 on, and the settings of its session."""
+class Arm:
+    """A statement with the query as $1 and further values from $2, and the settings of its session."""
 
     statement: sql.Composable
-    said: str
+    description: str
     settings: Mapping[str, str] = field(default_factory=dict)
     values: Callable[[int], tuple[Any, ...]] = lambda i: ()
     decision_paid: bool = True
 
 
 def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
-    """Run a contest: `options` are the keys of its definition."""
+    """Run a contest; `options` are the keys of the definition."""
     filtered = options.get("workload", "unfiltered") == "filtered"
     data = load(options["set"], console, options.get("rows"))
     k, targets = int(options.get("k", 10)), options["targets"]
-    with opened(data, k, targets[0], console, dsn) as arena:
+    with open_arena(data, k, targets[0], console, dsn) as arena:
         contest = (Filtered if filtered else Unfiltered)(arena, options)
         contest.learn()
         found = {f"{target:g}": contest.at(target) for target in targets}
         return {
-            **described(arena),
+            **describe(arena),
             "training": len(contest.training),
             "heldout": len(contest.heldout),
             "seed": contest.seed,
@@ -69,8 +70,8 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         }
 
 
-def described(arena: Arena) -> dict[str, Any]:
-    """Say what is searched."""
+def describe(arena: Arena) -> dict[str, Any]:
+    """Describe the data that is searched."""
     rows = arena.data.rows
     return {
         "set": arena.data.name,
@@ -86,7 +87,7 @@ def described(arena: Arena) -> dict[str, Any]:
 
 
 class Unfiltered:
-    """Searches for the nearest of all rows: fixed settings, policies by replays, and vectuned."""
+    """Searches without a filter: fixed settings, policies fitted on replays, and vectuned."""
 
     def __init__(self, arena: Arena, options: Mapping[str, Any]) -> None:
         data: VectorSet = arena.data
@@ -94,7 +95,7 @@ class Unfiltered:
         self.training = data.training[: options.get("training", 3000)]
         self.heldout = data.heldout[: options.get("heldout", 1000)]
         self.categories = data.heldout_categories[: len(self.heldout)]
-        self.asked = data.training_categories[: len(self.training)]
+        self.training_categories = data.training_categories[: len(self.training)]
         self.policies: list[str] = options.get("policies", list(POLICIES))
         self.truth = self.answers()
 
@@ -103,7 +104,7 @@ class Unfiltered:
         return exact(self.arena, self.heldout)
 
     def learn(self) -> None:
-        """Have vectuned, and then each policy, see the training queries."""
+        """Let vectuned, and then each policy, learn from the training queries."""
         arena = self.arena
         arena.record(self.training)
         self.seen = replays(arena, self.training, exact(arena, self.training), "replays for the policies")
@@ -117,47 +118,45 @@ class Unfiltered:
         fixed = choose_best_fixed(
             compute_fixed_curve(self.seen.recall, list_fixed_efforts(arena.tuned.indexes[0], k)), target
         )
-        ways = {
-            "default": PreparedSearch(plain(column, k), "ef_search 40", fixed_at(40)),
-            "best fixed": PreparedSearch(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
-            "vectuned": PreparedSearch(tuned(k), served.description),
-            "relaxed": PreparedSearch(
-                plain(column, k), "relaxed_order, ef_search 40", fixed_at(40, relaxed=True)
-            ),
-            "relaxed, ef 200": PreparedSearch(
+        arms = {
+            "default": Arm(plain(column, k), "ef_search 40", fixed_at(40)),
+            "best fixed": Arm(plain(column, k), f"ef_search {fixed}", fixed_at(fixed)),
+            "vectuned": Arm(tuned(k), served.description),
+            "relaxed": Arm(plain(column, k), "relaxed_order, ef_search 40", fixed_at(40, relaxed=True)),
+            "relaxed, ef 200": Arm(
                 plain(column, k), "relaxed_order, ef_search 200", fixed_at(200, relaxed=True)
             ),
         }
         for name in self.policies:
             efs = self.chosen.choose(name, target)
-            ways[name] = PreparedSearch(
-                at_ef(column, k), _spread(efs), values=_each(efs), decision_paid=False
-            )
-        found = raced(arena, ways, self.heldout, self.truth, self.seed, f"target {target:g}")
-        ways["exact"] = PreparedSearch(plain(column, k, exact=True), "every row compared")
-        found |= self._exact(ways["exact"])
-        return {"served": served.reason, **table(ways, found, k, self.seed)}
+            arms[name] = Arm(at_ef(column, k), _spread(efs), values=_each(efs), decision_paid=False)
+        found = race_arms(arena, arms, self.heldout, self.truth, self.seed, f"target {target:g}")
+        arms["exact"] = Arm(plain(column, k, exact=True), "every row compared")
+        found |= self._exact(arms["exact"])
+        return {"served": served.reason, **tabulate(arms, found, k, self.seed)}
 
-    def _exact(self, way: PreparedSearch) -> Answers:
+    def _exact(self, arm: Arm) -> Answers:
         few = self.heldout[:_EXACT]
         truth = self.truth.take(np.arange(len(few)))
-        return raced(self.arena, {"exact": way}, few, truth, self.seed, "exact", warm_up=3)
+        return race_arms(self.arena, {"exact": arm}, few, truth, self.seed, "exact", warm_up=3)
 
 
 class Filtered(Unfiltered):
-    """Searches among the rows of a category: the usual settings, exact search by the category's index."""
+    """Searches filtered by a category: the usual settings, exact search by the B-tree index, and vectuned."""
 
     def answers(self) -> Truth:
         """Find the exact answers among the rows of each held-out query's category."""
         return self._truth(self.heldout, self.categories)
 
     def learn(self) -> None:
-        """Have vectuned see the training queries, and find what they get by each usual setting."""
-        self.arena.record(self.training, self.asked)
+        """Let vectuned learn from the training queries, and measure them with each usual setting."""
+        self.arena.record(self.training, self.training_categories)
         few = self.training[:_CHOOSING]
-        truth = self._truth(few, self.asked)
-        ways = {str(ef): self._way(ef, relaxed=True, asked=self.asked) for ef in _RELAXED}
-        found = raced(self.arena, ways, few, truth, self.seed, "choosing a fixed setting")
+        truth = self._truth(few, self.training_categories)
+        arms = {
+            str(ef): self._fixed_arm(ef, relaxed=True, categories=self.training_categories) for ef in _RELAXED
+        }
+        found = race_arms(self.arena, arms, few, truth, self.seed, "choosing a fixed setting")
         self.recalls = {
             ef: float(recall_at_k(found[str(ef)][0].distances, truth, self.arena.k).mean()) for ef in _RELAXED
         }
@@ -168,30 +167,28 @@ class Filtered(Unfiltered):
         arena.learn(target)
         fixed = choose_best_fixed(self.recalls, target)
         values = _each(self.categories)
-        ways = {
-            "default": self._way(40, relaxed=False),
-            "relaxed": self._way(40, relaxed=True),
-            "relaxed, ef 200": self._way(200, relaxed=True),
-            "best fixed": self._way(fixed, relaxed=True),
-            "exact": PreparedSearch(
-                plain(column, k, exact=True, filtered=True), "by the B-tree", values=values
-            ),
-            "vectuned": PreparedSearch(
+        arms = {
+            "default": self._fixed_arm(40, relaxed=False),
+            "relaxed": self._fixed_arm(40, relaxed=True),
+            "relaxed, ef 200": self._fixed_arm(200, relaxed=True),
+            "best fixed": self._fixed_arm(fixed, relaxed=True),
+            "exact": Arm(plain(column, k, exact=True, filtered=True), "by the B-tree", values=values),
+            "vectuned": Arm(
                 tuned(k, filtered=True),
                 "as learned for each kind of filter",
                 values=lambda i: (f'{{"category": {self.categories[i]}}}',),
             ),
         }
-        found = raced(arena, ways, self.heldout, self.truth, self.seed, f"filtered, target {target:g}")
-        return table(ways, found, k, self.seed)
+        found = race_arms(arena, arms, self.heldout, self.truth, self.seed, f"filtered, target {target:g}")
+        return tabulate(arms, found, k, self.seed)
 
-    def _way(self, ef: int, *, relaxed: bool, asked: Categories | None = None) -> PreparedSearch:
-        said = f"{'relaxed_order, ' if relaxed else ''}ef_search {ef}"
+    def _fixed_arm(self, ef: int, *, relaxed: bool, categories: Categories | None = None) -> Arm:
+        description = f"{'relaxed_order, ' if relaxed else ''}ef_search {ef}"
         statement = plain(self.arena.tuned.column, self.arena.k, filtered=True)
-        values = _each(self.categories if asked is None else asked)
-        # The plan that PostgreSQL makes of the value, as an application gets it that does not prepare.
+        values = _each(self.categories if categories is None else categories)
+        # A custom plan for each value, as for an application that does not prepare statements.
         settings = {**fixed_at(ef, relaxed=relaxed), "plan_cache_mode": "force_custom_plan"}
-        return PreparedSearch(statement, said, settings, values)
+        return Arm(statement, description, settings, values)
 
     def _truth(self, vectors: Singles, categories: Categories) -> Truth:
         column, values = self.arena.tuned.column, [str(value) for value in categories[: len(vectors)]]
@@ -199,13 +196,13 @@ class Filtered(Unfiltered):
 
 
 def plain(column: VectorColumn, k: int, *, exact: bool = False, filtered: bool = False) -> sql.Composed:
-    """Write plain SQL as people write it."""
+    """Compose a search in plain SQL, as applications write it."""
     condition = sql.SQL("category = $2") if filtered else None
     return compose_nearest(column, sql.SQL("$1"), sql.Literal(k), condition, exact=exact)
 
 
 def at_ef(column: VectorColumn, k: int) -> sql.Composed:
-    """Write the search with the ef_search that is given as $2, set by the statement itself."""
+    """Compose a search that sets ef_search to $2 itself."""
     return sql.SQL(
         "SELECT m.* FROM (SELECT set_config('hnsw.ef_search', $2, false) OFFSET 0) s "
         "CROSS JOIN LATERAL ({}) m"
@@ -213,55 +210,55 @@ def at_ef(column: VectorColumn, k: int) -> sql.Composed:
 
 
 def tuned(k: int, *, filtered: bool = False) -> sql.Composed:
-    """Write the search through vectuned."""
+    """Compose a search with vectuned.search."""
     return sql.SQL("SELECT id, distance FROM vectuned.search({}::regclass, $1, {}{})").format(
         RELATION, k, sql.SQL(", $2" if filtered else "")
     )
 
 
-def raced(
+def race_arms(
     arena: Arena,
-    ways: Mapping[str, PreparedSearch],
+    arms: Mapping[str, Arm],
     vectors: Singles,
     truth: Truth,
     seed: int,
     label: str,
     warm_up: int = 100,
 ) -> Answers:
-    """Answer every query in every way."""
+    """Answer every query by every arm."""
     searches = [(Vector(vector), i) for i, vector in enumerate(vectors)]
     with (
         ExitStack() as stack,
-        arena.console.progress(label, len(ways) * len(searches)) as progress,
+        arena.console.progress(label, len(arms) * len(searches)) as progress,
     ):
-        asked = {
-            name: _asking(stack.enter_context(open_session(arena.conninfo)), way)
-            for name, way in ways.items()
+        functions = {
+            name: _make_search(stack.enter_context(open_session(arena.conninfo)), arm)
+            for name, arm in arms.items()
         }
-        seen = race(asked, searches, arena.k, seed=seed, warm_up=warm_up, progress=progress)
+        seen = race(functions, searches, arena.k, seed=seed, warm_up=warm_up, progress=progress)
     return {name: (each, truth) for name, each in seen.items()}
 
 
-def table(ways: Mapping[str, PreparedSearch], found: Answers, k: int, seed: int) -> dict[str, Any]:
-    """Return the figures of every arm, and what vectuned took of the best fixed setting's time."""
-    arms = {
+def tabulate(arms: Mapping[str, Arm], found: Answers, k: int, seed: int) -> dict[str, Any]:
+    """Return the figures of every arm, and the ratio of vectuned's time to the best fixed setting's."""
+    figures_by_arm = {
         name: {
-            "setting": ways[name].said,
-            "decision_paid": ways[name].decision_paid,
+            "setting": arms[name].description,
+            "decision_paid": arms[name].decision_paid,
             **summarize_searches(seen.millis, recall_at_k(seen.distances, truth, k), seed),
         }
         for name, (seen, truth) in found.items()
     }
     if "best fixed" not in found:
-        return {"arms": arms}
+        return {"arms": figures_by_arm}
     ours, theirs = found["vectuned"][0].millis, found["best fixed"][0].millis
-    return {"arms": arms, "vectuned_over_fixed": time_ratios(ours, theirs, seed)}
+    return {"arms": figures_by_arm, "vectuned_over_fixed": time_ratios(ours, theirs, seed)}
 
 
-def _asking(conn: psycopg.Connection[Any], way: PreparedSearch) -> Callable[[Vector, int], list[float]]:
-    for name, value in way.settings.items():
+def _make_search(conn: psycopg.Connection[Any], arm: Arm) -> Callable[[Vector, int], list[float]]:
+    for name, value in arm.settings.items():
         conn.execute("SELECT set_config(%s, %s, false)", (name, value))
-    cursor, statement, values = psycopg.RawCursor(conn), way.statement.as_bytes(conn), way.values
+    cursor, statement, values = psycopg.RawCursor(conn), arm.statement.as_bytes(conn), arm.values
 
     def ask(vector: Vector, i: int) -> list[float]:
         rows = cursor.execute(statement, (vector, *values(i)), prepare=True, binary=True).fetchall()

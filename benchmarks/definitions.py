@@ -1,4 +1,4 @@
-"""What the benchmarks are: definitions.toml, read and checked."""
+"""Definitions of the benchmarks, read from definitions.toml and validated."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class Figures(BaseModel):
-    """A table to be made of a result; a path is keys with / between them, and * each that is there.
+    """A table to be made of a result; a path consists of keys separated by /, and * matches every key.
 
-    `rows` is the path of the rows, `heads` the headings of what the asterisks in it stand for (the place in a
-    list stands for nothing), `columns` a path within the row by heading.
+    `rows` is the path of the rows. `heads` are the headings for the keys that its asterisks match (positions
+    in a list have none). `columns` maps each heading to a path within the row.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -34,7 +34,7 @@ class Figures(BaseModel):
 
 
 class Definition(BaseModel):
-    """A run: what it shows, how long it takes, and who measures it; further keys are for that kind."""
+    """A run: what it shows, how long it takes, and its kind; further keys are options of that kind."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -57,11 +57,11 @@ class Definition(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what the kind is told, but for the seed."""
+        """Return the options of the kind, without the seed."""
         return dict(self.model_extra or {})
 
     def as_run(self) -> dict[str, Any]:
-        """Return what decides on the result, as it is stored with it; how it is shown does not."""
+        """Return the part of the definition that determines the result and is stored with it."""
         told = self.model_dump(by_alias=True, exclude_none=True)
         return {name: value for name, value in told.items() if name not in _OF_THE_VIEW}
 
@@ -105,7 +105,7 @@ _KINDS: Final[dict[object, type[Definition]]] = {"script": Script, "command": Co
 
 
 def load_definitions(path: Path = DEFINITIONS) -> dict[str, Definition]:
-    """Read the runs by name, in the file's order; raises ConfigurationError with all that is wrong."""
+    """Read the runs by name, in the order of the file; raise ConfigurationError listing all mistakes."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -134,7 +134,7 @@ def load_definitions(path: Path = DEFINITIONS) -> dict[str, Definition]:
 
 
 def choose(definitions: dict[str, Definition], names: list[str]) -> dict[str, Definition]:
-    """Return the runs of these names, in their order, once each; all of them if none is named."""
+    """Return the named runs in order, each once; all runs if none is named."""
     unknown = [name for name in names if name not in definitions]
     if unknown:
         raise UsageError(

@@ -1,14 +1,15 @@
-"""Change the world under a tuned column and see how long its searches stay below what was promised.
+"""Change the data under a tuned column and measure how long its recall stays below the promise.
 
 Run as `python benchmarks/drift.py [--dsn ...] [--json FILE] [--plot FILE]`; without a DSN it starts an
 embedded server in a temporary folder. Takes ten minutes or more; `--plot` needs matplotlib. Half of WordNet's
-glosses, by lexical category, are the rows, usage examples of the same half the queries. When that is learned,
-the table is doubled by the other half, queries turn to that half, the index is rebuilt, a third of the rows
-is deleted, and all vectors are rewritten in another space (a random rotation), queries following.
+glosses, by lexical category, are the rows, and usage examples of the same half the queries. After learning,
+the other half of the rows is added, queries move to that half, the index is rebuilt, a third of the rows is
+deleted, and all vectors, then the queries, are moved to another space by a random rotation.
 
-A step is a number of searches, then what the daemon does: drain, replay, check, watch, learn. The figures to
-watch: `longest_below`, for how many checks at a stretch the mean recall of the last 100 was under the target
-by more than 0.02: at most 400; beside it the recall of the setting that was proven at the start and kept.
+A step is a number of searches, then the daemon's work: drain, replay, check, watch, learn. The figure to
+watch is `longest_below`, the longest run of checks for which the mean recall of the last 100 was more than
+0.02 under the target: at most 400. Beside it is the recall of the setting proven at the start and never
+changed.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ K: Final = 10
 WINDOW: Final = 100
 TOLERATED: Final = 0.02
 LONGEST: Final = 400
-HELD: Final = 50  # searches a step with the setting that was proven at the start
+HELD: Final = 50  # searches per step with the setting proven at the start
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of searches came to; `checks` are recalls, `events` what the daemon noticed or did."""
+    """Result of a step: `checks` are recalls, `events` what the daemon noticed or did."""
 
     phase: str
     checks: list[float]
@@ -68,7 +69,7 @@ class Halves:
 
 
 class Scenario:
-    """A tuned column, the daemon's worker beside it, and what every step came to."""
+    """A tuned column, the daemon's worker, and the results of the steps."""
 
     def __init__(self, conn: psycopg.Connection[Any], halves: Halves, options: argparse.Namespace) -> None:
         self.conn = conn
@@ -93,12 +94,12 @@ class Scenario:
         self.settle()
 
     def settle(self) -> None:
-        """Have the server know what autovacuum would before long."""
+        """Analyze the table, as autovacuum would soon."""
         self.conn.execute("SELECT pg_stat_force_next_flush()")
         self.conn.execute(f"ANALYZE {TABLE}")
 
     def rotate(self) -> None:
-        """Rewrite every vector as another embedding model would, distances kept."""
+        """Rotate every vector, which keeps the distances, like another embedding model."""
         dimensions = self.halves.rows[0].shape[1]
         self.rotation = np.linalg.qr(self.rng.normal(size=(dimensions, dimensions)))[0].astype(np.float32)
         self.conn.execute(f"CREATE TEMP TABLE rewritten (id int, embedding vector({dimensions}))")
@@ -111,7 +112,7 @@ class Scenario:
         self.settle()
 
     def phase(self, name: str, half: int, steps: int) -> None:
-        """Search with queries of a half, and do the daemon's work after each step."""
+        """Search with the queries of a half, and run the daemon's work after each step."""
         for _ in range(steps):
             asked = self.halves.asked[half]
             queries = asked[self.rng.integers(len(asked), size=self.options.searches)]
@@ -152,7 +153,7 @@ class Scenario:
         )
 
     def _kept_recall(self, queries: Singles) -> float:
-        """Search with the setting that was proven at the start."""
+        """Measure the recall of the setting proven at the start."""
         tuned = self.worker.columns()[0]
         found = np.full((len(queries), K), np.inf)
         with self.conn.transaction():
@@ -168,7 +169,7 @@ class Scenario:
 
 
 def run(conn: psycopg.Connection[Any], options: argparse.Namespace) -> list[Step]:
-    """Go through all changes and return the steps."""
+    """Make all changes and return the steps."""
     scenario = Scenario(conn, _halves(options), options)
     dimensions = scenario.halves.rows[0].shape[1]
     conn.execute(f"DROP TABLE IF EXISTS {TABLE}")
@@ -196,7 +197,7 @@ def run(conn: psycopg.Connection[Any], options: argparse.Namespace) -> list[Step
 
 
 def longest_below(checks: Sequence[float], target: float) -> int:
-    """Return for how many checks at a stretch the mean of the last WINDOW was under the target."""
+    """Return the longest run of checks for which the mean of the last WINDOW was under the target."""
     if len(checks) < WINDOW:
         return 0
     sums = np.cumsum(np.append(0.0, checks))
@@ -229,7 +230,7 @@ def summary(steps: Sequence[Step], target: float) -> dict[str, dict[str, float]]
 
 
 def plot(steps: Sequence[Step], target: float, path: Path) -> None:
-    """Draw recall by checks: what was served, and the setting kept from the start."""
+    """Plot recall by check, as served and with the setting from the start."""
     from matplotlib import pyplot
 
     ends = np.cumsum([len(step.checks) for step in steps])
@@ -255,7 +256,7 @@ def plot(steps: Sequence[Step], target: float, path: Path) -> None:
 
 
 def main() -> None:
-    """Run, print the figures, and write what was asked for."""
+    """Run, print the figures, and write the requested files."""
     options = _parser().parse_args()
     options.console = Console(as_json=False, quiet=False)
     with (
@@ -275,7 +276,7 @@ def main() -> None:
 
 
 def _halves(options: argparse.Namespace) -> Halves:
-    """Split WordNet by lexical category, every other one, and embed it."""
+    """Split WordNet by lexical category, alternately, and embed both halves."""
     corpus, embedder = load_wordnet(), StaticEmbedder()
     half = {name: i % 2 for i, name in enumerate(sorted({s.category for s in corpus.synsets}))}
     of_source = {synset.id: half[synset.category] for synset in corpus.synsets}

@@ -1,4 +1,4 @@
-"""The READMEs' figures: tables between markers, written from the result files.
+"""Figures in the READMEs: tables between markers, written from the result files.
 
 A table stands between `<!-- figures: NAME ... -->` and `<!-- end of figures -->`, each on a line.
 Runs of one kind named together share it; `targets=0.95,0.98` chooses rows.
@@ -22,10 +22,10 @@ _BEGIN: Final = re.compile(r"^<!-- figures: *(?P<what>.*?) *-->\n", re.MULTILINE
 _END: Final = re.compile(r"^<!-- end of figures -->$", re.MULTILINE)
 
 
-def rewritten(
+def rewrite(
     text: str, place: str, definitions: Mapping[str, Definition], folder: Path
 ) -> tuple[str, list[str]]:
-    """Return a text with the figures as the result files in `folder` have them, and which were stale."""
+    """Return a text with its figures updated from the result files in `folder`, and the stale ones."""
     pieces, stale, at = [], list[str](), 0
     while found := _BEGIN.search(text, at):
         line = text.count("\n", 0, found.start()) + 1
@@ -41,14 +41,14 @@ def rewritten(
             stale.append(f"{found['what']} ({place}, line {line})")
         pieces += [text[at : found.end()], figures]
         at = end.start()
-    # An end without a beginning is a marker misspelt.
+    # An end marker without a start marker: the start marker is misspelt.
     if len(_END.findall(text)) != len(_BEGIN.findall(text)):
         raise UsageError(f"{place}: <!-- end of figures --> stands where no figures begin.")
     return "".join([*pieces, text[at:]]), stale
 
 
 def markdown(table: Table) -> str:
-    """Write a table in Markdown."""
+    """Format a table in Markdown."""
     lines = [f"{table.title}:\n"] if table.title else []
     lines.append(_line(table.columns))
     lines.append("|" + "|".join(["---"] * table.left + ["---:"] * (len(table.columns) - table.left)) + "|")

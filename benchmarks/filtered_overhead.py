@@ -1,10 +1,10 @@
-"""Measure what a filtered search costs over the bare statement that vectuned chose for it.
+"""Measure the overhead of a filtered search over the bare statement that vectuned runs for it.
 
 Run as `python benchmarks/filtered_overhead.py [--dsn ...]` after `vectuned demo`, whose table it searches, in
 the embedded server or the database of --dsn. Every query is filtered by its own lexical category; the client
-prepares the bare statements, planned for their values. Arms run in blocks of 50 whose order is drawn; times
-are what the client waits for, 5 % of searches recorded. Prints tables, and what a search's parts take inside
-the database. The figure to watch: at most 0.35 ms more at the median.
+prepares the bare statements, planned for their values. Arms run in blocks of 50 in random order; times are
+the latency seen by the client, with 5 % of searches recorded. Prints tables, and the time of the parts of a
+search inside the database. The figure to watch: at most 0.35 ms of overhead at the median.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Connection = psycopg.Connection[Any]
 
 
 class Bare:
-    """Answer filtered searches as vectuned would, by statements that the client prepares for each value."""
+    """Answers filtered searches as vectuned would, by statements that the client prepares for each value."""
 
     def __init__(self, conninfo: str, column: VectorColumn, stack: ExitStack) -> None:
         self._conninfo, self._column, self._stack = conninfo, column, stack
@@ -57,7 +57,7 @@ class Bare:
         self._steps: dict[str, list[tuple[Connection, sql.Composed, int]]] = {}
 
     def prepare(self, conn: Connection, query: Vector, value: str) -> str:
-        """Ask vectuned how it would search, make statements for that, and say which way it is."""
+        """Ask vectuned for its access path, prepare statements for it, and return its name."""
         row = conn.execute(
             "SELECT access_path, index::text, ef_search FROM vectuned.params(%s::regclass, %s, %s, %s)",
             (RELATION, query, K, json.dumps({ATTRIBUTE: value})),
@@ -69,7 +69,7 @@ class Bare:
         steps = []
         if path != "exact":
             steps.append((self._session(path, ef or 0), write(advised=part), 2))
-        # After an index that gave too few rows comes, as in vectuned, every row that matches.
+        # If the index gives too few rows, all matching rows are searched, as vectuned does.
         steps.append((self._session("exact", 0), write(exact=True), 1))
         self._steps[value] = steps
         return f"{path}, partial index" if part else str(path)
@@ -110,7 +110,7 @@ def by_path(
 ) -> dict[str, dict[str, float]]:
     """Compare filtered searches with their bare statements, each pair `options.repeat` times.
 
-    planning_p50_ms is what the bare statements cost more if they are sent, parsed and planned each time.
+    planning_p50_ms is the additional time of the bare statements if they are parsed and planned each time.
     """
     searches = [(Vector(v), K, value) for v, value in zip(asked.vectors, asked.categories, strict=True)]
     with ExitStack() as stack:
@@ -119,17 +119,17 @@ def by_path(
         tuned = prepare_vectuned_arm(
             stack.enter_context(open_session(conninfo)), column, 0, attribute=ATTRIBUTE
         )
-        ways: dict[str, Callable[..., list[float]]] = {
+        searches_by_arm: dict[str, Callable[..., list[float]]] = {
             "bare": bare.search,
             "planned": partial(bare.search, prepared=False),
             "vectuned": tuned.search,
         }
         runs = []
         for i in range(options.repeat + 1):
-            with talk.progress("filtered searches", len(searches) * len(ways)) as progress:
-                runs.append(race(ways, searches, K, seed=options.seed + i, progress=progress))
+            with talk.progress("filtered searches", len(searches) * len(searches_by_arm)) as progress:
+                runs.append(race(searches_by_arm, searches, K, seed=options.seed + i, progress=progress))
     # The first round plans every statement.
-    theirs, planned, ours = (np.array([run[name].millis for run in runs[1:]]) for name in ways)
+    theirs, planned, ours = (np.array([run[name].millis for run in runs[1:]]) for name in searches_by_arm)
     result = {}
     for name in [*sorted(set(chosen.tolist())), "all"]:
         mask = (chosen == name) | (name == "all")
@@ -147,7 +147,7 @@ def by_path(
 
 
 def pieces(conn: Connection, column: VectorColumn, values: list[str]) -> dict[str, float]:
-    """Time inside the database what a filtered search does besides its statement, in ms a search."""
+    """Time inside the database the parts of a filtered search besides its statement, in ms per search."""
     compiled = "* INTO r FROM vectuned._compile_filter({id}, {table}::regclass, f)"
     parts = {
         "nothing": "PERFORM f",
@@ -189,7 +189,7 @@ def pieces(conn: Connection, column: VectorColumn, values: list[str]) -> dict[st
 
 
 def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
-    """Compare, and time what a search consists of."""
+    """Compare the arms and time the parts of a search."""
     with open_session(conninfo) as conn:
         found = find_tuned_columns(conn)
         if not found:

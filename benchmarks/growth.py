@@ -1,7 +1,7 @@
-"""How cost and recall grow with the table: the same contest of a few arms at each size.
+"""Measure how cost and recall change with the size of the table: a contest of a few arms at each size.
 
-At each size the rows are the first so many of the set, which are in an order drawn once; index, replays and
-settings are made anew. The curve gives mean recall, index buffers and milliseconds of fixed ef_search.
+At each size the rows are the first rows of the set, whose order is random but fixed; index, replays and
+settings are made again for each. The curve gives mean recall, index buffers and ms of each fixed ef_search.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.arena import Arena, opened
-from benchmarks.contest import PreparedSearch, Unfiltered, described, fixed_at, plain, raced
+from benchmarks.arena import Arena, open_arena
+from benchmarks.contest import Arm, Unfiltered, describe, fixed_at, plain, race_arms
 from benchmarks.sets import load
 from vectuned.daemon.console import Console
 from vectuned.learning.model.ladder import RUNGS
@@ -21,16 +21,16 @@ _CURVE: Final = (10, 20, 40, 80, 160, 320, 640)
 
 
 def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
-    """Run the contest at each size: `options` are the keys of its definition."""
+    """Run the contest at each size; `options` are the keys of the definition."""
     k, targets = int(options.get("k", 10)), options["targets"]
     found: list[dict[str, Any]] = []
     about: dict[str, Any] = {}
     for size in options["sizes"]:
         console.say(f"{size:,} rows")
-        with opened(load(options["set"], console, size), k, targets[0], console, dsn) as arena:
+        with open_arena(load(options["set"], console, size), k, targets[0], console, dsn) as arena:
             contest = Unfiltered(arena, {"policies": [], **options})
             contest.learn()
-            about = {**described(arena), "training": len(contest.training), "heldout": len(contest.heldout)}
+            about = {**describe(arena), "training": len(contest.training), "heldout": len(contest.heldout)}
             found.append(
                 {
                     "rows": size,
@@ -45,8 +45,8 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
 
 
 def _curve(arena: Arena, contest: Unfiltered) -> list[dict[str, float]]:
-    ways = {str(ef): PreparedSearch(plain(arena.tuned.column, arena.k), "", fixed_at(ef)) for ef in _CURVE}
-    found = raced(arena, ways, contest.heldout, contest.truth, contest.seed, "fixed ef_search")
+    arms = {str(ef): Arm(plain(arena.tuned.column, arena.k), "", fixed_at(ef)) for ef in _CURVE}
+    found = race_arms(arena, arms, contest.heldout, contest.truth, contest.seed, "fixed ef_search")
     blocks = contest.judged.blocks.mean(axis=0)
     return [
         {

@@ -1,21 +1,22 @@
-"""Measure whether IVFFlat searches should take a number of probes each, or one number for all.
+"""Measure whether IVFFlat searches should choose probes by query, or use one number of probes for all.
 
-At a target of 0.95 of their own, at 0.98 it is open. The distances seen by a first search with one probe, the
-sorted distances to the lists' centroids, or both make the database 1.18 to 1.26 times as fast at equal mean
-recall, with a longer p99; clusters of queries (0.98 to 1.01) and searching all lists within a factor of the
-nearest's distance (0.68 to 0.85) do not pay. End to end the first search gave 1.26 (at least 1.19) at 0.95
-and 1.085 (at least 1.03) at 0.98, where 1 / 0.92 = 1.087 was wanted, on a machine busy with other work.
+At a target of 0.95 they should choose by query; at 0.98 the question is open. The distances seen by a first
+search with one probe, the sorted distances to the lists' centroids, or both make the database 1.18 to 1.26
+times as fast at equal mean recall, with a longer p99; clusters of queries (0.98 to 1.01) and searching all
+lists within a factor of the nearest's distance (0.68 to 0.85) do not pay. End to end the first search gave
+1.26 (at least 1.19) at 0.95 and 1.085 (at least 1.03) at 0.98, where 1 / 0.92 = 1.087 was wanted, on a
+machine busy with other work.
 
 Run as `python benchmarks/ivfflat.py [--dsn ...]`; without a DSN it starts an embedded server in a temporary
 folder. WordNet's glosses are the rows, its usage examples the queries. Prints one JSON document, and a table
 to standard error. The figure to watch: `saving`, the mean time of the best fixed probes over that of the
 policy, end to end: at least 1.087.
 
-Held-out queries are searched at every rung, in shuffled blocks, each charged its own time. pgvector keeps its
-centroids to itself, but a scan with one probe, ordered by a row's own vector, returns the members of that
+Held-out queries are searched at every rung, in shuffled blocks, each charged its own time. pgvector does not
+expose its centroids, but a scan with one probe, ordered by a row's own vector, returns the members of that
 row's list: their means stand for the centroids, and training curves follow from exact answers without a
 search (`training_off_by`: how far the mean of such curves is from the measured one). pgvector draws its
-centroids anew in each build, so that two runs differ although all else is seeded.
+centroids at random in each build, so that two runs differ although all else is seeded.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ _PROFILE = f" := ARRAY(SELECT centroid <=> q FROM {TABLE}_centroid ORDER BY 1)"
 
 @dataclass(frozen=True)
 class Searches:
-    """What is known of n queries.
+    """Measurements of n queries.
 
     `features` (n, f) by name; `first_ms` (n,), what a first search took; `recall` and `ms` (n, rungs).
     """
@@ -204,7 +205,7 @@ def measure(conn: Connection, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def lists(conn: Connection, rows: Singles) -> Ints:
-    """Find out which list of the index holds each row: int64 (rows,)."""
+    """Return the list of the index that contains each row: int64 (rows,)."""
     found, count = np.full(len(rows), -1, dtype=np.int64), 0
     conn.execute("SET enable_seqscan = off; SET enable_sort = off; SET ivfflat.probes = 1")
     while (unknown := np.flatnonzero(found < 0)).size:
@@ -221,7 +222,7 @@ def lists(conn: Connection, rows: Singles) -> Ints:
 def curves_from_lists(
     conn: Connection, truth: Truth, vectors: Singles, list_of: Ints, centroids: Singles
 ) -> Floats:
-    """Say at which rungs each query would meet its true neighbours: recall (n, rungs), nothing searched."""
+    """Derive the recall (n, rungs) of each query from the lists of its true neighbours, without searching."""
     number = "(ctid::text::point)[0]::int8 << 16 | (ctid::text::point)[1]::int8"
     ctids = np.array(conn.execute(f"SELECT {number} FROM {TABLE} ORDER BY id").fetchall())[:, 0]
     order = np.argsort(ctids)
@@ -245,7 +246,7 @@ def curves(
 
 
 def predictions(past: Searches, new: Searches, seed: int) -> dict[str, tuple[Floats, Floats]]:
-    """Learn from past searches; return by policy the recall (n, rungs) it expects and its own ms (n,)."""
+    """Learn from past searches; return each policy's expected recall (n, rungs) and own cost in ms (n,)."""
     clusters = KMeans(64, n_init=1, random_state=seed).fit(past.features["query"])
     member = np.eye(64)[clusters.labels_]
     means = (member.T @ past.recall + 10 * past.recall.mean(axis=0)) / (member.sum(axis=0)[:, None] + 10)
@@ -263,7 +264,7 @@ def predictions(past: Searches, new: Searches, seed: int) -> dict[str, tuple[Flo
 
 
 def fit_line(features: Floats, recall: Floats) -> Line:
-    """Learn a score of `features` (n, f) by what recall was missing over all rungs, and the curves to it."""
+    """Fit a score of `features` (n, f) to the missed recall of all rungs, and recall curves by score."""
     center, scale = features.mean(axis=0), features.std(axis=0)
     model = RidgeCV(np.logspace(-3, 3, 7)).fit((features - center) / scale, (1.0 - recall).sum(axis=1))
     weights: Floats = model.coef_ / scale
@@ -275,18 +276,18 @@ def fit_line(features: Floats, recall: Floats) -> Line:
 
 
 def _bank(seen: Floats, fresh: Floats, past: Searches, seed: int) -> Floats:
-    """Expect the curves of the three nearest of the project's own patterns, by its own signature."""
-    way = signature.fit_signature(seen, K, seen.shape[1], past.recall)
+    """Predict the curves of the three nearest patterns of vectuned, by its signature."""
+    fitted = signature.fit_signature(seen, K, seen.shape[1], past.recall)
     cost = np.broadcast_to(PRICED, past.recall.shape)
-    patterns = distil(way.transform(seen), past.recall, cost, seed=seed)
-    distance = np.linalg.norm(way.transform(fresh)[:, None] - patterns.centroids, axis=2)
+    patterns = distil(fitted.transform(seen), past.recall, cost, seed=seed)
+    distance = np.linalg.norm(fitted.transform(fresh)[:, None] - patterns.centroids, axis=2)
     nearest = np.argsort(distance, axis=1)[:, :3]
     weight = 1.0 / (np.take_along_axis(distance, nearest, axis=1)[:, :, None] + 8.0)
     return np.asarray((patterns.recall[nearest] * weight).sum(axis=1) / weight.sum(axis=1))
 
 
 def choose(expected: Floats, cost: Floats, generosity: float, highest: float = HIGHEST_POSITION) -> Floats:
-    """Choose each query's rung, or between: highest recall - price * cost, price = exp(-generosity)."""
+    """Choose each query's rung, fractions included, with the highest recall - exp(-generosity) * cost."""
     grid = np.arange(0.0, highest + 1e-9, 0.125)
     spent = interpolate(np.broadcast_to(cost, expected.shape), grid)
     return np.asarray(grid[np.argmax(interpolate(expected, grid) - np.exp(-generosity) * spent, axis=1)])
@@ -327,7 +328,7 @@ def policies(
 
 
 def _solve(efforts_of: Callable[[float], Floats], recall: Floats, target: float) -> float:
-    """Find by halving the least generosity at which the mean of recall (n, rungs) reaches the target."""
+    """Find by bisection the least generosity at which the mean of recall (n, rungs) reaches the target."""
     low, high = -12.0, 20.0
     for _ in range(30):
         middle = (low + high) / 2
@@ -345,8 +346,8 @@ def end_to_end(
 ) -> dict[str, Any]:
     """Compare functions in the database as a client sees them, on the second half of the held-out queries.
 
-    The first half sets the prices. Two fixed settings, a tenth below and above, tell what fixed probes cost
-    at just the recall that an adaptive function turns out to have: `saving`, and its 95 % bound (bootstrap).
+    The first half sets the prices. Two fixed settings, a tenth below and above, give the cost of fixed probes
+    at exactly the recall of an adaptive function: `saving`, and its 95 % bound (bootstrap).
     """
     half = len(new.ms) // 2
     fixed = float(np.interp(np.interp(target, new.recall[:half].mean(axis=0), RUNG), RUNG, PRICED))
@@ -373,7 +374,7 @@ def end_to_end(
 
 
 def _serve(conn: Connection, name: str, line: Line, efforts: Floats) -> str:
-    """Write the function that takes the probes that its bin of the score is worth; return a call of it."""
+    """Create the function that uses the probes of a query's bin of the score; return a call of it."""
     terms = [f"seen[least({rank}, cardinality(seen))]" for rank in SEEN_RANKS] + [
         f"profile[{rank}]" for rank in PROFILE_RANKS
     ]
@@ -394,19 +395,19 @@ def _serve(conn: Connection, name: str, line: Line, efforts: Floats) -> str:
 def _race(
     conn: Connection, calls: list[str], vectors: Singles, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Call functions in shuffled blocks: distances (calls, n, K), a client's milliseconds (calls, n)."""
+    """Call functions in shuffled blocks; return distances (calls, n, K) and client ms (calls, n)."""
 
-    def way(call: str) -> Callable[[Singles], list[float]]:
+    def search_function(call: str) -> Callable[[Singles], list[float]]:
         statement = f"SELECT nearest FROM pg_temp.{call}".encode()
         return lambda vector: list(conn.execute(statement, (vector,), binary=True).fetchall()[0][0])
 
     searches = [(vector,) for vector in vectors]
-    seen = race({call: way(call) for call in calls}, searches, K, seed=rng, warm_up=0).values()
+    seen = race({call: search_function(call) for call in calls}, searches, K, seed=rng, warm_up=0).values()
     return np.array([each.distances for each in seen]), np.array([each.millis for each in seen])
 
 
 def _saving(ms: Floats, recall: Floats, arm: int, rows: Ints) -> float:
-    """Divide what fixed probes cost at an arm's recall by what the arm costs; arms 0 and 1 are fixed.
+    """Divide the cost of fixed probes at an arm's recall by the arm's cost; arms 0 and 1 are fixed.
 
     Between those two the logarithm of the missed recall is taken to be linear in the cost.
     """
@@ -426,7 +427,7 @@ def _search(conn: Connection, vectors: Singles, probes: int, k: int) -> tuple[Fl
 
 
 def _load(conn: Connection, rows: Singles, count: int) -> None:
-    """Make the table with its one index, and see that a search is answered by it."""
+    """Create the table and its only index, and check that a search uses it."""
     conn.execute(f"DROP TABLE IF EXISTS {TABLE}, {TABLE}_centroid")
     conn.execute(f"CREATE TABLE {TABLE} (id int, embedding vector({COLUMN.dimensions}))")
     conn.execute(f"CREATE TABLE {TABLE}_centroid (centroid vector({COLUMN.dimensions}))")
@@ -449,7 +450,7 @@ def _load(conn: Connection, rows: Singles, count: int) -> None:
 
 @contextmanager
 def _only_index_scans(conn: Connection, searches: int) -> Iterator[None]:
-    """See that just as many scans of the index were begun as there were searches."""
+    """Check that the index was scanned exactly once per search."""
     count = f"SELECT pg_stat_get_numscans('{INDEX}'::regclass)"
     flush = "SELECT pg_stat_force_next_flush()"
     conn.execute(flush)

@@ -1,12 +1,13 @@
-"""How many replays does it take: recall and saving by the number that was learned from.
+"""Measure how many replays learning needs: recall and saving by the number of replays.
 
-Run as `python benchmarks/labels.py [--dsn ...] [--json]` after `vectuned demo`, whose replays it takes, from
-the embedded server or the database of --dsn; with `--build 1500` it loads WordNet and replays so many queries
-itself, in a server that goes away; with `--data FILE` it takes replays saved as tests/data/replays.npz is. Of
-each draw a third of the replays judges, and of the others n are learned from, as the learner does.
+Run as `python benchmarks/labels.py [--dsn ...] [--json]` after `vectuned demo`, whose replays it reads from
+the embedded server or the database of --dsn. With `--build 1500` it loads WordNet and replays that many
+queries itself in a temporary server; with `--data FILE` it reads replays in the format of
+tests/data/replays.npz. Each draw holds out a third of the replays for evaluation and learns from n of the
+others, as the learner does.
 
-The figure to watch, `needed`: from how many replays on the target is met on the others, on average, and the
-saving is within 10 % of what the most replays give: at most 1,000.
+The figure to watch is `needed`, the number of replays from which on the held-out ones reach the target on
+average and the saving is within 10 % of that with the most replays: at most 1,000.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def main() -> None:
 def curve(
     replays: ReplaySample, demand: Demand, draws: int, rng: np.random.Generator
 ) -> list[dict[str, float]]:
-    """Learn from more and more replays, and judge by others."""
+    """Learn from increasing numbers of replays, and evaluate on held-out ones."""
     most = len(replays) - int(len(replays) * HELD)
     sizes = [size for size in SIZES if size < most] + [most]
     found = []
@@ -92,7 +93,7 @@ def curve(
 
 
 def _outcome(learned: ReplaySample, heldout: ReplaySample, demand: Demand) -> tuple[float, float, bool, bool]:
-    """Learn, and return recall and saving on the held-out replays, if proven, and if by query."""
+    """Learn; return recall and saving on the held-out replays, whether proven, and whether by query."""
     fixed = find_fixed_policy(learned, demand)
     adaptive = learn_adaptive_policy(learned, fixed.policy, demand) if fixed.policy.certified else None
     by_query = adaptive is not None and fixed.cost >= WORTH_IT * adaptive.cost
@@ -105,12 +106,12 @@ def _outcome(learned: ReplaySample, heldout: ReplaySample, demand: Demand) -> tu
 
 
 def _serve(served: Candidate, heldout: ReplaySample) -> tuple[float, float]:
-    """Return mean recall and cost, in index buffers, of searches that a policy serves."""
-    way = served.policy.signature
+    """Return mean recall and mean cost, in index buffers, of searches served by a policy."""
+    fitted = served.policy.signature
     efs = np.full(len(heldout), served.policy.fixed_ef)
-    if way is not None:
+    if fitted is not None:
         optimizer = SearchOptimizer(ReasoningBank(served.patterns), served.policy)
-        efs = optimizer.ef_search(heldout.probes[way.probe_ef], K)
+        efs = optimizer.ef_search(heldout.probes[fitted.probe_ef], K)
     at = ladder.position_of(efs)[:, None]
     recall, cost = (ladder.interpolate(each, at) for each in (heldout.recall, heldout.cost))
     return float(recall.mean()), float(cost.mean())
@@ -129,7 +130,7 @@ def _row(size: int, outcomes: Sequence[tuple[float, float, bool, bool]]) -> dict
 
 
 def needed(rows: Sequence[dict[str, float]], target: float) -> int | None:
-    """Return from how many replays on the target is met and the saving near its last value."""
+    """Return the number of replays from which on the target is met and the saving is near its last value."""
     good = [row["recall"] >= target and row["saving"] >= WITHIN * rows[-1]["saving"] for row in rows]
     first = next((i for i in range(len(rows)) if all(good[i:])), None)
     return None if first is None else int(rows[first]["replays"])

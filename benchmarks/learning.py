@@ -1,7 +1,7 @@
 """Measure learning: distillation, the ReasoningBank, its lookup in Python and in SQL, and replay.
 
 Run as `python benchmarks/learning.py [--dsn ... --relation items --column embedding]`. Without a DSN an
-embedded server in a temporary folder and synthetic vectors serve for the lookup in SQL and for the replay.
+embedded server in a temporary folder and synthetic vectors are used for the lookup in SQL and the replay.
 Prints one JSON document; each time is the best and the median of `--repeat` runs. The figures to watch:
 distillation of 1,000 replays in 1 s, 10,000 patterns in 100 MB, a replay in 40 ms on 2 cores.
 """
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def timed(work: Callable[[], object], repeat: int, per: int = 1) -> dict[str, float]:
-    """Return the best and the median time of `repeat` runs, in ms per each of `per` things done."""
+    """Return the best and the median time of `repeat` runs, in ms divided by `per`."""
     times = []
     for _ in range(repeat):
         started = time.perf_counter()
@@ -110,11 +110,11 @@ def replay_sample(options: argparse.Namespace) -> ReplaySample:
 
 
 def distillation(options: argparse.Namespace) -> dict[str, Any]:
-    """Time what turns replays into a certified policy, and its parts."""
+    """Time the calibration of replays into a certified policy, and its parts."""
     data = replay_sample(options)
     seen = data.probes[56]
-    way = signature.fit_signature(seen, 10, 56, data.recall)
-    signatures = way.transform(seen)
+    fitted = signature.fit_signature(seen, 10, 56, data.recall)
+    signatures = fitted.transform(seen)
     fixed = find_fixed_policy(data, Demand(options.target))
     adaptive = learn_adaptive_policy(data, fixed.policy, Demand(options.target))
 
@@ -152,12 +152,12 @@ def patterns(count: int, seed: int) -> Patterns:
 
 
 def bank(options: argparse.Namespace) -> dict[str, Any]:
-    """Weigh and time banks of several sizes."""
+    """Measure memory and time of banks of several sizes."""
     return {str(count): _bank_of(count, options) for count in _SIZES}
 
 
 def _bank_of(count: int, options: argparse.Namespace) -> dict[str, Any]:
-    # tracemalloc sees numpy's memory, the resident size hnswlib's too, coarsely.
+    # tracemalloc counts NumPy's memory; the resident size includes hnswlib's, roughly.
     before = _resident_mb()
     tracemalloc.start()
     held = ReasoningBank(patterns(count, options.seed))
@@ -166,8 +166,8 @@ def _bank_of(count: int, options: argparse.Namespace) -> dict[str, Any]:
     resident = max(_resident_mb() - before, 0.0)
     wanted = patterns(1000, options.seed + 1).centroids
     data = replay_sample(options)
-    way = signature.fit_signature(data.probes[56], 10, 56, data.recall)
-    policy = replace(find_fixed_policy(data, Demand(options.target)).policy, signature=way, reach=1e9)
+    fitted = signature.fit_signature(data.probes[56], 10, 56, data.recall)
+    policy = replace(find_fixed_policy(data, Demand(options.target)).policy, signature=fitted, reach=1e9)
     optimizer, probe = SearchOptimizer(held, policy), data.probes[56][0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.npz"
@@ -188,7 +188,7 @@ def _bank_of(count: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def lookup_in_sql(conn: Connection, options: argparse.Namespace) -> dict[str, Any]:
-    """Time the decision in the database, the statement's own overhead subtracted, with several sizes."""
+    """Time the decision in the database for several sizes, without the overhead of the statement."""
     return {str(count): _decisions_of(conn, count, options) for count in _SIZES}
 
 
@@ -244,7 +244,7 @@ def _publish(conn: Connection, column: int, held: Patterns) -> None:
 
 
 def replaying(conn: Connection, tuned: TunedColumn, options: argparse.Namespace) -> dict[str, Any]:
-    """Time replays of queries near rows of the table, truth included; nothing is kept."""
+    """Time replays, with exact answers, of queries near rows of the table; store nothing."""
     vectors = _queries(conn, tuned, options.queries, options.seed)
     trajectories = Trajectories(
         [uuid4() for _ in vectors],
@@ -282,7 +282,7 @@ def replaying(conn: Connection, tuned: TunedColumn, options: argparse.Namespace)
 
 
 def _queries(conn: Connection, tuned: TunedColumn, count: int, seed: int) -> Singles:
-    """Take rows of the table, disturbed by a tenth of their length."""
+    """Return rows of the table with noise of a tenth of their norm."""
     column = tuned.column
     statement = sql.SQL("SELECT {}::{} FROM {} WHERE {} IS NOT NULL ORDER BY random() LIMIT {}").format(
         column.vector,
@@ -302,7 +302,7 @@ def _queries(conn: Connection, tuned: TunedColumn, count: int, seed: int) -> Sin
 
 @contextmanager
 def _column(conn: Connection, options: argparse.Namespace) -> Iterator[TunedColumn]:
-    """Yield the column to replay on: the one named, or a synthetic one that goes away afterwards."""
+    """Yield the column to replay on: the one given, or a temporary synthetic one."""
     if options.relation:
         row = conn.execute(
             "SELECT id FROM vectuned.tuned_column WHERE relation = %s::regclass AND column_name = %s",
@@ -321,7 +321,7 @@ def _column(conn: Connection, options: argparse.Namespace) -> Iterator[TunedColu
 
 
 def _synthetic(conn: Connection, rows: int, dimensions: int, seed: int) -> int:
-    """Make and enable a table of random vectors; return the id of its tuned column."""
+    """Create a table of random vectors and enable tuning; return the id of the tuned column."""
     vectors = np.random.default_rng(seed).standard_normal((rows, dimensions), dtype=np.float32)
     conn.execute(
         sql.SQL("CREATE TABLE vectuned_benchmark (id int PRIMARY KEY, embedding vector({}))").format(

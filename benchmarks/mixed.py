@@ -2,12 +2,12 @@
 
 Run as `python benchmarks/mixed.py [--parts mixed k] [--dsn ...]`; it replaces the schema vectuned_demo of the
 embedded server or of the database of --dsn. Half of the searches are filtered by the query's own lexical
-category, k is 1, 10 or 50, and vectuned learns from such searches. Arms run in blocks of 50 whose order is
-drawn; times are what the client waits for.
+category, k is 1, 10 or 50, and vectuned learns from such searches. Arms run in blocks of 50 in random order;
+times are the latency seen by the client.
 
-mixed: by class, against the best single setting of plain SQL, which is the quickest ef_search of a grid, with
-relaxed iterative scans, by which every class of searches that vectuned learned from too reaches the target.
-k: searches of all rows, for numbers of rows that were mostly never asked for.
+mixed: by class, against the best single setting of plain SQL: the fastest ef_search of a grid, with relaxed
+iterative scans, at which every class of the training searches reaches the target.
+k: unfiltered searches for values of k that vectuned has mostly not learned from.
 
 The figures to watch: recall >= target in every class and mean <= 0.7 of the best single setting's; never
 fewer than k rows.
@@ -61,23 +61,23 @@ Search = Callable[[Vector, int, str | None], list[float]]
 
 KS: Final = (1, 10, 50)
 MANY_KS: Final = (1, 3, 10, 30, 100, 300, 1000)
-EFS: Final = (50, 80, 120, 160, 200, 280, 400, 560, 800)  # none under k
+EFS: Final = (50, 80, 120, 160, 200, 280, 400, 560, 800)  # fewer than k rows are never found
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Searches: the query of each, its k, int64 (n,), and the category it is filtered by, None if not."""
+    """Searches: the query of each, its k, int64 (n,), and the category of its filter, or None."""
 
     queries: list[Vector]
     ks: Ints
     values: list[str | None]
 
     @classmethod
-    def of(cls, asked: demo_data.DemoQueries) -> Mixture:
-        """Take the six classes in turn; the queries come in an order that was drawn."""
-        values = [category if i % 2 else None for i, category in enumerate(asked.categories)]
-        ks = np.array([KS[i // 2 % len(KS)] for i in range(len(asked))], dtype=np.int64)
-        return cls([Vector(vector) for vector in asked.vectors], ks, values)
+    def of(cls, mixture: demo_data.DemoQueries) -> Mixture:
+        """Assign the six classes in turn to the queries, whose order is random."""
+        values = [category if i % 2 else None for i, category in enumerate(mixture.categories)]
+        ks = np.array([KS[i // 2 % len(KS)] for i in range(len(mixture))], dtype=np.int64)
+        return cls([Vector(vector) for vector in mixture.vectors], ks, values)
 
     def take(self, mask: Bools) -> Mixture:
         """Return the searches of a mask."""
@@ -86,23 +86,23 @@ class Mixture:
 
     @property
     def filtered(self) -> Bools:
-        """Say which searches are filtered."""
+        """Return a mask of the filtered searches."""
         return np.array([value is not None for value in self.values])
 
     @property
     def classes(self) -> dict[str, Bools]:
-        """Say which searches belong to each class that there is, and to all together."""
+        """Return masks of the searches of each class, and of all searches."""
         kinds = {"all rows": ~self.filtered, "filtered": self.filtered}
         masks = {f"{name}, k {k}": kind & (self.ks == k) for name, kind in kinds.items() for k in KS}
         return {name: mask for name, mask in masks.items() if mask.any()} | {"all": self.ks > 0}
 
 
-def figures(seen: ArmResults, asked: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
-    """Return recall, tail, short answers and times of every class and of all together."""
-    recall = recall_at_k(seen.distances, truth, asked.ks)
-    short = np.isfinite(seen.distances).sum(axis=1) < np.minimum(asked.ks, truth.counts)
+def figures(seen: ArmResults, mixture: Mixture, truth: Truth) -> dict[str, dict[str, float]]:
+    """Return recall, tail, short answers and times of every class and of all searches together."""
+    recall = recall_at_k(seen.distances, truth, mixture.ks)
+    short = np.isfinite(seen.distances).sum(axis=1) < np.minimum(mixture.ks, truth.counts)
     found = {}
-    for name, mask in asked.classes.items():
+    for name, mask in mixture.classes.items():
         own, (p50, p99) = recall[mask], np.quantile(seen.millis[mask], [0.5, 0.99])
         values = {
             "searches": mask.sum(),
@@ -118,7 +118,7 @@ def figures(seen: ArmResults, asked: Mixture, truth: Truth) -> dict[str, dict[st
 
 
 def pair(free: Arm, matching: Arm) -> Search:
-    """Search all rows by one arm and those of a category by another."""
+    """Combine an arm for unfiltered searches and one for filtered searches."""
 
     def search(query: Vector, k: int, value: str | None) -> list[float]:
         return (free if value is None else matching).search(query, k, value)
@@ -127,7 +127,7 @@ def pair(free: Arm, matching: Arm) -> Search:
 
 
 def ratio(ours: Floats, theirs: Floats, seed: int) -> dict[str, float]:
-    """Return the ratio of the mean times and its upper 95 % bound, blocks drawn anew."""
+    """Return the ratio of the mean times and its upper 95 % bound, by bootstrap of the blocks."""
     starts = np.arange(0, len(ours), BLOCK)
     sums = np.stack([np.add.reduceat(ours, starts), np.add.reduceat(theirs, starts)], axis=1)
     totals = sums[np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))].sum(axis=1)
@@ -136,7 +136,7 @@ def ratio(ours: Floats, theirs: Floats, seed: int) -> dict[str, float]:
 
 
 class Bench:
-    """The tuned table on a server, and how to search it in several ways."""
+    """The tuned table on a server, and the arms that search it."""
 
     def __init__(self, conninfo: str, conn: Connection, options: argparse.Namespace, talk: Console) -> None:
         self.conninfo, self.conn, self.options, self.talk = conninfo, conn, options, talk
@@ -144,7 +144,7 @@ class Bench:
         self.tuned = enable(conn, target=options.target, sample_rate=1.0)
 
     def learn(self, training: Mixture) -> None:
-        """Have vectuned record all of these searches, replay and learn; after that 5 % are recorded."""
+        """Record all of these searches, replay them and learn; from then on record 5 %."""
         count = len(training.ks)
         with ExitStack() as stack, self.talk.progress("training searches", count) as progress:
             search = self.with_vectuned(stack)
@@ -157,17 +157,19 @@ class Bench:
         self.tuned = enable(self.conn, target=self.options.target, sample_rate=0.05)
         self.worker.learn(self.tuned)
 
-    def truth(self, asked: Mixture) -> Truth:
+    def truth(self, mixture: Mixture) -> Truth:
         """Find the exact answers."""
-        vectors = np.array([query.to_numpy() for query in asked.queries])
-        return find_filtered_truth(self.conn, self.tuned.column, vectors, asked.ks, ATTRIBUTE, asked.values)
+        vectors = np.array([query.to_numpy() for query in mixture.queries])
+        return find_filtered_truth(
+            self.conn, self.tuned.column, vectors, mixture.ks, ATTRIBUTE, mixture.values
+        )
 
     def session(self, stack: ExitStack) -> Connection:
         """Open a connection."""
         return stack.enter_context(open_session(self.conninfo))
 
     def plain(self, stack: ExitStack, ef: int, *, iterative: bool = True, advised: bool = False) -> Search:
-        """Search with one setting for everything; a connection for each of the two statements' plans."""
+        """Return an arm with one setting for all searches; each of its two statements has a connection."""
         free, matching, column = self.session(stack), self.session(stack), self.tuned.column
         if iterative:
             free.execute("SET hnsw.iterative_scan = relaxed_order")
@@ -177,32 +179,34 @@ class Bench:
         )
 
     def with_vectuned(self, stack: ExitStack) -> Search:
-        """Search through vectuned."""
+        """Return the arm that searches with vectuned."""
         conn, column = self.session(stack), self.tuned.column
         return pair(
             prepare_vectuned_arm(conn, column, 0), prepare_vectuned_arm(conn, column, 0, attribute=ATTRIBUTE)
         )
 
-    def race(self, ways: dict[str, Search], asked: Mixture, label: str) -> dict[str, ArmResults]:
-        """Do every search in every way."""
-        searches = list(zip(asked.queries, asked.ks.tolist(), asked.values, strict=True))
-        with self.talk.progress(label, len(searches) * len(ways)) as progress:
-            return race(ways, searches, int(asked.ks.max()), seed=self.options.seed, progress=progress)
+    def race(self, searches_by_arm: dict[str, Search], mixture: Mixture, label: str) -> dict[str, ArmResults]:
+        """Run every search by every arm."""
+        searches = list(zip(mixture.queries, mixture.ks.tolist(), mixture.values, strict=True))
+        with self.talk.progress(label, len(searches) * len(searches_by_arm)) as progress:
+            return race(
+                searches_by_arm, searches, int(mixture.ks.max()), seed=self.options.seed, progress=progress
+            )
 
 
-def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
-    """Find the quickest ef_search by which every class reaches the target; if none does, the surest."""
-    truth, ways = bench.truth(asked), dict[str, Search]()
+def best_single(bench: Bench, mixture: Mixture) -> dict[str, Any]:
+    """Find the fastest ef_search at which every class reaches the target, or that of the highest recall."""
+    truth, searches_by_arm = bench.truth(mixture), dict[str, Search]()
     with ExitStack() as stack:
         for ef in EFS:
             try:
-                ways[str(ef)] = bench.plain(stack, ef)
+                searches_by_arm[str(ef)] = bench.plain(stack, ef)
             except VectunedError as error:
                 bench.talk.say(f"ef_search {ef} is left out: {error}")
-        seen = bench.race(ways, asked, "grid of single settings")
+        seen = bench.race(searches_by_arm, mixture, "grid of single settings")
     grid = {}
     for name, each in seen.items():
-        classes = figures(each, asked, truth)
+        classes = figures(each, mixture, truth)
         mean_ms = classes.pop("all")["mean_ms"]
         grid[name] = {"worst_recall": min(own["recall"] for own in classes.values()), "mean_ms": mean_ms}
     reaching = [name for name in grid if grid[name]["worst_recall"] >= bench.options.target]
@@ -214,24 +218,24 @@ def best_single(bench: Bench, asked: Mixture) -> dict[str, Any]:
     return {"ef_search": int(best), "reaches_target": bool(reaching), "grid": grid}
 
 
-def mixed(bench: Bench, asked: Mixture, truth: Truth, ef: int, label: str) -> dict[str, Any]:
+def mixed(bench: Bench, mixture: Mixture, truth: Truth, ef: int, label: str) -> dict[str, Any]:
     """Compare the default, the best single setting and vectuned."""
     with ExitStack() as stack:
-        ways = {
+        searches_by_arm = {
             "default": bench.plain(stack, 40, iterative=False),
             "best single": bench.plain(stack, ef),
             "vectuned": bench.with_vectuned(stack),
         }
         if len(bench.tuned.indexes) > 1:
-            ways["best single, advised indexes"] = bench.plain(stack, ef, advised=True)
-        seen = bench.race(ways, asked, label)
+            searches_by_arm["best single, advised indexes"] = bench.plain(stack, ef, advised=True)
+        seen = bench.race(searches_by_arm, mixture, label)
     against = ratio(seen["vectuned"].millis, seen["best single"].millis, bench.options.seed)
-    return {"arms": {name: figures(each, asked, truth) for name, each in seen.items()}} | against
+    return {"arms": {name: figures(each, mixture, truth) for name, each in seen.items()}} | against
 
 
-def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
-    """Search all rows for every k, those too that nothing was learned of."""
-    chosen = asked.queries[: bench.options.per_k]
+def by_k(bench: Bench, mixture: Mixture) -> dict[str, dict[str, float]]:
+    """Search without a filter for every k, including values without replays."""
+    chosen = mixture.queries[: bench.options.per_k]
     same = {k: Mixture(chosen, np.full(len(chosen), k), [None] * len(chosen)) for k in MANY_KS}
     truth, result = bench.truth(same[MANY_KS[-1]]), {}
     for k in MANY_KS:
@@ -242,11 +246,11 @@ def by_k(bench: Bench, asked: Mixture) -> dict[str, dict[str, float]]:
 
 
 def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
-    """Load, learn, and measure the parts that were asked for."""
+    """Load, learn, and measure the requested parts."""
     corpus = load_wordnet()
     sizes = demo_data.DemoSizes(options.training, options.held_out, options.seed)
     rows, *drawn = demo_data.embed_corpus(corpus, StaticEmbedder(), sizes, talk)
-    training, asked = map(Mixture.of, drawn)
+    training, mixture = map(Mixture.of, drawn)
     result: dict[str, Any] = {
         "options": {name: value for name, value in vars(options).items() if name not in ("dsn", "json")},
         "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
@@ -261,18 +265,18 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
         bench = Bench(conninfo, conn, options, talk)
         bench.learn(training)
         if "mixed" in options.parts:
-            truth = bench.truth(asked)
+            truth = bench.truth(mixture)
             single = best_single(bench, training.take(np.arange(len(training.ks)) < options.grid))
             result |= {
                 "single": single,
-                "before_advice": mixed(bench, asked, truth, single["ef_search"], "before advice"),
+                "before_advice": mixed(bench, mixture, truth, single["ef_search"], "before advice"),
             }
         if options.advice:
             bench.tuned, result["advice"] = follow_advice(bench.worker, bench.tuned, talk)
             if "mixed" in options.parts:
-                result["after_advice"] = mixed(bench, asked, truth, single["ef_search"], "after advice")
+                result["after_advice"] = mixed(bench, mixture, truth, single["ef_search"], "after advice")
         if "k" in options.parts:
-            result["by_k"] = by_k(bench, asked)
+            result["by_k"] = by_k(bench, mixture)
     return result
 
 

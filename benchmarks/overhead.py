@@ -1,9 +1,9 @@
-"""Measure what vectuned.search costs over the bare query at the same ef_search, 5 % of searches recorded.
+"""Measure the overhead of vectuned.search over the bare query at the same ef_search, recording 5 %.
 
 Run as `python benchmarks/overhead.py [--dsn ...]` after `vectuned demo`, whose table it searches, in the
-embedded server or the database of --dsn. Both arms answer the same held-out queries, a connection each, in
-blocks of 50 whose order is drawn. For the run the fixed setting serves. Prints one JSON document. The figure
-to watch: at most 0.1 ms more at the median.
+embedded server or the database of --dsn. Both arms answer the same held-out queries, each over its own
+connection, in blocks of 50 in random order. The fixed setting is served during the run. Prints one JSON
+document. The figure to watch: at most 0.1 ms of overhead at the median.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(conninfo: str, options: argparse.Namespace) -> dict[str, object]:
-    """Compare the arms `options.repeat` times, each time with another order."""
+    """Compare the arms `options.repeat` times, each time in another order."""
     vectors = draw_queries(load_wordnet(), StaticEmbedder(), options.queries, options.seed).vectors
     with open_session(conninfo) as admin, open_session(conninfo) as plain, open_session(conninfo) as ours:
         found = find_tuned_columns(admin)

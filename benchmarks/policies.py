@@ -1,7 +1,7 @@
-"""Ways to choose ef_search: from replays of queries to learn from, an ef_search for each that is judged.
+"""Policies that choose ef_search: fitted on replays of training queries, evaluated on held-out queries.
 
-Each policy sees the same replays of training queries and is set, by those alone, to reach a target of mean
-recall. What a choice itself would cost a client is left out here; only vectuned's own pays for it.
+Every policy is fitted on the same replays of training queries, and on those only, to reach a target mean
+recall. The cost of deciding is not included here; only vectuned's own policy pays for it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _GROUPS: Final = 20
 
 @dataclass(frozen=True)
 class Replays:
-    """What n queries saw, at every rung of effort.
+    """Replays of n queries, at every rung of effort.
 
     `vectors` float32 (n, d); `recall` and `blocks`, index buffers, float64 (n, rungs); `distances` float64
     (n, most) in the order of one relaxed scan, padded with +inf, of which `counts` int64 (n, rungs) had come
-    by each rung; `probes` float64 (n, 56), what a search with that ef_search sees.
+    by each rung; `probes` float64 (n, 56), the distances that a search with ef_search 56 returns.
     """
 
     vectors: Singles
@@ -66,7 +66,7 @@ class Replays:
 
 
 def replays(arena: Arena, vectors: Singles, truth: Truth, label: str) -> Replays:
-    """Replay queries through the main index, each up to the highest effort."""
+    """Replay queries on the main index, each up to the highest effort."""
     index, k = arena.tuned.indexes[0], arena.k
     scans = IndexScans(arena.tuned, index, len(vectors), k)
     probes = np.full((len(vectors), PROBE), np.inf)
@@ -94,7 +94,7 @@ def exact(arena: Arena, vectors: Singles) -> Truth:
 
 
 class Policies:
-    """Fit every policy on the first half of the training queries; the second half sets it to a target."""
+    """Policies fitted on the first half of the training queries and calibrated for a target on the second."""
 
     def __init__(
         self, training: Replays, judged: Replays, rows: Singles, metric: str, k: int, seed: int
@@ -111,11 +111,11 @@ class Policies:
         self._predicted: dict[str, tuple[Floats, Floats]] = {}
 
     def choose(self, name: str, target: float) -> Ints:
-        """Return the ef_search of each judged query: int64 (n,)."""
+        """Return the ef_search of each held-out query: int64 (n,)."""
         return POLICIES[name](self, target)
 
     def query_clusters(self, target: float) -> Ints:
-        """Cluster the query vectors; a cluster's mean curve, drawn to that of all, is each member's."""
+        """Cluster the query vectors; predict the mean curve of the cluster, shrunk towards that of all."""
 
         def fit() -> tuple[Floats, Floats]:
             model = KMeans(min(CLUSTERS, len(self.learned) // 8), n_init=3, random_state=self._seed)
@@ -129,29 +129,29 @@ class Policies:
         return self._by_curves("query clusters", fit, target)
 
     def patterns(self, target: float) -> Ints:
-        """Ask patterns as vectuned's bank is asked, by curves in place of efforts."""
+        """Look up patterns as in vectuned's bank, but for curves instead of efforts."""
 
         def fit() -> tuple[Floats, Floats]:
             learned = self.learned
-            way = signature.fit_signature(learned.probes, self.k, PROBE, learned.recall)
-            signatures = way.transform(learned.probes)
+            fitted = signature.fit_signature(learned.probes, self.k, PROBE, learned.recall)
+            signatures = fitted.transform(learned.probes)
             bank = ReasoningBank(distil(signatures, learned.recall, learned.blocks, seed=self._seed))
             curves = bank.patterns.recall.astype(np.float64)
 
             def predicted(probes: Floats) -> Floats:
-                return blend(curves, *bank.lookup(way.transform(probes)), np.inf)
+                return blend(curves, *bank.lookup(fitted.transform(probes)), np.inf)
 
             return predicted(self.setting.probes), predicted(self.judged.probes)
 
         return self._by_curves("patterns", fit, target)
 
     def extra_trees(self, target: float) -> Ints:
-        """Predict recall curves from what the probe saw by extremely randomised trees."""
+        """Predict recall curves from the probe's distances by extremely randomised trees."""
         model = ExtraTreesRegressor(300, min_samples_leaf=10, random_state=self._seed, n_jobs=-1)
         return self._by_curves("extra trees", lambda: self._regressed(model), target)
 
     def boosted_trees(self, target: float) -> Ints:
-        """Predict recall curves from what the probe saw by gradient boosting, a model a rung."""
+        """Predict recall curves from the probe's distances by gradient boosting, one model per rung."""
         model = MultiOutputRegressor(
             HistGradientBoostingRegressor(
                 max_iter=100, learning_rate=0.05, max_leaf_nodes=8, random_state=self._seed
@@ -160,9 +160,9 @@ class Policies:
         return self._by_curves("boosted trees", lambda: self._regressed(model), target)
 
     def slack_rule(self, target: float) -> Ints:
-        """Go on while the median of the last batch of rows is within g times the k-th distance so far.
+        """Continue while the median of the last batch of rows is within g times the k-th distance so far.
 
-        The smallest g that reaches the target on the training queries.
+        g is the smallest that reaches the target on the training queries.
         """
         slack, need = self._slacks
         every = np.arange(len(self.training))
@@ -176,10 +176,11 @@ class Policies:
     def ada_ef(self, target: float) -> Ints:
         """Choose by the score of Ada-ef (arXiv 2512.06636), adapted to the distances that a probe returns.
 
-        The distances of a query to all rows are taken to be normal, with moments from the rows' mean and
-        covariance. The score counts the probe's distances by bins, the farther below the mean the heavier;
-        for each group of scores a table holds the least effort that reaches the target. The paper scores the
-        distances met on the way; of returned ones, the nearest of all rows, bins lie between their quantiles.
+        The distances of a query to all rows are assumed to be normal, with moments from the mean and
+        covariance of the rows. The score counts the probe's distances in bins, weighted more the farther
+        below the mean; a table holds the least effort that reaches the target for each group of scores. The
+        paper scores the distances that the scan visits. The returned ones are the nearest of all rows, so the
+        bins here lie between their quantiles.
         """
         seen, judging = self._standardised
         edges = np.quantile(seen, np.linspace(0, 1, 11)[1:-1])
@@ -197,7 +198,7 @@ class Policies:
         return ladder.setting_at(table[np.searchsorted(groups, score(judging))], self.k)
 
     def oracle(self, target: float) -> Ints:
-        """Know each judged query's own curves: the least buffers at which their mean recall is the target."""
+        """Choose by the true curves of held-out queries: the least buffers that reach the target."""
         curves = self.judged.recall
         return ladder.setting_at(
             _priced(curves, curves, self.judged.blocks, target, curves, self.judged.blocks), self.k
@@ -246,7 +247,7 @@ POLICIES: Final[dict[str, Callable[[Policies, float], Ints]]] = {
 def _priced(
     predicted: Floats, recall: Floats, cost: Floats, target: float, judged: Floats, judged_cost: Floats
 ) -> Floats:
-    """Take argmax(recall - price * cost) of each judged query, at the highest price that reaches the target.
+    """Return argmax(recall - price * cost) by held-out query, at the highest price that reaches the target.
 
     The price is found on queries whose curves are `predicted` and whose true ones are `recall`, at their
     `cost`. Returns positions on the ladder (n,).
@@ -273,7 +274,7 @@ def _least(recall: Floats, target: float) -> float:
 
 
 def _slacks(seen: Replays, k: int) -> Floats:
-    """Return, after each rung, the median of its batch over the k-th distance so far: (n, rungs)."""
+    """Return after each rung the median of its batch over the k-th distance so far: (n, rungs)."""
     found = np.full(seen.counts.shape, np.inf)
     for i, (distances, counts) in enumerate(zip(seen.distances, seen.counts, strict=True)):
         start = 0
@@ -286,14 +287,14 @@ def _slacks(seen: Replays, k: int) -> Floats:
 
 
 def _stops(slacks: Floats, slack: float) -> Ints:
-    """Return the first rung after which the batch is farther than that; the last if none is."""
+    """Return the first rung whose batch is farther than the limit, or the last rung."""
     far = slacks > slack
     far[:, -1] = True
     return np.asarray(np.argmax(far, axis=1), dtype=np.int64)
 
 
 class _Moments:
-    """The mean and covariance of rows, and with them the distribution of distances from any query."""
+    """Mean and covariance of the rows, which give the distribution of distances from any query."""
 
     def __init__(self, rows: Singles, metric: str, sample: int = 50_000) -> None:
         rows = np.asarray(rows[:sample], dtype=np.float64)
@@ -306,7 +307,7 @@ class _Moments:
         self._with = ((rows - self._mean) * (squares - squares.mean())[:, None]).mean(axis=0)
 
     def standardise(self, queries: Singles, distances: Floats) -> Floats:
-        """Return how many standard deviations from the mean distances (n, m) are; of L2, squared ones."""
+        """Return distances (n, m), squared for L2, in standard deviations from the mean."""
         q = np.asarray(queries, dtype=np.float64)
         variance = np.einsum("ij,jk,ik->i", q, self._cov, q)
         if self._metric == "cosine":

@@ -1,19 +1,18 @@
-"""Simulate deployments on real recall curves: does what is served keep its promise, and is a drop noticed?
+"""Simulate deployments on real recall curves: is the promise kept, and is a drop in recall noticed?
 
 Run as `python benchmarks/promise.py [--deployments N] [--seed S] [--json]`; it needs no database and takes
-one to two minutes. Every deployment has a population of its own, half of the replays of
-tests/data/replays.npz, whose distribution is the truth: replays to calibrate on and checks of what is served
-are independent draws from it. A drop, and a mean that is just the target, are made by tilting the recalls
-exponentially.
+one to two minutes. Every deployment has its own population, half of the replays of tests/data/replays.npz,
+whose distribution is the truth; the replays for calibration and the checks in service are independent draws
+from it. Exponential tilting of the recalls produces a drop, or a mean equal to the target.
 
 calibration: `find_smallest_safe` chooses the effort from n replays. held: deployments whose true mean recall
-reaches the target. Excess: what is served costs over the cheapest effort that truly reaches it; where none is
-proven, the largest serves.
-monitoring: of the effort chosen from 400 replays, one look after every check. False alarms and wrong bounds
-are counted over 10,000 checks. Delays, in checks, are of a drop to the target - 0.03, from the recall served
-or from just the target, beside those of a bettor who starts once and of the Shiryaev-Roberts e-detector whose
-limit, 10,000 / 0.05, promises no more than 5 % false alarms in 10,000 checks. tail: the same for the
-share of searches with recall under 0.8, which rises by 0.03 from just the limit.
+reaches the target. Excess: the cost of the served effort over that of the cheapest effort that truly reaches
+the target; if none is proven, the highest effort is served. monitoring: of the effort chosen from 400
+replays, tested after every check. False alarms and wrong bounds are counted over 10,000 checks. Delays, in
+checks, are until a drop to the target - 0.03 is noticed, from the served recall or from the target itself;
+beside them are those of a bettor that starts only once, and of the Shiryaev-Roberts e-detector, whose limit
+of 10,000 / 0.05 guarantees at most 5 % false alarms in 10,000 checks. tail: the same for the share of
+searches with recall under 0.8, which rises by 0.03 from the limit itself.
 
 The figures to watch: held >= 95 %, false alarms and wrong bounds <= 5 %, median delay after 1,000 good checks
 <= 400.
@@ -40,10 +39,10 @@ DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
 TARGETS: Final = (0.9, 0.95, 0.98)
 LIMITS: Final = (0.02, 0.05, 0.1)
 SIZES: Final = (200, 400, 1000)
-WATCHED: Final = 400  # replays behind the efforts that are monitored
+WATCHED: Final = 400  # replays from which the monitored efforts are chosen
 GOOD: Final = (0, 1000, 5000)
 CHECKS: Final = 10_000
-AFTER: Final = 5000  # checks after a drop, within which it is noticed or not
+AFTER: Final = 5000  # checks after a drop within which it must be noticed
 DROP: Final = 0.03
 STAKES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 EFS: Final = np.unique(np.rint(np.geomspace(10, 1000, 160)).astype(np.int64))
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def simulate(data: Path, deployments: int, seed: int) -> dict[str, Any]:
-    """Deploy so many times, each with its own seed, and sum up."""
+    """Simulate `deployments` deployments, each with its own seed, and summarise them."""
     with np.load(data) as file:
         recall, blocks = file["recall"] / 10.0, file["blocks"].astype(np.float64)
     seen: Counts = defaultdict(list)
@@ -85,18 +84,18 @@ def simulate(data: Path, deployments: int, seed: int) -> dict[str, Any]:
         "calibration": [_calibration(seen, target, size) for target in TARGETS for size in SIZES],
         "monitoring": [_monitoring(seen, target) for target in TARGETS],
         "delays": [
-            _delays(seen, target, way, good)
+            _delays(seen, target, start, good)
             for target in TARGETS
-            for way in ("served", "target")
+            for start in ("served", "target")
             for good in GOOD
-            if good or way == "served"
+            if good or start == "served"
         ],
         "tail": [_tail(seen, limit) for limit in LIMITS],
     }
 
 
 def _deploy(recall: Floats, blocks: Floats, rng: np.random.Generator, seen: Counts) -> None:
-    """Calibrate and serve at every target; note what came of it in `seen`."""
+    """Calibrate and serve at every target; count the outcomes in `seen`."""
     members = rng.permutation(len(recall))[: len(recall) // 2]
     efforts = ladder.position_of(EFS)
     recalls = ladder.interpolate(recall[members], efforts)
@@ -127,13 +126,13 @@ class _Recalls:
 
     @classmethod
     def served(cls, recall: Floats, effort: float) -> _Recalls:
-        """Take whole numbers of hits between two rungs: those at one or the other, by turns."""
+        """Return recalls between two rungs as whole numbers of hits, alternately from either rung."""
         low = min(int(effort), recall.shape[1] - 2)
         shares = np.repeat([1.0 - (effort - low), effort - low], len(recall)) / len(recall)
         return cls(np.concatenate([recall[:, low], recall[:, low + 1]]), shares)
 
     def tilted(self, mean: float) -> _Recalls:
-        """Make hard queries more or less frequent until the mean is the one given."""
+        """Change the frequency of hard queries so that the mean becomes `mean`."""
         low, high = -100.0, 100.0
         for _ in range(80):
             middle = (low + high) / 2.0
@@ -147,11 +146,11 @@ class _Recalls:
 
 
 def _watch(served: _Recalls, target: float, rng: np.random.Generator, seen: Counts) -> None:
-    """Check what is served: over a long time, and through a drop."""
+    """Monitor the served effort: over a long time, and through a drop."""
     exact, dropped = served.tilted(target), served.tilted(target - DROP)
     checks = served.draw(rng, CHECKS)
     seen["false, served", target].append(alarm(checks, target).raised)
-    said = claim_from_checks(checks)  # its bounds never loosen, so the last ones are the tightest ever
+    said = claim_from_checks(checks)  # its bounds never widen, so the last ones are the tightest
     seen["wrong", target].append(said.lower > served.mean)
     seen["wrong tail", target].append(said.tail_upper < served.shares[served.values < 0.8].sum())
     seen["margin", target].append(served.mean - claim_from_checks(checks[:1000]).lower)
@@ -161,16 +160,16 @@ def _watch(served: _Recalls, target: float, rng: np.random.Generator, seen: Coun
     for name, first in _rivals(at_target, target).items():
         seen[f"false, {name}", target].append(first is not None)
     for good in GOOD:
-        for way, before in (("served", served), ("target", exact)):
-            if not good and way == "target":
+        for start, before in (("served", served), ("target", exact)):
+            if not good and start == "target":
                 continue
             checks = np.concatenate([before.draw(rng, good), dropped.draw(rng, AFTER)])
             raised = alarm(checks, target)
-            _note(seen, ("betting", target, way, good), raised.first, good)
+            _note(seen, ("betting", target, start, good), raised.first, good)
             if raised.began is not None and raised.first is not None and raised.first >= good:
-                seen["began", target, way, good].append(raised.began - good)
+                seen["began", target, start, good].append(raised.began - good)
             for name, first in _rivals(checks, target).items():
-                _note(seen, (name, target, way, good), first, good)
+                _note(seen, (name, target, start, good), first, good)
 
 
 def _watch_tail(limit: float, rng: np.random.Generator, seen: Counts) -> None:
@@ -184,13 +183,13 @@ def _watch_tail(limit: float, rng: np.random.Generator, seen: Counts) -> None:
 
 
 def _note(seen: Counts, key: tuple[Any, ...], first: int | None, good: int) -> None:
-    """Note a delay; an alarm before the drop has none, one that was not raised an endless one."""
+    """Record a delay: none for an alarm before the drop, infinite if no alarm was raised."""
     if first is None or first >= good:
         seen[key].append(np.inf if first is None else first - good + 1)
 
 
 def _rivals(checks: Floats, target: float) -> dict[str, int | None]:
-    """Say when simpler detectors, each a mixture of constant stakes, raise an alarm."""
+    """Return the first alarm of simpler detectors, each a mixture of constant stakes."""
     stakes = np.minimum(STAKES, 0.75 / (1.0 - target))[:, None]
     after = np.cumsum(np.log1p(stakes * (target - checks)), axis=1)
     before = np.concatenate([np.zeros((len(stakes), 1)), after[:, :-1]], axis=1)
@@ -256,16 +255,16 @@ def _quantiles(values: list[float]) -> dict[str, float | None]:
     }
 
 
-def _delays(seen: Counts, target: float, way: str, good: int) -> dict[str, Any]:
-    began = seen["began", target, way, good]
+def _delays(seen: Counts, target: float, start: str, good: int) -> dict[str, Any]:
+    began = seen["began", target, start, good]
     return {
         "target": target,
-        "from": way,
+        "from": start,
         "good": good,
-        **_quantiles(seen["betting", target, way, good]),
+        **_quantiles(seen["betting", target, start, good]),
         "began_off_median": round(float(np.median(np.abs(began)))) if began else None,
         "rivals": {
-            name: _quantiles(seen[name, target, way, good])
+            name: _quantiles(seen[name, target, start, good])
             for name in ("one start", "constant stakes", "Shiryaev-Roberts")
         },
     }

@@ -1,16 +1,16 @@
 """Measure the end task: does identification find the synset that a usage example was written for?
 
-Run as `python benchmarks/reasoning.py [--queries 5000] [--dsn ...]` on a database into which all of WordNet
-was loaded (`vectuned wordnet load`). First vectuned learns from usage examples that are in the store; the
-held-out ones judge. Arms run in blocks of 50 whose order is drawn; times are what the client waits for,
-embedding aside:
+Run as `python benchmarks/reasoning.py [--queries 5000] [--dsn ...]` on a database with all of WordNet
+(`vectuned wordnet load`). First vectuned learns from usage examples in the store; then the arms answer
+held-out ones, in blocks of 50 in random order. Times are the latency seen by the client, without the
+embedding:
 
 vector: the ten nearest by plain SQL at the server's default ef_search ("default") or by vectuned.search.
-hybrid: the identification node's statement, names and meaning together, its vector search at the default or
-by vectuned; the question's words are read and weighed within the time.
+hybrid: the statement of the identification node, which combines names and vectors, with its vector search at
+the default or by vectuned; the time includes parsing and weighting the words of the question.
 
 Then whole runs of the graph, without a language model. The figures to watch: hit@10 of hybrid well above
-vector, whose bound is exact search; no run fails; p50 of a run under 30 ms.
+vector, whose upper bound is exact search; no run fails; p50 of a run under 30 ms.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def measure(conninfo: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Learn, then race the arms, then run the graph."""
+    """Learn, compare the arms, then run the graph."""
     rng = np.random.default_rng(options.seed)
     corpus = load_wordnet()
     held = corpus.held_out_queries()
@@ -128,7 +128,7 @@ def measure(conninfo: str, options: argparse.Namespace) -> dict[str, Any]:
 def learn(
     conn: Connection, queries: Sequence[Query], embedder: StaticEmbedder, target: float
 ) -> dict[str, Any] | None:
-    """Search as the node does, have it all recorded and replayed, and publish; return what serves."""
+    """Search as the node does, record and replay all searches, and publish; return the served policy."""
     enable = b"SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)"
     conn.execute(enable, (TABLE, target, 1.0))
     for vector in embedder.encode([query.text for query in queries]):
@@ -137,7 +137,7 @@ def learn(
     worker.drain()
     worker.replay_all()
     worker.learn_all()
-    # What judges is not to be recorded.
+    # Held-out queries must not be recorded.
     conn.execute(enable, (TABLE, target, 0.0))
     row = conn.execute(
         "SELECT access_path, ef_search, expected_recall, certified, samples "
@@ -150,7 +150,7 @@ def learn(
 def exact_ids(
     texts: list[str], ids: list[int], embedder: StaticEmbedder, vectors: Vectors
 ) -> list[list[int]]:
-    """Return the ten nearest entities of each query, by looking at all."""
+    """Return the ten nearest entities of each query by exact search."""
     stored = embedder.encode(texts)
     found = []
     for first in range(0, len(vectors), 500):
@@ -196,10 +196,10 @@ def race(
     sources: Sequence[int],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Ask every query of every arm, in blocks, and return hits and latency of each arm."""
+    """Run every query by every arm, in blocks; return hits and latency of each arm."""
     found: dict[str, list[list[int]]] = {name: [] for name in arms}
     times: dict[str, list[float]] = {name: [] for name in arms}
-    for arm in arms.values():  # connections, caches and plans
+    for arm in arms.values():  # warms up connections, caches and plans
         for at in range(min(20, len(queries))):
             arm(queries[at].text, vectors[at])
     for first in range(0, len(queries), BLOCK):

@@ -1,4 +1,4 @@
-"""What a run came to: its result with where, when and of what version it was measured, a file each."""
+"""Result files: the result of a run with the machine, time and version it was measured on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
 
 class Machine(_Part):
-    """Where it was measured."""
+    """The machine of a measurement."""
 
     cores: int
     processor: str
@@ -42,7 +42,7 @@ class Machine(_Part):
 
 
 class LoadAverage(_Part):
-    """The load of the last minute when it was begun and when it was done."""
+    """Load average over one minute at the start and at the end."""
 
     start: float
     end: float
@@ -64,7 +64,7 @@ class Result(_Part):
 
 
 def record(name: str, definition: dict[str, Any], seed: int, work: Callable[[], dict[str, Any]]) -> Result:
-    """Do the work and note what it came to."""
+    """Perform the work and return its result with the circumstances."""
     started, begun, load, commit = datetime.now(UTC), monotonic(), os.getloadavg()[0], present_commit()
     result = work()
     loads = LoadAverage(start=round(load, 2), end=round(os.getloadavg()[0], 2))
@@ -83,7 +83,7 @@ def record(name: str, definition: dict[str, Any], seed: int, work: Callable[[], 
 
 
 def store(result: Result, folder: Path) -> Path:
-    """Write the file of a result, whole or not at all, and return its path."""
+    """Write the file of a result atomically and return its path."""
     path = folder / f"{result.name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def store(result: Result, folder: Path) -> Path:
 
 
 def stored(name: str, folder: Path) -> Result | None:
-    """Read the result of a run, None if there is none."""
+    """Read the stored result of a run, None if there is none."""
     path = folder / f"{name}.json"
     try:
         found = Result.model_validate_json(path.read_bytes())
@@ -113,7 +113,7 @@ def stored(name: str, folder: Path) -> Result | None:
 
 
 def rounded(value: Any) -> Any:
-    """Return what JSON can hold of a value: floats to five digits, arrays as lists, null for no number."""
+    """Convert a value for JSON: floats to five digits, arrays to lists, NaN and infinities to null."""
     if isinstance(value, dict):
         return {str(key): rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -128,7 +128,7 @@ def rounded(value: Any) -> Any:
 
 
 def this_machine() -> Machine:
-    """Describe the machine, but not which one it is."""
+    """Describe the machine without identifying it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return Machine(
@@ -141,7 +141,7 @@ def this_machine() -> Machine:
 
 
 def present_commit() -> str | None:
-    """Name the commit that is checked out, None outside of a repository; results are no changes."""
+    """Return the checked-out commit, None outside a repository; changed result files are ignored."""
     try:
         commit = _git("rev-parse", "--short=12", "HEAD").strip()
         changes = _git("status", "--porcelain", "--", ".", f":(exclude){FOLDER.name}/{RESULTS.name}")
@@ -165,9 +165,9 @@ def _processor() -> str:
 
 
 def _text(document: Any) -> str:
-    """Write JSON to be compared by lines, but lists of plain values in one."""
+    """Format JSON for comparison by line, with lists of plain values on one line."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    # No string of JSON holds a line break, so what follows one is layout.
+    # JSON strings contain no line breaks, so spaces after one are layout.
     return re.sub(r"\[\n([^\[\]{}]*)\n *\]", _in_a_line, text) + "\n"
 
 

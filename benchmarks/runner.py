@@ -1,4 +1,4 @@
-"""Do a run: by the module of its kind, by a script, or by a command of vectuned."""
+"""Perform a run: by the module of its kind, by a script, or by a command of vectuned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vectuned.daemon.console import Console
 
 
 def perform(name: str, definition: Definition, seed: int | None, console: Console, dsn: str | None) -> Result:
-    """Do a run and return its result; `seed` and `dsn` as the definition has them if None."""
+    """Perform a run and return its result; None for `seed` or `dsn` uses that of the definition."""
     drawn = definition.seed if seed is None else seed
 
     def work() -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _by_process(
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "result.json")
         if definition.document == "file":
-            # Its tables go where our talk goes.
+            # Its tables go to our standard error.
             code, _ = _finished([*command, f"--json={written}"], sys.stderr)
             text = written.read_text(encoding="utf-8") if written.exists() else ""
         else:
@@ -72,11 +72,11 @@ def _by_process(
 
 
 def _finished(command: list[str], stdout: IO[str] | int) -> tuple[int, str]:
-    """Run a program to its end; return its exit code and what it printed."""
+    """Run a program; return its exit code and output."""
     with subprocess.Popen(command, stdout=stdout, encoding="utf-8") as process:
         try:
             printed, _ = process.communicate()
         except KeyboardInterrupt:
-            process.wait()  # it was interrupted as we were, and has a server to stop
+            process.wait()  # it was interrupted too, and has a server to stop
             raise
     return process.returncode, printed or ""

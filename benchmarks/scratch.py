@@ -1,4 +1,4 @@
-"""The database that a benchmark works in."""
+"""The database that a benchmark uses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from vectuned.daemon.database.choice import choose_database, open_database
 def scratch_database(dsn: str | None, settings: Mapping[str, str] | None = None) -> Iterator[str]:
     """Yield `dsn`, or without one the DSN of an embedded server in a temporary folder."""
     with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # as root the server runs under another account, which must pass through
+        Path(folder).chmod(0o755)  # under root the server runs as another account, which needs access
         with open_database(choose_database(dsn, {}), Path(folder) / "home", settings=settings) as conninfo:
             yield conninfo

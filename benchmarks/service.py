@@ -1,4 +1,4 @@
-"""Operate the daemon under load: what its clients notice of it, and its memory over a million searches.
+"""Measure the daemon under load: its effect on clients, and its memory over a million searches.
 
 Run as `python benchmarks/service.py [--parts clients memory] [--json FILE]`, on an embedded server in a
 temporary folder.
@@ -8,9 +8,9 @@ vectuned.search while the daemon records, replays and learns, by plain SQL at th
 daemon, and by plain SQL beside the daemon at work. The figures to watch: `ratio`, throughput over that of
 plain SQL without a daemon, at least 0.9, and no failed search.
 
-`memory` (6 minutes): a million recorded searches, written into the inbox in bulk, pass through the daemon,
-which drains them and replays what it may. The figure to watch: the peak of the second half is that of the
-first.
+`memory` (6 minutes): the daemon drains a million recorded searches, written into the inbox in bulk, and
+replays as many as its budget allows. The figure to watch: the peak memory of the second half equals that of
+the first.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SEARCHES: Final = {
 
 @contextmanager
 def daemon(dsn: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Have `vectuned run` work, busier than it would be by itself."""
+    """Run `vectuned run`, with shorter intervals than usual."""
     busy = {"SCHEDULE__DRAIN_SECONDS": "5", "SCHEDULE__REPLAY_SECONDS": "5", "SCHEDULE__LEARN_SECONDS": "20"}
     environ = {**os.environ, **{f"VECTUNED_{name}": value for name, value in (busy | variables).items()}}
     command = [sys.executable, "-m", "vectuned.daemon", "run", "--dsn", dsn]
@@ -81,7 +81,7 @@ def daemon(dsn: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def pgbench(dsn: str, script: str, ef: int, clients: int, seconds: int, seed: int) -> dict[str, float]:
-    """Run searches by so many clients; return searches a second, mean milliseconds, and how many failed."""
+    """Run searches with pgbench; return searches per second, mean milliseconds and the number of failures."""
     place = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
     environ = {**os.environ, "PGOPTIONS": f"-c hnsw.ef_search={ef} -c jit=off"}
     for name, key in (("PGHOST", "host"), ("PGPORT", "port"), ("PGUSER", "user"), ("PGDATABASE", "dbname")):
@@ -118,7 +118,7 @@ def pgbench(dsn: str, script: str, ef: int, clients: int, seconds: int, seed: in
 
 
 def clients(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
-    """Measure what the daemon and vectuned.search cost clients that keep the server busy."""
+    """Measure the cost of the daemon and of vectuned.search to clients that keep the server busy."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         migrate(conn)
         register_vector(conn)
@@ -180,7 +180,7 @@ def clients(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, A
 
 
 def memory(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, Any]:
-    """Measure the daemon's memory while searches pass through it, as of a table searched without end."""
+    """Measure the daemon's memory while it drains a million searches."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         migrate(conn)
         conn.execute("CREATE TABLE items (id bigint PRIMARY KEY, embedding vector(32))")
@@ -205,7 +205,7 @@ def memory(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, An
                     time.sleep(0.2)
                 status = Path(f"/proc/{process.pid}/status").read_text()
                 peaks.append(int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024)
-                Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
+                Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # resets the peak
                 talk.say(f"{(batch + 1) * BATCH:,} searches: peak {peaks[-1]:.0f} MB")
             row = conn.execute(
                 "SELECT (SELECT count(*) FROM vectuned.trajectory), (SELECT count(*) FROM vectuned.replay)"
@@ -222,7 +222,7 @@ def memory(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, An
 
 
 def _prewarmed(conn: psycopg.Connection[Any]) -> bool:
-    """Say whether indexes can be read into memory beforehand."""
+    """Return whether the indexes could be prewarmed."""
     row = conn.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_prewarm'").fetchone()
     if row is None or not row[0]:
         return False

@@ -1,4 +1,4 @@
-"""What `sets.toml` says of each set, and what the builders of sets hand over."""
+"""Definitions of the sets in `sets.toml`, and the result of building a set."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from vectuned.daemon.console import Console
 Ints = npt.NDArray[np.int16]
 
 _FILE: Final = Path(__file__).with_name("sets.toml")
-_FORMAT: Final = 1  # of the files in the cache; whoever changes it has all sets built anew
+_FORMAT: Final = 1  # of the files in the cache; changing it rebuilds all sets
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A set as data: everything its vectors depend on, but for the versions of libraries.
+    """Definition of a set: everything its vectors depend on, except the versions of libraries.
 
-    `training` and `heldout` are numbers of queries; `options` are what only this kind of set has.
+    `training` and `heldout` are numbers of queries; `options` are those of the kind of set.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Definition:
 
     @property
     def queries(self) -> int:
-        """The number of queries in all."""
+        """The total number of queries."""
         return self.training + self.heldout
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the definition: another one, another set."""
+        """The SHA-256 of the definition, which identifies the set."""
         said = {key: value for key, value in vars(self).items() if key != "packages"}
         said["packages"] = [vars(package) for package in self.packages]
         said["format"] = _FORMAT
@@ -56,11 +56,11 @@ class Definition:
 
 @dataclass(frozen=True)
 class Built:
-    """A set as its builder hands it over.
+    """A set as returned by its builder.
 
     `rows` (n, d) and `queries` (m, d), of any numeric type, each with its categories (numbers into
-    `category_names`), are in the order drawn; a few queries more than are wanted, as repeated ones are left
-    out. `duplicates` is the number of rows that were left out because another is equal.
+    `category_names`), are in random order, with some queries to spare, because repeated ones are left
+    out. `duplicates` is the number of rows left out because they equal another.
     """
 
     rows: npt.NDArray[Any]
@@ -85,7 +85,7 @@ def definitions() -> Mapping[str, Definition]:
 
 
 def read_definition(name: str, table: Mapping[str, Any]) -> Definition:
-    """Make a definition of its table in the file; KeyError or TypeError if something is missing."""
+    """Make a definition from its table in the file; raise KeyError or TypeError if something is missing."""
     options = dict(table)
     packages = tuple(Package(**package) for package in options.pop("packages"))
     own = {key: options.pop(key) for key in ("kind", "metric", "dimensions", "seed", "training", "heldout")}

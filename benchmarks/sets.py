@@ -1,4 +1,4 @@
-"""The sets of vectors that benchmarks run on: built once from packages, then read from a cache folder."""
+"""Sets of vectors for the benchmarks: built once from packages, then read from a cache folder."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ _BUILDERS: Final = {"wordnet": ".wordnet_sets", "photos": ".photos"}
 
 @dataclass(frozen=True)
 class VectorSet:
-    """Rows to search, float32 (n, d), and queries to learn from and to judge by, none of them in both.
+    """Rows to search, float32 (n, d), and disjoint training and held-out queries.
 
-    Rows lie in an order drawn with the set's seed, so the first are a sample; they may be a memory map. Each
-    has one of the categories, which are real and skewed; a query's is the one that fits it.
+    The rows are in a random order by the set's seed, so the first ones are a sample; they may be a memory
+    map. Each row has one of the categories, which are real and skewed; a query has the category it belongs
+    to.
     """
 
     name: str
@@ -54,13 +55,13 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str, console: Console, rows: int | None = None) -> VectorSet:
-    """Read a set, which is built first if the cache lacks it; `rows` takes only the first so many."""
+    """Read a set, building it first if it is not cached; `rows` limits it to the first rows."""
     definition = definition_of(name)
     return read(definition, ensure(definition, cache_folder(), console), rows)
 
 
 def command(names: Sequence[str], console: Console) -> None:
-    """Build sets, all if none is named, check those that are there, and print a table of them."""
+    """Build the named sets, or all, verify the cached ones, and print a table."""
     chosen = [definition_of(name) for name in names or definitions()]
     cache, told = cache_folder(), []
     for definition in chosen:
@@ -77,17 +78,17 @@ def definition_of(name: str) -> Definition:
 
 
 def cache_folder() -> Path:
-    """Return the folder that sets are kept in."""
+    """Return the cache folder of the sets."""
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser().absolute()
     return platformdirs.user_cache_path("vectuned") / "benchmarks"
 
 
 def ensure(definition: Definition, cache: Path, console: Console, builder: Builder | None = None) -> Path:
-    """Return the folder of a set, which is built first if need be.
+    """Return the folder of a set, building it first if necessary.
 
-    A set appears whole or not at all, and those of former definitions go. `builder` is that of the set's
-    kind, unless another is given.
+    A set is written atomically, and sets of older definitions are deleted. `builder` replaces the builder of
+    the set's kind.
     """
     own = cache / definition.name
     folder = own / definition.digest[:16]
@@ -95,7 +96,7 @@ def ensure(definition: Definition, cache: Path, console: Console, builder: Build
         return folder
     try:
         with _alone(own, definition.name, console):
-            if not (folder / _DESCRIPTION).exists():  # nobody else built it meanwhile
+            if not (folder / _DESCRIPTION).exists():  # no other process built it meanwhile
                 _build(definition, folder, builder or _builder(definition), console)
     except OSError as error:
         raise VectunedError(
@@ -117,7 +118,7 @@ def read(definition: Definition, folder: Path, rows: int | None = None) -> Vecto
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Return the description of a set in the cache; VectunedError if its files are not those it names."""
+    """Return the description of a cached set; raise VectunedError if its files do not match it."""
     description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text())
     for file, wanted in description["files"].items():
         if not (folder / file).is_file() or sha256(folder / file) != wanted:
@@ -132,7 +133,7 @@ def _builder(definition: Definition) -> Builder:
         raise VectunedError(
             f"Set {definition.name}: kind is {' or '.join(_BUILDERS)}, not {definition.kind!r}."
         )
-    # Only what this kind needs is imported.
+    # Imports only the requirements of this kind.
     build: Builder = import_module(_BUILDERS[definition.kind], __package__).build
     return build
 
@@ -140,7 +141,7 @@ def _builder(definition: Definition) -> Builder:
 def _build(definition: Definition, folder: Path, builder: Builder, console: Console) -> None:
     started = monotonic()
     unfinished, kept = folder.with_name("unfinished"), folder.with_name("parts")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed build
     kept.mkdir(exist_ok=True)
     unfinished.mkdir()
     resumed = any(kept.iterdir())
@@ -165,7 +166,7 @@ def _build(definition: Definition, folder: Path, builder: Builder, console: Cons
             "files": {f"{name}.npy": sha256(unfinished / f"{name}.npy") for name in arrays},
             "bytes": sum(file.stat().st_size for file in unfinished.iterdir()),
             "seconds": round(monotonic() - started, 1),
-            "resumed": resumed,  # then the seconds are only those of the last go
+            "resumed": resumed,  # then the seconds are those of the last attempt
         }
         (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         unfinished.rename(folder)
@@ -177,7 +178,7 @@ def _build(definition: Definition, folder: Path, builder: Builder, console: Cons
 
 
 def _arranged(definition: Definition, built: Built) -> dict[str, npt.NDArray[Any]]:
-    """Split the queries, each vector once, and give all arrays the types that they are stored in."""
+    """Split the distinct queries, and convert all arrays to the types they are stored in."""
     for vectors, categories in (
         (built.rows, built.categories),
         (built.queries, built.query_categories),
@@ -221,7 +222,7 @@ def _counts(built: Built) -> Mapping[str, int]:
 
 @contextmanager
 def _alone(folder: Path, name: str, console: Console) -> Iterator[None]:
-    """Be the only process that builds in a folder; the lock ends with the process, however it ends."""
+    """Hold the lock on building in a folder; it is released when the process ends for any reason."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         lock = partial(fcntl.flock, file)

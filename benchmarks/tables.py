@@ -24,7 +24,7 @@ _ARM: Final = ("policy", "setting", "recall", "under 0.8", "mean ms", "p50 ms", 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts, whose first `left` columns are words."""
+    """A table of texts; the first `left` columns are left-aligned."""
 
     title: str
     columns: tuple[str, ...]
@@ -33,7 +33,7 @@ class Table:
 
 
 def tables(definition: Definition, results: Sequence[Result], targets: Sequence[str] = ()) -> list[Table]:
-    """Make the tables of a run, or of several of one kind, which then share theirs; `targets` chooses."""
+    """Make the tables of a run, or the common tables of several runs of one kind; `targets` chooses rows."""
     names = ", ".join(result.name for result in results)
     try:
         if definition.tables:
@@ -49,7 +49,7 @@ def tables(definition: Definition, results: Sequence[Result], targets: Sequence[
 
 
 def origin(result: Result) -> str:
-    """Say in a line where, when and from what a result is."""
+    """Return the machine, time and version of a result in one line."""
     told, machine, load = result.result, result.machine, result.load_average
     parts = [
         _described(told),
@@ -63,7 +63,7 @@ def origin(result: Result) -> str:
 
 
 def judged(definition: Definition, result: Result) -> str:
-    """Say how many searches judged, and the seeds."""
+    """Return the number of held-out searches and the seeds in words."""
     found = [value for _, value in walk(result.result, definition.judged)] if definition.judged else []
     count = found[0] if found else result.result.get("heldout")
     seeds = result.result.get("seeds", [result.seed])
@@ -73,7 +73,7 @@ def judged(definition: Definition, result: Result) -> str:
 
 
 def walk(value: Any, path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield what lies at a path, with the keys that its asterisks stood for; nothing where there is none."""
+    """Yield the values at a path, each with the keys that its asterisks matched."""
     first, _, rest = path.partition("/")
     if not path:
         yield (), value
@@ -90,7 +90,7 @@ def walk(value: Any, path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def figure(value: Any, digits: int | None = None) -> str:
-    """Write a number, to what it is worth or to so many digits; an interval as `0.83 (0.80 to 0.86)`."""
+    """Format a number to its meaningful or to `digits` digits; an interval as `0.83 (0.80 to 0.86)`."""
     if value is None:
         return NOTHING
     if isinstance(value, Mapping):
@@ -122,7 +122,7 @@ def point(value: Any) -> Any:
 
 
 def cases(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the arms or parts of each case of an anatomy, wherever they lie, with the case's name."""
+    """Yield the arms or parts of each case of an anatomy, at any depth, with the name of the case."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             if key in ("arms", "parts") and isinstance(each, Mapping):
@@ -236,7 +236,7 @@ def _advising(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
 
 
 def _forecasts(value: Any, place: str = "the target") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield what was predicted beside what was measured, wherever that lies, with the place's name."""
+    """Yield predicted beside measured figures, at any depth, with the name of the place."""
     if isinstance(value, Mapping):
         if isinstance(value.get("predicted"), Mapping) and isinstance(value.get("measured"), Mapping):
             yield place, value
@@ -331,7 +331,7 @@ def _short(arm: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _described(told: Mapping[str, Any]) -> str:
-    """Say what data a result of a contest or the like is about."""
+    """Describe the data of a result."""
     if "set" not in told:
         return ""
     rows, dimensions = told.get("rows"), told.get("dimensions")
@@ -349,7 +349,7 @@ def _run_heads(results: Sequence[Result]) -> tuple[str, ...]:
 
 
 def _without_empty_columns(table: Table) -> Table:
-    """Leave out columns that say nothing in any row."""
+    """Leave out columns that are empty in every row."""
     kept = [
         at
         for at in range(len(table.columns))
@@ -362,7 +362,7 @@ def _without_empty_columns(table: Table) -> Table:
 
 
 def print_rows(console: Console, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print named rows of the same named figures as a table."""
+    """Print rows of the same named figures as a table."""
     names = list(next(iter(rows.values())))
     body = [(name, *(f"{row[label]:g}" for label in names)) for name, row in rows.items()]
     console.table(["", *names], body, title=title)

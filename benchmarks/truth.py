@@ -147,7 +147,7 @@ def _load(conn: Connection, column: VectorColumn, options: argparse.Namespace) -
 
 
 def _reset_peak() -> int | None:
-    """Forget the peak of this process's memory and return the present use in kB, where Linux tells."""
+    """Reset the peak memory of this process and return its current use in kB, on Linux."""
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:
@@ -156,7 +156,7 @@ def _reset_peak() -> int | None:
 
 
 def _peak() -> int | None:
-    """Return the peak of this process's memory in kB, where Linux tells."""
+    """Return the peak memory of this process in kB, on Linux."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

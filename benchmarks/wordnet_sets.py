@@ -1,4 +1,4 @@
-"""WordNet as a set: glosses as rows, usage examples as queries, lexical categories to filter by."""
+"""A set from WordNet: glosses as rows, usage examples as queries, lexical categories for filters."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from vectuned.reasoning.embedding.embedder import Embedder, Progress, StaticEmbe
 from vectuned.reasoning.embedding.embedders import MiniLMEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 
-_PART: Final = 10_000  # texts whose vectors are kept when the build is broken off
-_SPARE: Final = 100  # of so many queries one more is drawn, in place of repeated ones
+_PART: Final = 10_000  # texts per part, which survives an interrupted build
+_SPARE: Final = 100  # one spare query is drawn for this many, to replace repeated ones
 
 
 def build(definition: Definition, kept: Path, console: Console) -> Built:
-    """Embed glosses and usage examples; vectors are kept part by part in the folder `kept`.
+    """Embed glosses and usage examples; the folder `kept` caches the vectors part by part.
 
-    Queries are the first that a generator with the set's seed draws, as in the demonstration; then it draws
-    the order of the rows.
+    The queries are drawn first by a generator with the set's seed, as in the demonstration, then the order of
+    the rows.
     """
-    # Python packages are where they are: nothing is unpacked.
+    # Python packages are read in place; nothing is unpacked.
     sources = tuple(packages.find(package, kept) for package in definition.packages)
     corpus = load_wordnet()
     names = tuple(sorted({synset.category for synset in corpus.synsets}))
@@ -51,7 +51,7 @@ def build(definition: Definition, kept: Path, console: Console) -> Built:
         queries=embed(embedder, key, [a.text for a in asked], kept, console, "embedding usage examples"),
         query_categories=np.array([category[example.source] for example in asked], np.int16),
         category_names=names,
-        duplicates=0,  # none is left out: the few equal vectors are of different synsets
+        duplicates=0,  # none is left out: the few equal vectors belong to different synsets
         sources=sources,
         libraries={embedder.name: embedder.version, "numpy": np.__version__},
     )
@@ -70,7 +70,7 @@ def _embedder(definition: Definition) -> Embedder:
 def embed(
     embedder: Embedder, key: str, texts: Sequence[str], kept: Path, console: Console, label: str
 ) -> Singles:
-    """Embed texts; each part is named by a hash of the model and its texts, and read back if it is there."""
+    """Embed texts in parts; each part is cached under a hash of the model and its texts."""
     vectors = np.empty((len(texts), embedder.dimensions), np.float32)
     with console.progress(label, len(texts)) as progress:
         for first in range(0, len(texts), _PART):

@@ -15,7 +15,7 @@ import pytest
 import benchmarks
 from benchmarks import __main__ as command
 from benchmarks.definitions import DEFINITIONS, Definition, Script, load_definitions
-from benchmarks.figures import rewritten
+from benchmarks.figures import rewrite
 from benchmarks.plots import draw, picture
 from benchmarks.records import LARGEST, RESULTS, Result, record, rounded, store, stored
 from benchmarks.tables import figure, tables, walk
@@ -248,15 +248,15 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
         f"<!-- figures: {what} -->\nold\n<!-- end of figures -->"
         for what in ("contest targets=0.95", "growth", "advising", "anatomy", "again contest")
     )
-    unmeasured, stale = rewritten(text, "x", definitions, tmp_path)
+    unmeasured, stale = rewrite(text, "x", definitions, tmp_path)
     assert stale[1] == "growth (x, line 6)"
     assert unmeasured.count("not measured yet") == 5
     assert "old" not in unmeasured
     for kind in MADE_UP:
         keep(tmp_path, kind)
-    new, stale = rewritten(unmeasured, "x", definitions, tmp_path)
+    new, stale = rewrite(unmeasured, "x", definitions, tmp_path)
     assert len(stale) == 5
-    assert rewritten(new, "x", definitions, tmp_path) == (new, [])
+    assert rewrite(new, "x", definitions, tmp_path) == (new, [])
     ours = next(line for line in new.splitlines() if line.startswith("| 0.95 | vectuned |"))
     assert "| by query | 0.951 (0.947 to 0.955) | 6.0 % | 1.50 | 1.35 | 3 | 0.75 (0.68 to 0.82) |" in ours
     assert "| 0.95 | oracle (decision unpaid) |" in new
@@ -271,7 +271,7 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "contest.json").read_text())
     document["result"]["targets"]["0.95"]["arms"]["vectuned"]["mean_ms"]["value"] = 9.87
     (tmp_path / "contest.json").write_text(json.dumps(document))
-    newer, stale = rewritten(new, "x", definitions, tmp_path)
+    newer, stale = rewrite(new, "x", definitions, tmp_path)
     assert "| 9.87 |" in newer
     assert [each.partition(" (")[0] for each in stale] == ["contest targets=0.95", "again contest"]
 
@@ -291,7 +291,7 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
 def test_a_wrong_marker_is_named_with_its_line(text: str, said: str, tmp_path: Path) -> None:
     definitions = {kind: definition(kind) for kind in MADE_UP}
     with pytest.raises(UsageError, match=said):
-        rewritten(text, "x", definitions, tmp_path)
+        rewrite(text, "x", definitions, tmp_path)
 
 
 DEFINED = """

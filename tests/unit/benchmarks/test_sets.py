@@ -151,13 +151,15 @@ def test_another_definition_has_the_set_built_anew(tmp_path: Path) -> None:
 
 
 def test_a_wrong_checksum_is_an_error_and_keeps_nothing(tmp_path: Path) -> None:
-    good = Package("python", "vectuned", "vectuned", {"sql/schema.sql": "0" * 64}, "1.0")
+    good = Package("python", "vectuned", "vectuned", {"sql/tuner/schema.sql": "0" * 64}, "1.0")
 
     def build(definition: Definition, kept: Path, console: Console) -> Built:
         packages.find(good, kept)
         raise AssertionError
 
-    with pytest.raises(VectunedError, match=r"File sql/schema\.sql of package vectuned .* another checksum"):
+    with pytest.raises(
+        VectunedError, match=r"File sql/tuner/schema\.sql of package vectuned .* another checksum"
+    ):
         sets.ensure(TINY, tmp_path, QUIET, build)
     assert found(tmp_path) == ["lock", "parts"]
     assert not any((tmp_path / "tiny" / "parts").iterdir())
