@@ -1,4 +1,4 @@
-"""Errors and their messages: one JSON form, two languages, nothing of the inside."""
+"""Errors and their messages: one JSON form, two languages, no internal details."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ def every(kind: type[errors.ReasoningError] = errors.ReasoningError) -> list[typ
 
 
 @pytest.mark.parametrize("kind", every(), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_code_and_a_message_in_every_language(kind: type[errors.ReasoningError]) -> None:
+def test_errors_have_a_code_and_a_message_in_every_language(kind: type[errors.ReasoningError]) -> None:
     assert re.fullmatch(r"[A-Z_]+", kind.code)
     assert issubclass(kind, VectunedError)
     fields = re.findall(r"\{(\w+)\}", texts("en")[kind.key])
     error = kind(correlation_id="c", details=[{"field": "f", "message": "m"}], **dict.fromkeys(fields, "<v>"))
     for language in languages():
         assert kind.key in texts(language)
-        said = error.to_json(language)
-        assert set(said) == {"code", "message", "correlation_id", "i18n", "details"}
-        assert "{" not in said["message"]
-        assert said["message"].count("<v>") == len(re.findall(r"\{\w+\}", texts(language)[kind.key]))
-        assert said["i18n"] == {"key": kind.key, "params": dict.fromkeys(fields, "<v>")}
-        assert said["details"] == [{"field": "f", "message": "m"}]
-        json.dumps(said)
+        document = error.to_json(language)
+        assert set(document) == {"code", "message", "correlation_id", "i18n", "details"}
+        assert "{" not in document["message"]
+        assert document["message"].count("<v>") == len(re.findall(r"\{\w+\}", texts(language)[kind.key]))
+        assert document["i18n"] == {"key": kind.key, "params": dict.fromkeys(fields, "<v>")}
+        assert document["details"] == [{"field": "f", "message": "m"}]
+        json.dumps(document)
     assert str(error) == error.message("en")
 
 
-def test_languages_have_the_same_keys_and_parameters() -> None:
+def test_texts_have_the_same_keys_and_parameters_in_every_language() -> None:
     assert languages() == ("de", "en")
     assert texts("de").keys() == texts("en").keys()
     for key, text in texts("en").items():
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", texts("de")[key])), key
 
 
-def test_codes_are_told_apart() -> None:
+def test_error_codes_are_unique() -> None:
     leaves = [kind for kind in every() if "code" in vars(kind)]
     assert len({kind.code for kind in leaves}) == len(leaves)
 
 
-def test_translation_falls_back_to_english_and_then_to_the_key() -> None:
+def test_translate_falls_back_to_english_and_then_to_the_key() -> None:
     key = "errors.graph.unknown_node"
     values = {"node": 7, "known": "x"}
     assert translate(key, values, "de-AT") == "Es gibt keinen Knoten 7; der Graph hat x."
@@ -74,16 +74,16 @@ def test_translation_falls_back_to_english_and_then_to_the_key() -> None:
         (UsageError("Text 3 is too long."), "REFUSED", False),
     ],
 )
-def test_what_others_raise_says_no_more_than_it_may(error: Exception, code: str, retryable: bool) -> None:
+def test_node_error_hides_internal_details(error: Exception, code: str, retryable: bool) -> None:
     found = errors.node_error(error, "identify", "c-9")
-    said = found.to_json("de")
-    assert (said["code"], said["correlation_id"]) == (code, "c-9")
+    document = found.to_json("de")
+    assert (document["code"], document["correlation_id"]) == (code, "c-9")
     assert errors.is_retryable(found) is retryable
     assert found.__cause__ is error
-    assert not re.search("secret|10.0.0.7|Traceback", json.dumps(said))
+    assert not re.search("secret|10.0.0.7|Traceback", json.dumps(document))
 
 
-def test_log_lines_name_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_have_the_correlation_id(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("vectuned.reasoning.graph.runner")
     for form in ("text", "json"):
         set_up_logging(LoggingSettings(format=form), verbose=True)

@@ -1,4 +1,4 @@
-"""The shipped WordNet is complete, and the script that builds it reads the format with all its oddities."""
+"""The packaged WordNet is complete, and the script that builds it reads all irregularities of the format."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wordnet() -> Corpus:
     return load_wordnet()
 
 
-def test_every_synset_is_there(wordnet: Corpus) -> None:
+def test_load_wordnet_returns_every_synset(wordnet: Corpus) -> None:
     assert Counter(synset.pos for synset in wordnet.synsets) == {
         "n": 82_115,
         "v": 13_767,
@@ -49,7 +49,7 @@ def test_every_synset_is_there(wordnet: Corpus) -> None:
     assert sum(len(synset.examples) for synset in wordnet.synsets) == 48_339
 
 
-def test_categories_are_the_45_skewed_ones(wordnet: Corpus) -> None:
+def test_categories_are_45_of_skewed_size(wordnet: Corpus) -> None:
     sizes = Counter(synset.category for synset in wordnet.synsets)
     assert set(sizes) == set(build_wordnet.CATEGORIES)
     assert sizes.most_common(1) == [("adj.all", 14_435)]
@@ -83,7 +83,7 @@ def test_relations_have_their_inverse(wordnet: Corpus, name: str, inverse: str, 
     )
 
 
-def test_a_known_synset_reads_as_in_the_book(wordnet: Corpus) -> None:
+def test_load_wordnet_returns_a_known_synset_in_full(wordnet: Corpus) -> None:
     (dog,) = (synset for synset in wordnet.synsets if synset.id == "n02084071")
     assert dog.lemmas == ("dog", "domestic dog", "Canis familiaris")
     assert dog.category == "noun.animal"
@@ -100,7 +100,7 @@ def test_lemmas_carry_no_markup(wordnet: Corpus) -> None:
     assert not [lemma for synset in wordnet.synsets for lemma in synset.lemmas if marked.search(lemma)]
 
 
-def test_held_out_queries_have_one_source_and_are_not_embedded(wordnet: Corpus) -> None:
+def test_queries_have_one_source_and_are_not_embedded(wordnet: Corpus) -> None:
     queries = wordnet.queries()
     assert len(queries) == 42_432
     assert len({query.text for query in queries}) == len(queries)
@@ -112,7 +112,7 @@ def test_held_out_queries_have_one_source_and_are_not_embedded(wordnet: Corpus) 
     assert not [query for query in queries if query.text in by_id[query.source].text]
 
 
-def test_a_fifth_of_the_examples_is_held_out_by_its_words(wordnet: Corpus) -> None:
+def test_held_out_takes_a_fifth_of_the_examples_by_their_words(wordnet: Corpus) -> None:
     queries, training = wordnet.held_out_queries(), wordnet.training_examples()
     assert len(queries) == 8_689
     assert len(training) == 38_342
@@ -121,7 +121,7 @@ def test_a_fifth_of_the_examples_is_held_out_by_its_words(wordnet: Corpus) -> No
     assert len({held_out(text) for text in spelt}) == 1
 
 
-def test_a_part_of_the_corpus_holds_all_ancestors(wordnet: Corpus) -> None:
+def test_sample_corpus_contains_all_hypernyms(wordnet: Corpus) -> None:
     part = sample_corpus(wordnet, 500)
     assert 480 < len(part.synsets) <= 500
     assert {synset.pos for synset in part.synsets} == {"n", "v", "a", "s", "r"}
@@ -132,7 +132,7 @@ def test_a_part_of_the_corpus_holds_all_ancestors(wordnet: Corpus) -> None:
         assert np.isin(sources, kept).sum() == len(part.relations.of(name)[0])
 
 
-def test_the_data_is_small_and_comes_with_its_licence() -> None:
+def test_data_is_small_and_has_its_licence() -> None:
     data = resources.files("vectuned.reasoning") / "data"
     assert len((data / "wordnet-3.0.tsv.xz").read_bytes()) < 6_000_000
     licence = (data / "WORDNET-LICENSE.txt").read_text(encoding="utf-8")
@@ -173,7 +173,7 @@ def test_parse_line_counts_words_in_hexadecimal_and_keeps_a_relation_once() -> N
         ('sigh; "the depth of his sighs," "the depth"', "sigh", ("the depth of his sighs", "the depth")),
     ],
 )
-def test_split_gloss_survives_quotes_of_all_kinds(
+def test_split_gloss_handles_quotes_of_all_kinds(
     raw: str, definition: str, examples: tuple[str, ...]
 ) -> None:
     assert split_gloss(raw) == (definition, examples)
@@ -187,7 +187,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_read_back_and_the_bytes_are_stable(source: Path) -> None:
+def test_write_corpus_is_read_back_and_its_bytes_are_stable(source: Path) -> None:
     entries = list(read_entries(source))
     write_corpus(entries, source / "one.xz")
     write_corpus(list(read_entries(source)), source / "two.xz")
@@ -201,14 +201,14 @@ def test_what_is_written_is_read_back_and_the_bytes_are_stable(source: Path) -> 
     assert corpus.relations.targets.tolist() == [1, 0]
 
 
-def test_an_incomplete_wordnet_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_rejects_an_incomplete_wordnet(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = source / "corpus.xz"
     assert build_wordnet.main(["--source", str(source), "--output", str(output)]) == 1
     assert not output.exists()
     assert "expected 117659" in capsys.readouterr().out
 
 
-def test_a_damaged_or_missing_file_is_named(source: Path) -> None:
+def test_read_entries_names_a_damaged_or_missing_file(source: Path) -> None:
     (source / "data.verb").write_text(LICENCE + "\n00001740 29 v zz breathe\n", encoding="ascii")
     with pytest.raises(VectunedError, match=r"data\.verb line 2 is not a line of WordNet data"):
         list(read_entries(source))
@@ -217,7 +217,7 @@ def test_a_damaged_or_missing_file_is_named(source: Path) -> None:
         list(read_entries(source))
 
 
-def test_a_dangling_relation_is_refused(source: Path) -> None:
+def test_check_entries_rejects_a_relation_without_target(source: Path) -> None:
     (entry, _) = read_entries(source)
     with pytest.raises(VectunedError, match="antonym a00002098, which does not exist"):
         build_wordnet.check_entries([entry])
