@@ -1,4 +1,4 @@
-"""Watching what is served: what exact checks prove at any time, and an alarm when recall has dropped."""
+"""Sequential tests of exact checks: a claim about recall that holds at any time, and alarms when it drops."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from vectuned.learning.model.arrays import Bools, Floats
 from .bounds import bounds_in_order, required_log_capital, validate_sample
 from .demand import TAIL_RECALL
 
-_WINDOWS: Final = (200, 400)  # checks that decide a stake
-_CAUTION: Final = 20  # checks without a drop that every window is thought to begin with
-_SPREAD: Final = 0.3  # their mean squared gap, in shares of what the target leaves to be lost
-_SKEW: Final = 0.06  # share of the largest possible stake around which the best one is sought
-_LARGEST_STAKE: Final = 0.75  # share of the capital that one bet may lose
-_PATIENCE: Final = 500.0  # checks within which half of the restarts' capital is at work
-_LEAST_SPARE: Final = 1e-3
+# `alarm` gives the reasons for these values; others change the delay of an alarm by a few percent.
+_WINDOWS: Final = (200, 400)  # number of the last checks that decide a stake
+_CAUTION: Final = 20  # checks without a drop assumed at the start of each window: first stakes are low
+_SPREAD: Final = 0.3  # mean squared gap of those checks, as a share of 1 - target
+_SKEW: Final = 0.06  # first guess of the best stake, as a share of the largest possible one
+_LARGEST_STAKE: Final = 0.75  # share of the capital that one bet may lose, as in Waudby-Smith & Ramdas
+_PATIENCE: Final = 500.0  # checks after which half of the capital kept for restarts is at work
+_LEAST_SPARE: Final = 1e-3  # lower limit of 1 - target, which stakes are divided by
+_LARGEST_LOG: Final = 700.0  # the exponential of more overflows float64
 
 
 @dataclass(frozen=True)
 class RecallClaim:
-    """What checks prove of the searches served, each bound with `confidence` by itself.
+    """What checks prove about the searches served; each bound holds with `confidence` separately.
 
-    `checks` with a known recall and `unknown` ones without; `mean` recall, NaN without checks, and its
-    `lower` bound; `tail`, the share of searches with a recall under TAIL, NaN without checks, and its
-    bound `tail_upper`.
+    `checks`, the number with a known recall, and `unknown`, the number without; `mean` recall, NaN without
+    checks, and its `lower` bound; `tail`, the share of searches with a recall under TAIL_RECALL, NaN without
+    checks, and its upper bound `tail_upper`.
     """
 
     checks: int
@@ -43,11 +45,12 @@ class RecallClaim:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Whether checks speak against a target.
+    """The result of testing checks against a target.
 
-    `raised` at check `first`, an index into the checks given, None if not; `e_value`, the evidence now:
-    `raised` is for good, but the e-value falls again where recall recovers; `began`, the index of the check
-    from which recall seems to have been too low when the alarm was raised, None if not.
+    `raised`, whether there was an alarm, and `first`, the index of the check that raised it; `e_value`, the
+    evidence after the last check: it falls again where recall recovers, while `raised` stays True; `began`,
+    the index of the check from which recall seemed too low when the alarm was raised. Both indices are None
+    without an alarm.
     """
 
     raised: bool
@@ -57,55 +60,54 @@ class Alarm:
 
 
 def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> RecallClaim:
-    """Say what the checks so far prove, valid at every time: look after each check, stop whenever you like.
+    """Make the claim that the checks so far prove; valid after every check and with any stopping rule.
 
-    `recalls` (n,) in order of arrival, 0 to 1, NaN where a check timed out: that is unknown, counted and
-    left out, which is fair as long as a timeout has nothing to do with the recall. The probability that
-    a bound is ever wrong is at most 1 - confidence, over all n together, while the mean of a check given
-    those before it stays what it is. The bounds never loosen, so after a drop they speak of the past;
-    see `alarm`. Raises UsageError for anything that is no recall.
+    `recalls` (n,) in order of arrival, 0 to 1, NaN where a check timed out. Such a check counts as unknown
+    and is left out, which is valid as long as timeouts do not depend on the recall. As long as the mean of a
+    check given those before it does not change, the probability that a bound is ever wrong, over all n
+    together, is at most 1 - confidence. The bounds never loosen, so after a drop they describe the past; see
+    `alarm`. Raises UsageError for values that are not recalls.
 
     Source: Waudby-Smith & Ramdas (2024), "Estimating means of bounded random variables by betting", JRSS B
     86(1): predictable plug-in bets for a confidence sequence, one-sided. On WordNet (mean recall 0.95) the
     lower bound is 0.022 below the mean after 400 checks, 0.007 after 5,000; for a fixed n it is 0.019, 0.005.
     """
-    wealth = required_log_capital(confidence)
-    checks, known = _checks(recalls)
-    found = checks[known]
-    good = (found >= TAIL_RECALL).astype(np.float64)
+    required = required_log_capital(confidence)
+    checks, known = _validate_checks(recalls)
+    values = checks[known]
+    above = (values >= TAIL_RECALL).astype(np.float64)
     return RecallClaim(
-        checks=len(found),
-        unknown=len(checks) - len(found),
-        mean=float(found.mean()) if len(found) else float("nan"),
-        lower=_lower(found, wealth),
-        tail=float(1.0 - good.mean()) if len(found) else float("nan"),
-        tail_upper=1.0 - _lower(good, wealth),
+        checks=len(values),
+        unknown=len(checks) - len(values),
+        mean=float(values.mean()) if len(values) else float("nan"),
+        lower=_bound_mean(values, required),
+        tail=float(1.0 - above.mean()) if len(values) else float("nan"),
+        tail_upper=1.0 - _bound_mean(above, required),
         confidence=confidence,
     )
 
 
 def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> Alarm:
-    """Look for a drop of the mean recall below `target`, soon or late, however often you look.
+    """Test for a drop of the mean recall below `target`, early or late; valid after every check.
 
-    `recalls` as in `claim_from_checks`. While the mean of each check given those before it is at least
-    `target`, the
-    probability that an alarm is ever raised is at most `false_alarms`, over all checks to come. The checks
-    given must go back to a time chosen without regard to them, such as when the setting came into use.
-    Everything follows from the checks; 50,000 take about 20 ms. Raises UsageError for anything that is no
-    recall, target or probability.
+    `recalls` as in `claim_from_checks`. As long as the mean of each check given those before it is at least
+    `target`, the probability that an alarm is ever raised is at most `false_alarms`, over all checks to come.
+    The checks must begin at a time that was chosen without regard to them, such as when the setting came into
+    use. The result depends on the checks only; 50,000 take about 20 ms. Raises UsageError for values that are
+    not a recall, target or probability.
 
-    A bettor stakes against the target what the last checks suggest: next to nothing while they reach it,
-    so that good times cost little capital, and close to what lets capital grow fastest in a drop. Each of
-    two windows has half of the capital; a half of that is at work from the first check, a half comes in
-    bit by bit at every check, with shares 500 / ((500 + t) (501 + t)), which sum to 1, so that an early
-    loss does not blind it to a late drop. All together it is a nonnegative supermartingale that starts at 1.
+    A bettor stakes against the target as the last checks suggest: almost nothing while they reach it, so that
+    good times cost little capital, and in a drop close to the stake that makes capital grow fastest. Each of
+    two windows has half of the capital. Half of that is at work from the first check; the other half is added
+    with every check, in shares 500 / ((500 + t) (501 + t)), which sum to 1, so that an early loss does not
+    blind the test to a late drop. Together this is a nonnegative supermartingale that starts at 1.
 
     On WordNet (benchmarks/promise.py, 300 deployments) the median delay of a drop to the target - 0.03 after
     1,000 good checks, for targets of 0.9, 0.95 and 0.98, is 567, 328 and 169 checks. It is 773, 425 and 168
     with constant stakes that restart the same way, 888, 473 and 183 with a Shiryaev-Roberts e-detector whose
-    promise ends after 10,000 checks, 2101, 1270 and 671 without restarts. Where recall spreads widely nobody
-    is much faster: at 0.9 the best bet gains 0.008 a check, so that to get from 1 to 20 takes it 360 checks
-    even if it begins with the drop. Other windows (150 to 600) and shares differ by a few percent.
+    guarantee ends after 10,000 checks, and 2101, 1270 and 671 without restarts. Where recall varies widely no
+    test is much faster: at 0.9 the best bet gains 0.008 a check, so that it takes 360 checks to get from 1 to
+    20 even if it begins with the drop. Other windows (150 to 600) and shares differ by a few percent.
 
     Source: Ville (1939), "Etude critique de la notion de collectif", his inequality; Waudby-Smith & Ramdas
     (2024), as in `claim_from_checks`, bets; Shin, Ramdas & Rinaldo (2024), "E-detectors: a nonparametric
@@ -114,53 +116,54 @@ def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> 
     """
     if not 0.0 < target <= 1.0:
         raise UsageError(f"A target recall of {target} cannot be watched: give one above 0 and up to 1.")
-    checks, known = _checks(recalls)
+    checks, known = _validate_checks(recalls)
     return _alarm(checks[known], np.flatnonzero(known), target, false_alarms)
 
 
 def tail_alarm(recalls: npt.ArrayLike, limit: float, false_alarms: float = 0.05) -> Alarm:
-    """Look for a rise of the share of searches with a recall under TAIL above `limit`, 0 to under 1.
+    """Test for a rise of the share of searches with a recall under TAIL_RECALL above `limit`, 0 to under 1.
 
-    The same as `alarm` of the searches that are not under it; see there.
+    It is `alarm` for the share of searches that are not under TAIL_RECALL; see there.
     """
     if not 0.0 <= limit < 1.0:
         raise UsageError(f"A limit of {limit} cannot be watched: give a share from 0 to under 1.")
-    checks, known = _checks(recalls)
-    good = (checks[known] >= TAIL_RECALL).astype(np.float64)
-    return _alarm(good, np.flatnonzero(known), 1.0 - limit, false_alarms)
+    checks, known = _validate_checks(recalls)
+    above = (checks[known] >= TAIL_RECALL).astype(np.float64)
+    return _alarm(above, np.flatnonzero(known), 1.0 - limit, false_alarms)
 
 
-def _lower(values: Floats, wealth: float) -> float:
-    """Bound the mean from below at every time, the stakes falling so slowly that bets never run out."""
+def _bound_mean(values: Floats, log_capital: float) -> float:
+    """Bound the mean from below at every time; the stakes fall slowly enough that the bets never end."""
     number = np.arange(1, len(values) + 1, dtype=np.float64)[:, None]
-    return float(bounds_in_order(values[:, None], wealth, number * np.log1p(number), _LARGEST_STAKE)[0])
+    bets = number * np.log1p(number)
+    return float(bounds_in_order(values[:, None], log_capital, bets, _LARGEST_STAKE)[0])
 
 
 def _alarm(values: Floats, positions: npt.NDArray[np.intp], target: float, false_alarms: float) -> Alarm:
-    """Bet against a mean of at least `target`; `positions` say which checks the values are."""
+    """Bet against a mean of at least `target`; `positions` are the indices of the values among the checks."""
     if not 0.0 < false_alarms < 1.0:
         raise UsageError(
-            f"A probability of false alarms of {false_alarms} cannot be kept: give one between 0 and 1."
+            f"A probability of false alarms of {false_alarms} is out of range: give one between 0 and 1."
         )
     if not len(values):
         return Alarm(False, None, 1.0, None)
     gaps = target - values
     stakes = _stakes(gaps, target)
     capital = _log_capital(gaps, stakes)
-    e_value = float(np.exp(min(capital[-1], 700.0)))
-    over = capital >= -np.log(false_alarms)
-    if not over.any():
+    e_value = float(np.exp(min(capital[-1], _LARGEST_LOG)))
+    reached = capital >= -np.log(false_alarms)
+    if not reached.any():
         return Alarm(False, None, e_value, None)
-    first = int(over.argmax())
-    began = _most_capital(gaps[: first + 1], float(stakes[:, first].mean()))
+    first = int(reached.argmax())
+    began = _best_start(gaps[: first + 1], float(stakes[:, first].mean()))
     return Alarm(True, int(positions[first]), e_value, int(positions[began]))
 
 
 def _stakes(gaps: Floats, target: float) -> Floats:
     """Size each bet on the gaps (n,) by the checks before it: (windows, n).
 
-    The best constant stake s has mean(gap / (1 + s gap)) = 0: it is mean(gap) / mean(gap**2 / (1 + s gap)).
-    A guess of s on the right makes up for most of what the skew of recall would cost without.
+    The best constant stake s has mean(gap / (1 + s gap)) = 0, so s = mean(gap) / mean(gap**2 / (1 + s gap)).
+    A first guess of s on the right-hand side makes up for most of the loss from ignoring the skew of recall.
     """
     spare = max(1.0 - target, _LEAST_SPARE)
     squares = gaps**2 / (1.0 + _SKEW / spare * gaps)
@@ -173,27 +176,28 @@ def _stakes(gaps: Floats, target: float) -> Floats:
 
 
 def _log_capital(gaps: Floats, stakes: Floats) -> Floats:
-    """Return the capital after each bet, as a logarithm, of all starts and windows together: (n,)."""
+    """Return the logarithm of the capital of all starts and windows together after each bet: (n,)."""
     number = np.arange(len(gaps), dtype=np.float64)
     shares = 0.5 * _PATIENCE / ((_PATIENCE + number) * (_PATIENCE + number + 1.0))
     shares[0] += 0.5
     idle = 0.5 * _PATIENCE / (_PATIENCE + number + 1.0)
     growth = np.log1p(stakes * gaps)
     after = np.cumsum(growth, axis=1)
+    # The share that starts with bet s has grown by after[t] - before[s] at bet t; this adds up all s <= t.
     at_work = after + np.logaddexp.accumulate(np.log(shares) - (after - growth), axis=1)
     together = np.logaddexp.reduce(at_work, axis=0) - np.log(len(stakes))
     capital: Floats = np.logaddexp(together, np.log(idle))
     return capital
 
 
-def _most_capital(gaps: Floats, stake: float) -> int:
-    """Return from which start a bettor with a constant stake would now have most capital."""
+def _best_start(gaps: Floats, stake: float) -> int:
+    """Return the first bet of the bettor, with a constant stake, that has most capital after the last."""
     growth = np.log1p(stake * gaps)
     return int(np.cumsum(growth[::-1])[::-1].argmax())
 
 
-def _checks(recalls: npt.ArrayLike) -> tuple[Floats, Bools]:
-    """Return the checks as float64 and which of them are known, or refuse them."""
+def _validate_checks(recalls: npt.ArrayLike) -> tuple[Floats, Bools]:
+    """Return the checks as float64 and which of them are known; UsageError unless they are recalls or NaN."""
     checks = np.asarray(recalls, dtype=np.float64)
     if checks.ndim != 1:
         raise UsageError(f"Checks must have 1 dimension, not {checks.ndim}.")

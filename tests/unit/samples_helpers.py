@@ -1,4 +1,4 @@
-"""Indexes and exact answers for tests that need no database."""
+"""Indexes, exact answers and recall curves for tests that need no database."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.truth.truth import Truth
@@ -23,7 +24,7 @@ def ivfflat(number: int = 1, lists: int = 100) -> TunedIndex:
 
 
 def partial(number: int, requires: str, share: float) -> TunedIndex:
-    """Make an HNSW index over the rows that a filter asks for."""
+    """Make a partial HNSW index over the rows that match a filter."""
     return index(number, "hnsw", requires=requires, share=share)
 
 
@@ -55,7 +56,7 @@ def index(
 def tuned_column(
     *indexes: TunedIndex, min_samples: int = 100, target_recall: float = 0.95, max_tail: float = 1.0
 ) -> TunedColumn:
-    """Take a column with some indexes into care."""
+    """Make a tuned column with some indexes."""
     column = VectorColumn(7, "public", "items", "embedding", "l2", "vector", 4, ("id",), "public")
     return TunedColumn(
         column,
@@ -74,8 +75,15 @@ def tuned_column(
 
 
 def truth(distances: npt.ArrayLike) -> Truth:
-    """Make exact answers of these distances (n, k), padded with +inf."""
-    found = np.asarray(distances, dtype=np.float64)
-    nowhere = np.full(found.shape, -1, dtype=np.int64)
-    counts = np.isfinite(found).sum(axis=1).astype(np.int64)
-    return Truth(found, np.zeros(found.shape), counts, nowhere, nowhere, 0)
+    """Make exact answers with these distances (n, k), padded with +inf."""
+    values = np.asarray(distances, dtype=np.float64)
+    addresses = np.full(values.shape, -1, dtype=np.int64)
+    counts = np.isfinite(values).sum(axis=1).astype(np.int64)
+    return Truth(values, np.zeros(values.shape), counts, addresses, addresses, 0)
+
+
+def curves_of(rng: np.random.Generator, means: Floats, count: int) -> Floats:
+    """Draw recalls at efforts of the given means; a query that is easy at one effort is easy at all."""
+    ease = rng.random((count, 1))
+    recalls = np.clip(means + (ease - 0.5) * 2.0 * (1.0 - means), 0.0, 1.0)
+    return np.asarray(recalls, dtype=np.float64)
