@@ -71,7 +71,7 @@ class IndexReplacement:
         """Replay recorded searches through the new index, and publish what is learned."""
         self.worker.drain()
         self.tuned = self.worker.refresh(self.tuned)
-        waiting = storage.count_waiting(self.conn, self.tuned)
+        waiting = self.worker.count_waiting(self.tuned)
         with self.console.progress("replaying recorded searches", waiting) as progress:
             self.worker.replay(self.tuned, waiting, progress)
         self.worker.learn(self.tuned)

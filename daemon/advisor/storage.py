@@ -56,11 +56,6 @@ def read_uses(conn: Connection, tuned: TunedColumn, index: ExistingIndex) -> lis
     return fetch_values(conn, "uses_of_index", {"column_id": tuned.column.id, "index_no": index.number})
 
 
-def count_waiting(conn: Connection, tuned: TunedColumn) -> int:
-    """Count the recorded searches that wait to be replayed."""
-    return int(fetch_value(conn, "waiting", {"column_id": tuned.column.id}))
-
-
 def read_size(conn: Connection, relation: str) -> int:
     """Return the bytes of a relation, named as SQL writes it."""
     return int(fetch_value(conn, "relation_size", {"relation": relation}))

@@ -20,13 +20,13 @@ _LABELS: Final = {
 def run_request(context: Context, kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Check a request on the column that the options name, run it with progress, and return its result."""
     from vectuned.daemon.database.standby import using_standby
-    from vectuned.daemon.service.requests import prepare
+    from vectuned.daemon.service.requests import prepare_job
     from vectuned.daemon.service.worker import Worker
 
     options = context.options
     with context.session() as conn, using_standby(context.settings) as standby:
         execute(conn, "check_request", {"kind": kind, "arguments": json.dumps(arguments)})
         column_id = find_column_id(conn, options.relation, options.column)
-        job = prepare(Worker(conn, context.settings, standby=standby), column_id, kind, arguments)
+        job = prepare_job(Worker(conn, context.settings, standby=standby), column_id, kind, arguments)
         with context.console.progress(f"{_LABELS[kind]} {options.relation}", job.total) as progress:
             return job.run(progress)

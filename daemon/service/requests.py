@@ -1,4 +1,4 @@
-"""The queue of requests: what was asked for in SQL, done one at a time, with progress that all can see."""
+"""The request queue: what was requested in SQL runs here, one request at a time, with visible progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 import psycopg
-from psycopg.rows import namedtuple_row
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.config.settings import Settings
@@ -19,37 +18,39 @@ from vectuned.daemon.database.standby import using_standby
 from vectuned.daemon.measure.benchmark import Benchmark, Progress
 from vectuned.daemon.measure.sampling import sample_searches
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
-from vectuned.sql.files import queries
 
+from . import storage
 from .tuning import Tuning
-from .worker import Worker, sentence
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS: Final = 3
-_TELL_SECONDS: Final = 1.0
+_ATTEMPTS: Final = 3  # runs of a request; a fourth would hardly survive what ended the daemon three times
+_PROGRESS_SECONDS: Final = 1.0  # between two writes of the progress
+_CANCEL_SECONDS: Final = 5.0  # to wait for a cancel request to reach the server
+_LOG: Final = {"action": "request"}
 
 
-class RequestCancelled(Exception):  # noqa: N818 - not an error: the way out of a job that is not wanted any more
+class RequestCancelled(Exception):  # noqa: N818 - not an error: it unwinds a job that is no longer wanted
     """The request was cancelled, or the daemon stops."""
 
 
 class RequestJob(Protocol):
-    """A request that is ready to be done: `total` is what its progress counts up to."""
+    """A request that is ready to run; its progress counts up to `total`."""
 
     @property
     def total(self) -> int: ...
 
     def run(self, progress: Progress) -> dict[str, Any]:
-        """Do it and return the result, as JSON can hold it."""
+        """Run it and return the result, which must be serialisable as JSON."""
 
 
-def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]) -> RequestJob:
-    """Make ready what was asked for, the arguments being what vectuned._check_request lets pass.
+def prepare_job(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]) -> RequestJob:
+    """Prepare a request whose arguments vectuned._check_request has accepted.
 
-    Raises UsageError if the column is gone, VectunedError if it cannot be done.
+    Raises UsageError if the column is gone, VectunedError if the request cannot run.
     """
-    tuned = _column(worker, column_id)
+    tuned = _read_column(worker, column_id)
     worker.check_rights(tuned)
     learning = worker.settings.learning
     if kind == "auto_tune":
@@ -70,98 +71,99 @@ def prepare(worker: Worker, column_id: int, kind: str, arguments: dict[str, Any]
     )
 
 
-def serve_request(
+def run_next_request(
     conninfo: str,
     settings: Settings,
     stop: threading.Event | None = None,
-    moved: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], None] = lambda: None,
+    *,
+    progress_seconds: float = _PROGRESS_SECONDS,
 ) -> bool:
-    """Do the oldest request that waits, if any; return whether there was one.
+    """Run the oldest queued request; return False if there is none or another daemon works on requests.
 
-    Requests that were left behind by a daemon that died are put back first. One that fails says so in its
-    row. When `stop` is set, the request is put back. Another daemon that is at it is left alone. `moved` is
-    called whenever the work has moved on.
+    Requests that a dead daemon left running are queued again first. A failure is written into the request's
+    row. When `stop` is set, the request is queued again. `on_progress` is called whenever the work makes
+    progress, which is written every `progress_seconds`.
     """
     with open_session(conninfo, settings.database) as lock_session:
-        row = lock_session.execute(queries()["hold_requests"]).fetchone()
-        if row is None or not row[0]:
+        if not storage.acquire_request_lock(lock_session):
             return False
-        for number, state in lock_session.execute(
-            queries()["put_back_requests"], {"attempts": _ATTEMPTS}
-        ).fetchall():
-            log.warning("request %d was left behind: %s", number, state, extra={"action": "request"})
-        cursor: psycopg.Cursor[Any] = lock_session.cursor(row_factory=namedtuple_row)
-        asked = cursor.execute(queries()["take_request"]).fetchone()
-        if asked is None:
+        for abandoned in storage.requeue_abandoned_requests(lock_session, _ATTEMPTS):
+            log.warning("request %d was abandoned: %s", abandoned.request_id, abandoned.state, extra=_LOG)
+        request = storage.take_request(lock_session)
+        if request is None:
             return False
-        log.info("request %d: %s", asked.request_id, asked.kind, extra={"action": "request"})
+        log.info("request %d: %s", request.request_id, request.kind, extra=_LOG)
         stop = stop or threading.Event()
         with (
             open_session(conninfo, settings.database) as conn,
-            using_standby(settings, _until(stop)) as standby,
+            using_standby(settings, _interruptible_sleep(stop)) as standby,
         ):
-            _serve(lock_session, Worker(conn, settings, standby=standby), asked, stop, moved)
+            worker = Worker(conn, settings, standby=standby)
+            monitor = _Monitor(lock_session, worker, request.request_id, stop, progress_seconds)
+            _run(request, monitor, on_progress)
     return True
 
 
-def _until(stop: threading.Event) -> Callable[[float], None]:
-    def idle(seconds: float) -> None:
+def _interruptible_sleep(stop: threading.Event) -> Callable[[float], None]:
+    def sleep(seconds: float) -> None:
         if stop.wait(seconds):
             raise RequestCancelled
 
-    return idle
+    return sleep
 
 
-def _serve(
-    lock_session: psycopg.Connection[Any],
-    worker: Worker,
-    asked: Any,
-    stop: threading.Event,
-    moved: Callable[[], None],
-) -> None:
-    """Do one request, and write into its row how it ended."""
-    end: dict[str, Any] = {"state": "failed", "result": None, "error": None, "done": None}
+def _run(request: Any, monitor: _Monitor, on_progress: Callable[[], None]) -> None:
+    """Run a request, and write into its row how it ended."""
+    outcome: dict[str, Any] = {"state": "failed", "result": None, "error": None, "done": None}
     try:
-        with _Watch(lock_session, worker, asked.request_id, stop) as watch:
-            job = prepare(worker, asked.column_id, asked.kind, asked.arguments)
-            watch.total = job.total
+        with monitor:
+            job = prepare_job(monitor.worker, request.column_id, request.kind, request.arguments)
+            monitor.total = job.total
 
             def progress(done: int) -> None:
-                watch.progress(done)
-                moved()
+                monitor.progress(done)
+                on_progress()
 
-            end |= {"result": json.dumps(job.run(progress)), "state": "done", "done": job.total}
+            outcome |= {"result": json.dumps(job.run(progress)), "state": "done", "done": job.total}
     except RequestCancelled:
-        if stop.is_set():
-            lock_session.execute(queries()["put_back_request"], {"request_id": asked.request_id})
+        if monitor.stop.is_set():
+            storage.requeue_request(monitor.lock_session, request.request_id)
             return
-        end["state"] = "cancelled"
+        outcome["state"] = "cancelled"
     except (VectunedError, psycopg.Error) as error:
-        end["error"] = sentence(error)
-    except Exception as error:  # a fault of ours: whoever asked must hear of it, and the daemon goes on
-        log.exception("request %d failed", asked.request_id, extra={"action": "request"})
-        end["error"] = f"an unexpected error, see the daemon's log: {error!r}"
-    lock_session.execute(queries()["finish_request"], {"request_id": asked.request_id, **end})
-    log.info("request %d: %s", asked.request_id, end["error"] or end["state"], extra={"action": "request"})
+        outcome["error"] = storage.describe_error(error)
+    except Exception as error:  # a bug: the request reports it, and the daemon goes on
+        log.exception("request %d failed", request.request_id, extra=_LOG)
+        outcome["error"] = f"an unexpected error, see the daemon's log: {error!r}"
+    storage.finish_request(monitor.lock_session, request.request_id, outcome)
+    log.info("request %d: %s", request.request_id, outcome["error"] or outcome["state"], extra=_LOG)
 
 
-class _Watch:
-    """Tell every second how far a request is, and end the work when it is cancelled or the daemon stops.
+class _Monitor:
+    """Write the progress of a request regularly, and end its work when it is cancelled or the daemon stops.
 
-    What runs then is interrupted, so that not even a long statement is waited for, and the block is left by
-    Withdrawn.
+    Running statements are then cancelled, so that the end does not wait for a long one, and the block is left
+    by RequestCancelled.
     """
 
     def __init__(
-        self, lock_session: psycopg.Connection[Any], worker: Worker, request_id: int, stop: threading.Event
+        self,
+        lock_session: psycopg.Connection[Any],
+        worker: Worker,
+        request_id: int,
+        stop: threading.Event,
+        progress_seconds: float,
     ) -> None:
+        self.lock_session, self.worker, self.stop = lock_session, worker, stop
         self.total: int | None = None
-        self._desk, self._worker, self._request_id, self._stop = lock_session, worker, request_id, stop
+        self._request_id = request_id
+        self._progress_seconds = progress_seconds
         self._done = 0
-        self._ended, self._withdrawn = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._tell, name="request", daemon=True)
+        self._ended, self._cancelled = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="request", daemon=True)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Monitor:
         self._thread.start()
         return self
 
@@ -170,33 +172,37 @@ class _Watch:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        if self._withdrawn.is_set() and isinstance(error, Exception):
+        if self._cancelled.is_set() and isinstance(error, Exception):
             raise RequestCancelled from error
 
     def progress(self, done: int) -> None:
-        """Take the number done so far; raise Withdrawn if no more is wanted."""
+        """Take the number done so far; raises RequestCancelled if the work has to end."""
         self._done = done
-        if self._withdrawn.is_set():
+        if self._cancelled.is_set():
             raise RequestCancelled
 
-    def _tell(self) -> None:
-        while not self._ended.wait(_TELL_SECONDS):
-            try:
-                values = {"request_id": self._request_id, "done": self._done, "total": self.total}
-                row = self._desk.execute(queries()["tell_request"], values).fetchone()
-                wanted = row is not None and not row[0] and not self._stop.is_set()
-            except psycopg.Error:
-                wanted = False  # without this connection nobody could be told of the end either
-            if not wanted:
-                self._withdrawn.set()
-                self._worker.conn.cancel_safe(timeout=5.0)
-                if self._worker.standby is not None:
-                    self._worker.standby.cancel()
+    def _watch(self) -> None:
+        while not self._ended.wait(self._progress_seconds):
+            if not self._is_wanted():
+                self._cancelled.set()
+                self.worker.conn.cancel_safe(timeout=_CANCEL_SECONDS)
+                if self.worker.standby is not None:
+                    self.worker.standby.cancel()
                 return
 
+    def _is_wanted(self) -> bool:
+        """Write the progress; return whether the request is still wanted."""
+        try:
+            active = storage.write_request_progress(
+                self.lock_session, self._request_id, self._done, self.total
+            )
+        except psycopg.Error:
+            return False  # without this connection the outcome could not be written either
+        return active and not self.stop.is_set()
 
-def _column(worker: Worker, column_id: int) -> TunedColumn:
+
+def _read_column(worker: Worker, column_id: int) -> TunedColumn:
     tuned = next(iter(read_tuned_columns(worker.conn, column_id)), None)
     if tuned is None:
-        raise UsageError("The table that was asked about is gone.")
+        raise UsageError("The table of the request is gone.")
     return tuned

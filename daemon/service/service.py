@@ -1,4 +1,4 @@
-"""The service: an engine for each database, until a signal says stop; what the service manager is told."""
+"""The service process: an engine for each database, signals, and notifications of the service manager."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.logs import set_up_logging
 from vectuned.daemon.reports.metrics import serve_metrics
 
 from .engine import Engine
+from .reload import apply_settings
 from .sd_notify import Notifier
-from .settings_diff import compare
 
 log = logging.getLogger(__name__)
 
 Databases = Sequence[tuple[str, Settings]]
-"""The databases to work on: a name, which may be empty where there is one alone, and its settings."""
+"""The databases to work on: a name, which may be empty if there is only one, and its settings."""
 
-_LOOK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 1.0  # between two looks at the engines
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_LATE_SECONDS: Final = 10.0
+_LATE_SECONDS: Final = 10.0  # between two log lines while work does not end
+_JOIN_SECONDS: Final = 1.0  # to wait for an engine before looking at the time again
+_PIPE_BYTES: Final = 4096  # read at once; each signal writes one byte
 
 
 class Service:
-    """Work on some databases at a time; trouble with one does not stop the others.
+    """Work on several databases at a time; a problem with one does not stop the others.
 
-    `reload` reads all settings again, and raises VectunedError where they are wrong. Handlers of signals only
-    set a flag.
+    `reload` reads all settings again, and raises VectunedError if they are invalid. Signal handlers only set
+    flags, on which the main loop acts.
     """
 
     def __init__(
@@ -55,27 +56,27 @@ class Service:
         self._engines: list[Engine] = []
         self._stopping = False
         self._reloading = False
-        self._said = ""
-        self._stuck: str | None = None
-        self._woken, self._waker = os.pipe()
-        for end in (self._woken, self._waker):
+        self._last_status = ""
+        self._stuck_work: str | None = None
+        self._wake_reader, self._wake_writer = os.pipe()
+        for end in (self._wake_reader, self._wake_writer):
             os.set_blocking(end, False)
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT, then finish cleanly. Call it from the main thread.
 
-        Raises DatabaseUnavailableError or UsageError if none of the databases can be worked on at the start;
-        those that cannot while others can are tried again.
+        Raises DatabaseUnavailableError or UsageError if no database is usable at the start; if only some are
+        not, these are retried.
         """
-        with self._listening(), ExitStack() as servers:
+        with self._handling_signals(), ExitStack() as servers:
             try:
                 self._open(servers)
                 self._serve_metrics(servers)
                 self._notifier.ready()
-                self._tell()
+                self._report()
                 for engine in self._engines:
                     engine.start()
-                self._watch()
+                self._loop()
             except VectunedError as error:
                 self._notifier.status(str(error))
                 raise
@@ -84,15 +85,15 @@ class Service:
                 self._end()
 
     def stop(self) -> None:
-        """Have `run` finish; may be called from any thread and from a handler of signals."""
+        """Make `run` finish; may be called from any thread and from a signal handler."""
         self._stopping = True
         self._wake_up()
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _handling_signals(self) -> Iterator[None]:
         previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         if self._notifier.watchdog_seconds and not faulthandler.is_enabled():
-            # The service manager ends who is stuck by SIGABRT; then the log is to say where that was.
+            # The service manager ends a stuck service by SIGABRT; the log then shows where it was stuck.
             with suppress(OSError, ValueError):
                 faulthandler.enable(sys.__stderr__ or 2)
         try:
@@ -100,8 +101,8 @@ class Service:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            os.close(self._waker)
-            os.close(self._woken)
+            os.close(self._wake_writer)
+            os.close(self._wake_reader)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -111,12 +112,12 @@ class Service:
         self._wake_up()
 
     def _wake_up(self) -> None:
-        # No lock, as that of an Event: a handler may run while the main thread holds it.
+        # Not an Event: its lock may be held by the main thread while a signal handler runs there.
         with suppress(OSError):
-            os.write(self._waker, b"\0")
+            os.write(self._wake_writer, b"\0")
 
     def _open(self, servers: ExitStack) -> None:
-        """Connect to every database once. Raises the first error if none can be worked on."""
+        """Connect to every database once. Raises the first error if none is usable."""
         errors = []
         for name, settings in self._databases:
             choice = choose_database(settings.database.dsn, os.environ)
@@ -134,7 +135,7 @@ class Service:
             raise errors[0]
 
     def _serve_metrics(self, servers: ExitStack) -> None:
-        """Serve what Prometheus scrapes, where the settings say."""
+        """Serve metrics for Prometheus, if the settings give an address."""
 
         def source(engine: Engine) -> Callable[[], psycopg.Connection[Any]]:
             database = engine.settings.database
@@ -146,88 +147,67 @@ class Service:
         }
         servers.enter_context(serve_metrics(self._engines[0].settings.metrics.listen, sources))
 
-    def _watch(self) -> None:
-        """Do what signals ask for, and tell the service manager, until it is time to stop."""
+    def _loop(self) -> None:
+        """Act on signals and report to the service manager, until it is time to stop."""
         watchdog = self._notifier.watchdog_seconds
         every = min(_LOOK_SECONDS, watchdog / 2) if watchdog else _LOOK_SECONDS
         while not self._stopping:
-            self._tell()
-            select.select([self._woken], [], [], every)
+            self._report()
+            select.select([self._wake_reader], [], [], every)
             with suppress(BlockingIOError):
-                os.read(self._woken, 4096)
+                os.read(self._wake_reader, _PIPE_BYTES)
             if self._reloading and not self._stopping:
                 self._reloading = False
-                self._read_again()
+                self._reload_settings()
 
-    def _tell(self) -> None:
-        """Say how things are, and that work goes on if it does."""
+    def _report(self) -> None:
+        """Report the status, and to the watchdog that no work is stuck."""
         status = "; ".join(
             f"{engine.name}: {engine.describe()}" if engine.name else engine.describe()
             for engine in self._engines
         )
-        if status != self._said:
-            self._said = status
+        if status != self._last_status:
+            self._last_status = status
             self._notifier.status(status)
         if self._notifier.watchdog_seconds is None:
             return
-        stuck = next((each for engine in self._engines if (each := engine.pulse.stuck())), None)
+        stuck = next((each for engine in self._engines if (each := engine.watchdog.find_stuck())), None)
         if stuck is None:
-            self._stuck = None
+            self._stuck_work = None
             self._notifier.alive()
-        elif self._stuck != stuck[0]:
-            self._stuck = stuck[0]
+        elif self._stuck_work != stuck[0]:
+            self._stuck_work = stuck[0]
             log.error(
-                "%s has not moved for %.0f s: the service manager is no longer told that work goes on",
+                "%s has made no progress for %.0f s: the service manager gets no watchdog notifications",
                 *stuck,
                 extra={"action": "watchdog"},
             )
 
-    def _read_again(self) -> None:
-        """Swap the settings for those that are read again; if they are wrong the old ones stay."""
+    def _reload_settings(self) -> None:
+        """Read the settings again and apply them; if they are invalid, the old ones stay in force."""
         self._notifier.reloading()
         try:
-            fresh = dict(self._reload())
-            self._swap(fresh)
+            apply_settings(self._engines, dict(self._reload()))
         except VectunedError as error:
-            log.error("the settings were not read again, the old ones stay: %s", error, extra=_RELOAD)
-        except Exception:  # a fault of ours must not end the work
-            log.exception("the settings were not read again, the old ones stay", extra=_RELOAD)
+            log.error(
+                "the new settings are invalid, the old ones stay in force: %s",
+                error,
+                extra={"action": "reload"},
+            )
+        except Exception:  # a bug must not end the service
+            log.exception(
+                "reading the settings failed, the old ones stay in force", extra={"action": "reload"}
+            )
         finally:
             self._notifier.ready()
-
-    def _swap(self, fresh: dict[str, Settings]) -> None:
-        found = {
-            engine.name: compare(engine.settings, fresh[engine.name])
-            for engine in self._engines
-            if engine.name in fresh
-        }
-        for engine in self._engines:
-            if (changes := found.get(engine.name)) is None:
-                log.warning("%s is gone from the settings: that needs a restart", engine.name, extra=_RELOAD)
-                continue
-            before = f"{engine.name}: " if engine.name else ""
-            now = ", ".join(changes.now) or "nothing"
-            log.info("%ssettings read again, changed: %s", before, now, extra=_RELOAD)
-            if changes.later:
-                log.warning(
-                    "%snot changed until a restart: %s", before, ", ".join(changes.later), extra=_RELOAD
-                )
-            engine.adopt(changes.settings)
-        for name in fresh.keys() - found.keys():
-            log.warning("%s is new in the settings: that needs a restart", name, extra=_RELOAD)
-        if found:
-            set_up_logging(next(iter(found.values())).settings.logging, verbose=True)
 
     def _end(self) -> None:
         for engine in self._engines:
             engine.stop()
-        began = time.monotonic()
+        reported_at = time.monotonic()
         for engine in self._engines:
-            while not engine.join(1.0):
-                if time.monotonic() - began > _LATE_SECONDS:
-                    began = time.monotonic()
-                    log.warning("still waiting for work that cannot be interrupted", extra={"action": "stop"})
+            while not engine.join(_JOIN_SECONDS):
+                if time.monotonic() - reported_at > _LATE_SECONDS:
+                    reported_at = time.monotonic()
+                    log.warning("still waiting for work that cannot be cancelled", extra={"action": "stop"})
         log.info("stopped", extra={"action": "stop"})
-
-
-_RELOAD: Final = {"action": "reload"}

@@ -1,4 +1,4 @@
-"""When jobs run: APScheduler, with late jobs run late, and all begun anew when the clock is set."""
+"""The schedule of the jobs, by APScheduler; it restarts when the system clock is set."""
 
 from __future__ import annotations
 
@@ -19,42 +19,53 @@ from .jobs import Job
 
 log = logging.getLogger(__name__)
 
-FIRST_RUN: Final = 30.0
-_JUMP_SECONDS: Final = 2.0
+FIRST_RUN: Final = (
+    30.0  # seconds, at most, until a job runs first: also a daemon often restarted runs all jobs
+)
+_JUMP_SECONDS: Final = 2.0  # between wall and monotonic clock; a larger change means that the clock was set
 
 
 class Timetable:
-    """Have `run` called with each job at its times, one job of a line at a time."""
+    """Call `run` with each job at its times, one job of a queue at a time.
 
-    def __init__(self, jobs: Iterable[Job], run: Callable[[Job], None], settings: Settings) -> None:
+    `wall_clock` returns seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        run: Callable[[Job], None],
+        settings: Settings,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._jobs = tuple(jobs)
         self._run = run
-        # A late job runs late, never not at all; jobs that pile up run once.
+        # A late run is not skipped (misfire_grace_time); runs that pile up are merged (coalesce).
         self._scheduler = BackgroundScheduler(
             executors={queue: ThreadPoolExecutor(1) for queue in {job.queue for job in self._jobs}},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
-        self._ahead = time.time() - time.monotonic()
+        self._wall_clock = wall_clock
+        self._offset = self._clock_offset()
         self.plan(settings)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the schedule."""
         self._scheduler.start()
 
     def shutdown(self) -> None:
-        """Call for no more, and wait until what runs has ended."""
+        """End the schedule, and wait until running jobs have ended."""
         if self._scheduler.running:
             self._scheduler.shutdown()
 
     def plan(self, settings: Settings) -> None:
-        """Add the jobs that the settings want, remove the others, and change what runs at other times."""
+        """Add the jobs that the settings turn on, remove the others, and change intervals."""
         for job in self._jobs:
             planned, seconds = self._scheduler.get_job(job.name), job.every(settings)
             if seconds is None:
                 if planned is not None:
                     planned.remove()
             elif planned is None:
-                # Soon at first: a daemon that is often started anew has to get to all of them.
                 self._scheduler.add_job(
                     self._run,
                     "interval",
@@ -68,24 +79,27 @@ class Timetable:
                 planned.reschedule("interval", seconds=seconds)
 
     def watch_clock(self) -> None:
-        """Begin all schedules anew when the clock is set: the scheduler goes by it."""
-        now = time.time() - time.monotonic()
-        if abs(now - self._ahead) > _JUMP_SECONDS:
-            log.info("the clock jumped by %.0f s", now - self._ahead, extra={"action": "clock"})
+        """Restart all intervals if the system clock was set, since the scheduler uses it."""
+        offset = self._clock_offset()
+        if abs(offset - self._offset) > _JUMP_SECONDS:
+            log.info("the clock jumped by %.0f s", offset - self._offset, extra={"action": "clock"})
             for job in self._scheduler.get_jobs():
                 job.reschedule("interval", seconds=job.trigger.interval.total_seconds())
-        self._ahead = now
+        self._offset = offset
 
     def run_in(self, job: Job, seconds: float) -> None:
-        """Have a job run once more after some seconds, if it is still planned."""
+        """Run a job after some seconds, if it is still planned."""
         with suppress(JobLookupError):
             self._scheduler.modify_job(job.name, next_run_time=_in(seconds))
 
     def seconds_until(self, job: Job) -> float | None:
-        """Return the seconds until a job runs next; None if it is not planned."""
+        """Return the seconds until the next run of a job; None if it is not planned."""
         planned = self._scheduler.get_job(job.name)
         at = planned.next_run_time if planned is not None else None
         return None if at is None else max(at.timestamp() - time.time(), 0.0)
+
+    def _clock_offset(self) -> float:
+        return self._wall_clock() - time.monotonic()
 
 
 def _in(seconds: float) -> datetime:

@@ -1,4 +1,4 @@
-"""Tuning a column now, for an objective: replay what was recorded, choose its target, learn and publish."""
+"""Tune a column now for an objective: replay its recorded searches, choose its target, learn and publish."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vectuned.learning.policy.tuning import (
     joint_confidence,
     price_targets,
 )
-from vectuned.sql.files import queries
 
+from .storage import set_target
 from .worker import Worker
 
 Progress = Callable[[int], None]
@@ -31,7 +31,7 @@ Loaded = list[tuple[TunedIndex, Replays]]
 
 @dataclass(frozen=True)
 class Tuning:
-    """Tune a column by up to `total` searches that wait to be replayed; report only, or `apply` as well."""
+    """Tune a column with up to `total` waiting searches; only report, or `apply` as well."""
 
     worker: Worker
     tuned: TunedColumn
@@ -43,9 +43,9 @@ class Tuning:
     def prepare(
         cls, worker: Worker, tuned: TunedColumn, objective: Objective, sample_queries: int, *, apply: bool
     ) -> Tuning:
-        """Bring what was recorded to where it is replayed from, and count it.
+        """Drain the recorded searches and count those that wait.
 
-        Raises VectunedError if the column is disabled, or learning is while this is to be applied.
+        Raises VectunedError if the column is disabled, or if `apply` is set while learning is off.
         """
         if not tuned.enabled:
             raise VectunedError(f"{tuned.column} was disabled: call vectuned.enable again, then tune it.")
@@ -54,14 +54,13 @@ class Tuning:
                 "Learning is switched off in the configuration (learning.enabled): nothing can be applied."
             )
         worker.drain()
-        row = worker.conn.execute(queries()["waiting"], {"column_id": tuned.column.id}).fetchone()
-        return cls(worker, tuned, objective, apply, min(int(row[0]) if row else 0, sample_queries))
+        return cls(worker, tuned, objective, apply, min(worker.count_waiting(tuned), sample_queries))
 
     def run(self, progress: Progress) -> dict[str, Any]:
-        """Replay, choose, and where it is to be applied set the target, learn and publish in one transaction.
+        """Replay and choose; with `apply` set the target, learn and publish in one transaction.
 
-        Returns what was found and changed, as JSON can hold it. Replays are kept in any case: the daemon
-        would have made them by and by.
+        Returns a report on what was measured and changed, serialisable as JSON. The replays stay in any case,
+        since the daemon would make them later.
         """
         worker, conn = self.worker, self.worker.conn
         replayed = worker.replay(self.tuned, self.total, progress) if self.total else 0
@@ -92,7 +91,7 @@ class Tuning:
             "why": why,
             "old": self._serving(tuned, replays, chosen.settings),
             "new": _settings(chosen, tuned),
-            "targets": [_priced(price) for price in offered],
+            "targets": [_describe_price(price) for price in offered],
             "confidence": confidence,
             "proofs": sum(price.proofs for price in offered),
             "confidence_of_all_proofs_together": round(joint_confidence(offered, confidence), 4),
@@ -106,26 +105,24 @@ class Tuning:
     def _apply(
         self, tuned: TunedColumn, replays: Loaded, chosen: TargetPrice, report: dict[str, Any]
     ) -> dict[str, Any]:
-        """Set the target, learn and publish, and tell of it; return what the report is to say now."""
-        conn, column = self.worker.conn, {"column_id": tuned.column.id}
+        """Set the target, learn, publish and record the event; return the changed parts of the report."""
+        conn = self.worker.conn
         with conn.transaction():
-            if chosen.target != tuned.target_recall:
-                targets = {**column, "old": tuned.target_recall, "new": chosen.target}
-                if conn.execute(queries()["set_target"], targets).rowcount != 1:
-                    raise VectunedError(f"The target of {tuned.column} was changed meanwhile: tune it again.")
-            lesson = self.worker.learn(tuned)
-            if lesson.version is None:
+            if chosen.target != tuned.target_recall and not set_target(conn, tuned, chosen.target):
+                raise VectunedError(f"The target of {tuned.column} was changed meanwhile: tune it again.")
+            result = self.worker.learn(tuned)
+            if result.version is None:
                 raise VectunedError(f"The replays of {tuned.column} were dropped meanwhile: tune it again.")
             now = self._serving(tuned, replays, chosen.settings)
-            changed = {"applied": True, "version": lesson.version, "new": now}
+            changed = {"applied": True, "version": result.version, "new": now}
             details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
             record_event(conn, tuned.column.id, "auto_tune", details)
         return changed
 
     def _serving(self, tuned: TunedColumn, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:
-        """Say what serves each class of k now, and how long its replays took with the fixed setting."""
+        """Describe what serves each class of k now, with recall and time of its replays at that setting."""
         bank = read_bank(self.worker.conn, tuned)
-        found = {}
+        serving = {}
         for k in classes:
             policy = bank[k][0] if k in bank else None
             number = None if policy is None else policy.index_no
@@ -134,7 +131,7 @@ class Tuning:
             fixed, sample = default if policy is None else policy.fixed_ef, each.sample(k)
             at = position_of(np.array([fixed]), index.rungs)
             setting = f"{index.effort_name} {default}" if policy is None else policy.description
-            found[str(k)] = {
+            serving[str(k)] = {
                 "setting": setting,
                 "index": index.name,
                 "recall": round(float(interpolate(sample.recall, at).mean()), 4),
@@ -142,11 +139,11 @@ class Tuning:
                 "proven": policy is not None and policy.certified,
                 "ms": round(float(interpolate(sample.ms, at).mean()), 4),
             }
-        return found
+        return serving
 
 
 def _settings(price: TargetPrice, tuned: TunedColumn) -> dict[str, Any]:
-    """Say what a target would be served with, before any margin."""
+    """Describe the settings that would serve a target, before any margin."""
     names = {index.number: index.name for index in tuned.indexes}
     return {
         str(k): {
@@ -161,7 +158,7 @@ def _settings(price: TargetPrice, tuned: TunedColumn) -> dict[str, Any]:
     }
 
 
-def _priced(price: TargetPrice) -> dict[str, Any]:
+def _describe_price(price: TargetPrice) -> dict[str, Any]:
     return {
         "target": price.target,
         "proven": price.proven,
@@ -172,11 +169,11 @@ def _priced(price: TargetPrice) -> dict[str, Any]:
 
 def _summary(report: dict[str, Any]) -> str:
     old, new = report["target"]["old"], report["target"]["new"]
-    kept = f"target {old:g} kept" if old == new else f"target {old:g} -> {new:g}"
+    target = f"target {old:g} kept" if old == new else f"target {old:g} -> {new:g}"
     steps = "; ".join(
         f"k up to {k}: {report['old'][k]['setting']} -> {each['setting']}, recall {each['recall']:.3f}, "
         f"at least {each['recall_at_least']:.3f}, {report['old'][k]['ms']:.2f} -> {each['ms']:.2f} ms"
         for k, each in report["new"].items()
     )
-    done = f"version {report['version']} published" if report["applied"] else "nothing changed, as was asked"
-    return f"{kept} ({report['why']}); {steps}; {done}"
+    done = f"version {report['version']} published" if report["applied"] else "nothing changed, as requested"
+    return f"{target} ({report['why']}); {steps}; {done}"

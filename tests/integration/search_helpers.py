@@ -8,7 +8,7 @@ import numpy as np
 from tests.integration.table_helpers import Connection, Singles, build, enable, make, one, search
 
 from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 
 DIMENSIONS = 16
 ROWS = 3000
@@ -48,7 +48,7 @@ def request(conn: Connection, call: str, *values: object) -> int:
 
 def serve(conn: Connection, number: int, chosen: Settings | None = None) -> dict[str, Any]:
     """Do the oldest request, which must be this one and succeed; return its result."""
-    assert serve_request(conn.info.dsn, chosen or settings())
+    assert run_next_request(conn.info.dsn, chosen or settings())
     state, result, error = row(conn, number)
     assert (state, error) == ("done", None)
     assert isinstance(result, dict)

@@ -19,7 +19,7 @@ from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.database.standby import Standby
 from vectuned.daemon.server.embedded import EmbeddedServer
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.worker import Worker
 from vectuned.sql.files import queries
 
@@ -131,7 +131,7 @@ def test_a_request_replays_on_the_standby(servers: Servers, conn: Connection, wo
     ask(conn, 40, seed=5)
     conn.execute("SELECT vectuned.auto_tune('items', apply => false)")
     before = scanned(conn)
-    assert serve_request(conn.info.dsn, worker.settings)
+    assert run_next_request(conn.info.dsn, worker.settings)
     row = conn.execute("SELECT state, error, result ->> 'replayed' FROM vectuned.requests").fetchone()
     assert row == ("done", None, "40")
     assert scanned(conn) == before
@@ -140,7 +140,7 @@ def test_a_request_replays_on_the_standby(servers: Servers, conn: Connection, wo
 def test_a_request_fails_where_the_standby_cannot_be_used(servers: Servers, conn: Connection) -> None:
     ask(conn, 5, seed=6)
     conn.execute("SELECT vectuned.auto_tune('items', apply => false)")
-    assert serve_request(conn.info.dsn, settings(conn.info.dsn))
+    assert run_next_request(conn.info.dsn, settings(conn.info.dsn))
     row = conn.execute("SELECT state, error FROM vectuned.requests").fetchone()
     assert row is not None
     assert row[0] == "failed"

@@ -11,7 +11,7 @@ from tests.integration.search_helpers import ROWS, ask, points, request, row, se
 from tests.integration.table_helpers import Connection, exact, one, search, search_filtered, text
 from tests.integration.table_helpers import serve as publish_fixed
 
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 from vectuned.learning.model.trajectory import drain
 
 
@@ -115,7 +115,7 @@ def test_filters_are_honoured(conn: Connection) -> None:
     assert timed["served"]["recall"] == within["served"]["recall"]
     conn.execute("ALTER TABLE items DROP COLUMN kind")
     number = request(conn, call, True)
-    assert serve_request(conn.info.dsn, settings())
+    assert run_next_request(conn.info.dsn, settings())
     assert row(conn, number)[0] == "failed"
 
 
@@ -138,7 +138,7 @@ def test_the_newest_searches_count_and_the_same_one_once(conn: Connection) -> No
 def test_rows_of_the_table_are_no_fair_sample(conn: Connection) -> None:
     ask(conn, 12)
     number = request(conn, "benchmark_recall('items')")
-    assert serve_request(conn.info.dsn, settings())
+    assert run_next_request(conn.info.dsn, settings())
     state, _, error = row(conn, number)
     assert state == "failed"
     assert error is not None
@@ -163,7 +163,7 @@ def test_a_search_that_fails_is_given_up_and_counted(conn: Connection) -> None:
     assert (result["served"]["given_up"], result["default"]["given_up"]) == (30, 0)
     assert "every search was given up" in result["summary"]
     number = request(conn, "benchmark_latency('items')")
-    assert serve_request(conn.info.dsn, settings())
+    assert run_next_request(conn.info.dsn, settings())
     assert row(conn, number) == ("failed", None, "division_by_zero")
 
 

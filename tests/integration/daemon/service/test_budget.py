@@ -144,7 +144,7 @@ def test_it_says_when_it_falls_behind(conn: Connection, caplog: pytest.LogCaptur
     worker.drain()
     with caplog.at_level(logging.WARNING, logger="vectuned"):
         for _ in range(4):
-            worker.watch_backlog()
+            worker.report_backlog()
             skipping.skipped += 400
             worker.replay_all()
     assert caplog.text.count("is behind") == 1
@@ -160,8 +160,8 @@ def test_it_says_when_it_falls_behind(conn: Connection, caplog: pytest.LogCaptur
     while worker.replay_all():
         pass
     assert one(conn, "SELECT behind FROM vectuned.stats('items')") is None
-    worker.watch_backlog()
-    worker.watch_backlog()
+    worker.report_backlog()
+    worker.report_backlog()
     actions = conn.execute("SELECT action FROM vectuned.event WHERE column_id = 1 ORDER BY id").fetchall()
     assert [row[0] for row in actions if row[0] in ("behind", "caught_up")] == ["behind", "caught_up"]
 

@@ -71,8 +71,7 @@ def test_nobody_begins_while_another_ones_session_works(
     conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader's lock may be free already while who held it is at its last statement."""
-    monkeypatch.setattr("vectuned.daemon.service.engine._FENCE_SECONDS", 0.3)
-    engine = Engine("", database, load_settings(None, {}, {}))
+    engine = Engine("", database, load_settings(None, {}, {}), handover_seconds=0.3)
     with psycopg.connect(database, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vectuned.daemon', 0))")
         engine.start()

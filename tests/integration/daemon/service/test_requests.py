@@ -16,7 +16,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.service import requests
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.service import Service
 from vectuned.daemon.service.worker import Worker
 
@@ -223,14 +223,14 @@ def test_others_see_how_far_it_is_and_wait_for_the_end(
 
     instead(monkeypatch, run)
     first, second = (request(conn, "auto_tune('items')") for _ in range(2))
-    daemon = threading.Thread(target=serve_request, args=(database, settings()))
+    daemon = threading.Thread(target=run_next_request, args=(database, settings()))
     daemon.start()
     try:
         seen = "SELECT (state, done, total) = ('running', 3, 5) FROM vectuned.requests WHERE request_id = %s"
         eventually(conn, seen, first)
         assert row(conn, second)[0] == "queued"
         # Another daemon leaves both alone.
-        assert not serve_request(database, settings())
+        assert not run_next_request(database, settings())
         with psycopg.connect(database, autocommit=True) as waiting:
             threading.Timer(0.5, goes_on.set).start()
             found = waiting.execute("SELECT * FROM vectuned.request_result(%s, '20 s')", (first,)).fetchone()
@@ -245,9 +245,9 @@ def test_others_see_how_far_it_is_and_wait_for_the_end(
     ).fetchone()
     assert times is not None
     assert all(timedelta(0) < each < timedelta(minutes=1) for each in times)
-    assert serve_request(database, settings())
+    assert run_next_request(database, settings())
     assert row(conn, second)[0] == "done"
-    assert not serve_request(database, settings())
+    assert not run_next_request(database, settings())
 
 
 @pytest.mark.usefixtures("column", "quick")
@@ -267,7 +267,7 @@ def test_a_request_that_runs_is_cancelled(
 
     instead(monkeypatch, run)
     number = request(conn, "auto_tune('items')")
-    daemon = threading.Thread(target=serve_request, args=(database, settings()))
+    daemon = threading.Thread(target=run_next_request, args=(database, settings()))
     daemon.start()
     eventually(conn, "SELECT state = 'running' FROM vectuned.requests")
     began = time.monotonic()
@@ -299,7 +299,7 @@ def test_one_that_fails_says_so_and_the_next_is_done(
 
     instead(monkeypatch, run)
     numbers = [request(conn, "auto_tune('items')") for _ in failures]
-    while serve_request(database, settings()):
+    while run_next_request(database, settings()):
         pass
     ends = [row(conn, number) for number in numbers]
     assert [state for state, _, _ in ends] == ["failed"] * 4 + ["done"]
@@ -327,7 +327,7 @@ def test_what_a_dead_daemon_left_is_done_again_but_not_for_ever(
     number = request(conn, "auto_tune('items')")
     for attempt in (1, 2, 3):
         with pytest.raises(Died):
-            serve_request(database, settings())
+            run_next_request(database, settings())
         assert row(conn, number)[0] == "running"
         assert one(conn, "SELECT attempts FROM vectuned.request WHERE request_id = %s", number) == attempt
         if attempt == 2:
@@ -336,8 +336,8 @@ def test_what_a_dead_daemon_left_is_done_again_but_not_for_ever(
             conn.execute("UPDATE vectuned.request SET state = 'running' WHERE request_id = %s", (other,))
             assert one(conn, "SELECT vectuned.cancel_request(%s)", other) == "cancelling"
     assert row(conn, other) == ("cancelled", None, None)
-    assert not serve_request(database, settings())
-    assert row(conn, number) == ("failed", None, "the daemon ended 3 times while it was at this")
+    assert not run_next_request(database, settings())
+    assert row(conn, number) == ("failed", None, "the daemon ended 3 times while it worked on this request")
 
 
 @pytest.mark.usefixtures("column", "quick")
@@ -346,7 +346,7 @@ def test_a_daemon_that_stops_puts_it_back(
 ) -> None:
     instead(monkeypatch, lambda worker, _: worker.conn.execute("SELECT pg_sleep(30)"))
     number, stop = request(conn, "auto_tune('items')"), threading.Event()
-    daemon = threading.Thread(target=serve_request, args=(database, settings(), stop))
+    daemon = threading.Thread(target=run_next_request, args=(database, settings(), stop))
     daemon.start()
     eventually(conn, "SELECT state = 'running' FROM vectuned.requests")
     stop.set()

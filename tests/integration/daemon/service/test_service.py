@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tests.integration.daemon_helpers import Daemon
 from tests.integration.embedded_helpers import eventually
 from tests.integration.table_helpers import Connection, clustered, enable, make, one, search
 
-from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon.service import timetable
+from vectuned.config.settings import load_settings
 from vectuned.daemon.service.engine import Engine
 from vectuned.daemon.service.jobs import JOBS, Job, JobContext
 
@@ -51,28 +48,6 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
         began = time.monotonic()
         daemon.stop()
         assert time.monotonic() - began < 10
-
-
-@pytest.mark.parametrize("jump", [-86_400.0, 3600.0])
-def test_when_the_clock_is_set_the_schedule_begins_anew(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
-    shift = 0.0
-    fake: Any = SimpleNamespace(time=lambda: time.time() + shift, monotonic=time.monotonic)
-    monkeypatch.setattr(timetable, "time", fake)
-    job = Job("slow", lambda s: 500.0, lambda p: None)
-    plan = timetable.Timetable([job], lambda job: None, Settings())
-    plan.start()
-    try:
-        found = []
-        for moved in (0.0, jump, 0.0):
-            shift += moved
-            plan.watch_clock()
-            planned = plan._scheduler.get_job(job.name)
-            found.append(planned.next_run_time.timestamp() - time.time())
-    finally:
-        plan.shutdown()
-    assert 20 < found[0] <= 30
-    assert 490 < found[1] <= 500
-    assert 490 < found[2] <= 500
 
 
 def test_other_settings_take_effect_while_jobs_come_and_go(

@@ -11,7 +11,7 @@ from tests.integration.search_helpers import ask, points, request, row, serve, s
 from tests.integration.table_helpers import Connection, enable, one, search
 
 from vectuned.daemon.service import requests
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.worker import Worker
 
 
@@ -52,7 +52,7 @@ def test_a_dry_run_changes_nothing(conn: Connection) -> None:
     assert not result["old"]["10"]["proven"]
     assert result["new"]["10"]["proven"]
     assert result["new"]["10"]["recall_at_least"] >= result["target"]["new"]
-    assert "nothing changed, as was asked" in result["summary"]
+    assert "nothing changed, as requested" in result["summary"]
     assert target(conn) == 0.9
     assert one(conn, "SELECT count(*) FROM vectuned.bank") == 0
     assert one(conn, "SELECT count(*) FROM vectuned.event WHERE action IN ('auto_tune', 'publish')") == 0
@@ -153,7 +153,7 @@ def test_a_target_that_cannot_be_proven_stays(conn: Connection) -> None:
 def test_learning_that_is_switched_off_stays_off(conn: Connection) -> None:
     off = settings(learning__enabled=False)
     number = request(conn, "auto_tune('items')")
-    assert serve_request(conn.info.dsn, off)
+    assert run_next_request(conn.info.dsn, off)
     state, _, error = row(conn, number)
     assert (state, error is not None and "learning.enabled" in error) == ("failed", True)
     assert serve(conn, request(conn, "auto_tune('items', apply => false)"), off)["replayed"] == 300
@@ -162,7 +162,7 @@ def test_learning_that_is_switched_off_stays_off(conn: Connection) -> None:
         "INSERT INTO vectuned.request (column_id, kind, arguments, requested_by) "
         "SELECT column_id, kind, arguments, requested_by FROM vectuned.request LIMIT 1"
     )
-    assert serve_request(conn.info.dsn, settings())
+    assert run_next_request(conn.info.dsn, settings())
     newest = conn.execute("SELECT state, error FROM vectuned.requests LIMIT 1").fetchone()
     assert newest is not None
     assert newest[0] == "failed"
@@ -177,7 +177,7 @@ def test_progress_is_seen_while_it_replays_and_it_can_be_cancelled(
     for query in points(1500, seed=3):
         search(conn, query)
     number = request(conn, "auto_tune('items', sample_queries => 1200)")
-    daemon = threading.Thread(target=serve_request, args=(database, settings()))
+    daemon = threading.Thread(target=run_next_request, args=(database, settings()))
     daemon.start()
     seen: set[tuple[str, int, int | None]] = set()
     deadline = time.monotonic() + 60

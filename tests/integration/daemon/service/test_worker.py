@@ -97,7 +97,7 @@ def test_a_column_that_cannot_be_worked_on_does_not_stop_the_others(
     worker.drain()
     with caplog.at_level(logging.WARNING, logger="vectuned"):
         assert worker.replay_all() == 30
-    assert "public.first.embedding is passed over: The index of" in caplog.text
+    assert "public.first.embedding is skipped: The index of" in caplog.text
     assert worker.learn_all() == 1
 
 

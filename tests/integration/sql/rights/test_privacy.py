@@ -25,7 +25,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.worker import Worker
 
 VECTORS = clustered(600, 8, seed=1)
@@ -86,7 +86,7 @@ def test_no_vector_is_kept_after_the_replay_unless_asked_for(conn: Connection, s
         else ("auto_tune('items', sample_queries => 50)", "benchmark_recall('items', perturbed => true)")
     ):
         number = one(conn, f"SELECT vectuned.{call}")
-        assert serve_request(conn.info.dsn, worker.settings)
+        assert run_next_request(conn.info.dsn, worker.settings)
         assert one(conn, "SELECT error FROM vectuned.request_result(%s)", number) is None
     conn.execute("SELECT vectuned.disable('items', 'embedding')")
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL") == 60
@@ -123,7 +123,7 @@ def test_forgetting_a_column_leaves_no_row_of_it(conn: Connection) -> None:
     enable(conn, "others", sample_rate=1.0)
     worker = learn_all(conn, clustered(25, 8, seed=7))
     conn.execute("SELECT vectuned.auto_tune('items')")
-    assert serve_request(conn.info.dsn, worker.settings)
+    assert run_next_request(conn.info.dsn, worker.settings)
     conn.execute("CREATE TABLE learned AS SELECT vectuned.export_patterns('items') AS document")
     conn.execute("DELETE FROM vectuned.bank WHERE k_class = 1")
     conn.execute("SELECT vectuned.import_patterns('items', 'embedding', document) FROM learned")

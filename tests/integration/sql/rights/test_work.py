@@ -14,7 +14,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
-from vectuned.daemon.service.requests import serve_request
+from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.worker import Worker
 from vectuned.sql.roles import install_roles
 
@@ -99,12 +99,12 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
         # Without the right to the tables it says which one is missing, column by column, and goes on.
         assert worker.replay_all() == 0
         assert (
-            "public.work.embedding is passed over: the role test_rights_daemon may not read public.work: "
+            "public.work.embedding is skipped: the role test_rights_daemon may not read public.work: "
             "GRANT SELECT ON public.work TO test_rights_daemon"
         ) in caplog.text
-        assert "public.items.embedding is passed over" in caplog.text
+        assert "public.items.embedding is skipped" in caplog.text
         number = one(owner, "SELECT vectuned.benchmark_recall('work', sample_queries => 20)")
-        assert serve_request(session.info.dsn, settings())
+        assert run_next_request(session.info.dsn, settings())
         refused = one(owner, "SELECT error FROM vectuned.request_result(%s)", number)
         assert refused.endswith("GRANT SELECT ON public.work TO test_rights_daemon")
         caplog.clear()
@@ -133,7 +133,7 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
         assert one(owner, "SELECT count(*) FROM vectuned.event WHERE action = 'deletes'") == 1
         assert one(owner, "SELECT alert FROM vectuned.tuned_column WHERE id = %s", column)
         worker.maintain()
-        worker.watch_backlog()
+        worker.report_backlog()
         search(owner, QUERY, relation="work")
         assert worker.drain() == 1
         assert one(owner, "SELECT pg_table_size('vectuned.inbox')") <= 5 * 8192
@@ -143,11 +143,9 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
             "benchmark_latency('work', sample_queries => 20)",
         ):
             number = one(owner, f"SELECT vectuned.{call}")
-            assert serve_request(session.info.dsn, settings())
+            assert run_next_request(session.info.dsn, settings())
             assert one(owner, "SELECT error FROM vectuned.request_result(%s)", number) is None
-        assert [
-            r.message for r in caplog.records if "denied" in r.message or "passed over" in r.message
-        ] == []
+        assert [r.message for r in caplog.records if "denied" in r.message or "is skipped" in r.message] == []
         for statement in (
             "DELETE FROM items",
             "SELECT * FROM pg_authid",

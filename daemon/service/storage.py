@@ -1,0 +1,204 @@
+"""All statements of the service, one function each; see `sql/tuner/queries/service.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value
+
+Connection = psycopg.Connection[Any]
+
+
+def describe_error(error: Exception) -> str:
+    """Return the server's primary message, or the text of another exception."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return str(error)
+
+
+# Locks and sessions
+
+
+def acquire_leader_lock(conn: Connection) -> bool:
+    """Try to take the leader's lock; return whether this session holds it."""
+    return bool(fetch_value(conn, "acquire_leader_lock"))
+
+
+def holds_leader_lock(conn: Connection) -> bool:
+    """Return whether this session holds the leader's lock."""
+    return bool(fetch_value(conn, "holds_leader_lock"))
+
+
+def acquire_work_lock(conn: Connection) -> bool:
+    """Try to take the lock of the session in which jobs work; return whether this session holds it."""
+    return bool(fetch_value(conn, "acquire_work_lock"))
+
+
+def acquire_request_lock(conn: Connection) -> bool:
+    """Try to take the lock for working on requests; return whether this session holds it."""
+    return bool(fetch_value(conn, "acquire_request_lock"))
+
+
+def detect_lost_clients(conn: Connection) -> None:
+    """Make the server end this session soon after the daemon or the network is gone."""
+    execute(conn, "set_keepalives")
+    with suppress(psycopg.errors.InvalidParameterValue):  # not supported by the server's operating system
+        execute(conn, "set_connection_check")
+
+
+# Jobs
+
+
+def write_job(conn: Connection, values: dict[str, Any]) -> None:
+    """Write how a job runs into vectuned.job."""
+    execute(conn, "write_job", values)
+
+
+def delete_unknown_jobs(conn: Connection, names: Sequence[str]) -> None:
+    """Delete the rows of all other jobs."""
+    execute(conn, "delete_unknown_jobs", {"names": list(names)})
+
+
+def read_summary(conn: Connection) -> Any:
+    """Return the number of enabled columns (`columns`) and the time of the last publish (`published_at`)."""
+    return fetch_row(conn, "service_summary")
+
+
+# Requests
+
+
+def has_open_requests(conn: Connection) -> bool:
+    """Return whether a request is queued or running."""
+    return bool(fetch_value(conn, "has_open_requests"))
+
+
+def requeue_abandoned_requests(conn: Connection, attempts: int) -> list[Any]:
+    """Requeue requests that a dead daemon left running, at most `attempts` times; return ids and states."""
+    return fetch_rows(conn, "requeue_abandoned_requests", {"attempts": attempts})
+
+
+def take_request(conn: Connection) -> Any:
+    """Mark the oldest queued request as running and return it; None if none is queued."""
+    return fetch_row(conn, "take_request")
+
+
+def write_request_progress(conn: Connection, request_id: int, done: int, total: int | None) -> bool:
+    """Write the progress of a request; return whether it still runs and is not being cancelled."""
+    values = {"request_id": request_id, "done": done, "total": total}
+    return fetch_value(conn, "write_request_progress", values) is False
+
+
+def finish_request(conn: Connection, request_id: int, outcome: dict[str, Any]) -> None:
+    """Write how a request ended: `state`, `result` as JSON text, `error` and `done`."""
+    execute(conn, "finish_request", {"request_id": request_id, **outcome})
+
+
+def requeue_request(conn: Connection, request_id: int) -> None:
+    """Queue a running request again without counting the attempt."""
+    execute(conn, "requeue_request", {"request_id": request_id})
+
+
+# Tuned columns
+
+
+def set_target(conn: Connection, tuned: TunedColumn, target: float) -> bool:
+    """Change the target recall of a column; return False if it has changed since it was read."""
+    values = {"column_id": tuned.column.id, "old": tuned.target_recall, "new": target}
+    return execute(conn, "set_target", values) == 1
+
+
+def refresh_column(conn: Connection, tuned: TunedColumn) -> bool:
+    """Update what is recorded of a column's indexes; return whether they have changed."""
+    return bool(fetch_value(conn, "refresh_column", {"column_id": tuned.column.id}))
+
+
+def reopen_searches(
+    conn: Connection, tuned: TunedColumn, generation: int, requires: str | None, count: int
+) -> int:
+    """Queue the newest searches for replay on a new index; return how many."""
+    values = {"column_id": tuned.column.id, "generation": generation, "requires": requires, "count": count}
+    return execute(conn, "reopen", values)
+
+
+def missing_rights(conn: Connection, tuned: TunedColumn) -> str | None:
+    """Return why this role cannot learn about a column, with the statement that helps; None if it can."""
+    reason: str | None = fetch_value(conn, "missing_rights", {"column_id": tuned.column.id})
+    return reason
+
+
+def count_waiting(conn: Connection, tuned: TunedColumn) -> int:
+    """Return how many searches of a column wait to be replayed."""
+    return int(fetch_value(conn, "count_waiting", {"column_id": tuned.column.id}))
+
+
+def skip_old_searches(conn: Connection, tuned: TunedColumn) -> int:
+    """Skip the replay of searches beyond a column's window; return how many."""
+    values = {
+        "column_id": tuned.column.id,
+        "window": tuned.trajectory_window,
+        "keep": tuned.store_vectors,
+    }
+    return execute(conn, "skip_old_searches", values)
+
+
+def read_learning_state(conn: Connection, tuned: TunedColumn) -> Any:
+    """Return the number of replays not learned from (`fresh`), and whether the bank is `current`."""
+    values = {
+        "column_id": tuned.column.id,
+        "generations": tuned.generations,
+        "target_recall": tuned.target_recall,
+        "learn_from": tuned.learn_from,
+        "max_tail": tuned.max_tail,
+    }
+    return fetch_row(conn, "learning_state", values)
+
+
+def record_event_end(conn: Connection, column_id: int | None, began: str, ended: str) -> None:
+    """Record the event `ended` if `began` was recorded and has not ended yet."""
+    execute(conn, "record_event_end", {"column_id": column_id, "began": began, "ended": ended})
+
+
+# The inbox
+
+
+def bound_inbox(conn: Connection, size: int) -> None:
+    """Set the size in bytes at which searches stop being recorded."""
+    execute(conn, "bound_inbox", {"bytes": size})
+
+
+def vacuum_inbox(conn: Connection) -> None:
+    """Vacuum the inbox, if this role may; otherwise autovacuum does it later."""
+    if fetch_value(conn, "may_vacuum_inbox"):
+        execute(conn, "vacuum_inbox")
+
+
+def sees_other_sessions(conn: Connection) -> bool:
+    """Return whether this role sees the statements of other roles' sessions."""
+    return bool(fetch_value(conn, "sees_other_sessions"))
+
+
+# Retention
+
+
+def delete_old_records(conn: Connection, days: int) -> None:
+    """Delete requests and events older than some days, except the newest event of each kind."""
+    execute(conn, "delete_old_requests", {"days": days})
+    execute(conn, "delete_old_events", {"days": days})
+
+
+def trim_replays(conn: Connection, tuned: TunedColumn) -> None:
+    """Delete the replays beyond a column's window, and those on indexes that are gone."""
+    values = {"column_id": tuned.column.id, "window": tuned.trajectory_window}
+    execute(conn, "trim_replays", {**values, "generations": tuned.generations})
+
+
+def maintain_partitions(conn: Connection, days: int, lock_timeout_ms: int) -> None:
+    """Create the partitions of the next days and drop those older than `days`."""
+    with conn.transaction():
+        execute(conn, "set_local_lock_timeout", {"milliseconds": str(lock_timeout_ms)})
+        execute(conn, "maintain_partitions", {"days": days})
