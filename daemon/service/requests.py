@@ -77,13 +77,14 @@ def run_next_request(
     stop: threading.Event | None = None,
     on_progress: Callable[[], None] = lambda: None,
     *,
+    prepare: Callable[[Worker, int, str, dict[str, Any]], RequestJob] = prepare_job,
     progress_seconds: float = _PROGRESS_SECONDS,
 ) -> bool:
     """Run the oldest queued request; return False if there is none or another daemon works on requests.
 
     Requests that a dead daemon left running are queued again first. A failure is written into the request's
     row. When `stop` is set, the request is queued again. `on_progress` is called whenever the work makes
-    progress, which is written every `progress_seconds`.
+    progress, which is written every `progress_seconds`. `prepare` makes the job of a request.
     """
     with open_session(conninfo, settings.database) as lock_session:
         if not storage.acquire_request_lock(lock_session):
@@ -101,7 +102,7 @@ def run_next_request(
         ):
             worker = Worker(conn, settings, standby=standby)
             monitor = _Monitor(lock_session, worker, request.request_id, stop, progress_seconds)
-            _run(request, monitor, on_progress)
+            _run(request, prepare, monitor, on_progress)
     return True
 
 
@@ -113,12 +114,17 @@ def _interruptible_sleep(stop: threading.Event) -> Callable[[float], None]:
     return sleep
 
 
-def _run(request: Any, monitor: _Monitor, on_progress: Callable[[], None]) -> None:
+def _run(
+    request: Any,
+    prepare: Callable[[Worker, int, str, dict[str, Any]], RequestJob],
+    monitor: _Monitor,
+    on_progress: Callable[[], None],
+) -> None:
     """Run a request, and write into its row how it ended."""
     outcome: dict[str, Any] = {"state": "failed", "result": None, "error": None, "done": None}
     try:
         with monitor:
-            job = prepare_job(monitor.worker, request.column_id, request.kind, request.arguments)
+            job = prepare(monitor.worker, request.column_id, request.kind, request.arguments)
             monitor.total = job.total
 
             def progress(done: int) -> None:

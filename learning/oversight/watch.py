@@ -137,7 +137,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
                 start = conn.execute(
                     queries()["first_replay_since"], {**column, "check_no": checks[began][0]}
                 ).fetchone()
-                conn.execute(queries()["learn_from"], {**column, "learn_from": start[0] if start else 0})
+                conn.execute(queries()["set_learn_from"], {**column, "learn_from": start[0] if start else 0})
                 _fall_back(
                     conn,
                     tuned,

@@ -1,4 +1,4 @@
-"""The daemon as a process, and a service manager that it speaks to."""
+"""The daemon as a process, and a service manager that receives its notifications."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """The log so far."""
         return os.pread(self._log.fileno(), 1 << 20, 0).decode()
 
-    def logs(self, text: str, *, seconds: float = 20, count: int = 1) -> None:
-        """Wait until a text is in the log so many times."""
+    def logs(self, text: str, *, seconds: float = 60, count: int = 1) -> None:
+        """Wait until the log contains a text `count` times."""
         until = time.monotonic() + seconds
         while self.log.count(text) < count:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < until, f"no {text!r} in:\n{self.log}"
             time.sleep(0.02)
 
-    def stop(self, *, seconds: float = 15) -> None:
-        """Have it end by SIGTERM, in time and without an error."""
+    def stop(self, *, seconds: float = 60) -> None:
+        """End it by SIGTERM; it must end in time and without an error."""
         self.process.terminate()
         assert self.process.wait(seconds) == 0, self.log
         assert "Traceback" not in self.log, self.log
@@ -72,7 +72,7 @@ class Manager:
         self.address = f"@{folder}" if abstract else f"{folder}/notify"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.address.replace("@", "\0", 1) if abstract else self.address)
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +81,7 @@ class Manager:
         self._socket.close()
 
     def hear(self, seconds: float) -> list[str]:
-        """Listen for so long; return the datagrams that came."""
+        """Listen for some seconds; return the datagrams received."""
         heard: list[str] = []
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -90,11 +90,11 @@ class Manager:
                 heard.append(self._socket.recv(4096).decode())
             except TimeoutError:
                 break
-        self.told += heard
+        self.received += heard
         return heard
 
-    def wait_for(self, wanted: str | Callable[[str], bool], *, seconds: float = 20) -> str:
-        """Listen until a datagram comes that is wanted, and return it."""
+    def wait_for(self, wanted: str | Callable[[str], bool], *, seconds: float = 60) -> str:
+        """Listen until a wanted datagram arrives, and return it."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._socket.settimeout(left)
@@ -102,7 +102,7 @@ class Manager:
                 heard = self._socket.recv(4096).decode()
             except TimeoutError:
                 break
-            self.told.append(heard)
+            self.received.append(heard)
             if heard == wanted if isinstance(wanted, str) else wanted(heard):
                 return heard
-        raise AssertionError(f"{wanted} was never told, only {self.told}")
+        raise AssertionError(f"{wanted} was never received, only {self.received}")

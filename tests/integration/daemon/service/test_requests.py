@@ -1,4 +1,4 @@
-"""The queue of requests: who may ask for what, how it goes on, and how it ends."""
+"""The request queue: who may request what, and how requests run and end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.integration.search_helpers import ask, request, row, settings, tuned
 from tests.integration.table_helpers import Connection, clustered, enable, make, named, one, plain_role
 
 from vectuned.config.errors import VectunedError
-from vectuned.daemon.service import requests
 from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.service import Service
 from vectuned.daemon.service.worker import Worker
@@ -23,8 +22,8 @@ from vectuned.daemon.service.worker import Worker
 Run = Callable[[Callable[[int], None]], dict[str, Any]]
 
 
-class Made:
-    """A job made for a test."""
+class StubJob:
+    """A job that runs a function of the test."""
 
     total = 5
 
@@ -40,29 +39,31 @@ def column(conn: Connection) -> int:
     return enable(conn)
 
 
-def instead(monkeypatch: pytest.MonkeyPatch, run: Callable[[Worker, Callable[[int], None]], Any]) -> None:
-    """Have every request do this."""
-    monkeypatch.setattr(
-        requests, "prepare", lambda worker, *_: Made(worker, lambda progress: run(worker, progress))
+def run_instead(
+    database: str,
+    run: Callable[[Worker, Callable[[int], None]], Any],
+    stop: threading.Event | None = None,
+) -> bool:
+    """Run the next request by calling `run` in place of its job; progress is written 20 times a second."""
+    return run_next_request(
+        database,
+        settings(),
+        stop,
+        prepare=lambda worker, *_: StubJob(worker, lambda progress: run(worker, progress)),
+        progress_seconds=0.05,
     )
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have progress told 20 times as often."""
-    monkeypatch.setattr(requests, "_TELL_SECONDS", 0.05)
-
-
 def eventually(conn: Connection, statement: str, *values: object) -> None:
-    """Wait until a statement says true."""
-    deadline = time.monotonic() + 20
+    """Wait until a statement returns true."""
+    deadline = time.monotonic() + 60
     while not one(conn, statement, *values):
         assert time.monotonic() < deadline, statement
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "said"),
+    ("call", "error", "message"),
     [
         ("auto_tune('items', optimize_for => 'speed')", errors.InvalidParameterValue, "got speed"),
         ("auto_tune('items', optimize_for => NULL)", errors.InvalidParameterValue, "got NULL"),
@@ -91,25 +92,25 @@ def eventually(conn: Connection, statement: str, *values: object) -> None:
     ],
 )
 @pytest.mark.usefixtures("column")
-def test_what_nothing_can_be_done_with_is_refused(
-    conn: Connection, call: str, error: type[psycopg.Error], said: str
+def test_request_with_invalid_arguments_is_refused(
+    conn: Connection, call: str, error: type[psycopg.Error], message: str
 ) -> None:
     make(conn, clustered(20, 4, seed=2), table="others")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         request(conn, call)
     assert one(conn, "SELECT count(*) FROM vectuned.request") == 0
 
 
 @pytest.mark.usefixtures("column")
-def test_asking_returns_at_once_and_says_if_nobody_hears(conn: Connection) -> None:
-    heard: list[str] = []
-    conn.add_notice_handler(lambda notice: heard.append(str(notice.message_primary)))
+def test_request_returns_at_once_with_a_notice_if_no_daemon_runs(conn: Connection) -> None:
+    notices: list[str] = []
+    conn.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
     with psycopg.connect(conn.info.dsn, autocommit=True) as listener:
         listener.execute("LISTEN vectuned")
         number = request(conn, "benchmark_recall('items')")
-        payload = next(listener.notifies(timeout=10, stop_after=1)).payload
+        payload = next(listener.notifies(timeout=60, stop_after=1)).payload
     assert f'"request_id": {number}' in payload
-    assert heard == [f"request {number} waits: no daemon is running in this database"]
+    assert notices == [f"request {number} waits: no daemon is running in this database"]
     assert row(conn, number) == ("queued", None, None)
     assert "vectuned run" in one(conn, "SELECT note FROM vectuned.requests")
     arguments = one(conn, "SELECT arguments FROM vectuned.requests")
@@ -119,11 +120,11 @@ def test_asking_returns_at_once_and_says_if_nobody_hears(conn: Connection) -> No
         daemon.execute("SELECT pg_advisory_lock_shared(hashtextextended('vectuned.daemon', 0))")
         assert one(conn, "SELECT note FROM vectuned.requests") is None
         request(conn, "benchmark_recall('items')")
-    assert len(heard) == 1
+    assert len(notices) == 1
 
 
 @pytest.mark.usefixtures("column")
-def test_waiting_where_it_would_be_in_vain_is_refused(conn: Connection) -> None:
+def test_request_result_refuses_to_wait_where_the_result_cannot_appear(conn: Connection) -> None:
     with conn.transaction():
         number = request(conn, "benchmark_recall('items')")
         assert one(conn, "SELECT state FROM vectuned.request_result(%s)", number) == "queued"
@@ -139,7 +140,7 @@ def test_waiting_where_it_would_be_in_vain_is_refused(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_so_many_may_wait_for_a_column(conn: Connection) -> None:
+def test_request_beyond_ten_for_a_column_is_refused(conn: Connection) -> None:
     make(conn, clustered(20, 4, seed=2), table="others")
     enable(conn, "others")
     for _ in range(10):
@@ -153,7 +154,7 @@ def test_so_many_may_wait_for_a_column(conn: Connection) -> None:
     request(conn, "benchmark_recall('items')")
 
 
-def test_only_who_may_change_the_table_may_ask(conn: Connection, database: str) -> None:
+def test_request_requires_ownership_of_the_table(conn: Connection, database: str) -> None:
     make(conn, clustered(100, 4, seed=1))
     make(conn, clustered(20, 4, seed=2), table="others")
     enable(conn)
@@ -187,11 +188,11 @@ def test_only_who_may_change_the_table_may_ask(conn: Connection, database: str) 
         conn.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(named("items"), role))
         own = request(reader, "auto_tune('items')")
         assert one(reader, "SELECT state FROM vectuned.request_result(%s)", own) == "queued"
-        seen = reader.execute("SELECT request_id, requested_by FROM vectuned.requests").fetchall()
-        assert seen == [(own, reader.info.user)]
+        visible = reader.execute("SELECT request_id, requested_by FROM vectuned.requests").fetchall()
+        assert visible == [(own, reader.info.user)]
         assert one(reader, "SELECT vectuned.cancel_request(%s)", own) == "cancelled"
         assert one(conn, "SELECT count(*) FROM vectuned.requests") == 2
-        # An owner that has taken another role has that one's rights.
+        # After SET ROLE, the rights are those of the other role.
         conn.execute(sql.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(named("items")))
         conn.execute(sql.SQL("SET ROLE {}").format(role))
         with pytest.raises(errors.InsufficientPrivilege, match=r"must be owner of public\.items"):
@@ -199,7 +200,7 @@ def test_only_who_may_change_the_table_may_ask(conn: Connection, database: str) 
         conn.execute("RESET ROLE")
 
 
-def test_a_disabled_column_is_measured_and_not_tuned(conn: Connection, column: int) -> None:
+def test_request_for_a_disabled_column_may_measure_but_not_tune(conn: Connection, column: int) -> None:
     conn.execute("SELECT vectuned.disable('items', 'embedding')")
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="was disabled"):
         request(conn, "auto_tune('items')")
@@ -209,33 +210,32 @@ def test_a_disabled_column_is_measured_and_not_tuned(conn: Connection, column: i
     assert one(conn, "SELECT count(*) FROM vectuned.request") == 0
 
 
-@pytest.mark.usefixtures("column", "quick")
-def test_others_see_how_far_it_is_and_wait_for_the_end(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    goes_on = threading.Event()
+@pytest.mark.usefixtures("column")
+def test_run_next_request_shows_its_progress_and_result_to_others(conn: Connection, database: str) -> None:
+    may_end = threading.Event()
 
     def run(worker: Worker, progress: Callable[[int], None]) -> dict[str, Any]:
         with worker.conn.transaction():
             progress(3)
-            assert goes_on.wait(20)
+            assert may_end.wait(600)
         return {"found": 1}
 
-    instead(monkeypatch, run)
     first, second = (request(conn, "auto_tune('items')") for _ in range(2))
-    daemon = threading.Thread(target=run_next_request, args=(database, settings()))
+    daemon = threading.Thread(target=run_instead, args=(database, run), daemon=True)
     daemon.start()
     try:
         seen = "SELECT (state, done, total) = ('running', 3, 5) FROM vectuned.requests WHERE request_id = %s"
         eventually(conn, seen, first)
         assert row(conn, second)[0] == "queued"
-        # Another daemon leaves both alone.
+        # Another daemon runs neither of them.
         assert not run_next_request(database, settings())
         with psycopg.connect(database, autocommit=True) as waiting:
-            threading.Timer(0.5, goes_on.set).start()
-            found = waiting.execute("SELECT * FROM vectuned.request_result(%s, '20 s')", (first,)).fetchone()
+            threading.Timer(0.5, may_end.set).start()
+            found = waiting.execute(
+                "SELECT * FROM vectuned.request_result(%s, '10 min')", (first,)
+            ).fetchone()
     finally:
-        goes_on.set()
+        may_end.set()
         daemon.join()
     assert found == ("done", 5, 5, {"found": 1}, None)
     times = conn.execute(
@@ -244,44 +244,39 @@ def test_others_see_how_far_it_is_and_wait_for_the_end(
         (first,),
     ).fetchone()
     assert times is not None
-    assert all(timedelta(0) < each < timedelta(minutes=1) for each in times)
-    assert run_next_request(database, settings())
+    assert all(timedelta(0) < each < timedelta(hours=1) for each in times)
+    assert run_instead(database, run)
     assert row(conn, second)[0] == "done"
     assert not run_next_request(database, settings())
 
 
-@pytest.mark.usefixtures("column", "quick")
+@pytest.mark.usefixtures("column")
 @pytest.mark.parametrize("long_statement", [True, False])
-def test_a_request_that_runs_is_cancelled(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch, long_statement: bool
-) -> None:
+def test_cancel_request_ends_a_running_request(conn: Connection, database: str, long_statement: bool) -> None:
     def run(worker: Worker, progress: Callable[[int], None]) -> dict[str, Any]:
         with worker.conn.transaction():
             worker.conn.execute("CREATE TABLE half_done ()")
             if long_statement:
-                worker.conn.execute("SELECT pg_sleep(30)")
-            for _ in range(300):
+                worker.conn.execute("SELECT pg_sleep(3600)")
+            while True:
                 time.sleep(0.1)
                 progress(1)
-        return {}
 
-    instead(monkeypatch, run)
     number = request(conn, "auto_tune('items')")
-    daemon = threading.Thread(target=run_next_request, args=(database, settings()))
+    daemon = threading.Thread(target=run_instead, args=(database, run), daemon=True)
     daemon.start()
     eventually(conn, "SELECT state = 'running' FROM vectuned.requests")
-    began = time.monotonic()
     assert one(conn, "SELECT vectuned.cancel_request(%s)", number) == "cancelling"
-    daemon.join()
-    assert time.monotonic() - began < 10
+    daemon.join(60)  # without a cancel it would run for an hour
+    assert not daemon.is_alive()
     assert row(conn, number) == ("cancelled", None, None)
     assert one(conn, "SELECT vectuned.cancel_request(%s)", number) == "cancelled"
     assert one(conn, "SELECT to_regclass('half_done')") is None
 
 
 @pytest.mark.usefixtures("column")
-def test_one_that_fails_says_so_and_the_next_is_done(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+def test_run_next_request_that_fails_records_the_error_and_the_next_one_runs(
+    conn: Connection, database: str
 ) -> None:
     failures: list[Callable[[Worker], Any]] = [
         lambda worker: worker.conn.execute("SELECT 1 / 0"),
@@ -297,9 +292,8 @@ def test_one_that_fails_says_so_and_the_next_is_done(
         worker.conn.execute("SELECT 1")
         return {}
 
-    instead(monkeypatch, run)
     numbers = [request(conn, "auto_tune('items')") for _ in failures]
-    while run_next_request(database, settings()):
+    while run_instead(database, run):
         pass
     ends = [row(conn, number) for number in numbers]
     assert [state for state, _, _ in ends] == ["failed"] * 4 + ["done"]
@@ -314,24 +308,21 @@ def test_one_that_fails_says_so_and_the_next_is_done(
 
 
 @pytest.mark.usefixtures("column")
-def test_what_a_dead_daemon_left_is_done_again_but_not_for_ever(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_next_request_retries_abandoned_requests_three_times(conn: Connection, database: str) -> None:
     class Died(BaseException):
         pass
 
     def die(*_: object) -> dict[str, Any]:
         raise Died
 
-    instead(monkeypatch, die)
     number = request(conn, "auto_tune('items')")
     for attempt in (1, 2, 3):
         with pytest.raises(Died):
-            run_next_request(database, settings())
+            run_instead(database, die)
         assert row(conn, number)[0] == "running"
         assert one(conn, "SELECT attempts FROM vectuned.request WHERE request_id = %s", number) == attempt
         if attempt == 2:
-            # It was asked to stop when it died.
+            # This one was being cancelled when the daemon died.
             other = request(conn, "auto_tune('items')")
             conn.execute("UPDATE vectuned.request SET state = 'running' WHERE request_id = %s", (other,))
             assert one(conn, "SELECT vectuned.cancel_request(%s)", other) == "cancelling"
@@ -340,24 +331,24 @@ def test_what_a_dead_daemon_left_is_done_again_but_not_for_ever(
     assert row(conn, number) == ("failed", None, "the daemon ended 3 times while it worked on this request")
 
 
-@pytest.mark.usefixtures("column", "quick")
-def test_a_daemon_that_stops_puts_it_back(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    instead(monkeypatch, lambda worker, _: worker.conn.execute("SELECT pg_sleep(30)"))
+@pytest.mark.usefixtures("column")
+def test_run_next_request_stopped_queues_the_request_again(conn: Connection, database: str) -> None:
+    def run(worker: Worker, _: Callable[[int], None]) -> Any:
+        return worker.conn.execute("SELECT pg_sleep(3600)")
+
     number, stop = request(conn, "auto_tune('items')"), threading.Event()
-    daemon = threading.Thread(target=run_next_request, args=(database, settings(), stop))
+    daemon = threading.Thread(target=run_instead, args=(database, run, stop), daemon=True)
     daemon.start()
     eventually(conn, "SELECT state = 'running' FROM vectuned.requests")
     stop.set()
-    daemon.join(10)
+    daemon.join(60)  # without a stop it would run for an hour
     assert not daemon.is_alive()
     assert row(conn, number) == ("queued", None, None)
     assert one(conn, "SELECT attempts FROM vectuned.request") == 0
 
 
 @pytest.mark.usefixtures("column")
-def test_finished_requests_go_when_they_are_old(conn: Connection) -> None:
+def test_apply_retention_deletes_old_finished_requests(conn: Connection) -> None:
     old, new, waiting = (request(conn, "auto_tune('items')") for _ in range(3))
     for number in (old, new):
         conn.execute("SELECT vectuned.cancel_request(%s)", (number,))
@@ -372,20 +363,18 @@ def test_finished_requests_go_when_they_are_old(conn: Connection) -> None:
     assert left == [(new,), (waiting,)]
 
 
-def test_the_service_does_what_is_asked(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_service_runs_requests(conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned(conn)
     ask(conn, 40)
     chosen = settings(database__dsn=database, schedule__request_seconds=0.1)
     service = Service([("", chosen)], lambda: [])
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # it is run beside the main thread here
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # which only the main thread may set
     daemon = threading.Thread(target=service.run)
     daemon.start()
     try:
         eventually(conn, "SELECT vectuned._daemon_runs()")
         number = request(conn, "benchmark_recall('items', sample_queries => 20)")
-        found = conn.execute("SELECT state, result FROM vectuned.request_result(%s, '1 min')", (number,))
+        found = conn.execute("SELECT state, result FROM vectuned.request_result(%s, '10 min')", (number,))
         end = found.fetchone()
         assert end is not None
         assert end[0] == "done"

@@ -1,4 +1,4 @@
-"""The daemon as a process: waiting for its budget it does its other work, and stops at once."""
+"""The daemon as a process: other jobs run while one waits for its budget, settings change, and it stops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def ask(conn: Connection, count: int, seed: int) -> None:
         search(conn, query)
 
 
-def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
+def test_service_waiting_for_its_budget_runs_other_jobs_and_stops_at_once(
+    conn: Connection, database: str
+) -> None:
     make(conn, clustered(800, DIMENSIONS, seed=1))
     enable(conn, sample_rate=1.0, min_samples=1000)
     ask(conn, 100, seed=2)
@@ -32,25 +34,23 @@ def test_while_it_waits_for_its_budget(conn: Connection, database: str) -> None:
         schedule__drain_seconds=0.3,
         schedule__replay_seconds=0.3,
     ) as daemon:
-        assert eventually(lambda: one(conn, "SELECT count(*) > 0 FROM vectuned.replay"), seconds=60)
+        assert eventually(lambda: one(conn, "SELECT count(*) > 0 FROM vectuned.replay"), seconds=120)
         replays = one(conn, "SELECT count(*) FROM vectuned.replay")
         assert replays < 100
         ask(conn, 10, seed=3)
-        assert eventually(lambda: one(conn, "SELECT count(*) = 0 FROM vectuned.inbox"), seconds=30)
+        assert eventually(lambda: one(conn, "SELECT count(*) = 0 FROM vectuned.inbox"), seconds=120)
         assert eventually(lambda: one(conn, "SELECT count(*) = 110 FROM vectuned.trajectory"))
-        # Nothing is held meanwhile: neither a snapshot nor a lock.
+        # Meanwhile no session holds a snapshot or a lock.
         idle = (
             "SELECT bool_and(state = 'idle') AND count(*) >= 2 FROM pg_stat_activity "
             "WHERE application_name = 'vectuned' AND datname = current_database()"
         )
         assert eventually(lambda: one(conn, idle))
         assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
-        began = time.monotonic()
-        daemon.stop()
-        assert time.monotonic() - began < 10
+        daemon.stop()  # fails if the wait for the budget, which takes minutes, is not ended
 
 
-def test_other_settings_take_effect_while_jobs_come_and_go(
+def test_engine_adopts_settings_while_it_runs(
     conn: Connection, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(conn, clustered(100, DIMENSIONS, seed=1))
@@ -58,31 +58,31 @@ def test_other_settings_take_effect_while_jobs_come_and_go(
     ask(conn, 3, seed=2)
     runs: list[int] = []
 
-    def wrong(_: JobContext) -> None:
+    def fail(_: JobContext) -> None:
         runs.append(len(runs))
-        raise ValueError("ours")
+        raise ValueError("a bug")
 
-    extra = Job("extra", lambda s: 0.05 if s.learning.enabled else None, wrong)
+    extra = Job("extra", lambda s: 0.05 if s.learning.enabled else None, fail)
     slow = {"schedule.drain_seconds": 1000, "learning.enabled": False}
-    working = Engine("", database, load_settings(None, slow, {}), (*JOBS, extra))
-    working.connect()
-    working.start()
+    engine = Engine("", database, load_settings(None, slow, {}), (*JOBS, extra))
+    engine.connect()
+    engine.start()
     try:
-        assert eventually(lambda: working.describe().startswith("1 column"))
+        assert eventually(lambda: engine.describe().startswith("1 column"))
         assert one(conn, "SELECT count(*) = 3 FROM vectuned.inbox")
-        working.adopt(load_settings(None, {"schedule.drain_seconds": 0.1, "inbox.max_mb": 3}, {}))
-        # A job that is wrong itself stops no other, and the log says where its fault is.
+        engine.adopt(load_settings(None, {"schedule.drain_seconds": 0.1, "inbox.max_mb": 3}, {}))
+        # A job with a bug stops no other, and the log has its traceback.
         assert eventually(lambda: one(conn, "SELECT count(*) = 0 FROM vectuned.inbox"))
         assert one(conn, "SELECT vectuned._inbox_bytes()") == 3 * 1024 * 1024
         assert eventually(
-            lambda: one(conn, "SELECT count(*) = 1 FROM vectuned.job WHERE last_error = 'ours'")
+            lambda: one(conn, "SELECT count(*) = 1 FROM vectuned.job WHERE last_error = 'a bug'")
         )
-        assert "in wrong\n" in caplog.text
-        working.adopt(load_settings(None, slow, {}))
-        assert eventually(lambda: working.settings.learning.enabled is False)
+        assert "in fail\n" in caplog.text
+        engine.adopt(load_settings(None, slow, {}))
+        assert eventually(lambda: engine.settings.learning.enabled is False)
         done = len(runs)
         time.sleep(0.3)
         assert len(runs) <= done + 1
     finally:
-        working.stop()
-        assert working.join(10)
+        engine.stop()
+        assert engine.join(60)
