@@ -49,13 +49,13 @@ class Installed:
 def vectuned() -> Installed:
     program = Path(sys.executable).parent / "vectuned"
     assert program.exists(), "install the package into this environment first: pip install '.[demo,test]'"
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "VECTUNED", "PYTHONPATH"))}
-    return Installed(str(program), {**kept, "COLUMNS": "200"})
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "VECTUNED", "PYTHONPATH"))}
+    return Installed(str(program), {**environment, "COLUMNS": "200"})
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder for an embedded server, which the account that runs it can enter where we are root."""
+    """Yield a folder for an embedded server, which for root runs under another account that may enter it."""
     folder = Path(tempfile.mkdtemp(prefix="vectuned-home-"))
     folder.chmod(0o755)
     yield folder

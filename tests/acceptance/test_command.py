@@ -1,4 +1,4 @@
-"""The commands on a small table in a real database: what they do, print and return."""
+"""The installed command on a small table in a real database: effects, output and exit codes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from psycopg.rows import TupleRow
 from tests.acceptance.conftest import Installed
 
 ROWS, DIMENSIONS = 4000, 32
-VERBS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark", "config")
+COMMANDS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark", "config")
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
-    """Vectors around 60 centres, so that some queries are harder than others."""
+    """Return vectors around 60 centres, so that some queries are harder than others."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(60, DIMENSIONS))
     points = centres[rng.integers(60, size=rows)] + rng.normal(scale=0.8, size=(rows, DIMENSIONS))
@@ -58,18 +58,18 @@ def enabled(vectuned: Installed, dsn: str) -> Iterator[psycopg.Connection[TupleR
         yield conn
 
 
-def test_every_verb_explains_itself(vectuned: Installed) -> None:
+def test_help_of_every_command_succeeds(vectuned: Installed) -> None:
     overview = vectuned.run("--help")
     assert overview.returncode == 0
-    for verb in VERBS:
-        assert verb in overview.stdout
-        explained = vectuned.run(verb, "--help")
-        assert explained.returncode == 0
-        assert "--dsn" in explained.stdout
+    for command in COMMANDS:
+        assert command in overview.stdout
+        help_text = vectuned.run(command, "--help")
+        assert help_text.returncode == 0
+        assert "--dsn" in help_text.stdout
     assert vectuned.run("--version").stdout.startswith("vectuned ")
 
 
-def test_from_nothing_to_a_published_bank(vectuned: Installed, plain_database: str) -> None:
+def test_learn_once_publishes_a_bank_that_status_shows(vectuned: Installed, plain_database: str) -> None:
     with enabled(vectuned, plain_database) as conn:
         search(conn, 400, seed=2)
         learned = vectuned.run("learn", "--once", "--json", "--dsn", plain_database)
@@ -94,7 +94,7 @@ def test_from_nothing_to_a_published_bank(vectuned: Installed, plain_database: s
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_daemon_learns_from_searches_and_stops(
+def test_run_learns_from_searches_and_stops_on_a_signal(
     vectuned: Installed, plain_database: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     config = tmp_path / "vectuned.toml"
@@ -119,7 +119,9 @@ def test_daemon_learns_from_searches_and_stops(
         assert "Traceback" not in log
 
 
-def test_daemon_survives_a_lost_connection(vectuned: Installed, plain_database: str, tmp_path: Path) -> None:
+def test_run_reconnects_after_a_lost_connection(
+    vectuned: Installed, plain_database: str, tmp_path: Path
+) -> None:
     config = tmp_path / "vectuned.toml"
     config.write_text("[schedule]\ndrain_seconds = 1\n")
     with enabled(vectuned, plain_database) as conn:
@@ -147,7 +149,7 @@ def test_daemon_survives_a_lost_connection(vectuned: Installed, plain_database: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "code", "said"),
+    ("arguments", "environment", "code", "message"),
     [
         (("status", "--nonsense"), {}, 2, "unrecognized arguments: --nonsense"),
         (("status", "--dsn", "host=/nonexistent"), {}, 69, "No connection to host=/nonexistent"),
@@ -159,18 +161,18 @@ def test_daemon_survives_a_lost_connection(vectuned: Installed, plain_database: 
         (("demo", "--queries", "3"), {}, 2, "--queries"),
     ],
 )
-def test_bad_input_is_one_sentence_and_an_exit_code(
-    vectuned: Installed, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
+def test_command_with_bad_input_prints_one_sentence_and_exits(
+    vectuned: Installed, arguments: tuple[str, ...], environment: dict[str, str], code: int, message: str
 ) -> None:
     result = vectuned.run(*arguments, environment=environment)
     assert result.returncode == code
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("enable", "nothing", "embedding"), 'relation "nothing" does not exist'),
         (("enable", "items", "nothing"), 'column "nothing" of'),
@@ -179,19 +181,19 @@ def test_bad_input_is_one_sentence_and_an_exit_code(
         (("learn", "--once"), "no tuned column"),
     ],
 )
-def test_a_wrong_request_names_the_thing(
-    vectuned: Installed, plain_database: str, arguments: tuple[str, ...], said: str
+def test_command_about_a_missing_object_names_it(
+    vectuned: Installed, plain_database: str, arguments: tuple[str, ...], message: str
 ) -> None:
     with psycopg.connect(plain_database, autocommit=True) as conn:
         fill(conn)
     assert vectuned.run("migrate", "--dsn", plain_database).returncode == 0
     result = vectuned.run(*arguments, "--dsn", plain_database)
     assert result.returncode == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_without_a_database_the_embedded_server_serves(vectuned: Installed, home: Path) -> None:
+def test_command_without_a_dsn_uses_the_embedded_server(vectuned: Installed, home: Path) -> None:
     here = {"VECTUNED_HOME": str(home)}
     first = vectuned.run("status", environment=here)
     assert first.returncode == 2
@@ -206,7 +208,7 @@ def test_without_a_database_the_embedded_server_serves(vectuned: Installed, home
     )
 
 
-def test_a_reader_that_goes_away_is_no_failure(vectuned: Installed) -> None:
+def test_help_piped_to_a_reader_that_closes_succeeds(vectuned: Installed) -> None:
     shell = f"'{vectuned.program}' --help | head -n 1"
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell],

@@ -23,8 +23,8 @@ def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: P
             ("default", "fixed", "vectuned"), FIGURES
         )
         assert 0.84 < arms["default"]["recall"] < 0.91
-        # The proof holds for the mean over all queries; 400 of them stray from it by 0.0074 (one sigma), so
-        # this fails by chance in fewer than one of a hundred runs even if the mean were the target itself.
+        # The proof holds for the mean over all queries. That of 400 deviates from it by 0.0074 (one sigma),
+        # so even with a true mean equal to the target this fails in fewer than one of a hundred runs.
         assert arms["vectuned"]["recall"] >= float(target) - 0.018
         assert result["learned"][target]["certified"]
         assert result["learned"][target]["recall_bound"] >= float(target)
@@ -46,5 +46,5 @@ def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: P
     assert result["unrelated"]["exact"]["recall"] == 1
     assert result["advice"]["statements"]
     assert all(" USING hnsw (embedding " in statement for statement in result["advice"]["statements"])
-    # Talk goes to stderr, and only there.
+    # Messages go to stderr only.
     assert "training searches" in done.stderr

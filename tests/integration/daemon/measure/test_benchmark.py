@@ -1,4 +1,4 @@
-"""The benchmarks, asked for in SQL and done on a real server: what they say is what was there."""
+"""Benchmarks requested in SQL, on a real server: their figures against independent ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vectuned.learning.model.trajectory import drain
 
 @pytest.fixture
 def column(conn: Connection) -> int:
-    """A table whose searches are recorded, with a setting of its own in service."""
+    """Return the id of a column whose searches are recorded, with a published fixed ef_search of 20."""
     column = tuned(conn)
     publish_fixed(conn, column, None, 20)
     return column
 
 
-def hits(conn: Connection, queries: Any, k: int) -> tuple[float, float]:
-    """Return the mean recall@k of vectuned and of plain SQL, found by scanning for every query."""
+def scan_recalls(conn: Connection, queries: Any, k: int) -> tuple[float, float]:
+    """Return the mean recall@k of vectuned and of plain SQL, by scanning the table for every query."""
     own, plain = [], []
     for query in queries:
         bound = exact(conn, query, k)[-1][1] + 1e-6
@@ -40,13 +40,13 @@ def hits(conn: Connection, queries: Any, k: int) -> tuple[float, float]:
 
 @pytest.mark.usefixtures("column")
 @pytest.mark.parametrize("k", [10, 30])
-def test_recall_is_what_scanning_says(conn: Connection, k: int) -> None:
+def test_benchmark_recall_equals_recall_by_scanning(conn: Connection, k: int) -> None:
     ask(conn, 60)
     recorded = one(conn, "SELECT count(*) FROM vectuned.inbox")
     number = request(conn, "benchmark_recall('items', k => %s, sample_queries => 60)", k)
     result = serve(conn, number)
     conn.execute("SET vectuned.record = off")
-    own, plain = hits(conn, points(60, seed=2), k)
+    own, plain = scan_recalls(conn, points(60, seed=2), k)
     served, default = result["served"], result["default"]
     assert served["recall"] == pytest.approx(own, abs=1e-3)
     assert default["recall"] == pytest.approx(plain, abs=1e-3)
@@ -67,14 +67,14 @@ def test_recall_is_what_scanning_says(conn: Connection, k: int) -> None:
         "note": None,
     }
     assert f"recall@{k} {own:.3f}" in result["summary"]
-    # Nothing of it was recorded, but what waited in the inbox was taken up.
+    # Searches of the benchmark are not recorded; those in the inbox were drained before.
     drain(conn)
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory") == recorded
     assert one(conn, "SELECT (done, total) = (120, 120) FROM vectuned.requests")
 
 
 @pytest.mark.usefixtures("column")
-def test_latency_is_measured_in_both_ways(conn: Connection) -> None:
+def test_benchmark_latency_measures_both_arms(conn: Connection) -> None:
     ask(conn, 50)
     call = "benchmark_latency('items', sample_queries => 50, percentiles => '{0,0.5,0.999,1}')"
     result = serve(conn, request(conn, call))
@@ -89,15 +89,15 @@ def test_latency_is_measured_in_both_ways(conn: Connection) -> None:
     assert " ms" in result["summary"]
 
 
-def kinds(conn: Connection, count: int, seed: int) -> None:
+def search_by_kind(conn: Connection, count: int, seed: int) -> None:
     for number, query in enumerate(points(count, seed)):
         search_filtered(conn, query, 10, {"kind": number % 3})
 
 
 @pytest.mark.usefixtures("column")
-def test_filters_are_honoured(conn: Connection) -> None:
+def test_benchmark_recall_with_filters_uses_recorded_filters(conn: Connection) -> None:
     ask(conn, 25, seed=2)
-    kinds(conn, 30, seed=3)
+    search_by_kind(conn, 30, seed=3)
     without = serve(conn, request(conn, "benchmark_recall('items')"))
     assert without["queries"]["filtered"] == 0
     assert without["queries"]["recorded"] == 25
@@ -105,7 +105,7 @@ def test_filters_are_honoured(conn: Connection) -> None:
     call = "benchmark_recall('items', filtered => %s::boolean)"
     within = serve(conn, request(conn, call, True))
     assert within["queries"]["filtered"] == within["queries"]["recorded"] == 30
-    # Plain SQL at 40 finds about 10 of one kind in four; vectuned never returns fewer than match.
+    # About 10 of the 40 rows of plain SQL are of one kind; vectuned returns k rows whenever k rows match.
     assert within["default"]["recall"] < within["served"]["recall"]
     assert within["served"]["recall"] > 0.95
     assert "as the planner chooses" in within["default"]["setting"]
@@ -120,7 +120,7 @@ def test_filters_are_honoured(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_the_newest_searches_count_and_the_same_one_once(conn: Connection) -> None:
+def test_benchmark_recall_samples_the_newest_searches_and_each_once(conn: Connection) -> None:
     ask(conn, 30, seed=2)
     for _ in range(3):
         ask(conn, 20, seed=3)
@@ -135,7 +135,7 @@ def test_the_newest_searches_count_and_the_same_one_once(conn: Connection) -> No
 
 
 @pytest.mark.usefixtures("column")
-def test_rows_of_the_table_are_no_fair_sample(conn: Connection) -> None:
+def test_benchmark_recall_with_perturbed_rows_notes_an_unfair_sample(conn: Connection) -> None:
     ask(conn, 12)
     number = request(conn, "benchmark_recall('items')")
     assert run_next_request(conn.info.dsn, settings())
@@ -151,7 +151,7 @@ def test_rows_of_the_table_are_no_fair_sample(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_a_search_that_fails_is_given_up_and_counted(conn: Connection) -> None:
+def test_benchmark_recall_with_failing_searches_counts_them_as_given_up(conn: Connection) -> None:
     ask(conn, 30)
     conn.execute(
         "CREATE OR REPLACE FUNCTION vectuned._search_1(query vector, k int) RETURNS TABLE (id text, "
@@ -167,7 +167,7 @@ def test_a_search_that_fails_is_given_up_and_counted(conn: Connection) -> None:
     assert row(conn, number) == ("failed", None, "division_by_zero")
 
 
-def test_names_that_need_quoting(conn: Connection) -> None:
+def test_benchmarks_with_names_that_need_quoting_succeed(conn: Connection) -> None:
     conn.execute(
         'CREATE TABLE "Odd ""%s {table}" ("a b" text, "C" int, "e\'f" halfvec(4), PRIMARY KEY ("a b", "C"))'
     )

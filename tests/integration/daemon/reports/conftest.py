@@ -1,0 +1,30 @@
+"""A learned table, whose status, metrics and report are read."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration.daemon.reports.report_helpers import DIMENSIONS, KIND
+from tests.integration.table_helpers import Connection, clustered, enable, make, search, search_filtered
+
+from vectuned.config.settings import load_settings
+from vectuned.daemon.service.worker import Worker
+
+
+@pytest.fixture
+def learned(conn: Connection) -> Connection:
+    """Return a connection to a table that was searched, with a filter and without, learned and checked."""
+    make(conn, clustered(900, DIMENSIONS, seed=1))
+    quoted = '"' + KIND.replace('"', '""') + '"'
+    conn.execute(f"ALTER TABLE items ADD COLUMN {quoted} int; UPDATE items SET {quoted} = id % 4")
+    conn.execute(f"CREATE INDEX ON items ({quoted}); ANALYZE items")
+    enable(conn, sample_rate=1.0, min_samples=20, target_recall=0.9)
+    worker = Worker(conn, load_settings(None, {"learning.batch_min": 10}, {}))
+    for seed in (2, 3):
+        for query in clustered(40, DIMENSIONS, seed=seed):
+            search(conn, query)
+            search_filtered(conn, query, 10, {KIND: 1})
+        worker.drain()
+        worker.replay_all()
+        worker.judge()
+        worker.learn_all()
+    return conn
