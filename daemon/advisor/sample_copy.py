@@ -24,7 +24,7 @@ _STORAGE: Final = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"} 
 class SampleCopy:
     """A table in the scratch schema with a share of the rows, drawn by `seed`; a larger share keeps them.
 
-    `rows` is the number copied so far, `share` what was asked for of the table.
+    `rows` is the number of rows copied so far, `share` their share of the table as requested.
     """
 
     def __init__(self, run: ScratchRun, facts: TableFacts, table_rows: int, seed: int) -> None:

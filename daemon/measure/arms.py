@@ -143,7 +143,7 @@ def prepare_filtered_arm(
     iterative: bool,
     advised: bool = False,
 ) -> Arm:
-    """Prepare plain SQL with WHERE attribute = value, planned anew for each value.
+    """Prepare plain SQL with WHERE attribute = value, planned for each value.
 
     With `iterative` the index is scanned further until k rows match (relaxed_order).
     """

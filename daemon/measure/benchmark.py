@@ -78,10 +78,10 @@ class Benchmark:
         figures = {
             arm: {
                 "setting": settings[arm],
-                **self._recall(recall_at_k(found, truth, self.k), np.isnan(found[:, 0])),
+                **self._recall(recall_at_k(values, truth, self.k), np.isnan(values[:, 0])),
                 **(self._latency(millis[arm]) if arm in millis else {}),
             }
-            for arm, found in distances.items()
+            for arm, values in distances.items()
         }
         return {
             "relation": f"{column.schema}.{column.table}",
@@ -107,8 +107,8 @@ class Benchmark:
         # Values of the filter are part of the statement, which applications seldom prepare.
         statement = self._plain_statement(condition)
         with self._cursor(distance_row) as cursor:
-            found = cursor.execute(statement, (query,), prepare=condition is None).fetchall()
-        return [distance for distance in found if distance is not None]
+            distances = cursor.execute(statement, (query,), prepare=condition is None).fetchall()
+        return [distance for distance in distances if distance is not None]
 
     def _cursor(self, row_factory: RowFactory[Any]) -> psycopg.RawCursor[Any]:
         """Return a cursor with $1 as placeholder, so that % in names and values needs no escape."""
@@ -136,20 +136,20 @@ class Benchmark:
     def _search_all(self, arms: Mapping[str, SearchFunction], progress: Progress) -> dict[str, Floats]:
         """Search in every arm; return distances (n, k) padded with +inf, NaN where a search was given up."""
         searches = self._searches()
-        found = {arm: np.full((len(searches), self.k), np.inf) for arm in arms}
+        results = {arm: np.full((len(searches), self.k), np.inf) for arm in arms}
         for i, search in enumerate(searches):
             for place, (arm, function) in enumerate(arms.items()):
                 started = perf_counter()
                 try:
                     with self.conn.transaction():
                         distances = function(*search)
-                    found[arm][i, : len(distances)] = distances
+                    results[arm][i, : len(distances)] = distances
                 except psycopg.Error as error:
                     if is_fatal(self.conn, error, perf_counter() - started, SCAN_TIMEOUT_MS):
                         raise
-                    found[arm][i] = np.nan
+                    results[arm][i] = np.nan
                 progress(len(arms) * i + place + 1)
-        return found
+        return results
 
     def _recall(self, recall: Floats, given_up: Bools) -> dict[str, Any]:
         known = recall[~given_up]
