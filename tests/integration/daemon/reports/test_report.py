@@ -63,6 +63,6 @@ def test_render_report_without_a_tuned_column_says_so(
     enable(conn)
     assert main(["report", "--dsn", conn.info.dsn, "-o", "-"]) == 0
     output = capsys.readouterr().out
-    assert "No served search was checked yet." in output
+    assert "No served search has been checked yet." in output
     assert main(["report", "--dsn", conn.info.dsn, "-o", str(tmp_path / "no" / "report.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
