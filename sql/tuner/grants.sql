@@ -1,8 +1,8 @@
--- Anyone may search; what was recorded is for the owner, and for members of the roles in sql/roles.sql where those are
--- installed. Functions run with the caller's rights on the tables.
+-- The rights of PUBLIC: anyone may search. What was recorded is for the owner, and for members of the roles in roles.sql
+-- if these are installed. Search functions run with the caller's rights on the tables.
 DO $$
 BEGIN
-    -- Once `vectuned migrate --roles --no-public` took this away it stays away.
+    -- `vectuned migrate --roles --no-public` revokes this for good.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'vectuned'
                    AND pg_catalog.array_to_string(n.nspacl, ',') ~ 'vectuned_user=') THEN
         GRANT USAGE ON SCHEMA vectuned TO PUBLIC;
@@ -23,7 +23,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned.apply, vectuned.search, vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs
     TO PUBLIC;
 
--- The functions of the columns already enabled lost their grant just now.
+-- The REVOKE above also took the grants on the generated functions of tuned columns: grant these again.
 DO $$
 DECLARE
     generated regprocedure;

@@ -1,7 +1,7 @@
--- The roles of vectuned, and what their members may do in this database. `vectuned migrate --roles` runs it, and so may a
--- DBA, in psql, as one who owns the schema and may create roles (or after the roles were created). Roles belong to the whole
--- server and rights to a database, so each database has to be asked for by itself: `vectuned migrate` grants nothing to
--- them before this was run once. It may be repeated, and takes back what an earlier version granted.
+-- The roles of vectuned, and what their members may do in this database. `vectuned migrate --roles` runs this script. A DBA
+-- may run it in psql instead, as the owner of the schema with the right to create roles (or after the roles were created).
+-- Roles belong to the server, rights to a database: run it once in each database. Until then `vectuned migrate` grants
+-- nothing to the roles. Running it again is safe, and revokes what an earlier version granted.
 
 DO $$
 DECLARE
@@ -18,11 +18,11 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA vectuned FROM vectuned_user, vectuned_admin, vectuned_daemon;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA vectuned FROM vectuned_user, vectuned_admin, vectuned_daemon;
 
--- vectuned_user: what everybody may do who may use the schema (functions/grants.sql), and nothing else.
+-- vectuned_user: what PUBLIC may do (grants.sql), and nothing else.
 GRANT USAGE ON SCHEMA vectuned TO vectuned_user, vectuned_admin, vectuned_daemon;
 
--- vectuned_admin: takes columns into care and out of it, asks for work, and looks at figures. What was recorded it may
--- count and delete, but not read.
+-- vectuned_admin: enables and disables columns, requests work, and reads figures. It may count and delete what was
+-- recorded, but not read it.
 GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vectuned.recommend_params, vectuned.auto_tune,
     vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
     vectuned.export_patterns, vectuned.import_patterns,
@@ -32,7 +32,7 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
     vectuned._generate_dispatch, vectuned._drop_generated
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job TO vectuned_admin;
--- What was measured, for `vectuned report`, but not of which search.
+-- `vectuned report` needs the measurements, but not which search each belongs to.
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
               filtered_recall, matches, exact_ms, other_recall, other_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
 GRANT SELECT (check_no, column_id, checked_at, k_class, shape, version, recall) ON vectuned.recall_check TO vectuned_admin;
@@ -44,7 +44,7 @@ GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectune
 GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
 GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.trajectory TO vectuned_admin;
 
--- vectuned_daemon: what `vectuned run` needs. Of the tables it learns about it needs SELECT, which their owners grant.
+-- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
 GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
     vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
     vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
@@ -58,7 +58,7 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_
 GRANT SELECT ON vectuned.inbox, vectuned.trajectory, vectuned.feedback, vectuned.replay, vectuned.recall_check,
     vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request, vectuned.job TO vectuned_daemon;
 GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_admin, vectuned_daemon;
--- UPDATE of the inbox is to lock rows while they are moved.
+-- UPDATE on the inbox is for FOR UPDATE, which locks rows while they are moved.
 GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
 GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
     TO vectuned_daemon;
@@ -70,7 +70,7 @@ GRANT INSERT, DELETE ON vectuned.event, vectuned.recall_check TO vectuned_daemon
 GRANT UPDATE, DELETE ON vectuned.request TO vectuned_daemon;
 DO $$
 BEGIN
-    -- Before there was this right, autovacuum gives the inbox its empty pages back.
+    -- PostgreSQL before 17 has no MAINTAIN; there autovacuum truncates the inbox.
     IF current_setting('server_version_num')::int >= 170000 THEN
         GRANT MAINTAIN ON vectuned.inbox TO vectuned_daemon;
     END IF;

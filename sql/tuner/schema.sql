@@ -1,5 +1,5 @@
--- The tables of vectuned as a fresh installation creates them. Installed databases reach the same
--- state through sql/migrations/ (a test compares the two). @extschema@ stands for pgvector's schema.
+-- The tables of vectuned as a fresh installation creates them. Installed databases reach the same state through
+-- sql/tuner/migrations/ (a test compares the two). @extschema@ stands for pgvector's schema.
 
 CREATE SCHEMA IF NOT EXISTS vectuned;
 
@@ -8,7 +8,7 @@ CREATE TABLE vectuned.migration (
     applied_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- A vector column under vectuned's care.
+-- The vector columns that vectuned tunes, with the options of vectuned.enable.
 CREATE TABLE vectuned.tuned_column (
     id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation           regclass NOT NULL,
@@ -33,13 +33,16 @@ CREATE TABLE vectuned.tuned_column (
     created_at         timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation, column_name)
 );
-COMMENT ON COLUMN vectuned.tuned_column.alert IS 'more searches are recorded and checked, until what serves is proven again';
-COMMENT ON COLUMN vectuned.tuned_column.learn_from IS 'replays before this number say nothing about how things are now';
-COMMENT ON COLUMN vectuned.tuned_column.max_tail IS 'the share of searches with a recall under 0.8 that is tolerated';
+COMMENT ON COLUMN vectuned.tuned_column.alert IS
+    'true after an alarm or a change of the table: more searches are recorded and checked until recall is proven again';
+COMMENT ON COLUMN vectuned.tuned_column.learn_from IS
+    'learning uses replays from this replay_no on: earlier ones describe an index or data that have changed since';
+COMMENT ON COLUMN vectuned.tuned_column.max_tail IS 'highest tolerated share of searches with a recall under 0.8';
 COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
-    'what searches until something was learned; not regclass: a dump restores rows before indexes, and the name would not be known yet';
+    'main index: it serves until something has been learned. oid, not regclass, because a dump restores rows before '
+    'indexes, when the name does not exist yet';
 
--- The indexes that searches of a column may be answered through.
+-- The indexes that can answer searches of a column.
 CREATE TABLE vectuned.tuned_index (
     column_id       int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     index_no        int NOT NULL CHECK (index_no > 0),
@@ -54,13 +57,15 @@ CREATE TABLE vectuned.tuned_index (
     UNIQUE (column_id, index_relation),
     CHECK ((method = 'ivfflat') = (lists IS NOT NULL))
 );
-COMMENT ON COLUMN vectuned.tuned_index.form IS 'what is indexed: the column, its half precision, or its signs';
+COMMENT ON COLUMN vectuned.tuned_index.form IS 'what is indexed: plain = the column itself, halfvec = the column in half precision, bits = the signs of its components';
 COMMENT ON COLUMN vectuned.tuned_index.marker IS
-    'a condition that every row meets, by which the planner is told to take this index and not its like';
-COMMENT ON COLUMN vectuned.tuned_index.requires IS 'of a partial index: what a filter must hold to be answered through it';
-COMMENT ON COLUMN vectuned.tuned_index.share IS 'of a partial index: the share of rows that are in it';
+    'condition in the index predicate that every row meets; a statement repeats it to make the planner use this index '
+    'and no similar one';
+COMMENT ON COLUMN vectuned.tuned_index.requires IS 'partial indexes: the conditions that a filter must contain to use the index';
+COMMENT ON COLUMN vectuned.tuned_index.share IS 'partial indexes: estimated share of the rows in the index';
 
--- Sampled searches as they happen. Unlogged and bounded: it may be lost in a crash, never in a drain.
+-- Sampled searches, until the daemon moves them to vectuned.trajectory (_drain). Unlogged and limited in size: a crash
+-- may lose rows, a drain never does.
 CREATE UNLOGGED TABLE vectuned.inbox (
     query_id      uuid NOT NULL,
     column_id     int NOT NULL,
@@ -79,10 +84,11 @@ CREATE UNLOGGED TABLE vectuned.inbox (
     filter        jsonb,
     fraction      float8
 );
--- Feedback may come before the drain does.
+-- record_feedback looks a search up here if it has not been drained yet.
 CREATE INDEX inbox_query ON vectuned.inbox (query_id);
 
--- The durable record. A partition a day, made in advance; the default one catches what no other takes.
+-- Sampled searches, stored durably. One partition a day (UTC), made in advance; the default partition takes rows of days
+-- without one.
 CREATE TABLE vectuned.trajectory (
     query_id      uuid NOT NULL,
     column_id     int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -107,7 +113,7 @@ CREATE TABLE vectuned.trajectory (
     recommendation      text,
     PRIMARY KEY (query_id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
-COMMENT ON COLUMN vectuned.trajectory.verdict IS 'learning/oversight/verdict.py; NULL: not judged yet, which says as little as unknown';
+COMMENT ON COLUMN vectuned.trajectory.verdict IS 'outcome by learning/oversight/verdict.py; NULL = not judged yet, which counts as unknown';
 
 CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAULT;
 
@@ -115,8 +121,8 @@ CREATE INDEX trajectory_recent ON vectuned.trajectory (column_id, recorded_at DE
 CREATE INDEX trajectory_pending ON vectuned.trajectory (column_id, recorded_at) WHERE replayed_at IS NULL;
 CREATE INDEX trajectory_unjudged ON vectuned.trajectory (column_id) WHERE replayed_at IS NOT NULL AND verdict IS NULL;
 
--- What users said of the results of a recorded search. It goes with the day of the search, as trajectories do; it may
--- come before its trajectory is drained, so there is no foreign key.
+-- Users' feedback on the results of recorded searches. Partitioned by the day of the search, so that it is dropped with the
+-- trajectories of that day. No foreign key, because feedback may arrive before its search is drained.
 CREATE TABLE vectuned.feedback (
     query_id     uuid NOT NULL,
     column_id    int NOT NULL,
@@ -129,7 +135,7 @@ CREATE TABLE vectuned.feedback (
     PRIMARY KEY (query_id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
 COMMENT ON COLUMN vectuned.feedback.recorded_at IS 'when the search was recorded';
-COMMENT ON COLUMN vectuned.feedback.judged IS 'the revision that the verdict took into account';
+COMMENT ON COLUMN vectuned.feedback.judged IS 'revision that the latest verdict took into account';
 
 CREATE TABLE vectuned.feedback_default PARTITION OF vectuned.feedback DEFAULT;
 
@@ -139,7 +145,7 @@ CREATE INDEX feedback_unjudged ON vectuned.feedback (column_id) WHERE judged < r
 -- rows within `filter_bound`. All NULL: only after the last rung.
 CREATE TYPE vectuned._scan_goal AS (rows int, bound float8, filter_rows int, filter_bound float8);
 
--- A sampled search searched again through one index: recall and cost at every rung of effort.
+-- Replays: a sampled search, run again through one index at every rung of effort, with recall and cost. Arrays are by rung.
 CREATE TABLE vectuned.replay (
     replay_no    bigint GENERATED ALWAYS AS IDENTITY,
     query_id     uuid NOT NULL,
@@ -164,17 +170,18 @@ CREATE TABLE vectuned.replay (
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replay_no DESC);
 COMMENT ON COLUMN vectuned.replay.is_counter_example IS
-    'a counter-example that outlived the window: no random sample, learned from and never part of a proof';
-COMMENT ON COLUMN vectuned.replay.generation IS 'which index, and which building of it';
+    'counter-example kept beyond the trajectory window: learning uses it, but it is no random sample and so never part of a proof';
+COMMENT ON COLUMN vectuned.replay.generation IS 'vectuned._generation of the index: changes when the index is rebuilt';
 COMMENT ON COLUMN vectuned.replay.fraction IS
-    'of a filtered search: the share of the rows in the index that are estimated to match';
-COMMENT ON COLUMN vectuned.replay.matches IS 'of a filtered search: matching rows among the first of the scan, at every rung; -1 unknown';
+    'filtered searches: estimated share of the rows in the index that match';
+COMMENT ON COLUMN vectuned.replay.matches IS
+    'filtered searches: number of matching rows among the rows scanned, by rung; -1 = unknown';
 COMMENT ON COLUMN vectuned.replay.recall IS
-    'two dimensions: k_classes x rungs; NULL where only the filtered search was looked at';
+    'two dimensions, k_classes x rungs; NULL if only the filtered search was replayed';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
     'of a filtered search: k_classes x the ways that have no rungs (learning/policy/filtering.py, OTHER_PATHS)';
 
--- Documents that were taken over (sql/tuner/functions/exchange/), and where what is in them was learned.
+-- Documents imported by vectuned.import_patterns (sql/tuner/functions/exchange/), and where they were learned.
 CREATE TABLE vectuned.imported (
     import_no    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -188,9 +195,10 @@ CREATE TABLE vectuned.imported (
     report       jsonb NOT NULL
 );
 CREATE INDEX imported_of_column ON vectuned.imported (column_id, created_at);
-COMMENT ON COLUMN vectuned.imported.proven_here IS 'it was learned on this very index; else it serves until something is learned here';
+COMMENT ON COLUMN vectuned.imported.proven_here IS
+    'true if learned on this same index; otherwise the import serves only until something has been learned here';
 
--- What a search is served with: one row per column and class of k, replaced as a whole by a publish.
+-- The published policies: what serves the searches of each column and class of k. A publish replaces all rows of a column.
 CREATE TABLE vectuned.bank (
     column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     k_class          int NOT NULL,
@@ -221,16 +229,16 @@ CREATE TABLE vectuned.bank (
     CONSTRAINT bank_adaptive_complete CHECK (
         access_path NOT LIKE '%\_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
-COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL: the one that searches until something was learned';
-COMMENT ON COLUMN vectuned.bank.tail IS 'the share of replays with a recall under 0.8; tail_bound: at most, with 95 % confidence';
-COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL: learned here';
-COMMENT ON COLUMN vectuned.bank.rungs IS 'of IVFFlat: the probes that the positions of an effort stand for';
-COMMENT ON COLUMN vectuned.bank.reach IS 'farther than this from every pattern, the fixed setting serves';
+COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL = the main index, tuned_column.index_relation';
+COMMENT ON COLUMN vectuned.bank.tail IS 'share of replays with a recall under 0.8';
+COMMENT ON COLUMN vectuned.bank.tail_bound IS 'upper bound of tail with 95 % confidence';
+COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL = learned here';
+COMMENT ON COLUMN vectuned.bank.rungs IS 'IVFFlat: the probes at each position of the ladder';
+COMMENT ON COLUMN vectuned.bank.reach IS 'largest distance to the nearest pattern; farther away, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS
-    'time of the fixed setting over that of the adaptive one: at least, with 95 % confidence';
+    'time of the fixed setting divided by that of effort by query: lower bound with 95 % confidence';
 
--- What every access path was measured to give: the evidence behind the bank, and what filtered searches are
--- served with.
+-- Recall and time measured for every access path: the figures behind the bank, and the paths that serve filtered searches.
 CREATE TABLE vectuned.measured_path (
     column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     k_class          int NOT NULL,
@@ -252,13 +260,13 @@ CREATE TABLE vectuned.measured_path (
 );
 CREATE INDEX measured_path_served ON vectuned.measured_path (column_id, k_class, shape) WHERE serves;
 COMMENT ON COLUMN vectuned.measured_path.shape IS
-    'of filtered searches: the columns and operators of the filter, without its values';
+    'filtered searches: columns and operators of the filter, without its values';
 COMMENT ON COLUMN vectuned.measured_path.bucket IS
-    'of filtered searches: half-octaves down from all of the share of rows (of those in the index) that match';
-COMMENT ON COLUMN vectuned.measured_path.import_no IS 'measured elsewhere; serves until such filters are learned of here';
-COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL where there is none to choose';
+    'filtered searches: selectivity, as -2 log2(matching share of the rows in the index); 0 = over 70 % match, 39 = almost none';
+COMMENT ON COLUMN vectuned.measured_path.import_no IS 'measured elsewhere; serves until such filters have been learned here';
+COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL for access paths without';
 
--- The learned patterns of a published bank, small enough for every search to look through.
+-- The learned patterns of the published policies: few enough for every search to compare all of them.
 CREATE TABLE vectuned.pattern (
     column_id        int NOT NULL,
     k_class          int NOT NULL,
@@ -276,11 +284,12 @@ CREATE TABLE vectuned.pattern (
     PRIMARY KEY (column_id, k_class, pattern_no),
     FOREIGN KEY (column_id, k_class) REFERENCES vectuned.bank ON DELETE CASCADE
 );
-COMMENT ON COLUMN vectuned.pattern.usage IS 'how many recorded searches met it first, earlier ones counting less; chances: of how many';
-COMMENT ON COLUMN vectuned.pattern.created_at IS 'when the first of its line was published';
-COMMENT ON COLUMN vectuned.pattern.effort IS 'position on the ladder of rungs, 0 = the lowest, fractions between';
+COMMENT ON COLUMN vectuned.pattern.usage IS 'number of recorded searches whose nearest pattern it was, earlier ones weighing less';
+COMMENT ON COLUMN vectuned.pattern.chances IS 'number of recorded searches that usage was counted among, earlier ones weighing less';
+COMMENT ON COLUMN vectuned.pattern.created_at IS 'when the pattern, or the earlier one that it continues, was first published';
+COMMENT ON COLUMN vectuned.pattern.effort IS 'position on the ladder of rungs: 0 = the lowest, fractions lie between rungs';
 
--- What is known of the values that searches filter by, from the planner's statistics, quick to look up.
+-- The planner's statistics on the columns that searches may filter by, in a form that is quick to look up.
 CREATE TABLE vectuned.filter_statistics (
     column_id       int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     attribute       name NOT NULL,
@@ -291,11 +300,12 @@ CREATE TABLE vectuned.filter_statistics (
     refreshed_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, attribute)
 );
-COMMENT ON COLUMN vectuned.filter_statistics.common IS 'share of rows by value, of the most common values';
-COMMENT ON COLUMN vectuned.filter_statistics.other_fraction IS 'share of rows of each value that is not among them';
-COMMENT ON COLUMN vectuned.filter_statistics.bounds IS 'quantiles of the other values, numbers or seconds';
+COMMENT ON COLUMN vectuned.filter_statistics.common IS 'most common values, each with its share of the rows';
+COMMENT ON COLUMN vectuned.filter_statistics.other_fraction IS 'estimated share of the rows for each value that is not in common';
+COMMENT ON COLUMN vectuned.filter_statistics.bounds IS 'histogram bounds of the values not in common: numbers, or seconds since 1970 for dates and times';
 
--- Searches as they are served, held against the exact answer in one snapshot; newest last. Holds no values of rows.
+-- Exact checks: searches run as they are served and compared with the exact answer in one snapshot. Newest last. Holds no
+-- values of rows.
 CREATE TABLE vectuned.recall_check (
     check_no    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id   int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -307,10 +317,10 @@ CREATE TABLE vectuned.recall_check (
     recall      real CHECK (recall BETWEEN 0 AND 1)
 );
 CREATE INDEX recall_check_recent ON vectuned.recall_check (column_id, k_class, shape, check_no);
-COMMENT ON COLUMN vectuned.recall_check.shape IS 'the columns and operators of the filter, empty where there was none';
-COMMENT ON COLUMN vectuned.recall_check.recall IS 'NULL: the check was given up, nothing is known';
+COMMENT ON COLUMN vectuned.recall_check.shape IS 'columns and operators of the filter; empty without a filter';
+COMMENT ON COLUMN vectuned.recall_check.recall IS 'NULL = the check was abandoned, so the recall is unknown';
 
--- What may be said of the recall that each class of searches is served with, since that last changed.
+-- Claims about the recall that each class of searches gets, proven by exact checks since its policy last changed.
 CREATE TABLE vectuned.promise (
     column_id       int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     k_class         int NOT NULL,
@@ -335,12 +345,14 @@ CREATE TABLE vectuned.promise (
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class, shape)
 );
-COMMENT ON COLUMN vectuned.promise.recall_bound IS 'at least, with this confidence, at every time it is looked at';
-COMMENT ON COLUMN vectuned.promise.margin IS 'rungs of effort on top of what was learned, after failures; verdicts up to margin_since made it so';
+COMMENT ON COLUMN vectuned.promise.recall_bound IS
+    'lower bound of the mean recall, valid with this confidence no matter when and how often it is read';
+COMMENT ON COLUMN vectuned.promise.margin IS
+    'rungs of effort added to the learned effort after failed verdicts; takes into account the verdicts up to margin_since';
 COMMENT ON COLUMN vectuned.promise.e_value IS
     'evidence that the target is missed: capital, starting from 1, of a bet against it; 20 is evidence at the 5 % level';
 
--- A tuned table as it was when it was last learned about, to tell that it is another now.
+-- The state of a tuned table when learning last read it, to detect changes since.
 CREATE TABLE vectuned.baseline (
     column_id   int PRIMARY KEY REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     taken_at    timestamptz NOT NULL DEFAULT now(),
@@ -350,7 +362,7 @@ CREATE TABLE vectuned.baseline (
 );
 COMMENT ON COLUMN vectuned.baseline.witnesses IS 'keys of some rows and digests of their vectors';
 
--- What happened to a column and why, newest last.
+-- Log of what happened to a column and why. Newest last.
 CREATE TABLE vectuned.event (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id    int REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -360,7 +372,7 @@ CREATE TABLE vectuned.event (
 );
 CREATE INDEX event_recent ON vectuned.event (column_id, id DESC);
 
--- What the daemon was asked to do for a column, and what came of it.
+-- Requests to the daemon (auto_tune, benchmarks) and their results.
 CREATE TABLE vectuned.request (
     request_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id     int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
@@ -383,9 +395,9 @@ CREATE TABLE vectuned.request (
 CREATE INDEX request_waiting ON vectuned.request (request_id) WHERE state IN ('queued', 'running');
 CREATE INDEX request_of_column ON vectuned.request (column_id);
 COMMENT ON COLUMN vectuned.request.done IS 'searches done so far, of total';
-COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon began with it; it is given up when the daemon died of it';
+COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon started it; given up if the daemon dies while running it';
 
--- How the daemon's jobs went. Runs that find nothing to do are written down once a minute, others each time.
+-- Status of the daemon's jobs. Runs that find nothing to do are recorded once a minute, others each time.
 CREATE TABLE vectuned.job (
     name          text PRIMARY KEY,
     last_run      timestamptz NOT NULL,
@@ -397,5 +409,5 @@ CREATE TABLE vectuned.job (
     next_run      timestamptz,
     CHECK ((failures > 0) = (last_error IS NOT NULL))
 );
-COMMENT ON COLUMN vectuned.job.failures IS 'in a row: a success sets it to 0 and clears last_error';
-COMMENT ON COLUMN vectuned.job.next_run IS 'as it was planned after last_run; NULL while the daemon stops';
+COMMENT ON COLUMN vectuned.job.failures IS 'consecutive failures; a success sets it to 0 and clears last_error';
+COMMENT ON COLUMN vectuned.job.next_run IS 'as planned after last_run; NULL while the daemon is stopping';

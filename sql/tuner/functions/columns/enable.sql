@@ -1,6 +1,8 @@
--- Takes a vector column into care, or changes how it is cared for; idempotent.
--- max_tail: the share of searches with a recall under 0.8 that is tolerated. By default in proportion to what the
--- target leaves: of HNSW at one effort for all it was 1.0 to 1.3 times that at k = 10 and up to 2.4 at k = 3.
+-- Enabling and disabling columns, and finding the tuned column that an argument names.
+
+-- Starts tuning a vector column, or changes its options; idempotent.
+-- max_tail: highest tolerated share of searches with a recall under 0.8. The default is 2.5 * (1 - target_recall): with HNSW
+-- at one fixed effort that share was measured at 1.0 to 1.3 times 1 - target_recall for k = 10, and up to 2.4 for k = 3.
 
 CREATE OR REPLACE FUNCTION vectuned.enable(
     relation regclass, column_name name, target_recall float8 DEFAULT 0.95, sample_rate float8 DEFAULT 0.05,
@@ -12,7 +14,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    found record;
+    properties record;
     column_id int;
 BEGIN
     IF relation IS NULL OR column_name IS NULL OR store_vectors IS NULL THEN
@@ -29,15 +31,15 @@ BEGIN
     PERFORM vectuned._check_range('learning_rate', learning_rate, 0.001, 1);
     PERFORM vectuned._check_range('min_samples', min_samples, 20, 1000000);
 
-    PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, so that its settings are known
+    PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, which defines hnsw.ef_search and the like
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
-    SELECT * INTO found FROM vectuned._inspect(relation, column_name);
+    SELECT * INTO properties FROM vectuned._inspect(relation, column_name);
 
     INSERT INTO vectuned.tuned_column AS c (
         relation, column_name, vector_type, dimensions, metric, key_columns, index_relation, default_ef,
         target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
-    VALUES (relation, column_name, found.vector_type, found.dimensions, found.metric, found.key_columns,
-            found.index_relation, current_setting('hnsw.ef_search')::int,
+    VALUES (relation, column_name, properties.vector_type, properties.dimensions, properties.metric, properties.key_columns,
+            properties.index_relation, current_setting('hnsw.ef_search')::int,
             target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
     ON CONFLICT ON CONSTRAINT tuned_column_relation_column_name_key DO UPDATE SET
         vector_type = excluded.vector_type, dimensions = excluded.dimensions, metric = excluded.metric,
@@ -53,7 +55,7 @@ BEGIN
     END IF;
     PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._refresh_indexes(column_id);
-    SELECT t.index_relation::regclass INTO STRICT found.index_relation FROM vectuned.tuned_column t WHERE t.id = column_id;
+    SELECT t.index_relation::regclass INTO STRICT properties.index_relation FROM vectuned.tuned_column t WHERE t.id = column_id;
     PERFORM vectuned._generate(column_id);
     PERFORM vectuned._generate_dispatch();
     INSERT INTO vectuned.event (column_id, action, details)
@@ -64,13 +66,13 @@ BEGIN
         RAISE NOTICE '%', vectuned._unreadable(relation);
     END IF;
     RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s', relation, column_name,
-                  found.metric, found.dimensions, found.index_relation,
-                  array_to_string(found.key_columns, ', '), target_recall);
+                  properties.metric, properties.dimensions, properties.index_relation,
+                  array_to_string(properties.key_columns, ', '), target_recall);
 END
 $$;
 
--- Stops recording and learning. Searches go on, with the column's default effort; trajectories and replays are
--- kept, so that `enable` can learn from them again, unless all is to be forgotten.
+-- Stops recording and learning. Searches continue with the column's default effort. Trajectories and replays are kept, so
+-- that `enable` can learn from them again; with forget, everything about the column is deleted.
 CREATE OR REPLACE FUNCTION vectuned.disable(relation regclass, column_name name, forget boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -95,7 +97,7 @@ BEGIN
         PERFORM vectuned._drop_generated(c.id);
     ELSE
         UPDATE vectuned.tuned_column t SET enabled = false, alert = false WHERE t.id = c.id;
-        -- What waits for a replay, which would be the end of its vector, will not be replayed.
+        -- A vector is deleted after its replay; as no more replays come, delete the waiting ones now.
         IF NOT c.store_vectors THEN
             DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
             UPDATE vectuned.trajectory t SET query = NULL, replayed_at = now()
@@ -115,8 +117,8 @@ BEGIN
 END
 $$;
 
--- Why the daemon's role cannot learn about a table, and the statement that helps; NULL where it can or is not installed.
--- p_role: who would do the work, by default the role that `vectuned migrate --roles` makes.
+-- Why the daemon's role cannot read all of a table, with the statement that grants it; NULL if it can, or if the role is
+-- not installed. p_role: the daemon's role, by default the one that `vectuned migrate --roles` creates.
 CREATE OR REPLACE FUNCTION vectuned._unreadable(p_relation regclass, p_role name DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -144,6 +146,7 @@ AS $$
     WHERE r.oid = p_relation AND (p_role IS NOT NULL OR has_table_privilege(d.oid, 'vectuned.inbox', 'DELETE'))
 $$;
 
+-- Raises an error if an argument is NULL, NaN or out of range.
 CREATE OR REPLACE FUNCTION vectuned._check_range(name text, value float8, low float8, high float8) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -156,7 +159,7 @@ BEGIN
 END
 $$;
 
--- What the catalogue says of a vector column; an error names what stands in the way.
+-- Looks up a vector column in the catalogs. Raises an error that says why a column cannot be tuned.
 CREATE OR REPLACE FUNCTION vectuned._inspect(
     p_relation regclass, p_column name,
     OUT vector_type text, OUT dimensions int, OUT metric text, OUT key_columns name[], OUT index_relation regclass)
@@ -174,10 +177,10 @@ BEGIN
         RAISE EXCEPTION 'there is no relation with the oid %', p_relation USING ERRCODE = 'undefined_table';
     END IF;
     IF class.relkind NOT IN ('r', 'p') OR class.relpersistence = 't' THEN
-        RAISE EXCEPTION '% is a %; vectuned tunes columns of tables', p_relation,
-            CASE class.relkind WHEN 'r' THEN 'temporary table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
-                               WHEN 'f' THEN 'foreign table' WHEN 'i' THEN 'mere index' WHEN 'I' THEN 'mere index' WHEN 'S' THEN 'sequence'
-                               ELSE 'relation of another kind' END
+        RAISE EXCEPTION '% is %; vectuned tunes columns of tables', p_relation,
+            CASE class.relkind WHEN 'r' THEN 'a temporary table' WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view'
+                               WHEN 'f' THEN 'a foreign table' WHEN 'i' THEN 'an index' WHEN 'I' THEN 'an index'
+                               WHEN 'S' THEN 'a sequence' ELSE 'a relation of another kind' END
             USING ERRCODE = 'wrong_object_type';
     END IF;
     SELECT * INTO attribute FROM pg_attribute a
@@ -228,21 +231,21 @@ BEGIN
 END
 $$;
 
--- The tuned column that a relation and perhaps a column name mean.
+-- The tuned column of a relation. The column name may be NULL if the relation has only one tuned column.
 CREATE OR REPLACE FUNCTION vectuned._tuned_column(p_relation regclass, p_column name DEFAULT NULL)
 RETURNS vectuned.tuned_column
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    found vectuned.tuned_column[];
+    matches vectuned.tuned_column[];
 BEGIN
     IF p_relation IS NULL THEN
         RAISE EXCEPTION 'the relation is NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    SELECT array_agg(c) INTO found FROM vectuned.tuned_column c
+    SELECT array_agg(c) INTO matches FROM vectuned.tuned_column c
     WHERE c.relation = p_relation AND (p_column IS NULL OR c.column_name = p_column);
-    IF found IS NULL THEN
+    IF matches IS NULL THEN
         IF p_column IS NOT NULL AND NOT EXISTS (
             SELECT FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attname = p_column AND NOT a.attisdropped)
         THEN
@@ -253,10 +256,10 @@ BEGIN
             USING ERRCODE = 'undefined_object',
                   HINT = format('SELECT vectuned.enable(%L, ''the vector column'')', p_relation::text);
     END IF;
-    IF cardinality(found) > 1 THEN
-        RAISE EXCEPTION '% has % tuned columns; say which one by column_name', p_relation, cardinality(found)
+    IF cardinality(matches) > 1 THEN
+        RAISE EXCEPTION '% has % tuned columns; say which one by column_name', p_relation, cardinality(matches)
             USING ERRCODE = 'ambiguous_column';
     END IF;
-    RETURN found[1];
+    RETURN matches[1];
 END
 $$;

@@ -1,7 +1,10 @@
--- SQL fragments of the statements that search a tuned column, through one index or through all rows.
+-- SQL fragments, from which all statements that search a tuned column are put together.
 
--- SQL for parts of a column's statements; t is the table, query_text how the query vector is written there.
--- meaning: what the names and types were, by which a function generated earlier is known to fit still.
+-- Fragments that depend on the column. The table is t; query_text is how the statement writes the query vector.
+-- key: the row id as text. present: the vector is not NULL. exact: the row has a distance to any query. zero: whether the
+-- query has no distance to any row. type: of the column. every_head, every_tail: the exact search among the rows that meet
+-- a condition, which goes between the two. meaning: the names and types used; a generated function carries it as its comment,
+-- which shows whether the function still fits the table.
 CREATE OR REPLACE FUNCTION vectuned._fragments(
     c vectuned.tuned_column, query_text text DEFAULT '$1',
     OUT relation text, OUT key text, OUT distance text, OUT present text, OUT exact text, OUT zero text, OUT type text,
@@ -40,13 +43,13 @@ BEGIN
     exact := present;
     zero := 'false';
     IF c.metric = 'cosine' THEN
-        -- A zero vector has no cosine distance and is in no cosine index.
+        -- A zero vector has no cosine distance, and cosine indexes leave it out.
         norm := CASE vector_type WHEN 'vector' THEN '@extschema@.vector_norm' ELSE '@extschema@.l2_norm' END;
         exact := exact || format(' AND %s(t.%I) > 0', norm, c.column_name);
         zero := format('%s(%s::%s) = 0', norm, query_text, type);
     END IF;
-    -- The exact answer among the rows that meet a condition, to be put between head and tail; $2 is k. Ids become
-    -- text, and zero vectors are told by their distance, only after the rows were ranked: both cost too much a row.
+    -- $2 is k. The cast of ids to text, and the test for zero vectors (by their distance, NaN), come after the ranking,
+    -- because they are too expensive for every row.
     SELECT format('SELECT array_agg(%s) FILTER (WHERE n.distance <> ''NaN''), array_agg(n.distance) FILTER (WHERE n.distance <> ''NaN'') '
                   'FROM (SELECT o.* FROM (SELECT %s, %s FROM %s t WHERE %s AND ',
                   CASE cardinality(c.key_columns) WHEN 1 THEN 'n.k1::text'
@@ -60,8 +63,9 @@ BEGIN
 END
 $$;
 
--- How a statement asks for an index: what it orders by, and what its rows are told by. nearest: how many rows are
--- taken from an index that orders by something coarser than the distance, to be ranked by the distance itself.
+-- Fragments that make a statement use one index.
+-- ordering: the expression to order by. narrow: the condition that makes the planner choose this index. ranked: the index
+-- orders by the distance itself. nearest: if not ranked, how many rows to take from it and rank by the distance.
 CREATE OR REPLACE FUNCTION vectuned._index_fragments(
     c vectuned.tuned_column, i vectuned.tuned_index, query_text text DEFAULT '$1',
     OUT ordering text, OUT narrow text, OUT ranked boolean, OUT nearest text)
@@ -86,8 +90,9 @@ BEGIN
 END
 $$;
 
--- The condition of a filter as it is written for an index of all rows: so that the planner cannot take a partial
--- index instead, which was not measured. Of a partitioned table it also cannot leave out parts, so only where need be.
+-- A filter's condition, written for one index. For an index over all rows it is wrapped in CASE, which hides it from the
+-- planner, so that no partial index is used that was not measured. As CASE also prevents partition pruning, a partitioned
+-- table gets it only if one of its partitions has a partial vector index.
 CREATE OR REPLACE FUNCTION vectuned._condition_for(i vectuned.tuned_index, condition text) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

@@ -1,47 +1,47 @@
--- The indexes that a vector column's searches may be answered through, and how SQL asks for each of them.
+-- Which indexes can answer a column's searches: found in the catalogs, and confirmed by the planner.
 
--- The condition by which statements ask for an index whose predicate every row meets; NULL for other predicates.
+-- The marker of an index: its predicate, if every row meets it, as a condition over t. NULL for other predicates.
 CREATE OR REPLACE FUNCTION vectuned._marker(predicate text, column_text text, extension text, dimensions int) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    bare constant text := translate(predicate, '()', '');
+    predicate_text constant text := translate(predicate, '()', '');
     call constant text := translate(extension || '.vector_dims' || column_text, '()', '');
-    written constant text := extension || '.vector_dims(t.' || column_text || ')';
+    marker_call constant text := extension || '.vector_dims(t.' || column_text || ')';
     rest text;
 BEGIN
-    IF bare = translate(column_text, '()', '') || ' IS NOT NULL' THEN
+    IF predicate_text = translate(column_text, '()', '') || ' IS NOT NULL' THEN
         RETURN 'true';
-    ELSIF starts_with(bare, call) THEN
-        rest := substr(bare, length(call) + 1);
+    ELSIF starts_with(predicate_text, call) THEN
+        rest := substr(predicate_text, length(call) + 1);
         IF rest ~ '^ (>|>=|<>) \d{1,5}$' AND substring(rest FROM '\d+')::int < dimensions OR rest = ' = ' || dimensions THEN
-            RETURN written || rest;
+            RETURN marker_call || rest;
         END IF;
-    ELSIF right(bare, length(call)) = call THEN
-        rest := left(bare, length(bare) - length(call));
+    ELSIF right(predicate_text, length(call)) = call THEN
+        rest := left(predicate_text, length(predicate_text) - length(call));
         IF rest ~ '^\d{1,5} (<|<=|<>) $' AND substring(rest FROM '\d+')::int < dimensions THEN
-            RETURN rest || written;
+            RETURN rest || marker_call;
         END IF;
     END IF;
     RETURN NULL;
 END
 $$;
 
--- The filter that says the same as the predicate of a partial index, NULL where it is more than equalities and null
--- tests joined by AND, but for a marker. It decides only which index is tried: every statement holds its whole condition.
+-- The filter equivalent to the predicate of a partial index; NULL unless the predicate consists of equalities and null
+-- tests joined by AND (and perhaps a marker). It only decides which index to try: every statement holds the whole condition.
 CREATE OR REPLACE FUNCTION vectuned._predicate_filter(predicate text, p_relation regclass) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     name constant text := '("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)';
-    -- As PostgreSQL writes them back: what was matched, the column, the value.
+    -- Conditions as PostgreSQL deparses them. Groups: the whole match, the column, the value.
     equality constant text := '^(\({0,2}' || name || '\)?(?:::[a-z]+(?: varying)?)? = \(?(''(?:[^'']|'''')*''|-?[0-9.]+|true|false)\)?'
                               '(?:::[a-z_" .]+(?:\(\d+\))?)?\)(?: AND |$))';
     missing constant text := '^(\(' || name || ' IS (NULL)\)(?: AND |$))';
-    untrue constant text := '^(\(NOT ' || name || '()\)(?: AND |$))';
-    true_itself constant text := '^(' || name || '()(?: AND |$))';
+    negation constant text := '^(\(NOT ' || name || '()\)(?: AND |$))';
+    boolean_column constant text := '^(' || name || '()(?: AND |$))';
     marker constant text := '^(\([^ ]+\.vector_dims\([^ ]+\) (?:>|>=|<>) \d+\)(?: AND |$))';
     rest text := predicate;
     part text[];
@@ -49,7 +49,8 @@ DECLARE
     attribute record;
     filter jsonb := '{}';
 BEGIN
-    -- A single test may have as many parentheses, and " AND " within its string.
+    -- Strip the outer parentheses of a list of conditions. A single condition can begin with as many parentheses, and its
+    -- string can contain " AND ".
     IF rest !~ replace(equality, '(?: AND |$)', '$')
        AND (rest ~ ('^\((\(|' || name || ' AND ).* AND ') OR rest ~ ('^\(' || name || ' AND '))
     THEN
@@ -62,7 +63,7 @@ BEGIN
             CONTINUE;
         END IF;
         part := coalesce(regexp_match(rest, equality), regexp_match(rest, missing),
-                         regexp_match(rest, untrue), regexp_match(rest, true_itself));
+                         regexp_match(rest, negation), regexp_match(rest, boolean_column));
         SELECT y.typcategory, a.attname INTO attribute
         FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
         WHERE a.attrelid = p_relation AND quote_ident(a.attname) = part[2] AND NOT a.attisdropped;
@@ -84,12 +85,12 @@ END
 $$;
 
 -- Every valid HNSW and IVFFlat index over a column: on the column itself, on its half precision
--- (embedding::halfvec(n)) or on its signs (binary_quantize(embedding)::bit(n)). The best to begin with come first.
+-- (embedding::halfvec(n)) or on its signs (binary_quantize(embedding)::bit(n)). The best default comes first.
 CREATE OR REPLACE FUNCTION vectuned._vector_indexes(p_relation regclass, p_column name)
 RETURNS TABLE (index_relation oid, method text, form text, metric text, marker text, requires jsonb, lists int)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
--- Predicates are written back the same in every session.
+-- So that predicates are deparsed in the same form in every session.
 SET datestyle = 'ISO'
 SET timezone = 'UTC'
 SET quote_all_identifiers = off
@@ -113,7 +114,7 @@ AS $$
         JOIN pg_am m ON m.oid = i.relam AND m.amname IN ('hnsw', 'ivfflat')
         JOIN pg_opclass o ON o.oid = x.indclass[0]
         CROSS JOIN LATERAL (SELECT translate(pg_get_indexdef(x.indexrelid, 1, false), '()', '') AS text) e),
-    told AS (
+    recognised AS (
         SELECT c.*, CASE WHEN c.predicate IS NULL THEN 'true'
                          ELSE vectuned._marker(c.predicate, c.name, c.extension, c.dimensions) END AS marker
         FROM candidate c WHERE c.form IS NOT NULL)
@@ -122,7 +123,7 @@ AS $$
                 WHEN t.opcname LIKE '%\_ip\_ops' THEN 'ip' END,
            coalesce(t.marker, r.marker, 'true'), r.requires,
            CASE t.method WHEN 'ivfflat' THEN coalesce(substring(array_to_string(t.reloptions, ',') FROM 'lists=(\d+)')::int, 100) END
-    FROM told t
+    FROM recognised t
     CROSS JOIN LATERAL (
         SELECT CASE WHEN t.marker IS NULL THEN vectuned._predicate_filter(t.predicate, p_relation) END AS requires,
                vectuned._marker(substring(t.predicate FROM '\(([^ ]+\.vector_dims\([^ ]+\) (?:>|>=|<>) \d+)\)'),
@@ -134,7 +135,8 @@ AS $$
     ORDER BY r.requires IS NOT NULL, t.form = 'bits', t.method <> 'hnsw', t.form = 'halfvec', t.indexrelid DESC
 $$;
 
--- Which building of an index: its filenode; of a partitioned one, those of all its parts. NULL if it is gone.
+-- The generation of an index, which changes when it is rebuilt: its filenode; for a partitioned index a hash over the
+-- filenodes of its partitions. NULL if the index does not exist.
 CREATE OR REPLACE FUNCTION vectuned._generation(p_index oid) RETURNS oid
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -147,7 +149,7 @@ AS $$
     FROM pg_class r WHERE r.oid = p_index
 $$;
 
--- The names of the indexes that a plan reads.
+-- The names of the indexes in a plan.
 CREATE OR REPLACE FUNCTION vectuned._plan_indexes(plan json) RETURNS text[]
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -155,7 +157,7 @@ AS $$
     SELECT coalesce(array_agg(DISTINCT n #>> '{}'), '{}') FROM jsonb_path_query(plan::jsonb, 'strict $.**."Index Name"') n
 $$;
 
--- Whether a plan reads an index (of a partitioned one: its parts) and no other; or nothing, where no row can match.
+-- Whether a plan reads only this index (or the partitions of it), or nothing because no row can match.
 CREATE OR REPLACE FUNCTION vectuned._plan_reads(plan json, p_index oid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -168,9 +170,9 @@ AS $$
     FROM vectuned._plan_indexes(plan) used
 $$;
 
--- Whether the planner takes an index where it is asked for, at its lowest effort and its highest: others may answer the
--- same statement, and what they cost to look through grows otherwise, with m for example. Those of the other method
--- are made to look as costly as can be, here and wherever one is searched.
+-- Whether the planner chooses an index for the statements written for it, at the lowest and at the highest effort: another
+-- index may answer the same statement, and its estimated cost may grow differently with effort (with m, for example). Here
+-- and in every search, the highest setting of the other method makes its indexes look as expensive as possible.
 CREATE OR REPLACE FUNCTION vectuned._takes_index(c vectuned.tuned_column, i vectuned.tuned_index, condition text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
@@ -187,7 +189,7 @@ DECLARE
     plan json;
 BEGIN
     SELECT * INTO f FROM vectuned._index_fragments(c, i);
-    -- The ends of learning/ladder.py, RUNGS and probe_rungs.
+    -- The lowest and highest rungs: RUNGS and probe_rungs in learning/model/ladder.py.
     FOREACH effort IN ARRAY CASE i.method WHEN 'hnsw' THEN ARRAY[10, 1000]
                             ELSE ARRAY[1, least(i.lists, greatest(128, round(8 * sqrt(i.lists))))::int] END LOOP
         PERFORM set_config(CASE i.method WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, effort::text, true);
@@ -202,8 +204,8 @@ BEGIN
 END
 $$;
 
--- Brings what is known of a column's indexes up to date, and its main one if that is gone; says whether anything
--- changed. Of indexes that no statement could tell apart, the one that the planner takes counts.
+-- Updates tuned_index from the catalogs, and the main index if that was dropped. Returns whether anything changed. Of several
+-- indexes that no statement can distinguish, only the one that the planner chooses is listed.
 CREATE OR REPLACE FUNCTION vectuned._refresh_indexes(p_column_id int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -212,7 +214,7 @@ DECLARE
     c vectuned.tuned_column;
     entry vectuned.tuned_index;
     condition text;
-    kept oid[] := '{}';
+    listed oid[] := '{}';
     changed boolean := false;
     main oid;
     same boolean;
@@ -229,10 +231,10 @@ BEGIN
             FROM vectuned._compile_filter(c.id, c.relation, entry.requires) m;
         END IF;
         CONTINUE WHEN NOT vectuned._takes_index(c, entry, condition);
-        kept := kept || entry.index_relation;
+        listed := listed || entry.index_relation;
         main := coalesce(main, CASE WHEN entry.requires IS NULL THEN entry.index_relation END);
-        -- Itself, as it was; or one like it that is gone, by which it was the same before a restore or by another name:
-        -- what was learned goes on serving.
+        -- The entry of this index; or that of an equal index that no longer exists, which it was before a restore or a
+        -- rebuild: then it takes over the number, so that what was learned continues to serve.
         SELECT t.index_no, t.index_relation = entry.index_relation INTO number, same
         FROM vectuned.tuned_index t
         WHERE t.column_id = c.id AND t.marker = entry.marker AND t.requires IS NOT DISTINCT FROM entry.requires
@@ -247,7 +249,7 @@ BEGIN
         UPDATE vectuned.tuned_index t SET index_relation = entry.index_relation, share = entry.share
         WHERE t.column_id = c.id AND t.index_no = number;
         CONTINUE WHEN FOUND;
-        -- Numbers are not used again: what was measured of an index that is gone must not count for another.
+        -- Numbers are never reused: measurements of a dropped index must not apply to another.
         SELECT greatest(coalesce(max(t.index_no), 0), coalesce((SELECT max(p.index_no) FROM vectuned.measured_path p
                                                                 WHERE p.column_id = c.id), 0)) + 1
         INTO number FROM vectuned.tuned_index t WHERE t.column_id = c.id;
@@ -255,9 +257,9 @@ BEGIN
         VALUES (c.id, number, entry.index_relation, entry.method, entry.form, entry.marker, entry.requires, entry.share,
                 entry.lists);
     END LOOP;
-    DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation <> ALL (kept);
+    DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation <> ALL (listed);
     changed := changed OR FOUND;
-    IF c.index_relation <> ALL (kept) AND main IS NOT NULL THEN
+    IF c.index_relation <> ALL (listed) AND main IS NOT NULL THEN
         UPDATE vectuned.tuned_column t SET index_relation = main WHERE t.id = c.id;
         changed := true;
     END IF;
@@ -270,8 +272,8 @@ BEGIN
 END
 $$;
 
--- What the daemon asks before it works on a column: are its indexes still the ones that are known? What ANALYZE has
--- found out since is taken over as well.
+-- Updates a column's indexes and statistics; the daemon calls it before it works on the column. Returns whether the indexes
+-- changed.
 CREATE OR REPLACE FUNCTION vectuned._refresh_column(p_column_id int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp

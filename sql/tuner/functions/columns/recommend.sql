@@ -1,7 +1,8 @@
--- What vectuned would use for a column and why, and what would help that only its owner can do.
+-- What serves a column and why, and what its owner could do to make searches faster.
 
--- kind: 'search' and 'filtered search' say what serves now; 'index', 'filter index' and 'statistics' carry a statement
--- to run. Runs with the owner's rights, on vectuned's tables and the catalogue only. gain_ms: how much of a mean search of that kind it is expected to save.
+-- kind: 'search' and 'filtered search' describe what serves now; 'index', 'filter index' and 'statistics' carry a statement
+-- to run. gain_ms: milliseconds that the statement is expected to save per search of that kind, on average. It runs with
+-- the owner's rights, and reads only vectuned's tables and the catalogs.
 CREATE OR REPLACE FUNCTION vectuned.recommend_params(relation regclass, column_name name DEFAULT NULL)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -17,13 +18,13 @@ BEGIN
     RETURN QUERY SELECT * FROM vectuned._recommend_indexes(c);
     IF (SELECT r.reltuples FROM pg_class r WHERE r.oid = c.relation) < 0 THEN
         RETURN QUERY SELECT 'statistics', c.relation::text, 'ANALYZE the table',
-            'it was never analyzed, so nobody knows how many rows a filter matches',
+            'it was never analyzed, so the number of rows that a filter matches is unknown',
             format('ANALYZE %s', (vectuned._fragments(c)).relation), NULL::float8, NULL::jsonb;
     END IF;
 END
 $$;
 
--- Of every class of k: what serves, and the same for who searches with plain SQL.
+-- For each class of k: what serves, and the same as a SET statement for plain SQL.
 CREATE OR REPLACE FUNCTION vectuned._recommend_search(c vectuned.tuned_column)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE sql STABLE
@@ -52,7 +53,7 @@ AS $$
     WHERE b.column_id = c.id ORDER BY b.k_class
 $$;
 
--- Of every kind of filter that was learned of: what serves, and what the others would have cost.
+-- For each kind of filter that has been learned: what serves, and what the next best path would cost.
 CREATE OR REPLACE FUNCTION vectuned._recommend_filtered(c vectuned.tuned_column)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE sql STABLE
@@ -66,7 +67,7 @@ AS $$
                 ELSE format('%s %s on %s', CASE p.access_path WHEN 'ivfflat' THEN 'probes' ELSE 'ef_search' END, p.effort,
                             i.index_relation::regclass) END,
            CASE WHEN p.import_no IS NOT NULL THEN format('imported from %s; not yet proven here', m.source) ELSE
-           format('the cheapest proven way, %s ms in %s replays%s', round(p.ms::numeric, 2), p.samples,
+           format('the fastest proven access path, %s ms in %s replays%s', round(p.ms::numeric, 2), p.samples,
                   (SELECT format('; the next is %s, %s ms', CASE o.access_path WHEN 'exact' THEN 'exact search' ELSE o.access_path END,
                                  round(o.ms::numeric, 2))
                    FROM vectuned.measured_path o
@@ -84,9 +85,9 @@ AS $$
     ORDER BY p.k_class, p.shape, p.bucket, p.requires::text
 $$;
 
--- Indexes that would help. A partial one over the vectors of a filter that is asked for often and costs more than a
--- search without a filter: within it that is what the filtered search becomes. At most sixteen, the most useful first.
--- And an ordinary one for columns that are filtered by and have none, without which exact search reads the table.
+-- Indexes that would help. First, partial vector indexes for frequent filters that cost more than a search without a filter:
+-- within the partial index the filtered search becomes such a search. At most 16, the most useful first. Second, ordinary
+-- indexes on filtered columns that have none: without one, exact search reads the whole table.
 CREATE OR REPLACE FUNCTION vectuned._recommend_indexes(c vectuned.tuned_column)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
 LANGUAGE sql STABLE
@@ -99,17 +100,17 @@ AS $$
                           WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.relation AND a.attname = k.name
                                             AND NOT a.attisdropped))
         ORDER BY t.recorded_at DESC LIMIT c.trajectory_window),
-    asked AS (
+    frequency AS (
         SELECT r.filter, r.k_class, avg(r.fraction) AS fraction, count(*) AS searches, sum(count(*)) OVER () AS total
         FROM recent r GROUP BY r.filter, r.k_class),
     priced AS (
         SELECT a.*, now.ms, e.ms AS alone_ms, (now.ms - e.ms) * a.searches / a.total AS gain
-        FROM asked a
+        FROM frequency a
         CROSS JOIN LATERAL vectuned._compile_filter(c.id, c.relation, a.filter) f
         CROSS JOIN LATERAL vectuned._served_path(c.id, a.k_class, a.filter, f.shape, f.fraction) now
         JOIN vectuned.measured_path alone
             ON alone.column_id = c.id AND alone.k_class = a.k_class AND alone.bucket IS NULL AND alone.serves
-        -- A smaller graph needs less effort for the same recall: of a tenth of the rows 0.42 of the time was measured.
+        -- A smaller graph needs less effort for the same recall: with a tenth of the rows, 0.42 of the time was measured.
         CROSS JOIN LATERAL (SELECT alone.ms * (0.25 + 0.75 * sqrt(a.fraction)) AS ms) e
         WHERE a.searches >= 20 AND a.searches >= 0.01 * a.total
           AND now.ms > 1.3 * e.ms
@@ -125,9 +126,9 @@ AS $$
                 WHERE r.oid = c.index_relation AND o !~ '^lists') AS options)
     SELECT 'index', b.filter::text,
            format('a partial HNSW index, about %s', pg_size_pretty((m.bytes * b.fraction)::bigint)),
-           format('%s %% of the filtered searches ask for this and take %s ms; in an index of their own they would take '
+           format('%s %% of the filtered searches use this filter and take %s ms; with an index of their own they would take '
                   'about %s ms. The condition on vector_dims holds for every row: it keeps the plans of other statements as '
-                  'they are, leave it out if they are to use the index too', round(100 * b.searches / b.total, 1),
+                  'they are. Leave it out if those should use the index too', round(100 * b.searches / b.total, 1),
                   round(b.ms::numeric, 2), round(b.alone_ms::numeric, 2)),
            format('CREATE INDEX CONCURRENTLY ON %1$s USING hnsw (%2$I %3$s.%4$I)%5$s WHERE %6$s AND %3$s.vector_dims(%2$I) > 0',
                   f.relation, c.column_name, x.name, c.vector_type || '_' || c.metric || '_ops', coalesce(' WITH (' || m.options || ')', ''),

@@ -1,4 +1,6 @@
--- What vectuned knows and does, for people and dashboards.
+-- Views and counters for people and dashboards: status, stats, promises.
+
+-- What serves each column and class of k, and in which state; one row per column while nothing has been learned.
 
 CREATE OR REPLACE VIEW vectuned.status AS
 SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
@@ -11,7 +13,7 @@ SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_rel
        CASE WHEN r.fits IS NULL THEN 'table missing: vectuned.disable(' || c.relation::oid || ', ..., forget => true)'
             WHEN NOT c.enabled THEN 'disabled'
             WHEN NOT r.fits
-                THEN 'table renamed: searches take the long way until vectuned.enable is called again'
+                THEN 'table renamed: searches take a slower path until vectuned.enable is called again'
             WHEN x.indexrelid IS NULL THEN 'index missing: searches scan the table or another index until '
                                            'vectuned.enable is called again'
             WHEN b.k_class IS NULL THEN 'learning'
@@ -54,7 +56,7 @@ LEFT JOIN LATERAL (
     WHERE k.column_id = c.id) b ON true
 ORDER BY c.id, b.k_class;
 
--- Whether replaying falls behind, and what would help; NULL where it keeps up. p_waiting: searches to be replayed.
+-- How far replaying is behind, and what would help; NULL if it keeps up. p_waiting: number of searches to be replayed.
 CREATE OR REPLACE FUNCTION vectuned._behind(p_column_id int, p_waiting bigint) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -77,9 +79,10 @@ AS $$
     CROSS JOIN LATERAL (SELECT p_waiting / nullif((e.details ->> 'per_minute')::numeric, 0) AS minutes) r
 $$;
 
--- Counters of one tuned column. Successes, failures and unknown are the verdicts on the searches of its window; a search
--- that was not judged yet is in none of them. feedback is the number of searches that users spoke of. behind is NULL
--- where replaying keeps up. Runs with the owner's rights: counting asks for no right to the vectors. On a standby in_inbox is NULL: what is unlogged cannot be read there.
+-- Counters of one tuned column. successes, failures and unknown count the verdicts on the searches of its window; searches
+-- not judged yet are in none of them. feedback counts the searches with feedback. behind is NULL if replaying keeps up.
+-- in_inbox is NULL on a standby, which cannot read unlogged tables. It runs with the owner's rights, so that callers need no
+-- right to the recorded vectors.
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
     OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
@@ -124,7 +127,8 @@ BEGIN
 END
 $$;
 
--- What exact checks prove of the searches served, per class of k and kind of filter.
+-- What exact checks prove about the recall of the searches served, by class of k and kind of filter: figures, and the claim
+-- in a sentence.
 CREATE OR REPLACE VIEW vectuned.promises AS
 SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.since, p.checks, p.unknown, p.recall,
        p.recall_bound, p.below_08, p.below_08_bound, p.confidence, p.e_value, p.alarms,

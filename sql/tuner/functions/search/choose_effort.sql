@@ -1,9 +1,11 @@
--- From what a probe saw to how hard to search. learning/signature.py and learning/optimizer.py compute the
--- same: only + - * / and round on float8, and integer coordinates small enough that float4 sums of their
--- squares are exact (4 * 2000^2 < 2^24), so that both agree to the last bit.
+-- How a search chooses its effort: a probe's distances give a signature, and the nearest learned patterns give the
+-- effort. (ladder.sql turns an effort into ef_search or probes.) learning/patterns/signature.py and optimizer.py compute the
+-- same to the last bit: both use only + - * / and round on float8, and integer coordinates small enough that float4 sums of
+-- their squares are exact (4 * 2000^2 < 2^24).
 
--- NULL where an array is broken or the numbers are not finite: least and greatest would hide that.
--- seen: distances at ranks 1, k, and at the quarters from k to the probe's last; mean: of the first k.
+-- The signature of a probe. d1, dk: distances at ranks 1 and k; q1, q2, q3, last: at the quarters from k to the probe's
+-- last rank; mean: of the first k. NULL if an array has the wrong size or a number is not finite, which least and greatest
+-- would hide.
 CREATE OR REPLACE FUNCTION vectuned._signature(
     d1 float8, dk float8, q1 float8, q2 float8, q3 float8, last float8, mean float8,
     center float8[], weights float8[])
@@ -43,30 +45,30 @@ BEGIN
 END
 $$;
 
--- What a probe of a search says: seen holds the distances of its first rows.
+-- The decision for a probe with these distances, nearest first.
 CREATE OR REPLACE FUNCTION vectuned._decide_by_probe(
-    p_column_id int, p_k_class int, seen float8[], center float8[], weights float8[], p_reach float8,
+    p_column_id int, p_k_class int, distances float8[], center float8[], weights float8[], p_reach float8,
     OUT signature @extschema@.vector, OUT effort float8, OUT expected_recall float8, OUT confidence float8)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    width constant int := cardinality(seen);
+    width constant int := cardinality(distances);
     rest constant int := width - p_k_class;
     total float8 := 0;
 BEGIN
     FOR i IN 1 .. p_k_class LOOP
-        total := total + seen[i];
+        total := total + distances[i];
     END LOOP;
-    signature := vectuned._signature(seen[1], seen[p_k_class], seen[p_k_class + rest / 4], seen[p_k_class + rest / 2],
-                                     seen[p_k_class + rest * 3 / 4], seen[width], total / p_k_class, center, weights);
+    signature := vectuned._signature(distances[1], distances[p_k_class], distances[p_k_class + rest / 4], distances[p_k_class + rest / 2],
+                                     distances[p_k_class + rest * 3 / 4], distances[width], total / p_k_class, center, weights);
     SELECT d.effort, d.expected_recall, d.confidence INTO effort, expected_recall, confidence
     FROM vectuned._decide(p_column_id, p_k_class, signature, p_reach) d;
 END
 $$;
 
--- The three nearest patterns, weighted by 1 / (distance + 8). No row where none is within reach. Its body is parsed
--- when it is made and has no settings of its own, so that it becomes part of the statement that asks.
+-- The decision for a signature: the mean of the three nearest patterns, weighted by 1 / (distance + 8). No row if none is
+-- within reach. The function has a parsed body and no SET clause, so that PostgreSQL inlines it into the calling statement.
 CREATE OR REPLACE FUNCTION vectuned._decide(
     p_column_id int, p_k_class int, p_signature @extschema@.vector, p_reach float8)
 RETURNS TABLE (effort float8, expected_recall float8, confidence float8)

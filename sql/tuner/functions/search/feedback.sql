@@ -1,13 +1,13 @@
--- Keeps what a user said of the results of a search. Runs with the owner's rights, so that callers need none on what was
--- recorded; whoever holds a query_id may speak of that search, and learns no more than the answers here:
---   recorded           stored, or known already; of the same id the last word counts
---   recorded, N ignored  the same, but for N ids that were not in the result
---   empty              no id left to store (with ", N ignored" where there were others)
---   unsampled          the search was not recorded, as most are not: nothing to store it with
---   unknown            no such search: expired, undone with its transaction, lost in a crash, or never made
---   full               there is too much feedback on the searches of that day: not stored
--- Errors: null_value_not_allowed without a query_id; invalid_parameter_value for more than 1,000 ids, or an id that is
--- to be both; read_only_sql_transaction where a recorded search is meant but nothing can be written.
+-- Stores a user's feedback on the results of a search. It runs with the owner's rights, so that callers need none on what
+-- was recorded. Anyone who has a query_id may give feedback on that search, and learns only these answers:
+--   recorded             stored, or stored before; for each id the latest feedback counts
+--   recorded, N ignored  the same, except that N ids were not in the result
+--   empty                no id to store (", N ignored" if some were not in the result)
+--   unsampled            the search was not recorded, like most searches: there is nothing to attach feedback to
+--   unknown              no such search: expired, rolled back, lost in a crash, or never run
+--   full                 not stored: the feedback on searches of that day has reached its size limit
+-- Errors: null_value_not_allowed without a query_id; invalid_parameter_value for more than 1,000 ids, or an id in both
+-- lists; read_only_sql_transaction for feedback on a recorded search in a read-only transaction.
 CREATE OR REPLACE FUNCTION vectuned.record_feedback(
     query_id uuid, relevant_ids text[] DEFAULT '{}', irrelevant_ids text[] DEFAULT '{}')
 RETURNS text
@@ -16,13 +16,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    contradicted text;
+    contradiction text;
     search record;
-    known record;
+    stored record;
     good text[];
     bad text[];
     ignored bigint;
-    remark text;
+    suffix text;
 BEGIN
     IF query_id IS NULL THEN
         RAISE EXCEPTION 'vectuned.record_feedback needs a query_id, got NULL'
@@ -33,9 +33,9 @@ BEGIN
             coalesce(cardinality(relevant_ids), 0) + coalesce(cardinality(irrelevant_ids), 0)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT r.id INTO contradicted FROM unnest(relevant_ids) AS r (id) WHERE r.id = ANY (irrelevant_ids) LIMIT 1;
+    SELECT r.id INTO contradiction FROM unnest(relevant_ids) AS r (id) WHERE r.id = ANY (irrelevant_ids) LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'the id % is given as relevant and as irrelevant', contradicted
+        RAISE EXCEPTION 'the id % is given as relevant and as irrelevant', contradiction
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give each id in one of the two lists.';
     END IF;
 
@@ -50,7 +50,7 @@ BEGIN
             USING ERRCODE = 'read_only_sql_transaction',
                   HINT = 'Call vectuned.record_feedback in a transaction that may write, on the primary server.';
     END IF;
-    -- One statement, one snapshot: a search that is being drained is in one of the two.
+    -- One statement, so one snapshot: a search that is just being drained is in exactly one of the two tables.
     SELECT f.* INTO search
     FROM (SELECT i.column_id, i.recorded_at, i.result_ids FROM vectuned.inbox i WHERE i.query_id = query_id
           UNION ALL
@@ -64,14 +64,14 @@ BEGIN
     bad := ARRAY(SELECT unnest(irrelevant_ids) INTERSECT SELECT unnest(search.result_ids) ORDER BY 1);
     SELECT count(*) INTO ignored
     FROM ((SELECT unnest(relevant_ids) UNION SELECT unnest(irrelevant_ids)) EXCEPT SELECT unnest(search.result_ids)) o;
-    remark := CASE WHEN ignored > 0 THEN format(', %s ignored', ignored) ELSE '' END;
+    suffix := CASE WHEN ignored > 0 THEN format(', %s ignored', ignored) ELSE '' END;
     IF good = '{}' AND bad = '{}' THEN
-        RETURN 'empty' || remark;
+        RETURN 'empty' || suffix;
     END IF;
-    SELECT f.relevant, f.irrelevant INTO known
+    SELECT f.relevant, f.irrelevant INTO stored
     FROM vectuned.feedback f WHERE f.query_id = query_id AND f.recorded_at = search.recorded_at;
-    IF good <@ known.relevant AND bad <@ known.irrelevant THEN
-        RETURN 'recorded' || remark;
+    IF good <@ stored.relevant AND bad <@ stored.irrelevant THEN
+        RETURN 'recorded' || suffix;
     END IF;
     IF pg_table_size(coalesce(
            to_regclass('vectuned.feedback_' || to_char(search.recorded_at AT TIME ZONE 'UTC', 'YYYYMMDD')),
@@ -88,11 +88,11 @@ BEGIN
                            UNION SELECT unnest(excluded.irrelevant) ORDER BY 1),
         given_at = clock_timestamp(), revision = f.revision + 1
     WHERE NOT (excluded.relevant <@ f.relevant AND excluded.irrelevant <@ f.irrelevant);
-    RETURN 'recorded' || remark;
+    RETURN 'recorded' || suffix;
 END
 $$;
 
--- How large the feedback on the searches of one day may grow; it goes with that day's searches.
+-- Size limit, in bytes, of the feedback on the searches of one day.
 CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp

@@ -1,10 +1,11 @@
 -- The filter language of searches: {"tenant": 5, "kind": ["a", "b"], "price": {"<": 10}, "deleted": null}.
--- Conditions hold together (AND). A value means equality, a list one of its elements, null a null test, and an
--- object comparisons by =, <>, <, <=, >, >=, in and "not in".
+-- All conditions must hold (AND). A value means equality, a list means any of its elements, null means IS NULL, and an
+-- object holds comparisons by =, <>, <, <=, >, >=, in and "not in".
 
--- condition: SQL over the table t, identifiers quoted, literals typed; NULL where everything matches.
--- shape: the columns and operators without the values, the same for every filter of a kind.
--- fraction: the share of rows that match, by the published statistics, conditions taken as independent.
+-- Compiles a filter to SQL.
+-- condition: over the table t, with quoted identifiers and typed literals; NULL if every row matches.
+-- shape: columns and operators without the values, equal for filters of the same kind.
+-- fraction: selectivity, the share of rows that match by the planner's statistics, taking conditions as independent.
 CREATE OR REPLACE FUNCTION vectuned._compile_filter(
     p_column_id int, p_relation regclass, filter jsonb,
     OUT condition text, OUT shape text, OUT fraction float8)
@@ -19,14 +20,14 @@ DECLARE
     share float8;
     parts text[] := '{}';
     shapes text[] := '{}';
-    plain boolean;
+    simple boolean;
 BEGIN
     IF jsonb_typeof(filter) <> 'object' THEN
         RAISE EXCEPTION 'a filter must be a JSON object of columns and what they must be, got %', jsonb_typeof(filter)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'For example {"tenant": 5, "price": {"<": 10}}.';
     END IF;
-    -- Nearly every filter is made of equalities on columns of the usual types: one statement for all of them. The search
-    -- before has emptied the processor's caches, so that everything touched here costs several times what it seems to.
+    -- Most filters consist of equalities on columns of common types: one statement compiles them all. The previous search
+    -- has evicted this code from the processor's caches, so each further statement costs several times its warm time.
     fraction := 1;
     FOR entry IN
         SELECT e.key, a.attname, j.value, coalesce((s.common ->> j.value)::float8, s.other_fraction, 0.1) AS share,
@@ -44,13 +45,13 @@ BEGIN
                                 AND a.attnum > 0 AND NOT a.attisdropped
         LEFT JOIN vectuned.readable_statistics s ON s.column_id = p_column_id AND s.attribute = a.attname
     LOOP
-        plain := entry.type IS NOT NULL;
-        EXIT WHEN NOT plain;
+        simple := entry.type IS NOT NULL;
+        EXIT WHEN NOT simple;
         condition := concat_ws(' AND ', condition, format('t.%I OPERATOR(pg_catalog.=) %L::%s', entry.attname, entry.value, entry.type));
         shape := concat_ws(', ', shape, entry.key || ' =');
         fraction := fraction * entry.share;
     END LOOP;
-    IF plain THEN
+    IF simple THEN
         RETURN;
     END IF;
     fraction := 1;
@@ -78,7 +79,7 @@ BEGIN
             fraction := fraction * share;
         END LOOP;
         IF entry.value = '{}' THEN
-            RAISE EXCEPTION 'the filter says nothing of column "%"', entry.key
+            RAISE EXCEPTION 'the filter has no condition on column "%"', entry.key
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Write {"<": 10}, for example, or leave the column out.';
         END IF;
     END LOOP;
@@ -87,7 +88,7 @@ BEGIN
 END
 $$;
 
--- One comparison as SQL. Types are compared by their own equality (that of citext, say), not by that of text.
+-- One comparison as SQL. Each type is compared by its own equality (citext ignores case, for example), not by that of text.
 CREATE OR REPLACE FUNCTION vectuned._filter_test(attribute name, type oid, operator text, value jsonb) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -117,20 +118,20 @@ BEGIN
             CASE WHEN kind = 'null' THEN kind WHEN kind IN ('array', 'object') THEN 'an ' || kind ELSE 'a ' || kind END
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Lists go with "in" and "not in", single values with the rest.';
     END IF;
-    -- A value outside of a domain is no error: nothing equals it.
+    -- Compare by the base type: a value outside the domain is no error, no row equals it.
     WHILE type >= 10000 LOOP
         SELECT y.typbasetype INTO base FROM pg_type y WHERE y.oid = type AND y.typtype = 'd';
         EXIT WHEN NOT FOUND;
         type := base;
     END LOOP;
     type_name := format_type(type, -1);
-    -- The usual types have the operators of these names; looking them up would take half of all the time here.
+    -- Common types have operators of these names in pg_catalog; looking them up would double the time of this function.
     symbol := CASE WHEN type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'text'::regtype, 'varchar'::regtype,
                                  'bool'::regtype, 'uuid'::regtype, 'numeric'::regtype, 'float4'::regtype, 'float8'::regtype,
                                  'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
         THEN 'OPERATOR(pg_catalog.' || CASE operator WHEN 'in' THEN '=' WHEN 'not in' THEN '<>' ELSE operator END || ')'
         ELSE vectuned._filter_operator(type, operator) END;
-    -- Numbers that an integer column cannot hold are compared as what they are.
+    -- Numbers that an integer column cannot hold are compared as bigint or numeric.
     digits := CASE type WHEN 'int2'::regtype THEN 4 WHEN 'int4'::regtype THEN 9 WHEN 'int8'::regtype THEN 18 END;
     IF kind <> 'array' THEN
         single := value #>> '{}';
@@ -173,7 +174,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 RETURN value = trunc(value) AND value BETWEEN -9223372036854775808 AND 9223372036854775807;
 
--- The operator of a comparison for a type, written out with its schema, from the type's default B-tree class.
+-- The operator of a comparison for a type, qualified with its schema, from the type's default B-tree operator class.
 CREATE OR REPLACE FUNCTION vectuned._filter_operator(type oid, operator text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp

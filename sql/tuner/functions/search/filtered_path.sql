@@ -1,13 +1,14 @@
 -- Which access path answers a filtered search.
 
--- Half-octaves of the share of rows that match, from 0 (more than 0.7) to 39. learning/filtering.py has the same.
+-- Selectivity bucket: floor(-2 log2(matching share)), from 0 (over 70 % match) to 39 (almost none).
+-- learning/policy/filtering.py computes the same.
 CREATE OR REPLACE FUNCTION vectuned._filter_bucket(fraction float8) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN fraction <= 0 THEN 39
             ELSE least(greatest(pg_catalog.floor(-2 * pg_catalog.ln(fraction) / pg_catalog.ln(2::float8)), 0), 39)::int END;
 
--- The cheapest of the proven ways to answer a filter, a partial index that is proven to be cheaper than exact search
--- before all others. No row where nothing was learned of such filters.
+-- The access path learned for filters of this shape and selectivity: the cheapest proven one, but a partial index that
+-- is proven cheaper than exact search comes first. No row if nothing has been learned about such filters.
 CREATE OR REPLACE FUNCTION vectuned._served_path(
     p_column_id int, p_k_class int, filter jsonb, p_shape text, fraction float8)
 RETURNS TABLE (access_path text, index_no int, effort int, expected_recall float8, recall_bound float8, ms float8, samples int)
@@ -20,8 +21,8 @@ BEGIN ATOMIC
     ORDER BY p.requires IS NULL, p.ms LIMIT 1;
 END;
 
--- What serves a filter that nothing was learned of: exact search up to 10,000 rows, else the column's index, with
--- three times the effort at which k rows would match were filter and query unrelated.
+-- The access path for filters about which nothing has been learned: exact search if up to 10,000 rows match, otherwise the
+-- main index, with three times the effort at which k rows would match if filter and query were independent.
 CREATE OR REPLACE FUNCTION vectuned._filtered_default(
     fraction float8, relation regclass, k int, default_ef int, default_probes int,
     OUT access_path text, OUT effort int)
@@ -34,7 +35,7 @@ BEGIN
     access_path := 'exact';
     SELECT r.reltuples INTO rows FROM pg_class r WHERE r.oid = relation;
     IF rows < 0 THEN
-        -- Never analyzed; of a partitioned table only its parts are, unless somebody asks for it.
+        -- Never analyzed. Autovacuum analyzes the partitions, but not the partitioned table.
         SELECT sum(greatest(r.reltuples, 0)) INTO rows
         FROM pg_partition_tree(relation) t JOIN pg_class r ON r.oid = t.relid WHERE t.isleaf;
     END IF;

@@ -1,6 +1,6 @@
--- The function that `vectuned.enable` makes for the filtered searches of a column. Its statements carry the
--- filter's values as literals (partial indexes need them, and so do the planner's estimates), so they are
--- planned anew each time; whatever else is asked here keeps its plan. Tokens as in search_template.sql.
+-- The template of _filtered_N, which answers the filtered searches of column N. Its searches hold the filter's values as
+-- literals, because partial indexes and the planner's estimates need them; so they are planned on each call. The other
+-- statements keep their plans. Tokens and sampling as in search_template.sql.
 
 CREATE OR REPLACE FUNCTION vectuned._filtered_template() RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -19,7 +19,7 @@ DECLARE
     condition text;
     shape text;
     fraction float8;
-    class int := vectuned._k_class(k);
+    k_class int := vectuned._k_class(k);
     path text;
     index_no int;
     effort int;
@@ -40,7 +40,7 @@ BEGIN
             AND NOT row_security_active({relation_literal}::regclass::oid);
     END IF;
     SELECT p.access_path, p.index_no, p.effort INTO path, index_no, effort
-    FROM vectuned._served_path({id}, class, filter, shape, fraction) p;
+    FROM vectuned._served_path({id}, k_class, filter, shape, fraction) p;
     IF path IS NULL OR path <> 'exact' AND index_no <> {main_no}
         AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {index_oid_by_no})
     THEN
@@ -55,7 +55,7 @@ BEGIN
                 probes := effort;
                 PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);
             ELSIF path = 'planner' THEN
-                -- A plain statement, as vectuned._replay measures it.
+                -- The statement as vectuned._replay measured it, with the planner free to choose.
                 probes := {main_probes};
                 ef := CASE WHEN probes IS NULL THEN greatest(k, {default_ef}) END;
                 PERFORM set_config('ivfflat.probes', {default_probes}::text, true),
@@ -77,7 +77,7 @@ BEGIN
             path := path || '_filtered';
         END IF;
         IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
-            -- Chosen, or too few rows within that effort: every matching row, by whatever index the filter has.
+            -- Exact search was chosen, or that effort found too few rows: rank every matching row, by the planner's path.
             path := CASE path WHEN 'exact' THEN path ELSE 'exact_after_' || replace(path, '_filtered', '') END;
             PERFORM set_config('enable_sort', 'on', true);
             EXECUTE {every_head} || condition || {every_tail}

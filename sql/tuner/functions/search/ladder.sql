@@ -1,22 +1,24 @@
--- Rungs of effort, classes of k, and the way from a position on the ladder to an ef_search.
--- learning/ladder.py holds the same numbers; a test compares the two.
+-- The ladder: rungs of effort, classes of k, and ef_search or probes by position on the ladder.
+-- learning/model/ladder.py holds the same numbers; a test compares the two.
 
--- Loads pgvector: without it only a superuser could attach its settings to the functions that follow.
+-- Loads pgvector: until it is loaded only superusers may name its settings in SET clauses of functions.
 SELECT '[1]'::@extschema@.vector;
 
+-- The values of ef_search that replays measure: steps of about sqrt(2), from 10 to pgvector's limit.
 CREATE OR REPLACE FUNCTION vectuned._rungs() RETURNS int[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 RETURN ARRAY[10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 1000];
 
+-- The class of k: the smallest of 1, 3, 10, 30, 100, 300 and 1000 that is at least k. A class shares its policy.
 CREATE OR REPLACE FUNCTION vectuned._k_class(k int) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN k <= 1 THEN 1 WHEN k <= 3 THEN 3 WHEN k <= 10 THEN 10 WHEN k <= 30 THEN 30
             WHEN k <= 100 THEN 100 WHEN k <= 300 THEN 300 ELSE 1000 END;
 
--- Between two rungs the effort is interpolated linearly; never under k, never over the highest rung, which is
--- pgvector's 1000. The same with the rungs of an IVFFlat index and k = 1 gives probes. NULL for
--- an effort that is no number, so that a broken bank falls back on the fixed setting and not on the dearest.
+-- The ef_search at a position on the ladder, interpolated linearly between rungs; at least k, at most the highest rung,
+-- 1000, which is pgvector's limit. With the rungs of an IVFFlat index and k = 1 it returns probes. NULL if the effort is not
+-- finite, so that a broken bank falls back to the fixed setting instead of the most expensive one.
 CREATE OR REPLACE FUNCTION vectuned._ef_search(effort float8, k int, p_rungs int[] DEFAULT NULL) RETURNS int
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp

@@ -1,4 +1,6 @@
--- What a search would be served with, and why, without searching to the end.
+-- The search parameters that a search would use, and taking them into one's own statements.
+
+-- The search parameters that vectuned.search would use, and why. It runs the probe, but not the search.
 
 CREATE OR REPLACE FUNCTION vectuned.params(
     relation regclass, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
@@ -13,7 +15,7 @@ DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
     class int := vectuned._k_class(k);
     b vectuned.bank;
-    seen float8[];
+    distances float8[];
     d record;
     condition text;
     shape text;
@@ -50,9 +52,9 @@ BEGIN
                       FROM vectuned.measured_path p JOIN vectuned.imported m ON m.import_no = p.import_no
                       WHERE p.column_id = c.id AND p.k_class = class AND p.shape = shape AND p.serves
                         AND p.bucket = vectuned._filter_bucket(fraction / p.share) AND p.access_path = learned.access_path LIMIT 1),
-                     'nothing was learned of such filters yet')
-                 WHEN access_path = 'exact' THEN 'exact search was measured to be quicker than any index'
-                 ELSE format('the index was measured to be quicker than exact search, %s ms', round(learned.ms::numeric, 2)) END);
+                     'nothing has been learned about such filters yet')
+                 WHEN access_path = 'exact' THEN 'exact search was measured to be faster than any index'
+                 ELSE format('the index was measured to be faster than exact search, %s ms', round(learned.ms::numeric, 2)) END);
         RETURN;
     END IF;
     SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
@@ -84,9 +86,9 @@ BEGIN
     IF b.access_path LIKE '%\_adaptive' AND b.probe_ef BETWEEN class + 4 AND 1000 THEN
         ef_search := greatest(ef_search, CASE WHEN probes IS NULL THEN b.probe_ef END);
         BEGIN
-            seen := vectuned._probe(c, query, b.probe_ef);
-            IF cardinality(seen) = b.probe_ef THEN
-                SELECT * INTO d FROM vectuned._decide_by_probe(c.id, class, seen, b.center, b.weights, b.reach);
+            distances := vectuned._probe(c, query, b.probe_ef);
+            IF cardinality(distances) = b.probe_ef THEN
+                SELECT * INTO d FROM vectuned._decide_by_probe(c.id, class, distances, b.center, b.weights, b.reach);
                 IF vectuned._ef_search(d.effort, k) IS NOT NULL THEN
                     access_path := b.access_path;
                     IF probes IS NULL THEN
@@ -107,7 +109,8 @@ BEGIN
 END
 $$;
 
--- What a column is searched with where nothing was learned: ef_search of HNSW, probes of IVFFlat.
+-- The main index and its default effort, for columns about which nothing has been learned: ef_search for HNSW, probes for
+-- IVFFlat.
 CREATE OR REPLACE FUNCTION vectuned._default_effort(
     c vectuned.tuned_column, OUT index_no int, OUT ef_search int, OUT probes int)
 LANGUAGE sql STABLE
@@ -119,7 +122,7 @@ AS $$
     LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
 $$;
 
--- Distances of the first rows of a scan with a small effort: ef rows with that ef_search, or of the nearest list.
+-- The probe: distances of the first ef rows of a cheap scan. HNSW is scanned with this ef_search, IVFFlat with one probe.
 CREATE OR REPLACE FUNCTION vectuned._probe(c vectuned.tuned_column, query @extschema@.vector, ef int)
 RETURNS float8[]
 LANGUAGE plpgsql STABLE
@@ -135,23 +138,23 @@ SET ivfflat.probes = 32768
 AS $$
 DECLARE
     f record;
-    seen float8[];
+    distances float8[];
 BEGIN
     SELECT r.distance, r.relation, n.narrow, i.method INTO f
     FROM vectuned._fragments(c) r, vectuned.tuned_index i, vectuned._index_fragments(c, i) n
     WHERE i.column_id = c.id AND i.index_relation = c.index_relation;
-    -- The index of the other method is made to look dear.
+    -- The highest setting of the other method makes its indexes look expensive to the planner.
     PERFORM set_config('hnsw.ef_search', CASE f.method WHEN 'hnsw' THEN ef ELSE 1000 END::text, true),
             set_config('ivfflat.probes', CASE f.method WHEN 'hnsw' THEN '32768' ELSE '1' END, true);
     EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
                    'ORDER BY %1$s LIMIT %4$s) n',
                    f.distance, f.relation, f.narrow, ef)
-    INTO seen USING query;
-    RETURN seen;
+    INTO distances USING query;
+    RETURN distances;
 END
 $$;
 
--- Returns the query unchanged and sets the effort for the rest of the transaction, so that
+-- Returns the query vector unchanged and sets the learned effort for the rest of the transaction, so that
 -- ORDER BY embedding <=> (SELECT vectuned.apply('items', $1, 10)) LIMIT 10 searches with it.
 CREATE OR REPLACE FUNCTION vectuned.apply(
     relation regclass, query @extschema@.vector, k int DEFAULT 10, column_name name DEFAULT NULL)
@@ -167,7 +170,7 @@ DECLARE
 BEGIN
     PERFORM vectuned._check_query(c, query, k);
     SELECT * INTO effort FROM vectuned._default_effort(c);
-    -- The statement that this is a part of orders by the column itself, so the index over that is what counts.
+    -- The calling statement orders by the column itself, so only what was learned about the main index applies.
     learned := coalesce(
         (SELECT p.effort FROM vectuned.measured_path p
          WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(k) AND p.bucket IS NULL AND p.index_no = effort.index_no),

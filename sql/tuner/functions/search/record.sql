@@ -1,15 +1,18 @@
--- Names a search; the last hexadecimal digit says whether it was recorded. Of a name that nothing is kept under only
--- chance is asked, not secrecy: the system's own source costs a search 0.03 ms.
+-- Recording of sampled searches. (The generated functions draw the sample: `started` in search_template.sql, `sampled` in
+-- filtered_template.sql.)
+
+-- The id of a search. Its last hexadecimal digit tells whether the search was recorded: 1 if so, otherwise 0.
+-- Ids of unrecorded searches need only be unlikely to collide, and random() is cheaper: gen_random_uuid() costs 0.03 ms.
 CREATE OR REPLACE FUNCTION vectuned._query_id(recorded boolean) RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN CASE WHEN recorded THEN overlay(gen_random_uuid()::text PLACING '1' FROM 36)
             ELSE left(encode(sha256(float8send(random()) || float8send(random())), 'hex'), 31) || '0' END::uuid;
 
--- Puts one sampled search into the inbox. Runs with the owner's rights so that callers need none on the
--- inbox; it only inserts, and whatever goes wrong here must not reach the search. Says whether it recorded.
--- Callers could make up what they record, so it takes only what a generated search function hands over, unless the
--- caller may write to the inbox anyway. Who called is the second line of the call stack: names in it are qualified,
--- as the search_path of those functions is fixed, and one that holds a line break or the like would be quoted.
+-- Inserts one sampled search into the inbox and returns whether it did. It runs with the owner's rights, so that callers
+-- need none on the inbox. It catches every error, because recording must never make a search fail.
+-- Callers could forge searches, so it accepts calls only from the generated search functions, or from roles that may insert
+-- into the inbox anyway. The second line of the call stack names the caller: names in it are qualified, because those
+-- functions fix their search_path, and a name with a line break or the like would be quoted.
 
 CREATE OR REPLACE FUNCTION vectuned._record(
     query_id uuid, column_id int, query @extschema@.vector, k int, access_path text, ef_search int,
@@ -26,12 +29,12 @@ BEGIN
     GET DIAGNOSTICS stack = PG_CONTEXT;
     IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._(search|filtered)_[0-9]+\('
            AND NOT has_table_privilege(vectuned._caller(), 'vectuned.inbox', 'INSERT')
-       -- One row must not fill the inbox.
+       -- One filter (in bytes) must not fill the inbox.
        OR pg_column_size(filter) > 65536
     THEN
         RETURN false;
     END IF;
-    -- A search never waits for the inbox: while a vacuum shortens it, samples are left out.
+    -- A search never waits for the inbox: while VACUUM truncates it, samples are dropped.
     LOCK TABLE vectuned.inbox IN ROW EXCLUSIVE MODE NOWAIT;
     IF pg_table_size('vectuned.inbox') > vectuned._inbox_bytes() THEN
         RETURN false;
@@ -49,13 +52,14 @@ EXCEPTION WHEN others THEN
 END
 $$;
 
--- How large the inbox may grow. The daemon has it replaced when its configuration says otherwise: a constant costs
--- searches nothing.
+-- Size limit of the inbox in bytes. The daemon replaces the function to apply its configuration (_bound_inbox): a constant
+-- costs searches nothing.
 CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 RETURN 64 * 1024 * 1024::bigint;
 
+-- Sets the size limit of the inbox.
 CREATE OR REPLACE FUNCTION vectuned._bound_inbox(bytes bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -1,8 +1,9 @@
 -- vectuned.search: finds the generated function of a column and calls it.
 
--- A chain of comparisons with constants is the quickest way from a relation to its function. Names are compared
--- too: the functions hold them, a table may have been renamed since, and after a restore an oid may be another's.
--- Whatever the chain does not know goes the long way, which has the error messages.
+-- Generates vectuned.search: a chain of comparisons with constants, which is the fastest dispatch from a relation to its
+-- function. It compares the table's name as well as its oid, because the functions hold the name: the table may have been
+-- renamed, and after a restore the oid may belong to another table. All other calls go to _search_fallback, which has
+-- the error messages.
 CREATE OR REPLACE FUNCTION vectuned._generate_dispatch() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -41,8 +42,8 @@ $body$, coalesce(branches, 'NULL;')));
 END
 $$;
 
--- The long way of a search: every argument checked, and where the generated function no longer fits (the table
--- was renamed or its column altered since), statements written anew. Those are not recorded.
+-- The slow path of a search: checks every argument and calls the generated function. If that no longer fits, because the
+-- table was renamed or its column altered, it builds the statements itself, and records nothing.
 CREATE OR REPLACE FUNCTION vectuned._search_fallback(
     relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
 RETURNS TABLE (id text, distance float8, query_id uuid)
@@ -100,7 +101,7 @@ BEGIN
 END
 $$;
 
--- The name of the function that answers a search, after every argument was checked; NULL if it no longer fits.
+-- Checks every argument and returns the name of the generated function; NULL if the function no longer fits the table.
 CREATE OR REPLACE FUNCTION vectuned._search_function(
     relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
 RETURNS name
@@ -119,6 +120,7 @@ BEGIN
 END
 $$;
 
+-- Raises an error for an unusable query vector or k.
 CREATE OR REPLACE FUNCTION vectuned._check_query(c vectuned.tuned_column, query @extschema@.vector, k int)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -148,7 +150,7 @@ BEGIN
 END
 $$;
 
--- A search that returns whole rows, nearest first.
+-- vectuned.search with whole rows as the result, nearest first.
 CREATE OR REPLACE FUNCTION vectuned.search_rows(
     row_type anyelement, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL)

@@ -1,8 +1,10 @@
--- The function that `vectuned.enable` makes for a column, with static SQL so that plans are kept.
--- vectuned._generate fills the tokens in braces, $@$ is a quote that none of them holds. The table is t, its columns
--- are always written t.column, and every other plain name is a variable. Where searches are transactions of their own
--- PL/pgSQL prepares each expression it comes by anew, defaults of variables too, at some 0.005 ms, and one with a
--- subquery at 0.02: the usual search, by a fixed ef_search, comes by as few as can be.
+-- The template of _search_N, which answers the searches of column N. It uses static SQL, so that plans are kept.
+-- vectuned._generate replaces the tokens in braces; $@$ becomes a dollar quote that none of the texts holds. The table is t,
+-- its columns are always written t.column, and every other unqualified name is a variable.
+-- Sampling: `started` is set for a random share of the searches, sample_rate; those are recorded at the end.
+-- Speed: if each search is its own transaction, PL/pgSQL prepares every expression that it executes again, also the defaults
+-- of variables: about 0.005 ms each, 0.02 ms with a subquery. So the common search, with a fixed ef_search, executes as few
+-- as possible.
 
 CREATE OR REPLACE FUNCTION vectuned._search_template() RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -16,7 +18,7 @@ SET enable_sort = off
 AS $@$
 #variable_conflict use_variable
 DECLARE
-    {query}-- Set if the search was drawn to be recorded.
+    {query}-- When the search began, if it is in the sample to be recorded; otherwise NULL.
     started timestamptz := {started};
     recorded boolean;
     class int;
@@ -36,15 +38,14 @@ DECLARE
     found_id text;
     found_distance float8;
     total float8;
-    seen float8[];
+    probe_distances float8[];
     kth float8;
     class_distance float8;
     disordered boolean;
     rest int;
     signature @extschema@.vector;
     scan refcursor;
-    -- What scans that go on are otherwise bounded by. To have these two restored by the function, as the other settings
-    -- are, would cost every search.
+    -- Former values of two settings, changed only for continued scans. SET clauses of the function would cost every search.
     bounds text[];
 BEGIN
     SELECT vectuned._k_class(k), b.access_path, coalesce(b.index_no, {main_no}), least(greatest(b.ef_search, k), 1000),
@@ -56,14 +57,14 @@ BEGIN
         PERFORM set_config('hnsw.ef_search', ef::text, true);
     ELSE
         IF path IS NULL THEN
-            -- Nothing was learned, or its index is gone.
+            -- Nothing has been learned, or the index was dropped.
             class := vectuned._k_class(k);
             index_no := {main_no};
             ef := least(greatest({main_ef}, k), 1000);
             probes := {main_probes};
         END IF;
         IF path = 'hnsw_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
-            -- Probe: the first rows of a relaxed scan, which come in order and are the search's own beginning.
+            -- Probe: the first rows of a relaxed scan. They come in order, and the search continues from them.
             bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
             PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
                     set_config('hnsw.max_scan_tuples', '20000', true), set_config('hnsw.scan_mem_multiplier', '4', true),
@@ -72,7 +73,7 @@ BEGIN
             kth := '-Infinity';
             OPEN scan NO SCROLL FOR
                 SELECT {key}, {distance} FROM {relation} t WHERE {narrow} ORDER BY {distance};
-            -- It looks at the ranks of the class of k, as the searches did that it is held against.
+            -- It reads the ranks of the class of k, as the searches did from which the patterns were learned.
             FOR i IN 1 .. class LOOP
                 FETCH scan INTO found_id, found_distance;
                 EXIT WHEN NOT FOUND;
@@ -90,16 +91,16 @@ BEGIN
             class_distance := found_distance;
             rest := probe_ef - class;
             FETCH RELATIVE rest / 4 FROM scan INTO found_id, found_distance;
-            seen[1] := found_distance;
+            probe_distances[1] := found_distance;
             FETCH RELATIVE rest / 2 - rest / 4 FROM scan INTO found_id, found_distance;
-            seen[2] := found_distance;
+            probe_distances[2] := found_distance;
             FETCH RELATIVE rest * 3 / 4 - rest / 2 FROM scan INTO found_id, found_distance;
-            seen[3] := found_distance;
+            probe_distances[3] := found_distance;
             FETCH RELATIVE rest - rest * 3 / 4 FROM scan INTO found_id, found_distance;
             IF FOUND THEN
                 BEGIN
-                    signature := vectuned._signature(found_distances[1], class_distance, seen[1], seen[2],
-                                                     seen[3], found_distance, total / class, center, weights);
+                    signature := vectuned._signature(found_distances[1], class_distance, probe_distances[1], probe_distances[2],
+                                                     probe_distances[3], found_distance, total / class, center, weights);
                     ef := coalesce((SELECT vectuned._ef_search(d.effort, k)
                                     FROM vectuned._decide({id}, class, signature, reach) d), ef);
                 EXCEPTION WHEN others THEN
@@ -109,7 +110,7 @@ BEGIN
                     PERFORM set_config('hnsw.ef_search', (ef - probe_ef)::text, true);
                     FOR i IN 1 .. ef - probe_ef LOOP
                         FETCH scan INTO found_id, found_distance;
-                        -- A batch comes in order: nothing after this row can be nearer.
+                        -- A batch comes in order: no later row can be nearer.
                         EXIT WHEN NOT FOUND OR found_distance >= kth;
                         found_ids := found_ids || found_id;
                         found_distances := found_distances || found_distance;
@@ -125,21 +126,21 @@ BEGIN
                           ORDER BY u.distance LIMIT k) n;
                 END IF;
             ELSE
-                -- The scan came to its end, perhaps through several batches: skipped rows may be nearer.
+                -- The scan ended, perhaps after several batches: skipped rows may be nearer, so search again.
                 found_ids := NULL;
                 found_distances := NULL;
             END IF;
             CLOSE scan;
         ELSE
             IF path = 'ivfflat_adaptive' AND probe_ef BETWEEN class + 4 AND 1000 AND generation = {main_generation} THEN
-                -- Probe: the nearest list alone. It cannot be continued and is searched again.
+                -- Probe: the nearest list only. The scan cannot be continued; the search reads the list again.
                 PERFORM set_config('ivfflat.probes', '1', true), set_config('hnsw.ef_search', '1000', true);
-                SELECT array_agg(n.distance) INTO seen
+                SELECT array_agg(n.distance) INTO probe_distances
                 FROM (SELECT {distance} AS distance FROM {relation} t WHERE {narrow} ORDER BY {distance} LIMIT probe_ef) n;
-                IF cardinality(seen) = probe_ef THEN
+                IF cardinality(probe_distances) = probe_ef THEN
                     BEGIN
                         SELECT d.signature, coalesce(vectuned._ef_search(d.effort, 1, rungs), probes) INTO signature, probes
-                        FROM vectuned._decide_by_probe({id}, class, seen, center, weights, reach) d;
+                        FROM vectuned._decide_by_probe({id}, class, probe_distances, center, weights, reach) d;
                     EXCEPTION WHEN others THEN
                         NULL;
                     END;
@@ -150,7 +151,7 @@ BEGIN
                 PERFORM set_config('hnsw.ef_search', ef::text, true);
             ELSE
                 ef := NULL;
-                -- As elsewhere, indexes of the other method are made to look costly: vectuned._takes_index says why.
+                -- The highest ef_search makes HNSW indexes look expensive to the planner: see vectuned._takes_index.
                 PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);
             END IF;
         END IF;
@@ -170,7 +171,7 @@ BEGIN
             EXIT;
         END IF;
         EXIT WHEN cardinality(found_ids) = k;
-        -- Dead rows, or those that a policy hides, leave a scan of ef rows short: let it go on.
+        -- Fewer than k rows, because others are dead or hidden by a policy: continue the scan.
         path := path || '_continued';
         bounds := ARRAY[current_setting('hnsw.max_scan_tuples'), current_setting('hnsw.scan_mem_multiplier')];
         PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),{continue_ivfflat}
@@ -181,7 +182,7 @@ BEGIN
     END IF;
 
     IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
-        -- Too few rows in the index's reach, or no index (a zero vector has no cosine distance and is in none).
+        -- The index returned too few rows, or there is none. (Zero vectors have no cosine distance and are in no index.)
         IF {zero} THEN
             RAISE EXCEPTION 'the query vector is zero and has no cosine distance'
                 USING ERRCODE = 'invalid_parameter_value';

@@ -1,7 +1,7 @@
 -- Selectivity of filters: the share of rows that match, estimated from the planner's statistics.
 
--- The published statistics hold values of rows. As with pg_stats each role sees those of the columns that it may read,
--- and none where policies hide rows from it.
+-- The statistics hold values of rows. As with pg_stats, each role sees those of the columns that it may read, and none if
+-- row security policies hide rows from it.
 CREATE OR REPLACE VIEW vectuned.readable_statistics WITH (security_barrier) AS
 SELECT s.column_id, s.attribute, s.null_fraction, s.other_fraction, s.common, s.bounds
 FROM vectuned.filter_statistics s
@@ -12,7 +12,7 @@ WHERE NOT row_security_active(c.relation::oid)
                   WHERE a.attrelid = c.relation AND a.attname = s.attribute AND NOT a.attisdropped
                     AND has_column_privilege(c.relation::oid, a.attnum, 'SELECT')));
 
--- The share of rows that a comparison leaves; a tenth where nothing is known.
+-- The selectivity of one comparison; 0.1 without statistics on the column.
 CREATE OR REPLACE FUNCTION vectuned._filter_share(p_column_id int, p_attribute name, operator text, value jsonb)
 RETURNS float8
 LANGUAGE plpgsql STABLE
@@ -24,8 +24,8 @@ DECLARE
     other_fraction float8;
     common jsonb;
     bounds float8[];
-    below float8;
-    spelled boolean;
+    matching float8;
+    few boolean;
     number float8;
     listed float8;
     rest float8;
@@ -39,15 +39,15 @@ BEGIN
     IF jsonb_typeof(value) = 'null' THEN
         RETURN CASE operator WHEN '<>' THEN 1 - null_fraction ELSE null_fraction END;
     ELSIF operator IN ('=', '<>') THEN
-        below := coalesce(vectuned._common_share(common, value #>> '{}'), other_fraction);
-        RETURN CASE operator WHEN '=' THEN below ELSE greatest(1 - null_fraction - below, 0) END;
+        matching := coalesce(vectuned._common_share(common, value #>> '{}'), other_fraction);
+        RETURN CASE operator WHEN '=' THEN matching ELSE greatest(1 - null_fraction - matching, 0) END;
     ELSIF operator IN ('in', 'not in') THEN
-        spelled := common <> '{}' AND jsonb_array_length(value) <= 100;
+        few := common <> '{}' AND jsonb_array_length(value) <= 100;
         SELECT least(coalesce(sum(CASE WHEN e.value = 'null' THEN null_fraction
-                              WHEN spelled THEN coalesce(vectuned._common_share(common, e.value #>> '{}'), other_fraction)
+                              WHEN few THEN coalesce(vectuned._common_share(common, e.value #>> '{}'), other_fraction)
                               ELSE coalesce((common ->> (e.value #>> '{}'))::float8, other_fraction) END), 0), 1)
-        INTO below FROM (SELECT DISTINCT x.value FROM jsonb_array_elements(value) x) e;
-        RETURN CASE operator WHEN 'in' THEN below ELSE greatest(1 - null_fraction - below, 0) END;
+        INTO matching FROM (SELECT DISTINCT x.value FROM jsonb_array_elements(value) x) e;
+        RETURN CASE operator WHEN 'in' THEN matching ELSE greatest(1 - null_fraction - matching, 0) END;
     END IF;
     number := vectuned._filter_number(value #>> '{}');
     IF number IS NULL OR (bounds IS NULL AND common = '{}') THEN
@@ -57,20 +57,21 @@ BEGIN
            coalesce(sum(e.value::float8) FILTER (WHERE CASE operator
                WHEN '<' THEN e.number < number WHEN '<=' THEN e.number <= number
                WHEN '>' THEN e.number > number ELSE e.number >= number END), 0)
-    INTO listed, below
+    INTO listed, matching
     FROM (SELECT x.value, CASE WHEN length(x.key) < 200 AND x.key ~ '^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9][0-9]?)?$'
                  THEN x.key::float8 END AS number
           FROM jsonb_each_text(common) x) e;
     rest := greatest(1 - null_fraction - listed, 0);
     IF bounds IS NULL THEN
-        RETURN below + rest / 3;
+        RETURN matching + rest / 3;
     END IF;
     share := width_bucket(number, bounds) / cardinality(bounds)::float8;
-    RETURN below + rest * CASE WHEN operator IN ('<', '<=') THEN share ELSE 1 - share END;
+    RETURN matching + rest * CASE WHEN operator IN ('<', '<=') THEN share ELSE 1 - share END;
 END
 $$;
 
--- A value as a number on the axis of the published histograms: numbers themselves, dates and times in seconds.
+-- A value as a number on the axis of the histogram bounds: numbers as they are, dates and times in seconds since 1970; NULL
+-- for other values.
 CREATE OR REPLACE FUNCTION vectuned._filter_number(value text) RETURNS float8
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -89,8 +90,8 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
--- The share of a common value, NULL if it is none. Numbers and dates may be written in several ways; the common
--- ones that are not plain integers are kept as _filter_number has them.
+-- The share of one of the most common values, NULL if it is not one of them. Numbers and dates can be spelled in several
+-- ways; those that are not plain integers are stored as _filter_number writes them.
 CREATE OR REPLACE FUNCTION vectuned._common_share(common jsonb, value text) RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(
@@ -98,7 +99,8 @@ RETURN coalesce(
     CASE WHEN value OPERATOR(pg_catalog.~) '^(\d{4}-\d\d-\d\d|[-+]?\d+[.eE])'
         THEN (common ->> vectuned._filter_number(value)::pg_catalog.text)::pg_catalog.float8 END);
 
--- Takes over what ANALYZE knows of the columns of a tuned table. It asks for no right to read what is known of others.
+-- Copies the statistics that ANALYZE collected on the columns of a tuned table. Callers need no right to read
+-- filter_statistics beyond the columns they may read: it compares with readable_statistics.
 CREATE OR REPLACE FUNCTION vectuned._refresh_statistics(p_column_id int) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp

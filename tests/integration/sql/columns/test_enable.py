@@ -185,9 +185,9 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
         missing,
         'column "embedding" of public.parted has no valid HNSW or IVFFlat index over all its rows',
     )
-    refused(conn, "parted_pkey", "id", wrong, "public.parted_pkey is a mere index")
+    refused(conn, "parted_pkey", "id", wrong, "public.parted_pkey is an index")
     refused(conn, "passing", "embedding", wrong, "passing is a temporary table")
-    refused(conn, "items_pkey", "id", wrong, "public.items_pkey is a mere index")
+    refused(conn, "items_pkey", "id", wrong, "public.items_pkey is an index")
 
 
 def test_an_invalid_index_is_none(conn: Connection) -> None:

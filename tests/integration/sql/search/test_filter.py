@@ -206,7 +206,7 @@ def test_long_lists(types: Connection) -> None:
         ({"int": {"null": None}}, "22023", 'unknown operator "null"'),
         ({"int": {"is": None}}, "22023", 'unknown operator "is"'),
         ({"int": {"= 1 OR 1": 1}}, "22023", 'unknown operator "= 1 OR 1"'),
-        ({"int": {}}, "22023", 'the filter says nothing of column "int"'),
+        ({"int": {}}, "22023", 'the filter has no condition on column "int"'),
         ({"int": {"=": {"=": 5}}}, "22023", 'column "int" compares by "=" with an object'),
         ({"int": {"=": [5]}}, "22023", 'compares by "=" with an array'),
         ({"int": {"<": [5]}}, "22023", 'compares by "<" with an array'),
