@@ -59,7 +59,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("key_type", KEYS)
-def test_single_keys_name_the_row(conn: Connection, key_type: str) -> None:
+def test_search_ids_of_single_keys(conn: Connection, key_type: str) -> None:
     conn.execute(raw(f"CREATE TABLE public.items (id {key_type} PRIMARY KEY, n int, embedding vector(4))"))
     conn.execute(
         raw(
@@ -82,7 +82,7 @@ def test_single_keys_name_the_row(conn: Connection, key_type: str) -> None:
     assert named.fetchone() == (7,)
 
 
-def test_composite_keys_are_json_arrays(conn: Connection) -> None:
+def test_search_ids_of_composite_keys_are_json_arrays(conn: Connection) -> None:
     conn.execute(
         "CREATE TABLE public.items (b text, a smallint, u uuid, v varchar(9), c bigint, embedding vector(4), "
         "junk int, PRIMARY KEY (a, b, u, v, c) INCLUDE (junk))"
@@ -118,7 +118,7 @@ def test_composite_keys_are_json_arrays(conn: Connection) -> None:
         ("bytea", "bytea"),
     ],
 )
-def test_other_keys_are_refused_by_name(conn: Connection, key_type: str, named: str) -> None:
+def test_enable_refuses_other_keys_by_name(conn: Connection, key_type: str, named: str) -> None:
     conn.execute("CREATE DOMAIN public.positive AS int CHECK (VALUE > 0)")
     conn.execute(
         raw(f"CREATE TABLE public.items (a int, b {key_type}, embedding vector(4), PRIMARY KEY (a, b))")
@@ -133,7 +133,7 @@ def test_other_keys_are_refused_by_name(conn: Connection, key_type: str, named: 
     )
 
 
-def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
+def test_enable_refuses_what_cannot_be_tuned(conn: Connection) -> None:
     make(conn, VECTORS)
     make(conn, VECTORS, table="bare", index=False)
     conn.execute(
@@ -190,7 +190,7 @@ def test_what_cannot_be_tuned_is_refused(conn: Connection) -> None:
     refused(conn, "items_pkey", "id", wrong, "public.items_pkey is an index")
 
 
-def test_an_invalid_index_is_none(conn: Connection) -> None:
+def test_enable_ignores_an_invalid_index(conn: Connection) -> None:
     make(conn, VECTORS)
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass")
     refused(conn, "items", "embedding", errors.UndefinedObject, "no valid HNSW or IVFFlat index")
@@ -204,7 +204,7 @@ def test_an_invalid_index_is_none(conn: Connection) -> None:
         ("hnsw ((binary_quantize(embedding)::bit(4)) bit_hamming_ops)", "cosine", "hnsw", "bits"),
     ],
 )
-def test_one_index_over_all_rows_is_enough(
+def test_enable_needs_one_index_over_all_rows(
     conn: Connection, definition: str, metric: str, method: str, form: str
 ) -> None:
     make(conn, VECTORS, index=False)
@@ -222,7 +222,7 @@ def test_one_index_over_all_rows_is_enough(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_a_partitioned_table_is_tuned_by_the_index_over_all_of_it(conn: Connection, metric: str) -> None:
+def test_enable_of_a_partitioned_table_uses_its_partitioned_index(conn: Connection, metric: str) -> None:
     conn.execute(
         "CREATE TABLE public.parted (id int PRIMARY KEY, embedding vector(4)) PARTITION BY RANGE (id)"
     )
@@ -252,7 +252,7 @@ def test_a_partitioned_table_is_tuned_by_the_index_over_all_of_it(conn: Connecti
         ("store_vectors", [None]),
     ],
 )
-def test_settings_out_of_range_are_refused(conn: Connection, setting: str, values: list[object]) -> None:
+def test_enable_refuses_options_out_of_range(conn: Connection, setting: str, values: list[object]) -> None:
     make(conn, VECTORS)
     for value in values:
         before = left(conn)
@@ -270,7 +270,7 @@ def test_settings_out_of_range_are_refused(conn: Connection, setting: str, value
             conn.execute(raw(f"SELECT vectuned.{call}"))
 
 
-def test_enabling_again_changes_settings(conn: Connection) -> None:
+def test_enable_again_changes_options(conn: Connection) -> None:
     make(conn, VECTORS)
     column = enable(conn)
     conn.execute("SET hnsw.ef_search = 77")
@@ -294,7 +294,7 @@ def test_enabling_again_changes_settings(conn: Connection) -> None:
         (0.95, 1, 1.0),
     ],
 )
-def test_the_tail_is_limited_by_what_the_target_leaves(
+def test_enable_limits_the_tail_in_proportion_to_the_target(
     conn: Connection, target: float, given: float | None, max_tail: float
 ) -> None:
     make(conn, VECTORS)
@@ -306,7 +306,7 @@ def test_the_tail_is_limited_by_what_the_target_leaves(
     assert one(conn, "SELECT max_tail FROM vectuned.tuned_column") == 0.25
 
 
-def test_enabling_again_takes_up_another_index(conn: Connection) -> None:
+def test_enable_again_picks_another_index(conn: Connection) -> None:
     make(conn, VECTORS, metric="cosine")
     enable(conn)
     conn.execute("DROP INDEX items_embedding_idx")
@@ -317,7 +317,7 @@ def test_enabling_again_takes_up_another_index(conn: Connection) -> None:
     assert one(conn, "SELECT metric || ' ' || state FROM vectuned.status") == "l2 learning"
 
 
-def test_a_disabled_column_still_answers_and_records_nothing(conn: Connection) -> None:
+def test_disable_keeps_searches_and_stops_recording(conn: Connection) -> None:
     make(conn, VECTORS)
     enable(conn, sample_rate=1.0)
     search(conn, QUERY)
@@ -331,7 +331,7 @@ def test_a_disabled_column_still_answers_and_records_nothing(conn: Connection) -
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 2
 
 
-def test_forgetting_removes_everything(conn: Connection) -> None:
+def test_disable_with_forget_deletes_everything(conn: Connection) -> None:
     make(conn, VECTORS)
     column = enable(conn, sample_rate=1.0)
     search(conn, QUERY)
@@ -347,7 +347,7 @@ def test_forgetting_removes_everything(conn: Connection) -> None:
         conn.execute("SELECT vectuned.disable('items', 'embedding')")
 
 
-def test_a_column_of_a_dropped_table_can_be_forgotten(conn: Connection) -> None:
+def test_disable_with_forget_of_a_dropped_table(conn: Connection) -> None:
     make(conn, VECTORS)
     make(conn, VECTORS, table="others")
     enable(conn)
@@ -363,7 +363,7 @@ def test_a_column_of_a_dropped_table_can_be_forgotten(conn: Connection) -> None:
     assert conn.execute("SELECT relation::text FROM vectuned.status").fetchall() == [("others",)]
 
 
-def test_several_columns_of_a_table_are_told_apart(conn: Connection) -> None:
+def test_tuned_columns_of_one_table_are_told_apart_by_name(conn: Connection) -> None:
     make(conn, VECTORS)
     conn.execute("ALTER TABLE items ADD COLUMN body halfvec(3)")
     conn.execute("UPDATE items SET body = ARRAY[id ^ 1.5, 1, 2]::float4[]::vector::halfvec")
@@ -392,7 +392,7 @@ def test_several_columns_of_a_table_are_told_apart(conn: Connection) -> None:
     assert search(conn, QUERY) == exact(conn, QUERY)
 
 
-def test_a_table_swapped_by_renaming_answers_for_itself(conn: Connection) -> None:
+def test_search_of_tables_swapped_by_renaming(conn: Connection) -> None:
     rng = np.random.default_rng(3)
     make(conn, VECTORS)
     make(conn, rng.normal(size=(60, 4)).astype(np.float32), table="coming")
@@ -410,7 +410,7 @@ def test_a_table_swapped_by_renaming_answers_for_itself(conn: Connection) -> Non
     assert conn.execute("SELECT DISTINCT state FROM vectuned.status").fetchall() == [("learning",)]
 
 
-def test_a_column_of_another_width_is_searched_as_it_is(conn: Connection) -> None:
+def test_search_of_a_column_whose_dimensions_changed(conn: Connection) -> None:
     make(conn, VECTORS)
     enable(conn)
     search(conn, QUERY)
@@ -426,7 +426,7 @@ def test_a_column_of_another_width_is_searched_as_it_is(conn: Connection) -> Non
         conn.execute("SELECT vectuned.apply('items', %s)", (text(QUERY),))
 
 
-def test_sessions_that_enable_at_once_wait_for_each_other(conn: Connection, database: str) -> None:
+def test_enable_in_several_sessions_at_once(conn: Connection, database: str) -> None:
     names = [f"items_{number}" for number in range(6)]
     for name in names:
         make(conn, VECTORS, table=name)
@@ -445,7 +445,7 @@ def test_sessions_that_enable_at_once_wait_for_each_other(conn: Connection, data
         assert search(conn, QUERY, relation=name) == exact(conn, QUERY, relation=name)
 
 
-def test_only_the_owner_may_enable(conn: Connection, database: str) -> None:
+def test_enable_is_for_owners_only(conn: Connection, database: str) -> None:
     make(conn, VECTORS)
     enable(conn)
     with plain_role(conn, database, "ALL ON items") as reader:
@@ -460,7 +460,7 @@ def test_only_the_owner_may_enable(conn: Connection, database: str) -> None:
     assert one(conn, "SELECT enabled FROM vectuned.tuned_column")
 
 
-def test_an_index_made_again_goes_on_under_its_number(conn: Connection) -> None:
+def test_enable_after_recreating_an_index_keeps_its_number(conn: Connection) -> None:
     make(conn, clustered(200, 4, seed=1))
     column = enable(conn)
     serve(conn, column, 1, 77)

@@ -47,7 +47,7 @@ def names(conn: Connection) -> set[str]:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-def test_every_form_is_found(conn: Connection, kind: str, metric: str) -> None:
+def test_vector_indexes_finds_every_form(conn: Connection, kind: str, metric: str) -> None:
     make(conn, VECTORS, kind=kind, metric=metric)
     create(
         conn,
@@ -83,7 +83,9 @@ def test_every_form_is_found(conn: Connection, kind: str, metric: str) -> None:
 
 @pytest.mark.parametrize("extension", ["public", "My Ext"])
 @pytest.mark.parametrize("column", ['a "b"', "em(bed) AND x", "select", "Größe"])
-def test_names_that_need_quotes(plain_conn: Connection, extension: str, column: str) -> None:
+def test_vector_indexes_with_names_that_need_quotes(
+    plain_conn: Connection, extension: str, column: str
+) -> None:
     conn = plain_conn
     if extension != "public":
         conn.execute("DROP EXTENSION vector")
@@ -146,7 +148,9 @@ def test_names_that_need_quotes(plain_conn: Connection, extension: str, column: 
         ("embedding vector_cosine_ops", "WHERE id = 1 OR id = 2", "hnsw"),
     ],
 )
-def test_what_answers_no_search_is_ignored(conn: Connection, what: str, where: str, method: str) -> None:
+def test_vector_indexes_ignores_what_answers_no_search(
+    conn: Connection, what: str, where: str, method: str
+) -> None:
     make(conn, VECTORS)
     conn.execute("ALTER TABLE items ADD COLUMN other vector(8)")
     enable(conn)
@@ -160,7 +164,7 @@ def test_what_answers_no_search_is_ignored(conn: Connection, what: str, where: s
             enable(conn)
 
 
-def test_the_metric_stays_with_the_column(conn: Connection) -> None:
+def test_refresh_indexes_keeps_the_metric(conn: Connection) -> None:
     make(conn, VECTORS)
     enable(conn)
     create(conn, "other", "embedding vector_l2_ops")
@@ -172,7 +176,7 @@ def test_the_metric_stays_with_the_column(conn: Connection) -> None:
     assert names(conn) == {"other"}
 
 
-def test_an_invalid_index_is_ignored(conn: Connection) -> None:
+def test_vector_indexes_ignores_invalid_indexes(conn: Connection) -> None:
     make(conn, VECTORS)
     create(conn, "half", "(embedding::halfvec(8)) halfvec_cosine_ops")
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'half'::regclass")
@@ -182,7 +186,7 @@ def test_an_invalid_index_is_ignored(conn: Connection) -> None:
 
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("second", ["hnsw", "ivfflat"])
-def test_of_two_that_cannot_be_told_apart_the_planners_counts(
+def test_refresh_indexes_lists_the_planners_choice_of_equal_indexes(
     conn: Connection, second: str, marked: bool
 ) -> None:
     make(conn, VECTORS)
@@ -262,7 +266,7 @@ PREDICATES: list[tuple[str, dict[str, Any] | None]] = [
 ]
 
 
-def test_what_a_predicate_requires_and_that_its_index_answers_it(conn: Connection) -> None:
+def test_predicate_filter_of_partial_indexes(conn: Connection) -> None:
     make(conn, VECTORS)
     conn.execute(
         "ALTER TABLE items ADD kind int, ADD small smallint, ADD big bigint, ADD name text, "
@@ -289,7 +293,7 @@ def test_what_a_predicate_requires_and_that_its_index_answers_it(conn: Connectio
         conn.execute("DROP INDEX part")
 
 
-def test_a_session_reads_the_same_of_dates_as_another(conn: Connection) -> None:
+def test_predicate_filter_of_dates_is_equal_in_every_session(conn: Connection) -> None:
     make(conn, VECTORS)
     conn.execute("ALTER TABLE items ADD day date, ADD at timestamptz")
     create(conn, "by_day", "embedding vector_cosine_ops", "WHERE day = '2024-02-03'")

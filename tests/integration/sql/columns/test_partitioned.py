@@ -90,7 +90,7 @@ def parts_read(conn: Connection, index: str = "main") -> set[str]:
 
 
 @pytest.mark.parametrize("k", [1, 10, 200, 1000])
-def test_searches_read_the_parts_indexes(conn: Connection, tuned: TunedColumn, k: int) -> None:
+def test_search_reads_the_indexes_of_partitions(conn: Connection, tuned: TunedColumn, k: int) -> None:
     for query in QUERIES:
         wanted = every(conn, tuned, query)
         with scans(conn) as seen:
@@ -102,7 +102,9 @@ def test_searches_read_the_parts_indexes(conn: Connection, tuned: TunedColumn, k
 
 
 @pytest.mark.parametrize("path", ["exact", "hnsw", "hnsw_continued", "planner"])
-def test_filters_on_the_key_and_on_others(conn: Connection, tuned: TunedColumn, path: str) -> None:
+def test_filtered_search_on_the_partition_key_and_other_columns(
+    conn: Connection, tuned: TunedColumn, path: str
+) -> None:
     listed = len(tuned.column.key_columns) == 2
     for condition, where in (
         (TENANT, "tenant = 1"),
@@ -125,7 +127,7 @@ def test_filters_on_the_key_and_on_others(conn: Connection, tuned: TunedColumn, 
                 assert set(seen) == parts_read(conn)
 
 
-def test_statistics_and_truth_are_of_the_whole(conn: Connection, tuned: TunedColumn) -> None:
+def test_statistics_and_truth_cover_all_partitions(conn: Connection, tuned: TunedColumn) -> None:
     statement = "SELECT fraction FROM vectuned._compile_filter(%s, 'items', %s::jsonb)"
     for condition, share in (('{"tenant": 1}', 0.25), ('{"tenant": 0}', 0.5), ('{"kind": 3}', 0.1)):
         assert one(conn, statement, tuned.column.id, condition) == pytest.approx(share, rel=0.1)
@@ -150,7 +152,7 @@ def recalls(conn: Connection, tuned: TunedColumn, queries: Singles) -> float:
     return float(recall_at_k(found, exact_neighbors(conn, tuned.column, queries, 10), 10).mean())
 
 
-def test_what_is_learned_reaches_the_target(conn: Connection, tuned: TunedColumn) -> None:
+def test_learned_policy_of_a_partitioned_table_meets_the_target(conn: Connection, tuned: TunedColumn) -> None:
     heldout = clustered(100, DIMENSIONS, seed=9)
     practise(conn, clustered(300, DIMENSIONS, seed=3))
     assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 300
@@ -167,7 +169,9 @@ def test_what_is_learned_reaches_the_target(conn: Connection, tuned: TunedColumn
     assert {row[0] for row in conn.execute("SELECT DISTINCT state FROM vectuned.status")} == {"serving"}
 
 
-def test_a_part_that_comes_or_goes_is_another_generation(conn: Connection, tuned: TunedColumn) -> None:
+def test_generation_changes_with_attached_and_detached_partitions(
+    conn: Connection, tuned: TunedColumn
+) -> None:
     worker = Worker(conn, load_settings(None, {"learning.batch_min": 10}, {}))
     practise(conn, clustered(150, DIMENSIONS, seed=3))
     assert worker.replay_all() == 150
@@ -194,7 +198,7 @@ def test_a_part_that_comes_or_goes_is_another_generation(conn: Connection, tuned
     assert worker.replay_all() == 150
 
 
-def test_all_indexes_of_parts(conn: Connection, tuned: TunedColumn) -> None:
+def test_search_uses_every_partitioned_index(conn: Connection, tuned: TunedColumn) -> None:
     for what in (
         f"half ON items USING hnsw ((embedding::halfvec({DIMENSIONS})) halfvec_cosine_ops)",
         f"bits ON items USING hnsw ((binary_quantize(embedding)::bit({DIMENSIONS})) bit_hamming_ops)",
@@ -221,7 +225,7 @@ def test_all_indexes_of_parts(conn: Connection, tuned: TunedColumn) -> None:
         assert all(dict(every(conn, tuned, QUERIES[0]))[key] == distance for key, distance in answer)
 
 
-def test_a_table_without_parts(conn: Connection) -> None:
+def test_search_of_a_table_without_partitions(conn: Connection) -> None:
     conn.execute("CREATE TABLE items (id int PRIMARY KEY, embedding vector(4)) PARTITION BY HASH (id)")
     conn.execute("CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops)")
     enable(conn, sample_rate=1.0)
@@ -236,7 +240,7 @@ def test_a_table_without_parts(conn: Connection) -> None:
     assert worker.replay_all() == 2
 
 
-def test_defaults_of_filters_where_the_whole_was_never_analyzed(conn: Connection, tuned: TunedColumn) -> None:
+def test_filtered_default_of_a_partitioned_table_never_analyzed(conn: Connection, tuned: TunedColumn) -> None:
     conn.execute("UPDATE pg_class SET reltuples = -1 WHERE oid = 'items'::regclass")
     conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'part_1'::regclass")
     path = "SELECT access_path FROM vectuned.params('items', %s::real[]::vector, 10, '{\"kind\": 3}')"

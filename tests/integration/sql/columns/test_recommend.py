@@ -83,7 +83,7 @@ def recommended(conn: Connection, kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == kind]
 
 
-def test_what_serves_is_said_with_its_evidence(conn: Connection, column: int) -> None:
+def test_recommend_params_shows_what_serves_with_figures(conn: Connection, column: int) -> None:
     (row,) = recommended(conn, "search")
     assert row["subject"] == "k up to 10"
     assert row["recommendation"].startswith("ef_search 55 on ")
@@ -106,7 +106,7 @@ def test_what_serves_is_said_with_its_evidence(conn: Connection, column: int) ->
     ],
     ids=str,
 )
-def test_a_recommended_index_is_one_that_searches_with_that_filter_use(
+def test_recommend_params_index_is_used_by_its_filter(
     conn: Connection, column: int, condition: dict[str, Any]
 ) -> None:
     asked(conn, column, condition, 30)
@@ -131,22 +131,20 @@ def test_a_recommended_index_is_one_that_searches_with_that_filter_use(
     assert indexes[-1].name.split(".")[-1] not in str(lines)
 
 
-def test_rare_filters_ranges_and_lists_are_not_worth_an_index(conn: Connection, column: int) -> None:
+def test_recommend_params_no_index_for_rare_filters_ranges_and_lists(conn: Connection, column: int) -> None:
     asked(conn, column, {"kind": "rare"}, 19)
     asked(conn, column, {"price": {"<": 10}}, 50)
     asked(conn, column, {"kind": ["a", "b"]}, 50)
     assert recommended(conn, "index") == []
 
 
-def test_a_filter_that_costs_no_more_than_a_search_without_needs_no_index(
-    conn: Connection, column: int
-) -> None:
+def test_recommend_params_no_index_for_cheap_filters(conn: Connection, column: int) -> None:
     asked(conn, column, {"kind": "cheap"}, 50)
     conn.execute("UPDATE vectuned.measured_path SET ms = 0.2 WHERE bucket IS NOT NULL")
     assert recommended(conn, "index") == []
 
 
-def test_the_most_useful_sixteen_come_first(conn: Connection, column: int) -> None:
+def test_recommend_params_lists_at_most_sixteen_indexes(conn: Connection, column: int) -> None:
     for number in range(18):
         asked(conn, column, {"kind": f"k{number}"}, 20 + number)
     rows = recommended(conn, "index")
@@ -156,7 +154,7 @@ def test_the_most_useful_sixteen_come_first(conn: Connection, column: int) -> No
     assert [row["gain_ms"] for row in rows] == sorted((row["gain_ms"] for row in rows), reverse=True)
 
 
-def test_a_filtered_column_without_an_index_is_named(conn: Connection, column: int) -> None:
+def test_recommend_params_ordinary_index_for_filtered_columns(conn: Connection, column: int) -> None:
     asked(conn, column, {"active": True, "price": {">": 3}}, 30)
     (row,) = recommended(conn, "filter index")
     assert row["subject"] == "active"
@@ -164,14 +162,14 @@ def test_a_filtered_column_without_an_index_is_named(conn: Connection, column: i
     assert recommended(conn, "filter index") == []
 
 
-def test_filters_on_columns_that_are_gone_are_left_out(conn: Connection, column: int) -> None:
+def test_recommend_params_ignores_filters_on_dropped_columns(conn: Connection, column: int) -> None:
     asked(conn, column, {"kind": "a"}, 30)
     conn.execute("ALTER TABLE items DROP COLUMN kind")
     assert recommended(conn, "index") == []
     assert len(recommended(conn, "search")) == 1
 
 
-def test_filtered_searches_are_explained(conn: Connection, column: int) -> None:
+def test_recommend_params_explains_filtered_searches(conn: Connection, column: int) -> None:
     asked(conn, column, {"kind": "a"}, 30)
     (row,) = recommended(conn, "filtered search")
     assert row["recommendation"] == "exact, through the filter's index"
@@ -179,13 +177,13 @@ def test_filtered_searches_are_explained(conn: Connection, column: int) -> None:
     assert "9.00 ms" in row["reason"]
 
 
-def test_nothing_learned_recommends_nothing(conn: Connection) -> None:
+def test_recommend_params_without_learning_is_empty(conn: Connection) -> None:
     make(conn, clustered(ROWS, 6, seed=1))
     enable(conn)
     assert recommended(conn, "search") == recommended(conn, "index") == []
 
 
-def test_a_relation_that_is_not_tuned_is_an_error(conn: Connection, column: int) -> None:
+def test_recommend_params_refuses_untuned_relations(conn: Connection, column: int) -> None:
     conn.execute("CREATE TABLE other (id int PRIMARY KEY)")
     with pytest.raises(psycopg.errors.UndefinedObject, match="no column that vectuned tunes"):
         conn.execute("SELECT * FROM vectuned.recommend_params('other')")

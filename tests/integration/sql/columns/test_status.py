@@ -15,13 +15,15 @@ from vectuned.daemon.service.worker import Worker
 DIMENSIONS = 16
 
 
-def test_nothing_is_tuned(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_without_tuned_columns(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.read(conn) == []
     status.show(Console(as_json=False, quiet=False), [])
     assert "vectuned enable RELATION COLUMN" in "".join(capsys.readouterr())
 
 
-def test_from_the_first_search_to_an_event(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_from_the_first_search_to_an_event(
+    conn: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
     make(conn, clustered(800, DIMENSIONS, seed=1))
     enable(conn, sample_rate=1.0, min_samples=20, target_recall=0.9)
     worker = Worker(conn, load_settings(None, {"learning.batch_min": 10}, {}))
@@ -50,7 +52,7 @@ def test_from_the_first_search_to_an_event(conn: Connection, capsys: pytest.Capt
     assert "until what serves is proven again" in said
 
 
-def test_each_column_has_its_own_promises(conn: Connection) -> None:
+def test_status_shows_each_columns_own_promises(conn: Connection) -> None:
     for name in ("first", "second"):
         make(conn, clustered(300, DIMENSIONS, seed=3), table=name)
         enable(conn, name, sample_rate=1.0, min_samples=20)
@@ -66,7 +68,7 @@ def test_each_column_has_its_own_promises(conn: Connection) -> None:
     assert promise["claim"].endswith("from 5 exact checks")
 
 
-def test_falling_behind_and_a_standby_are_told(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_backlog_and_standby(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
     make(conn, clustered(300, DIMENSIONS, seed=3))
     column = enable(conn, sample_rate=1.0)
     for query in clustered(5, DIMENSIONS, seed=4):

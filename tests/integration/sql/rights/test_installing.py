@@ -24,7 +24,9 @@ def roles(server: EmbeddedServer, template: str) -> Iterator[None]:
         yield
 
 
-def test_who_may_not_create_roles_gets_the_statements(plain_conn: Connection, plain_database: str) -> None:
+def test_grant_roles_without_the_right_gives_the_statements(
+    plain_conn: Connection, plain_database: str
+) -> None:
     # The first test here: those that follow have the roles.
     database = sql.Identifier(plain_conn.info.dbname).as_string()
     with plain_role(plain_conn, plain_database, f"CREATE ON DATABASE {database}") as someone:
@@ -47,7 +49,7 @@ def test_who_may_not_create_roles_gets_the_statements(plain_conn: Connection, pl
 
 
 @pytest.mark.usefixtures("roles")
-def test_installing_the_roles_by_the_command_line(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_roles_by_the_command_line(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["migrate", "--dsn", database, "--roles"]) == 0
     assert "roles: there already; their rights are granted" in capsys.readouterr().out
     with psycopg.connect(database, autocommit=True) as conn:
@@ -65,7 +67,7 @@ def test_installing_the_roles_by_the_command_line(database: str, capsys: pytest.
     assert main(["migrate", "--dsn", database, "--public"]) == 2
 
 
-def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_database: str) -> None:
+def test_migrate_names_the_missing_right(plain_conn: Connection, plain_database: str) -> None:
     name = plain_conn.info.dbname
     with plain_role(plain_conn, plain_database) as someone:
         with pytest.raises(MigrationError, match=rf"GRANT CREATE ON DATABASE {name} TO {name}_reader"):
@@ -89,7 +91,7 @@ def test_what_is_missing_to_install_is_named(plain_conn: Connection, plain_datab
             migrate(someone)
 
 
-def test_what_a_superuser_upgrades_stays_its_owners(plain_conn: Connection, plain_database: str) -> None:
+def test_migrate_by_a_superuser_keeps_the_owner(plain_conn: Connection, plain_database: str) -> None:
     name = sql.Identifier(plain_conn.info.dbname).as_string()
     with plain_role(plain_conn, plain_database, f"CREATE ON DATABASE {name}") as someone:
         migrate(someone)

@@ -75,7 +75,7 @@ def with_kind(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_no_vector_is_kept_after_the_replay_unless_asked_for(conn: Connection, stored: bool) -> None:
+def test_replay_deletes_vectors_without_store_vectors(conn: Connection, stored: bool) -> None:
     with_kind(conn)
     enable(conn, sample_rate=1.0, min_samples=20, store_vectors=stored)
     queries = clustered(30, 8, seed=7)
@@ -100,7 +100,7 @@ def test_no_vector_is_kept_after_the_replay_unless_asked_for(conn: Connection, s
             assert bool(found) == stored
 
 
-def test_vectors_stored_so_far_go_when_that_is_no_longer_wanted(conn: Connection) -> None:
+def test_enable_without_store_vectors_deletes_stored_vectors(conn: Connection) -> None:
     with_kind(conn)
     enable(conn, sample_rate=1.0, min_samples=20)
     learn_all(conn, clustered(25, 8, seed=7))
@@ -116,7 +116,7 @@ def test_vectors_stored_so_far_go_when_that_is_no_longer_wanted(conn: Connection
     assert (one(conn, kept), one(conn, "SELECT count(*) FROM vectuned.inbox")) == (0, 0)
 
 
-def test_forgetting_a_column_leaves_no_row_of_it(conn: Connection) -> None:
+def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
     with_kind(conn)
     make(conn, VECTORS, table="others")
     column = enable(conn, sample_rate=1.0, min_samples=20)
@@ -176,7 +176,7 @@ def test_forgetting_a_column_leaves_no_row_of_it(conn: Connection) -> None:
     assert exact(conn, VECTORS[0], relation="others") == search(conn, VECTORS[0], relation="others")
 
 
-def test_what_is_past_its_retention_goes(conn: Connection) -> None:
+def test_maintain_deletes_what_is_past_its_retention(conn: Connection) -> None:
     with_kind(conn)
     column = enable(conn, sample_rate=1.0, min_samples=20, trajectory_window=100)
     worker = learn_all(conn, clustered(110, 8, seed=7))
@@ -222,7 +222,7 @@ def test_what_is_past_its_retention_goes(conn: Connection) -> None:
     assert conn.execute(events.encode()).fetchall() == [("behind", 5), ("publish", 1)]
 
 
-def test_replays_are_bounded_though_nothing_is_learned(conn: Connection) -> None:
+def test_maintain_limits_replays_without_learning(conn: Connection) -> None:
     with_kind(conn)
     enable(conn, sample_rate=1.0, trajectory_window=100)
     worker = Worker(conn, settings(learning__enabled=False))
@@ -274,7 +274,7 @@ FOUND = {"filtered": 20, "no row of the caller's": 0, "rows, filtered": 40}
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_policies_hold_on_every_way_to_a_row(policed: Connection, way: str, adaptive: bool) -> None:
+def test_row_security_holds_on_every_access_path(policed: Connection, way: str, adaptive: bool) -> None:
     if adaptive:
         publish(policed, 1, [9.0])
     else:
@@ -291,7 +291,7 @@ def test_policies_hold_on_every_way_to_a_row(policed: Connection, way: str, adap
     assert one(policed, "SELECT count(*) FROM vectuned.inbox") == (0 if way == "apply" else 4)
 
 
-def test_statistics_say_nothing_of_hidden_rows(policed: Connection) -> None:
+def test_readable_statistics_hide_rows_under_row_security(policed: Connection) -> None:
     shares = (
         "SELECT m.fraction FROM vectuned.tuned_column c, vectuned._compile_filter(c.id, c.relation, "
         "%s::jsonb) m"
@@ -331,7 +331,7 @@ def test_statistics_say_nothing_of_hidden_rows(policed: Connection) -> None:
         policed.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY")
 
 
-def test_users_read_nothing_of_what_others_searched(policed: Connection) -> None:
+def test_users_cannot_read_recorded_searches(policed: Connection) -> None:
     """Every table that holds vectors, ids or keys is closed to users, also where the public may search."""
     policed.execute("GRANT USAGE ON SCHEMA vectuned TO PUBLIC")
     search(policed, VECTORS[5])
@@ -366,7 +366,7 @@ def test_users_read_nothing_of_what_others_searched(policed: Connection) -> None
         policed.execute("REVOKE USAGE ON SCHEMA vectuned FROM PUBLIC")
 
 
-def test_errors_tell_a_stranger_nothing_of_rows(policed: Connection) -> None:
+def test_errors_show_no_rows_to_other_roles(policed: Connection) -> None:
     policed.execute(
         "REVOKE SELECT ON items FROM vectuned_user; REVOKE SELECT (id, embedding, kind, "
         "tenant, secret) "

@@ -96,7 +96,7 @@ def owner(server: EmbeddedServer, template: str) -> Iterator[Connection]:
 
 
 @pytest.mark.parametrize("role", GROUPS)
-def test_each_role_may_execute_what_it_needs_and_nothing_else(owner: Connection, role: str) -> None:
+def test_roles_may_execute_only_what_they_need(owner: Connection, role: str) -> None:
     rows = owner.execute(
         "SELECT proname, has_function_privilege(%s, oid, 'EXECUTE') FROM pg_proc "
         "WHERE pronamespace = 'vectuned'::regnamespace",
@@ -107,7 +107,7 @@ def test_each_role_may_execute_what_it_needs_and_nothing_else(owner: Connection,
 
 
 @pytest.mark.parametrize("role", GROUPS)
-def test_each_role_may_touch_what_it_needs_and_nothing_else(owner: Connection, role: str) -> None:
+def test_roles_have_only_the_table_rights_they_need(owner: Connection, role: str) -> None:
     server = owner.info.server_version
     kinds = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "TRIGGER", "REFERENCES"]
     for kind in kinds + ["MAINTAIN"] * (server >= 170000):
@@ -130,7 +130,7 @@ def test_each_role_may_touch_what_it_needs_and_nothing_else(owner: Connection, r
 
 
 @pytest.mark.parametrize("role", GROUPS)
-def test_the_roles_have_nothing_elsewhere(owner: Connection, role: str) -> None:
+def test_roles_have_no_rights_elsewhere(owner: Connection, role: str) -> None:
     assert (
         owner.execute(
             "SELECT rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, "
@@ -148,7 +148,7 @@ def test_the_roles_have_nothing_elsewhere(owner: Connection, role: str) -> None:
     )
 
 
-def test_functions_with_the_owners_rights_are_those_that_must_have_them(owner: Connection) -> None:
+def test_security_definer_functions_are_the_listed_ones(owner: Connection) -> None:
     rows = owner.execute(
         "SELECT proname, prosecdef, EXISTS (SELECT FROM unnest(proconfig) s WHERE s ~ "
         "'^search_path=pg_catalog, '), "
@@ -160,7 +160,7 @@ def test_functions_with_the_owners_rights_are_those_that_must_have_them(owner: C
     assert [name for name, definer, pinned, parsed in rows if not pinned and (definer or not parsed)] == []
 
 
-def test_views_apply_their_readers_rights_or_hold_nothing_of_rows(owner: Connection) -> None:
+def test_views_show_no_rows_beyond_the_readers_rights(owner: Connection) -> None:
     views = {
         r[0] for r in owner.execute("SELECT viewname FROM pg_views WHERE schemaname = 'vectuned'").fetchall()
     }
@@ -172,7 +172,7 @@ def test_views_apply_their_readers_rights_or_hold_nothing_of_rows(owner: Connect
     assert views == {"requests", "readable_statistics", "status", "promises"}
 
 
-def test_without_a_role_nothing_works_once_closed_to_the_public(owner: Connection) -> None:
+def test_search_without_a_role_fails_once_revoked_from_public(owner: Connection) -> None:
     with plain_role(owner, owner.info.dsn, "SELECT ON items") as stranger:
         for statement in (
             "SELECT * FROM vectuned.search('items', '[1,2,3,4,5,6,7,8]')",
@@ -190,7 +190,7 @@ def test_without_a_role_nothing_works_once_closed_to_the_public(owner: Connectio
     assert one(owner, "SELECT has_table_privilege('vectuned_daemon', 'vectuned.trajectory', 'INSERT')")
 
 
-def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
+def test_vectuned_user_may_search_and_nothing_else(owner: Connection) -> None:
     with member(owner, "vectuned_user") as user:
         with pytest.raises(errors.InsufficientPrivilege, match="table items"):
             search(user, QUERY)
@@ -230,7 +230,7 @@ def test_a_user_searches_and_is_denied_the_rest(owner: Connection) -> None:
                 user.execute(raw(statement))
 
 
-def test_nobody_forges_what_was_recorded(owner: Connection) -> None:
+def test_record_refuses_forged_searches(owner: Connection) -> None:
     owner.execute("DELETE FROM vectuned.inbox")
     call = (
         "vectuned._record(gen_random_uuid(), 1, '[1,2,3,4,5,6,7,8]', 10, 'hnsw', 40, NULL, NULL, '{1}', "

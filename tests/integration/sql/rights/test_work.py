@@ -30,7 +30,7 @@ def owner(server: EmbeddedServer, template: str) -> Iterator[Connection]:
         yield conn
 
 
-def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) -> None:
+def test_vectuned_admin_tunes_readable_tables_and_sees_no_vectors(owner: Connection) -> None:
     make(owner, VECTORS, table="shop")
     with member(owner, "vectuned_admin") as admin:
         with pytest.raises(errors.InsufficientPrivilege, match="permission denied for table shop"):
@@ -73,7 +73,7 @@ def test_an_admin_tunes_what_it_may_read_and_sees_no_vectors(owner: Connection) 
             admin.execute("SELECT vectuned._drop_generated(1)")
 
 
-def test_the_daemon_does_all_its_work_with_its_role_alone(
+def test_vectuned_daemon_does_all_work_with_its_role_alone(
     owner: Connection, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Drain, replay, check, judge, learn, publish, fall back, requests, upkeep: as `vectuned run` does."""
@@ -175,7 +175,7 @@ def test_the_daemon_does_all_its_work_with_its_role_alone(
             session.execute("SELECT vectuned._generate(%s)", (column,))
 
 
-def test_a_login_that_is_no_daemon_is_told(owner: Connection) -> None:
+def test_worker_without_the_daemon_role_gets_an_error(owner: Connection) -> None:
     with (
         member(owner, "vectuned_user") as user,
         pytest.raises(VectunedError, match=r"then GRANT vectuned_daemon TO"),
@@ -183,7 +183,7 @@ def test_a_login_that_is_no_daemon_is_told(owner: Connection) -> None:
         Worker(user, settings()).prepare()
 
 
-def test_the_inbox_is_drained_where_it_may_not_be_vacuumed(owner: Connection) -> None:
+def test_drain_works_without_the_right_to_vacuum(owner: Connection) -> None:
     if owner.info.server_version < 170000:
         # The right to MAINTAIN, revoked here, came with 17: before that only owners could vacuum.
         pytest.skip("before PostgreSQL 17 this is how it always is")

@@ -31,7 +31,7 @@ VECTORS = clustered(300, 4, seed=1)
 QUERY = [1.0, -1.0, 0.5, 2.0]
 
 
-def test_a_read_only_transaction_searches_and_records_nothing(conn: Connection) -> None:
+def test_search_in_a_read_only_transaction_records_nothing(conn: Connection) -> None:
     make(conn, VECTORS)
     enable(conn, sample_rate=1.0)
     with conn.transaction():
@@ -49,7 +49,7 @@ def test_a_read_only_transaction_searches_and_records_nothing(conn: Connection) 
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
 
 
-def test_a_plain_role_needs_the_table_and_nothing_else(conn: Connection, database: str) -> None:
+def test_search_needs_only_select_on_the_table(conn: Connection, database: str) -> None:
     make(conn, VECTORS)
     column = enable(conn, sample_rate=1.0)
     wanted = exact(conn, QUERY)
@@ -92,7 +92,7 @@ def test_a_plain_role_needs_the_table_and_nothing_else(conn: Connection, databas
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 2
 
 
-def test_policies_hide_rows_and_such_searches_are_not_recorded(conn: Connection, database: str) -> None:
+def test_search_under_row_security_hides_rows_and_is_not_recorded(conn: Connection, database: str) -> None:
     make(conn, VECTORS)
     enable(conn, sample_rate=1.0)
     conn.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY")
@@ -111,7 +111,7 @@ def test_policies_hide_rows_and_such_searches_are_not_recorded(conn: Connection,
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 1
 
 
-def test_a_session_that_changes_roles_sees_what_each_may(conn: Connection, database: str) -> None:
+def test_search_after_set_role_returns_what_the_role_may_read(conn: Connection, database: str) -> None:
     make(conn, VECTORS)
     enable(conn)
     conn.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY")
@@ -135,7 +135,7 @@ CALLS = (
 
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("failing", [False, True])
-def test_settings_are_as_before(conn: Connection, failing: bool, adaptive: bool) -> None:
+def test_search_restores_settings(conn: Connection, failing: bool, adaptive: bool) -> None:
     make(conn, VECTORS)
     column = enable(conn, sample_rate=1.0)
     if adaptive:
@@ -158,7 +158,7 @@ def test_settings_are_as_before(conn: Connection, failing: bool, adaptive: bool)
     assert one(conn, "SELECT current_setting('enable_sort')") == "on"
 
 
-def test_a_search_that_is_cancelled_leaves_settings_as_before(conn: Connection) -> None:
+def test_search_that_is_cancelled_restores_settings(conn: Connection) -> None:
     make(conn, VECTORS)
     column = enable(conn)
     conn.execute("SET hnsw.ef_search = 123")
@@ -178,7 +178,7 @@ def test_a_search_that_is_cancelled_leaves_settings_as_before(conn: Connection) 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-def test_without_its_index_a_column_is_answered_exactly(conn: Connection, kind: str, metric: str) -> None:
+def test_search_without_the_index_is_exact(conn: Connection, kind: str, metric: str) -> None:
     make(conn, VECTORS, kind=kind, metric=metric)
     enable(conn)
     search(conn, QUERY)
@@ -194,7 +194,7 @@ def test_without_its_index_a_column_is_answered_exactly(conn: Connection, kind: 
     assert table["scans"] == 0
 
 
-def test_adding_columns_while_sessions_search(conn: Connection, database: str) -> None:
+def test_enable_while_other_sessions_search(conn: Connection, database: str) -> None:
     make(conn, VECTORS)
     enable(conn, sample_rate=0.5)
     wanted = exact(conn, QUERY)
@@ -221,7 +221,7 @@ def test_adding_columns_while_sessions_search(conn: Connection, database: str) -
         assert all(future.result() > 5 for future in running)
 
 
-def test_a_session_takes_up_the_new_shape_of_rows(conn: Connection, database: str) -> None:
+def test_search_rows_returns_a_column_added_since(conn: Connection, database: str) -> None:
     make(conn, VECTORS)
     enable(conn)
     statement = "SELECT * FROM vectuned.search_rows(NULL::items, %s, 2)"
@@ -234,7 +234,7 @@ def test_a_session_takes_up_the_new_shape_of_rows(conn: Connection, database: st
             conn.execute(raw(f"ALTER TABLE items ADD COLUMN extra_{number} int"))
 
 
-def test_rows_come_whole_from_a_table_with_dropped_columns(conn: Connection) -> None:
+def test_search_rows_of_a_table_with_dropped_columns(conn: Connection) -> None:
     make(conn, VECTORS)
     enable(conn)
     conn.execute("ALTER TABLE items ADD COLUMN gone int, ADD COLUMN kept text DEFAULT 'kept'")
@@ -245,7 +245,7 @@ def test_rows_come_whole_from_a_table_with_dropped_columns(conn: Connection) -> 
     assert rows.fetchall() == [(int(key), "kept", 9) for key, _ in exact(conn, QUERY, 3)]
 
 
-def test_search_rows_takes_rows_of_tuned_tables_only(conn: Connection) -> None:
+def test_search_rows_refuses_other_types(conn: Connection) -> None:
     make(conn, VECTORS)
     enable(conn)
     with pytest.raises(errors.DatatypeMismatch, match="search_rows takes a row of a table, got integer"):
@@ -259,7 +259,7 @@ def test_search_rows_takes_rows_of_tuned_tables_only(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_every_isolation_level_searches_and_records(conn: Connection, level: str) -> None:
+def test_search_in_every_isolation_level_is_recorded(conn: Connection, level: str) -> None:
     make(conn, VECTORS)
     enable(conn, sample_rate=1.0)
     with conn.transaction():

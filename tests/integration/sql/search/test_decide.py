@@ -22,7 +22,7 @@ from vectuned.learning.policy.storage import read_bank
 Connection = psycopg.Connection[Any]
 
 
-def test_both_know_the_same_ladder(conn: Connection) -> None:
+def test_ladder_is_equal_in_sql_and_python(conn: Connection) -> None:
     assert tuple(one(conn, "SELECT vectuned._rungs()")) == ladder.RUNGS
     classes = conn.execute("SELECT k, vectuned._k_class(k) FROM generate_series(1, 1000) k").fetchall()
     assert len(classes) == 1000
@@ -30,7 +30,7 @@ def test_both_know_the_same_ladder(conn: Connection) -> None:
     assert {k_class for _, k_class in classes} == set(ladder.K_CLASSES)
 
 
-def test_both_turn_efforts_into_the_same_ef_search(conn: Connection) -> None:
+def test_ef_search_is_equal_in_sql_and_python(conn: Connection) -> None:
     rng = np.random.default_rng(5)
     between = np.arange(len(ladder.RUNGS) - 1)[:, None] + np.arange(0, 1, 1 / 64)  # many of them end in .5
     near = np.nextafter(np.arange(14.0), np.array([[-1.0], [99.0]]))
@@ -77,7 +77,7 @@ def ways(k: int, probe_ef: int, seed: int) -> list[Signature]:
 
 
 @pytest.mark.parametrize(("k", "probe_ef"), [(1, 28), (3, 7), (10, 28), (10, 112), (30, 56), (100, 1000)])
-def test_both_see_the_same_signature(conn: Connection, k: int, probe_ef: int) -> None:
+def test_signature_is_equal_in_sql_and_python(conn: Connection, k: int, probe_ef: int) -> None:
     probes = probes_like_real_ones(k, probe_ef, seed=k)
     places = ", ".join(f"d[{rank}]" for rank in feature_ranks(k, probe_ef))
     differing = 0
@@ -117,7 +117,7 @@ def bank(conn: Connection, column: int, patterns: int, seed: int, spread: int) -
 
 @pytest.mark.parametrize("spread", [1, 30, 1000])  # with 1, nearly all distances are ties
 @pytest.mark.parametrize("patterns", [1, 2, 3, 4, 64, 300])
-def test_both_decide_the_same(conn: Connection, patterns: int, spread: int) -> None:
+def test_decide_is_equal_in_sql_and_python(conn: Connection, patterns: int, spread: int) -> None:
     make(conn, clustered(20, 4, seed=1))
     column = enable(conn)
     centroids, values = bank(conn, column, patterns, seed=patterns, spread=spread)
@@ -152,9 +152,7 @@ def test_both_decide_the_same(conn: Connection, patterns: int, spread: int) -> N
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("k", [1, 8, 10, 25])
-def test_params_are_what_the_optimizer_chooses_and_search_serves(
-    conn: Connection, metric: str, k: int
-) -> None:
+def test_params_equal_the_optimizer_and_the_recorded_search(conn: Connection, metric: str, k: int) -> None:
     make(conn, clustered(1500, 12, seed=1), metric=metric)
     column = enable(conn, sample_rate=1.0)
     k_class, probe_ef = ladder.k_class(k), 56
@@ -215,7 +213,7 @@ def test_params_are_what_the_optimizer_chooses_and_search_serves(
     assert served == {"hnsw", "hnsw_adaptive"}
 
 
-def test_both_serve_the_fixed_setting_without_a_bank(conn: Connection) -> None:
+def test_params_without_a_bank_are_the_fixed_setting(conn: Connection) -> None:
     make(conn, clustered(300, 4, seed=1))
     column = enable(conn)
     publish(conn, column, [5.0], fixed_ef=90)

@@ -71,7 +71,7 @@ def rows(conn: Connection) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("drained", [False, True])
-def test_feedback_is_kept_before_the_drain_and_after(conn: Connection, column: int, drained: bool) -> None:
+def test_record_feedback_before_and_after_the_drain(conn: Connection, column: int, drained: bool) -> None:
     query_id, ids = ask(conn)
     if drained:
         assert drain(conn) == 1
@@ -91,7 +91,7 @@ def test_feedback_is_kept_before_the_drain_and_after(conn: Connection, column: i
     assert one(conn, "SELECT feedback FROM vectuned.stats('items')") == 1
 
 
-def test_it_outlives_a_crash_and_the_inbox_does_not(conn: Connection, column: int) -> None:
+def test_feedback_tables_are_logged_and_the_inbox_is_not(conn: Connection, column: int) -> None:
     kinds = "SELECT DISTINCT relpersistence FROM pg_class WHERE relname LIKE %s AND relkind IN ('r', 'p')"
     assert conn.execute(kinds, ("feedback%",)).fetchall() == [("p",)]
     query_id, ids = ask(conn)
@@ -101,7 +101,7 @@ def test_it_outlives_a_crash_and_the_inbox_does_not(conn: Connection, column: in
     assert tell(conn, query_id, ids[:2]) == "unknown"
 
 
-def test_what_was_not_recorded_is_answered_and_not_kept(conn: Connection, column: int) -> None:
+def test_record_feedback_on_unrecorded_searches_stores_nothing(conn: Connection, column: int) -> None:
     conn.execute("SET vectuned.record = off")
     query_id, ids = ask(conn)
     assert tell(conn, query_id, ids[:1]) == "unsampled"
@@ -117,7 +117,7 @@ def test_what_was_not_recorded_is_answered_and_not_kept(conn: Connection, column
     assert rows(conn) == []
 
 
-def test_a_search_past_its_retention_is_unknown(conn: Connection, column: int) -> None:
+def test_record_feedback_on_an_expired_search_is_unknown(conn: Connection, column: int) -> None:
     conn.execute(
         "CREATE TABLE vectuned.trajectory_20200101 PARTITION OF vectuned.trajectory "
         "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02'); "
@@ -141,7 +141,7 @@ def test_a_search_past_its_retention_is_unknown(conn: Connection, column: int) -
     assert tell(conn, fresh, ids[:2]) == "recorded"
 
 
-def test_ids_that_were_not_in_the_result_are_counted_and_left_out(conn: Connection, column: int) -> None:
+def test_record_feedback_counts_and_ignores_ids_outside_the_result(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
     assert tell(conn, query_id, ["no", "such"], ["row"]) == "empty, 3 ignored"
     assert tell(conn, query_id, ["no", None, "no"], []) == "empty, 2 ignored"
@@ -152,7 +152,7 @@ def test_ids_that_were_not_in_the_result_are_counted_and_left_out(conn: Connecti
 
 
 @pytest.mark.parametrize("nothing", [None, []])
-def test_empty_lists(conn: Connection, column: int, nothing: list[str] | None) -> None:
+def test_record_feedback_with_empty_lists(conn: Connection, column: int, nothing: list[str] | None) -> None:
     query_id, ids = ask(conn)
     assert tell(conn, query_id, nothing, nothing) == "empty"
     assert one(conn, "SELECT vectuned.record_feedback(%s)", query_id) == "empty"
@@ -162,7 +162,7 @@ def test_empty_lists(conn: Connection, column: int, nothing: list[str] | None) -
     assert stored(conn, query_id) == ([], ids[:1])
 
 
-def test_what_is_no_feedback_is_refused_sampled_or_not(conn: Connection, column: int) -> None:
+def test_record_feedback_refuses_invalid_arguments(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
     for any_id in (query_id, UUID(int=0), UUID(int=1)):
         with pytest.raises(errors.InvalidParameterValue, match=f"the id {ids[3]} is given as rel") as both:
@@ -177,7 +177,7 @@ def test_what_is_no_feedback_is_refused_sampled_or_not(conn: Connection, column:
     assert rows(conn) == []
 
 
-def test_as_many_ids_as_a_search_returns(conn: Connection) -> None:
+def test_record_feedback_takes_as_many_ids_as_a_search_returns(conn: Connection) -> None:
     make(conn, clustered(1100, 4, seed=1))
     enable(conn, sample_rate=1.0)
     query_id, ids = ask(conn, 1000)
@@ -185,7 +185,7 @@ def test_as_many_ids_as_a_search_returns(conn: Connection) -> None:
     assert stored(conn, query_id) == (sorted(ids[:600]), sorted(ids[600:]))
 
 
-def test_the_same_again_changes_nothing(conn: Connection, column: int) -> None:
+def test_record_feedback_repeated_changes_nothing(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
     assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
     before = rows(conn)
@@ -196,7 +196,7 @@ def test_the_same_again_changes_nothing(conn: Connection, column: int) -> None:
     assert rows(conn) == before
 
 
-def test_of_each_id_the_last_word_counts(conn: Connection, column: int) -> None:
+def test_record_feedback_replaces_earlier_feedback_on_an_id(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
     a, b, c = sorted(ids[:3])
     for said, known in (
@@ -211,7 +211,7 @@ def test_of_each_id_the_last_word_counts(conn: Connection, column: int) -> None:
     assert one(conn, "SELECT revision FROM vectuned.feedback") == 5
 
 
-def test_two_sessions_speak_of_one_search(conn: Connection, column: int, database: str) -> None:
+def test_record_feedback_from_two_sessions_at_once(conn: Connection, column: int, database: str) -> None:
     query_id, ids = ask(conn)
     with psycopg.connect(database) as first, ThreadPoolExecutor(1) as pool:
         assert tell(first, query_id, [ids[0]], [ids[1]]) == "recorded"
@@ -223,7 +223,7 @@ def test_two_sessions_speak_of_one_search(conn: Connection, column: int, databas
     assert stored(conn, query_id) == (sorted(ids[:2]), [ids[2]])
 
 
-def test_many_sessions_and_a_drain(conn: Connection, column: int, database: str) -> None:
+def test_record_feedback_during_a_drain(conn: Connection, column: int, database: str) -> None:
     asked = [ask(conn) for _ in range(40)]
 
     def speak(place: int) -> set[str]:
@@ -243,7 +243,7 @@ def test_many_sessions_and_a_drain(conn: Connection, column: int, database: str)
         assert stored(conn, query_id) == (sorted(ids[:4]), [])
 
 
-def test_anyone_who_holds_a_query_id_may_speak(conn: Connection, column: int, database: str) -> None:
+def test_record_feedback_needs_only_the_query_id(conn: Connection, column: int, database: str) -> None:
     with plain_role(conn, database, "SELECT ON items") as reader:
         query_id, ids = ask(reader)
         assert tell(reader, query_id, ids[:1]) == "recorded"
@@ -264,7 +264,7 @@ def test_anyone_who_holds_a_query_id_may_speak(conn: Connection, column: int, da
     assert stored(conn, query_id) == (sorted(ids[:2]), [])
 
 
-def test_a_read_only_transaction(conn: Connection, column: int) -> None:
+def test_record_feedback_in_a_read_only_transaction(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
     drain(conn)
     conn.execute("SET default_transaction_read_only = on")
@@ -277,7 +277,7 @@ def test_a_read_only_transaction(conn: Connection, column: int) -> None:
     assert tell(conn, query_id, ids[:1]) == "recorded"
 
 
-def test_a_forgotten_column_takes_its_feedback_along(conn: Connection, column: int) -> None:
+def test_disable_with_forget_deletes_feedback(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
     assert tell(conn, query_id, ids[:1]) == "recorded"
     drain(conn)
@@ -288,7 +288,7 @@ def test_a_forgotten_column_takes_its_feedback_along(conn: Connection, column: i
     assert tell(conn, query_id, ids[:1]) == "unknown"
 
 
-def test_a_day_that_is_full_takes_nothing_more(conn: Connection, column: int) -> None:
+def test_record_feedback_is_limited_by_day(conn: Connection, column: int) -> None:
     conn.execute(
         "CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
         "SET search_path = pg_catalog, pg_temp RETURN 60000"
@@ -323,7 +323,7 @@ def test_a_day_that_is_full_takes_nothing_more(conn: Connection, column: int) ->
     assert tell(conn, query_id, ids) == "recorded"
 
 
-def test_seven_days_of_a_busy_system_stay_within_bounds(conn: Connection, column: int) -> None:
+def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, column: int) -> None:
     conn.execute(
         "CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
         "SET search_path = pg_catalog, pg_temp RETURN 40000"
@@ -359,7 +359,7 @@ def test_seven_days_of_a_busy_system_stay_within_bounds(conn: Connection, column
     assert sizes[-1] == pytest.approx(sizes[-2], rel=0.1)
 
 
-def test_one_lookup_finds_a_search(conn: Connection, column: int) -> None:
+def test_record_feedback_finds_a_search_by_index(conn: Connection, column: int) -> None:
     conn.execute(
         "SELECT query_id FROM generate_series(1, 3000) n "
         "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 5) s"
@@ -380,7 +380,7 @@ def test_one_lookup_finds_a_search(conn: Connection, column: int) -> None:
     assert seen["blocks"] < 10
 
 
-def test_a_client_that_idles_is_not_waited_for_by_maintenance(
+def test_maintain_does_not_wait_for_idle_feedback_transactions(
     conn: Connection, column: int, database: str
 ) -> None:
     query_id, ids = ask(conn)

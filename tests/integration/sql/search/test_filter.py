@@ -115,7 +115,7 @@ def compared(column: str, operator: str, value: Any) -> sql.Composable:
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_a_filter_finds_the_rows_of_its_where(types: Connection, kind: str) -> None:
+def test_filter_equals_its_where_clause(types: Connection, kind: str) -> None:
     name, (_, values) = sql.Identifier(kind), TYPES[kind]
     there = sql.SQL("{} IS NOT NULL").format(name)
     absent = sql.SQL("{} IS NULL").format(name)
@@ -151,7 +151,7 @@ def test_a_filter_finds_the_rows_of_its_where(types: Connection, kind: str) -> N
     "value",
     [2.5, 4.0, -0.5, 32767, 32768, 2147483648, 9223372036854775807, 9223372036854775808, -(10**30), 1e300],
 )
-def test_integers_are_compared_with_any_number(types: Connection, kind: str, value: float) -> None:
+def test_filter_compares_integers_with_any_number(types: Connection, kind: str, value: float) -> None:
     for operator in OPERATORS:
         wanted = where(types, compared(kind, operator, value))
         assert found(types, {kind: {operator: value}}) == wanted, operator
@@ -159,7 +159,7 @@ def test_integers_are_compared_with_any_number(types: Connection, kind: str, val
     assert found(types, {kind: [4, value]}) == found(types, {kind: [value, 4, "4"]}) == equal
 
 
-def test_conditions_hold_together(types: Connection) -> None:
+def test_filter_conditions_are_joined_by_and(types: Connection) -> None:
     wanted = where(
         types, sql.SQL("int = 4 AND text IN ('v4', 'v5') AND numeric < 2 AND smallint IS NOT NULL")
     )
@@ -176,7 +176,7 @@ def test_conditions_hold_together(types: Connection) -> None:
     assert found(types, {}) == set(range(1, ROWS + 1))
 
 
-def test_long_lists(types: Connection) -> None:
+def test_filter_with_long_lists(types: Connection) -> None:
     assert found(types, {"id": list(range(50, 1050))}) == set(range(50, ROWS + 1))
     assert found(types, {"id": {"not in": list(range(50, 1050))}}) == set(range(1, 50))
     assert found(types, {"text": [f"v{i}" for i in range(1000)]}) == where(types, sql.SQL("text IS NOT NULL"))
@@ -233,7 +233,7 @@ def test_long_lists(types: Connection) -> None:
         ({"bytea": "\\xz"}, "22023", r"public\.items: .*hexadecimal"),
     ],
 )
-def test_bad_filters_are_named_and_not_recorded(
+def test_filter_errors_name_the_fault_and_nothing_is_recorded(
     types: Connection, condition: object, state: str, words: str
 ) -> None:
     before = one(types, "SELECT count(*) FROM vectuned.inbox")
@@ -248,7 +248,7 @@ def test_bad_filters_are_named_and_not_recorded(
 
 
 @pytest.mark.parametrize("kind", ["json", "point", "xid", "int[]", "int4range", "box"])
-def test_types_without_an_order_are_refused(conn: Connection, kind: str) -> None:
+def test_filter_refuses_types_without_an_order(conn: Connection, kind: str) -> None:
     make(conn, clustered(10, 4, seed=1))
     conn.execute(f"ALTER TABLE items ADD COLUMN odd {kind}".encode())
     enable(conn)
@@ -258,7 +258,7 @@ def test_types_without_an_order_are_refused(conn: Connection, kind: str) -> None
     assert len(found(conn, {"odd": None})) == 10
 
 
-def test_sql_null_is_no_filter(types: Connection) -> None:
+def test_filter_of_sql_null_is_no_filter(types: Connection) -> None:
     rows = types.execute("SELECT id FROM vectuned.search('items', %s, 1000, NULL)", (text(QUERY),)).fetchall()
     assert len(rows) == ROWS
 
@@ -352,7 +352,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)))
-def test_no_name_and_no_value_gets_through(conn: Connection, number: int) -> None:
+def test_filter_quotes_every_name_and_value(conn: Connection, number: int) -> None:
     name = NAMES[number]
     make(conn, clustered(len(VALUES) + 2, 4, seed=1))
     column = sql.Identifier(name)
@@ -384,7 +384,7 @@ def test_no_name_and_no_value_gets_through(conn: Connection, number: int) -> Non
 
 
 @pytest.mark.parametrize("name", ["k", "q", 'a"b', "$1", "{id}", "%s", "distance", "k1", "x y"])
-def test_keys_tables_and_vectors_of_any_name(conn: Connection, name: str) -> None:
+def test_filter_with_keys_tables_and_vectors_of_any_name(conn: Connection, name: str) -> None:
     table = sql.Identifier("public", name + "_")
     vectors = name + "v"
     make(conn, clustered(30, 4, seed=1), table=table, column=vectors, key=name)

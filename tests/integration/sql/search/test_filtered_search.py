@@ -110,7 +110,9 @@ def recorded(conn: Connection) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
 @pytest.mark.parametrize("ef", [EXACT, 100, 1000])
-def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, ef: int) -> None:
+def test_filtered_search_returns_as_many_rows_as_match(
+    conn: Connection, kind: str, metric: str, ef: int
+) -> None:
     column = prepare(conn, kind=kind, metric=metric)
     conditions = {
         "kind = 0": {"kind": 0},
@@ -140,7 +142,7 @@ def test_never_fewer_rows_than_match(conn: Connection, kind: str, metric: str, e
 
 @pytest.mark.parametrize("ef", [EXACT, 100])
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_zero_and_null_vectors_are_left_out(conn: Connection, metric: str, ef: int) -> None:
+def test_filtered_search_leaves_out_zero_and_null_vectors(conn: Connection, metric: str, ef: int) -> None:
     vectors = list(clustered(30, 16, seed=1))
     make(conn, [*vectors, None, np.zeros(16, np.float32), None], metric=metric)
     column = enable(conn)
@@ -157,7 +159,7 @@ def test_zero_and_null_vectors_are_left_out(conn: Connection, metric: str, ef: i
 
 @pytest.mark.parametrize("ef", [EXACT, 100])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-def test_bad_queries_are_named_with_a_filter_too(conn: Connection, kind: str, ef: int) -> None:
+def test_filtered_search_names_bad_queries(conn: Connection, kind: str, ef: int) -> None:
     column = prepare(conn, kind=kind)
     force(conn, column, ef, [{"kind": 0}], k_class=10)
     tiny = 0.0 if kind == "vector" else 1e-20
@@ -176,7 +178,7 @@ def test_bad_queries_are_named_with_a_filter_too(conn: Connection, kind: str, ef
     assert recorded(conn) == []
 
 
-def test_composite_and_uuid_keys(conn: Connection) -> None:
+def test_filtered_search_with_composite_and_uuid_keys(conn: Connection) -> None:
     conn.execute(
         "CREATE TABLE pairs (tenant int, \"no, 'x'\" text, size int, embedding vector(16), "
         "PRIMARY KEY (tenant, \"no, 'x'\"))"
@@ -222,7 +224,7 @@ def test_search_rows_with_a_filter(conn: Connection) -> None:
     assert len(recorded(conn)) == 2
 
 
-def test_transactions_settings_and_preferences(conn: Connection) -> None:
+def test_filtered_search_respects_transactions_and_restores_settings(conn: Connection) -> None:
     column = prepare(conn)
     for ef in (EXACT, 200):
         force(conn, column, ef, [{"kind": 0}], k_class=10)
@@ -246,7 +248,7 @@ def test_transactions_settings_and_preferences(conn: Connection) -> None:
         assert recorded(conn) == []
 
 
-def test_other_roles_and_row_security(conn: Connection, database: str) -> None:
+def test_filtered_search_by_other_roles_and_under_row_security(conn: Connection, database: str) -> None:
     prepare(conn)
     query = QUERIES[0]
     with plain_role(conn, database, "SELECT ON items") as reader:
@@ -271,7 +273,7 @@ def test_other_roles_and_row_security(conn: Connection, database: str) -> None:
         search_filtered(stranger, query, 10, {"kind": 1})
 
 
-def test_the_filters_own_index_is_used(conn: Connection) -> None:
+def test_filtered_search_uses_the_index_of_the_filter(conn: Connection) -> None:
     column = prepare(conn, rate=0.0)
     conn.execute("CREATE INDEX partial ON items (id) WHERE name = 'n4'")
     conn.execute("CREATE INDEX plain ON items (kind)")
@@ -285,7 +287,7 @@ def test_the_filters_own_index_is_used(conn: Connection) -> None:
             assert one(conn, statement, index) == before + 1
 
 
-def test_a_table_that_was_renamed_is_searched_all_the_same(conn: Connection) -> None:
+def test_filtered_search_of_a_renamed_table(conn: Connection) -> None:
     prepare(conn)
     wanted = {k: search_filtered(conn, QUERIES[0], k, {"kind": 3}) for k in (1, 10, 300)}
     recorded(conn)
@@ -300,7 +302,7 @@ def test_a_table_that_was_renamed_is_searched_all_the_same(conn: Connection) -> 
     assert recorded(conn) == []
 
 
-def test_the_path_chosen_is_the_path_told_and_recorded(conn: Connection) -> None:
+def test_filtered_search_path_equals_params_and_the_record(conn: Connection) -> None:
     column = prepare(conn)
 
     def told(condition: object, k: int = 10) -> tuple[Any, ...]:

@@ -59,7 +59,7 @@ def recorded(conn: Connection) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-def test_the_index_that_is_published_is_the_one_read(conn: Connection, kind: str, metric: str) -> None:
+def test_search_reads_the_published_index(conn: Connection, kind: str, metric: str) -> None:
     column, numbers = prepare(conn, kind, metric)
     every = [dict(exact(conn, query, ROWS, kind=kind, metric=metric)) for query in QUERIES]
     del numbers["part"]
@@ -85,7 +85,7 @@ def test_the_index_that_is_published_is_the_one_read(conn: Connection, kind: str
 
 
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-def test_filtered_searches_on_every_path(conn: Connection, kind: str) -> None:
+def test_filtered_search_on_every_access_path(conn: Connection, kind: str) -> None:
     column, numbers = prepare(conn, kind)
     inside = {str(n) for n in range(2, ROWS + 1, 2)}
     every = [{key: d for key, d in exact(conn, query, ROWS, kind=kind) if key in inside} for query in QUERIES]
@@ -120,7 +120,7 @@ def test_filtered_searches_on_every_path(conn: Connection, kind: str) -> None:
                     assert told[2:] == ((None, effort) if path == "ivfflat" else (max(effort or 0, k), None))
 
 
-def test_params_says_what_is_read(conn: Connection) -> None:
+def test_params_name_the_index_read(conn: Connection) -> None:
     column, numbers = prepare(conn)
     statement = (
         "SELECT access_path, ef_search, probes, index::text "
@@ -140,7 +140,7 @@ def test_params_says_what_is_read(conn: Connection) -> None:
     assert told == ("planner", 40, None, "items_embedding_idx")
 
 
-def test_a_partial_index_serves_its_filter_alone(conn: Connection) -> None:
+def test_filtered_search_uses_a_partial_index_only_for_its_filter(conn: Connection) -> None:
     column, numbers = prepare(conn)
     serve_filtered(conn, column, FILTER, "hnsw", numbers["part"], 100)
     for condition, read in (({"kind": 0}, {"part"}), ({"kind": 1}, set()), ({"kind": [0]}, set())):
@@ -153,7 +153,7 @@ def test_a_partial_index_serves_its_filter_alone(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("gone", ["half", "lists", "bits", "part"])
-def test_a_dropped_index_leaves_the_main_one_serving(conn: Connection, gone: str) -> None:
+def test_search_after_dropping_an_index_uses_the_main_one(conn: Connection, gone: str) -> None:
     column, numbers = prepare(conn)
     method = "ivfflat" if gone == "lists" else "hnsw"
     if gone != "part":
@@ -176,7 +176,7 @@ def test_a_dropped_index_leaves_the_main_one_serving(conn: Connection, gone: str
         assert ("outdated: the index it was learned on is gone" in states) == (gone != "part")
 
 
-def test_without_any_index_answers_are_right(conn: Connection) -> None:
+def test_search_without_any_index_is_exact(conn: Connection) -> None:
     column, numbers = prepare(conn)
     serve(conn, column, numbers["lists"], 5, method="ivfflat")
     serve_filtered(conn, column, FILTER, "hnsw", numbers["part"], 100)

@@ -117,7 +117,7 @@ def test_apply_and_params_name_what_is_wrong(conn: Connection) -> None:
         conn.execute("SELECT vectuned.params('items', %s, 10, '{\"nothing\": 1}')", (text(QUERIES[0]),))
 
 
-def test_params_say_why(conn: Connection) -> None:
+def test_params_give_the_reason(conn: Connection) -> None:
     column = prepared(conn)
     columns = "SELECT access_path, ef_search, probes, expected_recall, confidence, reason "
     statement = (columns + "FROM vectuned.params('items', %s, %s)").encode()

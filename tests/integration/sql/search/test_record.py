@@ -49,7 +49,7 @@ def count(conn: Connection, table: str) -> int:
     ("rate", "searches", "low", "high"),
     [(0.0, 500, 0, 0), (1.0, 500, 500, 500), (0.5, 2000, 888, 1112), (0.02, 2000, 8, 72)],
 )
-def test_the_share_of_searches_that_is_recorded(
+def test_sample_rate_is_the_share_of_searches_recorded(
     conn: Connection, rate: float, searches: int, low: int, high: int
 ) -> None:
     # The bounds lie 5 standard deviations out: by chance this fails once in a million runs.
@@ -66,7 +66,7 @@ def test_the_share_of_searches_that_is_recorded(
     )
 
 
-def test_what_is_recorded_of_a_search(conn: Connection, column: int) -> None:
+def test_record_holds_the_search_as_it_ran(conn: Connection, column: int) -> None:
     started = one(conn, "SELECT clock_timestamp()")
     rows = conn.execute(
         "SELECT id, distance, query_id FROM vectuned.search('items', %s, 7)", (text(QUERY),)
@@ -94,7 +94,7 @@ def test_what_is_recorded_of_a_search(conn: Connection, column: int) -> None:
     assert 0 < recorded[-1] < 1000
 
 
-def test_a_session_may_opt_out(conn: Connection, column: int) -> None:
+def test_record_is_off_for_sessions_that_opt_out(conn: Connection, column: int) -> None:
     for value in ("off", "OFF", "false", "no", "0"):
         conn.execute(raw(f"SET vectuned.record = '{value}'"))
         search(conn, QUERY)
@@ -106,7 +106,7 @@ def test_a_session_may_opt_out(conn: Connection, column: int) -> None:
     assert count(conn, "inbox") == 2
 
 
-def test_a_full_inbox_takes_nothing_more_until_drained_and_vacuumed(conn: Connection, column: int) -> None:
+def test_record_stops_at_a_full_inbox_until_drained_and_vacuumed(conn: Connection, column: int) -> None:
     conn.execute(
         "CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
         "SET search_path = pg_catalog, pg_temp RETURN 60000"
@@ -123,7 +123,7 @@ def test_a_full_inbox_takes_nothing_more_until_drained_and_vacuumed(conn: Connec
     assert count(conn, "inbox") == 1
 
 
-def test_a_locked_inbox_holds_no_search_up(conn: Connection, column: int, database: str) -> None:
+def test_record_does_not_wait_for_a_locked_inbox(conn: Connection, column: int, database: str) -> None:
     with psycopg.connect(database) as other:
         other.execute("LOCK TABLE vectuned.inbox IN ACCESS EXCLUSIVE MODE")
         started = time.perf_counter()
@@ -147,7 +147,7 @@ def test_a_locked_inbox_holds_no_search_up(conn: Connection, column: int, databa
         "DROP FUNCTION vectuned._inbox_bytes",
     ],
 )
-def test_a_broken_recorder_fails_no_search(conn: Connection, column: int, damage: str) -> None:
+def test_record_errors_fail_no_search(conn: Connection, column: int, damage: str) -> None:
     search(conn, QUERY)
     conn.execute(raw(damage))
     assert search(conn, QUERY) == exact(conn, QUERY)
@@ -158,13 +158,13 @@ def test_a_broken_recorder_fails_no_search(conn: Connection, column: int, damage
     assert one(conn, "SELECT count(*) FROM items") == 301
 
 
-def test_what_a_transaction_undoes_was_not_recorded(conn: Connection, column: int) -> None:
+def test_record_is_rolled_back_with_its_transaction(conn: Connection, column: int) -> None:
     with conn.transaction(force_rollback=True):
         search(conn, QUERY)
     assert count(conn, "inbox") == 0
 
 
-def test_two_drains_move_every_row_once(conn: Connection, column: int, database: str) -> None:
+def test_drain_by_two_sessions_moves_every_row_once(conn: Connection, column: int, database: str) -> None:
     conn.execute(LAST_DIGITS.encode(), (3000,))
     ids = {row[0] for row in conn.execute("SELECT query_id FROM vectuned.inbox").fetchall()}
 
@@ -192,14 +192,14 @@ def test_two_drains_move_every_row_once(conn: Connection, column: int, database:
     assert moved > ids
 
 
-def test_a_drain_that_is_undone_loses_nothing(conn: Connection, column: int) -> None:
+def test_drain_rolled_back_loses_nothing(conn: Connection, column: int) -> None:
     search(conn, QUERY)
     with conn.transaction(force_rollback=True):
         assert one(conn, "SELECT vectuned._drain(10)") == 1
     assert (count(conn, "inbox"), count(conn, "trajectory")) == (1, 0)
 
 
-def test_searches_of_forgotten_columns_are_dropped(conn: Connection, column: int) -> None:
+def test_drain_drops_searches_of_forgotten_columns(conn: Connection, column: int) -> None:
     make(conn, VECTORS, table="others")
     enable(conn, "others", sample_rate=1.0)
     search(conn, QUERY)
@@ -215,7 +215,7 @@ def test_searches_of_forgotten_columns_are_dropped(conn: Connection, column: int
     assert (count(conn, "inbox"), count(conn, "trajectory")) == (0, 1)
 
 
-def test_what_no_search_recorded_is_not_kept(conn: Connection, column: int) -> None:
+def test_drain_drops_rows_that_no_search_recorded(conn: Connection, column: int) -> None:
     forged = (
         "SELECT vectuned._record(gen_random_uuid(), %s, %s, %s, 'hnsw', 40, NULL, NULL, '{1}', '{0.5}', 1)"
     )
@@ -275,7 +275,7 @@ def test_partition_leaves_a_day_that_is_in_the_default_partition(conn: Connectio
     assert count(conn, "trajectory_default") == count(conn, "trajectory") == 1
 
 
-def test_stats_count_what_there_is(conn: Connection, column: int) -> None:
+def test_stats_count_recorded_searches(conn: Connection, column: int) -> None:
     for query in clustered(6, 4, seed=3):
         search(conn, query)
     conn.execute("SELECT vectuned._drain(4)")

@@ -34,7 +34,7 @@ def ascending(found: list[tuple[str, float]]) -> bool:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
-def test_answers_are_the_exact_ones_on_a_small_table(conn: Connection, kind: str, metric: str) -> None:
+def test_search_of_a_small_table_is_exact(conn: Connection, kind: str, metric: str) -> None:
     make(conn, clustered(400, 16, seed=1), kind=kind, metric=metric)
     conn.execute("SELECT '[1]'::vector")
     conn.execute("SET hnsw.ef_search = 400")
@@ -59,7 +59,7 @@ def test_answers_are_the_exact_ones_on_a_small_table(conn: Connection, kind: str
 
 
 @pytest.mark.parametrize("k", [1, 10, 399, 400, 401, 1000])
-def test_no_fewer_rows_than_there_are(conn: Connection, k: int) -> None:
+def test_search_returns_all_rows_if_k_is_larger(conn: Connection, k: int) -> None:
     make(conn, clustered(400, 16, seed=1))
     enable(conn)
     query = clustered(1, 16, seed=2)[0]
@@ -71,7 +71,7 @@ def test_no_fewer_rows_than_there_are(conn: Connection, k: int) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_null_vectors_are_left_out_and_zero_ones_by_cosine(conn: Connection, metric: str) -> None:
+def test_search_leaves_out_null_vectors_and_zero_vectors_by_cosine(conn: Connection, metric: str) -> None:
     vectors = list(clustered(30, 4, seed=1))
     make(conn, [*vectors, None, np.zeros(4, np.float32), None], metric=metric)
     enable(conn)
@@ -84,7 +84,7 @@ def test_null_vectors_are_left_out_and_zero_ones_by_cosine(conn: Connection, met
         assert sorted(search(conn, QUERY, k)) == sorted(exact(conn, QUERY, k, metric=metric))
 
 
-def test_an_empty_table_answers_with_nothing(conn: Connection) -> None:
+def test_search_of_an_empty_table_returns_nothing(conn: Connection) -> None:
     make(conn, [], dimensions=4)
     enable(conn)
     assert search(conn, QUERY) == []
@@ -92,7 +92,7 @@ def test_an_empty_table_answers_with_nothing(conn: Connection) -> None:
     assert search(conn, QUERY) == exact(conn, QUERY)
 
 
-def test_rows_alike_are_all_found(conn: Connection) -> None:
+def test_search_returns_all_equal_vectors(conn: Connection) -> None:
     make(conn, np.repeat(clustered(50, 4, seed=1), 8, axis=0))
     enable(conn)
     nearest = exact(conn, QUERY, 1)[0][1]
@@ -102,7 +102,7 @@ def test_rows_alike_are_all_found(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("vacuumed", [False, True])
-def test_deleted_rows_make_no_answer_short(conn: Connection, vacuumed: bool) -> None:
+def test_search_returns_k_rows_despite_deleted_rows(conn: Connection, vacuumed: bool) -> None:
     make(conn, clustered(3000, 8, seed=1))
     enable(conn, sample_rate=1.0)
     query = clustered(1, 8, seed=2)[0]
@@ -121,7 +121,7 @@ def test_deleted_rows_make_no_answer_short(conn: Connection, vacuumed: bool) -> 
     assert path == ("hnsw" if vacuumed else "hnsw_continued")
 
 
-def test_a_table_that_lost_nearly_all_rows(conn: Connection) -> None:
+def test_search_of_a_table_that_lost_nearly_all_rows(conn: Connection) -> None:
     make(conn, clustered(3000, 8, seed=1))
     enable(conn)
     conn.execute("DELETE FROM items WHERE id % 250 <> 0")
@@ -165,7 +165,7 @@ def test_a_table_that_lost_nearly_all_rows(conn: Connection) -> None:
         ("'halves', '[0,0,0,1e-20]'", "22023", "is zero and has no cosine distance"),
     ],
 )
-def test_bad_input_is_named_and_not_recorded(
+def test_search_errors_name_the_fault_and_nothing_is_recorded(
     conn: Connection, arguments: str, state: str, words: str
 ) -> None:
     make(conn, clustered(60, 4, seed=1))
@@ -179,7 +179,7 @@ def test_bad_input_is_named_and_not_recorded(
     assert search(conn, QUERY) == exact(conn, QUERY)
 
 
-def test_a_query_vector_read_from_a_table_in_a_new_session(conn: Connection, database: str) -> None:
+def test_search_with_a_query_vector_from_a_table_in_a_new_session(conn: Connection, database: str) -> None:
     make(conn, clustered(60, 4, seed=1))
     column = enable(conn)
     statement = "SELECT s.id FROM items i, vectuned.search('items', i.embedding, 1) s WHERE i.id = 7"
@@ -189,7 +189,7 @@ def test_a_query_vector_read_from_a_table_in_a_new_session(conn: Connection, dat
         assert one(fresh, statement.replace("search('items', ", f"_search_{column}(")) == "7"
 
 
-def test_query_ids_are_new_and_say_that_nothing_was_recorded(conn: Connection) -> None:
+def test_query_ids_are_unique_and_mark_unrecorded_searches(conn: Connection) -> None:
     make(conn, clustered(60, 4, seed=1))
     enable(conn)
     rows = conn.execute(
@@ -203,7 +203,7 @@ def test_query_ids_are_new_and_say_that_nothing_was_recorded(conn: Connection) -
     assert again not in ids
 
 
-def test_joins_laterals_cursors_and_functions(conn: Connection) -> None:
+def test_search_in_joins_laterals_cursors_and_functions(conn: Connection) -> None:
     make(conn, clustered(200, 4, seed=1))
     enable(conn)
     wanted = exact(conn, QUERY, 5)
@@ -237,7 +237,7 @@ def test_joins_laterals_cursors_and_functions(conn: Connection) -> None:
     assert one(conn, "SELECT public.first(%s::vector)", text(QUERY)) == wanted[0][0]
 
 
-def test_rows_of_the_own_transaction_are_found(conn: Connection) -> None:
+def test_search_returns_rows_of_its_own_transaction(conn: Connection) -> None:
     make(conn, clustered(200, 4, seed=1))
     enable(conn)
     with conn.transaction(force_rollback=True):
@@ -246,7 +246,7 @@ def test_rows_of_the_own_transaction_are_found(conn: Connection) -> None:
     assert search(conn, QUERY, 1) == exact(conn, QUERY, 1)
 
 
-def test_a_second_index_of_another_metric_is_not_mistaken(conn: Connection) -> None:
+def test_search_ignores_an_index_of_another_metric(conn: Connection) -> None:
     make(conn, clustered(300, 4, seed=1), metric="cosine")
     enable(conn)
     build(conn, metric="l2")
