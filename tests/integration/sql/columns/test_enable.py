@@ -1,4 +1,4 @@
-"""Taking a vector column into care, changing how, and letting go of it."""
+"""enable and disable: keys, refusals, options, and what disabling leaves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUERY = [1.0, -1.0, 0.5, 2.0]
 
 
 def left(conn: Connection) -> tuple[int, int, int]:
-    """Count what an `enable` that failed must not leave: columns, generated functions, events."""
+    """Count what a failed `enable` must not leave behind: columns, generated functions, events."""
     return (
         one(conn, "SELECT count(*) FROM vectuned.tuned_column"),
         one(conn, "SELECT count(*) FROM pg_proc WHERE proname ~ '^_search_[0-9]'"),
@@ -284,7 +284,7 @@ def test_enable_again_changes_options(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "given", "max_tail"),
+    ("target", "option", "max_tail"),
     [
         (0.95, None, 0.125),
         (0.98, None, 0.05),
@@ -295,10 +295,10 @@ def test_enable_again_changes_options(conn: Connection) -> None:
     ],
 )
 def test_enable_limits_the_tail_in_proportion_to_the_target(
-    conn: Connection, target: float, given: float | None, max_tail: float
+    conn: Connection, target: float, option: float | None, max_tail: float
 ) -> None:
     make(conn, VECTORS)
-    enable(conn, target_recall=target, max_tail=given)
+    enable(conn, target_recall=target, max_tail=option)
     assert one(conn, "SELECT max_tail FROM vectuned.tuned_column") == max_tail
     assert one(conn, "SELECT max_tail FROM vectuned.status") == max_tail
     assert one(conn, "SELECT max_tail FROM vectuned.stats('items')") == max_tail

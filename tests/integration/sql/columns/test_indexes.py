@@ -1,4 +1,4 @@
-"""Which indexes of a column are found, which are not, and what a partial one requires."""
+"""Which indexes of a column are found or ignored, and what a partial index requires of a filter."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_vector_indexes_finds_every_form(conn: Connection, kind: str, metric: st
         wanted.insert(1, ("half", "hnsw", "halfvec", "true", None, None))
         wanted.insert(3, ("half_lists", "ivfflat", "halfvec", "true", None, 100))
     enable(conn)
-    # Half precision by lists and by a graph answer the same statements: one of the two is left.
+    # IVFFlat and HNSW on half precision answer the same statements: one of the two is listed.
     assert [row for row in found(conn) if not row[0].startswith("half")] == [
         row for row in wanted if not row[0].startswith("half")
     ]
@@ -134,7 +134,7 @@ def test_vector_indexes_with_names_that_need_quotes(
         ("(binary_quantize(embedding)::bit(8)) bit_jaccard_ops", "", "hnsw"),
         ("(binary_quantize(embedding)::bit(8)) bit_hamming_ops", "", "ivfflat"),
         ("id", "", "btree"),
-        # Predicates that not every row meets, or that no filter says.
+        # Predicates that some rows do not meet, or that no filter can express.
         ("embedding vector_cosine_ops", "WHERE vector_dims(embedding) > 8", "hnsw"),
         ("embedding vector_cosine_ops", "WHERE vector_dims(embedding) < 8", "hnsw"),
         ("embedding vector_cosine_ops", "WHERE vector_dims(embedding) <> 8", "hnsw"),
@@ -155,11 +155,11 @@ def test_vector_indexes_ignores_what_answers_no_search(
     conn.execute("ALTER TABLE items ADD COLUMN other vector(8)")
     enable(conn)
     create(conn, "strange", what, where, method)
-    enable(conn)  # once more
+    enable(conn)  # the second time changes nothing
     assert names(conn) == {"items_embedding_idx"}
     assert {key for key, _ in search(conn, QUERY, 500)} == {str(n) for n in range(1, 501)}
     conn.execute("DROP INDEX items_embedding_idx")
-    if "_l2_" not in what:  # which is a metric of its own
+    if "_l2_" not in what:  # another metric
         with pytest.raises(psycopg.errors.UndefinedObject, match="has no valid HNSW or IVFFlat index"):
             enable(conn)
 
@@ -207,9 +207,9 @@ def test_refresh_indexes_lists_the_planners_choice_of_equal_indexes(
         method = second if name == "second" else "hnsw"
         for effort in (1, 10, 40, 1000):
             serve(conn, column, number, min(effort, 10) if method == "ivfflat" else effort, method=method)
-            with scans(conn) as seen:
+            with scans(conn) as scanned:
                 assert len(search(conn, QUERY, 10)) == 10
-            assert set(seen) == {name}, effort
+            assert set(scanned) == {name}, effort
 
 
 PREDICATES: list[tuple[str, dict[str, Any] | None]] = [
@@ -280,16 +280,16 @@ def test_predicate_filter_of_partial_indexes(conn: Connection) -> None:
         conn.execute("SELECT vectuned._refresh_column(%s)", (column,))
         known = {row[0]: row[4] for row in found(conn)}
         assert known.get("part") == wanted, predicate
-        # A filter that asks for more is answered through it too.
+        # A filter with further conditions uses it too.
         if wanted is not None:
             number = one(conn, "SELECT index_no FROM vectuned.tuned_index WHERE requires IS NOT NULL")
             for condition in (wanted, {**wanted, "id": {">": 5}}):
                 serve_filtered(conn, column, condition, "hnsw", number, 100)
-                with scans(conn) as seen:
+                with scans(conn) as scanned:
                     assert len(search_filtered(conn, QUERY, 10, condition)) == (
                         10 if wanted == {"name": None} else 0
                     )
-                assert seen == {"part": 1}, (predicate, condition)
+                assert scanned == {"part": 1}, (predicate, condition)
         conn.execute("DROP INDEX part")
 
 

@@ -1,4 +1,4 @@
-"""Partitioned tables: searched, filtered, replayed and learned about through the indexes of their parts."""
+"""Partitioned tables: search, filters, replay and learning through the indexes of their partitions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tenant(number: int) -> int:
 
 @pytest.fixture(params=["list", "hash"])
 def tuned(conn: Connection, request: pytest.FixtureRequest) -> TunedColumn:
-    """A table in three parts, by tenant or by a hash of the key, with a weak index."""
+    """A table in three partitions, by tenant or by a hash of the key, with an index of low recall."""
     if request.param == "list":
         parts, by = [f"FOR VALUES IN ({n})" for n in range(3)], "LIST (tenant)"
     else:
@@ -80,7 +80,7 @@ def key(tuned: TunedColumn) -> str:
 def every(
     conn: Connection, tuned: TunedColumn, query: Singles, where: str = "true"
 ) -> list[tuple[str, float]]:
-    """Answer exactly, among the rows that meet a condition."""
+    """Search exactly among the rows that meet a condition."""
     return exact(conn, query, 10**6, relation=f"(SELECT * FROM items WHERE {where}) i", key=key(tuned))
 
 
@@ -93,9 +93,9 @@ def parts_read(conn: Connection, index: str = "main") -> set[str]:
 def test_search_reads_the_indexes_of_partitions(conn: Connection, tuned: TunedColumn, k: int) -> None:
     for query in QUERIES:
         wanted = every(conn, tuned, query)
-        with scans(conn) as seen:
+        with scans(conn) as scanned:
             answer = search(conn, query, k)
-        assert set(seen) == parts_read(conn)
+        assert set(scanned) == parts_read(conn)
         assert len({name for name, _ in answer}) == len(answer) == k
         assert all(dict(wanted)[name] == distance for name, distance in answer)
         assert ascending(answer)
@@ -116,15 +116,15 @@ def test_filtered_search_on_the_partition_key_and_other_columns(
             number = None if path == "exact" else tuned.indexes[0].number
             serve_filtered(conn, tuned.column.id, condition, path, number, effort, k_class=k_class)
             wanted = every(conn, tuned, QUERIES[0], where)
-            with scans(conn) as seen:
+            with scans(conn) as scanned:
                 answer = search_filtered(conn, QUERIES[0], k, condition)
             assert len(answer) == min(k, len(wanted))
             assert all(dict(wanted)[name] == distance for name, distance in answer)
             assert ascending(answer)
-            if listed and "tenant" in condition:  # the other parts are left out
-                assert len(seen) <= 1
+            if listed and "tenant" in condition:  # the other partitions are pruned
+                assert len(scanned) <= 1
             elif path.startswith("hnsw"):
-                assert set(seen) == parts_read(conn)
+                assert set(scanned) == parts_read(conn)
 
 
 def test_statistics_and_truth_cover_all_partitions(conn: Connection, tuned: TunedColumn) -> None:
@@ -138,7 +138,7 @@ def test_statistics_and_truth_cover_all_partitions(conn: Connection, tuned: Tune
 
 
 def practise(conn: Connection, queries: Singles) -> None:
-    """Search, one of three with a filter."""
+    """Run searches, a third of them with a filter."""
     for number, query in enumerate(queries):
         if number % 3:
             search(conn, query)
@@ -203,7 +203,7 @@ def test_search_uses_every_partitioned_index(conn: Connection, tuned: TunedColum
         f"half ON items USING hnsw ((embedding::halfvec({DIMENSIONS})) halfvec_cosine_ops)",
         f"bits ON items USING hnsw ((binary_quantize(embedding)::bit({DIMENSIONS})) bit_hamming_ops)",
         "kinds ON items USING hnsw (embedding vector_cosine_ops) WITH (m = 4) WHERE kind = 3",
-        # At low efforts the planner takes the main one, of smaller m: it does not count.
+        # At low effort the planner chooses the main index, whose m is smaller: so this one is not listed.
         "tenants ON items USING hnsw (embedding vector_cosine_ops) WHERE tenant = 1",
     ):
         conn.execute(raw(f"CREATE INDEX {what}"))
@@ -219,9 +219,9 @@ def test_search_uses_every_partitioned_index(conn: Connection, tuned: TunedColum
         "SELECT index_relation::regclass::text, index_no FROM vectuned.tuned_index WHERE requires IS NULL"
     ).fetchall():
         serve(conn, tuned.column.id, number, 100)
-        with scans(conn) as seen:
+        with scans(conn) as scanned:
             answer = search(conn, QUERIES[0])
-        assert set(seen) == parts_read(conn, name)
+        assert set(scanned) == parts_read(conn, name)
         assert all(dict(every(conn, tuned, QUERIES[0]))[key] == distance for key, distance in answer)
 
 

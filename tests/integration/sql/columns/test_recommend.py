@@ -1,4 +1,4 @@
-"""What vectuned recommends: what serves and why, and the indexes that only a table's owner can create."""
+"""recommend_params: what serves and why, and indexes for the table's owner to create."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = 600
 
 @pytest.fixture
 def column(conn: Connection) -> int:
-    """A tuned column of which a fixed setting was published, for the class of ten."""
+    """A tuned column with a published fixed setting for the class k = 10."""
     make(conn, clustered(ROWS, 6, seed=1))
     conn.execute(
         """ALTER TABLE items ADD COLUMN kind text DEFAULT 'it''s \\ "AND" x', ADD COLUMN price numeric"""
@@ -49,7 +49,7 @@ def measured(
     ms: float,
     effort: int | None,
 ) -> None:
-    """Publish by hand what a path was measured to give, serving."""
+    """Publish the measurements of an access path, as the serving one."""
     conn.execute(
         "INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, "
         "effort, expected_recall, recall_bound, proven, ms, samples, serves) "
@@ -58,7 +58,9 @@ def measured(
     )
 
 
-def asked(conn: Connection, column: int, condition: dict[str, Any], count: int, *, k: int = 10) -> None:
+def record_filtered(
+    conn: Connection, column: int, condition: dict[str, Any], count: int, *, k: int = 10
+) -> None:
     """Record searches with a filter, and publish that exact search serves it in 9 ms."""
     values = json.dumps(condition)
     row = conn.execute(
@@ -109,7 +111,7 @@ def test_recommend_params_shows_what_serves_with_figures(conn: Connection, colum
 def test_recommend_params_index_is_used_by_its_filter(
     conn: Connection, column: int, condition: dict[str, Any]
 ) -> None:
-    asked(conn, column, condition, 30)
+    record_filtered(conn, column, condition, 30)
     (row,) = recommended(conn, "index")
     assert json.loads(row["subject"]) == condition
     assert row["gain_ms"] > 0
@@ -117,9 +119,9 @@ def test_recommend_params_index_is_used_by_its_filter(
     assert one(conn, "SELECT vectuned._refresh_column(%s)", column)
     indexes = read_tuned_columns(conn)[0].indexes
     assert [json.loads(i.requires) for i in indexes if i.requires] == [condition]
-    # Once it is there it is not recommended again.
+    # Once it exists, it is not recommended again.
     assert recommended(conn, "index") == []
-    # Statements that do not ask for it keep their plans.
+    # Statements without its marker keep their plans.
     plan = "EXPLAIN SELECT id FROM items WHERE {} ORDER BY embedding <=> %s LIMIT 5"
     where = one(
         conn, "SELECT condition FROM vectuned._compile_filter(%s, 'items', %s)", column, json.dumps(condition)
@@ -132,21 +134,21 @@ def test_recommend_params_index_is_used_by_its_filter(
 
 
 def test_recommend_params_no_index_for_rare_filters_ranges_and_lists(conn: Connection, column: int) -> None:
-    asked(conn, column, {"kind": "rare"}, 19)
-    asked(conn, column, {"price": {"<": 10}}, 50)
-    asked(conn, column, {"kind": ["a", "b"]}, 50)
+    record_filtered(conn, column, {"kind": "rare"}, 19)
+    record_filtered(conn, column, {"price": {"<": 10}}, 50)
+    record_filtered(conn, column, {"kind": ["a", "b"]}, 50)
     assert recommended(conn, "index") == []
 
 
 def test_recommend_params_no_index_for_cheap_filters(conn: Connection, column: int) -> None:
-    asked(conn, column, {"kind": "cheap"}, 50)
+    record_filtered(conn, column, {"kind": "cheap"}, 50)
     conn.execute("UPDATE vectuned.measured_path SET ms = 0.2 WHERE bucket IS NOT NULL")
     assert recommended(conn, "index") == []
 
 
 def test_recommend_params_lists_at_most_sixteen_indexes(conn: Connection, column: int) -> None:
     for number in range(18):
-        asked(conn, column, {"kind": f"k{number}"}, 20 + number)
+        record_filtered(conn, column, {"kind": f"k{number}"}, 20 + number)
     rows = recommended(conn, "index")
     assert [json.loads(row["subject"])["kind"] for row in rows] == [
         f"k{number}" for number in range(17, 1, -1)
@@ -155,7 +157,7 @@ def test_recommend_params_lists_at_most_sixteen_indexes(conn: Connection, column
 
 
 def test_recommend_params_ordinary_index_for_filtered_columns(conn: Connection, column: int) -> None:
-    asked(conn, column, {"active": True, "price": {">": 3}}, 30)
+    record_filtered(conn, column, {"active": True, "price": {">": 3}}, 30)
     (row,) = recommended(conn, "filter index")
     assert row["subject"] == "active"
     conn.execute(row["statement"].encode())
@@ -163,14 +165,14 @@ def test_recommend_params_ordinary_index_for_filtered_columns(conn: Connection, 
 
 
 def test_recommend_params_ignores_filters_on_dropped_columns(conn: Connection, column: int) -> None:
-    asked(conn, column, {"kind": "a"}, 30)
+    record_filtered(conn, column, {"kind": "a"}, 30)
     conn.execute("ALTER TABLE items DROP COLUMN kind")
     assert recommended(conn, "index") == []
     assert len(recommended(conn, "search")) == 1
 
 
 def test_recommend_params_explains_filtered_searches(conn: Connection, column: int) -> None:
-    asked(conn, column, {"kind": "a"}, 30)
+    record_filtered(conn, column, {"kind": "a"}, 30)
     (row,) = recommended(conn, "filtered search")
     assert row["recommendation"] == "exact, through the filter's index"
     assert "kind =" in row["subject"]

@@ -1,4 +1,4 @@
-"""What `vectuned status` says, as data and for people."""
+"""`vectuned status`, as data and as text."""
 
 from __future__ import annotations
 

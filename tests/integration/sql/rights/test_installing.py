@@ -1,4 +1,4 @@
-"""Installing the schema and the roles: who may, what those are told who may not, and who owns what then."""
+"""Installing the schema and the roles: required rights, errors that name missing ones, and ownership."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def roles(server: EmbeddedServer, template: str) -> Iterator[None]:
 def test_grant_roles_without_the_right_gives_the_statements(
     plain_conn: Connection, plain_database: str
 ) -> None:
-    # The first test here: those that follow have the roles.
+    # This must be the first test here: the later ones create the roles.
     database = sql.Identifier(plain_conn.info.dbname).as_string()
     with plain_role(plain_conn, plain_database, f"CREATE ON DATABASE {database}") as someone:
         migrate(someone)

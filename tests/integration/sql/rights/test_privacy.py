@@ -1,4 +1,4 @@
-"""What is kept of searches, how long, and who may see it; and that policies hold on every way to a row."""
+"""What is stored of searches, for how long, and who may read it; and row security on every access path."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def places(conn: Connection, needle: str) -> list[str]:
 
 
 def learn_all(conn: Connection, queries: np.ndarray[Any, Any]) -> Worker:
-    """Search, with and without a filter, and have all the daemon's work done."""
+    """Search with and without a filter, and do all the daemon's work."""
     worker = Worker(conn, settings(learning__batch_min=1))
     for query in queries:
         (query_id,) = set(
@@ -92,7 +92,7 @@ def test_replay_deletes_vectors_without_store_vectors(conn: Connection, stored: 
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL") == 60
     assert one(conn, "SELECT count(*) FROM vectuned.replay") > 0
     for query in queries[:5]:
-        # As PostgreSQL writes it, whole and in part; arrays of numbers look alike.
+        # As PostgreSQL writes vectors, whole and in part; arrays of numbers look the same.
         written = one(conn, "SELECT %s::vector::text", text(query)).strip("[]")
         for needle in (written, ",".join(written.split(",")[2:5])):
             found = places(conn, needle)
@@ -111,7 +111,7 @@ def test_enable_without_store_vectors_deletes_stored_vectors(conn: Connection) -
     assert one(conn, kept) == 0
     Worker(conn, settings()).drain()
     search(conn, VECTORS[1])
-    assert one(conn, kept) == 1  # waits for its replay, for which there is none any more:
+    assert one(conn, kept) == 1  # it waits for a replay that no longer comes:
     conn.execute("SELECT vectuned.disable('items', 'embedding')")
     assert (one(conn, kept), one(conn, "SELECT count(*) FROM vectuned.inbox")) == (0, 0)
 
@@ -181,7 +181,7 @@ def test_maintain_deletes_what_is_past_its_retention(conn: Connection) -> None:
     column = enable(conn, sample_rate=1.0, min_samples=20, trajectory_window=100)
     worker = learn_all(conn, clustered(110, 8, seed=7))
     for table in ("replay WHERE NOT is_counter_example", "recall_check"):
-        # Bounded by the column's window, whatever the time: the one that learns and watches next trims them.
+        # Limited by the column's window at any time: learning and the checks trim them on each run.
         assert (
             0
             < one(conn, f"SELECT count(*) FROM vectuned.{table}")
@@ -218,7 +218,7 @@ def test_maintain_deletes_what_is_past_its_retention(conn: Connection) -> None:
         "SELECT action, count(*) FROM vectuned.event WHERE action IN ('behind', 'publish') GROUP BY 1 "
         "ORDER BY 1"
     )
-    # The newest of a kind says how things stand, however old it is.
+    # The newest event of a kind describes the present state, so it is kept however old it is.
     assert conn.execute(events.encode()).fetchall() == [("behind", 5), ("publish", 1)]
 
 
@@ -239,7 +239,7 @@ def test_maintain_limits_replays_without_learning(conn: Connection) -> None:
 
 @pytest.fixture(scope="module")
 def policed(server: EmbeddedServer, template: str) -> Iterator[Connection]:
-    """A tuned table of which each role sees the rows that bear its name."""
+    """A tuned table where each role sees only the rows with its name."""
     with database_with_roles(server.dsn, template, "test_privacy") as conn:
         make(conn, VECTORS)
         conn.execute("ALTER TABLE items ADD COLUMN kind int, ADD COLUMN tenant text, ADD COLUMN secret text")
@@ -258,7 +258,7 @@ def policed(server: EmbeddedServer, template: str) -> Iterator[Connection]:
         yield conn
 
 
-WAYS = {
+SEARCHES = {
     "hnsw": "SELECT id FROM vectuned.search('items', %(q)s, %(k)s)",
     "filtered": "SELECT id FROM vectuned.search('items', %(q)s, %(k)s, '{\"kind\": 0}')",
     "no row of the caller's": "SELECT id FROM vectuned.search('items', %(q)s, %(k)s, '{\"tenant\": \"x\"}')",
@@ -266,15 +266,15 @@ WAYS = {
     "rows, filtered": "SELECT id FROM vectuned.search_rows(NULL::items, %(q)s, %(k)s, '{\"kind\": [0, 1]}')",
     "apply": "SELECT id FROM items ORDER BY embedding <=> (SELECT vectuned.apply('items', %(q)s, %(k)s)) "
     "LIMIT %(k)s",
-    "the long way": "SELECT id FROM vectuned._search_fallback('items', %(q)s, %(k)s, NULL, NULL)",
+    "fallback": "SELECT id FROM vectuned._search_fallback('items', %(q)s, %(k)s, NULL, NULL)",
 }
-# How many rows the caller finds of its 60, at most; a scan of one's own is not made complete.
-FOUND = {"filtered": 20, "no row of the caller's": 0, "rows, filtered": 40}
+# The most of its 60 rows that the caller gets through each function; apply does not complete a short scan.
+MOST_ROWS = {"filtered": 20, "no row of the caller's": 0, "rows, filtered": 40}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", SEARCHES)
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_row_security_holds_on_every_access_path(policed: Connection, way: str, adaptive: bool) -> None:
+def test_row_security_holds_on_every_access_path(policed: Connection, kind: str, adaptive: bool) -> None:
     if adaptive:
         publish(policed, 1, [9.0])
     else:
@@ -282,13 +282,13 @@ def test_row_security_holds_on_every_access_path(policed: Connection, way: str, 
     policed.execute("DELETE FROM vectuned.inbox")
     with member(policed, "vectuned_user", name="guest") as guest:
         for k in (1, 10, 60, 1000):
-            found = guest.execute(raw(WAYS[way]), {"q": text(VECTORS[3]), "k": k}).fetchall()
+            found = guest.execute(raw(SEARCHES[kind]), {"q": text(VECTORS[3]), "k": k}).fetchall()
             assert all(int(row[0]) % 10 == 0 for row in found)
-            assert way == "apply" or len(found) == min(k, FOUND.get(way, 60))
-            everything = policed.execute(raw(WAYS[way]), {"q": text(VECTORS[3]), "k": k}).fetchall()
+            assert kind == "apply" or len(found) == min(k, MOST_ROWS.get(kind, 60))
+            everything = policed.execute(raw(SEARCHES[kind]), {"q": text(VECTORS[3]), "k": k}).fetchall()
             assert any(int(row[0]) % 10 for row in everything)
-    # What the guest asked was not recorded: only the owner's searches were, one for each k.
-    assert one(policed, "SELECT count(*) FROM vectuned.inbox") == (0 if way == "apply" else 4)
+    # The guest's searches were not recorded, only the owner's, one for each k.
+    assert one(policed, "SELECT count(*) FROM vectuned.inbox") == (0 if kind == "apply" else 4)
 
 
 def test_readable_statistics_hide_rows_under_row_security(policed: Connection) -> None:
@@ -309,7 +309,7 @@ def test_readable_statistics_hide_rows_under_row_security(policed: Connection) -
     policed.execute("SELECT vectuned._refresh_statistics(1)")
     assert one(policed, shares, filters[0]) < 0.05
     with member(policed, "vectuned_user", name="guest") as guest:
-        # The same whatever the rows hold.
+        # The same error whatever the rows hold.
         assert {one(guest, shares, f) for f in filters} == {0.1}
         assert "about 10.0 %" in one(
             guest,
@@ -332,7 +332,7 @@ def test_readable_statistics_hide_rows_under_row_security(policed: Connection) -
 
 
 def test_users_cannot_read_recorded_searches(policed: Connection) -> None:
-    """Every table that holds vectors, ids or keys is closed to users, also where the public may search."""
+    """Users cannot read any table with vectors, ids or keys, even if PUBLIC may search."""
     policed.execute("GRANT USAGE ON SCHEMA vectuned TO PUBLIC")
     search(policed, VECTORS[5])
     needle = one(policed, "SELECT query::text FROM vectuned.inbox ORDER BY recorded_at DESC LIMIT 1")

@@ -1,4 +1,4 @@
-"""Who may do what: each role all it needs and nothing else, and what is denied to it."""
+"""The rights of each role: all it needs and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.sql.install import migrate
 
-# What each role may execute besides the owner. What is not named here is the owner's alone.
+# The functions that each role may execute. All others are for the owner only.
 SEARCHING = """
     _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _compile_filter
     _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default
@@ -38,7 +38,7 @@ FUNCTIONS = {
         _replay_other_paths _replay_restarted _replay_continued _elapsed_ms""",
 }
 
-# The same of tables and views, by privilege; with columns in parentheses where it is those alone.
+# Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
 PUBLISHED = """tuned_column tuned_index bank measured_path pattern status readable_statistics
     imported(column_id,created_at,import_no,proven_here,source)"""
 TABLES = {
@@ -155,8 +155,7 @@ def test_security_definer_functions_are_the_listed_ones(owner: Connection) -> No
         "prosqlbody IS NOT NULL FROM pg_proc WHERE pronamespace = 'vectuned'::regnamespace"
     ).fetchall()
     assert {name for name, definer, _, _ in rows if definer} == set(DEFINERS)
-    # What is written RETURN or BEGIN ATOMIC was parsed when it was created: a search_path means nothing to
-    # it.
+    # Bodies written as RETURN or BEGIN ATOMIC are parsed at creation, so they need no search_path.
     assert [name for name, definer, pinned, parsed in rows if not pinned and (definer or not parsed)] == []
 
 
@@ -184,7 +183,7 @@ def test_search_without_a_role_fails_once_revoked_from_public(owner: Connection)
                 stranger.execute(raw(statement))
         with pytest.raises(UsageError, match=r'GRANT vectuned_user TO "test_rights_reader"'):
             open_session(stranger.info.dsn)
-        migrate(owner)  # does not open it again, and leaves the roles their rights
+        migrate(owner)  # neither grants it to PUBLIC again nor revokes rights of the roles
         with pytest.raises(errors.InsufficientPrivilege, match="schema vectuned"):
             search(stranger, QUERY)
     assert one(owner, "SELECT has_table_privilege('vectuned_daemon', 'vectuned.trajectory', 'INSERT')")
@@ -239,7 +238,7 @@ def test_record_refuses_forged_searches(owner: Connection) -> None:
     with member(owner, "vectuned_user") as user:
         role = sql.Identifier(user.info.user)
         owner.execute(sql.SQL("CREATE SCHEMA AUTHORIZATION {}").format(role))
-        # Names that read like ours in the call stack: a line of its own, a schema that ends alike, a type.
+        # Names that look like generated functions in the call stack: a line break, a similar schema, a type.
         names = (
             ("_search_1",),
             ("x\nPL/pgSQL function vectuned._search_1(public.vector,integer) line 9 at IF",),

@@ -1,4 +1,4 @@
-"""What admins and the daemon do with their role alone, and what they are told where a right is missing."""
+"""The work of admins and of the daemon with only their roles, and errors that name a missing right."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_vectuned_admin_tunes_readable_tables_and_sees_no_vectors(owner: Connect
 def test_vectuned_daemon_does_all_work_with_its_role_alone(
     owner: Connection, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Drain, replay, check, judge, learn, publish, fall back, requests, upkeep: as `vectuned run` does."""
+    """Do the work of `vectuned run`: drain, replay, check, judge, learn, publish, requests, maintenance."""
     make(owner, clustered(800, 8, seed=1), table="work")
     owner.execute("ALTER TABLE work ADD COLUMN kind int")
     owner.execute("UPDATE work SET kind = id % 4")
@@ -96,7 +96,7 @@ def test_vectuned_daemon_does_all_work_with_its_role_alone(
         assert one(owner, "SELECT vectuned._inbox_bytes()") == 65 * 1024 * 1024
         assert 'GRANT pg_read_all_stats TO "test_rights_daemon"' in caplog.text
         assert worker.drain() == 80
-        # Without the right to the tables it says which one is missing, column by column, and goes on.
+        # Without rights on the tables it names the missing right for each column, and continues.
         assert worker.replay_all() == 0
         assert (
             "public.work.embedding is skipped: the role test_rights_daemon may not read public.work: "
@@ -167,7 +167,7 @@ def test_vectuned_daemon_does_all_work_with_its_role_alone(
         ):
             with pytest.raises(errors.InvalidParameterValue):
                 session.execute(raw(f"SELECT vectuned.{call}"))
-        # What it may write becomes SQL of others only where it is what it should be.
+        # What the daemon may write becomes SQL that others run only if it is valid.
         session.execute(
             "UPDATE vectuned.tuned_index SET marker = 'true; SELECT 1' WHERE column_id = %s", (column,)
         )
@@ -185,7 +185,7 @@ def test_worker_without_the_daemon_role_gets_an_error(owner: Connection) -> None
 
 def test_drain_works_without_the_right_to_vacuum(owner: Connection) -> None:
     if owner.info.server_version < 170000:
-        # The right to MAINTAIN, revoked here, came with 17: before that only owners could vacuum.
+        # PostgreSQL 17 introduced MAINTAIN, which this test revokes; before, only owners could vacuum.
         pytest.skip("before PostgreSQL 17 this is how it always is")
     owner.execute("REVOKE MAINTAIN ON vectuned.inbox FROM vectuned_daemon")
     search(owner, QUERY)

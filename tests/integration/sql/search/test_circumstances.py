@@ -1,4 +1,4 @@
-"""Searching as other roles, in odd transactions, over changing tables; and what a search leaves unchanged."""
+"""Searches by other roles, in every kind of transaction, on changing tables; settings stay as they were."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_search_needs_only_select_on_the_table(conn: Connection, database: str) 
             with pytest.raises(errors.InsufficientPrivilege):
                 reader.execute(raw(statement))
     with (
-        plain_role(conn, database) as stranger,
+        plain_role(conn, database) as other,
         pytest.raises(errors.InsufficientPrivilege, match="table items"),
     ):
-        search(stranger, QUERY)
+        search(other, QUERY)
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 2
 
 
@@ -97,11 +97,11 @@ def test_search_under_row_security_hides_rows_and_is_not_recorded(conn: Connecti
     enable(conn, sample_rate=1.0)
     conn.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY")
     conn.execute("CREATE POLICY few ON items USING (id % 20 = 0)")
-    seen = [(key, distance) for key, distance in exact(conn, QUERY, 300) if int(key) % 20 == 0]
+    visible = [(key, distance) for key, distance in exact(conn, QUERY, 300) if int(key) % 20 == 0]
     with plain_role(conn, database, "SELECT ON items") as reader:
-        assert search(reader, QUERY, 10) == seen[:10]
-        assert search(reader, QUERY, 15) == seen
-        assert search(reader, QUERY, 40) == seen
+        assert search(reader, QUERY, 10) == visible[:10]
+        assert search(reader, QUERY, 15) == visible
+        assert search(reader, QUERY, 40) == visible
         assert (
             one(reader, "SELECT right(query_id::text, 1) FROM vectuned.search('items', %s, 1)", text(QUERY))
             == "0"
@@ -187,7 +187,7 @@ def test_search_without_the_index_is_exact(conn: Connection, kind: str, metric: 
         assert search(conn, QUERY, k) == exact(conn, QUERY, k, kind=kind, metric=metric)
     assert "index missing" in one(conn, "SELECT state FROM vectuned.status")
     assert one(conn, "SELECT ef_search FROM vectuned.params('items', %s)", text(QUERY)) == 40
-    # As people do it: another one in place of the old, which has another oid.
+    # A new index in place of the old one, with another oid.
     build(conn, kind=kind, metric=metric)
     with counted(conn, "items") as table:
         assert len(search(conn, QUERY)) == 10

@@ -1,4 +1,4 @@
-"""The decision in SQL and the decision in Python: the same numbers, to the last bit."""
+"""The choice of effort in SQL and in Python: equal to the last bit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_ef_search_is_equal_in_sql_and_python(conn: Connection) -> None:
 
 
 def probes_like_real_ones(k: int, probe_ef: int, seed: int) -> Floats:
-    """Draw (n, probe_ef) distances: near and far, of every metric, out of order, with ties, and all alike."""
+    """Draw (n, probe_ef) distances: near and far, of every metric, out of order, with ties, and all equal."""
     rng = np.random.default_rng(seed)
     smooth = np.sort(rng.gamma(4.0, rng.uniform(0.01, 10, (400, 1)), (400, probe_ef)), axis=1)
     negative = smooth[:100] - 20
@@ -63,13 +63,13 @@ def probes_like_real_ones(k: int, probe_ef: int, seed: int) -> Floats:
     return np.concatenate([smooth, negative, coarse, relaxed, level, norms, norms * 1e6, norms * 1e-12])
 
 
-def ways(k: int, probe_ef: int, seed: int) -> list[Signature]:
+def random_signatures(k: int, probe_ef: int, seed: int) -> list[Signature]:
     rng = np.random.default_rng(seed)
     center = rng.normal(size=8)
     return [
         Signature(k, probe_ef, center, rng.normal(size=(8, 4)) * 40),
         Signature(k, probe_ef, center, rng.normal(size=(8, 4)) * 1e4),
-        # Halves: many sums lie just between two whole numbers, and round to the even one.
+        # Halves: many sums lie midway between two integers, and round to the even one.
         Signature(k, probe_ef, np.zeros(8), np.round(rng.normal(size=(8, 4))) / 2),
         Signature(k, probe_ef, np.zeros(8), np.eye(8, 4) * 5),
         Signature(k, probe_ef, center, np.zeros((8, 4))),
@@ -81,7 +81,7 @@ def test_signature_is_equal_in_sql_and_python(conn: Connection, k: int, probe_ef
     probes = probes_like_real_ones(k, probe_ef, seed=k)
     places = ", ".join(f"d[{rank}]" for rank in feature_ranks(k, probe_ef))
     differing = 0
-    for way in ways(k, probe_ef, seed=probe_ef):
+    for signature in random_signatures(k, probe_ef, seed=probe_ef):
         found = one(
             conn,
             f"SELECT array_agg(vectuned._signature({places}, (SELECT sum(v ORDER BY n) FROM unnest(d[1:%s]) "
@@ -89,14 +89,14 @@ def test_signature_is_equal_in_sql_and_python(conn: Connection, k: int, probe_ef
             "(%s::float8[])[(row - 1) * %s + 1 : row * %s] AS d FROM generate_series(1, %s) AS row) AS p",
             k,
             k,
-            way.center.tolist(),
-            way.weights.ravel().tolist(),
+            signature.center.tolist(),
+            signature.weights.ravel().tolist(),
             probes.ravel().tolist(),
             probe_ef,
             probe_ef,
             len(probes),
         )
-        expected = way.transform(probes)
+        expected = signature.transform(probes)
         assert np.array(found, dtype=np.float32).shape == expected.shape
         differing += int((np.array(found, dtype=np.float32) != expected).sum())
     assert differing == 0
@@ -158,18 +158,18 @@ def test_params_equal_the_optimizer_and_the_recorded_search(conn: Connection, me
     k_class, probe_ef = ladder.k_class(k), 56
     rng = np.random.default_rng(k)
     probing = "SELECT vectuned._probe(c, %s, %s) FROM vectuned.tuned_column c"
-    seen = features(
+    shapes = features(
         np.array([one(conn, probing, text(q), probe_ef) for q in clustered(24, 12, seed=3)]),
         k_class,
         probe_ef,
     )
-    way = Signature(
+    signature = Signature(
         k_class,
         probe_ef,
-        seen.mean(axis=0),
-        rng.normal(size=(8, 4)) * 15 / (seen.std(axis=0)[:, None] + 1e-9),
+        shapes.mean(axis=0),
+        rng.normal(size=(8, 4)) * 15 / (shapes.std(axis=0)[:, None] + 1e-9),
     )
-    centroids = np.rint((seen - way.center) @ way.weights)
+    centroids = np.rint((shapes - signature.center) @ signature.weights)
     nearest = np.sort(np.linalg.norm(centroids[:, None] - centroids, axis=2), axis=1)[:, 1]
     publish(
         conn,
@@ -177,8 +177,8 @@ def test_params_equal_the_optimizer_and_the_recorded_search(conn: Connection, me
         rng.uniform(0, 13, 24).tolist(),
         k_class=k_class,
         probe_ef=probe_ef,
-        center=way.center.tolist(),
-        weights=way.weights.ravel().tolist(),
+        center=signature.center.tolist(),
+        weights=signature.weights.ravel().tolist(),
         centroids=centroids.tolist(),
         reach=float(np.quantile(nearest, 0.4)),
         fixed_ef=137,

@@ -1,4 +1,4 @@
-"""What users say of results: every answer, whoever asks and however often, and how much is kept."""
+"""record_feedback: every answer it gives, concurrent and repeated calls, rights, and size limits."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def column(conn: Connection) -> int:
 
 
 def ask(conn: Connection, k: int = 10) -> tuple[UUID, list[str]]:
-    """Search; return the query_id and the ids found."""
+    """Search and return the query_id and the ids of the result."""
     rows = conn.execute(
         "SELECT query_id, id FROM vectuned.search('items', %s, %s)", (text(QUERY), k)
     ).fetchall()
     return rows[0][0], [row[1] for row in rows]
 
 
-def tell(
+def give_feedback(
     conn: Connection,
     query_id: UUID | None,
     relevant: Sequence[str | None] | None = (),
@@ -75,7 +75,7 @@ def test_record_feedback_before_and_after_the_drain(conn: Connection, column: in
     query_id, ids = ask(conn)
     if drained:
         assert drain(conn) == 1
-    assert tell(conn, query_id, [ids[2], ids[0]], [ids[5]]) == "recorded"
+    assert give_feedback(conn, query_id, [ids[2], ids[0]], [ids[5]]) == "recorded"
     assert stored(conn, query_id) == (sorted([ids[0], ids[2]]), [ids[5]])
     drain(conn)
     assert (
@@ -95,25 +95,25 @@ def test_feedback_tables_are_logged_and_the_inbox_is_not(conn: Connection, colum
     kinds = "SELECT DISTINCT relpersistence FROM pg_class WHERE relname LIKE %s AND relkind IN ('r', 'p')"
     assert conn.execute(kinds, ("feedback%",)).fetchall() == [("p",)]
     query_id, ids = ask(conn)
-    assert tell(conn, query_id, ids[:1]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:1]) == "recorded"
     conn.execute("DELETE FROM vectuned.inbox")
     assert stored(conn, query_id) == (ids[:1], [])
-    assert tell(conn, query_id, ids[:2]) == "unknown"
+    assert give_feedback(conn, query_id, ids[:2]) == "unknown"
 
 
 def test_record_feedback_on_unrecorded_searches_stores_nothing(conn: Connection, column: int) -> None:
     conn.execute("SET vectuned.record = off")
     query_id, ids = ask(conn)
-    assert tell(conn, query_id, ids[:1]) == "unsampled"
+    assert give_feedback(conn, query_id, ids[:1]) == "unsampled"
     conn.execute("RESET vectuned.record")
-    assert tell(conn, UUID("00000000-0000-4000-8000-000000000001"), ids[:1]) == "unknown"
-    assert tell(conn, UUID("00000000-0000-4000-8000-000000000005"), ids[:1]) == "unknown"
-    assert tell(conn, UUID("00000000-0000-4000-8000-000000000000"), ids[:1]) == "unsampled"
+    assert give_feedback(conn, UUID("00000000-0000-4000-8000-000000000001"), ids[:1]) == "unknown"
+    assert give_feedback(conn, UUID("00000000-0000-4000-8000-000000000005"), ids[:1]) == "unknown"
+    assert give_feedback(conn, UUID("00000000-0000-4000-8000-000000000000"), ids[:1]) == "unsampled"
     undone: list[UUID] = []
     with conn.transaction(force_rollback=True):
         undone.append(ask(conn)[0])
-        assert tell(conn, undone[0], ids[:1]) == "recorded"
-    assert tell(conn, undone[0], ids[:1]) == "unknown"
+        assert give_feedback(conn, undone[0], ids[:1]) == "recorded"
+    assert give_feedback(conn, undone[0], ids[:1]) == "unknown"
     assert rows(conn) == []
 
 
@@ -131,34 +131,34 @@ def test_record_feedback_on_an_expired_search_is_unknown(conn: Connection, colum
     fresh, _ = ask(conn)
     drain(conn)
     for query_id in (old, older, fresh):
-        assert tell(conn, query_id, ids[:1]) == "recorded"
+        assert give_feedback(conn, query_id, ids[:1]) == "recorded"
     assert one(conn, "SELECT count(*) FROM vectuned.feedback_20200101") == 1
     assert one(conn, "SELECT count(*) FROM vectuned.feedback_default") == 1
     Worker(conn, load_settings(None, {}, {})).maintain()
     assert one(conn, "SELECT to_regclass('vectuned.feedback_20200101')") is None
     assert [row[0] for row in rows(conn)] == [fresh]
-    assert tell(conn, old, ids[:1]) == tell(conn, older, ids[:1]) == "unknown"
-    assert tell(conn, fresh, ids[:2]) == "recorded"
+    assert give_feedback(conn, old, ids[:1]) == give_feedback(conn, older, ids[:1]) == "unknown"
+    assert give_feedback(conn, fresh, ids[:2]) == "recorded"
 
 
 def test_record_feedback_counts_and_ignores_ids_outside_the_result(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
-    assert tell(conn, query_id, ["no", "such"], ["row"]) == "empty, 3 ignored"
-    assert tell(conn, query_id, ["no", None, "no"], []) == "empty, 2 ignored"
+    assert give_feedback(conn, query_id, ["no", "such"], ["row"]) == "empty, 3 ignored"
+    assert give_feedback(conn, query_id, ["no", None, "no"], []) == "empty, 2 ignored"
     assert stored(conn, query_id) is None
-    assert tell(conn, query_id, [ids[0], "no"], [ids[1], None]) == "recorded, 2 ignored"
-    assert tell(conn, query_id, [ids[0], "no"], [ids[1], None]) == "recorded, 2 ignored"
+    assert give_feedback(conn, query_id, [ids[0], "no"], [ids[1], None]) == "recorded, 2 ignored"
+    assert give_feedback(conn, query_id, [ids[0], "no"], [ids[1], None]) == "recorded, 2 ignored"
     assert stored(conn, query_id) == ([ids[0]], [ids[1]])
 
 
 @pytest.mark.parametrize("nothing", [None, []])
 def test_record_feedback_with_empty_lists(conn: Connection, column: int, nothing: list[str] | None) -> None:
     query_id, ids = ask(conn)
-    assert tell(conn, query_id, nothing, nothing) == "empty"
+    assert give_feedback(conn, query_id, nothing, nothing) == "empty"
     assert one(conn, "SELECT vectuned.record_feedback(%s)", query_id) == "empty"
     assert stored(conn, query_id) is None
-    assert tell(conn, query_id, nothing, ids[:1]) == "recorded"
-    assert tell(conn, query_id, nothing, nothing) == "empty"
+    assert give_feedback(conn, query_id, nothing, ids[:1]) == "recorded"
+    assert give_feedback(conn, query_id, nothing, nothing) == "empty"
     assert stored(conn, query_id) == ([], ids[:1])
 
 
@@ -166,12 +166,12 @@ def test_record_feedback_refuses_invalid_arguments(conn: Connection, column: int
     query_id, ids = ask(conn)
     for any_id in (query_id, UUID(int=0), UUID(int=1)):
         with pytest.raises(errors.InvalidParameterValue, match=f"the id {ids[3]} is given as rel") as both:
-            tell(conn, any_id, ids[:4], ids[3:5])
+            give_feedback(conn, any_id, ids[:4], ids[3:5])
         assert "one of the two lists" in str(both.value.diag.message_hint)
         with pytest.raises(errors.InvalidParameterValue, match="feedback on 1001 ids"):
-            tell(conn, any_id, [str(n) for n in range(501)], [str(n) for n in range(501, 1001)])
+            give_feedback(conn, any_id, [str(n) for n in range(501)], [str(n) for n in range(501, 1001)])
     with pytest.raises(errors.NullValueNotAllowed, match="needs a query_id"):
-        tell(conn, None, ids)
+        give_feedback(conn, None, ids)
     with pytest.raises(errors.InvalidTextRepresentation):
         conn.execute("SELECT vectuned.record_feedback('no uuid')")
     assert rows(conn) == []
@@ -181,18 +181,18 @@ def test_record_feedback_takes_as_many_ids_as_a_search_returns(conn: Connection)
     make(conn, clustered(1100, 4, seed=1))
     enable(conn, sample_rate=1.0)
     query_id, ids = ask(conn, 1000)
-    assert tell(conn, query_id, ids[:600], ids[600:]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:600], ids[600:]) == "recorded"
     assert stored(conn, query_id) == (sorted(ids[:600]), sorted(ids[600:]))
 
 
 def test_record_feedback_repeated_changes_nothing(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
-    assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:3], ids[3:5]) == "recorded"
     before = rows(conn)
-    assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
-    assert tell(conn, query_id, [ids[2], ids[0], ids[0]]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:3], ids[3:5]) == "recorded"
+    assert give_feedback(conn, query_id, [ids[2], ids[0], ids[0]]) == "recorded"
     drain(conn)
-    assert tell(conn, query_id, ids[:3], ids[3:5]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:3], ids[3:5]) == "recorded"
     assert rows(conn) == before
 
 
@@ -206,7 +206,7 @@ def test_record_feedback_replaces_earlier_feedback_on_an_id(conn: Connection, co
         (([a, b], []), ([a, b, c], [])),
         (([], [c, b]), ([a], [b, c])),
     ):
-        assert tell(conn, query_id, *said) == "recorded"
+        assert give_feedback(conn, query_id, *said) == "recorded"
         assert stored(conn, query_id) == known
     assert one(conn, "SELECT revision FROM vectuned.feedback") == 5
 
@@ -214,21 +214,23 @@ def test_record_feedback_replaces_earlier_feedback_on_an_id(conn: Connection, co
 def test_record_feedback_from_two_sessions_at_once(conn: Connection, column: int, database: str) -> None:
     query_id, ids = ask(conn)
     with psycopg.connect(database) as first, ThreadPoolExecutor(1) as pool:
-        assert tell(first, query_id, [ids[0]], [ids[1]]) == "recorded"
-        second = pool.submit(tell, conn, query_id, [ids[1]], [ids[2]])
+        assert give_feedback(first, query_id, [ids[0]], [ids[1]]) == "recorded"
+        second = pool.submit(give_feedback, conn, query_id, [ids[1]], [ids[2]])
         time.sleep(0.3)
-        assert not second.done()  # neither may be lost, so one waits for the other
+        assert not second.done()  # the second waits for the first, so that no feedback is lost
         first.commit()
         assert second.result(timeout=30) == "recorded"
     assert stored(conn, query_id) == (sorted(ids[:2]), [ids[2]])
 
 
 def test_record_feedback_during_a_drain(conn: Connection, column: int, database: str) -> None:
-    asked = [ask(conn) for _ in range(40)]
+    searches = [ask(conn) for _ in range(40)]
 
     def speak(place: int) -> set[str]:
         with psycopg.connect(database, autocommit=True) as session:
-            return {tell(session, query_id, [ids[place]]) for query_id, ids in asked for _ in range(3)}
+            return {
+                give_feedback(session, query_id, [ids[place]]) for query_id, ids in searches for _ in range(3)
+            }
 
     def move() -> int:
         with psycopg.connect(database, autocommit=True) as session:
@@ -239,15 +241,15 @@ def test_record_feedback_during_a_drain(conn: Connection, column: int, database:
         moved = pool.submit(move)
         assert [future.result() for future in speaking] == [{"recorded"}] * 4
         assert moved.result() == 40
-    for query_id, ids in asked:
+    for query_id, ids in searches:
         assert stored(conn, query_id) == (sorted(ids[:4]), [])
 
 
 def test_record_feedback_needs_only_the_query_id(conn: Connection, column: int, database: str) -> None:
     with plain_role(conn, database, "SELECT ON items") as reader:
         query_id, ids = ask(reader)
-        assert tell(reader, query_id, ids[:1]) == "recorded"
-        assert tell(reader, uuid4(), ids[:1]) in ("unknown", "unsampled")
+        assert give_feedback(reader, query_id, ids[:1]) == "recorded"
+        assert give_feedback(reader, uuid4(), ids[:1]) in ("unknown", "unsampled")
         for statement in (
             "SELECT * FROM vectuned.feedback",
             "DELETE FROM vectuned.feedback",
@@ -260,7 +262,7 @@ def test_record_feedback_needs_only_the_query_id(conn: Connection, column: int, 
         reader.execute("SET search_path = pg_temp")
         reader.execute("CREATE TEMP TABLE feedback (query_id uuid)")
         reader.execute("CREATE TEMP TABLE inbox (query_id uuid)")
-        assert tell(reader, query_id, ids[:2]) == "recorded"
+        assert give_feedback(reader, query_id, ids[:2]) == "recorded"
     assert stored(conn, query_id) == (sorted(ids[:2]), [])
 
 
@@ -269,23 +271,23 @@ def test_record_feedback_in_a_read_only_transaction(conn: Connection, column: in
     drain(conn)
     conn.execute("SET default_transaction_read_only = on")
     with pytest.raises(errors.ReadOnlySqlTransaction, match="read-only transaction") as refused:
-        tell(conn, query_id, ids[:1])
+        give_feedback(conn, query_id, ids[:1])
     assert "that may write" in str(refused.value.diag.message_hint)
-    silent, ids = ask(conn)  # not recorded: there is nothing to write
-    assert tell(conn, silent, ids[:1]) == "unsampled"
+    silent, ids = ask(conn)  # not recorded, so there is nothing to write
+    assert give_feedback(conn, silent, ids[:1]) == "unsampled"
     conn.execute("SET default_transaction_read_only = off")
-    assert tell(conn, query_id, ids[:1]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:1]) == "recorded"
 
 
 def test_disable_with_forget_deletes_feedback(conn: Connection, column: int) -> None:
     query_id, ids = ask(conn)
-    assert tell(conn, query_id, ids[:1]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:1]) == "recorded"
     drain(conn)
     conn.execute("SELECT vectuned.disable('items', 'embedding')")
-    assert tell(conn, query_id, ids[:2]) == "recorded"
+    assert give_feedback(conn, query_id, ids[:2]) == "recorded"
     conn.execute("SELECT vectuned.disable('items', 'embedding', forget => true)")
     assert rows(conn) == []
-    assert tell(conn, query_id, ids[:1]) == "unknown"
+    assert give_feedback(conn, query_id, ids[:1]) == "unknown"
 
 
 def test_record_feedback_is_limited_by_day(conn: Connection, column: int) -> None:
@@ -298,29 +300,29 @@ def test_record_feedback_is_limited_by_day(conn: Connection, column: int) -> Non
         "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
     )
     one_day = "UPDATE vectuned.inbox SET recorded_at = (SELECT min(recorded_at) FROM vectuned.inbox)"
-    conn.execute(one_day)  # whether or not midnight came in between
+    conn.execute(one_day)  # even if midnight passed between the searches
     answers = conn.execute(
         "SELECT vectuned.record_feedback(query_id, result_ids) FROM vectuned.inbox"
     ).fetchall()
-    given = [row[0] for row in answers]
-    kept = given.count("recorded")
-    assert given == ["recorded"] * kept + ["full"] * (1500 - kept)
-    assert 100 < kept < 1500
-    assert one(conn, "SELECT count(*) FROM vectuned.feedback") == kept
+    outcomes = [row[0] for row in answers]
+    count = outcomes.count("recorded")
+    assert outcomes == ["recorded"] * count + ["full"] * (1500 - count)
+    assert 100 < count < 1500
+    assert one(conn, "SELECT count(*) FROM vectuned.feedback") == count
     size = "SELECT max(pg_table_size(relid)) FROM pg_partition_tree('vectuned.feedback') WHERE isleaf"
     assert one(conn, size) < 60000 + 3 * 8192
     known = conn.execute("SELECT query_id, relevant FROM vectuned.feedback LIMIT 1").fetchone()
     assert known is not None
-    assert tell(conn, *known) == "recorded"  # a repetition takes no room
-    # Searches of another day have room of their own.
+    assert give_feedback(conn, *known) == "recorded"  # repeated feedback takes no space
+    # Each day has its own limit.
     query_id, ids = ask(conn)
     conn.execute(one_day)
-    assert tell(conn, query_id, ids) == "full"
+    assert give_feedback(conn, query_id, ids) == "full"
     conn.execute(
         "UPDATE vectuned.inbox SET recorded_at = recorded_at + interval '1 day' WHERE query_id = %s",
         (query_id,),
     )
-    assert tell(conn, query_id, ids) == "recorded"
+    assert give_feedback(conn, query_id, ids) == "recorded"
 
 
 def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, column: int) -> None:
@@ -331,7 +333,7 @@ def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, colum
     size = "SELECT sum(pg_table_size(relid)) FROM pg_partition_tree('vectuned.feedback') WHERE isleaf"
     sizes = []
     for day in range(9):
-        # A day goes by: all that is there becomes a day older, in the partition of that day.
+        # The next day, with its own partition.
         for table in ("trajectory", "feedback"):
             conn.execute(
                 f"CREATE TABLE IF NOT EXISTS vectuned.{table}_{20200101 + day} PARTITION OF vectuned.{table} "
@@ -352,8 +354,8 @@ def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, colum
             (day + 1,),
         ).fetchall()
         assert {row[0] for row in answers} == {"recorded", "full"}
-        kept = f"SELECT vectuned._partition(0, now() - '2020-01-{day + 1:02} 00:00Z' + interval '7 days')"
-        conn.execute(kept.encode())
+        retain = f"SELECT vectuned._partition(0, now() - '2020-01-{day + 1:02} 00:00Z' + interval '7 days')"
+        conn.execute(retain.encode())
         sizes.append(int(one(conn, size)))
     assert max(sizes) < 8 * (40000 + 3 * 8192)
     assert sizes[-1] == pytest.approx(sizes[-2], rel=0.1)
@@ -366,18 +368,18 @@ def test_record_feedback_finds_a_search_by_index(conn: Connection, column: int) 
     )
     query_id, ids = ask(conn)
     conn.execute("ANALYZE vectuned.inbox")
-    with counted(conn, "vectuned.inbox") as seen:
-        assert tell(conn, query_id, ids[:1]) == "recorded"
-    assert seen["scans"] == 0  # of the table; its index tells where the row is
+    with counted(conn, "vectuned.inbox") as scanned:
+        assert give_feedback(conn, query_id, ids[:1]) == "recorded"
+    assert scanned["scans"] == 0  # no scan of the table: it uses the index
     drain(conn)
     conn.execute("VACUUM vectuned.inbox")
     partition = one(
         conn, "SELECT tableoid::regclass::text FROM vectuned.trajectory WHERE query_id = %s", query_id
     )
-    with counted(conn, partition) as seen:
-        assert tell(conn, query_id, ids[:2]) == "recorded"
-    assert seen["scans"] == 0
-    assert seen["blocks"] < 10
+    with counted(conn, partition) as scanned:
+        assert give_feedback(conn, query_id, ids[:2]) == "recorded"
+    assert scanned["scans"] == 0
+    assert scanned["blocks"] < 10
 
 
 def test_maintain_does_not_wait_for_idle_feedback_transactions(
@@ -393,11 +395,11 @@ def test_maintain_does_not_wait_for_idle_feedback_transactions(
         conn.execute(raw(f"DROP TABLE vectuned.{table}_{last}"))
     worker = Worker(conn, load_settings(None, {}, {}))
     with psycopg.connect(database) as idle:
-        assert tell(idle, query_id, ids[:1]) == "recorded"
-        # Whoever waits for such a table has everybody else wait behind him.
+        assert give_feedback(idle, query_id, ids[:1]) == "recorded"
+        # A session that waited for this lock would block every session after it.
         with pytest.raises(errors.LockNotAvailable):
             worker.maintain()
-        assert tell(conn, ask(conn)[0], ids[:1]) == "recorded"
+        assert give_feedback(conn, ask(conn)[0], ids[:1]) == "recorded"
         idle.commit()
         worker.maintain()
     for table in ("trajectory", "feedback"):

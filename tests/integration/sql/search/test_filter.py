@@ -1,4 +1,4 @@
-"""The filter language: every filter finds the rows of the WHERE it stands for, and nothing gets through."""
+"""The filter language: each filter returns the rows of the equivalent WHERE clause, and cannot inject SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = 120
 QUERY = [1.0, -1.0, 0.5, 2.0]
 FAR = 1000
 
-# A type, how a row's number becomes a value of it (NULL for every seventh), and values to compare with.
+# A type, an expression for its value by row number (every seventh is NULL), and values to compare with.
 TYPES: dict[str, tuple[str, list[Any]]] = {
     "smallint": ("(n % 9)::smallint", [0, 4, 8, 100]),
     "int": ("n % 9", [0, 4, 8, -1]),
@@ -52,7 +52,7 @@ OPERATORS = ("=", "<>", "<", "<=", ">", ">=")
 
 @pytest.fixture(scope="module")
 def types(server: Any, template: str) -> Iterator[Connection]:
-    """A table with a column of every type, taken into care and recorded in full."""
+    """A tuned table with a column of every type, whose searches are all recorded."""
     name = sql.Identifier("test_filter_types")
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
@@ -95,7 +95,7 @@ def found(conn: Connection, condition: object, k: int = FAR) -> set[int]:
 
 
 def where(conn: Connection, condition: sql.Composable) -> set[int]:
-    """Return the ids of the rows that a hand-written condition holds for."""
+    """Return the ids of the rows that meet a handwritten condition."""
     rows = conn.execute(sql.SQL("SELECT id FROM items WHERE {}").format(condition)).fetchall()
     return {int(row[0]) for row in rows}
 
@@ -372,7 +372,7 @@ def test_filter_quotes_every_name_and_value(conn: Connection, number: int) -> No
     assert found(conn, {name: VALUES}) == set(range(1, len(VALUES) + 1))
     assert found(conn, {name: {"not in": VALUES}}) == set()
     assert found(conn, {name: None}) == {len(VALUES) + 1, len(VALUES) + 2}
-    # The same under another name of the table, where the statements are written anew.
+    # The same after a rename of the table, when _search_fallback builds the statements.
     conn.execute("ALTER TABLE items RENAME TO moved")
     conn.execute("CREATE VIEW items AS SELECT * FROM moved")
     for place, value in enumerate(VALUES, start=1):

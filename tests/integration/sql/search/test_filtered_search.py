@@ -1,4 +1,4 @@
-"""What filtered searches answer on every access path, to whom, and what is recorded of them."""
+"""Filtered searches on every access path: results, rights, and what is recorded."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_filtered_search_of_a_renamed_table(conn: Connection) -> None:
 def test_filtered_search_path_equals_params_and_the_record(conn: Connection) -> None:
     column = prepare(conn)
 
-    def told(condition: object, k: int = 10) -> tuple[Any, ...]:
+    def params_of(condition: object, k: int = 10) -> tuple[Any, ...]:
         row = conn.execute(
             "SELECT access_path, ef_search, expected_recall, confidence, reason, probes, index::text "
             "FROM vectuned.params('items', %s, %s, %s::jsonb)",
@@ -316,47 +316,47 @@ def test_filtered_search_path_equals_params_and_the_record(conn: Connection) -> 
         search_filtered(conn, QUERIES[0], k, condition)
         return tuple(row[:5])
 
-    # Nothing learned: up to 10,000 matching rows exactly, more through the index.
-    assert told({"kind": 0})[:4] == ("exact", None, 1, 1)
+    # Without learning: exact search for up to 10,000 matching rows, the index for more.
+    assert params_of({"kind": 0})[:4] == ("exact", None, 1, 1)
     conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'items'::regclass")
-    path, ef, recall, confidence, reason = told({"kind": 0})
+    path, ef, recall, confidence, reason = params_of({"kind": 0})
     assert (path, ef, recall, confidence) == ("hnsw", 60, None, 0)
     assert "nothing was learned" in reason
-    assert told({"kind": 7})[:2] == ("exact", None)
-    seen = recorded(conn)
-    assert [(p, e, f) for p, e, f, _, _ in seen] == [
+    assert params_of({"kind": 7})[:2] == ("exact", None)
+    records = recorded(conn)
+    assert [(p, e, f) for p, e, f, _, _ in records] == [
         ("exact", None, {"kind": 0}),
         ("hnsw_filtered", 60, {"kind": 0}),
         ("exact", None, {"kind": 7}),
     ]
-    np.testing.assert_allclose([s[3] for s in seen], [1 / 2, 1 / 2, 1 / 256], rtol=0.15)
-    # Learned: by bucket; what lies in half-octave 1 to 2 (a half) goes to the index, a quarter exactly.
+    np.testing.assert_allclose([s[3] for s in records], [1 / 2, 1 / 2, 1 / 256], rtol=0.15)
+    # With learning: by selectivity bucket; a matching share of a half uses the index, a quarter exact search.
     efforts = {bucket: 150 if bucket in (1, 2) else EXACT for bucket in range(40)}
     force(conn, column, efforts, [{"kind": 0}], k_class=10)
-    assert told({"kind": 0})[:4] == ("hnsw", 150, 0.97, 0.95)
-    assert "measured to be faster than exact" in told({"kind": 0})[4]
-    path, ef, recall, confidence, reason = told({"kind": 1})
+    assert params_of({"kind": 0})[:4] == ("hnsw", 150, 0.97, 0.95)
+    assert "measured to be faster than exact" in params_of({"kind": 0})[4]
+    path, ef, recall, confidence, reason = params_of({"kind": 1})
     assert (path, ef, recall, confidence) == ("exact", None, 1, 1)
     assert "exact search was measured to be quicker" in reason
     assert [(p, e) for p, e, *_ in recorded(conn)] == [("hnsw_filtered", 150)] * 2 + [("exact", None)]
-    # Of another class of k, of filters of another shape, and of other buckets nothing is known.
+    # Nothing is known about other classes of k, filters of other shapes, and other buckets.
     for condition, k in (({"kind": 0}, 30), ({"kind": {"<": 1}}, 10), ({"id": {">": 0}, "kind": 0}, 10)):
-        path, ef, recall, confidence, reason = told(condition, k)
+        path, ef, recall, confidence, reason = params_of(condition, k)
         assert (path, recall, confidence) == ("hnsw", None, 0), condition
         assert ef >= 3 * k
         assert "nothing was learned" in reason
     force(conn, column, {3: 150}, [{"kind": 0}], k_class=10)
-    assert told({"kind": 0})[:4] == ("hnsw", 60, None, 0)
+    assert params_of({"kind": 0})[:4] == ("hnsw", 60, None, 0)
     recorded(conn)
-    # An effort that finds too few rows is completed, and says so.
+    # If the effort finds too few rows, exact search completes the result, and the record says so.
     force(conn, column, 10, [{"kind": 5}], k_class=10)
-    assert told({"kind": 5})[:2] == ("hnsw", 10)
+    assert params_of({"kind": 5})[:2] == ("hnsw", 10)
     assert [row[0] for row in recorded(conn)] == ["exact_after_hnsw"]
     assert search_filtered(conn, QUERIES[0], 10, {"kind": 5}) == search_filtered(
         conn, QUERIES[0], 10, {"kind": [5, 99]}
     )
-    # No filter at all is none.
+    # An empty filter is no filter.
     recorded(conn)
-    assert told({}, k=30)[0] == "hnsw"
+    assert params_of({}, k=30)[0] == "hnsw"
     assert search_filtered(conn, QUERIES[0], 30, {}) == search(conn, QUERIES[0], 30)
     assert {(row[0], row[2], row[3]) for row in recorded(conn)} == {("hnsw", None, None)}

@@ -1,4 +1,4 @@
-"""Searches through every index and on every access path: what is read, answered and recorded."""
+"""Searches through every index and on every access path: the index read, the result, and the record."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_search_reads_the_published_index(conn: Connection, kind: str, metric: s
             for k_class, ks in ((1, (1,)), (10, (10,)), (300, (200,)), (1000, (1000,))):
                 serve(conn, column, number, effort, k_class=k_class, method=method)
                 for query, distances in zip(QUERIES, every, strict=True):
-                    with scans(conn) as seen:
+                    with scans(conn) as scanned:
                         answer = search(conn, query, ks[0])
-                    assert set(seen) == {name}
+                    assert set(scanned) == {name}
                     assert len({key for key, _ in answer}) == len(answer) == ks[0]
                     assert all(distances[key] == distance for key, distance in answer)
                     assert ascending(answer)
@@ -100,24 +100,24 @@ def test_filtered_search_on_every_access_path(conn: Connection, kind: str) -> No
             number = numbers[name] if name else None
             serve_filtered(conn, column, FILTER, path, number, effort, k_class=k_class)
             for query, distances in zip(QUERIES, every, strict=True):
-                with scans(conn) as seen:
+                with scans(conn) as scanned:
                     answer = search_filtered(conn, query, k, FILTER)
                 assert len({key for key, _ in answer}) == len(answer) == k
                 assert all(distances[key] == distance for key, distance in answer)
                 assert ascending(answer)
-                told = recorded(conn)
-                if path == "planner":  # which may be any plan
-                    assert told[0] in ("planner_filtered", "exact_after_planner")
-                    assert told[2] == max(40, k)
+                entry = recorded(conn)
+                if path == "planner":  # any plan is allowed
+                    assert entry[0] in ("planner_filtered", "exact_after_planner")
+                    assert entry[2] == max(40, k)
                     continue
-                assert set(seen) == ({name} if name else set())
-                if told[0].startswith("exact"):
+                assert set(scanned) == ({name} if name else set())
+                if entry[0].startswith("exact"):
                     assert [d for _, d in answer] == sorted(distances.values())[:k]
-                    assert told[0] == ("exact" if path == "exact" else f"exact_after_{path}")
-                    assert told[1] is None
+                    assert entry[0] == ("exact" if path == "exact" else f"exact_after_{path}")
+                    assert entry[1] is None
                 else:
-                    assert told[:2] == (f"{path}_filtered", number)
-                    assert told[2:] == ((None, effort) if path == "ivfflat" else (max(effort or 0, k), None))
+                    assert entry[:2] == (f"{path}_filtered", number)
+                    assert entry[2:] == ((None, effort) if path == "ivfflat" else (max(effort or 0, k), None))
 
 
 def test_params_name_the_index_read(conn: Connection) -> None:
@@ -136,17 +136,17 @@ def test_params_name_the_index_read(conn: Connection) -> None:
         serve_filtered(conn, column, FILTER, method, number, effort[0] or effort[1])
         assert conn.execute(statement, (query, '{"kind": 0}')).fetchone() == (method, *effort)
     serve_filtered(conn, column, FILTER, "planner", numbers["items_embedding_idx"])
-    told = conn.execute(statement, (query, '{"kind": 0}')).fetchone()
-    assert told == ("planner", 40, None, "items_embedding_idx")
+    entry = conn.execute(statement, (query, '{"kind": 0}')).fetchone()
+    assert entry == ("planner", 40, None, "items_embedding_idx")
 
 
 def test_filtered_search_uses_a_partial_index_only_for_its_filter(conn: Connection) -> None:
     column, numbers = prepare(conn)
     serve_filtered(conn, column, FILTER, "hnsw", numbers["part"], 100)
     for condition, read in (({"kind": 0}, {"part"}), ({"kind": 1}, set()), ({"kind": [0]}, set())):
-        with scans(conn) as seen:
+        with scans(conn) as scanned:
             answer = search_filtered(conn, QUERIES[0], 10, condition)
-        assert set(seen) == read
+        assert set(scanned) == read
         odd = condition == {"kind": 1}
         assert all(int(key) % 2 == odd for key, _ in answer)
         assert len(answer) == 10
@@ -159,13 +159,15 @@ def test_search_after_dropping_an_index_uses_the_main_one(conn: Connection, gone
     if gone != "part":
         serve(conn, column, numbers[gone], 20, method=method)
     serve_filtered(conn, column, FILTER, method, numbers[gone], 20)
-    conn.execute("UPDATE pg_class SET reltuples = 1e7 WHERE oid = 'items'::regclass")  # not exactly, then
+    conn.execute(
+        "UPDATE pg_class SET reltuples = 1e7 WHERE oid = 'items'::regclass"
+    )  # so that exact search is not the default
     conn.execute(raw(f"DROP INDEX {gone}"))
     for refreshed in (False, True):
-        with scans(conn) as seen:
+        with scans(conn) as scanned:
             assert len(search(conn, QUERIES[0], 10)) == 10
             assert len(search_filtered(conn, QUERIES[0], 10, FILTER)) == 10
-        assert set(seen) == {"items_embedding_idx"}, refreshed
+        assert set(scanned) == {"items_embedding_idx"}, refreshed
         main = numbers["items_embedding_idx"]
         rows = conn.execute(
             "DELETE FROM vectuned.inbox RETURNING access_path, index_no, ef_search"

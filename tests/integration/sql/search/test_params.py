@@ -1,4 +1,4 @@
-"""Taking the effort into statements of one's own, and what `params` and `status` say of it."""
+"""`apply`, which sets the effort for other statements, and what `params` and `status` report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUERIES = np.random.default_rng(2).normal(size=(25, 24)).astype(np.float32)
 
 
 def prepared(conn: Connection, kind: str = "vector") -> int:
-    """Make a tuned table without any structure, so that effort shows."""
+    """Make a tuned table of random vectors, where recall depends on effort."""
     vectors = np.random.default_rng(1).normal(size=(4000, 24)).astype(np.float32)
     make(conn, vectors, kind=kind, index=False)
     build(conn, kind=kind, options="WITH (m = 6)")
@@ -42,7 +42,7 @@ def test_apply_gives_the_statement_the_learned_effort(conn: Connection, kind: st
             assert (index["scans"], table["scans"]) == (1, 0)
             blocks += index["blocks"]
             hits += len({row[0] for row in found} & {key for key, _ in exact(conn, query, 10, kind=kind)})
-        # The same statement with the setting made by hand does the same work.
+        # The same statement with SET hnsw.ef_search does the same work.
         conn.execute(raw(f"SET hnsw.ef_search = {ef}"))
         by_hand = 0
         for query in QUERIES:

@@ -1,4 +1,4 @@
-"""What is recorded of searches: how many, where it goes, and that no search fails for it."""
+"""Recording: the share of searches, the path from inbox to trajectory, and that recording fails no search."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def count(conn: Connection, table: str) -> int:
 def test_sample_rate_is_the_share_of_searches_recorded(
     conn: Connection, rate: float, searches: int, low: int, high: int
 ) -> None:
-    # The bounds lie 5 standard deviations out: by chance this fails once in a million runs.
+    # The bounds are 5 standard deviations away: by chance this fails once in a million runs.
     make(conn, VECTORS)
     enable(conn, sample_rate=rate)
     digits = [row[0] for row in conn.execute(LAST_DIGITS.encode(), (searches,)).fetchall()]

@@ -1,4 +1,4 @@
-"""What vectuned.search answers, compared with pgvector's own exact answers, and what it refuses."""
+"""vectuned.search: its results compared with exact search, and its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUERY = [1.0, -1.0, 0.5, 2.0]
 
 
 def ascending(found: list[tuple[str, float]]) -> bool:
-    """Whether distances ascend, up to the float4 in which an index compares."""
+    """Return whether distances ascend, up to the float4 precision in which an index compares."""
     distances = np.array([distance for _, distance in found])
     return bool((np.diff(distances) >= -1e-6 * np.abs(distances[1:])).all())
 
@@ -47,7 +47,7 @@ def test_search_of_a_small_table_is_exact(conn: Connection, kind: str, metric: s
                 every = dict(exact(conn, query, 400, kind=kind, metric=metric))
                 assert all(every[key] == distance for key, distance in found)
                 bound = exact(conn, query, k, kind=kind, metric=metric)[-1][1]
-                # Half precision shuffles rows at the edge; a graph for inner products may not reach all.
+                # Half precision reorders rows near rank k; a graph for inner products may not reach all rows.
                 edge = 1e-3 if kind == "halfvec" and metric == "cosine" else 0.0
                 lost = {key for key, distance in every.items() if distance < bound - edge} - {
                     key for key, _ in found
@@ -55,7 +55,7 @@ def test_search_of_a_small_table_is_exact(conn: Connection, kind: str, metric: s
                 assert len(lost) <= (0.1 * k if metric == "ip" else 0), number
     assert index["scans"] >= 20 * 4
     if metric != "ip":
-        assert table["scans"] == 20 * 5 * 2  # those of the exact answers alone
+        assert table["scans"] == 20 * 5 * 2  # only those of the exact searches
 
 
 @pytest.mark.parametrize("k", [1, 10, 399, 400, 401, 1000])
@@ -78,7 +78,7 @@ def test_search_leaves_out_null_vectors_and_zero_vectors_by_cosine(conn: Connect
     found = search(conn, QUERY, 40)
     assert sorted(found) == sorted(exact(conn, QUERY, 40, metric=metric))
     assert len(found) == (30 if metric == "cosine" else 31)
-    # No index: every row comes by a scan of the table, the zero vectors first of all.
+    # No index: a scan of the table returns every row, the zero vectors first.
     conn.execute("DROP INDEX items_embedding_idx")
     for k in (5, 30, 31, 40):
         assert sorted(search(conn, QUERY, k)) == sorted(exact(conn, QUERY, k, metric=metric))
@@ -115,7 +115,7 @@ def test_search_returns_k_rows_despite_deleted_rows(conn: Connection, vacuumed: 
     assert len({key for key, _ in found}) == 40
     assert not {int(key) for key, _ in found} & set(near)
     assert ascending(found)
-    # A scan left short by dead rows goes on; it does not start over with the whole table.
+    # A scan that dead rows left short continues; it does not fall back to the whole table.
     assert table["scans"] == 0
     path = one(conn, "SELECT access_path FROM vectuned.inbox")
     assert path == ("hnsw" if vacuumed else "hnsw_continued")
@@ -197,7 +197,7 @@ def test_query_ids_are_unique_and_mark_unrecorded_searches(conn: Connection) -> 
     ).fetchall()
     ids = {row[0] for row in rows}
     assert len(rows) == 15
-    assert len(ids) in (1, 5)  # the planner may search once, as the arguments are always the same
+    assert len(ids) in (1, 5)  # the planner may search once, as the arguments are constant
     assert all(isinstance(i, UUID) and str(i)[-1] == "0" for i in ids)
     again = one(conn, "SELECT query_id FROM vectuned.search('items', '[1,2,3,4]', 1)")
     assert again not in ids
