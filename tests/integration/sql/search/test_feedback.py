@@ -354,7 +354,10 @@ def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, colum
             (day + 1,),
         ).fetchall()
         assert {row[0] for row in answers} == {"recorded", "full"}
-        retain = f"SELECT vectuned._partition(0, now() - '2020-01-{day + 1:02} 00:00Z' + interval '7 days')"
+        retain = (
+            "SELECT vectuned._partition(0, make_interval(days => "
+            f"(now() AT TIME ZONE 'UTC')::date - '2020-01-{day + 1:02}'::date + 7))"
+        )
         conn.execute(retain.encode())
         sizes.append(int(one(conn, size)))
     assert max(sizes) < 8 * (40000 + 3 * 8192)
