@@ -321,7 +321,7 @@ def test_filtered_search_path_equals_params_and_the_record(conn: Connection) -> 
     conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'items'::regclass")
     path, ef, recall, confidence, reason = params_of({"kind": 0})
     assert (path, ef, recall, confidence) == ("hnsw", 60, None, 0)
-    assert "nothing was learned" in reason
+    assert "nothing has been learned" in reason
     assert params_of({"kind": 7})[:2] == ("exact", None)
     records = recorded(conn)
     assert [(p, e, f) for p, e, f, _, _ in records] == [
@@ -337,14 +337,14 @@ def test_filtered_search_path_equals_params_and_the_record(conn: Connection) -> 
     assert "measured to be faster than exact" in params_of({"kind": 0})[4]
     path, ef, recall, confidence, reason = params_of({"kind": 1})
     assert (path, ef, recall, confidence) == ("exact", None, 1, 1)
-    assert "exact search was measured to be quicker" in reason
+    assert "exact search was measured to be faster" in reason
     assert [(p, e) for p, e, *_ in recorded(conn)] == [("hnsw_filtered", 150)] * 2 + [("exact", None)]
     # Nothing is known about other classes of k, filters of other shapes, and other buckets.
     for condition, k in (({"kind": 0}, 30), ({"kind": {"<": 1}}, 10), ({"id": {">": 0}, "kind": 0}, 10)):
         path, ef, recall, confidence, reason = params_of(condition, k)
         assert (path, recall, confidence) == ("hnsw", None, 0), condition
         assert ef >= 3 * k
-        assert "nothing was learned" in reason
+        assert "nothing has been learned" in reason
     force(conn, column, {3: 150}, [{"kind": 0}], k_class=10)
     assert params_of({"kind": 0})[:4] == ("hnsw", 60, None, 0)
     recorded(conn)
