@@ -1,6 +1,7 @@
-"""Documents of what was learned: files for other databases, and from them.
+"""Export and import: documents of what was learned, carried between databases as files.
 
-sql/tuner/functions/exchange/ writes, checks and merges documents; here they are only carried to and fro.
+The SQL functions in sql/tuner/functions/exchange/ write, check and merge documents; this module only reads
+and writes the files.
 """
 
 from __future__ import annotations
@@ -23,23 +24,21 @@ import psycopg
 from vectuned.config.atomic_file import PARTIAL_FILES, replace_file
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
-from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_value
 
 log = logging.getLogger(__name__)
 
 MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024  # bytes; vectuned._check_document has the same limit
 _ENDING: Final = ".vectuned.json"
 _NAME: Final = re.compile(r"(?P<column>[^@]+)@(?P<database>[^@]+)\.(?P<time>\d{8}T\d{6}Z)\.vectuned\.json")
-_LONGEST_PART: Final = 100  # of a name, in bytes: file systems allow 255 in all
-_ABANDONED: Final = 3600.0  # seconds after which an unfinished file is nobody's any more
+_MAX_PART: Final = 100  # bytes of a part of a file name: file systems allow 255 in all
+_ABANDONED: Final = 3600.0  # seconds after which no process is still writing a partial file
 
 
 def export_document(conn: psycopg.Connection[Any], relation: str, column: str | None = None) -> str:
     """Return the document of a column; `relation` as SQL writes it."""
     values = {"relation": relation, "column_name": column}
-    row = conn.execute(queries()["export_patterns"], values).fetchone()
-    assert row is not None
-    return str(row[0])
+    return str(fetch_value(conn, "export_patterns", values))
 
 
 def import_document(
@@ -51,37 +50,36 @@ def import_document(
     dry_run: bool = False,
     place: str = "The document",
 ) -> dict[str, Any]:
-    """Merge a document into what is known of a column and report, or only report.
+    """Merge a document into what is known about a column and return a report; with `dry_run` only report.
 
-    Raises UsageError, naming `place` and where in it, for a document that is not right; then nothing changed.
+    Raises UsageError for an invalid document, naming the document as `place` and the position in it; then
+    nothing has changed.
     """
     values = {"relation": relation, "column_name": column, "document": text, "dry_run": dry_run}
     try:
-        row = conn.execute(queries()["import_patterns"], values).fetchone()
+        report: dict[str, Any] = fetch_value(conn, "import_patterns", values)
     except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded) as error:
-        said = [error.diag.message_primary or str(error), error.diag.message_detail]
-        raise UsageError(f"{place} cannot be imported: {'; '.join(filter(None, said))}") from error
-    assert row is not None
-    report: dict[str, Any] = row[0]
+        causes = [error.diag.message_primary or str(error), error.diag.message_detail]
+        raise UsageError(f"{place} cannot be imported: {'; '.join(filter(None, causes))}") from error
     return report
 
 
 def parse_document(text: str, place: str) -> dict[str, Any]:
-    """Read a document as far as it is JSON; UsageError says where it is not. The database checks the rest."""
+    """Parse a document as JSON; UsageError says where it is not. The database checks the rest."""
     try:
-        document = json.loads(text, parse_constant=_no_number)
+        document = json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place} is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("provenance"), dict):
-        raise UsageError(f"{place} is no document of vectuned: $.provenance must be an object")
+        raise UsageError(f"{place} is not a document of vectuned: $.provenance must be an object")
     return document
 
 
 def decode_document(content: bytes, place: str) -> str:
-    """Return the text of a document; UsageError where it is too large or not UTF-8."""
+    """Decode the text of a document; UsageError if it is too large or not UTF-8."""
     if len(content) > MAX_DOCUMENT_BYTES:
         raise UsageError(
-            f"{place} takes more than {MAX_DOCUMENT_BYTES >> 20} MB: that is no document of vectuned."
+            f"{place} takes more than {MAX_DOCUMENT_BYTES >> 20} MB: that is not a document of vectuned."
         )
     try:
         return content.decode("utf-8-sig")
@@ -90,9 +88,9 @@ def decode_document(content: bytes, place: str) -> str:
 
 
 def read_document(path: Path) -> str:
-    """Return the text of a document in a file; UsageError where there is none."""
+    """Read the text of a document from a file; UsageError if that is not possible."""
     try:
-        # What looks like a file may be a pipe that nobody writes to.
+        # Non-blocking, because the path may be a pipe that no process writes to.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
@@ -105,15 +103,15 @@ def read_document(path: Path) -> str:
 
 
 def document_name(document: dict[str, Any]) -> str:
-    """Name the file of a document by its column, its database and its time."""
-    told = document["provenance"]
+    """Return the file name of a document: its column, its database and its time."""
+    provenance = document["provenance"]
     at = datetime.fromisoformat(document["created_at"]).astimezone(UTC)
-    column = _part(told["schema"], told["relation"], told["column"])
-    return f"{column}@{_part(told['database'])}.{at:%Y%m%dT%H%M%SZ}{_ENDING}"
+    column = _part(provenance["schema"], provenance["relation"], provenance["column"])
+    return f"{column}@{_part(provenance['database'])}.{at:%Y%m%dT%H%M%SZ}{_ENDING}"
 
 
 def write_document(path: Path, text: str) -> None:
-    """Write a document, for this user alone; nobody ever sees a part of it, not even after a crash."""
+    """Write a document, readable by this user only; atomic, so that a crash leaves no partial document."""
     try:
         with replace_file(path, private=True) as file:
             file.write(f"{text}\n".encode())
@@ -122,10 +120,10 @@ def write_document(path: Path, text: str) -> None:
 
 
 def export_columns(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[Path]:
-    """Write the document of every column that there is news of; return the files.
+    """Write the document of every column about which something new was learned; return the files.
 
-    Of each column the newest `keep` files stay. A column that cannot be exported is logged and passed over.
-    Raises VectunedError if nothing can be written to the folder.
+    Keeps the newest `keep` files of each column. A column that cannot be exported is logged and skipped.
+    Raises VectunedError if the folder is not writable.
     """
     _check_folder(folder)
     _remove_abandoned(folder)
@@ -145,8 +143,10 @@ def export_columns(conn: psycopg.Connection[Any], folder: Path, keep: int) -> li
             continue
         document = json.loads(text)
         path = folder / document_name(document)
-        siblings = [p for p, name in _documents(folder) if name.group(1, 2) == _of(path.name).group(1, 2)]
-        if not (document["classes"] or document["paths"]) or (siblings and _no_news(siblings[0], document)):
+        siblings = [p for p, name in _documents(folder) if name.group(1, 2) == _parse_name(path.name)]
+        if not (document["classes"] or document["paths"]) or (
+            siblings and _is_unchanged(siblings[0], document)
+        ):
             continue
         write_document(path, text)
         written.append(path)
@@ -159,15 +159,15 @@ def export_columns(conn: psycopg.Connection[Any], folder: Path, keep: int) -> li
 def import_newest_document(
     conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Path
 ) -> dict[str, Any] | None:
-    """Take over the newest good document of a table and column of these names, and report.
+    """Import the newest valid document of a table and column of the same names, and return the report.
 
-    None where none is newer than what was imported last. What is no good document is logged and passed over.
-    Raises VectunedError for a folder that is missing or that anyone may write to.
+    None if no document is newer than the one imported last. An invalid document is logged and skipped. Raises
+    VectunedError for a folder that is missing or that any user may write to.
     """
     _check_folder(folder, trusted=True)
     column = tuned.column
-    row = conn.execute(queries()["last_imported"], {"column_id": column.id}).fetchone()
-    last = f"{row[0].astimezone(UTC):%Y%m%dT%H%M%SZ}" if row is not None and row[0] else ""
+    last_time = fetch_value(conn, "last_import", {"column_id": column.id})
+    last = f"{last_time.astimezone(UTC):%Y%m%dT%H%M%SZ}" if last_time else ""
     own = _part(column.schema, column.table, column.name)
     for path, name in _documents(folder):
         if name["time"] <= last:
@@ -176,13 +176,13 @@ def import_newest_document(
             continue
         try:
             text = read_document(path)
-            told = parse_document(text, str(path))["provenance"]
-            if [told.get(n) for n in ("schema", "relation", "column")] != [
+            provenance = parse_document(text, str(path))["provenance"]
+            if [provenance.get(n) for n in ("schema", "relation", "column")] != [
                 column.schema,
                 column.table,
                 column.name,
             ]:
-                raise UsageError(f"{path} is of another column than its name says.")
+                raise UsageError(f"{path} holds another column than its name says.")
             relation = column.relation.as_string(conn)
             return import_document(conn, relation, column.name, text, place=str(path))
         except UsageError as error:
@@ -191,34 +191,36 @@ def import_newest_document(
 
 
 def _documents(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Yield the documents in a folder, by their names, the newest first."""
+    """Yield the documents in a folder and their parsed names, the newest first."""
     found = [(path, name) for path in folder.iterdir() if (name := _NAME.fullmatch(path.name))]
     yield from sorted(found, key=lambda pair: (pair[1]["time"], pair[0].name), reverse=True)
 
 
-def _of(name: str) -> re.Match[str]:
+def _parse_name(name: str) -> tuple[str, ...]:
+    """Return the column and database in the file name of a document."""
     matched = _NAME.fullmatch(name)
     assert matched is not None
-    return matched
+    return matched.group(1, 2)
 
 
-def _no_news(path: Path, document: dict[str, Any]) -> bool:
-    """Say whether a file holds the same but for when it was written and how many rows there were."""
+def _is_unchanged(path: Path, document: dict[str, Any]) -> bool:
+    """Say whether a file holds the same document except for its time and the number of rows."""
     try:
         before = parse_document(read_document(path), str(path))
     except UsageError:
         return False
-    return _told(before) == _told(document)
+    return _learned_content(before) == _learned_content(document)
 
 
-def _told(document: dict[str, Any]) -> dict[str, Any]:
+def _learned_content(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without its time, checksum and number of rows."""
     provenance = {name: value for name, value in document["provenance"].items() if name != "rows"}
     rest = {name: value for name, value in document.items() if name not in ("created_at", "checksum")}
     return {**rest, "provenance": provenance}
 
 
 def _check_folder(folder: Path, *, trusted: bool = False) -> None:
-    """Refuse a folder that is missing, closed to us, or, where it is to be `trusted`, open to everyone."""
+    """Raise VectunedError for a folder that is missing, inaccessible or, if `trusted`, open to all."""
     try:
         mode = folder.stat().st_mode
     except OSError as error:
@@ -230,27 +232,30 @@ def _check_folder(folder: Path, *, trusted: bool = False) -> None:
             f"The folder {folder} cannot be {'read' if trusted else 'written to'} by this user."
         )
     if trusted and mode & stat.S_IWOTH:
-        raise VectunedError(f"Anyone may write to {folder}: nothing is imported from there until that ends.")
+        raise VectunedError(
+            f"Any user may write to {folder}: nothing is imported from there until that is changed."
+        )
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what an export left behind that was killed."""
+    """Remove the partial files of exports that were killed."""
     for partial in folder.glob(PARTIAL_FILES):
         try:
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 partial.unlink()
-        except OSError:  # another one of us was quicker, or it is not ours
+        except OSError:  # another process removed it first, or it belongs to another user
             continue
 
 
 def _part(*names: str) -> str:
-    """Write names so that they make one part of a file name, and no others make the same."""
+    """Encode names as one part of a file name, unambiguously."""
     written = ".".join(quote(name, safe="").replace(".", "%2E") for name in names)
-    if len(written) <= _LONGEST_PART:
+    if len(written) <= _MAX_PART:
         return written
     digest = hashlib.sha256(written.encode()).hexdigest()[:16]
-    return f"{written[: _LONGEST_PART - 17]}~{digest}"
+    return f"{written[: _MAX_PART - 17]}~{digest}"
 
 
-def _no_number(text: str) -> float:
+def _reject_constant(text: str) -> float:
+    """Refuse NaN and infinities, which Python accepts but JSON does not know."""
     raise ValueError(f"{text} is not a number")

@@ -122,7 +122,7 @@ def reopen_searches(
 ) -> int:
     """Queue the newest searches for replay on a new index; return how many."""
     values = {"column_id": tuned.column.id, "generation": generation, "requires": requires, "count": count}
-    return execute(conn, "reopen", values)
+    return execute(conn, "replay_again", values)
 
 
 def missing_rights(conn: Connection, tuned: TunedColumn) -> str | None:

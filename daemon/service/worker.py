@@ -19,14 +19,14 @@ from vectuned.learning.exchange import export_columns, import_newest_document
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.oversight.alarms import OversightLimits
+from vectuned.learning.oversight.fallback import end_alert
 from vectuned.learning.oversight.judging import judge_searches, update_margins
-from vectuned.learning.oversight.watch import (
+from vectuned.learning.oversight.promises import check_promises
+from vectuned.learning.oversight.table_changes import (
     REPLAYS_AFTER_CHANGE,
     REPLAYS_OF_NEW_INDEX,
-    OversightLimits,
-    check_promises,
     detect_table_change,
-    end_alert,
 )
 from vectuned.learning.policy.learner import LearningOptions, LearningResult, learn
 from vectuned.learning.replay.replay import replay

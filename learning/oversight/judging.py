@@ -1,4 +1,4 @@
-"""Judging recorded searches: what is known of them, from the database to a verdict and back."""
+"""Judging of recorded searches: reads what is known of them, stores verdicts, raises effort after failures."""
 
 from __future__ import annotations
 
@@ -6,78 +6,69 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from psycopg.rows import namedtuple_row
 
 from vectuned.learning.model import ladder
+from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import raise_effort
 from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.statistics.margin import compare_failures, next_margin
-from vectuned.sql.files import queries
+from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
-from .verdict import Counts, Signals, Verdicts, diversity, judge_signals
+from .verdict import Signals, Verdicts, diversity, judge_signals
 
-_BATCH: Final = 1000
-_RECENT: Final = 10_000
-_FEWEST: Final = 20  # searches of a class, before it is known what is usual
+_BATCH: Final = 1000  # searches judged by one statement: their distances stay within a few MB
+_LATENCY_WINDOW: Final = 10_000  # newest searches that the usual latency is taken from
+_MIN_SEARCHES: Final = 20  # of a class of searches, before its usual latency is known
+# An upper limit of the share of failures that raises no margin, also where a column tolerates a larger tail.
+_MAX_FAILURE_SHARE: Final = 0.5
+
+_UsualLatency = dict[tuple[int, bool], tuple[float, float]]
 
 
 def judge_searches(conn: psycopg.Connection[Any], tuned: TunedColumn, batch: int = _BATCH) -> int:
-    """Judge searches that were replayed, or that users spoke of, since they were judged; return how many.
+    """Judge searches that were replayed, or got feedback, since they were last judged; return their number.
 
-    Each batch is stored by one statement. What is due is told by flags and counters and not by clocks, so a
-    verdict is neither lost nor given twice whatever the clock does; judging again changes nothing.
+    Each batch is stored by one statement. Flags and counters, not clocks, say which searches are due, so no
+    verdict is lost or given twice whatever the clock does; judging again changes nothing.
     """
     total = 0
-    usual: dict[tuple[int, bool], tuple[float, float]] | None = None
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
+    usual: _UsualLatency | None = None
     while True:
-        values = {"column_id": tuned.column.id, "count": batch}
-        rows = cursor.execute(queries()["unjudged"], values).fetchall()
+        rows = fetch_rows(conn, "searches_to_judge", {"column_id": tuned.column.id, "count": batch})
         if not rows:
             return total
-        usual = usual if usual is not None else _usual(conn, tuned)
+        usual = usual if usual is not None else _read_usual_latency(conn, tuned)
         stored = _store(conn, rows, judge_signals(_signals(tuned, rows, usual), tuned.target_recall))
         total += stored
         if len(rows) < batch or not stored:
             return total
 
 
-def class_counts(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[tuple[int, bool], Counts]:
-    """Count the verdicts of the column's window by (class of k, whether filtered)."""
-    values = {"column_id": tuned.column.id, "count": tuned.trajectory_window}
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    return {
-        (row.k_class, row.filtered): Counts(row.successes, row.failures, row.unknown)
-        for row in cursor.execute(queries()["verdict_counts"], values).fetchall()
-    }
-
-
 def update_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, float]:
-    """Move each class's margin of effort by its verdicts since it was last moved; return those that moved.
+    """Update each class's margin of effort by the verdicts since its last change; return those that changed.
 
-    Failures beyond the share that the column tolerates raise what serves at once; a margin that successes
-    lowered counts from the next publish on. Each move starts the counting anew.
+    More failures than the column tolerates raise the effort that serves at once. A margin that successes
+    lowered counts from the next publish on. Each change starts the counting again.
     """
-    moved = {}
-    cursor: psycopg.Cursor[Any] = conn.cursor(row_factory=namedtuple_row)
-    for row in cursor.execute(queries()["margins"], {"column_id": tuned.column.id}).fetchall():
-        allowed = 1.0 - min(tuned.max_tail, 0.5)
-        if not compare_failures(row.failures, row.successes, target=allowed):
+    changed = {}
+    for row in fetch_rows(conn, "margins", {"column_id": tuned.column.id}):
+        target = 1.0 - min(tuned.max_tail, _MAX_FAILURE_SHARE)
+        if not compare_failures(row.failures, row.successes, target=target):
             continue
-        margin = next_margin(row.margin, row.failures, row.successes, tuned.learning_rate, target=allowed)
+        margin = next_margin(row.margin, row.failures, row.successes, tuned.learning_rate, target=target)
         key = {"column_id": tuned.column.id, "k_class": row.k_class}
         with conn.transaction():
-            conn.execute(queries()["set_margin"], {**key, "margin": margin, "latest": row.latest})
+            execute(conn, "set_margin", {**key, "margin": margin, "latest": row.latest})
             if margin > row.margin:
-                _raise(conn, tuned, row.k_class, margin - row.margin)
+                _raise_served_effort(conn, tuned, row.k_class, margin - row.margin)
         if margin != row.margin:
-            moved[int(row.k_class)] = margin
-    return moved
+            changed[int(row.k_class)] = margin
+    return changed
 
 
-def _raise(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, rungs: float) -> None:
-    """Serve a class of k with some rungs more, until the next publish does."""
+def _raise_served_effort(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, rungs: float) -> None:
+    """Serve a class of k with some rungs more until the next publish."""
     served = read_bank(conn, tuned).get(k)
     if served is None:
         return
@@ -85,20 +76,19 @@ def _raise(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int, rungs: flo
     key = {"column_id": tuned.column.id, "k_class": k}
     why = f"; {rungs:.2g} rungs more after failures"
     values = {**key, "ef_search": policy.ef_search, "probes": policy.probes, "why": why}
-    conn.execute(queries()["raise_effort"], values)
-    conn.execute(queries()["raise_patterns"], {**key, "rungs": rungs})
+    execute(conn, "raise_effort", values)
+    execute(conn, "raise_patterns", {**key, "rungs": rungs})
 
 
-def _usual(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[tuple[int, bool], tuple[float, float]]:
+def _read_usual_latency(conn: psycopg.Connection[Any], tuned: TunedColumn) -> _UsualLatency:
     """Return median and 95th percentile of the latency, milliseconds, by (class of k, whether filtered)."""
-    values = {"column_id": tuned.column.id, "count": _RECENT, "least": _FEWEST}
-    rows = conn.execute(queries()["usual_latency"], values).fetchall()
-    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
+    values = {"column_id": tuned.column.id, "count": _LATENCY_WINDOW, "least": _MIN_SEARCHES}
+    rows = fetch_rows(conn, "usual_latency", values)
+    return {(row.k_class, row.filtered): (row.usual, row.slow) for row in rows}
 
 
-def _signals(
-    tuned: TunedColumn, rows: list[Any], usual: dict[tuple[int, bool], tuple[float, float]]
-) -> Signals:
+def _signals(tuned: TunedColumn, rows: list[Any], usual: _UsualLatency) -> Signals:
+    """Return what is known of the searches in `rows`."""
     returned = np.array([len(row.distances) for row in rows], dtype=np.int64)
     distances = np.full((len(rows), max(int(returned.max()), 1)), np.nan)
     for i, row in enumerate(rows):
@@ -122,19 +112,20 @@ def _signals(
     )
 
 
-def _efforts(tuned: TunedColumn, rows: list[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _efforts(tuned: TunedColumn, rows: list[Any]) -> Floats:
     """Return the position on its ladder that each search was served with; NaN where it had none."""
     rungs = {index.number: index.rungs for index in tuned.indexes}
-    found = np.full(len(rows), np.nan)
+    efforts = np.full(len(rows), np.nan)
     for i, row in enumerate(rows):
         if row.ef_search is not None:
-            found[i] = ladder.position_of(row.ef_search)
+            efforts[i] = ladder.position_of(row.ef_search)
         elif row.probes is not None and row.index_no in rungs:
-            found[i] = ladder.position_of(row.probes, rungs[row.index_no])
-    return found
+            efforts[i] = ladder.position_of(row.probes, rungs[row.index_no])
+    return efforts
 
 
 def _store(conn: psycopg.Connection[Any], rows: list[Any], verdicts: Verdicts) -> int:
+    """Store the verdicts on the searches in `rows`; return how many were stored."""
     values = {
         "query_ids": [row.query_id for row in rows],
         "recorded_at": [row.recorded_at for row in rows],
@@ -144,5 +135,4 @@ def _store(conn: psycopg.Connection[Any], rows: list[Any], verdicts: Verdicts) -
         "recommendations": verdicts.recommendation.tolist(),
         "revisions": [row.revision for row in rows],
     }
-    row = conn.execute(queries()["store_verdicts"], values).fetchone()
-    return int(row[0]) if row is not None else 0
+    return int(fetch_value(conn, "store_verdicts", values))

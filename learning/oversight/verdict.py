@@ -112,21 +112,6 @@ class Verdicts:
         )
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Count the verdicts on a class of searches."""
-
-    successes: int = 0
-    failures: int = 0
-    unknown: int = 0
-
-    @property
-    def success_share(self) -> float | None:
-        """Return the share of successes among the known verdicts; None where there are none."""
-        known = self.successes + self.failures
-        return self.successes / known if known else None
-
-
 def judge_signals(signals: Signals, target: float) -> Verdicts:
     """Judge n searches by what is known of each; `target` is the mean recall that was promised.
 
@@ -167,19 +152,6 @@ def judge_signals(signals: Signals, target: float) -> Verdicts:
     )
     confidence = np.where(agreeing, WEIGHTS, 0.0).sum(axis=1)
     return Verdicts(outcome, confidence, known, recommendation, cause)
-
-
-def count(outcomes: Strings, classes: Ints) -> dict[int, Counts]:
-    """Count verdicts by class of search: `outcomes` and `classes` (n,)."""
-    return {
-        int(which): Counts(
-            *(
-                int(np.count_nonzero(outcomes[classes == which] == name))
-                for name in ("success", "failure", "unknown")
-            )
-        )
-        for which in np.unique(classes)
-    }
 
 
 def diversity(distances: Floats) -> Floats:

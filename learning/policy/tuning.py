@@ -1,4 +1,4 @@
-"""What a column's target recall should be: the price of each one that replays prove, and which is chosen."""
+"""The choice of a column's target recall, by the price of each target that replays prove."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from .replays import Replays
 
 Objective = Literal["recall", "latency", "balanced"]
 
-TARGETS: Final = (0.9, 0.95, 0.98, 0.99, 0.995)
-MAX_SLOWDOWN: Final = 2.0
-"""How many times the time of the current target a higher one may take."""
+TARGETS: Final = (0.9, 0.95, 0.98, 0.99, 0.995)  # that are offered, if above the current one
+MAX_SLOWDOWN: Final = 2.0  # times the time of the current target that a higher one may take
+# Gains over time, both as shares of the highest target's, that differ by less than this are equal.
+_EQUAL_GAIN: Final = 1e-9
 
 
 @dataclass(frozen=True)
 class TargetPrice:
     """What it takes to reach a target with fixed settings.
 
-    `settings` by class of k, the quickest proven on any index; `ms` a search by its replays, the mean over
-    the classes as they are asked for. `proven`: for every class; `proofs`, how many were tried for it.
+    `settings` by class of k, the quickest proven on any index; `ms` of a search by its replays, the mean over
+    the classes weighted by their searches; `proven`, whether every class is; `proofs`, how many were tried.
     """
 
     target: float
@@ -39,31 +40,31 @@ class TargetPrice:
 def price_targets(
     replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn, options: LearningOptions
 ) -> list[TargetPrice]:
-    """Work out the price of the current target, the first, and of every higher one, in ascending order.
+    """Work out the price of the current target and of every higher one, in ascending order.
 
-    `replays` by index, the main one first. Classes of k count that searches belong to and that enough
-    replays looked at; without any the list is empty. Every proof is at the confidence of `options` by
-    itself, as that of a publish will be, and includes the column's limit of the tail.
+    `replays` by index, the main one first. Only classes of k with searches and with enough replays count;
+    without any the list is empty. Every proof by itself has the confidence of `options`, as that of a publish
+    will have, and includes the column's limit of the tail.
     """
-    weights = _asked(replays, tuned)
+    weights = _count_searches(replays, tuned)
     if not weights:
         return []
     higher = [target for target in TARGETS if target > tuned.target_recall]
     return [
-        _price(replays, replace(tuned, target_recall=t), options, weights)
+        _price_target(replays, replace(tuned, target_recall=t), options, weights)
         for t in (tuned.target_recall, *higher)
     ]
 
 
 def choose_target(offered: Sequence[TargetPrice], objective: Objective) -> tuple[TargetPrice, str]:
-    """Choose a target, never below the first, which is the current one; say why.
+    """Choose a target and say why; it is never below the first, which is the current one.
 
-    latency: the current one, at its quickest proven setting.
-    recall: the highest that is proven and takes at most twice the time of the current one.
-    balanced: the knee of the curve of proven targets over their time. From the current target upwards a step
-    is worth it while it costs less time for the recall it adds than the whole way to the highest proven one
-    does on average, and the time is at most twice that of the current one. Where higher costs nothing, it is
-    taken; where there is only one higher, it has no knee and the current one stays.
+    latency: the current target, at its quickest proven setting.
+    recall: the highest proven target that takes at most twice the time of the current one.
+    balanced: the knee of the curve of proven targets over their time, if it takes at most twice the time of
+    the current target. Up to the knee a step costs less time for the recall it adds than the average of all
+    steps. If the highest proven target costs no time, it is chosen; with only one higher target there is no
+    knee, and the current one stays.
     """
     current = offered[0]
     if not current.proven:
@@ -71,21 +72,22 @@ def choose_target(offered: Sequence[TargetPrice], objective: Objective) -> tuple
     if objective == "latency":
         return current, f"the current target {current.target:g} stays, at its quickest proven setting"
     proven = [price for price in offered if price.proven]
-    within = [price for price in proven if price.ms <= MAX_SLOWDOWN * current.ms]
+    affordable = [price for price in proven if price.ms <= MAX_SLOWDOWN * current.ms]
     if objective == "recall":
-        best = within[-1]
+        best = affordable[-1]
         return best, f"{best.target:g} is the highest proven target within {MAX_SLOWDOWN:g} times the time"
     if len(proven) == 1:
         return current, f"{current.target:g} stays: no higher target is proven"
     gain = np.array([price.target for price in proven]) - current.target
-    spent = np.array([price.ms for price in proven]) - current.ms
-    if spent[-1] <= 0:
+    extra_ms = np.array([price.ms for price in proven]) - current.ms
+    if extra_ms[-1] <= 0:
         best = proven[-1]
         return best, f"{best.target:g} is proven at no more time"
-    # How far above the straight line from the first to the last point of the curve; the lower one of equals.
-    above = gain / gain[-1] - spent / spent[-1]
-    knee = proven[int(np.argmax(above > above.max() - 1e-9))]
-    best = min(knee, within[-1], key=lambda price: price.target)
+    # The knee is the point farthest above the line from the first to the last point, the lowest of equal
+    # ones.
+    above = gain / gain[-1] - extra_ms / extra_ms[-1]
+    knee = proven[int(np.argmax(above > above.max() - _EQUAL_GAIN))]
+    best = min(knee, affordable[-1], key=lambda price: price.target)
     why = (
         "is the knee"
         if best is knee
@@ -95,25 +97,26 @@ def choose_target(offered: Sequence[TargetPrice], objective: Objective) -> tuple
 
 
 def joint_confidence(offered: Sequence[TargetPrice], confidence: float) -> float:
-    """Return the confidence that all proofs that were tried hold together, by the union bound."""
+    """Return the confidence that all the proofs tried hold at once, by the union bound."""
     return max(0.0, 1.0 - sum(price.proofs for price in offered) * (1.0 - confidence))
 
 
-def _asked(replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn) -> dict[int, int]:
-    """Return how many searches belong to each class of k that can be learned about."""
+def _count_searches(replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedColumn) -> dict[int, int]:
+    """Return the number of searches of each class of k that has enough replays through the main index."""
     if not replays:
         return {}
-    seen = replays[0][1]
-    counts = {k: int(np.count_nonzero(seen.search_classes == k)) for k in seen.k_classes}
-    return {k: n for k, n in counts.items() if n and seen.count_replays(k) >= tuned.min_samples}
+    main = replays[0][1]
+    counts = {k: int(np.count_nonzero(main.search_classes == k)) for k in main.k_classes}
+    return {k: n for k, n in counts.items() if n and main.count_replays(k) >= tuned.min_samples}
 
 
-def _price(
+def _price_target(
     replays: Sequence[tuple[TunedIndex, Replays]],
     tuned: TunedColumn,
     options: LearningOptions,
     weights: dict[int, int],
 ) -> TargetPrice:
+    """Find the quickest proven setting of each class of k for the target of `tuned`."""
     demand = build_demand(tuned, options)
     settings, proofs = {}, 0
     for k in weights:

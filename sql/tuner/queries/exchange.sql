@@ -1,10 +1,13 @@
 -- Statements of export and import.
 
 -- name: export_patterns
-SELECT vectuned.export_patterns(%(relation)s::regclass, %(column_name)s)::text;
+-- The document of what was learned about a column, as JSON text.
+SELECT vectuned.export_patterns(%(relation)s::regclass, %(column_name)s)::text AS document;
 
 -- name: import_patterns
-SELECT vectuned.import_patterns(%(relation)s::regclass, %(column_name)s, %(document)s::jsonb, %(dry_run)s);
+-- Merges a document into what is known about a column, unless dry_run, and returns a report as JSON.
+SELECT vectuned.import_patterns(%(relation)s::regclass, %(column_name)s, %(document)s::jsonb, %(dry_run)s) AS report;
 
--- name: last_imported
-SELECT max(created_at) FROM vectuned.imported WHERE column_id = %(column_id)s;
+-- name: last_import
+-- When the newest document imported for a column was written; NULL without one.
+SELECT max(created_at) AS created_at FROM vectuned.imported WHERE column_id = %(column_id)s;

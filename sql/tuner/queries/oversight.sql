@@ -1,8 +1,9 @@
--- Statements of verdicts, promises and alarms.
+-- Statements of verdicts, margins, promises, alarms and changes of tables.
 
--- name: reopen
--- Has the latest searches replayed again: on an index (generation) that was not there when they were, or, without one,
--- on a table that is not what it was.
+-- name: replay_again
+-- Queues the newest searches to be replayed again: through an index (generation) that did not exist when they were
+-- replayed or, with a generation of NULL, because the table has changed. With `requires` only those that a partial index
+-- answers.
 UPDATE vectuned.trajectory t SET replayed_at = NULL
 FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
       WHERE o.column_id = %(column_id)s AND o.query IS NOT NULL
@@ -11,8 +12,9 @@ FROM (SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
 WHERE t.query_id = o.query_id AND t.recorded_at = o.recorded_at AND t.replayed_at IS NOT NULL
   AND NOT EXISTS (SELECT FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s);
 
--- name: unjudged
--- Searches that were replayed and not judged since, and those on which there is other feedback than was judged.
+-- name: searches_to_judge
+-- Searches that were replayed but not judged since, and searches whose feedback has changed since they were judged, with
+-- everything that a verdict depends on.
 WITH due AS (
     (SELECT t.query_id, t.recorded_at FROM vectuned.trajectory t
      WHERE t.column_id = %(column_id)s AND t.replayed_at IS NOT NULL AND t.verdict IS NULL LIMIT %(count)s)
@@ -35,7 +37,8 @@ LEFT JOIN vectuned.feedback f ON f.query_id = t.query_id AND f.recorded_at = t.r
 LEFT JOIN vectuned.bank b ON b.column_id = t.column_id AND b.k_class = vectuned._k_class(t.k) AND b.version = t.bank_version;
 
 -- name: usual_latency
--- Median and 95th percentile of the latest searches of each class of k, with and without filters; of few, nothing.
+-- Median and 95th percentile of the latency of the newest searches, in milliseconds, by class of k and whether they have
+-- a filter; only where there are at least `least` of them.
 SELECT vectuned._k_class(t.k) AS k_class, t.filtered,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY t.latency_ms) AS usual,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY t.latency_ms) AS slow
@@ -44,7 +47,8 @@ FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.latency_ms FROM vectuned.t
 GROUP BY 1, 2 HAVING count(*) >= %(least)s;
 
 -- name: store_verdicts
--- Not where the search was replayed again meanwhile, and of the feedback only what was read.
+-- Stores verdicts and returns their number. Skips searches that were replayed again meanwhile, and marks as judged only
+-- the revision of the feedback that was read.
 WITH judged AS (
     SELECT * FROM unnest(%(query_ids)s::uuid[], %(recorded_at)s::timestamptz[], %(recalls)s::real[], %(outcomes)s::text[],
                          %(confidences)s::real[], %(recommendations)s::text[], %(revisions)s::int[])
@@ -58,18 +62,11 @@ stored AS (
 noted AS (
     UPDATE vectuned.feedback f SET judged = s.revision FROM stored s
     WHERE f.query_id = s.query_id AND f.recorded_at = s.recorded_at AND f.judged < s.revision)
-SELECT count(*) FROM stored;
-
--- name: verdict_counts
--- Of the latest searches, by class of k, with and without filters.
-SELECT vectuned._k_class(t.k) AS k_class, t.filtered, count(*) FILTER (WHERE t.verdict = 'success') AS successes,
-       count(*) FILTER (WHERE t.verdict = 'failure') AS failures, count(*) FILTER (WHERE t.verdict = 'unknown') AS unknown
-FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.verdict FROM vectuned.trajectory o
-      WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
-WHERE t.verdict IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT count(*) AS stored FROM stored;
 
 -- name: margins
--- Of each class of k: its margin, and the verdicts since that was last moved on searches that a bank served.
+-- The margin of each class of k, with the number of verdicts since it was last changed, on searches that a published bank
+-- served, and the time of the newest of them.
 SELECT p.k_class, p.margin, count(t.*) FILTER (WHERE t.verdict = 'success') AS successes,
        count(t.*) FILTER (WHERE t.verdict = 'failure') AS failures, max(t.recorded_at) AS latest
 FROM vectuned.promise p
@@ -79,52 +76,62 @@ WHERE p.column_id = %(column_id)s AND p.shape = ''
 GROUP BY p.k_class, p.margin ORDER BY p.k_class;
 
 -- name: set_margin
+-- Sets the margin of a class of k, in rungs, and the time up to which verdicts were counted for it.
 UPDATE vectuned.promise SET margin = %(margin)s, margin_since = %(latest)s
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = '';
 
 -- name: raise_patterns
+-- Raises the effort of all patterns of a class of k by some rungs, at most to the highest rung (13).
 UPDATE vectuned.pattern SET effort = least(effort + %(rungs)s, 13) WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: raise_effort
+-- Sets the fixed setting of a class of k and adds to its reason.
 UPDATE vectuned.bank SET ef_search = %(ef_search)s, probes = %(probes)s, reason = reason || %(why)s
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
--- name: since_baseline
+-- name: changes_since_baseline
+-- What has changed since the table was last learned about: `rebuilt`, the main index; `growth`, rows now over rows then;
+-- `gone` and `rewritten`, shares of the sampled rows. No row if there is no baseline.
 SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);
 
 -- name: set_baseline
+-- Makes the table as it is now the baseline.
 SELECT vectuned._set_baseline(%(column_id)s);
 
 -- name: set_alert
+-- Starts or ends the alert of a column, during which more searches are recorded and checked.
 SELECT vectuned._set_alert(%(column_id)s, %(alert)s);
 
 -- name: fall_back
+-- Serves a class of searches, or all of them with a k_class of NULL, without relying on what was learned.
 SELECT vectuned._fall_back(%(column_id)s, %(k_class)s, %(shape)s, %(why)s);
 
 -- name: restart_checks
+-- Restarts the claim about the recall of a class of searches, or of all of them with a k_class of NULL.
 SELECT vectuned._restart_checks(%(column_id)s, %(k_class)s, %(shape)s);
 
 -- name: first_replay_since
--- The first replay of the searches that were checked from a check on; the next one there will be, if there is none.
-SELECT coalesce(min(r.replay_no), (SELECT coalesce(max(o.replay_no), 0) + 1 FROM vectuned.replay o))
+-- The first replay of the searches that were checked from a given check on; the number of the next replay if there is none.
+SELECT coalesce(min(r.replay_no), (SELECT coalesce(max(o.replay_no), 0) + 1 FROM vectuned.replay o)) AS replay_no
 FROM vectuned.recall_check k
 JOIN vectuned.replay r ON r.column_id = k.column_id AND r.query_id = k.query_id
 WHERE k.column_id = %(column_id)s AND k.check_no >= %(check_no)s;
 
--- name: forget_queries
--- Queries of an embedding model that is no longer in use say nothing.
+-- name: delete_query_vectors
+-- Deletes the recorded query vectors: those of an embedding model that is no longer in use say nothing.
 UPDATE vectuned.trajectory SET query = NULL, replayed_at = coalesce(replayed_at, now())
 WHERE column_id = %(column_id)s AND query IS NOT NULL;
 
 -- name: delete_replays
+-- Deletes all replays of a column.
 DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 
 -- name: promises
--- Of each class that was ever checked, the statement as it stands and what serves it now.
+-- The promise of each class of searches that has checks, and the policy that serves the class now.
 SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
        p.effort AS promised_effort, p.target_recall AS promised_target,
        coalesce(b.target_recall, (SELECT max(o.target_recall) FROM vectuned.bank o WHERE o.column_id = %(column_id)s)) AS target,
-       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks + p.unknown, 0) AS seen,
+       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks + p.unknown, 0) AS counted_checks,
        b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
        b.access_path IS NOT NULL OR EXISTS (
            SELECT FROM vectuned.measured_path m
@@ -134,19 +141,21 @@ LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = k.k_
 LEFT JOIN vectuned.bank b ON b.column_id = %(column_id)s AND b.k_class = k.k_class AND k.shape = ''
 ORDER BY k.k_class, k.shape;
 
--- name: checks
+-- name: checks_of_class
+-- The recall checks of a class of searches from a given check on, oldest first.
 SELECT check_no, recall FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
 ORDER BY check_no;
 
 -- name: first_check
--- The first check of what is served now, of a class; the next one there will be, if there is none.
-SELECT coalesce(min(k.check_no), (SELECT coalesce(max(o.check_no), 0) + 1 FROM vectuned.recall_check o))
+-- The first check of a class of searches by the bank that serves now; the number of the next check if there is none.
+SELECT coalesce(min(k.check_no), (SELECT coalesce(max(o.check_no), 0) + 1 FROM vectuned.recall_check o)) AS check_no
 FROM vectuned.recall_check k
 WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s
   AND k.version = (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = k.column_id);
 
 -- name: upsert_promise
+-- Stores the promise of a class of searches; `since` becomes now when the first check changes.
 INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, target_recall, checks, unknown,
                                    recall, recall_bound, below_08, below_08_bound, e_value, alarms, confidence)
 VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(target)s,
@@ -159,13 +168,14 @@ ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
     e_value = excluded.e_value, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
 
 -- name: trim_checks
+-- Deletes the checks that have left the column's window.
 DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <= (
     SELECT o.check_no FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s
     ORDER BY o.check_no DESC OFFSET %(window)s LIMIT 1);
 
--- name: promise_kept
--- Whether what serves is proven, for every class of searches without a filter that is asked for.
-SELECT coalesce(bool_and(b.certified), false) FROM vectuned.bank b
+-- name: all_classes_proven
+-- Whether the policy that serves is proven for every class of k that has enough replays since learn_from.
+SELECT coalesce(bool_and(b.certified), false) AS proven FROM vectuned.bank b
 WHERE b.column_id = %(column_id)s AND b.k_class IN (
     SELECT r.k_class FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.replay_no >= %(learn_from)s
     GROUP BY r.k_class HAVING count(*) >= %(min_samples)s);

@@ -1,0 +1,68 @@
+"""Falling back: what happens when learned policies can no longer be trusted, and its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psycopg
+
+from vectuned.learning.model.events import notify, record_event
+from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.sql.rows import execute, fetch_value
+
+log = logging.getLogger(__name__)
+
+
+def fall_back(
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    action: str,
+    why: str,
+    figures: dict[str, Any],
+    *,
+    k_class: int | None = None,
+    shape: str | None = None,
+) -> None:
+    """Serve searches without relying on what was learned, check more of them, and notify listeners.
+
+    For the class of searches given by `k_class` and `shape`, or for all. The claim about their recall starts
+    over. `action` names the event, and `figures` go into its details. Run it in a transaction.
+    """
+    searches = {"column_id": tuned.column.id, "k_class": k_class, "shape": shape}
+    execute(conn, "fall_back", {**searches, "why": why})
+    execute(conn, "restart_checks", searches)
+    execute(conn, "set_alert", {"column_id": tuned.column.id, "alert": True})
+    _announce(conn, tuned, action, {"why": why, **figures})
+    log.warning(
+        "%s: %s; searches fall back until it is learned again", tuned.column, why, extra={"action": action}
+    )
+
+
+def end_alert(conn: psycopg.Connection[Any], tuned: TunedColumn) -> bool:
+    """End the alert of a column if what serves it is proven again; return whether it ended.
+
+    During an alert more searches than usual are recorded and checked.
+    """
+    if not tuned.alert:
+        return False
+    values = {
+        "column_id": tuned.column.id,
+        "learn_from": tuned.learn_from,
+        "min_samples": tuned.min_samples,
+    }
+    with conn.transaction():
+        if not fetch_value(conn, "all_classes_proven", values):
+            return False
+        execute(conn, "set_alert", {"column_id": tuned.column.id, "alert": False})
+        _announce(conn, tuned, "proven", {"target_recall": tuned.target_recall})
+    log.info("what serves %s is proven again", tuned.column, extra={"action": "proven"})
+    return True
+
+
+def _announce(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, action: str, details: dict[str, Any]
+) -> None:
+    """Record an event and notify listeners."""
+    record_event(conn, tuned.column.id, action, details)
+    notify(conn, tuned.column.id, action)

@@ -1,0 +1,129 @@
+"""Promises: what is claimed about the recall of each class of searches, kept up to date from checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+
+from vectuned.learning.model.arrays import Floats
+from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.statistics.sequential import Alarm, RecallClaim, claim_from_checks
+from vectuned.sql.rows import execute, fetch_rows, fetch_value
+
+from .alarms import OversightLimits, describe_alarm, detect_alarm, promise_of
+from .fallback import fall_back
+
+# An effort under this share of the promised one is another setting, for which the claim starts over. More
+# effort, or a little less, still tests the same promise.
+_LOWERED_EFFORT: Final = 0.9
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """The checks that a claim is made from: the number that it starts at, and numbers and recalls, in order.
+
+    `recalls` float64 (n,), NaN where a check was given up.
+    """
+
+    first: int
+    numbers: list[int]
+    recalls: Floats
+
+
+def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: OversightLimits) -> int:
+    """Update the claim about the recall of each class of searches and act on alarms; return their number.
+
+    A class of searches shares its class of k and its filter's columns and operators. On an alarm it falls
+    back, more searches are checked, and only replays from the change on are learned from. A claim starts over
+    when another index or path serves, or clearly less effort, and when its first checks have left the
+    column's window.
+    """
+    raised = 0
+    for row in fetch_rows(conn, "promises", {"column_id": tuned.column.id}):
+        checks = _read_checks(conn, tuned, row)
+        claim = claim_from_checks(checks.recalls, limits.confidence)
+        promise = promise_of(tuned, row.target)
+        # Before anything was learned nothing was promised.
+        promised_recalls = checks.recalls if row.learned else checks.recalls[:0]
+        alarm = detect_alarm(promised_recalls, promise, limits)
+        with conn.transaction():
+            _store_claim(conn, tuned, row, checks, claim, alarm)
+            if alarm.raised:
+                raised += 1
+                began = alarm.began or 0
+                recent = checks.recalls[began:][~np.isnan(checks.recalls[began:])]
+                _learn_from_check(conn, tuned, checks.numbers[began])
+                figures = {
+                    "k_class": row.k_class,
+                    "shape": row.shape,
+                    "e_value": alarm.e_value,
+                    "recall": float(recent.mean()),
+                    "checks": claim.checks,
+                }
+                why = describe_alarm(recent, promise)
+                fall_back(conn, tuned, "alarm", why, figures, k_class=row.k_class, shape=row.shape)
+    execute(conn, "trim_checks", {"column_id": tuned.column.id, "window": tuned.trajectory_window})
+    return raised
+
+
+def _read_checks(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) -> _Checks:
+    """Read the checks that the claim about a class of searches is made from."""
+    searches = {"column_id": tuned.column.id, "k_class": row.k_class, "shape": row.shape}
+    first = row.first_check or 0
+    if row.counted_checks and _is_other_policy(row):
+        first = int(fetch_value(conn, "first_check", searches))
+    checks = fetch_rows(conn, "checks_of_class", {**searches, "first_check": first})
+    if first == row.first_check and len(checks) < row.counted_checks:
+        # The first checks were deleted. A sliding window would be a test without end, and nothing would bound
+        # its false alarms: so the claim starts over with the next check.
+        first, checks = checks[-1].check_no + 1 if checks else first, []
+    recalls = np.array([check.recall for check in checks], dtype=np.float64)  # None becomes NaN
+    return _Checks(first, [check.check_no for check in checks], recalls)
+
+
+def _is_other_policy(row: Any) -> bool:
+    """Say whether the policy that serves has another path, target or lower effort than the promised one."""
+    served = (row.access_path, row.index_no, row.target)
+    promised = (row.promised_path, row.promised_index, row.promised_target)
+    return served != promised or (row.effort or 0) < _LOWERED_EFFORT * (row.promised_effort or 0)
+
+
+def _store_claim(
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    row: Any,
+    checks: _Checks,
+    claim: RecallClaim,
+    alarm: Alarm,
+) -> None:
+    """Store the claim about a class of searches, with the policy that it is about."""
+    values = {
+        "column_id": tuned.column.id,
+        "k_class": row.k_class,
+        "shape": row.shape,
+        "first_check": checks.first,
+        "access_path": row.access_path,
+        "index_no": row.index_no,
+        "effort": row.effort,
+        "target": row.target,
+        "checks": claim.checks,
+        "unknown": claim.unknown,
+        "recall": claim.mean if claim.checks else None,
+        "recall_bound": claim.lower,
+        "below_08": claim.tail if claim.checks else None,
+        "below_08_bound": claim.tail_upper,
+        "e_value": alarm.e_value,
+        "alarms": row.alarms + alarm.raised,
+        "confidence": claim.confidence,
+    }
+    execute(conn, "upsert_promise", values)
+
+
+def _learn_from_check(conn: psycopg.Connection[Any], tuned: TunedColumn, check_no: int) -> None:
+    """Learn only from replays of searches that were checked from a check on."""
+    column = {"column_id": tuned.column.id}
+    start = fetch_value(conn, "first_replay_since", {**column, "check_no": check_no})
+    execute(conn, "set_learn_from", {**column, "learn_from": start})

@@ -1,0 +1,77 @@
+"""Changes of a table: whether it is still the one that was learned about, and what to do if not."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import psycopg
+
+from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.sql.rows import execute, fetch_row
+
+from .alarms import OversightLimits
+from .fallback import fall_back
+
+Change = Literal["rewritten", "rebuilt", "deletes", "growth"]
+
+# Searches replayed again, in multiples of min_samples, on a changed table or through a new partial index. A new
+# index of all rows gets more: much is to be proven of it, and with few replays a proof takes more effort.
+REPLAYS_AFTER_CHANGE: Final = 3
+REPLAYS_OF_NEW_INDEX: Final = 10
+
+
+def detect_table_change(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, limits: OversightLimits
+) -> Change | None:
+    """Detect whether a column's table has changed since it was learned about, and react.
+
+    Returns the change. 'rewritten': vectors have other values, most likely by another embedding model; the old
+    query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth': rows
+    were deleted or added; the newest searches are replayed again. In each case searches fall back, more of
+    them are checked, and claims about their recall start over, in one transaction.
+    """
+    column = {"column_id": tuned.column.id}
+    changes = fetch_row(conn, "changes_since_baseline", column)
+    if changes is None:
+        execute(conn, "set_baseline", column)
+        return None
+    verdict = _classify(changes, limits.drift)
+    if verdict is None:
+        return None
+    change, why = verdict
+    with conn.transaction():
+        _discard_outdated(conn, tuned, change)
+        execute(conn, "set_baseline", column)
+        figures = {
+            "growth": changes.growth,
+            "gone": changes.gone or 0.0,
+            "rewritten": changes.rewritten or 0.0,
+        }
+        fall_back(conn, tuned, change, why, figures)
+    return change
+
+
+def _classify(changes: Any, drift: float) -> tuple[Change, str] | None:
+    """Return which change is beyond the tolerated share `drift`, and a description; None if none is."""
+    gone, rewritten = changes.gone or 0.0, changes.rewritten or 0.0
+    if rewritten >= drift:
+        return "rewritten", f"{rewritten:.0%} of the vectors were rewritten"
+    if changes.rebuilt:
+        return "rebuilt", "the index was rebuilt"
+    if gone >= drift or changes.growth <= 1.0 - drift:
+        return "deletes", f"{max(gone, 1.0 - changes.growth):.0%} of the rows are gone"
+    if changes.growth >= 1.0 + drift:
+        return "growth", f"the table has {changes.growth:.2f} times the rows"
+    return None
+
+
+def _discard_outdated(conn: psycopg.Connection[Any], tuned: TunedColumn, change: Change) -> None:
+    """Delete what a change has made worthless, and queue searches to be replayed again."""
+    column = {"column_id": tuned.column.id}
+    if change == "rewritten":
+        execute(conn, "delete_query_vectors", column)
+    if change != "rebuilt":
+        execute(conn, "delete_replays", column)
+    if change in ("deletes", "growth"):
+        count = REPLAYS_AFTER_CHANGE * tuned.min_samples
+        execute(conn, "replay_again", {**column, "generation": None, "requires": None, "count": count})
