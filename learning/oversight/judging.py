@@ -1,4 +1,4 @@
-"""Judging of recorded searches: reads what is known of them, stores verdicts, raises effort after failures."""
+"""Judging of recorded searches: from what is known of them to stored verdicts, and more effort on failures."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from .fallback import fall_back
 
 Change = Literal["rewritten", "rebuilt", "deletes", "growth"]
 
-# Searches replayed again, in multiples of min_samples, on a changed table or through a new partial index. A new
-# index of all rows gets more: much is to be proven of it, and with few replays a proof takes more effort.
+# Searches replayed again, in multiples of min_samples, on a changed table or through a new partial index. A
+# new index of all rows gets more: much is to be proven of it, and with few replays a proof takes more effort.
 REPLAYS_AFTER_CHANGE: Final = 3
 REPLAYS_OF_NEW_INDEX: Final = 10
 
@@ -25,8 +25,8 @@ def detect_table_change(
 ) -> Change | None:
     """Detect whether a column's table has changed since it was learned about, and react.
 
-    Returns the change. 'rewritten': vectors have other values, most likely by another embedding model; the old
-    query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth': rows
+    Returns the change. 'rewritten': vectors have other values, most likely from another embedding model; the
+    old query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth': rows
     were deleted or added; the newest searches are replayed again. In each case searches fall back, more of
     them are checked, and claims about their recall start over, in one transaction.
     """

@@ -178,9 +178,10 @@ def test_recall_stored_is_recall_by_hand(conn: Connection, tuned: TunedColumn) -
 
 
 @pytest.mark.parametrize("k", [1, 10, 30])
-def test_scans_that_end_early_tell_the_same_of_their_own_class(
+def test_replay_that_ends_early_agrees_with_the_whole_scan_on_its_own_class(
     conn: Connection, tuned: TunedColumn, k: int
 ) -> None:
+    early_ends = 0
     for number, query in enumerate(clustered(15, DIMENSIONS, seed=5)):
         where = f"category = 'c{number % len(SHARES)}'"
         nearest, inside = distances(conn, query, "true", k), distances(conn, query, where, k)
@@ -207,6 +208,8 @@ def test_scans_that_end_early_tell_the_same_of_their_own_class(
         filter_hits = np.count_nonzero(matched & (seen <= goal["fb"]))
         ended = hits >= k and (filter_hits >= len(inside) or early[3][-1] > 1.5 * early[4])
         assert ended or reached == len(RUNGS)
+        early_ends += reached < len(RUNGS)
+    assert early_ends > 0  # without any, the comparisons above say nothing
 
 
 def recall_of_whole_scan(

@@ -108,17 +108,21 @@ def test_scaling_distances_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_small_k_repeats_features(k: int) -> None:
+def test_fit_signature_for_small_k_with_repeated_features_predicts_need(k: int) -> None:
     probes, recall = real(28)
-    assert_usable(fit_signature(probes, k, 28, recall), probes)
+    signature = fit_signature(probes, k, 28, recall)
+    assert_usable(signature, probes)
+    need = (recall < 0.95).sum(axis=1)
+    assert abs(np.corrcoef(signature.transform(probes)[:, 0], need)[0, 1]) > 0.3
 
 
 def assert_usable(way: Signature, probes: Floats) -> None:
-    """Check that signatures come out, of a spread that distances between them mean something."""
+    """Check that signatures are finite and spread enough for their distances to mean something."""
     assert np.isfinite(way.weights).all()
     signatures = way.transform(probes)
     assert np.isfinite(signatures).all()
     assert np.abs(signatures).max() < GRID_LIMIT
+    assert signatures[:, 0].std() > 0.5 * GRID_SCALE
 
 
 def test_nothing_to_learn_gives_one_signature() -> None:
