@@ -1,4 +1,4 @@
-"""Judging of recorded searches: from what is known of them to stored verdicts, and more effort on failures."""
+"""Judging of recorded searches: from signals in the database to stored verdicts, and to margins of effort."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ def detect_table_change(
     """Detect whether a column's table has changed since it was learned about, and react.
 
     Returns the change. 'rewritten': vectors have other values, most likely from another embedding model; the
-    old query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth': rows
-    were deleted or added; the newest searches are replayed again. In each case searches fall back, more of
-    them are checked, and claims about their recall start over, in one transaction.
+    old query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth':
+    rows were deleted or added; the newest searches are replayed again. In each case searches fall back, more
+    of them are checked, and claims about their recall start over, in one transaction.
     """
     column = {"column_id": tuned.column.id}
     changes = fetch_row(conn, "changes_since_baseline", column)

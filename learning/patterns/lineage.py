@@ -1,11 +1,11 @@
-"""The life of patterns from one pass of learning to the next: how much replays count, what is inherited.
+"""Patterns from one pass of learning to the next: how much old replays count, and what patterns inherit.
 
-Every pass draws anew which replays are learned from and which prove. What was learned before has seen some
-of those that prove now, so no curve and no centroid is carried over: only how old a pattern is and how often
-its part of the space was looked up, from which no recall follows. Old replays count less instead. On 10,000
-replays of a world that turned into its opposite, effort by query was within 10 % of its final saving after
-some 2,000 new replays at a learning rate of 0.1 and 1,000 at 0.3, and not after 4,000 where all counted
-alike; in a world that stays the same the weights cost nothing.
+Every pass draws again which replays are for training and which are for proof. Earlier patterns were trained
+on some of the replays that are for proof now, so no curve and no centroid is carried over, only the age of a
+pattern and how often it was looked up: neither says anything about recall. Instead, old replays count less in
+training. On 10,000 replays of a workload that turned into its opposite, effort by query came within 10 % of
+its final saving after about 2,000 new replays at a learning rate of 0.1, after 1,000 at 0.3, and not even
+after 4,000 with equal weights. If the workload stays the same, the weights cost nothing.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from vectuned.learning.model.arrays import Floats, Ints, Singles
 from .optimizer import Policy
 from .reasoning_bank import Patterns, ReasoningBank, confidence_from_samples
 
-# How much a counter-example counts beside a replay of its age. As much would have taken 0.5 to 4 % of the
-# saving, since the successes of its time are gone; so it takes nothing, and gave 0.5 % where one search in a
-# hundred was of a hard kind of its own.
+# Weight of a counter-example relative to a replay of the same age. A weight of 1 cost 0.5 to 4 % of the
+# saving, since the successes of the same time have been deleted; 0.1 costs nothing, and gained 0.5 % where
+# one search in a hundred was of a hard kind of its own.
 COUNTER_EXAMPLE_WEIGHT: Final = 0.1
-_IN_FULL: Final = 3  # in shares of min_samples: so many of the newest replays count alike
-_EXPECTED: Final = 5  # lookups a pattern: before, one without any is not said to be hardly used
-_HARDLY_USED: Final = 1.0
-_HARDLY_SUPPORTED: Final = float(confidence_from_samples(np.array(3)))
+_FULL_WEIGHT: Final = 3  # multiples of min_samples: as many of the newest replays count in full
+_MIN_CHANCES: Final = 5  # mean lookups per pattern, before a pattern without any can be called unused
+_MIN_USAGE: Final = 1.0  # lookups: a pattern with fewer is hardly used
+# A pattern of fewer than 3 replays is hardly supported.
+_MIN_CONFIDENCE: Final = float(confidence_from_samples(np.array(3)))
 
 
 @dataclass(frozen=True)
 class PreviousPolicy:
-    """What served a class of k: its policy, and its patterns with what searches made of them since."""
+    """What served a class of k: its policy, and its patterns with their usage since they were published."""
 
     policy: Policy
     patterns: Patterns
@@ -42,45 +43,50 @@ class PreviousPolicy:
 def training_weights(newer: Ints, learning_rate: float, min_samples: int) -> Floats:
     """Return how much replays count in training, float64 (n,) from 0 to 1, by how many are `newer`.
 
-    The newest 3 `min_samples` count in full, lest a high rate leave too few; of the others each
-    `min_samples` newer ones take away a share of `learning_rate`.
+    The newest 3 * `min_samples` count in full, so that a high rate does not leave too few. The weight of the
+    others falls by the share `learning_rate` with every `min_samples` newer ones.
     """
-    old = np.maximum(newer - _IN_FULL * min_samples, 0) / min_samples
+    old = np.maximum(newer - _FULL_WEIGHT * min_samples, 0) / min_samples
     return np.asarray((1.0 - learning_rate) ** old, dtype=np.float64)
 
 
 def count_lookups(
     patterns: Patterns, signatures: Singles, learning_rate: float, min_samples: int
 ) -> Patterns:
-    """Count the lookups of `signatures` (n, 4); what was counted before fades at the learning rate."""
-    kept = (1.0 - learning_rate) ** (len(signatures) / min_samples)
-    bank = ReasoningBank(replace(patterns, usage=kept * patterns.usage, chances=kept * patterns.chances))
+    """Count the lookups of `signatures` (n, 4); earlier counts fade at the learning rate."""
+    remaining = (1.0 - learning_rate) ** (len(signatures) / min_samples)
+    bank = ReasoningBank(
+        replace(patterns, usage=remaining * patterns.usage, chances=remaining * patterns.chances)
+    )
     if len(bank):
         bank.count_usage(bank.lookup(signatures, 1)[0][:, 0])
     return bank.patterns
 
 
 def inherit_usage(
-    patterns: Patterns, met: Ints, probes: Mapping[int, Floats], past: PreviousPolicy
+    patterns: Patterns, nearest: Ints, probes: Mapping[int, Floats], past: PreviousPolicy
 ) -> Patterns:
-    """Give patterns the age and the usage of those that the same searches met before.
+    """Give patterns the age and the usage of the past patterns of the same searches.
 
-    `met` int64 (n,) says which of `patterns` each search meets first, `probes` by length (n, length) what it
-    saw. A pattern more than half of whose searches are like something in the past is the heir of the one that
-    most of them met, and as old; the others are new. The usage of an old pattern is shared among those that
-    its searches meet now; chances are the mean of what its searches bring.
+    `nearest` int64 (n,) is the pattern nearest to each search, and `probes` by length (n, length) the
+    distances that its probe saw. If more than half of a pattern's searches lie within reach of past patterns,
+    the pattern is the heir of the one nearest to most of them and takes its date of birth; other patterns are
+    new. The usage of a past pattern is divided among the patterns that are now nearest to its searches;
+    chances are the mean of the past ones of a pattern's searches.
     """
-    way = past.policy.signature
-    if way is None or way.probe_ef not in probes or not len(past.patterns):
+    signature = past.policy.signature
+    if signature is None or signature.probe_ef not in probes or not len(past.patterns):
         return patterns
-    seen = probes[way.probe_ef]
-    whole = np.flatnonzero(np.isfinite(seen).all(axis=1))
-    numbers, distances = ReasoningBank(past.patterns).lookup(way.transform(seen[whole]), 1)
-    alike = distances[:, 0] <= past.policy.reach
-    pairs = met[whole[alike]] * len(past.patterns) + numbers[alike, 0]
+    distances_seen = probes[signature.probe_ef]
+    complete = np.flatnonzero(np.isfinite(distances_seen).all(axis=1))
+    signatures = signature.transform(distances_seen[complete])
+    past_nearest, distances = ReasoningBank(past.patterns).lookup(signatures, 1)
+    within_reach = distances[:, 0] <= past.policy.reach
+    pairs = nearest[complete[within_reach]] * len(past.patterns) + past_nearest[within_reach, 0]
     shape = (len(patterns), len(past.patterns))
+    # Searches by (pattern, past pattern).
     shared = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
-    members = np.maximum(np.bincount(met, minlength=len(patterns)), 1)
+    members = np.maximum(np.bincount(nearest, minlength=len(patterns)), 1)
     heir = 2 * shared.sum(axis=1) > members
     old = past.patterns
     return replace(
@@ -92,9 +98,9 @@ def inherit_usage(
 
 
 def prune_unused(bank: ReasoningBank) -> int:
-    """Drop patterns that were hardly looked up and are hardly supported; return how many went.
+    """Delete patterns that are hardly used and hardly supported; return how many were deleted.
 
-    None of them while each was to be met less than five times since it was born, so none at all where
-    nothing is known of lookups.
+    A pattern stays until there were five lookups per pattern since its birth; so all stay if no lookups were
+    recorded.
     """
-    return bank.prune(_HARDLY_USED, _HARDLY_SUPPORTED, chances=_EXPECTED * len(bank))
+    return bank.prune(_MIN_USAGE, _MIN_CONFIDENCE, chances=_MIN_CHANCES * len(bank))

@@ -1,4 +1,4 @@
-"""The optimizer: from a signature, a bank and a target to search parameters."""
+"""The optimizer: from the signature of a search and a bank of patterns to search parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AccessPath = Literal["hnsw", "hnsw_adaptive", "ivfflat", "ivfflat_adaptive"]
 
 @dataclass(frozen=True)
 class SearchParams:
-    """What one search is to be done with."""
+    """The parameters of one search, with the recall expected of them (None if unknown) and the reason."""
 
     access_path: AccessPath
     ef_search: int
@@ -32,11 +32,13 @@ class SearchParams:
 class Policy:
     """What searches of a class of k are served with.
 
-    `fixed_ef` is the certified fixed setting, of IVFFlat its probes, for the index `index_no` (None: the one
-    that searches until something was learned), measured at `rungs`; with a `signature` and patterns in the
-    bank each search asks the bank, and falls back on the fixed setting farther than `reach` from every
-    pattern. `recall_bound` says what is proven of the mean recall, `tail_bound` of the `tail`, the share of
-    searches with a recall under 0.8; None where no replay says anything of it.
+    `fixed_ef` is the fixed setting, an ef_search or, for IVFFlat, a number of probes, through the index
+    `index_no` (None: the index used until something was learned), whose `rungs` replays are measured at. With
+    a `signature` and patterns in the bank each search looks up its effort, and uses the fixed setting if it
+    is farther than `reach` from every pattern.
+
+    `recall_bound` is the lower bound proven for the mean recall, and `tail_bound` the upper bound for the
+    `tail`, the share of searches with a recall under 0.8; both None where no replay says anything about it.
     """
 
     k_class: int
@@ -58,39 +60,39 @@ class Policy:
 
     @property
     def access_path(self) -> AccessPath:
-        """Name the path: adaptive if there is a signature to ask the bank with."""
+        """Name the path: adaptive if there is a signature to look up patterns with."""
         if self.method == "hnsw":
             return "hnsw" if self.signature is None else "hnsw_adaptive"
         return "ivfflat" if self.signature is None else "ivfflat_adaptive"
 
     @property
     def ef_search(self) -> int | None:
-        """Return the fixed ef_search; None of IVFFlat."""
+        """Return the fixed ef_search; None for IVFFlat."""
         return self.fixed_ef if self.method == "hnsw" else None
 
     @property
     def probes(self) -> int | None:
-        """Return the fixed probes of IVFFlat; None of HNSW."""
+        """Return the fixed probes of IVFFlat; None for HNSW."""
         return self.fixed_ef if self.method == "ivfflat" else None
 
     @property
     def effort_name(self) -> str:
-        """Name what `fixed_ef` sets."""
+        """Name the parameter that `fixed_ef` sets."""
         return "ef_search" if self.method == "hnsw" else "probes"
 
     @property
     def setting(self) -> str:
-        """Say what the fixed setting is, as in "ef_search 40"."""
+        """Describe the fixed setting, as in "ef_search 40"."""
         return f"{self.effort_name} {self.fixed_ef}"
 
     @property
     def description(self) -> str:
-        """Say what serves, as in "ef_search 40" or "effort by query, or ef_search 40"."""
+        """Describe what serves, as in "ef_search 40" or "effort by query, or ef_search 40"."""
         return self.setting if self.signature is None else f"effort by query, or {self.setting}"
 
     @property
     def path_columns(self) -> dict[str, str | int | None]:
-        """Return what serves, as the columns of the bank name it."""
+        """Return what serves, by the columns of the table vectuned.bank."""
         return {
             "access_path": self.access_path,
             "index_no": self.index_no,
@@ -100,7 +102,7 @@ class Policy:
 
 
 def raise_effort(policy: Policy, rungs: float) -> Policy:
-    """Return the policy with its fixed setting some rungs higher."""
+    """Return the policy with its fixed setting raised by some rungs."""
     least = policy.k_class if policy.method == "hnsw" else 1
     position = ladder.position_of(policy.fixed_ef, policy.rungs) + rungs
     return replace(policy, fixed_ef=int(ladder.setting_at(position, least, policy.rungs)))
@@ -109,7 +111,7 @@ def raise_effort(policy: Policy, rungs: float) -> Policy:
 class SearchOptimizer:
     """Choose search parameters by the three nearest patterns, weighted by nearness.
 
-    The database decides in the same way, to the last bit (sql/tuner/functions/search/choose_effort.sql and
+    The database makes the same choice, to the last bit (sql/tuner/functions/search/choose_effort.sql and
     the function that vectuned.enable generates).
     """
 
@@ -118,10 +120,10 @@ class SearchOptimizer:
         self.policy = policy
 
     def efforts(self, probes: Floats) -> tuple[Floats, Floats, Floats]:
-        """Decide for probes (n, probe_ef), the distances in the order they came.
+        """Choose efforts for probes (n, probe_ef), distances in ascending order.
 
         Returns positions on the ladder, expected recall and confidence, float64 (n,) each; NaN where the
-        probe resembles no pattern, or was cut short (narrower than probe_ef, or with values not finite).
+        probe is out of reach of every pattern, or incomplete (narrower than probe_ef, or not finite).
         """
         patterns = self.bank.patterns
         values = np.column_stack([patterns.effort, patterns.expected_recall, patterns.confidence])
@@ -129,11 +131,11 @@ class SearchOptimizer:
         return effort, expected, confidence
 
     def ef_search(self, probes: Floats, k: int) -> Ints:
-        """Decide for many probes at once: ef_search, int64 (n,)."""
+        """Choose the ef_search for many probes at once, int64 (n,)."""
         return effort_to_setting(self.efforts(probes)[0], self.policy, k)
 
     def optimize(self, probe: Floats, k: int) -> SearchParams:
-        """Decide for one search by the distances (probe_ef,) that its probe saw."""
+        """Choose the parameters of one search by the distances (probe_ef,) that its probe saw."""
         policy, reason = self.policy, self.policy.reason
         effort, expected, confidence = (float(values[0]) for values in self.efforts(probe[None, :]))
         ef = int(effort_to_setting(effort, policy, k))
@@ -147,26 +149,28 @@ class SearchOptimizer:
 
 
 def predict(values: Floats, bank: ReasoningBank, policy: Policy, probes: Floats) -> Floats:
-    """Interpolate what patterns say about searches by what their probes saw.
+    """Predict values for searches from their probes, by interpolating between the nearest patterns.
 
-    `values` (p, m) of the bank's patterns; `probes` (n, probe_ef). Returns (n, m), NaN where the fixed
-    setting is to serve: no signature, no patterns, a probe cut short, or one unlike every pattern.
+    `values` (p, m) belong to the bank's patterns; `probes` (n, probe_ef). Returns (n, m), NaN where the fixed
+    setting should serve: without signature or patterns, or for a probe that is incomplete or out of reach of
+    every pattern.
     """
-    way = policy.signature
-    found = np.full((len(probes), values.shape[1]), np.nan)
-    if way is not None and len(bank) and probes.shape[1] >= way.probe_ef:
-        seen = probes[:, : way.probe_ef]
-        whole = np.isfinite(seen).all(axis=1)
-        numbers, distances = bank.lookup(way.transform(seen[whole]))
-        found[whole] = blend(values, numbers, distances, policy.reach)
-    return found
+    signature = policy.signature
+    predicted = np.full((len(probes), values.shape[1]), np.nan)
+    if signature is not None and len(bank) and probes.shape[1] >= signature.probe_ef:
+        distances_seen = probes[:, : signature.probe_ef]
+        complete = np.isfinite(distances_seen).all(axis=1)
+        numbers, distances = bank.lookup(signature.transform(distances_seen[complete]))
+        predicted[complete] = blend(values, numbers, distances, policy.reach)
+    return predicted
 
 
 def blend(values: Floats, numbers: Ints, distances: Floats, reach: float) -> Floats:
-    """Interpolate what patterns say, by 1 / (distance + 8).
+    """Average the values of the nearest patterns, weighted by 1 / (distance + 8).
 
-    `values` (p, m) of the patterns; `numbers` and `distances` (n, 3) of a lookup. Returns (n, m), NaN where
-    the nearest pattern is farther than `reach`. Added in order of nearness, as the database adds.
+    `values` (p, m) belong to the patterns; `numbers` and `distances` (n, 3) come from a lookup. Returns
+    (n, m), NaN where the nearest pattern is farther than `reach`. Sums are taken in order of nearness, as in
+    the database, for the same rounding.
     """
     weight = 1.0 / (distances + SOFTENING)
     total, norm = weight[:, :1] * values[numbers[:, 0]], weight[:, :1]
@@ -177,10 +181,10 @@ def blend(values: Floats, numbers: Ints, distances: Floats, reach: float) -> Flo
 
 
 def effort_to_setting(effort: npt.ArrayLike, policy: Policy, k: int) -> Ints:
-    """Turn efforts, NaN where unknown, into the ef_search or probes that are served, of the same shape."""
+    """Turn efforts, NaN where unknown, into the ef_search or probes to search with, of the same shape."""
     wanted = np.asarray(effort, dtype=np.float64)
     known = np.isfinite(wanted)
-    # An ef_search covers k rows and what its probe saw; the list that was probed is searched again.
+    # An ef_search is at least k and at least that of the probe; IVFFlat searches the probed list again.
     least = k if policy.method == "hnsw" else 1
     probed = policy.signature.probe_ef if policy.signature is not None and policy.method == "hnsw" else 0
     fixed = min(max(policy.fixed_ef, least), policy.rungs[-1])

@@ -1,4 +1,4 @@
-"""The ReasoningBank: learned patterns, found again by what a probe saw."""
+"""The ReasoningBank: learned patterns, looked up by signature."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from vectuned.learning.model.ladder import HIGHEST_POSITION, RUNGS
 
 from .signature import COMPONENTS, GRID_LIMIT
 
-NEIGHBOURS: Final = 3
+NEIGHBOURS: Final = 3  # patterns that a lookup interpolates between
+# Added to distances, in grid steps of signatures, before they are inverted to weights, so that no pattern
+# takes all the weight.
 SOFTENING: Final = 8.0
-_FORMAT: Final = 2
+_FORMAT: Final = 2  # version of the layout of saved files
+_HALF_CONFIDENCE: Final = 10.0  # replays that give a confidence of one half
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """Hold p learned patterns, each a cluster of signatures and what was learned of its searches.
+    """Hold p learned patterns, each a cluster of signatures and what was learned about its searches.
 
     `centroids` float32 (p, 4), whole numbers; `recall` and `cost` float32 (p, rungs), cost in index buffers;
-    `samples` int64 (p,), replays behind the curves; `effort` float64 (p,), the position on the ladder to
-    search with; `expected_recall` there; `confidence` float64 (p,) from 0 to 1, growing with samples;
-    `usage` float64 (p,), how often a lookup met the pattern first, of `chances`, all lookups since it was
-    stored, older ones counting less (learning/lineage.py); `born` float64 (p,), when its like was first
-    published, in seconds since 1970, 0 before.
+    `samples` int64 (p,), the number of replays behind the curves; `effort` float64 (p,), the position on the
+    ladder to search with, and `expected_recall` there; `confidence` float64 (p,) from 0 to 1, growing with
+    samples; `usage` float64 (p,), how many lookups found the pattern nearest, out of `chances`, all lookups
+    since it was stored, older ones counting less (learning/patterns/lineage.py); `born` float64 (p,), when
+    the pattern or the first one that it inherits from was published, in seconds since 1970, 0 before.
     """
 
     centroids: Singles
@@ -60,7 +63,7 @@ class Patterns:
 
     @classmethod
     def at_centroids(cls, centroids: Singles) -> Patterns:
-        """Return new patterns of which nothing is known but where they lie."""
+        """Return new patterns of which only the centroids are known."""
         curve, one = np.zeros((len(centroids), len(RUNGS)), np.float32), np.zeros(len(centroids))
         count = np.zeros(len(centroids), dtype=np.int64)
         return cls(centroids, curve, curve, count, one, one, one, one, one, one)
@@ -76,7 +79,7 @@ _TYPES: Final = {name: getattr(Patterns.empty(), name).dtype for name in _FIELDS
 
 
 def check_patterns(patterns: Patterns) -> None:
-    """Refuse patterns that no search could use: UsageError says what is wrong with which."""
+    """Raise UsageError for patterns that no search could use, saying which and why."""
     count = len(patterns)
     shapes = {"centroids": (count, COMPONENTS), "recall": (count, len(RUNGS)), "cost": (count, len(RUNGS))}
     limits = {"effort": HIGHEST_POSITION, "expected_recall": 1.0, "confidence": 1.0, "recall": 1.0}
@@ -102,12 +105,12 @@ def check_patterns(patterns: Patterns) -> None:
 
 
 class ReasoningBank:
-    """Remember learned patterns and look them up by signature, through hnswlib.
+    """Hold learned patterns and look them up by signature, through hnswlib.
 
-    The index is hnswlib's exhaustive one: in four dimensions it takes 1 microsecond among 64 patterns and
-    16 among 10,000, where the graph takes 6 and 12, and unlike the graph it never misses one. Squared
-    distances of whole numbers this small are exact in float32, and equal distances are told apart by the
-    pattern's number: a lookup orders patterns just as the database does.
+    The index is hnswlib's exhaustive one. In four dimensions a lookup takes 1 microsecond among 64 patterns
+    and 16 among 10,000, where the graph takes 6 and 12, and unlike the graph it never misses a pattern.
+    Squared distances of whole numbers this small are exact in float32, and ties are broken by the pattern's
+    number: a lookup orders patterns exactly as the database does.
     """
 
     def __init__(self, patterns: Patterns | None = None) -> None:
@@ -139,22 +142,22 @@ class ReasoningBank:
         return np.arange(first, len(self), dtype=np.int64)
 
     def count_usage(self, numbers: npt.ArrayLike) -> None:
-        """Count lookups that met the patterns in `numbers` first, one each, repeats counting again.
+        """Count one lookup for each element of `numbers`, the pattern that the lookup found nearest.
 
-        To every pattern each of them was a chance.
+        Each lookup counts as a chance for every pattern.
         """
-        met = np.asarray(numbers, dtype=np.int64)
+        nearest = np.asarray(numbers, dtype=np.int64)
         old = self.patterns
-        usage = old.usage + np.bincount(met, minlength=len(self))
-        self.patterns = replace(old, usage=usage, chances=old.chances + len(met))
+        usage = old.usage + np.bincount(nearest, minlength=len(self))
+        self.patterns = replace(old, usage=usage, chances=old.chances + len(nearest))
 
     def consolidate(self, radius: float) -> int:
-        """Merge patterns closer than `radius` to a better supported one; return how many went.
+        """Merge patterns closer than `radius` to one with more samples; return how many were merged away.
 
-        A merged pattern's curves are the means by samples of those it replaces, until they are estimated
-        anew (learning/distillation.py), its effort the highest and its expected recall the lowest among them:
-        a merge may cost work, never recall. It is as old as the oldest. What lookups near it blend may still
-        change, so consolidate before efforts are proven, not after.
+        A merged pattern has the mean curves of those it replaces, weighted by samples, until its curves are
+        estimated again (learning/patterns/distillation.py). Its effort is the highest and its expected recall
+        the lowest of them: a merge may cost work, never recall. It is as old as the oldest. Since the
+        interpolation between patterns may change, consolidate before efforts are proven, not after.
         """
         if not radius >= 0:
             raise UsageError(
@@ -167,20 +170,20 @@ class ReasoningBank:
             if owner[number] < 0:
                 near = np.linalg.norm(centroids - centroids[number], axis=1) <= radius
                 owner[near & (owner < 0)] = number
-        kept, group = np.unique(owner, return_inverse=True)
-        merged = len(self) - len(kept)
+        owners, group = np.unique(owner, return_inverse=True)
+        merged = len(self) - len(owners)
         if merged == 0:
             return 0
         weight = np.maximum(old.samples, 1).astype(np.float64)
         total = np.bincount(group, weights=weight)
 
         def mean(values: Singles) -> Singles:
-            sums = np.zeros((len(kept), values.shape[1]))
+            sums = np.zeros((len(owners), values.shape[1]))
             np.add.at(sums, group, values * weight[:, None])
             return (sums / total[:, None]).astype(np.float32)
 
         def gather(how: np.ufunc, values: Ints | Floats, start: float = 0.0) -> Any:
-            result = np.full(len(kept), start, dtype=values.dtype)
+            result = np.full(len(owners), start, dtype=values.dtype)
             how.at(result, group, values)
             return result
 
@@ -202,12 +205,12 @@ class ReasoningBank:
         return merged
 
     def prune(self, min_usage: float, min_confidence: float, chances: float = 0) -> int:
-        """Drop patterns that are both hardly used and hardly supported; return how many went.
+        """Delete patterns that are both hardly used and hardly supported; return how many were deleted.
 
-        A pattern stored fewer than `chances` lookups ago has not had the time to be used, and stays.
+        A pattern with fewer than `chances` lookups since it was stored stays: it is too new to be judged.
         """
-        fresh = self.patterns.chances < chances
-        keep = fresh | (self.patterns.usage >= min_usage) | (self.patterns.confidence >= min_confidence)
+        too_new = self.patterns.chances < chances
+        keep = too_new | (self.patterns.usage >= min_usage) | (self.patterns.confidence >= min_confidence)
         dropped = int((~keep).sum())
         if dropped:
             self.patterns = self.patterns.take(keep)
@@ -215,7 +218,7 @@ class ReasoningBank:
         return dropped
 
     def save(self, path: Path) -> None:
-        """Write the bank to `path`, arrays in numpy's own format, replacing the file at once."""
+        """Write the bank to `path` in numpy's .npz format, replacing the file atomically."""
         arrays = {name: getattr(self.patterns, name) for name in _FIELDS}
         head = json.dumps({"format": _FORMAT, "rungs": RUNGS})
         with replace_file(path) as file:
@@ -225,7 +228,7 @@ class ReasoningBank:
     def load(cls, path: Path) -> ReasoningBank:
         """Read a bank that `save` wrote; UsageError if the file is not one or is damaged."""
         try:
-            # numpy would leave a damaged file open.
+            # Opened here because numpy leaves a damaged file open.
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 head = json.loads(file["head"].tobytes())
                 version = (head["format"], tuple(head["rungs"]))
@@ -248,5 +251,5 @@ class ReasoningBank:
 
 
 def confidence_from_samples(samples: Ints) -> Floats:
-    """Return the confidence, 0 to 1, that so many samples give: n / (n + 10)."""
-    return samples / (samples + 10.0)
+    """Return the confidence, from 0 to 1, that n samples give: n / (n + 10)."""
+    return samples / (samples + _HALF_CONFIDENCE)

@@ -1,12 +1,12 @@
-"""What a probe saw, as a few whole numbers.
+"""Signatures: what a probe saw, as four whole numbers.
 
-A probe is the beginning of a search: its first `probe_ef` rows, in order. Of these a search knows the
-distances. Eight features of them are centred, projected on the directions that predict how recall grows
-with effort (partial least squares), and rounded to a grid of integers, so that the database and Python
-agree to the last bit (sql/tuner/functions/search/choose_effort.sql computes the same).
+A probe is the beginning of a search: its first `probe_ef` rows, in order of distance. Eight features of these
+distances are centred, projected on the directions that best predict how recall grows with effort (partial
+least squares), and rounded to a grid of integers, so that the database and Python agree to the last bit
+(sql/tuner/functions/search/choose_effort.sql computes the same).
 
-The k of a signature is a class of k: a search for fewer rows looks at the same ranks, since it is held
-against what searches of the class saw.
+The k of a signature is a class of k. A search for fewer rows than that looks at the same ranks, because it is
+compared with what other searches of the class saw.
 """
 
 from __future__ import annotations
@@ -19,22 +19,29 @@ from sklearn.cross_decomposition import PLSRegression
 
 from vectuned.learning.model.arrays import Floats, Singles
 
-FEATURES: Final = 8
-COMPONENTS: Final = 4
+FEATURES: Final = 8  # columns of `features`
+COMPONENTS: Final = 4  # elements of a signature, the directions of the partial least squares
+# Grid steps per standard deviation of the first direction: rounding moves a signature by less than 1 % of
+# that.
 GRID_SCALE: Final = 64.0
+# Signatures are clipped to this: squared distances of whole numbers this small are exact in float32.
 GRID_LIMIT: Final = 1000.0
+# A feature or direction varies if its standard deviation is above this share of its magnitude, or of 1: below
+# that it is rounding.
+_LEAST_FEATURE_SPREAD: Final = 1e-12
+_LEAST_SCORE_SPREAD: Final = 1e-6
 
 
 def feature_ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:
-    """Return the ranks (from 1) that the features look at: the first, the k-th, and the quarters beyond."""
+    """Return the ranks, from 1, that features are made of: the first, the k-th, the quarters beyond it."""
     rest = probe_ef - k
     return (1, k, k + rest // 4, k + rest // 2, k + rest * 3 // 4, probe_ef)
 
 
 def features(probes: Floats, k: int, probe_ef: int) -> Floats:
-    """Return the features (n, 8) of probes (n, probe_ef), distances as a search with that ef gives them."""
+    """Return the features (n, 8) of probes (n, probe_ef), the distances of a search with that ef_search."""
     first, kth, q1, q2, q3, last = (probes[:, rank - 1] for rank in feature_ranks(k, probe_ef))
-    # cumsum adds in order, as the database does; sum would add in pairs and round otherwise.
+    # cumsum adds in order, as the database does; sum would add in pairs and round differently.
     mean = np.cumsum(probes[:, :k], axis=1)[:, -1] / k
     spread = last - first
     spread = np.where(spread <= 0, 1.0, spread)
@@ -54,7 +61,7 @@ def features(probes: Floats, k: int, probe_ef: int) -> Floats:
 
 @dataclass(frozen=True)
 class Signature:
-    """The way from features to a signature: `center` float64 (8,), `weights` float64 (8, 4)."""
+    """The projection from features to a signature: `center` float64 (8,), `weights` float64 (8, 4)."""
 
     k: int
     probe_ef: int
@@ -74,13 +81,13 @@ class Signature:
 def fit_signature(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Signature:
     """Learn the projection that best predicts recall curves.
 
-    `probes` (n, probe_ef) distances, `recall` (n, rungs) at every rung. Each direction is scaled by the
-    share of the curves' variance that it explains, so that distance between signatures means difference
-    in need.
+    `probes` (n, probe_ef) are distances, `recall` (n, rungs) is the recall at every rung. Each direction is
+    scaled by the share of the curves' variance that it explains, so that the distance between signatures
+    measures how different the needed efforts are.
     """
     x = features(probes, k, probe_ef)
     center, scale = x.mean(axis=0), x.std(axis=0)
-    useful = scale > 1e-12 * np.maximum(1.0, np.abs(center))
+    useful = scale > _LEAST_FEATURE_SPREAD * np.maximum(1.0, np.abs(center))
     z = np.where(useful, (x - center) / np.where(useful, scale, 1.0), 0.0)
     weights = np.zeros((FEATURES, COMPONENTS))
     varying = recall.std(axis=0) > 0
@@ -91,8 +98,8 @@ def fit_signature(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Sign
         model = PLSRegression(components, scale=False).fit(z[:, useful], y)
         scores = z[:, useful] @ model.x_rotations_
         deviation = scores.std(axis=0)
-        # Features that say the same leave later directions nothing but rounding.
-        deviation = np.where(deviation > 1e-6, deviation, np.inf)
+        # If features are linearly dependent, only rounding is left for the last directions.
+        deviation = np.where(deviation > _LEAST_SCORE_SPREAD, deviation, np.inf)
         explained = ((scores / deviation).T @ y / len(y)) ** 2
         importance = np.sqrt(explained.sum(axis=1) / max(explained.sum(axis=1).max(), 1e-300))
         weights[useful, :components] = (
