@@ -1,9 +1,9 @@
-"""The choice of access path for filtered searches: an index with how much effort, or exact by the filter.
+"""The choice of access path for filtered searches: an index with some effort, or exact through the filter.
 
-Filters are told apart by the share of rows that the published statistics let them match, in half-octaves; of
-a partial index, by the share of the rows in it. What an index scan finds for a filter depends on that share
-and on how filter and query belong together, which only replays can tell; what exact search costs grows with
-the matching rows.
+Filters are distinguished by their shape, the columns and operators, and by their selectivity bucket: the
+estimated share of matching rows (in a partial index, of the rows in it), in half-octaves. What an index scan
+finds for a filter depends on that share and on the correlation of filter and query, which only replays can
+tell. The cost of exact search grows with the matching rows.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from vectuned.learning.statistics.bounds import lower_bound
 from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand, above_tail, find_smallest_proven
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
-_Kind = tuple[str, int]  # of filters: their shape and bucket
+_FilterKind = tuple[str, int]  # the shape and selectivity bucket that filters share
 
-BUCKET_COUNT: Final = 40
-# What has no rungs, as sql/functions/replay.sql tries it: plain SQL, and scans that go on until k rows match.
+BUCKET_COUNT: Final = 40  # half-octaves: the last one holds all filters that match less than 1 row in 2**19.5
+# The paths that have no rungs, in the order in which a replay in the database tries them: plain SQL, planned
+# by the database, and scans that go on until k rows match.
 OTHER_PATHS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
     ("planner", None),
     ("hnsw_continued", 200),
     ("hnsw_continued", 800),
 )
-# What they cost grows with the matching rows: that is no promise for filters that match more.
-_BY_MATCHES: Final = ("exact", "planner")
-_FEWEST: Final = 30
+# Paths whose cost grows with the matching rows, so that it says nothing about filters that match more.
+_COST_BY_MATCHES: Final = ("exact", "planner")
+_MIN_REPLAYS: Final = 30  # of a shape and bucket, before a path is chosen for it
 
 
 @dataclass(frozen=True)
 class FilteredReplaySample:
-    """What filtered replays through one index say about one class of k.
+    """Hold n filtered replays through one index that say something about one class of k.
 
-    `fraction` float64 (n,), the share of its rows estimated to match; `recall` float64 (n, rungs) of the
-    matching rows among those seen; `short` bool (n, rungs), fewer of them than asked for; `known` bool
-    (n, rungs), False where the scan was given up before, and recall is what it had come to by then;
-    `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others), NaN
-    where not tried; `shape` (n,) the filter's columns and operators.
+    `fraction` float64 (n,), the share of the index's rows estimated to match; `recall` float64 (n, rungs) of
+    the matching rows among the first of the scan; `short` bool (n, rungs), whether those are fewer than k;
+    `known` bool (n, rungs), False where the scan was given up before, and `recall` is what it had reached by
+    then; `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others) of
+    OTHER_PATHS, NaN where not tried; `shape` (n,) the filter's columns and operators.
     """
 
     k: int
@@ -76,16 +77,16 @@ class FilteredReplaySample:
         )
 
 
-_Cells = dict[_Kind, FilteredReplaySample]
+_Cells = dict[_FilterKind, FilteredReplaySample]
 
 
 @dataclass(frozen=True)
 class MeasuredPath:
-    """What one way to answer filters of a shape and bucket was measured to give.
+    """What one access path was measured to give for filters of a shape and bucket.
 
-    `effort` is the ef_search or the probes, None where there is none to choose; `recall` and its lower
-    `bound` are 1 of the exact path; `requires` is the filter of a partial index and `share` its share of the
-    rows. One `serves` a bucket.
+    `effort` is the ef_search or the probes, None for paths without; `recall` and its lower `bound` are 1 for
+    the exact path; `requires` is the filter of a partial index and `share` its share of the rows. One path
+    `serves` a bucket.
     """
 
     shape: str
@@ -104,7 +105,7 @@ class MeasuredPath:
 
 
 def selectivity_buckets(fraction: Floats) -> Ints:
-    """Return the bucket, 0 to 39, of shares of matching rows: half-octaves down from 1."""
+    """Return the buckets, 0 to 39, of shares of matching rows: half-octaves down from 1."""
     with np.errstate(divide="ignore"):
         depth = np.floor(-2.0 * np.log2(np.clip(fraction, 0.0, 1.0)))
     bounded: Floats = np.clip(np.nan_to_num(depth, posinf=BUCKET_COUNT - 1), 0, BUCKET_COUNT - 1)
@@ -114,111 +115,126 @@ def selectivity_buckets(fraction: Floats) -> Ints:
 def choose_paths(
     samples: Sequence[tuple[TunedIndex, FilteredReplaySample]], demand: Demand
 ) -> tuple[MeasuredPath, ...]:
-    """Measure every way to answer filters, for every shape and bucket with 30 replays, and say which serves.
+    """Measure every path for each shape and bucket of filters with 30 replays, and choose which one serves.
 
-    That is the cheapest that is proven to meet the demand, by the replays of its shape and bucket or, where
-    they are few, by a pool that they are part of. A partial index serves its filters where it is cheaper than
-    exact search was for the same. `samples` by index, the main one first. Filters that match more than any
-    that was seen are served like the densest seen, if that is a scan of an index: it finds more of their
-    rows. Of others that nothing is known of, the database decides itself.
+    That is the cheapest path proven to meet the demand, by the replays of the shape and bucket or, if those
+    are few, by a pool that they belong to. A partial index serves its filters if it is cheaper than exact
+    search for the same replays. `samples` by index, the main one first.
+
+    Filters that match more than any that were replayed are served like the densest replayed, if that path is
+    a scan of an index, which then finds even more of their rows. For filters that nothing is known about, the
+    database chooses the path itself.
     """
-    cells = [(index, _cells(seen)) for index, seen in samples]
-    found: list[MeasuredPath] = []
-    for shape in sorted({shape for _, own in cells for shape, _ in own}):
-        found += _choose(cells, shape, demand)
-    return tuple(found)
+    cells = [(index, _split_by_kind(sample)) for index, sample in samples]
+    paths: list[MeasuredPath] = []
+    for shape in sorted({shape for _, by_kind in cells for shape, _ in by_kind}):
+        paths += _choose_for_shape(cells, shape, demand)
+    return tuple(paths)
 
 
-def _cells(seen: FilteredReplaySample) -> _Cells:
-    """Tell replays apart by shape and bucket."""
-    own = selectivity_buckets(seen.fraction)
+def _split_by_kind(sample: FilteredReplaySample) -> _Cells:
+    """Divide replays by shape and bucket."""
+    buckets = selectivity_buckets(sample.fraction)
     return {
-        (shape, bucket): seen.take((seen.shape == shape) & (own == bucket))
-        for shape, bucket in sorted(set(zip(seen.shape.tolist(), own.tolist(), strict=True)))
+        (shape, bucket): sample.take((sample.shape == shape) & (buckets == bucket))
+        for shape, bucket in sorted(set(zip(sample.shape.tolist(), buckets.tolist(), strict=True)))
     }
 
 
-def _choose(cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand) -> list[MeasuredPath]:
-    """Choose for filters of one shape."""
+def _choose_for_shape(
+    cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand
+) -> list[MeasuredPath]:
+    """Measure and choose paths for filters of one shape."""
     general: dict[int, list[MeasuredPath]] = {}
-    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, _Curves]]] = {}
-    for index, every in cells:
-        for kind, seen in every.items():
-            if kind[0] != shape or len(seen) < _FEWEST:
+    partial: dict[tuple[int, tuple[int, ...]], list[tuple[TunedIndex, _Outcomes]]] = {}
+    for index, by_kind in cells:
+        for kind, sample in by_kind.items():
+            bucket = kind[1]
+            if kind[0] != shape or len(sample) < _MIN_REPLAYS:
                 continue
             if index.requires is not None:
-                curves = _Curves.through(index, seen)
-                partial.setdefault((kind[1], index.rungs), []).append((index, curves))
+                outcomes = _Outcomes.of_index(index, sample)
+                partial.setdefault((bucket, index.rungs), []).append((index, outcomes))
                 continue
-            ways = general.setdefault(kind[1], [])
-            if not ways:
-                ways += [_exact(seen, kind), *_others(index, every, kind, demand)]
-            ways.append(_by_rungs(index, every, kind, demand))
-    found = [way for bucket in sorted(general) for way in _served(general[bucket])]
-    densest = next((way for way in found if way.serves), None)
-    if densest is not None and densest.access_path not in _BY_MATCHES:
-        found += [replace(densest, bucket=denser, samples=0) for denser in range(densest.bucket)]
+            paths = general.setdefault(bucket, [])
+            if not paths:
+                paths += [_exact_path(sample, kind), *_measure_other_paths(index, by_kind, kind, demand)]
+            paths.append(_measure_index(index, by_kind, kind, demand))
+    chosen = [path for bucket in sorted(general) for path in _mark_cheapest(general[bucket])]
+    densest = next((path for path in chosen if path.serves), None)
+    if densest is not None and densest.access_path not in _COST_BY_MATCHES:
+        chosen += [replace(densest, bucket=denser, samples=0) for denser in range(densest.bucket)]
     for (bucket, _), group in partial.items():
-        found += _partial(group, (shape, bucket), demand)
-    return sorted(found, key=lambda way: (way.bucket, way.ms))
+        chosen += _measure_partial_indexes(group, (shape, bucket), demand)
+    return sorted(chosen, key=lambda path: (path.bucket, path.ms))
 
 
-def _served(ways: list[MeasuredPath]) -> list[MeasuredPath]:
-    """Mark the cheapest proven way."""
-    best = min((way for way in ways if way.proven), key=lambda way: way.ms)
-    return [replace(way, serves=way is best) for way in ways]
+def _mark_cheapest(paths: list[MeasuredPath]) -> list[MeasuredPath]:
+    """Let the cheapest proven path serve."""
+    best = min((path for path in paths if path.proven), key=lambda path: path.ms)
+    return [replace(path, serves=path is best) for path in paths]
 
 
-def _partial(group: list[tuple[TunedIndex, _Curves]], kind: _Kind, demand: Demand) -> list[MeasuredPath]:
-    """Choose for the partial indexes that answer filters of one kind, each against exact search."""
-    pooled = _Curves.of(curves for _, curves in group)
-    ways = []
+def _measure_partial_indexes(
+    group: list[tuple[TunedIndex, _Outcomes]], kind: _FilterKind, demand: Demand
+) -> list[MeasuredPath]:
+    """Measure the partial indexes for filters of one kind; each serves if it is cheaper than exact search."""
+    pooled = _Outcomes.pool(outcomes for _, outcomes in group)
+    paths = []
     for index, own in group:
-        way = _choose_between(index, index.method, kind, own, [pooled], demand)
-        ways.append(replace(way, serves=way.proven and way.ms < own.exact_ms.mean()))
-    return ways
+        path = _choose_effort(index, index.method, kind, own, [pooled], demand)
+        paths.append(replace(path, serves=path.proven and path.ms < own.exact_ms.mean()))
+    return paths
 
 
-def _exact(seen: FilteredReplaySample, kind: _Kind) -> MeasuredPath:
-    return MeasuredPath(*kind, "exact", None, None, 1.0, 1.0, True, float(seen.exact_ms.mean()), len(seen))
+def _exact_path(sample: FilteredReplaySample, kind: _FilterKind) -> MeasuredPath:
+    """Return the exact path, whose recall needs no proof."""
+    mean_ms = float(sample.exact_ms.mean())
+    return MeasuredPath(*kind, "exact", None, None, 1.0, 1.0, True, mean_ms, len(sample))
 
 
-def _others(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> list[MeasuredPath]:
-    """Measure the ways that have no rungs, as far as they were tried."""
-    ways = []
-    for place, (path, _) in enumerate(OTHER_PATHS):
-        if np.isfinite(every[kind].other_ms[:, place]).sum() >= _FEWEST:
-            own = _Curves.tried(every[kind], place)
+def _measure_other_paths(
+    index: TunedIndex, by_kind: _Cells, kind: _FilterKind, demand: Demand
+) -> list[MeasuredPath]:
+    """Measure the paths without rungs that were tried on enough replays."""
+    paths = []
+    for number, (path, _) in enumerate(OTHER_PATHS):
+        if np.isfinite(by_kind[kind].other_ms[:, number]).sum() >= _MIN_REPLAYS:
+            own = _Outcomes.of_other_path(by_kind[kind], number)
             pools = (
-                _Curves.of(
-                    _Curves.tried(seen, place) for seen in pool if np.isfinite(seen.other_ms[:, place]).any()
+                _Outcomes.pool(
+                    _Outcomes.of_other_path(sample, number)
+                    for sample in pool
+                    if np.isfinite(sample.other_ms[:, number]).any()
                 )
-                for pool in _pools(every, kind)
+                for pool in _pools(by_kind, kind)
             )
-            ways.append(_choose_between(index, path, kind, own, pools, demand))
-    return ways
+            paths.append(_choose_effort(index, path, kind, own, pools, demand))
+    return paths
 
 
-def _by_rungs(index: TunedIndex, every: _Cells, kind: _Kind, demand: Demand) -> MeasuredPath:
-    """Measure the cheapest proven effort of an index; the most thorough, unproven, if there is none."""
-    own = _Curves.through(index, every[kind])
-    pools = (_Curves.of(_Curves.through(index, seen) for seen in pool) for pool in _pools(every, kind))
-    return _choose_between(index, index.method, kind, own, pools, demand)
+def _measure_index(index: TunedIndex, by_kind: _Cells, kind: _FilterKind, demand: Demand) -> MeasuredPath:
+    """Measure the cheapest proven effort of an index; the highest effort, unproven, if none is proven."""
+    own = _Outcomes.of_index(index, by_kind[kind])
+    pools = (
+        _Outcomes.pool(_Outcomes.of_index(index, sample) for sample in pool) for pool in _pools(by_kind, kind)
+    )
+    return _choose_effort(index, index.method, kind, own, pools, demand)
 
 
-def _pools(every: _Cells, kind: _Kind) -> Iterator[list[FilteredReplaySample]]:
-    """Yield what filters of a kind are pooled with: those of the neighbouring buckets, or of other shapes."""
+def _pools(by_kind: _Cells, kind: _FilterKind) -> Iterator[list[FilteredReplaySample]]:
+    """Yield the pools for filters of a kind: with the neighbouring buckets, and with other shapes."""
     shape, bucket = kind
-    yield [seen for (s, b), seen in every.items() if s == shape and abs(b - bucket) <= 1]
-    yield [seen for (_, b), seen in every.items() if b == bucket]
+    yield [sample for (s, b), sample in by_kind.items() if s == shape and abs(b - bucket) <= 1]
+    yield [sample for (_, b), sample in by_kind.items() if b == bucket]
 
 
 @dataclass(frozen=True)
-class _Curves:
+class _Outcomes:
     """What each effort that can serve would have given n filtered searches.
 
-    `efforts` (m,), None where there is none to choose; `recall` and `ms` float64 (n, m); `exact_ms` float64
-    (n,), of the exact answer.
+    `efforts` (m,), None for a path without; `recall` and `ms` float64 (n, m); `exact_ms` float64 (n,), of the
+    exact answer.
     """
 
     efforts: tuple[int | None, ...]
@@ -230,41 +246,43 @@ class _Curves:
         return len(self.recall)
 
     @classmethod
-    def through(cls, index: TunedIndex, seen: FilteredReplaySample) -> _Curves:
-        """Read the replays through an index.
+    def of_index(cls, index: TunedIndex, sample: FilteredReplaySample) -> _Outcomes:
+        """Return the outcomes of scans of an index.
 
-        A search that finds too few rows within its effort goes on exactly, and is charged for both; so is one
-        whose scan was given up, and it is not credited with the exact answer.
+        A search that finds too few rows within its effort continues with exact search and is charged for
+        both. A search whose scan was given up is charged for both too, but not credited with the exact
+        answer.
         """
-        usable = [at for at, rung in enumerate(index.rungs) if rung >= seen.k or index.method != "hnsw"]
-        recall = np.where(seen.short & seen.known, 1.0, seen.recall)[:, usable]
-        ms = (seen.scan_ms + (seen.short | ~seen.known) * seen.exact_ms[:, None])[:, usable]
-        return cls(tuple(index.rungs[at] for at in usable), recall, ms, seen.exact_ms)
+        usable = [at for at, rung in enumerate(index.rungs) if rung >= sample.k or index.method != "hnsw"]
+        recall = np.where(sample.short & sample.known, 1.0, sample.recall)[:, usable]
+        ms = (sample.scan_ms + (sample.short | ~sample.known) * sample.exact_ms[:, None])[:, usable]
+        return cls(tuple(index.rungs[at] for at in usable), recall, ms, sample.exact_ms)
 
     @classmethod
-    def tried(cls, seen: FilteredReplaySample, place: int) -> _Curves:
-        """Read the replays by a way that has no rungs.
+    def of_other_path(cls, sample: FilteredReplaySample, number: int) -> _Outcomes:
+        """Return the outcomes of a path without rungs, the `number`-th of OTHER_PATHS.
 
-        The planner's way is tried first; a scan left out after it would have been slower than exact search,
-        and what it would have found nobody knows.
+        The planner's path is tried first on every such replay. A path left out after it would have been
+        slower than exact search: it is charged the time of exact search, and its recall, which is unknown,
+        counts as 0.
         """
-        tried = np.isfinite(seen.other_ms[:, 0])
-        there, exact_ms = np.isfinite(seen.other_ms[tried, place]), seen.exact_ms[tried]
-        recall = np.where(there, seen.other_recall[tried, place], 0.0)
-        ms = np.where(there, seen.other_ms[tried, place], exact_ms)
-        return cls((OTHER_PATHS[place][1],), recall[:, None], ms[:, None], exact_ms)
+        tried = np.isfinite(sample.other_ms[:, 0])
+        measured, exact_ms = np.isfinite(sample.other_ms[tried, number]), sample.exact_ms[tried]
+        recall = np.where(measured, sample.other_recall[tried, number], 0.0)
+        ms = np.where(measured, sample.other_ms[tried, number], exact_ms)
+        return cls((OTHER_PATHS[number][1],), recall[:, None], ms[:, None], exact_ms)
 
     @classmethod
-    def of(cls, parts: Iterable[_Curves]) -> _Curves:
-        """Put together what was seen of the same efforts."""
-        each = list(parts)
+    def pool(cls, parts: Iterable[_Outcomes]) -> _Outcomes:
+        """Pool the outcomes of the same efforts."""
+        pooled = list(parts)
         recall, ms, exact_ms = (
-            np.concatenate([getattr(part, name) for part in each]) for name in ("recall", "ms", "exact_ms")
+            np.concatenate([getattr(part, name) for part in pooled]) for name in ("recall", "ms", "exact_ms")
         )
-        return cls(each[0].efforts, recall, ms, exact_ms)
+        return cls(pooled[0].efforts, recall, ms, exact_ms)
 
     def proven(self, demand: Demand) -> Bools:
-        """Say which efforts are proven to meet a demand, down from the highest cheaper than exact search."""
+        """Say which efforts are proven to meet a demand, up to the highest cheaper than exact search."""
         cheaper = np.flatnonzero(self.ms.mean(axis=0) < self.exact_ms.mean())
         highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
         recall = self.recall[:, :highest]
@@ -274,28 +292,30 @@ class _Curves:
         return proven
 
 
-def _choose_between(
+def _choose_effort(
     index: TunedIndex,
     path: FilteredPath,
-    kind: _Kind,
-    own: _Curves,
-    pools: Iterable[_Curves],
+    kind: _FilterKind,
+    own: _Outcomes,
+    pools: Iterable[_Outcomes],
     demand: Demand,
 ) -> MeasuredPath:
-    """Choose the cheapest proven effort of a way; the most thorough, unproven, if there is none.
+    """Choose the cheapest proven effort of a path; the highest effort, unproven, if none is proven.
 
-    Where its own replays are few, what is proven for a pool that they are part of serves, unless their own
-    means speak against it. That is the first of `pools` with enough replays, or the largest, whatever it
-    holds: only one is tested, and it and the replays alone may err half as often each.
+    If the `own` replays of the filters are few, what is proven for a pool that they belong to serves, unless
+    their own means contradict it. That pool is the first of `pools` with enough replays, otherwise the
+    largest, whatever its outcomes. Only one pool is tested, besides the replays alone; each of the two tests
+    may err half as often.
     """
     enough = AMPLE_FACTOR * demand.min_replays
     pool = max(pools, key=lambda pool: min(len(pool), enough)) if len(own) < enough else own
     pooled = len(pool) > len(own)
-    each = replace(demand, confidence=(1.0 + demand.confidence) / 2.0) if pooled else demand
+    each_test = replace(demand, confidence=(1.0 + demand.confidence) / 2.0) if pooled else demand
     ms = own.ms.mean(axis=0)
-    tested, usable = own, own.proven(each)
+    tested, usable = own, own.proven(each_test)
     if pooled and not usable.any():
-        tested, usable = pool, pool.proven(each) & demand.is_met_by(own.recall, above_tail(own.recall))
+        tested = pool
+        usable = pool.proven(each_test) & demand.is_met_by(own.recall, above_tail(own.recall))
     proven = bool(usable.any())
     at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
     bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)
