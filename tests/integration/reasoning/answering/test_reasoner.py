@@ -349,7 +349,7 @@ def test_ask_replaces_lost_connections(tuned: EntityStore) -> None:
     assert outcome.trace.steps_of("read")[0].status == "failed"
 
 
-def test_failures_of_runs_raise_the_effort_that_serves_the_next(
+def test_feedback_of_failed_runs_raises_the_effort_while_recall_is_unknown(
     own: Reasoner, tuned: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
     conn = tuned.conn
@@ -384,7 +384,7 @@ def test_failures_of_runs_raise_the_effort_that_serves_the_next(
     outcomes = [own.ask(gibberish(seed)) for seed in range(25)]
     assert all(outcome.material.rejected for outcome in outcomes)
     worker.drain()
-    worker.judge()  # by what the runs said alone: nothing of it was replayed
+    worker.judge()  # by feedback alone: none of these searches was replayed
     failed = [next(iter(outcome.feedback.answers)) for outcome in outcomes]
     verdicts = conn.execute(
         "SELECT verdict, count(*) FROM vectuned.trajectory WHERE query_id = ANY (%s::uuid[]) GROUP BY 1",
