@@ -275,17 +275,17 @@ def node_error(error: BaseException, node: str, correlation_id: str) -> Reasonin
     if isinstance(error, ReasoningError):
         error.correlation_id = error.correlation_id or correlation_id
         return error
-    found: ReasoningError
+    result: ReasoningError
     if isinstance(error, psycopg.Error):
-        found = store_error(error)
+        result = store_error(error)
     elif isinstance(error, DatabaseUnavailableError):
         # Its message names host and user, which clients should not see.
-        found = StoreUnavailableError()
+        result = StoreUnavailableError()
     elif isinstance(error, VectunedError):
-        found = RefusedError(reason=error)
-        found.exit_code = error.exit_code
+        result = RefusedError(reason=error)
+        result.exit_code = error.exit_code
     else:
-        found = NodeFailedError(node=node)
-    found.correlation_id = correlation_id
-    found.__cause__ = error
-    return found
+        result = NodeFailedError(node=node)
+    result.correlation_id = correlation_id
+    result.__cause__ = error
+    return result

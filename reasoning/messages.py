@@ -39,8 +39,8 @@ def texts(language: str) -> Mapping[str, str]:
 
 
 def _primary(language: str) -> str:
-    found = _LANGUAGE.match(language.lower())
-    return found[0] if found else FALLBACK
+    match = _LANGUAGE.match(language.lower())
+    return match[0] if match else FALLBACK
 
 
 @cache

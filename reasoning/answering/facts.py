@@ -96,7 +96,7 @@ def _relation_facts(lead: Entity, links: Sequence[Link], entities: Mapping[int, 
 
 
 def _resource_facts(resources: Sequence[Resource], words: Sequence[Word]) -> list[Fact]:
-    """Return the sentences with most of the question's words, by weight, in the resources most like it."""
+    """Return the sentences with most of the question's words, by weight, preferring similar resources."""
     weights = {word.lexeme: word.weight for word in words}
     scored = []
     for resource in resources:

@@ -103,7 +103,7 @@ class Outcome:
         ]
 
     def _entities(self) -> list[dict[str, Any]]:
-        kept = {candidate.entity.id for candidate in self.material.candidates}
+        kept_ids = {candidate.entity.id for candidate in self.material.candidates}
         return [
             {
                 "id": each.entity.id,
@@ -113,7 +113,7 @@ class Outcome:
                 "score": each.score,
                 "similarity": each.similarity,
                 "name_match": each.name_match,
-                "kept": each.entity.id in kept,
+                "kept": each.entity.id in kept_ids,
             }
             for each in self.candidates
         ]

@@ -122,8 +122,8 @@ class SentenceTransformerEmbedder:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for first in range(0, len(texts), self._batch):
             batch = list(texts[first : first + self._batch])
-            found = self._model.encode(batch, convert_to_numpy=True, show_progress_bar=False)
-            vectors[first : first + len(batch)] = found
+            embeddings = self._model.encode(batch, convert_to_numpy=True, show_progress_bar=False)
+            vectors[first : first + len(batch)] = embeddings
             if progress is not None:
                 progress(first + len(batch))
         vectors[[not text.strip() for text in texts]] = 0.0
@@ -140,7 +140,7 @@ class EndpointEmbedder:
         self._batch = batch
         self.name = model
         self.version = version or "unversioned"
-        self.dimensions = dimensions or self._ask(["dimensions"]).shape[1]
+        self.dimensions = dimensions or self._request(["dimensions"]).shape[1]
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """Embed texts; see `Embedder.encode`. Raises EmbedderUnreachableError if the endpoint fails."""
@@ -149,27 +149,27 @@ class EndpointEmbedder:
             batch = list(texts[first : first + self._batch])
             not_blank = [at for at, text in enumerate(batch) if text.strip()]
             if not_blank:
-                found = self._ask([batch[at] for at in not_blank])
-                if found.shape[1] != self.dimensions:
-                    reason = f"{found.shape[1]} dimensions instead of {self.dimensions}"
+                embeddings = self._request([batch[at] for at in not_blank])
+                if embeddings.shape[1] != self.dimensions:
+                    reason = f"{embeddings.shape[1]} dimensions instead of {self.dimensions}"
                     raise EmbedderUnreachableError(reason=reason)
-                vectors[[first + at for at in not_blank]] = found
+                vectors[[first + at for at in not_blank]] = embeddings
             if progress is not None:
                 progress(first + len(batch))
         return unit_rows(vectors)
 
-    def _ask(self, texts: list[str]) -> Vectors:
+    def _request(self, texts: list[str]) -> Vectors:
         try:
             reply = self._endpoint.post("embeddings", {"model": self.name, "input": texts})
             rows = sorted(reply["data"], key=lambda row: int(row["index"]))
-            found = np.array([row["embedding"] for row in rows], np.float32)
+            embeddings = np.array([row["embedding"] for row in rows], np.float32)
         except EndpointError as error:
             raise EmbedderUnreachableError(reason=error) from error
         except (KeyError, TypeError, ValueError) as error:
             raise EmbedderUnreachableError(reason="a reply without embeddings") from error
-        if found.ndim != 2 or len(found) != len(texts):
-            raise EmbedderUnreachableError(reason=f"{len(found)} vectors for {len(texts)} texts")
-        return found
+        if embeddings.ndim != 2 or len(embeddings) != len(texts):
+            raise EmbedderUnreachableError(reason=f"{len(embeddings)} vectors for {len(texts)} texts")
+        return embeddings
 
 
 _loading = threading.Lock()

@@ -117,10 +117,10 @@ def _mean(values: list[float]) -> float:
 
 
 def _ports_by_edge(plan: Plan) -> Mapping[tuple[str | None, str], list[str]]:
-    found: dict[tuple[str | None, str], list[str]] = {}
+    ports: dict[tuple[str | None, str], list[str]] = {}
     for edge in plan.edges:
-        found.setdefault((edge.producer, edge.consumer), []).append(edge.port)
-    return found
+        ports.setdefault((edge.producer, edge.consumer), []).append(edge.port)
+    return ports
 
 
 def _last_steps(trace: Trace | None) -> dict[str, Step]:

@@ -12,47 +12,47 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 
-def is_assignable(given: Any, wanted: Any) -> bool:
-    """Say whether every value of the type `given` is one of the type `wanted`, as a type checker does.
+def is_assignable(produced: Any, expected: Any) -> bool:
+    """Say whether every value of the type `produced` is one of the type `expected`, as a type checker does.
 
     Ports are read only, so containers are covariant. Type variables and Any are assignable both ways.
     """
-    if wanted is Any or given is Any or given == wanted or isinstance(wanted, TypeVar):
+    if expected is Any or produced is Any or produced == expected or isinstance(expected, TypeVar):
         return True
-    if _is_union(given):
-        return all(is_assignable(each, wanted) for each in get_args(given))
-    if _is_union(wanted):
-        return any(is_assignable(given, each) for each in get_args(wanted))
-    if given is None or wanted is None:
-        return given in (None, type(None)) and wanted in (None, type(None))
-    given_class, wanted_class = get_origin(given) or given, get_origin(wanted) or wanted
-    if not (isinstance(given_class, type) and isinstance(wanted_class, type)):
-        return bool(given_class == wanted_class)
+    if _is_union(produced):
+        return all(is_assignable(each, expected) for each in get_args(produced))
+    if _is_union(expected):
+        return any(is_assignable(produced, each) for each in get_args(expected))
+    if produced is None or expected is None:
+        return produced in (None, type(None)) and expected in (None, type(None))
+    produced_class, expected_class = get_origin(produced) or produced, get_origin(expected) or expected
+    if not (isinstance(produced_class, type) and isinstance(expected_class, type)):
+        return bool(produced_class == expected_class)
     # Type checkers accept int for float (PEP 484).
-    if given_class is int and wanted_class is float:
+    if produced_class is int and expected_class is float:
         return True
-    if not _is_subclass(given_class, wanted_class):
+    if not _is_subclass(produced_class, expected_class):
         return False
-    return _arguments_fit(given_class, get_args(given), wanted_class, get_args(wanted))
+    return _arguments_fit(produced_class, get_args(produced), expected_class, get_args(expected))
 
 
 def _arguments_fit(
-    given_class: type, given: tuple[Any, ...], wanted_class: type, wanted: tuple[Any, ...]
+    produced_class: type, produced: tuple[Any, ...], expected_class: type, expected: tuple[Any, ...]
 ) -> bool:
-    if not given or not wanted:
+    if not produced or not expected:
         return True
-    if given_class is tuple:
-        if wanted_class is not tuple:
-            return all(is_assignable(each, wanted[0]) for each in given if each is not Ellipsis)
-        if wanted[-1] is Ellipsis:
-            return all(is_assignable(each, wanted[0]) for each in given if each is not Ellipsis)
-        return len(given) == len(wanted) and all(map(is_assignable, given, wanted))
-    return len(given) != len(wanted) or all(map(is_assignable, given, wanted))
+    if produced_class is tuple:
+        if expected_class is not tuple:
+            return all(is_assignable(each, expected[0]) for each in produced if each is not Ellipsis)
+        if expected[-1] is Ellipsis:
+            return all(is_assignable(each, expected[0]) for each in produced if each is not Ellipsis)
+        return len(produced) == len(expected) and all(map(is_assignable, produced, expected))
+    return len(produced) != len(expected) or all(map(is_assignable, produced, expected))
 
 
-def _is_subclass(given: type, wanted: type) -> bool:
+def _is_subclass(produced: type, expected: type) -> bool:
     try:
-        return issubclass(given, wanted)
+        return issubclass(produced, expected)
     except TypeError:  # a protocol with more than methods can only be checked on a value
         return True
 
@@ -73,11 +73,11 @@ def is_instance(value: Any, kind: Any) -> bool:
         return value in get_args(kind)
     if get_origin(kind) is typing.Annotated:
         return is_instance(value, get_args(kind)[0])
-    wanted = get_origin(kind) or kind
-    if wanted is float:
+    expected = get_origin(kind) or kind
+    if expected is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     try:
-        if not isinstance(value, wanted):
+        if not isinstance(value, expected):
             return False
     except TypeError:
         return True

@@ -23,8 +23,8 @@ BATCH = 512  # texts embedded and committed at a time: an interruption repeats a
 class ModelStatements(Statements):
     """Statements about models and embeddings; base of the other parts of the store.
 
-    With `embedder`, the store's functions are told the model of every vector, and refuse it if the store has
-    vectors of another one.
+    With `embedder`, each vector to store is sent with the name and version of its model, and the store's
+    functions reject it if they have another one.
     """
 
     def __init__(self, conn: Connection, embedder: Embedder | None = None) -> None:

@@ -53,12 +53,12 @@ def read(conn: Connection, statement: str, /, **values: object) -> list[Any]:
 def read_entities(conn: Connection, ids: Iterable[int], cache: EntityCache) -> dict[int, Entity]:
     """Return active entities by id, from the cache where it has them."""
     wanted = set(ids)
-    found = cache.get(wanted)
-    if missing := wanted - found.keys():
+    entities = cache.get(wanted)
+    if missing := wanted - entities.keys():
         fresh = _read_as(Entity, conn, "find_active", entities=sorted(missing))
         cache.put(fresh)
-        found |= {entity.id: entity for entity in fresh}
-    return found
+        entities |= {entity.id: entity for entity in fresh}
+    return entities
 
 
 def read_linked_texts(

@@ -65,10 +65,10 @@ class EntityStatements(ModelStatements):
         self, entity_ids: Sequence[int], names: Sequence[str] | None = None
     ) -> dict[int, dict[str, list[str]]]:
         """Return attribute values by entity and attribute: of all attributes, or of those in `names`."""
-        found: dict[int, dict[str, list[str]]] = {}
+        attributes: dict[int, dict[str, list[str]]] = {}
         for row in self.rows("get_attributes", entity_ids=list(entity_ids), names=to_list(names)):
-            found.setdefault(row.entity_id, {}).setdefault(row.attribute, []).append(row.value)
-        return found
+            attributes.setdefault(row.entity_id, {}).setdefault(row.attribute, []).append(row.value)
+        return attributes
 
     def find_by_attribute(self, attribute: str, value: str, max_results: int = 100) -> list[NamedEntity]:
         """Return the entities with a value of an attribute."""

@@ -25,7 +25,7 @@ _ARGUMENT_STATES = ("P0002", "55000", "42704")
 
 
 class EntityNotFoundError(UsageError):
-    """There is no such entity or resource, or it was pruned."""
+    """No entity or resource has this id, or it was pruned."""
 
 
 class Statements:

@@ -103,12 +103,12 @@ class Corpus:
 
     def training_examples(self) -> dict[str, list[str]]:
         """Return the usage examples that are not held out, with the ids of their synsets."""
-        found: dict[str, list[str]] = {}
+        owners: dict[str, list[str]] = {}
         for synset in self.synsets:
             for text in dict.fromkeys(synset.examples):
                 if not held_out(text):
-                    found.setdefault(text, []).append(synset.id)
-        return found
+                    owners.setdefault(text, []).append(synset.id)
+        return owners
 
 
 def held_out(text: str) -> bool:

@@ -53,7 +53,7 @@ def load(
     if done.get("entities", len(corpus.synsets)) != len(corpus.synsets):
         raise UsageError(
             f"{done['entities']:,} synsets of WordNet are loaded, not {len(corpus.synsets):,}: "
-            "say --drop to load it anew."
+            "use --drop to load it again."
         )
     model = store.use_model(embedder)
     work: dict[str, Callable[[], int]] = {
@@ -103,16 +103,16 @@ def sample_corpus(corpus: Corpus, limit: int) -> Corpus:
         if len(chosen) + len(added) > limit:
             break
         chosen |= added
-    kept = np.array(sorted(chosen), np.int32)
+    positions = np.array(sorted(chosen), np.int32)
     relations = corpus.relations
-    inside = np.isin(relations.sources, kept) & np.isin(relations.targets, kept)
+    inside = np.isin(relations.sources, positions) & np.isin(relations.targets, positions)
     return Corpus(
-        tuple(corpus.synsets[at] for at in kept),
+        tuple(corpus.synsets[at] for at in positions),
         SynsetRelations(
             relations.names,
             relations.kinds[inside],
-            np.searchsorted(kept, relations.sources[inside]).astype(np.int32),
-            np.searchsorted(kept, relations.targets[inside]).astype(np.int32),
+            np.searchsorted(positions, relations.sources[inside]).astype(np.int32),
+            np.searchsorted(positions, relations.targets[inside]).astype(np.int32),
         ),
     )
 

@@ -72,8 +72,8 @@ class PruneMaterial(Node[In, Out]):
             each for each in inputs.candidates if each.name_match > 0 or each.similarity >= self._similarity
         ]
         best = max((each.score for each in relevant), default=0.0)
-        kept = tuple(each for each in relevant if each.score >= relevance * best)
-        ids = {each.entity.id for each in kept}
+        candidates = tuple(each for each in relevant if each.score >= relevance * best)
+        ids = {each.entity.id for each in candidates}
         links = tuple(
             link
             for link in inputs.relations.links
@@ -82,21 +82,21 @@ class PruneMaterial(Node[In, Out]):
             and not self._is_outdated(link)
         )
         rejected: tuple[int, ...] = ()
-        if not kept:
+        if not candidates:
             rejected = tuple(dict.fromkeys(id_ for search in inputs.searches for id_ in search.entities))
-        self._cache.put(each.entity for each in kept)
+        self._cache.put(each.entity for each in candidates)
         context.record_decision(
             "pruned",
             load=load,
             relevance=relevance,
             confidence=confidence,
-            candidates=f"{len(kept)} of {len(inputs.candidates)}",
+            candidates=f"{len(candidates)} of {len(inputs.candidates)}",
             links=f"{len(links)} of {len(inputs.relations.links)}",
             cached_entities=len(self._cache),
         )
         slots = {id_: each for id_, each in inputs.slots.items() if id_ in ids}
-        entities = {**inputs.relations.entities, **{each.entity.id: each.entity for each in kept}}
-        return Out(Material(kept, links, slots, entities, rejected))
+        entities = {**inputs.relations.entities, **{each.entity.id: each.entity for each in candidates}}
+        return Out(Material(candidates, links, slots, entities, rejected))
 
     def _is_outdated(self, link: Link) -> bool:
         if self._max_age is None or link.updated_at is None:

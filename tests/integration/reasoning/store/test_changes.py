@@ -48,7 +48,7 @@ def test_another_part_of_wordnet_is_not_mixed_in(
     store: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
     loaded = loading.read_stages(store)
-    with pytest.raises(UsageError, match=r"synsets of WordNet are loaded, not .*: say --drop"):
+    with pytest.raises(UsageError, match=r"synsets of WordNet are loaded, not .*: use --drop"):
         loading.load(store, loading.sample_corpus(synsets, 500), embedder)
     assert loading.load(store, synsets, embedder) == loaded
 
