@@ -36,7 +36,9 @@ def _run(context: Context) -> None:
         with replace_file(path) as file:
             file.write(html.encode())
     except OSError as error:
-        raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from error
+        raise UsageError(
+            f"The report cannot be written to {path}: {error.strerror}; name another file with --output."
+        ) from error
     if context.console.as_json:
         context.console.document({"file": str(path.resolve()), "bytes": len(html.encode())})
     context.console.line(f"report written to {path}")

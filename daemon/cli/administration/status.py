@@ -43,7 +43,7 @@ def _run(context: Context) -> None:
 
 def _watch(context: Context, seconds: float) -> None:
     if not _SHORTEST_WATCH <= seconds <= _LONGEST_WATCH:
-        raise UsageError(f"--watch takes {_SHORTEST_WATCH} to {_LONGEST_WATCH} seconds.")
+        raise UsageError(f"--watch takes {_SHORTEST_WATCH} to {_LONGEST_WATCH} seconds, not {seconds:g}.")
     with context.database() as conninfo, suppress(KeyboardInterrupt):  # Ctrl-C is how to end it
         status.watch(context.console, lambda: context.open_session(conninfo), seconds)
 

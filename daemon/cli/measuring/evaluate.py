@@ -64,7 +64,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.plot is not None and find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib, which is not installed: pip install 'vectuned[plot]'.")
     if options.plot is not None and not options.plot.absolute().parent.is_dir():
-        raise UsageError(f"--plot: the folder of {options.plot} does not exist.")
+        raise UsageError(f"--plot: the folder of {options.plot} does not exist; create it first.")
 
 
 def _print_result(console: Console, result: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ def _embed_with(
 ) -> tuple[dict[str, Any], str]:
     """Rebase the store to a model, or embed what waits if that is its model; return the report and a message.
 
-    While a rebase is under way (`resume`) it goes on, or is refused if it is to another model.
+    `resume`: a rebase is under way. It continues, or raises UsageError if `name` is another model.
     """
     from vectuned.reasoning.store.rebase import embed_pending, rebase
 

@@ -17,14 +17,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.95,
         metavar="R",
-        help="recall to promise (default: %(default)s)",
+        help="recall that searches must reach (default: %(default)s)",
     )
     parser.add_argument(
         "--max-tail",
         type=float,
         metavar="P",
-        help="largest tolerated share of searches with a recall under 0.8 (default: 2.5 times 1 - target "
-        "recall)",
+        help="largest tolerated share of searches with a recall under 0.8 (default: 2.5 times the share "
+        "that --target-recall leaves)",
     )
     parser.add_argument(
         "--sample-rate",
@@ -45,7 +45,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.1,
         metavar="R",
-        help="weight of new replays against old ones (default: %(default)s)",
+        help="share by which the weight of a replay falls with every --min-samples newer ones (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--min-samples",

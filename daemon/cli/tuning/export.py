@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context) -> None:
-    from vectuned.learning.exchange import document_name, export_document, parse_document, write_document
+    from vectuned.learning.exchange import export_document
 
     options, console = context.options, context.console
     with context.session() as conn:
@@ -37,34 +37,40 @@ def _run(context: Context) -> None:
     if options.output == "-":
         if len(texts) > 1:
             raise UsageError(
-                f"{len(texts)} documents do not go to stdout: name one column, or give a folder."
+                f"{len(texts)} documents do not go to stdout: name one column, or a folder with --output."
             )
         sys.stdout.write(texts[0] + "\n")
         return
-    output, files = Path(options.output), []
+    output = Path(options.output)
     if not output.is_dir() and (len(texts) > 1 or options.output.endswith("/")):
         raise UsageError(f"There is no folder {output}; create it first.")
+    files = []
     for (relation, column), text in zip(columns, texts, strict=True):
-        document = parse_document(text, relation)
-        path = output / document_name(document) if output.is_dir() else output
-        write_document(path, text)
-        patterns = sum(len(each["patterns"]) for each in document["classes"])
-        files.append(
-            {
-                "relation": relation,
-                "column": column,
-                "file": str(path),
-                "classes": len(document["classes"]),
-                "patterns": patterns,
-                "paths": len(document["paths"]),
-            }
-        )
+        file = _write_document(output, relation, column, text)
+        files.append(file)
         console.line(
-            f"{relation}.{column}: {len(document['classes'])} classes of k, {patterns} patterns, "
-            f"{len(document['paths'])} measured paths written to {path}"
+            f"{relation}.{column}: {file['classes']} classes of k, {file['patterns']} patterns, "
+            f"{file['paths']} measured paths written to {file['file']}"
         )
     if console.as_json:
         console.document({"files": files})
+
+
+def _write_document(output: Path, relation: str, column: str, text: str) -> dict[str, Any]:
+    """Write a document to a file, or into a folder under its own name; return what it holds."""
+    from vectuned.learning.exchange import document_name, parse_document, write_document
+
+    document = parse_document(text, relation)
+    path = output / document_name(document) if output.is_dir() else output
+    write_document(path, text)
+    return {
+        "relation": relation,
+        "column": column,
+        "file": str(path),
+        "classes": len(document["classes"]),
+        "patterns": sum(len(each["patterns"]) for each in document["classes"]),
+        "paths": len(document["paths"]),
+    }
 
 
 def _find_columns(

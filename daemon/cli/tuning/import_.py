@@ -43,7 +43,10 @@ def _run(context: Context) -> None:
         if relation is None:
             names = [provenance.get(key) for key in ("schema", "relation", "column")]
             if not all(isinstance(each, str) and each and "\0" not in each for each in names):
-                raise UsageError(f"{name} does not say of which column it is: name one to import it for.")
+                raise UsageError(
+                    f"{name} does not name its column: name one, as in "
+                    "`vectuned import FILE RELATION COLUMN`."
+                )
             relation, column = sql.Identifier(*names[:2]).as_string(conn), names[2]
         report = import_document(conn, relation, column, text, dry_run=options.dry_run, place=name)
     if console.as_json:

@@ -56,7 +56,7 @@ def test_export_and_import_commands_round_trip_a_document(
     assert err.startswith(f"vectuned: {path} cannot be imported: $.classes[0].k must be a whole number")
     path.write_text('{"provenance": {"schema": 5}}')
     assert run("import", str(path))[2].endswith(
-        "does not say of which column it is: name one to import it for.\n"
+        "does not name its column: name one, as in `vectuned import FILE RELATION COLUMN`.\n"
     )
     assert run("import", str(tmp_path / "none"))[0] == 2
     assert run("export", "nothing")[0] == 2
