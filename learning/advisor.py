@@ -1,8 +1,8 @@
-"""Which index a column should have: candidates, which of them are tried further, and what they promise.
+"""Which index a column should have: candidates, which of them to try further, and forecasts for all rows.
 
-Candidates are built over growing samples of the rows, and most of them dropped after each (successive
+Candidates are built over samples of growing size, and after each size only the best go on (successive
 halving; Jamieson & Talwalkar, 2016, "Non-stochastic best arm identification and hyperparameter
-optimization"). What is seen at several sizes is carried on to all rows.
+optimization"). What was measured at several sizes is extrapolated to all rows.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from vectuned.learning.model.ladder import RUNGS, interpolate, position_of, prob
 Method = Literal["hnsw", "ivfflat"]
 Form = Literal["plain", "halfvec", "bits"]
 
-LEAST_ROWS: Final = 4000
-GROWTH: Final = 3
-WORTHWHILE_SHARE: Final = 0.9
-"""A change is worth it where a search takes less than this share of what it takes now."""
+LEAST_ROWS: Final = 4000  # of a sample: over fewer, builds hardly differ
+GROWTH: Final = 3  # times the rows of the sample before
+WORTHWHILE_SHARE: Final = 0.9  # of the present time of a search: a change that leaves more is not worth it
 
+# The largest vectors that pgvector can index, by type.
 _DIMENSIONS: Final[dict[str, int]] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
-_PAGE: Final = 8192
-_CERTAIN: Final = 0.985
+_PAGE: Final = 8192  # bytes of a page of PostgreSQL
+_HIGHEST_RECALL: Final = 0.985  # at which growth is measured: nearer to 1 a few queries decide the curve
+_BUILD_POWER: Final = 1.1  # of the rows, by which the time of a build grows
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What an index is built as: of HNSW `m` and `ef_construction`, of IVFFlat `lists`.
+    """How an index is built: `m` and `ef_construction` for HNSW, `lists` for IVFFlat.
 
-    The `lists` are those for all rows; a sample gets fewer, by the square root of the rows.
+    `lists` is the number for all rows; over a sample it shrinks with the square root of the rows.
     """
 
     method: Method
@@ -45,28 +46,28 @@ class Definition:
     lists: int = 0
 
     def __str__(self) -> str:
-        """Name it as people do."""
+        """Name the index for people, as in "hnsw halfvec m = 16, ef_construction = 64"."""
         return f"{self.method} {self.form} {self.options}"
 
     @property
     def options(self) -> str:
-        """Return what stands in WITH (...)."""
+        """Return the storage parameters, as in WITH (...)."""
         if self.method == "hnsw":
             return f"m = {self.m}, ef_construction = {self.ef_construction}"
         return f"lists = {self.lists}"
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Return the efforts that it is measured at: ef_search, or probes."""
+        """Return the settings that the index is measured at: ef_search, or probes."""
         return RUNGS if self.method == "hnsw" else probe_rungs(self.lists)
 
     @property
     def effort_name(self) -> str:
-        """Name what its effort is set by."""
+        """Name the parameter that sets the effort."""
         return "ef_search" if self.method == "hnsw" else "probes"
 
     def over(self, share: float) -> Definition:
-        """Return what stands for it over a share of the rows."""
+        """Return the definition to build over a share of the rows."""
         if self.method == "hnsw":
             return self
         return replace(self, lists=max(1, round(self.lists * math.sqrt(min(share, 1.0)))))
@@ -74,12 +75,12 @@ class Definition:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one candidate showed over so many rows.
+    """What one candidate was measured to give over a number of rows.
 
     `recall` float64 (rungs,), the mean over the queries at the rungs of the definition for all rows; `blocks`
-    (rungs,), index buffers a search; `timed`, for some efforts those buffers and the time that a client
-    waits, in units of a search through the current index done at the same time; `bytes` of the index, and
-    `build_seconds`. `ms` (rungs,) in the same units, see `fit_times`.
+    (rungs,), index buffers per search; `timed`, for some efforts, those buffers and the time that a client
+    waits, relative to a search through the current index at the same time; `bytes` of the index and
+    `build_seconds`; `ms` (rungs,) in the same unit as the times, see `fit_times`.
     """
 
     definition: Definition
@@ -93,7 +94,7 @@ class Trial:
 
     @property
     def kind(self) -> tuple[Method, Form]:
-        """Return what of an index decides what a buffer costs."""
+        """Return the properties of an index that decide what a buffer costs."""
         return self.definition.method, self.definition.form
 
 
@@ -109,9 +110,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a candidate promises over all rows: as a `Trial`, with the number of sizes it is known from.
+    """What a candidate is forecast to give over all rows; figures as in `Trial`.
 
-    `extrapolated`: none of these sizes was that of the table.
+    `sizes` are the numbers of rows that it was measured over; `extrapolated` if none of them is all rows.
     """
 
     definition: Definition
@@ -144,7 +145,7 @@ class Forecast:
 
 
 def initial_candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Definition]:
-    """Return what is tried first: each form as everybody builds it, and IVFFlat of fewer and more lists."""
+    """Return the first candidates: each form with pgvector's defaults, and IVFFlat with two numbers of lists."""
     forms = [form for form in _forms(vector_type) if indexable(form, vector_type, dimensions)]
     found = [Definition("hnsw", form, m=16, ef_construction=64) for form in forms]
     root = math.sqrt(max(rows, 1))
@@ -157,7 +158,7 @@ def initial_candidates(vector_type: VectorType, dimensions: int, rows: int) -> l
 
 
 def refine(definition: Definition) -> list[Definition]:
-    """Return what is tried of a form that did well: of HNSW a graph that is built with more care."""
+    """Return variants of a definition that did well: denser HNSW graphs, or other numbers of lists."""
     if definition.method == "ivfflat":
         return [replace(definition, lists=max(1, round(definition.lists * times))) for times in (0.5, 2)]
     return [
@@ -172,15 +173,15 @@ def _forms(vector_type: VectorType) -> tuple[Form, ...]:
 
 
 def indexable(form: Form, vector_type: VectorType, dimensions: int) -> bool:
-    """Say whether pgvector can index a form of vectors that wide."""
+    """Say whether pgvector can index a form of vectors with so many dimensions."""
     kind = {"plain": vector_type, "halfvec": "halfvec", "bits": "bit"}[form]
     return dimensions <= _DIMENSIONS[kind]
 
 
 def sample_sizes(sample_rows: int, rows: int) -> list[int]:
-    """Return how many rows each round has, at most three times as many as the one before, ascending.
+    """Return the numbers of rows of the rounds, ascending, each at most three times the one before.
 
-    What is to be carried on to more rows takes two sizes at least; small ones tell builds hardly apart.
+    Extrapolation needs at least two sizes. Over small ones, builds hardly differ.
     """
     last = max(1, min(sample_rows, rows))
     found = [last]
@@ -194,7 +195,7 @@ def sample_sizes(sample_rows: int, rows: int) -> list[int]:
 def keep_cheapest(costs: Sequence[tuple[Definition, float]], keep: int) -> list[Definition]:
     """Return the cheapest candidates.
 
-    Those that do not reach the target have infinite costs, and survive only where nothing else does.
+    Candidates that do not reach the target have infinite costs, and are kept only if no other is left.
     """
     ranked = [definition for definition, _ in sorted(costs, key=lambda each: each[1])]
     finite = sum(math.isfinite(cost) for _, cost in costs)
@@ -202,20 +203,20 @@ def keep_cheapest(costs: Sequence[tuple[Definition, float]], keep: int) -> list[
 
 
 def resample_on_rungs(definition: Definition, efforts: Sequence[int], curve: Floats) -> Floats:
-    """Bring a curve (efforts,) of an index over fewer rows to the rungs of its definition for all rows.
+    """Interpolate a curve (efforts,) of an index over fewer rows at the rungs of its definition for all rows.
 
-    With as many probes as there are lists an IVFFlat index has found everything there is.
+    Beyond the last effort the curve stays constant: with as many probes as lists, IVFFlat finds all rows.
     """
     return np.interp(np.asarray(definition.rungs, dtype=np.float64), efforts, curve)
 
 
 def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) -> Forecast:
-    """Carry on what trials of one candidate showed to all rows.
+    """Extrapolate the trials of one candidate to all rows.
 
-    The effort that a recall takes is taken to grow by a power of the rows, `growth`, by default as it did
-    between the last two sizes. Buffers and times at an effort are taken as they are over the most rows: HNSW
-    was seen to fetch no more of a table of nine times as many. Bytes grow in proportion to the rows, and the
-    time to build a little faster. A trial over all rows is taken as it is.
+    The effort needed for a recall is assumed to grow by a power of the rows, `growth`, by default the power
+    between the last two sizes. Buffers and times at an effort are assumed to be those over the most rows:
+    HNSW was measured to fetch no more buffers in a table nine times as large. Bytes grow in proportion to the
+    rows, and the time of a build a little faster. A trial over all rows is not changed.
     """
     ordered = sorted(trials, key=lambda trial: trial.rows)
     last = ordered[-1]
@@ -232,7 +233,7 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
         last.blocks,
         last.ms,
         round(last.bytes * share),
-        last.build_seconds * share**1.1,
+        last.build_seconds * share**_BUILD_POWER,
         tuple(trial.rows for trial in ordered),
         extrapolated,
     )
@@ -241,20 +242,20 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
 def estimate_growth(trials: Sequence[Trial]) -> float | None:
     """Return the power of the rows by which the effort for a recall grew between the last two trials.
 
-    The median over recalls of at least 0.7 that both reached; None where there is but one trial, or none
-    such.
+    That is the median over recalls of at least 0.7 that both trials reached; None if there are none, or if
+    there is only one trial.
     """
     if len(trials) < 2 or trials[-2].rows == trials[-1].rows:
         return None
     few, many = trials[-2:]
     curves = [np.maximum.accumulate(trial.recall) for trial in (few, many)]
     low = max(0.7, *(float(curve[0]) for curve in curves))
-    high = min(_CERTAIN, *(float(curve[-1]) for curve in curves))
+    high = min(_HIGHEST_RECALL, *(float(curve[-1]) for curve in curves))
     if low >= high:
         return None
     levels = np.linspace(low, high, 30)
     rungs = np.log(np.asarray(many.definition.rungs, dtype=np.float64))
-    # Where a curve is flat the first of its rungs is meant: a hair of slope makes it so.
+    # Where a curve is flat the first of its rungs counts: a tiny slope makes interp choose it.
     before, after = (np.interp(levels, curve + 1e-9 * np.arange(len(curve)), rungs) for curve in curves)
     return float(np.clip(np.median(after - before) / math.log(many.rows / few.rows), 0.0, 1.0))
 
@@ -276,11 +277,11 @@ def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) ->
 
 
 def fit_times(trials: Sequence[Trial]) -> list[Trial]:
-    """Set the milliseconds of trials over as many rows by what was timed of all that are of one kind.
+    """Set the milliseconds of trials over the same rows, from the times of all trials of the same kind.
 
-    A search takes a time to begin with and one for each buffer, which is a matter of the kind of index and
-    not of how carefully it was built: a line through all that was timed, which tells builds apart by their
-    buffers, free of noise.
+    A search takes a constant time and a time per buffer, which depend on the kind of index but not on how
+    densely it was built. So a line is fitted through all times of a kind, and builds of a kind differ only by
+    their buffers, which are free of noise.
     """
     kinds = {(trial.definition.method, trial.definition.form) for trial in trials}
     lines = {kind: _line([point for t in trials if t.kind == kind for point in t.timed]) for kind in kinds}
@@ -299,26 +300,26 @@ def _line(timed: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def choose_best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[Forecast, Point] | None:
-    """Return the forecast that reaches the target at least cost, and where; None if none reaches it."""
+    """Return the forecast that reaches the target at the least cost, and its point there; None if none does."""
     reached = [(each, point) for each in forecasts if (point := each.at_target(target, k)) is not None]
     return min(reached, key=lambda pair: pair[1].ms, default=None)
 
 
 def estimate_index_bytes(definition: Definition, rows: int, dimensions: int) -> int:
-    """Estimate the size of an index, page by page as pgvector lays it out."""
+    """Estimate the bytes of an index from pgvector's layout of its pages."""
     value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[
         definition.form
     ] + 16
     if definition.method == "ivfflat":
         return _pages(rows, value + 8) + definition.lists * _PAGE
-    # An element with its ten row pointers, and its neighbours: 2 m on the lowest level, m on those above.
+    # An element has ten row pointers; its neighbours are 2 m on the lowest level and m on each level above.
     levels = 1.0 + 1.0 / max(definition.m - 1, 1)
     neighbours_bytes = 6 * definition.m * (1.0 + levels) + 8
     return _pages(rows, round(value + 80 + neighbours_bytes))
 
 
 def estimate_build_bytes(definition: Definition, rows: int, dimensions: int) -> int:
-    """Estimate what an index takes in memory while it is built."""
+    """Estimate the bytes of memory that building an index takes."""
     value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[definition.form]
     if definition.method == "ivfflat":
         return rows * (value + 32) // 4
@@ -334,13 +335,13 @@ def _pages(rows: int, entry: int) -> int:
 def estimate_build_seconds(
     built: Sequence[tuple[Definition, int, float]], definition: Definition, rows: int
 ) -> float:
-    """Guess how many seconds a build takes by those before it."""
+    """Estimate the seconds of a build from earlier builds; 0 without any."""
 
     def work(each: Definition) -> float:
         return each.ef_construction + 2.0 * each.m if each.method == "hnsw" else 30.0
 
     def grown(n: int) -> float:
-        return math.pow(n, 1.1)
+        return math.pow(n, _BUILD_POWER)
 
     if not built:
         return 0.0

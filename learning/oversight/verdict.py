@@ -1,4 +1,4 @@
-"""Verdicts on searches: success, failure or unknown, how sure, and what would help."""
+"""Verdicts on searches: success, failure or unknown, with a confidence and a recommendation."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Strings = npt.NDArray[np.str_]
 SIGNALS: Final = ("recall", "feedback", "latency", "diversity")
 WEIGHTS: Final = (0.5, 0.3, 0.1, 0.1)
 
-_CROWDED: Final = 0.5
-_SLOW: Final = 2.0
+_CROWDED: Final = 0.5  # diversity up to which results are mostly copies of each other
+_SLOW: Final = 2.0  # times the usual latency, from which a search above the 95th percentile is slow
 _ROUNDING: Final = 0.01  # rows: recall is stored in single precision
 
 _CAUSES: Final = {
-    "unknown": "neither its recall nor what users think of it is known",
-    "divided": "users are divided, and its recall is unknown",
-    "unmended": "its rows are the nearest, yet users call them irrelevant, which no effort mends",
-    "missed": "it missed more of the nearest rows than the target lets chance explain",
+    "unknown": "neither its recall nor any feedback on it is known",
+    "divided": "its feedback is divided, and its recall is unknown",
+    "irrelevant": "its rows are the nearest, yet users call them irrelevant, which no effort can change",
+    "missed": "it missed more of the nearest rows than chance explains at the target",
     "short": "it returned fewer rows than there are",
     "disliked": "users call its rows irrelevant",
-    "good": "it found what the target promises",
+    "good": "it found as many of the nearest rows as the target promises",
     "liked": "users call its rows relevant",
-    "slow": "it found what was asked for, but took much longer than its like",
+    "slow": "it reached the target, but took much longer than similar searches",
 }
 _ADVICE: Final[dict[Recommendation, str]] = {
     "raise_effort": "search with more effort",
-    "change_path": "take another way of searching",
-    "reindex": "rebuild the index, which was proven once and no longer gives that at any effort",
+    "change_path": "use another access path",
+    "reindex": "rebuild the index, which no longer reaches its proven recall at any effort",
     "add_filter_index": "create an index for the filter",
     "nothing": "",
 }
@@ -45,13 +45,14 @@ _ADVICE: Final[dict[Recommendation, str]] = {
 
 @dataclass(frozen=True)
 class Signals:
-    """Hold what is known of n searches, an array of shape (n,) each; NaN is unknown.
+    """Hold what is known about n searches, each an array of shape (n,); NaN means unknown.
 
-    `recall` as checked against the exact answer; `k` rows asked for, `returned` rows, `matching` rows that
-    there were to find; `diversity` as the function of that name gives it; `latency_ms` of the search,
-    `usual_ms` and `slow_ms` the median and the 95th percentile of searches like it; `relevant` and
-    `irrelevant`, how many rows users called so; `effort`, a position on the ladder; whether it was answered
-    by `exact` search, with a `certified` setting, by a filter that lacks an index (`index_missing`).
+    `recall` as checked against the exact answer; the numbers of rows requested (`k`), `returned`, and in the
+    table to find (`matching`); `diversity` as the function of that name returns it; `latency_ms` of the
+    search, `usual_ms` and `slow_ms` the median and the 95th percentile of similar searches; `relevant` and
+    `irrelevant`, the number of rows that users marked so; `effort`, a position on the ladder; whether it was
+    an `exact` search, was served with a `certified` setting, has a filter without an index
+    (`index_missing`).
     """
 
     recall: Floats
@@ -75,7 +76,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict on one search: `signals` are those that were known, `reason` a sentence for people."""
+    """A verdict on one search: `signals` are those that were known, `reason` is a sentence for people."""
 
     outcome: Outcome
     confidence: float
@@ -113,17 +114,17 @@ class Verdicts:
 
 
 def judge_signals(signals: Signals, target: float) -> Verdicts:
-    """Judge n searches by what is known of each; `target` is the mean recall that was promised.
+    """Judge n searches by their signals; `target` is the mean recall that was promised.
 
-    Only recall and feedback decide. A search fails if it missed more rows than `allowed_misses`, or returned
-    fewer than there are and missed one. Feedback is of the rows returned and cannot make up for those that
-    were missed; that users dislike rows which are the nearest is no failure of the search, and unknown. An
-    exact search misses nothing: a check that says otherwise shows that the table has changed since, and is
-    left out. Slow is over `slow_ms` and over twice `usual_ms`; crowded, at most half of the distances
-    different.
+    Only recall and feedback decide the outcome. A search fails if it missed more rows than `allowed_misses`,
+    or missed a row and returned fewer than there are. Feedback is about the rows returned and cannot make up
+    for missed rows. If users call the nearest rows irrelevant, the search has not failed: its outcome is
+    unknown. An exact search misses nothing: a check that says otherwise shows that the table has changed
+    since, and is ignored. A search is slow above `slow_ms` and above twice `usual_ms`; its results are
+    crowded if at most half of their distances are different.
 
-    The confidence is the weight of the signals that agree with the outcome among the weight of all, so a
-    signal that is unknown or disagrees lowers it and never counts as anything else.
+    The confidence is the total weight of the signals that agree with the outcome. An unknown or disagreeing
+    signal lowers it and counts for nothing else.
     """
     votes, known, short = _votes(signals, target)
     recall, feedback = votes[:, 0], votes[:, 1]
@@ -133,21 +134,30 @@ def judge_signals(signals: Signals, target: float) -> Verdicts:
     outcome = np.select([failed, succeeded], ["failure", "success"], "unknown")
     agreeing = known & (votes == np.where(failed, -1, 1)[:, None]) & (failed | succeeded)[:, None]
     slow = votes[:, 2] < 0
-    spent = signals.effort >= HIGHEST_POSITION
+    exhausted = signals.effort >= HIGHEST_POSITION
     recommendation = np.select(
         [
             (failed | (succeeded & slow)) & signals.index_missing,
-            failed & spent & signals.certified,
-            (failed & spent) | (succeeded & slow),
+            failed & exhausted & signals.certified,
+            (failed & exhausted) | (succeeded & slow),
             failed,
         ],
         ["add_filter_index", "reindex", "change_path", "raise_effort"],
         "nothing",
     )
-    unmended = (feedback < 0) & ~failed
+    irrelevant = (feedback < 0) & ~failed
     cause = np.select(
-        [failed & short, recall < 0, failed, unmended, succeeded & slow, recall > 0, succeeded, known[:, 1]],
-        ["short", "missed", "disliked", "unmended", "slow", "good", "liked", "divided"],
+        [
+            failed & short,
+            recall < 0,
+            failed,
+            irrelevant,
+            succeeded & slow,
+            recall > 0,
+            succeeded,
+            known[:, 1],
+        ],
+        ["short", "missed", "disliked", "irrelevant", "slow", "good", "liked", "divided"],
         "unknown",
     )
     confidence = np.where(agreeing, WEIGHTS, 0.0).sum(axis=1)
@@ -155,10 +165,10 @@ def judge_signals(signals: Signals, target: float) -> Verdicts:
 
 
 def diversity(distances: Floats) -> Floats:
-    """Say how much of each result is different: the number of different distances by the number of rows.
+    """Return the number of different distances in each result divided by its number of rows.
 
-    `distances` (n, m), in any order, padded with NaN. Copies of one vector have the same distance to the
-    last bit; other vectors may have it by chance, those of whole numbers often do. Returns float64 (n,), NaN
+    `distances` (n, m), in any order, padded with NaN. Copies of one vector have the same distance to the last
+    bit. Other vectors may have it by chance, and vectors of whole numbers often do. Returns float64 (n,), NaN
     where there are fewer than two rows.
     """
     ordered = np.sort(distances, axis=1)
@@ -170,9 +180,9 @@ def diversity(distances: Floats) -> Floats:
 
 @cache
 def allowed_misses(rows: int, target: float) -> int:
-    """Return how many of `rows` nearest rows a search may miss without having failed.
+    """Return how many of the `rows` nearest rows a search may miss without failing.
 
-    The fewest that a search exceeds with probability at most 1 - target if each of its rows is missed with
+    That is the smallest number exceeded with a probability of at most 1 - target, if each row is missed with
     probability 1 - target, independently: at 0.95 none of 1, 1 of 3, 2 of 10, 9 of 100.
     """
     probability = target**rows
@@ -185,18 +195,18 @@ def allowed_misses(rows: int, target: float) -> int:
 
 
 def _votes(signals: Signals, target: float) -> tuple[Ints, Bools, Bools]:
-    """Return for each signal 1, -1 or 0 (n, 4), which are known (n, 4), and which results fell short (n,)."""
+    """Return each signal as 1, -1 or 0 (n, 4), which are known (n, 4), and which results are short (n,)."""
     wanted = np.where(np.isfinite(signals.matching), np.minimum(signals.k, signals.matching), signals.k)
     checked = (signals.recall >= 0) & (signals.recall <= 1) & ~(signals.exact & (signals.recall < 1))
     recall = np.where(checked, signals.recall, 1.0)
-    each, place = np.unique(wanted.astype(np.int64), return_inverse=True)
-    allowed = np.array([allowed_misses(int(rows), target) for rows in each], dtype=np.float64)[place]
+    distinct, place = np.unique(wanted.astype(np.int64), return_inverse=True)
+    allowed = np.array([allowed_misses(int(rows), target) for rows in distinct], dtype=np.float64)[place]
     short = checked & (signals.returned < wanted) & (recall < 1)
     missed = short | ((1.0 - recall) * wanted > allowed + _ROUNDING)
     timed = (signals.latency_ms >= 0) & (signals.usual_ms >= 0) & (signals.slow_ms >= 0)
     slow = (signals.latency_ms > signals.slow_ms) & (signals.latency_ms > _SLOW * signals.usual_ms)
-    told = signals.relevant + signals.irrelevant > 0
-    known = np.column_stack([checked, told, timed, ~np.isnan(signals.diversity)])
+    has_feedback = signals.relevant + signals.irrelevant > 0
+    known = np.column_stack([checked, has_feedback, timed, ~np.isnan(signals.diversity)])
     votes = np.column_stack(
         [
             np.where(missed, -1, 1),

@@ -41,8 +41,7 @@ def test_any_name_makes_one_file_name(database: str, schema: str, relation: str,
     assert len(name.encode()) <= 255
     assert "/" not in name
     assert not name.startswith(".")
-    matched = exchange._of(name)
-    assert (matched["column"], matched["database"]) == (
+    assert exchange._parse_name(name) == (
         exchange._part(schema, relation, column),
         exchange._part(database),
     )
@@ -118,7 +117,7 @@ def test_a_folder_must_be_one_and_not_anyones(tmp_path: Path) -> None:
         exchange._check_folder(tmp_path / "file")
     tmp_path.chmod(0o777)
     exchange._check_folder(tmp_path)
-    with pytest.raises(VectunedError, match="Anyone may write to"):
+    with pytest.raises(VectunedError, match="Any user may write to"):
         exchange._check_folder(tmp_path, trusted=True)
     tmp_path.chmod(0o700)
     exchange._check_folder(tmp_path, trusted=True)

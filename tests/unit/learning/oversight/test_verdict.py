@@ -103,7 +103,7 @@ def test_recall_alone_makes_a_success_or_a_failure() -> None:
 def test_nothing_known_is_unknown() -> None:
     nothing = verdict()
     assert nothing == Verdict(
-        "unknown", 0.0, (), "nothing", "neither its recall nor what users think of it is known"
+        "unknown", 0.0, (), "nothing", "neither its recall nor any feedback on it is known"
     )
 
 

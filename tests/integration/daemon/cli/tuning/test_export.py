@@ -101,8 +101,8 @@ def test_export_columns_rotates_files_and_import_reads_the_newest(
     assert one(here, "SELECT count(*) FROM vectuned.imported") == 1
     assert worker.import_new() == 0
     out.chmod(0o777)
-    with pytest.raises(VectunedError, match="Anyone may write to"):
+    with pytest.raises(VectunedError, match="Any user may write to"):
         import_newest_document(here, only(here), out)
     assert worker.import_new() == 0
-    assert "Anyone may write to" in caplog.text
+    assert "Any user may write to" in caplog.text
     assert Worker(here, load_settings(environ={})).export() == 0
