@@ -145,7 +145,7 @@ class Forecast:
 
 
 def initial_candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Definition]:
-    """Return the first candidates: each form with pgvector's defaults, and IVFFlat with two numbers of lists."""
+    """Return the first candidates: each form with pgvector's defaults, and IVFFlat with few or many lists."""
     forms = [form for form in _forms(vector_type) if indexable(form, vector_type, dimensions)]
     found = [Definition("hnsw", form, m=16, ef_construction=64) for form in forms]
     root = math.sqrt(max(rows, 1))
@@ -261,11 +261,12 @@ def estimate_growth(trials: Sequence[Trial]) -> float | None:
 
 
 def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) -> float | None:
-    """Guess the power of the rows by which the effort of a candidate grows from its last sample on.
+    """Estimate the power of the rows by which the effort of a candidate grows beyond its last sample.
 
-    `base` are the trials of the current index, `real` that over the whole table, so that its growth is known.
-    A candidate's is taken to be half that, and half what its own between samples suggests, by how much that
-    of the current one was more beyond them. Another method grows as it does by itself.
+    `base` are the trials of the current index and `real` its trial over the whole table, so that its growth
+    beyond the samples is known. Half of the estimate is that growth. The other half is the candidate's own
+    growth between samples, scaled as that of the current index changed beyond them, and at most twice the
+    known growth. For an index of another method, its own growth is the estimate.
     """
     known = estimate_growth([base[-1], real])
     own, usual = estimate_growth(tried), estimate_growth(base)
@@ -300,7 +301,7 @@ def _line(timed: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def choose_best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[Forecast, Point] | None:
-    """Return the forecast that reaches the target at the least cost, and its point there; None if none does."""
+    """Return the forecast that reaches the target at the least cost, with the point; None if none does."""
     reached = [(each, point) for each in forecasts if (point := each.at_target(target, k)) is not None]
     return min(reached, key=lambda pair: pair[1].ms, default=None)
 
