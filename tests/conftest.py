@@ -1,4 +1,4 @@
-"""One real PostgreSQL a session, a template database, a fresh database a test."""
+"""A real PostgreSQL server per session, template databases, and a new database per test."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ROOM = 4 << 30
 
 
 def pytest_configure() -> None:
-    """Have Ctrl-C reach what tests start: jobs that a script put into the background are to ignore it."""
+    """Make Ctrl-C reach the tests' child processes, since a script's background jobs ignore SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """Undo what the command line does to the process's logging when a test runs it within."""
+    """Undo changes to logging by the command line when a test runs it in this process."""
     loggers = [logging.getLogger(name) for name in ("vectuned", "apscheduler")]
     before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
     yield
@@ -44,7 +44,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """The session's PostgreSQL server, without the precautions against a power cut."""
+    """The session's PostgreSQL server, without durability."""
     # Not pytest's own folder: that is closed to the account that runs the server where we are root. In
     # memory, where there is room, a database for each test takes a quarter of the time.
     home = Path(tempfile.mkdtemp(prefix="vectuned-test-", dir=_in_memory()))
@@ -57,7 +57,7 @@ def server() -> Iterator[EmbeddedServer]:
         "shared_buffers": "256MB",
         "maintenance_work_mem": "256MB",
     }
-    # The tests choose their database themselves, whatever the shell that runs them prefers.
+    # The tests choose their database themselves, independent of the shell's environment.
     preferred = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
     try:
         with EmbeddedServer(home, settings=settings) as server:
@@ -120,7 +120,7 @@ def plain_conn(plain_database: str) -> Iterator[psycopg.Connection[TupleRow]]:
 
 
 def _in_memory() -> Path | None:
-    """Return a folder in memory with plenty of room, if there is one."""
+    """Return an in-memory folder with enough space, or None."""
     folder = Path("/dev/shm")
     if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < _ROOM:
         return None

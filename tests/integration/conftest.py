@@ -1,4 +1,4 @@
-"""What takes long to make, once a session and copied for each use: an entity store, and what was learned."""
+"""Expensive fixtures, made once per session and copied for each use: an entity store, and learning."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TEMPLATE = "template_entities"
 
 @pytest.fixture(scope="session")
 def embedder() -> StaticEmbedder:
-    """The static embedder, without which there is nothing to store."""
+    """The static embedder; skips the test if it is not installed."""
     pytest.importorskip("wordllama", reason="wordllama has no wheel for this Python")
     return StaticEmbedder()
 
 
 @pytest.fixture(scope="session")
 def synsets() -> Corpus:
-    """The synsets that the store holds, all ancestors included."""
+    """The synsets in the store, with all ancestors."""
     return loading.sample_corpus(load_wordnet(), SYNSETS)
 
 
@@ -54,25 +54,25 @@ def template_entities(
 
 @pytest.fixture
 def store(server: EmbeddedServer, template_entities: str, embedder: StaticEmbedder) -> Iterator[EntityStore]:
-    """A store of one's own to change."""
+    """A copy of the store that the test may change."""
     yield from _store(server, template_entities, embedder, "entities_own")
 
 
 @pytest.fixture(scope="module")
 def shared(server: EmbeddedServer, template_entities: str, embedder: StaticEmbedder) -> Iterator[EntityStore]:
-    """A store to search in, the same for all tests of a module; not to be changed."""
+    """A store for searches, shared by the tests of a module; not to be changed."""
     yield from _store(server, template_entities, embedder, "entities_shared")
 
 
 @pytest.fixture(scope="session")
 def world(server: EmbeddedServer, template: str) -> World:
-    """A table of which nothing is known, and what was learned in a copy of it."""
+    """A tuned table without any learning, and the document learned in a copy of it."""
     return learned(server.dsn, template)
 
 
 @pytest.fixture
 def here(world: World) -> Iterator[Connection]:
-    """A copy of the database of which nothing is known yet."""
+    """A copy of the database without any learning."""
     with world.copy() as conn:
         yield conn
 

@@ -1,4 +1,4 @@
-"""What was learned of a table as a document, and copies of its database to import it into."""
+"""An exported document of a tuned table, and copies of its database to import it into."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class World:
-    """A database with a tuned table of which nothing is known, and what was learned in a copy of it."""
+    """A database with a tuned table without any learning, and the document learned in a copy of it."""
 
     dsn: str
     blank: str
@@ -45,13 +45,13 @@ class World:
 
     @contextmanager
     def copy(self) -> Iterator[Connection]:
-        """Yield a connection to a copy of the blank database: its index is the same, file by file."""
+        """Yield a connection to a copy of the database, whose index has the same file."""
         with copied(self.dsn, self.blank, f"exchange_{next(_numbers)}") as conn:
             yield conn
 
 
 def learned(dsn: str, template: str) -> World:
-    """Make the world, in which searches with and without filters were learned of."""
+    """Create the world, with learning from searches with and without filters."""
     blank = "exchange_blank"
     with prepared(dsn, template, blank) as conn:
         make(conn, drawn(ROWS, seed=1), index=False)
@@ -61,13 +61,13 @@ def learned(dsn: str, template: str) -> World:
         build(conn, options="WITH (m = 5, ef_construction = 24)")
         enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
     with copied(dsn, blank, "exchange_learned") as conn:
-        practise(conn, SEARCHES)
-        practise(conn, 60, seed=7, condition={"category": "secret"})
+        search_and_replay(conn, SEARCHES)
+        search_and_replay(conn, 60, seed=7, condition={"category": "secret"})
         learn(conn, only(conn), ALWAYS)
         return World(dsn, blank, exported(conn))
 
 
-def practise(conn: Connection, count: int, *, seed: int = 5, condition: object = None) -> None:
+def search_and_replay(conn: Connection, count: int, *, seed: int = 5, condition: object = None) -> None:
     """Search, record, drain and replay."""
     for query in drawn(count, seed):
         conn.execute(
@@ -80,13 +80,13 @@ def practise(conn: Connection, count: int, *, seed: int = 5, condition: object =
 
 
 def exported(conn: Connection) -> Document:
-    """Export the only column."""
+    """Export the only tuned column."""
     found: Document = one(conn, "SELECT vectuned.export_patterns('items', 'embedding')")
     return found
 
 
 def imported(conn: Connection, document: Any, *, dry_run: bool = False) -> dict[str, Any]:
-    """Import for the only column and return the report."""
+    """Import into the only tuned column and return the report."""
     report: dict[str, Any] = one(
         conn,
         "SELECT vectuned.import_patterns('items', 'embedding', %s::jsonb, %s)",
@@ -97,19 +97,19 @@ def imported(conn: Connection, document: Any, *, dry_run: bool = False) -> dict[
 
 
 def signed(conn: Connection, document: Document) -> Document:
-    """Give a document the checksum that it should have."""
+    """Return a document with the correct checksum."""
     rest = {name: value for name, value in document.items() if name != "checksum"}
     return {**rest, "checksum": one(conn, "SELECT vectuned._checksum(%s::jsonb)", json.dumps(rest))}
 
 
 def later(conn: Connection, document: Document, **changes: Any) -> Document:
-    """Return a document as if it had been written some seconds later, and say other things."""
+    """Return a changed document, written some seconds later."""
     at = one(conn, "SELECT to_jsonb(%s::timestamptz + interval '3 s')", document["created_at"])
     return signed(conn, {**document, "created_at": at, **changes})
 
 
 def changed(document: Document, place: tuple[Any, ...], value: Any) -> Document:
-    """Return a copy of a document with another value at a place."""
+    """Return a copy of a document with another value at one place."""
     copied_document = copy.deepcopy(document)
     at: Any = copied_document
     for step in place[:-1]:
@@ -118,14 +118,14 @@ def changed(document: Document, place: tuple[Any, ...], value: Any) -> Document:
     return copied_document
 
 
-def told(document: Document) -> Document:
-    """Return what a document says but for when and in which database it was written."""
+def content_of(document: Document) -> Document:
+    """Return the content of a document without the time and database of its export."""
     rest = {name: value for name, value in document.items() if name not in ("created_at", "checksum")}
     return {**rest, "provenance": {**document["provenance"], "database": None}}
 
 
-def everything(conn: Connection) -> list[list[tuple[Any, ...]]]:
-    """Read all that an import may change."""
+def read_import_state(conn: Connection) -> list[list[tuple[Any, ...]]]:
+    """Read everything that an import may change."""
     tables = ("bank", "pattern", "measured_path", "imported", "event")
     return [
         conn.execute(f"SELECT t::text FROM vectuned.{name} t ORDER BY 1".encode()).fetchall()
@@ -134,12 +134,12 @@ def everything(conn: Connection) -> list[list[tuple[Any, ...]]]:
 
 
 def actions(report: dict[str, Any]) -> dict[int, str]:
-    """Return what became of every class of k."""
+    """Return the action of the report for every class of k."""
     return {each["k"]: each["action"] for each in report["classes"]}
 
 
 def serving(conn: Connection, k: int = 10) -> Any:
-    """Read what serves a class of k."""
+    """Read what is served for a class of k."""
     return conn.execute(
         "SELECT access_path, ef_search, certified, recall_bound, samples, patterns, state "
         "FROM vectuned.status WHERE k_class = %s",
@@ -148,6 +148,6 @@ def serving(conn: Connection, k: int = 10) -> Any:
 
 
 def of_class(document: Document, k: int = 10) -> Document:
-    """Return what a document says of a class of k."""
+    """Return the entry of a document for a class of k."""
     (found,) = [each for each in document["classes"] if each["k"] == k]
     return dict(found)

@@ -33,7 +33,7 @@ USE = """
 import json, logging, signal, sys
 from pathlib import Path
 from vectuned.daemon.server.embedded import EmbeddedServer
-# A shell's background job is born deaf to Ctrl-C, and so are its children.
+# A background job of a shell ignores SIGINT, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 logging.basicConfig(level=logging.INFO)
 options = json.loads(sys.argv[1])
@@ -52,7 +52,7 @@ with server:
 
 
 class Command:
-    """Another process that uses the embedded server until it is told to leave."""
+    """Another process that uses the embedded server until it is told to stop."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class Proxy:
             self._pairs.clear()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Refuse new connections."""
         self._listener.close()
         self.cut()
 
@@ -80,8 +80,8 @@ class Proxy:
 
 @contextmanager
 def proxied(conn: psycopg.Connection[Any]) -> Iterator[Proxy]:
-    """Put a proxy before the server, and the database, of a connection."""
-    # The name is short, as part of a socket's path.
+    """Yield a proxy to the server and database of a connection."""
+    # The name is short, because the length of a socket's path is limited.
     with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as folder:
         proxy = Proxy(conn, Path(folder))
         try:

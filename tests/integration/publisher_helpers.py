@@ -1,4 +1,4 @@
-"""Runs as a process of its own: when told to, it starts a child that works and publishes until it is killed.
+"""Runs as a separate process: on request it starts a child that works and publishes until it is killed.
 
 A child is a daemon's worker that has everything imported already, so that many can be killed in little time.
 """
@@ -15,9 +15,9 @@ from vectuned.daemon.service.worker import Worker
 
 
 def work(dsn: str, times: int | None = None) -> None:
-    """Do what the daemon does, over and over."""
+    """Do the daemon's work in a loop."""
     with open_session(dsn) as conn:
-        # In small batches, or who is killed often never gets to what comes after them.
+        # In small batches; otherwise a process that is killed often never gets past them.
         worker = Worker(conn, load_settings(None, {"learning.replay_batch": 5}, {}))
         for _ in repeat(None) if times is None else repeat(None, times):
             worker.drain()
@@ -29,7 +29,7 @@ def work(dsn: str, times: int | None = None) -> None:
 
 def main() -> None:
     dsn = sys.argv[1]
-    work(dsn, 1)  # what it takes to import and to warm up is not what is to be interrupted
+    work(dsn, 1)  # imports and warm-up must not be interrupted
     print("ready", flush=True)
     child = 0
     for order in sys.stdin:

@@ -1,4 +1,4 @@
-"""A database with vectuned's roles, and sessions of people who have nothing but one of them."""
+"""A database with vectuned's roles, and sessions that have only one of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tuned_with_roles(dsn: str, template: str, name: str) -> Iterator[Connection]
 
 @contextmanager
 def member(conn: Connection, *groups: str, name: str = "somebody") -> Iterator[Connection]:
-    """Yield a connection of a fresh LOGIN role that has what the groups have, and no more."""
+    """Yield a connection of a new LOGIN role with the privileges of the groups only."""
     role = sql.Identifier(f"{conn.info.dbname}_{name}")
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
     try:

@@ -1,4 +1,4 @@
-"""A table whose searches are recorded, for what is asked about it."""
+"""A tuned table whose searches are recorded, and requests to the daemon about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = 3000
 
 
 def settings(**values: object) -> Settings:
-    """Settings with other values, whatever the environment says."""
+    """Return settings with these values, independent of the environment."""
     return load_settings(None, {key.replace("__", "."): value for key, value in values.items()}, {})
 
 
@@ -25,7 +25,7 @@ def points(count: int, seed: int) -> Singles:
 
 
 def tuned(conn: Connection, *, target: float = 0.9, min_samples: int = 100) -> int:
-    """Make a table of 3,000 rows with a sparse index, and record every search of it."""
+    """Create a table of 3,000 rows with a sparse index, and record every search of it."""
     make(conn, points(ROWS, seed=1), index=False)
     build(conn, options="WITH (m = 6)")
     conn.execute("ALTER TABLE items ADD COLUMN kind int")
@@ -35,19 +35,19 @@ def tuned(conn: Connection, *, target: float = 0.9, min_samples: int = 100) -> i
     return enable(conn, target_recall=target, sample_rate=1.0, min_samples=min_samples)
 
 
-def ask(conn: Connection, count: int, seed: int = 2) -> None:
-    """Search, so that it is recorded."""
+def run_searches(conn: Connection, count: int, seed: int = 2) -> None:
+    """Run searches, which are recorded."""
     for query in points(count, seed):
         search(conn, query)
 
 
 def request(conn: Connection, call: str, *values: object) -> int:
-    """Ask the daemon for something; return the number of the request."""
+    """Make a request to the daemon; return its number."""
     return int(one(conn, f"SELECT vectuned.{call}", *values))
 
 
 def serve(conn: Connection, number: int, chosen: Settings | None = None) -> dict[str, Any]:
-    """Do the oldest request, which must be this one and succeed; return its result."""
+    """Process the oldest request, which must be this one and succeed; return its result."""
     assert run_next_request(conn.info.dsn, chosen or settings())
     state, result, error = row(conn, number)
     assert (state, error) == ("done", None)
@@ -56,7 +56,7 @@ def serve(conn: Connection, number: int, chosen: Settings | None = None) -> dict
 
 
 def row(conn: Connection, number: int) -> tuple[str, Any, str | None]:
-    """Return how a request stands: state, result, error."""
+    """Return the state, result and error of a request."""
     found = conn.execute(
         "SELECT state, result, error FROM vectuned.requests WHERE request_id = %s", (number,)
     ).fetchone()

@@ -41,7 +41,7 @@ _numbers = itertools.count(1)
 
 
 class HotStandby:
-    """A physical copy of a primary's data folder, and the server that keeps it up to date."""
+    """A physical copy of a primary's data directory, and the server that replicates into it."""
 
     def __init__(self, primary: EmbeddedServer) -> None:
         self._home = primary.home
@@ -56,7 +56,7 @@ class HotStandby:
         self._server: Postmaster | None = None
 
     def copy(self) -> None:
-        """Copy the primary as it is."""
+        """Copy the primary."""
         for folder in (self._data.parent, self._sockets):
             make_private_folder(folder, self._account)
         command: list[str | Path] = [
@@ -75,7 +75,7 @@ class HotStandby:
         assert process.wait() == 0, log.read_text()
 
     def start(self) -> None:
-        """Start it; it takes connections then."""
+        """Start it and wait until it accepts connections."""
         self._server = Postmaster.start(
             self._binaries.program("postgres"),
             self._data,
@@ -93,19 +93,19 @@ class HotStandby:
         )
 
     def stop(self) -> None:
-        """Stop it if it runs."""
+        """Stop it if it is running."""
         if self._server is not None:
             self._server.stop(patience=20)
             self._server = None
 
     def dsn(self, database: str) -> str:
-        """Return the connection string of a database of it."""
+        """Return the connection string of one of its databases."""
         return make_conninfo(self._primary.dsn, host=str(self._sockets), dbname=database)
 
 
 @contextmanager
 def primary_and_standby() -> Iterator[tuple[EmbeddedServer, HotStandby]]:
-    """Run both, with a database `template_standby` in which vectuned is installed."""
+    """Run both, with a database `template_standby` that has vectuned installed."""
     home = Path(tempfile.mkdtemp(prefix="vt-"))
     home.chmod(0o755)
     preferred = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}

@@ -1,4 +1,4 @@
-"""Small tables with vectors like real ones, and what exact search and pgvector say of them."""
+"""Small tables with realistic vectors, and their exact answers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Connection = psycopg.Connection[Any]
 Singles = npt.NDArray[np.float32]
 
 DIMENSIONS = 32
-"""Of what `drawn` draws."""
+"""Dimensions of the vectors that `drawn` draws."""
 
 OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
 
 def raw(statement: str) -> sql.SQL:
-    """Take a text that the tests made for SQL, as it stands."""
+    """Treat a text composed by a test as SQL."""
     return trusted(statement)
 
 
 @contextmanager
 def prepared(dsn: str, template: str, name: str) -> Iterator[Connection]:
-    """Make a database from a template, to be a template itself; yields a connection to prepare it by."""
+    """Create a database from a template, to be a template itself; yield a connection to prepare it."""
     with psycopg.connect(dsn, autocommit=True) as admin:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
@@ -44,7 +44,7 @@ def prepared(dsn: str, template: str, name: str) -> Iterator[Connection]:
 
 @contextmanager
 def copied(dsn: str, template: str, name: str) -> Iterator[Connection]:
-    """Yield a connection to a copy of a database that nobody uses, which goes away after the block."""
+    """Yield a connection to a copy of an unused database; drop the copy after the block."""
     with psycopg.connect(dsn, autocommit=True) as admin:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
         admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
@@ -57,7 +57,7 @@ def copied(dsn: str, template: str, name: str) -> Iterator[Connection]:
 
 
 def named(table: sql.Identifier | str) -> sql.Identifier:
-    """Name a table, in the schema public unless told otherwise.
+    """Return the identifier of a table, in the schema public by default.
 
     Unqualified it would lie in the schema of vectuned itself where the role has the same name.
     """
@@ -65,9 +65,9 @@ def named(table: sql.Identifier | str) -> sql.Identifier:
 
 
 def clustered(count: int, dimensions: int, seed: int, *, clusters: int = 12, spread: float = 0.6) -> Singles:
-    """Draw vectors (count, dimensions) around a few centres of unequal weight, as embeddings of texts lie."""
+    """Draw vectors (count, dimensions) around a few centres of unequal weight, like embeddings of texts."""
     rng = np.random.default_rng(seed)
-    # The centres belong to the space and not to the draw, so that queries are drawn from the same one.
+    # The centres do not depend on the seed, so that rows and queries have the same distribution.
     centres = np.random.default_rng(dimensions).normal(size=(clusters, dimensions))
     share = 1 / np.arange(1, clusters + 1)
     chosen = rng.choice(clusters, size=count, p=share / share.sum())
@@ -85,7 +85,7 @@ def drawn(count: int, seed: int) -> Singles:
 
 
 def text(vector: npt.ArrayLike) -> str:
-    """Write a vector as pgvector reads it, to the last digit."""
+    """Write a vector in pgvector's text representation, without loss."""
     return "[" + ",".join(str(x) for x in np.asarray(vector).tolist()) + "]"
 
 
@@ -103,7 +103,7 @@ def make(
     extension: str = "public",
     index: bool = True,
 ) -> None:
-    """Create a table with a key from 1 on, a column of vectors (None is NULL), and an HNSW index."""
+    """Create a table with a key that starts at 1, a column of vectors (None is NULL), and an HNSW index."""
     name = named(table)
     width = dimensions or len(next(v for v in vectors if v is not None))
     conn.execute(
@@ -161,7 +161,7 @@ def build(
 def search(
     conn: Connection, query: npt.ArrayLike, k: int = 10, relation: str = "items"
 ) -> list[tuple[str, float]]:
-    """Search with vectuned: (id, distance) in the order they came."""
+    """Search with vectuned; return (id, distance) in the order of the result."""
     rows = conn.execute(
         "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s)", (relation, text(query), k)
     ).fetchall()
@@ -179,7 +179,7 @@ def exact(
     column: str = "embedding",
     key: str = "id",
 ) -> list[tuple[str, float]]:
-    """Answer by scanning a table with pgvector's own operator; relation and column as SQL writes them."""
+    """Search exactly by a sequential scan; relation and column as in SQL."""
     norm = "vector_norm" if kind == "vector" else "l2_norm"
     there = f"{norm}({column}) > 0" if metric == "cosine" else f"{column} IS NOT NULL"
     statement = (
@@ -191,7 +191,7 @@ def exact(
 
 
 def enable(conn: Connection, relation: str = "items", column: str = "embedding", **settings: object) -> int:
-    """Take a column into care, nothing sampled unless told; return its id."""
+    """Enable tuning of a column, by default without recording; return its id."""
     chosen = {"sample_rate": 0.0, **settings}
     conn.execute(
         sql.SQL("SELECT vectuned.enable(%(relation)s::regclass, %(column)s, {})").format(
@@ -218,7 +218,7 @@ def only(conn: Connection) -> TunedColumn:
 
 
 def one(conn: Connection, statement: str, *values: object) -> Any:
-    """Return the only value of a statement."""
+    """Return the single value of a statement."""
     row = conn.execute(statement.encode(), values or None).fetchone()
     assert row is not None
     return row[0]
@@ -241,8 +241,8 @@ def settings(conn: Connection) -> dict[str, str]:
 
 @contextmanager
 def plain_role(conn: Connection, conninfo: str, *grants: str) -> Iterator[Connection]:
-    """Yield a connection of a fresh role without rights but for `grants`, "SELECT ON items" and the like."""
-    # Roles belong to the server and not to the database: the database's name keeps tests apart.
+    """Yield a connection of a new role without privileges except `grants`, such as "SELECT ON items"."""
+    # Roles belong to the server, not to the database; the database's name in theirs keeps tests apart.
     name = f"{conn.info.dbname}_reader"
     role = sql.Identifier(name)
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
@@ -361,7 +361,7 @@ def serve_filtered(
     *,
     k_class: int = 10,
 ) -> None:
-    """Publish by hand how filters of a shape are answered; through a partial index only those it holds."""
+    """Publish by hand an access path for filters of a shape; a partial index serves only its own rows."""
     values = {
         "k": k_class,
         "filter": json.dumps(condition),
@@ -391,7 +391,7 @@ def serve_filtered(
 def search_filtered(
     conn: Connection, query: npt.ArrayLike, k: int, condition: object, relation: str = "items"
 ) -> list[tuple[str, float]]:
-    """Search with a filter: (id, distance) in the order they came."""
+    """Search with a filter; return (id, distance) in the order of the result."""
     rows = conn.execute(
         "SELECT id, distance FROM vectuned.search(%s::regclass, %s, %s, %s::jsonb)",
         (relation, text(query), k, json.dumps(condition)),
@@ -400,6 +400,6 @@ def search_filtered(
 
 
 def ascending(found: Sequence[tuple[str, float]]) -> bool:
-    """Whether distances ascend, up to the float4 in which an index compares."""
+    """Return whether distances ascend, up to the float4 precision of an index."""
     distances = np.array([distance for _, distance in found])
     return bool((np.diff(distances) >= -1e-6 * np.abs(distances[1:])).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.search_helpers import ask, points
+from tests.integration.search_helpers import points, run_searches
 from tests.integration.table_helpers import Connection, build, enable, make
 
 
@@ -15,5 +15,5 @@ def searched(conn: Connection) -> Connection:
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("VACUUM ANALYZE items")
     enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=100)
-    ask(conn, 60)
+    run_searches(conn, 60)
     return conn

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.integration.search_helpers import ask, tuned
+from tests.integration.search_helpers import run_searches, tuned
 from tests.integration.table_helpers import Connection, one
 
 PACKAGES = Path(__file__).parents[4] / ".pkg"
@@ -40,7 +40,7 @@ def run(
 def searched(conn: Connection) -> Connection:
     """A table with 150 recorded searches."""
     tuned(conn)
-    ask(conn, 150)
+    run_searches(conn, 150)
     return conn
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.search_helpers import ROWS, ask, points, request, row, serve, settings, tuned
+from tests.integration.search_helpers import ROWS, points, request, row, run_searches, serve, settings, tuned
 from tests.integration.table_helpers import Connection, exact, one, search, search_filtered, text
 from tests.integration.table_helpers import serve as publish_fixed
 
@@ -41,7 +41,7 @@ def scan_recalls(conn: Connection, queries: Any, k: int) -> tuple[float, float]:
 @pytest.mark.usefixtures("column")
 @pytest.mark.parametrize("k", [10, 30])
 def test_benchmark_recall_equals_recall_by_scanning(conn: Connection, k: int) -> None:
-    ask(conn, 60)
+    run_searches(conn, 60)
     recorded = one(conn, "SELECT count(*) FROM vectuned.inbox")
     number = request(conn, "benchmark_recall('items', k => %s, sample_queries => 60)", k)
     result = serve(conn, number)
@@ -75,7 +75,7 @@ def test_benchmark_recall_equals_recall_by_scanning(conn: Connection, k: int) ->
 
 @pytest.mark.usefixtures("column")
 def test_benchmark_latency_measures_both_arms(conn: Connection) -> None:
-    ask(conn, 50)
+    run_searches(conn, 50)
     call = "benchmark_latency('items', sample_queries => 50, percentiles => '{0,0.5,0.999,1}')"
     result = serve(conn, request(conn, call))
     for name in ("served", "default"):
@@ -96,7 +96,7 @@ def search_by_kind(conn: Connection, count: int, seed: int) -> None:
 
 @pytest.mark.usefixtures("column")
 def test_benchmark_recall_with_filters_uses_recorded_filters(conn: Connection) -> None:
-    ask(conn, 25, seed=2)
+    run_searches(conn, 25, seed=2)
     search_by_kind(conn, 30, seed=3)
     without = serve(conn, request(conn, "benchmark_recall('items')"))
     assert without["queries"]["filtered"] == 0
@@ -121,9 +121,9 @@ def test_benchmark_recall_with_filters_uses_recorded_filters(conn: Connection) -
 
 @pytest.mark.usefixtures("column")
 def test_benchmark_recall_samples_the_newest_searches_and_each_once(conn: Connection) -> None:
-    ask(conn, 30, seed=2)
+    run_searches(conn, 30, seed=2)
     for _ in range(3):
-        ask(conn, 20, seed=3)
+        run_searches(conn, 20, seed=3)
     result = serve(conn, request(conn, "benchmark_recall('items', sample_queries => 25)"))
     assert result["queries"]["recorded"] == 25
     conn.execute(
@@ -136,7 +136,7 @@ def test_benchmark_recall_samples_the_newest_searches_and_each_once(conn: Connec
 
 @pytest.mark.usefixtures("column")
 def test_benchmark_recall_with_perturbed_rows_notes_an_unfair_sample(conn: Connection) -> None:
-    ask(conn, 12)
+    run_searches(conn, 12)
     number = request(conn, "benchmark_recall('items')")
     assert run_next_request(conn.info.dsn, settings())
     state, _, error = row(conn, number)
@@ -152,7 +152,7 @@ def test_benchmark_recall_with_perturbed_rows_notes_an_unfair_sample(conn: Conne
 
 @pytest.mark.usefixtures("column")
 def test_benchmark_recall_with_failing_searches_counts_them_as_given_up(conn: Connection) -> None:
-    ask(conn, 30)
+    run_searches(conn, 30)
     conn.execute(
         "CREATE OR REPLACE FUNCTION vectuned._search_1(query vector, k int) RETURNS TABLE (id text, "
         "distance float8, query_id uuid) LANGUAGE plpgsql AS $$ BEGIN RAISE division_by_zero; END $$"

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors, sql
-from tests.integration.search_helpers import ask, request, row, settings, tuned
+from tests.integration.search_helpers import request, row, run_searches, settings, tuned
 from tests.integration.table_helpers import Connection, clustered, enable, make, named, one, plain_role
 
 from vectuned.config.errors import VectunedError
@@ -365,7 +365,7 @@ def test_apply_retention_deletes_old_finished_requests(conn: Connection) -> None
 
 def test_service_runs_requests(conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned(conn)
-    ask(conn, 40)
+    run_searches(conn, 40)
     chosen = settings(database__dsn=database, schedule__request_seconds=0.1)
     service = Service([("", chosen)], lambda: [])
     monkeypatch.setattr("signal.signal", lambda *_: None)  # which only the main thread may set

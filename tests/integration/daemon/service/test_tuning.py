@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.integration.search_helpers import ask, points, request, row, serve, settings, tuned
+from tests.integration.search_helpers import points, request, row, run_searches, serve, settings, tuned
 from tests.integration.table_helpers import Connection, enable, one, search
 
 from vectuned.daemon.service import requests
@@ -19,7 +19,7 @@ from vectuned.daemon.service.worker import Worker
 def column(conn: Connection) -> int:
     """A table with 300 recorded searches and nothing learned yet."""
     column = tuned(conn, target=0.9)
-    ask(conn, 300)
+    run_searches(conn, 300)
     return column
 
 
@@ -105,17 +105,17 @@ def test_searches_served_for_the_old_target_raise_no_alarm(conn: Connection) -> 
     tuned(conn, target=0.9)
     worker = Worker(conn, settings(learning__replay_batch=1000))
     for seed in (2, 3):
-        ask(conn, 300, seed=seed)
+        run_searches(conn, 300, seed=seed)
         worker.drain()
         worker.replay_all()
         worker.learn_all()
-    ask(conn, 100, seed=4)
+    run_searches(conn, 100, seed=4)
     result = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall')"))
     assert result["replayed"] == 100
     assert result["target"]["new"] >= 0.98
     was = one(conn, "SELECT avg(recall) FROM vectuned.recall_check WHERE version IS NOT NULL")
     assert was < 0.97
-    ask(conn, 50, seed=5)
+    run_searches(conn, 50, seed=5)
     worker.drain()
     assert worker.replay_all() == 50
     assert one(conn, "SELECT checks FROM vectuned.promise WHERE k_class = 10") == 50
@@ -132,7 +132,7 @@ def test_balanced_spends_no_more_than_for_recall(conn: Connection) -> None:
 
 def test_too_little_to_learn_from_is_said(conn: Connection) -> None:
     tuned(conn, target=0.9)
-    ask(conn, 30)
+    run_searches(conn, 30)
     result = serve(conn, request(conn, "auto_tune('items')"))
     assert (result["applied"], result["replays"]) == (False, 30)
     assert "nothing changed: there are 30 replays of public.items.embedding" in result["summary"]

@@ -1,4 +1,4 @@
-"""What changes in the entity store: use and life of entities, texts out of date, and another model."""
+"""Changes of the entity store: usage, archiving and pruning, outdated texts, and a move to another model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vectuned.reasoning.wordnet.corpus import Corpus
 TABLE = "vectuned_entities.entities"
 
 
-class Watched:
-    """An embedder of another model that calls somebody before each batch, and counts what it embedded."""
+class ObservedEmbedder:
+    """An embedder of another model that runs a callback before each batch and records its texts."""
 
     def __init__(
         self, dimensions: int = 64, version: str = "1", before: Callable[[int], None] | None = None
@@ -36,7 +36,7 @@ class Watched:
         self.texts: list[str] = []
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
-        """Embed texts as the model inside does."""
+        """Embed texts by the wrapped model."""
         self.batches += 1
         if self._before is not None:
             self._before(self.batches)
@@ -44,7 +44,7 @@ class Watched:
         return self._inner.encode(texts, progress)
 
 
-def test_another_part_of_wordnet_is_not_mixed_in(
+def test_load_rejects_another_part_of_wordnet(
     store: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
     loaded = loading.read_stages(store)
@@ -53,10 +53,10 @@ def test_another_part_of_wordnet_is_not_mixed_in(
     assert loading.load(store, synsets, embedder) == loaded
 
 
-# Use and life
+# Usage, archiving and pruning
 
 
-def test_uses_are_counted(store: EntityStore) -> None:
+def test_touch_counts_uses(store: EntityStore) -> None:
     assert store.touch([1, 2, 2, 999_999]) == 2
     assert store.touch([2]) == 1
     assert store.touch([]) == 0
@@ -64,9 +64,7 @@ def test_uses_are_counted(store: EntityStore) -> None:
     assert store.get_entities([2, 1, 999_999])[0].usage_count == 3
 
 
-def test_an_archived_entity_is_found_no_more_and_comes_back(
-    store: EntityStore, embedder: StaticEmbedder
-) -> None:
+def test_archive_hides_an_entity_until_restore(store: EntityStore, embedder: StaticEmbedder) -> None:
     (query,) = embedder.encode(["a large dog"])
     first = store.find_similar(query, 1)[0]
     known = store.get_relationships(first.id, direction="both")
@@ -85,7 +83,7 @@ def test_an_archived_entity_is_found_no_more_and_comes_back(
     assert not store.restore(first.id)
     assert store.find_similar(query, 1)[0] == first
     assert store.get_relationships(first.id, direction="both") == known
-    # Changed meanwhile: the embedding it had would be of another text.
+    # After a change while archived, the previous embedding would be of another text.
     store.archive(first.id)
     store.update_entity(first.id, description="something else")
     store.restore(first.id)
@@ -93,7 +91,7 @@ def test_an_archived_entity_is_found_no_more_and_comes_back(
     assert store.count_pending() == 1
 
 
-def test_a_pruned_entity_leaves_nothing_but_its_name(store: EntityStore) -> None:
+def test_prune_deletes_everything_but_the_name(store: EntityStore) -> None:
     store.touch([5])
     store.archive(5)
     name = store.get_entities([5])[0].name
@@ -123,7 +121,7 @@ def test_a_pruned_entity_leaves_nothing_but_its_name(store: EntityStore) -> None
             refused(5)
 
 
-def test_what_nobody_uses_goes_by_and_by(store: EntityStore) -> None:
+def test_archive_inactive_and_prune_archived_work_in_batches(store: EntityStore) -> None:
     store.conn.execute("ALTER TABLE vectuned_entities.entities DISABLE TRIGGER entity_changed")
     store.conn.execute(
         "UPDATE vectuned_entities.entities SET updated_at = now() - interval '100 days' WHERE entity_id <= 5"
@@ -145,7 +143,7 @@ def test_what_nobody_uses_goes_by_and_by(store: EntityStore) -> None:
 # Texts and embeddings
 
 
-def test_changed_and_new_texts_wait_to_be_embedded(store: EntityStore, embedder: StaticEmbedder) -> None:
+def test_count_pending_counts_changed_and_new_texts(store: EntityStore, embedder: StaticEmbedder) -> None:
     new = store.insert_entity("bathysphere", "a submersible lowered on a cable")
     store.update_entity(7, description="a text it did not have")
     store.set_attribute(8, "colour", "red")
@@ -158,13 +156,13 @@ def test_changed_and_new_texts_wait_to_be_embedded(store: EntityStore, embedder:
     (query,) = embedder.encode(["bathysphere: a submersible lowered on a cable"])
     assert store.find_similar(query, 1)[0].id == new
     assert store.find_similar_resources(query, 1)[0].id == resource
-    # The same words again are no other text.
+    # Writing the same text again is no change.
     store.update_entity(7, description="a text it did not have")
     store.insert_resource("urn:x", "page", "they lowered the bathysphere")
     assert store.count_pending() == 0
 
 
-def test_a_text_that_changes_while_it_is_embedded_waits_again(
+def test_put_vectors_skips_a_text_that_changed_meanwhile(
     store: EntityStore, embedder: StaticEmbedder
 ) -> None:
     new = store.insert_entity("first words")
@@ -176,7 +174,7 @@ def test_a_text_that_changes_while_it_is_embedded_waits_again(
     assert store.next_pending("entity").texts == ["other words"]
 
 
-def test_a_replaced_embedding_is_kept_with_its_model(store: EntityStore, embedder: StaticEmbedder) -> None:
+def test_update_embedding_keeps_the_history(store: EntityStore, embedder: StaticEmbedder) -> None:
     before = one(store.conn, "SELECT embedding FROM vectuned_entities.entities WHERE entity_id = 3")
     (vector,) = embedder.encode(["something else altogether"])
     store.update_embedding(3, vector)
@@ -188,8 +186,8 @@ def test_a_replaced_embedding_is_kept_with_its_model(store: EntityStore, embedde
     assert np.array_equal(kept[0][1], before)
 
 
-def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
-    other = Watched(256, version="2")
+def test_store_rejects_vectors_of_another_model(store: EntityStore) -> None:
+    other = ObservedEmbedder(256, version="2")
     (vector,) = other.encode(["dog"])
     with pytest.raises(UsageError, match=r"is of model wordllama.*not wordllama.* 2: embed with that one"):
         EntityStore(store.conn, other)
@@ -201,7 +199,7 @@ def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
     ):
         with pytest.raises(UsageError, match=r"embedding is of model .* 2, but those of the store are of"):
             refused()
-    # Nor by plain SQL.
+    # Plain SQL is rejected too.
     assert store.register_model(other) == 2
     for table in ("entities", "external_resources"):
         with pytest.raises(psycopg.errors.CheckViolation, match=f"{table}_one_model"):
@@ -215,9 +213,7 @@ def test_vectors_of_another_model_are_refused(store: EntityStore) -> None:
 # Another model
 
 
-def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
-    store: EntityStore, embedder: StaticEmbedder
-) -> None:
+def test_rebase_resumes_after_being_killed(store: EntityStore, embedder: StaticEmbedder) -> None:
     (query,) = embedder.encode(["a large dog"])
     before = store.find_similar(query, 10)
     enable(store.conn, TABLE)
@@ -229,7 +225,7 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
                 other.execute("SELECT pg_terminate_backend(%s)", (doomed.info.backend_pid,))
 
     with psycopg.connect(dsn, autocommit=True) as doomed, pytest.raises(psycopg.OperationalError):
-        rebase(EntityStore(doomed), Watched(before=kill))
+        rebase(EntityStore(doomed), ObservedEmbedder(before=kill))
     job = last_job(store)
     assert job is not None
     total = one(
@@ -238,23 +234,23 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
         "+ (SELECT count(*) FROM vectuned_entities.external_resources)",
     )
     assert (job.state, job.embedded, job.total) == ("running", 375, total)
-    # Meanwhile searches are what they were, and what is written waits for both models.
+    # Meanwhile searches return the same, and new texts wait for both models.
     assert [m.id for m in store.find_similar(query, 10)] == [m.id for m in before]
     with pytest.raises(UsageError, match=r"\d+ of \d+ texts are not yet embedded with the next model"):
         store.value("rebase_switch", job_id=job.id)
     with pytest.raises(UsageError, match="being moved to another model by rebase 1"):
-        rebase(store, Watched(128))
+        rebase(store, ObservedEmbedder(128))
     store.update_entity(1, description="changed after it was embedded")
     new = store.insert_entity("newcomer", "written meanwhile")
     store.archive(2)
 
-    shown: list[int] = []
-    again = Watched()
-    done = rebase(store, again, lambda label, total: _Shown(shown))
+    progress_values: list[int] = []
+    again = ObservedEmbedder()
+    done = rebase(store, again, lambda label, total: _RecordedStage(progress_values))
     assert (done.id, done.state, done.embedded) == (job.id, "done", total)
-    # 375 were ready, of them one changed and one is archived; one is new.
+    # 375 were embedded; since then one of them changed, one was archived, and a new one was added.
     assert len(again.texts) == total - 375 + 1 + 1
-    assert shown[0] == 373
+    assert progress_values[0] == 373
     model = store.get_model()
     assert model is not None
     assert (model.name, model.dimensions) == ("wordllama-l2-supercat-64", 64)
@@ -268,18 +264,18 @@ def test_a_rebase_killed_in_the_middle_goes_on_where_it_was(
     assert one(store.conn, "SELECT dimensions FROM vectuned.tuned_column") == 64
     with pytest.raises(UsageError, match="query has 256 dimensions, but those of the store have 64"):
         store.find_similar(query)
-    # Back with the embedding it had, which is of the model before: it waits.
+    # The restored entity's embedding is of the previous model, so it waits to be embedded.
     store.restore(2)
     assert store.next_pending("entity").ids == [2]
     with pytest.raises(UsageError, match="already uses model wordllama-l2-supercat-64 1"):
         rebase(store, again)
 
 
-class _Shown:
-    """A stage that notes its progress."""
+class _RecordedStage:
+    """A stage that records its progress."""
 
-    def __init__(self, shown: list[int]) -> None:
-        self._shown = shown
+    def __init__(self, progress_values: list[int]) -> None:
+        self._shown = progress_values
 
     def __enter__(self) -> Callable[[int], None]:
         return self._shown.append
@@ -288,7 +284,7 @@ class _Shown:
         return None
 
 
-def test_there_and_back_again_and_a_change_of_mind(store: EntityStore, embedder: StaticEmbedder) -> None:
+def test_rebase_can_be_cancelled_and_reverted(store: EntityStore, embedder: StaticEmbedder) -> None:
     store.conn.execute("DELETE FROM vectuned_entities.entities WHERE entity_id > 600")
     store.conn.execute("DELETE FROM vectuned_entities.external_resources WHERE resource_id > 100")
     (query,) = embedder.encode(["a large dog"])
@@ -307,12 +303,12 @@ def test_there_and_back_again_and_a_change_of_mind(store: EntityStore, embedder:
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        rebase(store, Watched(before=stop))
+        rebase(store, ObservedEmbedder(before=stop))
     assert cancel_rebase(store).state == "cancelled"
     with pytest.raises(UsageError, match="No rebase is under way"):
         cancel_rebase(store)
     assert store.conn.execute(constraints.encode()).fetchall() == made
-    assert rebase(store, Watched(128)).state == "done"
+    assert rebase(store, ObservedEmbedder(128)).state == "done"
     assert rebase(store, embedder).state == "done"
     assert store.find_similar(query, 10, ef_search=1000) == before
     assert store.conn.execute(constraints.encode()).fetchall() == made
@@ -320,16 +316,16 @@ def test_there_and_back_again_and_a_change_of_mind(store: EntityStore, embedder:
     assert sorted(models.fetchall()) == [(64, "registered"), (128, "retired"), (256, "current")]
 
 
-def test_one_rebase_at_a_time_and_only_batch_by_batch(store: EntityStore) -> None:
+def test_rebase_requires_the_lock_and_autocommit(store: EntityStore) -> None:
     with psycopg.connect(store.conn.info.dsn, autocommit=True) as other:
         assert EntityStore(other).value("rebase_lock")
         with pytest.raises(VectunedError, match="Another process is moving the entity store"):
-            rebase(store, Watched())
+            rebase(store, ObservedEmbedder())
     with psycopg.connect(store.conn.info.dsn) as other, pytest.raises(UsageError, match="autocommit"):
-        rebase(EntityStore(other), Watched())
+        rebase(EntityStore(other), ObservedEmbedder())
 
 
-def test_an_index_left_half_built_is_built_anew(store: EntityStore) -> None:
+def test_build_index_rebuilds_an_invalid_index(store: EntityStore) -> None:
     store.conn.execute(
         "UPDATE pg_index SET indisvalid = false "
         "WHERE indexrelid = 'vectuned_entities.entities_embedding_idx'::regclass"
@@ -344,7 +340,7 @@ def test_an_index_left_half_built_is_built_anew(store: EntityStore) -> None:
 
 
 @pytest.mark.parametrize("dimensions", [64, 128, 256])
-def test_filling_the_next_embedding_hardly_touches_indexes(store: EntityStore, dimensions: int) -> None:
+def test_rebase_updates_are_mostly_heap_only(store: EntityStore, dimensions: int) -> None:
     class EnoughError(Exception):
         pass
 
@@ -358,7 +354,7 @@ def test_filling_the_next_embedding_hardly_touches_indexes(store: EntityStore, d
         return found
 
     with pytest.raises(EnoughError):
-        rebase(store, Watched(dimensions, "2", stop))
+        rebase(store, ObservedEmbedder(dimensions, "2", stop))
     store.conn.execute("SELECT pg_stat_force_next_flush()")
     updated, hot = store.conn.execute(
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables "

@@ -1,4 +1,4 @@
-"""Every function of the entity store, as the catalogue knows it: its making, and what bad input meets."""
+"""Every function of the entity store in the catalog: its properties, and its errors for invalid input."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def functions(shared: EntityStore) -> dict[str, dict[str, str]]:
 
 
 def call(conn: Connection, function: str, values: dict[str, Any], types: dict[str, str]) -> str:
-    """Call a function in a transaction that is undone; return the SQLSTATE, '' if it worked."""
+    """Call a function and roll back; return the SQLSTATE, '' on success."""
     arguments = ", ".join(f"{name} => %({name})s::{types[name]}" for name in values)
     said = psycopg.Error()
     try:
@@ -228,13 +228,13 @@ def call(conn: Connection, function: str, values: dict[str, Any], types: dict[st
             conn.execute(raw(f"SELECT * FROM vectuned_entities.{function}({arguments})"), values).fetchall()
     except psycopg.Error as error:
         said = error
-    # What is wrong comes with what to do.
+    # Every error has a hint.
     if said.sqlstate in ("22023", "P0002", "55000"):
         assert said.diag.message_hint, (function, said.diag.message_primary)
     return said.sqlstate or ""
 
 
-def test_each_function_is_known_here(functions: dict[str, dict[str, str]]) -> None:
+def test_arguments_cover_every_function(functions: dict[str, dict[str, str]]) -> None:
     assert {name: set(types) for name, types in functions.items()} == {
         name: set(values) for name, values in GOOD.items()
     }
@@ -251,12 +251,12 @@ def test_functions_run_with_the_callers_rights_and_a_pinned_path(shared: EntityS
     ]
 
 
-def test_good_arguments_work(shared: EntityStore, functions: dict[str, dict[str, str]]) -> None:
+def test_functions_accept_valid_arguments(shared: EntityStore, functions: dict[str, dict[str, str]]) -> None:
     answers = {name: call(shared.conn, name, GOOD[name], types) for name, types in functions.items()}
     assert {name: state for name, state in answers.items() if state} == dict.fromkeys(NOT_NOW, "22023")
 
 
-def test_null_is_an_error_where_it_means_nothing(
+def test_functions_reject_meaningless_nulls(
     shared: EntityStore, functions: dict[str, dict[str, str]]
 ) -> None:
     accepted = set()
@@ -267,7 +267,7 @@ def test_null_is_an_error_where_it_means_nothing(
             if not state:
                 accepted.add((name, argument))
         if types and name != "entity_text":
-            # Nothing but NULLs is no question.
+            # NULLs only are never valid.
             assert call(shared.conn, name, dict.fromkeys(types), types) == "22023", name
     assert accepted == OPTIONAL
 
@@ -278,7 +278,7 @@ def hostile(functions: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, An
             yield from ((name, argument, value) for value in HOSTILE[type_])
 
 
-def test_hostile_arguments_are_answered_or_named(
+def test_functions_answer_or_reject_hostile_arguments(
     shared: EntityStore, functions: dict[str, dict[str, str]]
 ) -> None:
     before = one(shared.conn, "SELECT count(*) FROM vectuned_entities.entities")
@@ -304,13 +304,13 @@ def test_hostile_arguments_are_answered_or_named(
         ("find_relationship_siblings('')", "entity_path is missing or invalid"),
     ],
 )
-def test_errors_are_a_sentence_that_names_the_argument(shared: EntityStore, call: str, said: str) -> None:
+def test_errors_name_the_argument(shared: EntityStore, call: str, said: str) -> None:
     with pytest.raises(psycopg.Error) as raised:
         shared.conn.execute(raw(f"SELECT vectuned_entities.{call}"))
     assert (raised.value.diag.message_primary or "").startswith(said)
 
 
-def test_what_finds_and_gets_works_read_only(
+def test_find_and_get_functions_work_read_only(
     shared: EntityStore, functions: dict[str, dict[str, str]]
 ) -> None:
     reading = [
@@ -320,17 +320,17 @@ def test_what_finds_and_gets_works_read_only(
     with shared.conn.transaction():
         shared.conn.execute("SET TRANSACTION READ ONLY")
         for name in [*reading, "touch_entities"]:
-            # Twice: nothing is left behind that the second call would stumble over.
+            # Twice: the first call leaves nothing behind that breaks the second.
             for _ in range(2):
                 assert call(shared.conn, name, GOOD[name], functions[name]) == "", name
     assert one(shared.conn, "SELECT count(*) FROM vectuned_entities.reference_tracking") == 0
 
 
-def test_a_role_that_may_read_may_search(shared: EntityStore) -> None:
+def test_searches_need_only_select(shared: EntityStore) -> None:
     tables = "ALL TABLES IN SCHEMA vectuned_entities"
     grants = ("USAGE ON SCHEMA vectuned_entities", f"SELECT ON {tables}")
     with plain_role(shared.conn, shared.conn.info.dsn, *grants) as reader:
-        # The first statement of a session: pgvector's settings are not known yet.
+        # The first statement of a session, when pgvector is not loaded yet.
         found = reader.execute(
             "SELECT * FROM vectuned_entities.find_similar_entity(%s::vector, 3)", (VECTOR,)
         ).fetchall()
@@ -340,7 +340,7 @@ def test_a_role_that_may_read_may_search(shared: EntityStore) -> None:
             EntityStore(reader).archive(1)
 
 
-def test_tables_have_keys_zones_and_an_end(shared: EntityStore) -> None:
+def test_tables_have_keys_time_zones_and_quotable_names(shared: EntityStore) -> None:
     conn = shared.conn
     unkeyed = conn.execute(
         "SELECT relname FROM pg_class c "
@@ -357,7 +357,7 @@ def test_tables_have_keys_zones_and_an_end(shared: EntityStore) -> None:
         "'vectuned_entities.external_resources'::regclass)"
     ).fetchall()
     assert (unkeyed, zoneless, hanging) == ([], [], [])
-    # Reserved words as names of parameters, and of what comes back, have to be quoted by whoever calls.
+    # Callers would have to quote parameters and columns with reserved words as names.
     reserved = conn.execute(
         "SELECT p.proname, n FROM pg_proc p, unnest(p.proargnames) n JOIN pg_get_keywords() k ON k.word = n "
         "WHERE p.pronamespace = 'vectuned_entities'::regnamespace AND k.catcode = 'R'"
@@ -370,7 +370,7 @@ def test_tables_have_keys_zones_and_an_end(shared: EntityStore) -> None:
     assert lists == 0
 
 
-def test_the_store_makes_its_extensions_and_takes_any_length(plain_conn: Connection) -> None:
+def test_install_entities_creates_extensions_and_takes_any_dimensions(plain_conn: Connection) -> None:
     plain_conn.execute(
         "DROP EXTENSION vector; CREATE SCHEMA elsewhere; CREATE EXTENSION ltree SCHEMA elsewhere"
     )

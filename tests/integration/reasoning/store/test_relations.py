@@ -1,4 +1,4 @@
-"""Relationships, hierarchies and ways over several of them, held against the corpus they come from."""
+"""Relationships, hierarchies and paths along relationships, compared with the corpus they come from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Edges = dict[int, list[tuple[str, int]]]
 
 @pytest.fixture(scope="module")
 def edges(shared: EntityStore, synsets: Corpus) -> Edges:
-    """What each entity is related to: (type, entity)."""
+    """The relationships of each entity: (type, entity)."""
     ids = shared.find_ids([synset.id for synset in synsets.synsets])
     found: Edges = defaultdict(list)
     relations = synsets.relations
@@ -36,7 +36,7 @@ def parents(edges: Edges, entity: int) -> set[int]:
 
 
 def above(edges: Edges, entity: int) -> dict[int, int]:
-    """All ancestors and the least number of steps to them."""
+    """All ancestors and the smallest number of steps to each."""
     found, level, steps = {entity: 0}, {entity}, 0
     while level:
         steps += 1
@@ -47,7 +47,7 @@ def above(edges: Edges, entity: int) -> dict[int, int]:
 
 
 def ways(edges: Edges, start: int, end: int, hops: int) -> set[tuple[tuple[int, ...], tuple[str, ...]]]:
-    """All simple ways, by brute force."""
+    """All simple paths, by brute force."""
     found = set()
     waiting: list[tuple[tuple[int, ...], tuple[str, ...]]] = [((start,), ())]
     while waiting:
@@ -59,7 +59,7 @@ def ways(edges: Edges, start: int, end: int, hops: int) -> set[tuple[tuple[int, 
     return found
 
 
-def test_all_of_the_corpus_is_there(shared: EntityStore, synsets: Corpus, edges: Edges) -> None:
+def test_load_stores_the_whole_corpus(shared: EntityStore, synsets: Corpus, edges: Edges) -> None:
     (counts,) = shared.rows("counts")
     assert (counts.active, counts.relationships) == (len(synsets.synsets), len(synsets.relations))
     for synset in synsets.synsets[::200]:
@@ -73,7 +73,7 @@ def test_all_of_the_corpus_is_there(shared: EntityStore, synsets: Corpus, edges:
         assert sorted((r.type, r.entity_id) for r in found) == sorted(edges[entity.id])
 
 
-def test_a_direction_and_types_narrow_relationships(shared: EntityStore, edges: Edges) -> None:
+def test_get_relationships_filters_by_direction_and_type(shared: EntityStore, edges: Edges) -> None:
     child = next(e for e in edges if len(parents(edges, e)) > 1)
     parent = min(parents(edges, child))
     up = shared.get_relationships(child, ["hypernym", "instance_hypernym"])
@@ -85,7 +85,7 @@ def test_a_direction_and_types_narrow_relationships(shared: EntityStore, edges: 
     assert len(both) == 3
 
 
-def test_ancestors_are_those_by_any_parent(shared: EntityStore, edges: Edges) -> None:
+def test_find_ancestors_follows_every_parent(shared: EntityStore, edges: Edges) -> None:
     several = [e for e in edges if len(parents(edges, e)) > 1]
     assert len(several) > 20
     for entity in [*several[:20], *list(edges)[:20]]:
@@ -96,7 +96,7 @@ def test_ancestors_are_those_by_any_parent(shared: EntityStore, edges: Edges) ->
         assert len(shared.get_paths(entity)) >= len(parents(edges, entity))
 
 
-def test_descendants_and_siblings(shared: EntityStore, edges: Edges) -> None:
+def test_find_descendants_and_siblings_match_the_corpus(shared: EntityStore, edges: Edges) -> None:
     below: dict[int, set[int]] = defaultdict(set)
     for entity in list(edges):
         for parent in parents(edges, entity):
@@ -108,14 +108,14 @@ def test_descendants_and_siblings(shared: EntityStore, edges: Edges) -> None:
     for entity in sorted(below[root]):
         wanted = {s for parent in parents(edges, entity) for s in below[parent]} - {entity}
         assert {r.id for r in shared.find_siblings(entity)} == wanted
-    # Beside a root are the other roots: those of the verbs.
+    # The siblings of a root are the other roots: those of the verbs.
     roots = {e for e in below if not parents(edges, e)}
     assert {r.id for r in shared.find_siblings(root, 1000)} == roots - {root}
     one_down = {named.id for named, _ in shared.find_by_path("n00001740.*{1}")}
     assert one_down == below[root]
 
 
-def test_relationships_lie_at_paths(shared: EntityStore) -> None:
+def test_find_relationships_searches_by_path(shared: EntityStore) -> None:
     inside = shared.find_relationships("n00001740.n00001930", 10_000)
     assert inside
     assert {edge.type for edge in inside} <= set(HIERARCHY)
@@ -134,7 +134,7 @@ def test_relationships_lie_at_paths(shared: EntityStore) -> None:
     assert all(row[0].rpartition(".")[0] == path.rpartition(".")[0] for row in beside)
 
 
-def test_connection_paths_are_all_simple_ways(shared: EntityStore, edges: Edges) -> None:
+def test_connection_paths_are_all_simple_paths(shared: EntityStore, edges: Edges) -> None:
     compared = 0
     for start in list(edges)[::97]:
         near = {to for _, a in edges[start] for _, b in edges[a] for _, to in edges[b]} - {start}
@@ -149,7 +149,7 @@ def test_connection_paths_are_all_simple_ways(shared: EntityStore, edges: Edges)
     assert shared.find_connection_paths(start, list(edges)[-1], max_hops=1) == []
 
 
-def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> None:
+def test_connection_paths_are_ordered_by_product_of_confidences(store: EntityStore) -> None:
     a, b, c, d = (store.insert_entity(name) for name in "abcd")
     for source, target, confidence in (
         (a, b, 0.9),
@@ -171,7 +171,7 @@ def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> 
         ("a", "c", "d"),
     ]
     assert store.find_connection_paths(a, d, types=["hypernym"]) == []
-    # A relationship that becomes certain, or an entity that is put aside, counts at once.
+    # A changed confidence or an archived entity takes effect at once.
     store.insert_relationship(a, d, "leads to", 1)
     assert store.find_connection_paths(a, d, max_results=1) == [
         ConnectionPath((a, d), ("a", "d"), ("leads to",), 1.0)
@@ -184,7 +184,7 @@ def test_confidence_is_the_product_and_decides_the_order(store: EntityStore) -> 
         store.insert_relationship(a, 999999999, "leads to")
 
 
-def test_the_work_of_a_way_through_hubs_is_bounded(store: EntityStore) -> None:
+def test_connection_paths_through_hubs_are_bounded(store: EntityStore) -> None:
     hub = store.insert_entity("hub")
     spokes = [store.insert_entity(f"spoke {n}") for n in range(200)]
     for spoke in spokes:
@@ -202,7 +202,7 @@ def test_the_work_of_a_way_through_hubs_is_bounded(store: EntityStore) -> None:
     assert said == ["a step had more paths than the 50 that were followed"]
 
 
-def test_patterns_of_any_length(shared: EntityStore, edges: Edges) -> None:
+def test_relationship_patterns_of_any_length(shared: EntityStore, edges: Edges) -> None:
     start = next(e for e in edges if len(above(edges, e)) > 3 and parents(edges, e))
     for types in (("hypernym",), ("hypernym", "hyponym"), ("hypernym", "hypernym", "hyponym", "hyponym")):
         wanted: set[tuple[int, ...]] = {(start,)}
@@ -220,14 +220,14 @@ def test_patterns_of_any_length(shared: EntityStore, edges: Edges) -> None:
         assert ("hypernym", last) in edges[middle]
 
 
-def test_cycles_and_too_many_parents_end(store: EntityStore) -> None:
+def test_rebuild_paths_handles_cycles_and_many_parents(store: EntityStore) -> None:
     ids = [store.insert_entity(f"c{n}") for n in range(4)]
     for source, target in itertools.pairwise([*ids, ids[0]]):
         store.insert_relationship(source, target, "under")
     assert store.rebuild_paths(["under"], "cycle") == 4
     assert {r.id for r in store.find_ancestors(ids[1], hierarchy="cycle")} <= set(ids)
     assert len(store.get_paths(ids[0], "cycle")) == 1
-    # A lattice: 2^10 ways to its end.
+    # A lattice: 2^10 paths to its end.
     layers = [[store.insert_entity(f"l{i}{j}") for j in range(2)] for i in range(11)]
     for upper, lower in itertools.pairwise(layers):
         for child, parent in itertools.product(lower, upper):
@@ -237,7 +237,7 @@ def test_cycles_and_too_many_parents_end(store: EntityStore) -> None:
     assert one(store.conn, "SELECT max(path_no) FROM vectuned_entities.entity_paths") == 16
 
 
-def test_shared_attributes_leave_out_what_everyone_has(shared: EntityStore, synsets: Corpus) -> None:
+def test_shared_attributes_ignore_common_values(shared: EntityStore, synsets: Corpus) -> None:
     owners: dict[str, list[str]] = defaultdict(list)
     for synset in synsets.synsets:
         for lemma in synset.lemmas:

@@ -1,4 +1,4 @@
-"""Searches of the entity store, by meaning and by words: what they find, and through which index."""
+"""Searches of the entity store, by vector and by text: their results and the indexes they use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exact(conn: Connection, query: Vectors, k: int) -> list[tuple[int, float]]:
     return [(row[0], row[1]) for row in rows]
 
 
-def test_the_nearest_come_first_and_through_the_index(
+def test_find_similar_returns_the_nearest_through_the_index(
     shared: EntityStore, queries: tuple[list[str], Vectors]
 ) -> None:
     hits = 0
@@ -50,13 +50,13 @@ def test_the_nearest_come_first_and_through_the_index(
     assert hits > 0.9 * 10 * len(queries[1])
 
 
-def test_effort_and_threshold_are_the_callers(
+def test_find_similar_honours_ef_search_and_threshold(
     shared: EntityStore, queries: tuple[list[str], Vectors]
 ) -> None:
     query = queries[1][0]
     wanted = exact(shared.conn, query, 300)
     found = shared.find_similar(query, 300, ef_search=1)
-    # Never fewer rows than asked for, however little effort.
+    # A low ef_search still returns max_results rows.
     assert len(found) == 300
     threshold = wanted[9][1]
     near = shared.find_similar(query, 300, threshold=threshold, ef_search=1000)
@@ -64,7 +64,7 @@ def test_effort_and_threshold_are_the_callers(
     assert one(shared.conn, "SHOW hnsw.ef_search") == "40"
 
 
-def test_resources_are_searched_through_their_index(
+def test_find_similar_resources_uses_the_index(
     shared: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
     example, owners = next(iter(synsets.training_examples().items()))
@@ -79,7 +79,7 @@ def test_resources_are_searched_through_their_index(
     assert linked[0].confidence == 1
 
 
-def test_no_held_out_example_was_loaded(shared: EntityStore, synsets: Corpus) -> None:
+def test_load_leaves_out_held_out_examples(shared: EntityStore, synsets: Corpus) -> None:
     loaded = {
         row[0] for row in shared.conn.execute("SELECT content FROM vectuned_entities.external_resources")
     }
@@ -88,19 +88,19 @@ def test_no_held_out_example_was_loaded(shared: EntityStore, synsets: Corpus) ->
     assert not loaded & held
 
 
-def test_without_an_embedding_nothing_comes_first(store: EntityStore, embedder: StaticEmbedder) -> None:
+def test_find_similar_skips_entities_without_embedding(store: EntityStore, embedder: StaticEmbedder) -> None:
     (query,) = embedder.encode(["a large dog"])
     first = store.find_similar(query, 1)[0]
     store.insert_entity("large dog", "not embedded yet")
     assert store.find_similar(query, 1)[0] == first
-    # Nor without any index, where the table is sorted.
+    # Without an index, where the table is sorted, it does not either.
     store.conn.execute("DROP INDEX vectuned_entities.entities_embedding_idx")
     found = store.find_similar(query, 1000)
     assert len(found) == 1000
     assert found[0] == first
 
 
-def test_a_tuned_column_is_searched_by_vectuned(store: EntityStore, embedder: StaticEmbedder) -> None:
+def test_find_similar_uses_vectuned_for_a_tuned_column(store: EntityStore, embedder: StaticEmbedder) -> None:
     enable(store.conn, TABLE, sample_rate=1.0)
     (query,) = embedder.encode(["a large dog"])
     found = store.find_similar(query, 5)
@@ -113,14 +113,14 @@ def test_a_tuned_column_is_searched_by_vectuned(store: EntityStore, embedder: St
         store.conn, "SELECT vectuned.record_feedback(%s, ARRAY[%s])", found[0].query_id, str(found[0].id)
     )
     assert feedback == "recorded"
-    # The tuner breaks; searches do not.
+    # Searches work even if the tuner fails.
     store.conn.execute("DROP FUNCTION vectuned.search")
     again = store.find_similar(query, 5)
     assert [match.id for match in again] == [match.id for match in found]
     assert again[0].query_id is None
 
 
-def test_hybrid_search_scores_each_candidate_on_both_sides(
+def test_hybrid_search_scores_each_candidate_by_text_and_vector(
     shared: EntityStore, queries: tuple[list[str], Vectors]
 ) -> None:
     for words, query in zip(queries[0][:10], queries[1], strict=False):
@@ -131,11 +131,11 @@ def test_hybrid_search_scores_each_candidate_on_both_sides(
             assert 0 <= match.text_score <= 1
             assert match.score == pytest.approx(0.3 * match.text_score + 0.7 * match.vector_score)
         assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
-        # Nothing better was left out among all that the two sides know best.
+        # No candidate of either kind with a higher score was left out.
         assert {m.id for m in shared.find_similar(query, 5)} & {m.id for m in found}
 
 
-def test_words_find_what_meaning_alone_does_not(shared: EntityStore, embedder: StaticEmbedder) -> None:
+def test_hybrid_search_finds_words_that_vectors_miss(shared: EntityStore, embedder: StaticEmbedder) -> None:
     entity = shared.get_entities([max(shared.find_ids(["n00001740"]).values())])[0]
     (far,) = embedder.encode(["chemical compound of nitrogen"])
     assert entity.id not in {match.id for match in shared.find_similar(far, 100)}
@@ -145,7 +145,7 @@ def test_words_find_what_meaning_alone_does_not(shared: EntityStore, embedder: S
     assert found[entity.id].vector_score < 0.5
 
 
-def test_hybrid_search_beats_either_side_on_held_out_examples(
+def test_hybrid_search_beats_text_and_vectors_alone_on_held_out_examples(
     shared: EntityStore, synsets: Corpus, embedder: StaticEmbedder
 ) -> None:
     asked = synsets.held_out_queries()[:100]
@@ -164,7 +164,7 @@ def test_hybrid_search_beats_either_side_on_held_out_examples(
     assert both > words
 
 
-def test_what_users_type_is_no_syntax(shared: EntityStore, embedder: StaticEmbedder) -> None:
+def test_hybrid_search_accepts_any_text(shared: EntityStore, embedder: StaticEmbedder) -> None:
     (query,) = embedder.encode(["animal"])
     for words in (
         "",
@@ -184,12 +184,12 @@ def test_what_users_type_is_no_syntax(shared: EntityStore, embedder: StaticEmbed
     assert not [entity for entity in named if "domestic" in entity.name + entity.description]
 
 
-def test_languages_and_fusions(store: EntityStore, embedder: StaticEmbedder) -> None:
+def test_hybrid_search_supports_languages_and_fusions(store: EntityStore, embedder: StaticEmbedder) -> None:
     german = store.insert_entity("Häuser", "Gebäude zum Wohnen", language="german")
     store.insert_entity("houses of glass", "to live in")
     (query,) = embedder.encode(["house"])
     found = {m.id: m for m in store.hybrid_search("haus", query, language="german", text_weight=1)}
-    # Stemmed by its own language; entities of others do not count for these words.
+    # Words are stemmed by the language; only entities of that language match them.
     assert [id_ for id_, match in found.items() if match.text_score > 0] == [german]
     assert german not in {m.id for m in store.hybrid_search("haus", query)}
     fused = store.hybrid_search("live in houses", query, 20, fusion="reciprocal")
@@ -216,7 +216,7 @@ def test_languages_and_fusions(store: EntityStore, embedder: StaticEmbedder) -> 
         ("entity_attribute_link", "value_id = 5", "entity_attribute_link_value_idx"),
     ],
 )
-def test_an_index_answers(shared: EntityStore, table: str, condition: str, index: str) -> None:
+def test_text_conditions_use_their_index(shared: EntityStore, table: str, condition: str, index: str) -> None:
     statement = f"EXPLAIN SELECT * FROM vectuned_entities.{table} WHERE {condition}"
     plan = "\n".join(row[0] for row in shared.conn.execute(raw(statement)))
     assert index in plan

@@ -1,4 +1,4 @@
-"""The replay in SQL: one continued scan is worth a search of its own at every rung."""
+"""vectuned._replay: a continued scan is equivalent to a separate search at every rung."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERIES = np.random.default_rng(2).normal(size=(120, 24)).astype(np.float32)
 
 
 def prepared(conn: Connection, kind: str = "vector", metric: str = "cosine", rows: int = 3000) -> int:
-    """Make a tuned table without any structure, so that effort shows."""
+    """Create a tuned table of vectors without structure, so that effort matters."""
     vectors = np.random.default_rng(1).normal(size=(rows, 24)).astype(np.float32)
     make(conn, vectors, kind=kind, index=False)
     build(conn, kind=kind, metric=metric, options="WITH (m = 6)")
@@ -29,7 +29,7 @@ def prepared(conn: Connection, kind: str = "vector", metric: str = "cosine", row
 def replayed(
     conn: Connection, column: int, query: npt.ArrayLike, index: int = 1
 ) -> tuple[Any, Any, Any, Any]:
-    """Replay through all rungs of an index: distances, counts, blocks and milliseconds."""
+    """Replay on an index at all rungs; return distances, counts, blocks and milliseconds."""
     row = conn.execute(
         "SELECT distances, counts, blocks, ms FROM vectuned._replay(%s, %s, %s, %s)",
         (column, index, text(query), list(RUNGS)),
@@ -40,7 +40,7 @@ def replayed(
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("vector", "cosine"), ("halfvec", "l2"), ("vector", "ip")])
-def test_every_rung_recalls_what_a_fresh_search_would(conn: Connection, kind: str, metric: str) -> None:
+def test_replay_recalls_as_a_fresh_search_at_every_rung(conn: Connection, kind: str, metric: str) -> None:
     column = prepared(conn, kind, metric)
     rungs = (20, 56, 160, 448)
     continued, fresh = np.zeros(len(rungs)), np.zeros(len(rungs))
@@ -66,7 +66,7 @@ def test_every_rung_recalls_what_a_fresh_search_would(conn: Connection, kind: st
     assert continued[0] < continued[-1]
 
 
-def test_the_cost_is_that_of_the_index(conn: Connection) -> None:
+def test_replay_reports_the_cost_of_the_index(conn: Connection) -> None:
     column = prepared(conn)
     for query in QUERIES[:5]:
         with counted(conn, "items_embedding_idx") as index, counted(conn, "items") as table:
@@ -83,7 +83,7 @@ def test_the_cost_is_that_of_the_index(conn: Connection) -> None:
         assert len(set(distances)) > 990
 
 
-def test_a_table_smaller_than_the_ladder(conn: Connection) -> None:
+def test_replay_of_a_table_smaller_than_the_ladder_returns_all_rows(conn: Connection) -> None:
     column = prepared(conn, rows=33)
     distances, counts, blocks, _ = replayed(conn, column, QUERIES[0])
     assert counts == [min(rung, 33) for rung in RUNGS]
@@ -94,7 +94,7 @@ def test_a_table_smaller_than_the_ladder(conn: Connection) -> None:
     assert (distances, counts) == (None, [0] * len(RUNGS))
 
 
-def test_null_vectors_and_zero_ones_are_not_seen(conn: Connection) -> None:
+def test_replay_ignores_null_and_zero_vectors(conn: Connection) -> None:
     column = prepared(conn, rows=40)
     conn.execute("INSERT INTO items VALUES (100, NULL), (101, array_fill(0, ARRAY[24])::vector)")
     distances, counts, _, _ = replayed(conn, column, QUERIES[0])
@@ -102,7 +102,7 @@ def test_null_vectors_and_zero_ones_are_not_seen(conn: Connection) -> None:
     assert not np.isnan(distances).any()
 
 
-def test_another_plan_is_refused(conn: Connection) -> None:
+def test_replay_rejects_another_plan(conn: Connection) -> None:
     column = prepared(conn)
     build(conn, options="WITH (m = 4)")
     conn.execute("DROP INDEX items_embedding_idx")
@@ -116,13 +116,13 @@ def test_another_plan_is_refused(conn: Connection) -> None:
     assert raised.value.diag.message_hint == "Run vectuned.enable again if the column has another index now."
     build(conn)
     assert enable(conn) == column
-    # One made like the index that is gone goes on under its number.
+    # An index of the same definition as the dropped one gets its number.
     assert replayed(conn, column, QUERIES[0])[1] == list(RUNGS)
     with pytest.raises(errors.NoDataFound):
         replayed(conn, column, QUERIES[0], 2)
 
 
-def test_unknown_columns_and_indexes_are_refused(conn: Connection) -> None:
+def test_replay_rejects_unknown_columns_and_indexes(conn: Connection) -> None:
     with pytest.raises(errors.NoDataFound):
         replayed(conn, 12345, QUERIES[0])
     column = prepared(conn)
@@ -133,7 +133,7 @@ def test_unknown_columns_and_indexes_are_refused(conn: Connection) -> None:
         replayed(conn, column, QUERIES[0])
 
 
-def test_what_the_session_prefers_changes_nothing(conn: Connection) -> None:
+def test_replay_is_independent_of_session_settings(conn: Connection) -> None:
     column = prepared(conn)
     plain = replayed(conn, column, QUERIES[0])
     for setting in (

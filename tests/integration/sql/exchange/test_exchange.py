@@ -15,15 +15,15 @@ from tests.integration.document_helpers import (
     TARGET,
     World,
     actions,
-    everything,
+    content_of,
     exported,
     imported,
     later,
     of_class,
-    practise,
+    read_import_state,
+    search_and_replay,
     serving,
     signed,
-    told,
 )
 from tests.integration.table_helpers import (
     DIMENSIONS,
@@ -51,15 +51,15 @@ def test_import_on_the_same_index_serves_as_proven(world: World, here: Connectio
     assert source["access_path"] == "hnsw_adaptive"
     assert len(source["patterns"]) > 3
     assert any(path["shape"] == "category =" and path["serves"] for path in world.document["paths"])
-    before = everything(here)
+    before = read_import_state(here)
     dry = imported(here, world.document, dry_run=True)
-    assert everything(here) == before
+    assert read_import_state(here) == before
     report = imported(here, world.document)
     assert {**dry, "dry_run": False} == report
     assert (report["as"], report["why"], report["changed"]) == ("proven", None, True)
     assert set(actions(report).values()) == {"merged"}
     again = exported(here)
-    assert told(again) == told(world.document)
+    assert content_of(again) == content_of(world.document)
     path, ef, certified, bound, samples, patterns, state = serving(here)
     assert (path, ef, certified) == ("hnsw_adaptive", source["ef_search"], True)
     assert (bound, samples, state) == (source["recall_bound"], source["samples"], "serving")
@@ -74,12 +74,12 @@ def test_import_on_the_same_index_serves_as_proven(world: World, here: Connectio
     assert "; imported from public.items.embedding of database exchange_" in reason
 
     # Importing it again, or its own export, changes nothing.
-    before = everything(here)
+    before = read_import_state(here)
     report = imported(here, world.document)
     assert not report["changed"]
     assert set(actions(report).values()) == {"unchanged"}
     assert not imported(here, again)["changed"]  # its own export
-    assert everything(here) == before
+    assert read_import_state(here) == before
 
 
 def test_import_on_another_index_is_an_unproven_prior(world: World, here: Connection) -> None:
@@ -115,9 +115,9 @@ def test_import_on_another_index_is_an_unproven_prior(world: World, here: Connec
     assert exported(here)["classes"] == []
     assert not [path for path in exported(here)["paths"] if path["shape"]]
 
-    before = everything(here)
+    before = read_import_state(here)
     assert set(actions(imported(here, world.document)).values()) <= {"unchanged", "skipped"}
-    assert everything(here) == before
+    assert read_import_state(here) == before
     event = one(here, "SELECT details FROM vectuned.event WHERE action = 'import'")
     assert event["as"] == "prior"
     assert event["why"].endswith(", not proven here")
@@ -136,7 +136,7 @@ def test_import_prior_serves_until_learning_replaces_it(world: World, here: Conn
     # The allowed misses are half of those there, so the effort is twice as high, up to the maximum.
     assert serving(here)[:2] == ("hnsw", min(2 * of_class(world.document)["ef_search"], 1000))
     here.execute("UPDATE vectuned.bank SET ef_search = 1000 WHERE k_class = 10")
-    practise(here, 60)  # fewer than the 78 without a miss that a proof needs
+    search_and_replay(here, 60)  # fewer than the 78 without a miss that a proof needs
     lesson = learn(here, only(here), ALWAYS)
     assert lesson.version is not None
     assert 10 not in lesson.served
@@ -147,7 +147,7 @@ def test_import_prior_serves_until_learning_replaces_it(world: World, here: Conn
     assert not learn(here, only(here), ALWAYS).served[10].policy.certified
     assert one(here, "SELECT import_no FROM vectuned.bank WHERE k_class = 10") is None
 
-    practise(here, 150, seed=6)
+    search_and_replay(here, 150, seed=6)
     enable(here, sample_rate=1.0, target_recall=TARGET, min_samples=100)
     here.execute("DELETE FROM vectuned.bank")
     assert actions(imported(here, later(here, world.document)))[10] == "merged"
@@ -298,7 +298,7 @@ def test_export_and_import_require_the_owner_of_the_table(here: Connection, worl
         here.execute(sql.SQL("ALTER TABLE items OWNER TO {}").format(role))
         try:
             assert imported(reader, world.document)["changed"]
-            assert told(exported(reader)) == told(world.document)
+            assert content_of(exported(reader)) == content_of(world.document)
             assert one(here, "SELECT imported_by FROM vectuned.imported") == reader.info.user
         finally:
             here.execute("ALTER TABLE items OWNER TO CURRENT_USER")

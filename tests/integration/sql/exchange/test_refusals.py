@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import errors
-from tests.integration.document_helpers import World, changed, everything, imported, signed
+from tests.integration.document_helpers import World, changed, imported, read_import_state, signed
 from tests.integration.table_helpers import Connection
 
 from vectuned.config.errors import UsageError
@@ -103,7 +103,7 @@ def attempt(conn: Connection, document: Any, before: list[list[tuple[Any, ...]]]
             except errors.InvalidParameterValue as error:
                 message = error.diag.message_primary or ""
             if dry_run or message is not None or not report["changed"]:
-                assert everything(conn) == before
+                assert read_import_state(conn) == before
         assert message is None or message.startswith("$")
         outcomes.append(message is None)
     assert outcomes[0] == outcomes[1]
@@ -118,7 +118,7 @@ def test_import_patterns_is_atomic_for_mutated_documents(shared: Connection, wor
     small["classes"][1] = {**small["classes"][1], "patterns": small["classes"][1]["patterns"][:2]}
     small["paths"] = small["paths"][:1] + [p for p in small["paths"] if p["shape"]][:3]
     small["provenance"] = {**small["provenance"], "witnesses": small["provenance"]["witnesses"][:3]}
-    before, accepted = everything(shared), []
+    before, accepted = read_import_state(shared), []
 
     @settings(derandomize=True, max_examples=120, deadline=None, database=None)
     @given(st.data())
@@ -148,12 +148,12 @@ def test_import_patterns_is_atomic_for_mutated_documents(shared: Connection, wor
         accepted.append(attempt(shared, signed(shared, document), before))
 
     mutate()
-    assert everything(shared) == before
+    assert read_import_state(shared) == before
     assert 5 < sum(accepted) < len(accepted) - 40  # some are accepted, most are rejected
 
 
 def test_import_document_rejects_arbitrary_json(shared: Connection) -> None:
-    before = everything(shared)
+    before = read_import_state(shared)
 
     @settings(derandomize=True, max_examples=40, deadline=None, database=None)
     @given(VALUES)
@@ -164,4 +164,4 @@ def test_import_document_rejects_arbitrary_json(shared: Connection) -> None:
     for broken in ('{"a": "\\u0000"}', '{"a": "\\ud800"}', '{"a": 1e999999}', "{", '{"a": NaN}'):
         with pytest.raises(UsageError, match=r"^b\.json cannot be imported: "):
             import_document(shared, "items", None, broken, place="b.json")
-    assert everything(shared) == before
+    assert read_import_state(shared) == before

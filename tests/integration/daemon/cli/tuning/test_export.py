@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.integration.document_helpers import TARGET, World, changed, imported, serving, told
+from tests.integration.document_helpers import TARGET, World, changed, content_of, imported, serving
 from tests.integration.table_helpers import Connection, enable, one, only
 
 from vectuned.config.errors import VectunedError
@@ -42,7 +42,7 @@ def test_export_and_import_commands_round_trip_a_document(
 
     code, out, _ = run("export", "items", "-o", "-")
     assert code == 0
-    assert told(json.loads(out)) == told(world.document)
+    assert content_of(json.loads(out)) == content_of(world.document)
     code, out, _ = run("export", "-o", str(tmp_path), "--json")
     (file,) = [each["file"] for each in json.loads(out)["files"]]
     assert Path(file).name.startswith(f"public.items.embedding@{here.info.dbname}.20")
@@ -74,7 +74,7 @@ def test_export_columns_rotates_files_and_import_reads_the_newest(
     imported(here, world.document)
     (first,) = export_columns(here, out, 2)
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
-    assert told(json.loads(first.read_text())) == told(world.document)
+    assert content_of(json.loads(first.read_text())) == content_of(world.document)
     assert export_columns(here, out, 2) == []  # no news
     ours = f"public.items.embedding@{here.info.dbname}.{{}}.vectuned.json".format
     other = "public.items.embedding@other.20200101T000000Z.vectuned.json"
