@@ -57,7 +57,8 @@ CREATE TABLE vectuned.tuned_index (
     UNIQUE (column_id, index_relation),
     CHECK ((method = 'ivfflat') = (lists IS NOT NULL))
 );
-COMMENT ON COLUMN vectuned.tuned_index.form IS 'what is indexed: plain = the column itself, halfvec = the column in half precision, bits = the signs of its components';
+COMMENT ON COLUMN vectuned.tuned_index.form IS
+    'what is indexed: plain = the column itself, halfvec = its half precision, bits = the signs of its components';
 COMMENT ON COLUMN vectuned.tuned_index.marker IS
     'condition in the index predicate that every row meets; a statement repeats it to make the planner use this index '
     'and no similar one';
@@ -141,8 +142,8 @@ CREATE TABLE vectuned.feedback_default PARTITION OF vectuned.feedback DEFAULT;
 
 CREATE INDEX feedback_unjudged ON vectuned.feedback (column_id) WHERE judged < revision;
 
--- When a replay may stop: `rows` rows were seen within the distance `bound`, and of a filtered search `filter_rows` matching
--- rows within `filter_bound`. All NULL: only after the last rung.
+-- When a replay may stop early: after `rows` rows within the distance `bound` and, for filtered searches, `filter_rows`
+-- matching rows within `filter_bound`. All NULL = only after the last rung.
 CREATE TYPE vectuned._scan_goal AS (rows int, bound float8, filter_rows int, filter_bound float8);
 
 -- Replays: a sampled search, run again through one index at every rung of effort, with recall and cost. Arrays are by rung.
@@ -179,7 +180,7 @@ COMMENT ON COLUMN vectuned.replay.matches IS
 COMMENT ON COLUMN vectuned.replay.recall IS
     'two dimensions, k_classes x rungs; NULL if only the filtered search was replayed';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
-    'of a filtered search: k_classes x the ways that have no rungs (learning/policy/filtering.py, OTHER_PATHS)';
+    'filtered searches: two dimensions, k_classes x access paths without rungs (OTHER_PATHS in learning/policy/filtering.py)';
 
 -- Documents imported by vectuned.import_patterns (sql/tuner/functions/exchange/), and where they were learned.
 CREATE TABLE vectuned.imported (
@@ -284,8 +285,10 @@ CREATE TABLE vectuned.pattern (
     PRIMARY KEY (column_id, k_class, pattern_no),
     FOREIGN KEY (column_id, k_class) REFERENCES vectuned.bank ON DELETE CASCADE
 );
-COMMENT ON COLUMN vectuned.pattern.usage IS 'number of recorded searches whose nearest pattern it was, earlier ones weighing less';
-COMMENT ON COLUMN vectuned.pattern.chances IS 'number of recorded searches that usage was counted among, earlier ones weighing less';
+COMMENT ON COLUMN vectuned.pattern.usage IS
+    'number of recorded searches whose nearest pattern it was, earlier ones weighing less';
+COMMENT ON COLUMN vectuned.pattern.chances IS
+    'number of recorded searches that usage was counted among, earlier ones weighing less';
 COMMENT ON COLUMN vectuned.pattern.created_at IS 'when the pattern, or the earlier one that it continues, was first published';
 COMMENT ON COLUMN vectuned.pattern.effort IS 'position on the ladder of rungs: 0 = the lowest, fractions lie between rungs';
 
@@ -302,7 +305,8 @@ CREATE TABLE vectuned.filter_statistics (
 );
 COMMENT ON COLUMN vectuned.filter_statistics.common IS 'most common values, each with its share of the rows';
 COMMENT ON COLUMN vectuned.filter_statistics.other_fraction IS 'estimated share of the rows for each value that is not in common';
-COMMENT ON COLUMN vectuned.filter_statistics.bounds IS 'histogram bounds of the values not in common: numbers, or seconds since 1970 for dates and times';
+COMMENT ON COLUMN vectuned.filter_statistics.bounds IS
+    'histogram bounds of the values not in common: numbers, or seconds since 1970 for dates and times';
 
 -- Exact checks: searches run as they are served and compared with the exact answer in one snapshot. Newest last. Holds no
 -- values of rows.

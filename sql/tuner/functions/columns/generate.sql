@@ -132,8 +132,9 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH searched AS (
-        SELECT i.index_no, i.index_relation, i.requires, i.lists, i.index_relation = c.index_relation AS is_main, n.narrow, n.nearest,
-               vectuned._search_statement(c, i) AS statement, e.head, e.tail, vectuned._condition_for(i, '%s') AS condition
+        SELECT i.index_no, i.index_relation, i.requires, i.lists, i.index_relation = c.index_relation AS is_main,
+               n.narrow, n.nearest, vectuned._search_statement(c, i) AS statement, e.head, e.tail,
+               vectuned._condition_for(i, '%s') AS condition
         FROM vectuned._searched_indexes(c) i
         CROSS JOIN LATERAL vectuned._index_fragments(c, i) n
         CROSS JOIN LATERAL vectuned._filtered_statement(c, i) e),
@@ -149,7 +150,8 @@ AS $$
                string_agg(format(' WHEN %s THEN %s', o.index_no, o.index_relation), '' ORDER BY o.is_main, o.index_no) AS oids
         FROM searched o)
     SELECT jsonb_build_object(
-        'searches', coalesce(s.branches || format(E'\n            ELSE\n                %s\n            END IF;', m.statement), m.statement),
+        'searches', coalesce(s.branches || format(E'\n            ELSE\n                %s\n            END IF;', m.statement),
+                             m.statement),
         'filtered_head', format('CASE index_no%s END', s.heads), 'filtered_tail', format('CASE index_no%s END', s.tails),
         'condition', format('CASE index_no%s END', s.conditions), 'nearest', format('CASE index_no%s END', s.nearest),
         'index_oid_by_no', format('CASE index_no%s END', s.oids),
