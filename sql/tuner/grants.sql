@@ -14,13 +14,14 @@ GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vect
 GRANT SELECT (import_no, column_id, source, created_at, proven_here) ON vectuned.imported TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
-    vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._inbox_bytes, vectuned._compile_filter,
-    vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
+    vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._inbox_bytes,
+    vectuned._compile_filter, vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
     vectuned._common_share, vectuned._is_bigint,
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
     vectuned._search_fallback, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
-    vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort, vectuned.params,
-    vectuned.apply, vectuned.search, vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs
+    vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
+    vectuned.params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned.search,
+    vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs
     TO PUBLIC;
 
 -- The REVOKE above also took the grants on the generated functions of tuned columns: grant these again.

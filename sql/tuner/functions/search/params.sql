@@ -1,7 +1,6 @@
 -- The search parameters that a search would use, and taking them into one's own statements.
 
 -- The search parameters that vectuned.search would use, and why. It runs the probe, but not the search.
-
 CREATE OR REPLACE FUNCTION vectuned.params(
     relation regclass, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL,
@@ -13,50 +12,80 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    f record;
+BEGIN
+    PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);  -- raises the errors of a search
+    SELECT * INTO f FROM vectuned._compile_filter(c.id, relation, filter) WHERE filter IS NOT NULL;
+    IF f.condition IS NULL THEN
+        SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
+        FROM vectuned._unfiltered_params(c, query, k) p;
+    ELSE
+        SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
+        FROM vectuned._filtered_params(c, k, filter, f.shape, f.fraction) p;
+    END IF;
+END
+$$;
+
+-- The search parameters of a filtered search.
+CREATE OR REPLACE FUNCTION vectuned._filtered_params(
+    c vectuned.tuned_column, k int, filter jsonb, shape text, fraction float8,
+    OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
+    OUT reason text, OUT index regclass)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    learned record;
+    main record;
+BEGIN
+    SELECT * INTO learned FROM vectuned._served_path(c.id, vectuned._k_class(k), filter, shape, fraction);
+    IF learned.access_path IS NULL THEN
+        SELECT * INTO main FROM vectuned._default_effort(c);
+        SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
+        FROM vectuned._filtered_default(fraction, c.relation, k, main.ef_search, main.probes) o;
+    END IF;
+    access_path := learned.access_path;
+    index := CASE WHEN access_path <> 'exact' THEN (SELECT i.index_relation::regclass FROM vectuned.tuned_index i
+              WHERE i.column_id = c.id AND i.index_no = learned.index_no) END;
+    expected_recall := CASE access_path WHEN 'exact' THEN 1 ELSE learned.expected_recall END;
+    confidence := CASE WHEN access_path = 'exact' THEN 1 WHEN learned.ms IS NULL THEN 0 ELSE 0.95 END;
+    IF access_path = 'planner' THEN
+        SELECT e.ef_search, e.probes INTO ef_search, probes FROM vectuned._default_effort(c) e;
+        ef_search := CASE WHEN probes IS NULL THEN greatest(ef_search, k) END;
+    ELSIF access_path = 'ivfflat' THEN
+        probes := learned.effort;
+    ELSIF access_path <> 'exact' THEN
+        ef_search := least(greatest(learned.effort, k), 1000);
+    END IF;
+    reason := format('about %s of the rows match: %s', to_char(100 * fraction, 'FM990.0999') || ' %',
+        CASE WHEN learned.ms IS NULL THEN coalesce(
+                 (SELECT format('imported from %s; not yet proven here', m.source)
+                  FROM vectuned.measured_path p JOIN vectuned.imported m ON m.import_no = p.import_no
+                  WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(k) AND p.shape = shape AND p.serves
+                    AND p.bucket = vectuned._filter_bucket(fraction / p.share) AND p.access_path = learned.access_path LIMIT 1),
+                 'nothing has been learned about such filters yet')
+             WHEN access_path = 'exact' THEN 'exact search was measured to be faster than any index'
+             ELSE format('the index was measured to be faster than exact search, %s ms', round(learned.ms::numeric, 2)) END);
+END
+$$;
+
+-- The search parameters of a search without a filter.
+CREATE OR REPLACE FUNCTION vectuned._unfiltered_params(
+    c vectuned.tuned_column, query @extschema@.vector, k int,
+    OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
+    OUT reason text, OUT index regclass)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
     class int := vectuned._k_class(k);
     b vectuned.bank;
     distances float8[];
     d record;
-    condition text;
-    shape text;
-    fraction float8;
-    learned record;
     main record;
 BEGIN
-    PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);
-    SELECT m.condition, m.shape, m.fraction INTO condition, shape, fraction FROM vectuned._compile_filter(c.id, relation, filter) m
-    WHERE filter IS NOT NULL;
-    IF condition IS NOT NULL THEN
-        SELECT * INTO learned FROM vectuned._served_path(c.id, class, filter, shape, fraction);
-        IF learned.access_path IS NULL THEN
-            SELECT * INTO main FROM vectuned._default_effort(c);
-            SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
-            FROM vectuned._filtered_default(fraction, relation, k, main.ef_search, main.probes) o;
-        END IF;
-        access_path := learned.access_path;
-        index := CASE WHEN access_path <> 'exact' THEN (SELECT i.index_relation::regclass FROM vectuned.tuned_index i
-                  WHERE i.column_id = c.id AND i.index_no = learned.index_no) END;
-        expected_recall := CASE access_path WHEN 'exact' THEN 1 ELSE learned.expected_recall END;
-        confidence := CASE WHEN access_path = 'exact' THEN 1 WHEN learned.ms IS NULL THEN 0 ELSE 0.95 END;
-        IF access_path = 'planner' THEN
-            SELECT e.ef_search, e.probes INTO ef_search, probes FROM vectuned._default_effort(c) e;
-            ef_search := CASE WHEN probes IS NULL THEN greatest(ef_search, k) END;
-        ELSIF access_path = 'ivfflat' THEN
-            probes := learned.effort;
-        ELSIF access_path <> 'exact' THEN
-            ef_search := least(greatest(learned.effort, k), 1000);
-        END IF;
-        reason := format('about %s of the rows match: %s', to_char(100 * fraction, 'FM990.0999') || ' %',
-            CASE WHEN learned.ms IS NULL THEN coalesce(
-                     (SELECT format('imported from %s; not yet proven here', m.source)
-                      FROM vectuned.measured_path p JOIN vectuned.imported m ON m.import_no = p.import_no
-                      WHERE p.column_id = c.id AND p.k_class = class AND p.shape = shape AND p.serves
-                        AND p.bucket = vectuned._filter_bucket(fraction / p.share) AND p.access_path = learned.access_path LIMIT 1),
-                     'nothing has been learned about such filters yet')
-                 WHEN access_path = 'exact' THEN 'exact search was measured to be faster than any index'
-                 ELSE format('the index was measured to be faster than exact search, %s ms', round(learned.ms::numeric, 2)) END);
-        RETURN;
-    END IF;
     SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
     SELECT i.index_relation::regclass INTO index FROM vectuned.tuned_index i
     WHERE i.column_id = c.id AND i.index_no = b.index_no;
