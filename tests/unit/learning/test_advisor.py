@@ -37,7 +37,9 @@ def trial(definition: Definition, rows: int, *, misses: float = 4.0, cost: float
         ("halfvec", 4001, {"bits"}),
     ],
 )
-def test_candidates_are_what_pgvector_can_index(kind: VectorType, dimensions: int, forms: set[str]) -> None:
+def test_initial_candidates_are_what_pgvector_can_index(
+    kind: VectorType, dimensions: int, forms: set[str]
+) -> None:
     found = advisor.initial_candidates(kind, dimensions, 100_000)
     assert {each.form for each in found} == forms
     assert len(set(found)) == len(found)
@@ -49,7 +51,7 @@ def test_candidates_are_what_pgvector_can_index(kind: VectorType, dimensions: in
         assert all(other.ef_construction >= 2 * other.m for other in further)
 
 
-def test_ivfflat_has_lists_by_the_rows() -> None:
+def test_initial_candidates_have_lists_by_the_rows() -> None:
     lists = Definition("ivfflat", "halfvec", lists=300)
     assert lists.over(1.0) == lists
     assert lists.over(1 / 9).lists == 100
@@ -69,13 +71,11 @@ def test_ivfflat_has_lists_by_the_rows() -> None:
         (1, 1, [1]),
     ],
 )
-def test_rounds_grow_and_are_two_where_something_is_carried_on(
-    sample: int, rows: int, sizes: list[int]
-) -> None:
+def test_sample_sizes_grow_and_are_two_for_extrapolation(sample: int, rows: int, sizes: list[int]) -> None:
     assert advisor.sample_sizes(sample, rows) == sizes
 
 
-def test_the_cheapest_survive_and_those_that_miss_the_target_only_alone() -> None:
+def test_keep_cheapest_keeps_missed_targets_only_alone() -> None:
     inf = math.inf
     others = [Definition("hnsw", "halfvec", m=m, ef_construction=128) for m in (8, 24, 32)]
     costs = [(USUAL, 3.0), (HALF, 1.0), *((each, inf) for each in others)]
@@ -84,7 +84,7 @@ def test_the_cheapest_survive_and_those_that_miss_the_target_only_alone() -> Non
     assert len(advisor.keep_cheapest([(each, inf) for each in others], 2)) == 1
 
 
-def test_what_grows_is_carried_on() -> None:
+def test_forecast_extrapolates_growth() -> None:
     seen = [trial(HALF, rows) for rows in (5000, 15_000, 45_000)]
     expected, real = advisor.forecast(seen, 200_000), trial(HALF, 200_000)
     assert expected.extrapolated
@@ -97,7 +97,7 @@ def test_what_grows_is_carried_on() -> None:
     assert (np.diff(expected.recall) >= 0).all()
 
 
-def test_what_was_seen_over_all_rows_is_taken_as_it_is() -> None:
+def test_forecast_of_a_trial_over_all_rows_is_the_trial() -> None:
     seen = [trial(HALF, 5000), trial(HALF, 45_000)]
     found = advisor.forecast(seen, 45_000, growth=0.9)
     assert not found.extrapolated
@@ -109,7 +109,7 @@ def test_what_was_seen_over_all_rows_is_taken_as_it_is() -> None:
     assert alone.blocks == pytest.approx(seen[0].blocks)
 
 
-def test_the_current_index_says_how_effort_grows_beyond_the_samples() -> None:
+def test_growth_beyond_samples_follows_the_current_index() -> None:
     def grown(definition: Definition, rows: int, power: float) -> Trial:
         return trial(definition, rows, misses=30 * (rows / 5000) ** power / math.log(rows))
 
@@ -129,7 +129,7 @@ def test_the_current_index_says_how_effort_grows_beyond_the_samples() -> None:
     assert np.abs(expected.recall[3:] - real.recall[3:]).max() < 0.005
 
 
-def test_the_target_is_reached_at_the_smallest_effort() -> None:
+def test_at_target_is_the_smallest_effort_that_reaches_it() -> None:
     found = advisor.forecast([trial(HALF, 45_000)], 45_000)
     point = found.at_target(0.95, 10)
     assert point is not None
@@ -140,7 +140,7 @@ def test_the_target_is_reached_at_the_smallest_effort() -> None:
     assert found.at_target(0.9999, 10) is None
 
 
-def test_the_best_reaches_the_target_at_least_time() -> None:
+def test_choose_best_reaches_the_target_in_the_least_time() -> None:
     quick, slow = (
         advisor.forecast([trial(each, 45_000, cost=cost)], 45_000)
         for each, cost in ((HALF, 0.5), (USUAL, 1.0))
@@ -160,7 +160,7 @@ def lines(*timed: tuple[Definition, tuple[tuple[float, float], ...]]) -> list[li
     return [trial.ms.tolist() for trial in advisor.fit_times(trials)]
 
 
-def test_times_lie_on_one_line_over_the_buffers_of_a_kind() -> None:
+def test_fit_times_fits_one_line_for_each_kind() -> None:
     careful = Definition("hnsw", "halfvec", m=32, ef_construction=200)
     found = lines(
         (HALF, ((100, 0.2), (200, 0.3))), (careful, ((300, 0.4),)), (USUAL, ((100, 0.5), (200, 1.0)))
@@ -170,14 +170,14 @@ def test_times_lie_on_one_line_over_the_buffers_of_a_kind() -> None:
     assert found[2] == pytest.approx([0.0, 0.5, 1.0], abs=1e-9)
 
 
-def test_times_never_descend_or_fall_below_nothing() -> None:
+def test_fit_times_never_descend_or_become_negative() -> None:
     # Timed beside other work, more may seem to take less.
     assert lines((HALF, ((100, 0.5), (200, 0.2)))) == [pytest.approx([0.35] * 3)]
     assert lines((HALF, ((100, 0.1), (200, 0.5)))) == [pytest.approx([0.0, 0.22, 0.44])]
     assert lines((HALF, ((100, 0.3),))) == [pytest.approx([0.3] * 3)]
 
 
-def test_fewer_lists_over_a_sample_are_brought_to_the_rungs_of_all() -> None:
+def test_resample_on_rungs_from_fewer_lists() -> None:
     lists = Definition("ivfflat", "plain", lists=1000)
     small = probe_rungs(100)
     curve = advisor.resample_on_rungs(lists, small, np.linspace(0.5, 1.0, len(small)))
@@ -186,7 +186,7 @@ def test_fewer_lists_over_a_sample_are_brought_to_the_rungs_of_all() -> None:
     assert (curve[np.array(lists.rungs) >= 100] == 1.0).all()
 
 
-def test_sizes_are_about_those_of_real_indexes() -> None:
+def test_estimate_index_bytes_is_near_real_sizes() -> None:
     # WordNet, 117,659 x 384: 241, 138 and 41 MB were measured.
     sizes: tuple[tuple[advisor.Form, int], ...] = (("plain", 241), ("halfvec", 138), ("bits", 41))
     for form, mb in sizes:
@@ -194,7 +194,7 @@ def test_sizes_are_about_those_of_real_indexes() -> None:
         assert guess == pytest.approx(mb, rel=0.2)
 
 
-def test_builds_are_guessed_by_those_before() -> None:
+def test_estimate_build_seconds_from_earlier_builds() -> None:
     assert advisor.estimate_build_seconds([], HALF, 1000) == 0.0
     built = [(HALF, 1000, 1.0), (HALF, 2000, 2.1)]
     assert advisor.estimate_build_seconds(built, HALF, 10_000) == pytest.approx(12, rel=0.1)

@@ -25,7 +25,7 @@ def document(*names: str, at: str = "2026-11-21T10:00:05.25+00:00") -> dict[str,
     return {"provenance": told, "created_at": at}
 
 
-def test_a_file_is_named_by_column_database_and_time() -> None:
+def test_document_name_holds_column_database_and_time() -> None:
     assert (
         document_name(document("shop", "public", "items", "embedding"))
         == "public.items.embedding@shop.20261121T100005Z.vectuned.json"
@@ -36,7 +36,9 @@ def test_a_file_is_named_by_column_database_and_time() -> None:
 
 @settings(derandomize=True, max_examples=150, deadline=None, database=None)
 @given(*[NAMES] * 4)
-def test_any_name_makes_one_file_name(database: str, schema: str, relation: str, column: str) -> None:
+def test_document_name_of_any_names_is_one_file_name(
+    database: str, schema: str, relation: str, column: str
+) -> None:
     name = document_name(document(database, schema, relation, column))
     assert len(name.encode()) <= 255
     assert "/" not in name
@@ -47,14 +49,14 @@ def test_any_name_makes_one_file_name(database: str, schema: str, relation: str,
     )
 
 
-def test_names_that_look_alike_make_different_files() -> None:
+def test_document_name_of_similar_names_differs() -> None:
     alike = [("a.b", "c", "d"), ("a", "b.c", "d"), ("a", "b", "c.d"), ("a%2Eb", "c", "d"), ("a@b", "c", "d")]
     long = [("s", "t" * 60, "ü" * 30 + end) for end in "xy"]
     names = {document_name(document("db", *three)) for three in (*alike, *long)}
     assert len(names) == len(alike) + len(long)
 
 
-def test_a_file_appears_whole_and_for_us_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_document_is_atomic_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_document(path, '{"a": 1}')
     assert path.read_text() == '{"a": 1}\n'
@@ -79,18 +81,18 @@ def test_a_file_appears_whole_and_for_us_alone(tmp_path: Path, monkeypatch: pyte
         ('{"provenance": {"rows": -Infinity}}', "is not JSON: -Infinity is not a number"),
         ("[" * 100_000, "is not JSON: "),
         ("1" * 5000, "is not JSON: "),
-        ("[]", r"no document of vectuned: $.provenance must be an object"),
-        ('{"provenance": []}', r"no document of vectuned: $.provenance must be an object"),
+        ("[]", r"not a document of vectuned: $.provenance must be an object"),
+        ('{"provenance": []}', r"not a document of vectuned: $.provenance must be an object"),
     ],
 )
-def test_what_is_no_document_is_refused(text: str, said: str) -> None:
+def test_parse_document_refuses_other_content(text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_document(text, "here.json")
     assert str(caught.value).startswith("here.json is ")
     assert said in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_document_refuses_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         read_document(tmp_path / "none.json")
     with pytest.raises(UsageError, match="is not a file"):
@@ -109,7 +111,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_document(tmp_path / "large")
 
 
-def test_a_folder_must_be_one_and_not_anyones(tmp_path: Path) -> None:
+def test_check_folder_refuses_missing_and_shared_folders(tmp_path: Path) -> None:
     with pytest.raises(VectunedError, match=r"The folder .*none cannot be used: No such file or directory"):
         exchange._check_folder(tmp_path / "none")
     (tmp_path / "file").touch()

@@ -82,9 +82,7 @@ def versions(conn: Connection) -> list[tuple[Any, ...]]:
     )
 
 
-def test_from_a_search_to_a_verdict_and_to_another_one(
-    conn: Connection, worker: Worker, queries: Singles
-) -> None:
+def test_judge_searches_from_replay_to_feedback(conn: Connection, worker: Worker, queries: Singles) -> None:
     asked = ask(conn, queries)
     worker.drain()
     assert worker.judge() == 0  # nothing is known yet
@@ -119,7 +117,7 @@ def test_from_a_search_to_a_verdict_and_to_another_one(
     assert stats == (successes - 1, len(asked) - successes, 1, 2)
 
 
-def test_judging_again_changes_nothing(conn: Connection, worker: Worker, queries: Singles) -> None:
+def test_judge_searches_again_changes_nothing(conn: Connection, worker: Worker, queries: Singles) -> None:
     asked = ask(conn, queries[:20])
     worker.drain()
     worker.replay_all()
@@ -132,7 +130,7 @@ def test_judging_again_changes_nothing(conn: Connection, worker: Worker, queries
     assert versions(conn) == before
 
 
-def test_feedback_comes_before_the_drain_and_before_the_replay(
+def test_judge_searches_with_feedback_before_drain_and_replay(
     conn: Connection, worker: Worker, queries: Singles
 ) -> None:
     ((query_id, ids),) = ask(conn, queries[:1])
@@ -149,7 +147,7 @@ def test_feedback_comes_before_the_drain_and_before_the_replay(
     assert found(conn, query_id)[0] == ("success" if recall > 0.75 else "failure")
 
 
-def test_a_replay_that_knows_no_recall_makes_no_success(
+def test_judge_searches_without_recall_is_no_success(
     conn: Connection, worker: Worker, queries: Singles
 ) -> None:
     asked = ask(conn, queries[:30])
@@ -162,7 +160,9 @@ def test_a_replay_that_knows_no_recall_makes_no_success(
 
 
 @pytest.mark.parametrize("jump", ["-400 days", "400 days"])
-def test_clocks_that_jump(conn: Connection, worker: Worker, queries: Singles, jump: str) -> None:
+def test_judge_searches_while_the_clock_jumps(
+    conn: Connection, worker: Worker, queries: Singles, jump: str
+) -> None:
     asked = ask(conn, queries[:12])
     tell(conn, asked[0][0], asked[0][1][:1], [])
     for table in ("inbox", "feedback"):
@@ -179,7 +179,9 @@ def test_clocks_that_jump(conn: Connection, worker: Worker, queries: Singles, ju
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE verdict IS NOT NULL") == 12
 
 
-def test_batches_take_everything_once(conn: Connection, worker: Worker, queries: Singles) -> None:
+def test_judge_searches_in_batches_takes_each_once(
+    conn: Connection, worker: Worker, queries: Singles
+) -> None:
     asked = ask(conn, queries[:25])
     worker.drain()
     worker.replay_all()
@@ -189,7 +191,7 @@ def test_batches_take_everything_once(conn: Connection, worker: Worker, queries:
     assert judge_searches(conn, tuned(conn), batch=4) == 0
 
 
-def test_feedback_that_comes_while_judging_is_judged_next(
+def test_judge_searches_takes_feedback_during_judging_next_time(
     conn: Connection, worker: Worker, queries: Singles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ((query_id, ids),) = ask(conn, queries[:1])
@@ -208,7 +210,7 @@ def test_feedback_that_comes_while_judging_is_judged_next(
     assert found(conn, query_id)[0] == "failure"
 
 
-def test_a_replay_meanwhile_wins(
+def test_judge_searches_skips_what_was_replayed_meanwhile(
     conn: Connection, worker: Worker, queries: Singles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ((query_id, _),) = ask(conn, queries[:1])
@@ -227,7 +229,9 @@ def test_a_replay_meanwhile_wins(
     assert found(conn, query_id)[0] == "failure"
 
 
-def test_a_filter_without_an_index_is_named(conn: Connection, worker: Worker, queries: Singles) -> None:
+def test_judge_searches_recommends_an_index_for_the_filter(
+    conn: Connection, worker: Worker, queries: Singles
+) -> None:
     asked = ask(conn, queries[:3], '{"kind": 1}')
     worker.drain()
     worker.replay_all()
@@ -241,7 +245,7 @@ def test_a_filter_without_an_index_is_named(conn: Connection, worker: Worker, qu
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE verdict = 'failure'") == 3
 
 
-def test_what_strangers_forge_stops_no_judging(conn: Connection, worker: Worker, queries: Singles) -> None:
+def test_judge_searches_survives_forged_records(conn: Connection, worker: Worker, queries: Singles) -> None:
     ask(conn, queries[:2])
     forged = (
         "SELECT vectuned._record(overlay(gen_random_uuid()::text PLACING '1' FROM 36)::uuid, 1, %s::vector, "
@@ -287,7 +291,9 @@ def test_learn_once_judges_and_status_tells(
     assert column["feedback"] == 1
 
 
-def test_verdicts_wait_for_the_column_they_are_of(conn: Connection, worker: Worker, queries: Singles) -> None:
+def test_judge_searches_waits_while_the_column_is_disabled(
+    conn: Connection, worker: Worker, queries: Singles
+) -> None:
     ask(conn, queries[:5])
     worker.drain()
     worker.replay_all()

@@ -61,7 +61,7 @@ def alert(conn: Connection) -> bool:
     return bool(one(conn, "SELECT alert FROM vectuned.tuned_column"))
 
 
-def test_what_serves_is_checked_and_spoken_of(conn: Connection, worker: Worker) -> None:
+def test_check_promises_makes_a_claim_about_what_serves(conn: Connection, worker: Worker) -> None:
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check WHERE version IS NULL") == 200
     ask(worker, 150, seed=3)
     assert one(conn, "SELECT max(version) FROM vectuned.recall_check") == 1
@@ -80,7 +80,7 @@ def test_what_serves_is_checked_and_spoken_of(conn: Connection, worker: Worker) 
     assert not alert(conn)
 
 
-def test_searches_replayed_again_are_no_fresh_checks(conn: Connection, worker: Worker) -> None:
+def test_replay_again_adds_no_checks(conn: Connection, worker: Worker) -> None:
     before = one(conn, "SELECT count(*) FROM vectuned.recall_check")
     conn.execute("UPDATE vectuned.trajectory SET replayed_at = NULL")
     conn.execute("DELETE FROM vectuned.replay")
@@ -88,7 +88,7 @@ def test_searches_replayed_again_are_no_fresh_checks(conn: Connection, worker: W
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == before
 
 
-def test_a_broken_promise_raises_an_alarm(conn: Connection, worker: Worker) -> None:
+def test_check_promises_raises_an_alarm_for_a_broken_promise(conn: Connection, worker: Worker) -> None:
     listener = psycopg.connect(conn.info.dsn, autocommit=True)
     listener.execute("LISTEN vectuned")
     ask(worker, 100, seed=4)
@@ -112,7 +112,7 @@ def test_a_broken_promise_raises_an_alarm(conn: Connection, worker: Worker) -> N
     assert heard == ["alarm"]
 
 
-def test_another_target_is_another_promise(conn: Connection, worker: Worker) -> None:
+def test_check_promises_starts_over_for_another_target(conn: Connection, worker: Worker) -> None:
     ask(worker, 100, seed=60)
     enable(conn, target_recall=0.99, sample_rate=1.0, min_samples=100)
     ask(worker, 200, seed=61)  # still served, and promised, what was published for 0.9
@@ -126,7 +126,7 @@ def test_another_target_is_another_promise(conn: Connection, worker: Worker) -> 
     assert one(conn, "SELECT count(*) FROM vectuned.promise") == 0
 
 
-def test_a_statement_begins_anew_when_its_first_checks_are_dropped(conn: Connection, worker: Worker) -> None:
+def test_check_promises_starts_over_when_first_checks_are_deleted(conn: Connection, worker: Worker) -> None:
     enable(conn, target_recall=TARGET, sample_rate=1.0, min_samples=100, trajectory_window=250)
     ask(worker, 120, seed=70)
     ask(worker, 120, seed=75)
@@ -145,7 +145,7 @@ def test_a_statement_begins_anew_when_its_first_checks_are_dropped(conn: Connect
     assert "alarm" not in actions(conn)
 
 
-def test_more_is_checked_until_it_is_proven_again(conn: Connection, worker: Worker) -> None:
+def test_end_alert_when_all_is_proven_again(conn: Connection, worker: Worker) -> None:
     enable(conn, target_recall=TARGET, sample_rate=0.05, min_samples=100)
     conn.execute("REINDEX INDEX items_embedding_idx")
     worker.replay_all()
@@ -175,7 +175,7 @@ def test_more_is_checked_until_it_is_proven_again(conn: Connection, worker: Work
         ("REINDEX INDEX items_embedding_idx", "rebuilt"),
     ],
 )
-def test_a_changed_table_is_noticed_and_learned_again(
+def test_detect_table_change_falls_back_and_learns_again(
     conn: Connection, worker: Worker, change: str, action: str
 ) -> None:
     make(conn, points(3000, seed=7, shift=0.5), table="extra", index=False)
@@ -214,7 +214,7 @@ def test_a_changed_table_is_noticed_and_learned_again(
         "SELECT pg_stat_reset(); INSERT INTO items (id, embedding) SELECT -id, embedding FROM items LIMIT 99",
     ],
 )
-def test_ordinary_life_is_no_change(conn: Connection, worker: Worker, change: str) -> None:
+def test_detect_table_change_ignores_ordinary_changes(conn: Connection, worker: Worker, change: str) -> None:
     conn.execute(raw(change))
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("SELECT 1")
@@ -225,7 +225,7 @@ def test_ordinary_life_is_no_change(conn: Connection, worker: Worker, change: st
     assert served(conn)[1]
 
 
-def test_easier_and_harder_queries(conn: Connection, worker: Worker) -> None:
+def test_check_promises_with_easier_and_harder_queries(conn: Connection, worker: Worker) -> None:
     """Queries far from all rows are the harder ones; what was proven for others does not hold for them."""
     seed, under = 20, 0
     for _ in range(24):
@@ -242,7 +242,7 @@ def test_easier_and_harder_queries(conn: Connection, worker: Worker) -> None:
     assert under == 0
 
 
-def test_a_check_that_is_given_up_is_unknown(conn: Connection, worker: Worker) -> None:
+def test_check_promises_counts_abandoned_checks_as_unknown(conn: Connection, worker: Worker) -> None:
     for query in points(3, seed=40):
         search(conn, query)
     worker.drain()
@@ -255,9 +255,7 @@ def test_a_check_that_is_given_up_is_unknown(conn: Connection, worker: Worker) -
     assert one(conn, "SELECT unknown FROM vectuned.promise") == 3
 
 
-def test_failures_raise_the_effort_at_once_and_successes_lower_it_slowly(
-    conn: Connection, worker: Worker
-) -> None:
+def test_update_margins_raises_at_once_and_lowers_slowly(conn: Connection, worker: Worker) -> None:
     def judged(verdict: str) -> None:
         """Ask, and have all that is asked judged like that, whatever it was."""
         last = one(conn, "SELECT max(recorded_at) FROM vectuned.trajectory")
@@ -296,7 +294,7 @@ def ef_of_all(worker: Worker) -> int:
     return served(worker.conn)[0]
 
 
-def test_composite_keys_and_odd_names_have_witnesses(conn: Connection) -> None:
+def test_detect_table_change_with_composite_keys_and_odd_names(conn: Connection) -> None:
     conn.execute(
         'CREATE TABLE "Odd ""table" ("a b" text, "C" bigint, "e\'f" vector(4), PRIMARY KEY ("a b", "C"))'
     )

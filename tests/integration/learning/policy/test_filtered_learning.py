@@ -70,7 +70,7 @@ def practise(conn: Connection, tuned: TunedColumn, queries: Singles, k: int = 10
     assert replay(conn, tuned, read_pending(conn, tuned.column, len(queries))) == len(queries)
 
 
-def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
+def test_selectivity_buckets_are_the_same_in_sql(conn: Connection) -> None:
     rng = np.random.default_rng(1)
     fractions = np.concatenate(
         [rng.random(300), 10.0 ** rng.uniform(-9, 0, 300), 2.0 ** -np.arange(0, 25), [0.0, 1.0, 1.5, -1.0]]
@@ -82,7 +82,7 @@ def test_buckets_are_the_same_in_sql(conn: Connection) -> None:
     assert [row[0] for row in rows] == selectivity_buckets(fractions).tolist()
 
 
-def test_common_values_are_estimated_well(conn: Connection, tuned: TunedColumn) -> None:
+def test_estimates_of_common_values_are_close(conn: Connection, tuned: TunedColumn) -> None:
     conn.execute(
         "ALTER TABLE items ADD COLUMN price numeric(10,2), ADD COLUMN day date, ADD COLUMN at timestamptz, "
         "ADD COLUMN flag bool, ADD COLUMN few int"
@@ -120,7 +120,7 @@ def test_common_values_are_estimated_well(conn: Connection, tuned: TunedColumn) 
             assert true / 1.5 <= estimate <= true * 1.5, (condition, estimate, true, share)
 
 
-def test_recall_stored_is_recall_by_hand(conn: Connection, tuned: TunedColumn) -> None:
+def test_replay_stores_the_recall_computed_by_hand(conn: Connection, tuned: TunedColumn) -> None:
     queries = clustered(25, DIMENSIONS, seed=4)
     practise(conn, tuned, queries)
     rows = conn.execute(
@@ -258,7 +258,7 @@ def test_replay_of_a_scan_that_ends_early_marks_the_rungs_it_does_not_know(
         np.testing.assert_allclose(np.array(recall[classes.index(10)])[known], whole[known], atol=1e-6)
 
 
-def test_what_is_learned_serves_other_queries(conn: Connection, tuned: TunedColumn) -> None:
+def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, clustered(500, DIMENSIONS, seed=7))
     lesson = learn(conn, tuned)
     ways = [way for way in lesson.served[10].filtered if way.samples]  # those that were measured themselves
@@ -348,7 +348,7 @@ def test_what_is_learned_serves_other_queries(conn: Connection, tuned: TunedColu
         "ALTER TABLE items RENAME COLUMN extra TO other",
     ],
 )
-def test_a_filter_that_no_longer_fits_is_passed_over(
+def test_replay_skips_a_filter_that_no_longer_compiles(
     conn: Connection, tuned: TunedColumn, change: str
 ) -> None:
     queries = clustered(6, DIMENSIONS, seed=8)
@@ -373,7 +373,7 @@ def test_a_filter_that_no_longer_fits_is_passed_over(
     assert len(replays(conn, tuned).filtered_sample(10)) == 3
 
 
-def test_many_filters_and_classes_of_k_in_one_chunk(conn: Connection, tuned: TunedColumn) -> None:
+def test_replay_of_many_filters_and_classes_in_one_chunk(conn: Connection, tuned: TunedColumn) -> None:
     queries = clustered(90, DIMENSIONS, seed=9)
     for number, query in enumerate(queries):
         found(conn, query, [1, 7, 100, 1000][number % 4], {"id": {">": number * 80}, "category": "c0"})

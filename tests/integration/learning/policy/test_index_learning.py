@@ -101,7 +101,7 @@ def settle(work: Worker) -> int:
     raise AssertionError("there is always something left to do")
 
 
-def test_every_index_is_learned_about(conn: Connection) -> None:
+def test_learn_covers_every_index(conn: Connection) -> None:
     tuned = table(
         conn,
         HALF,
@@ -136,7 +136,7 @@ def test_every_index_is_learned_about(conn: Connection) -> None:
     assert recall(conn, "kind = 0", {"kind": 0}) >= TARGET - 0.02
 
 
-def test_a_partial_index_serves_where_it_is_cheapest(conn: Connection) -> None:
+def test_learn_serves_a_partial_index_where_it_is_cheapest(conn: Connection) -> None:
     tuned = table(conn, PART)
     practise(conn, clustered(120, DIMENSIONS, seed=3), every=1)
     replay(conn, tuned, read_pending(conn, tuned.column, 1000))
@@ -156,7 +156,7 @@ def test_a_partial_index_serves_where_it_is_cheapest(conn: Connection) -> None:
     assert row.fetchone() == (False, False)
 
 
-def test_lists_alone(conn: Connection) -> None:
+def test_learn_with_an_ivfflat_index_only(conn: Connection) -> None:
     tuned = table(conn, LISTS, hnsw=False)
     (index,) = tuned.indexes
     default = max(1, 7)  # the square root of 40 lists
@@ -188,7 +188,7 @@ def test_lists_alone(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("hnsw", [True, False])
-def test_filtered_searches_alone_are_learned_from_once(conn: Connection, hnsw: bool) -> None:
+def test_learn_from_filtered_searches_only(conn: Connection, hnsw: bool) -> None:
     table(conn, *([] if hnsw else [LISTS]), hnsw=hnsw)
     practise(conn, clustered(80, DIMENSIONS, seed=3), every=1)
     work = worker(conn)
@@ -200,7 +200,7 @@ def test_filtered_searches_alone_are_learned_from_once(conn: Connection, hnsw: b
     assert settle(work) == 1
 
 
-def test_a_filter_that_nothing_can_meet_is_replayed(conn: Connection) -> None:
+def test_replay_of_a_filter_without_matches(conn: Connection) -> None:
     table(conn, LISTS, PART, hnsw=False)
     condition: dict[str, Any]
     for condition in ({"id": []}, {"kind": 0}, {"id": None}, {"kind": 77}):
@@ -209,7 +209,7 @@ def test_a_filter_that_nothing_can_meet_is_replayed(conn: Connection) -> None:
     assert replays(conn) == {"lists": 4, "part": 1}
 
 
-def test_new_indexes_are_found_and_replayed(conn: Connection) -> None:
+def test_refresh_finds_and_replays_new_indexes(conn: Connection) -> None:
     table(conn)
     work = worker(conn)
     practise(conn, clustered(100, DIMENSIONS, seed=3))
@@ -230,7 +230,7 @@ def test_new_indexes_are_found_and_replayed(conn: Connection) -> None:
 
 @pytest.mark.parametrize("how", ["INDEX", "INDEX CONCURRENTLY", "TABLE"])
 @pytest.mark.parametrize("which", ["items_embedding_idx", "half"])
-def test_rebuilt_indexes_are_learned_anew(conn: Connection, which: str, how: str) -> None:
+def test_learn_again_after_indexes_are_rebuilt(conn: Connection, which: str, how: str) -> None:
     table(conn, HALF)
     work = worker(conn)
     practise(conn, clustered(100, DIMENSIONS, seed=3))
@@ -255,7 +255,7 @@ def test_rebuilt_indexes_are_learned_anew(conn: Connection, which: str, how: str
     assert recall(conn) >= TARGET - 0.03
 
 
-def test_without_an_index_nothing_loops(conn: Connection) -> None:
+def test_worker_without_an_index_does_not_loop(conn: Connection) -> None:
     table(conn)
     practise(conn, clustered(70, DIMENSIONS, seed=3))
     work = worker(conn)

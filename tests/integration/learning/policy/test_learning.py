@@ -94,7 +94,7 @@ def state(conn: Connection) -> list[tuple[Any, ...]]:
     ).fetchall()
 
 
-def test_what_is_learned_reaches_the_target_on_other_queries(conn: Connection, tuned: TunedColumn) -> None:
+def test_learn_reaches_the_target_on_other_queries(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 900)
     heldout = drawn(500, seed=900)
     before = served_recall(conn, tuned, heldout).mean()
@@ -113,7 +113,7 @@ def test_what_is_learned_reaches_the_target_on_other_queries(conn: Connection, t
     assert served_recall(conn, tuned, heldout).mean() >= TARGET - 0.01
 
 
-def test_the_database_decides_as_python_does(conn: Connection, tuned: TunedColumn) -> None:
+def test_published_bank_decides_in_sql_as_in_python(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
     policy, patterns = read_bank(conn, tuned)[10]
@@ -138,7 +138,7 @@ def test_the_database_decides_as_python_does(conn: Connection, tuned: TunedColum
             )
 
 
-def test_what_is_read_is_what_was_published(conn: Connection, tuned: TunedColumn) -> None:
+def test_read_bank_returns_what_was_published(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
@@ -172,7 +172,7 @@ def test_what_is_read_is_what_was_published(conn: Connection, tuned: TunedColumn
         assert one(conn, "SELECT expected_recall FROM vectuned.bank WHERE k_class = %s", k) is None
 
 
-def test_the_tail_is_published_with_what_is_proven_of_it(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_stores_the_tail_and_its_bound(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 400)
     lesson = learn(conn, tuned, NEVER)
     rows = conn.execute("SELECT k_class, tail, tail_bound, max_tail FROM vectuned.status").fetchall()
@@ -191,7 +191,7 @@ def test_the_tail_is_published_with_what_is_proven_of_it(conn: Connection, tuned
     assert strict.tail < served.tail
 
 
-def test_what_was_measured_is_published_too(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_stores_measured_paths(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     lesson = learn(conn, tuned, NEVER)
     rows = conn.execute(
@@ -221,7 +221,7 @@ def test_what_was_measured_is_published_too(conn: Connection, tuned: TunedColumn
     assert all(ms > 0 for k, ms in spent if k <= 100)
 
 
-def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, tuned: TunedColumn) -> None:
+def test_learn_carries_age_and_usage_over(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
     first = read_bank(conn, tuned)[10][1]
@@ -252,7 +252,7 @@ def test_age_and_usage_go_on_from_one_pass_to_the_next(conn: Connection, tuned: 
     assert last.born.min() > first.born[0]
 
 
-def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection, tuned: TunedColumn) -> None:
+def test_trim_replays_keeps_counter_examples_that_prove_nothing(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 400)
     learn(conn, tuned, ALWAYS)
     conn.execute("UPDATE vectuned.bank SET access_path = 'hnsw', ef_search = 20")  # so that many fail
@@ -296,7 +296,7 @@ def test_counter_examples_outlive_the_window_and_prove_nothing(conn: Connection,
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
 
 
-def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_steps_aside_for_the_fixed_setting_and_says_so(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     lesson = learn(conn, tuned, NEVER)
     served = lesson.served[10]
@@ -311,7 +311,7 @@ def test_stepping_aside_leaves_the_fixed_setting_and_says_so(conn: Connection, t
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0  # measuring is not recorded
 
 
-def test_without_stored_queries_nothing_is_measured(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_without_stored_queries_measures_nothing(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, replace(tuned, store_vectors=False), 600)
     lesson = learn(conn, tuned, ALWAYS)
     assert lesson.served[10].saving is None
@@ -319,7 +319,7 @@ def test_without_stored_queries_nothing_is_measured(conn: Connection, tuned: Tun
     assert "could not be measured" in lesson.served[10].policy.reason
 
 
-def test_too_few_replays_publish_nothing(conn: Connection, tuned: TunedColumn) -> None:
+def test_learn_with_too_few_replays_publishes_nothing(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 30)
     lesson = learn(conn, tuned)
     assert (lesson.replays, lesson.version, lesson.served) == (30, None, {})
@@ -336,7 +336,7 @@ def test_too_few_replays_publish_nothing(conn: Connection, tuned: TunedColumn) -
         assert lesson.served[k].policy.fixed_ef >= min(1.5 * k, 1000)
 
 
-def test_a_rebuilt_index_is_learned_anew(conn: Connection, tuned: TunedColumn) -> None:
+def test_learn_again_after_the_index_is_rebuilt(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 250)
     assert learn(conn, tuned).replays == 250
     conn.execute("REINDEX INDEX items_embedding_idx")
@@ -349,7 +349,7 @@ def test_a_rebuilt_index_is_learned_anew(conn: Connection, tuned: TunedColumn) -
     assert one(conn, "SELECT DISTINCT generation FROM vectuned.bank") == again.generation
 
 
-def test_listeners_are_told(conn: Connection, tuned: TunedColumn, database: str) -> None:
+def test_publish_notifies_listeners(conn: Connection, tuned: TunedColumn, database: str) -> None:
     practise(conn, tuned, 220)
     with psycopg.connect(database, autocommit=True) as other:
         other.execute("LISTEN vectuned")
@@ -370,7 +370,9 @@ def test_listeners_are_told(conn: Connection, tuned: TunedColumn, database: str)
         assert (path["index_no"], path["probes"]) == (tuned.indexes[0].number, None)
 
 
-def test_others_see_a_whole_bank_at_every_moment(conn: Connection, tuned: TunedColumn, database: str) -> None:
+def test_publish_shows_other_sessions_a_whole_bank_at_any_time(
+    conn: Connection, tuned: TunedColumn, database: str
+) -> None:
     practise(conn, tuned, 600)
     found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     assert found[10].adaptive is not None
@@ -399,7 +401,7 @@ def test_others_see_a_whole_bank_at_every_moment(conn: Connection, tuned: TunedC
     }
 
 
-def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_that_fails_leaves_the_old_bank(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
     before, bank = state(conn), read_bank(conn, tuned)
@@ -414,7 +416,7 @@ def test_a_failure_in_the_middle_leaves_the_old_bank(conn: Connection, tuned: Tu
     assert sorted(read_bank(conn, tuned)) == sorted(bank)
 
 
-def test_publishers_wait_for_each_other(conn: Connection, tuned: TunedColumn, database: str) -> None:
+def test_publish_waits_for_other_publishers(conn: Connection, tuned: TunedColumn, database: str) -> None:
     practise(conn, tuned, 250)
     found = build_offers(replays(conn, tuned), tuned, LearningOptions())
     versions: list[int] = []
@@ -434,7 +436,7 @@ def test_publishers_wait_for_each_other(conn: Connection, tuned: TunedColumn, da
     assert {row[1] for row in state(conn)} == {15}
 
 
-def test_nothing_is_published_to_a_disabled_column(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_refuses_a_disabled_column(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 250)
     conn.execute("SELECT vectuned.disable('items', 'embedding')")
     with pytest.raises(VectunedError, match=r"public\.items\.embedding was disabled meanwhile"):
@@ -442,7 +444,7 @@ def test_nothing_is_published_to_a_disabled_column(conn: Connection, tuned: Tune
     assert state(conn) == []
 
 
-def test_a_saving_is_measured_end_to_end(conn: Connection, tuned: TunedColumn) -> None:
+def test_measure_saving_times_searches_end_to_end(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     learn(conn, tuned, ALWAYS)
     with conn.transaction():
@@ -453,7 +455,9 @@ def test_a_saving_is_measured_end_to_end(conn: Connection, tuned: TunedColumn) -
     assert one(conn, "SELECT coalesce(current_setting('vectuned.record', true), '')") == ""
 
 
-def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, tuned: TunedColumn) -> None:
+def test_published_bank_unlike_all_probes_uses_the_fixed_setting(
+    conn: Connection, tuned: TunedColumn
+) -> None:
     practise(conn, tuned, 600)
     found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive
@@ -471,7 +475,7 @@ def test_a_bank_of_strangers_falls_back_on_the_fixed_setting(conn: Connection, t
     assert served_recall(conn, tuned, drawn(200, seed=9)).mean() >= TARGET - 0.015
 
 
-def test_many_patterns_are_published(conn: Connection, tuned: TunedColumn) -> None:
+def test_publish_stores_many_patterns(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, 600)
     found = build_offers(replays(conn, tuned), tuned, ALWAYS)
     adaptive = found[10].adaptive

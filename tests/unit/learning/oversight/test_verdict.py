@@ -91,7 +91,7 @@ def everything() -> Signals:
     return signals(*grid)
 
 
-def test_recall_alone_makes_a_success_or_a_failure() -> None:
+def test_judge_signals_by_recall_alone() -> None:
     good = verdict(recall=1.0)
     assert (good.outcome, good.signals, good.recommendation) == ("success", ("recall",), "nothing")
     assert good.confidence == pytest.approx(0.5)
@@ -100,7 +100,7 @@ def test_recall_alone_makes_a_success_or_a_failure() -> None:
     assert bad.reason.endswith(": search with more effort")
 
 
-def test_nothing_known_is_unknown() -> None:
+def test_judge_signals_without_signals_is_unknown() -> None:
     nothing = verdict()
     assert nothing == Verdict(
         "unknown", 0.0, (), "nothing", "neither its recall nor any feedback on it is known"
@@ -109,7 +109,9 @@ def test_nothing_known_is_unknown() -> None:
 
 @pytest.mark.parametrize("speed", [QUICK, SLOW, {}])
 @pytest.mark.parametrize("share", [0.1, 1.0, np.nan])
-def test_latency_and_diversity_alone_never_make_a_verdict(speed: dict[str, float], share: float) -> None:
+def test_judge_signals_by_latency_and_diversity_alone_is_unknown(
+    speed: dict[str, float], share: float
+) -> None:
     found = verdict(**speed, diversity=share)
     assert (found.outcome, found.confidence, found.recommendation) == ("unknown", 0.0, "nothing")
     assert found.signals == (("latency",) if speed else ()) + (() if np.isnan(share) else ("diversity",))
@@ -119,26 +121,26 @@ def test_latency_and_diversity_alone_never_make_a_verdict(speed: dict[str, float
     ("said", "outcome"),
     [((1, 0), "success"), ((3, 2), "success"), ((0, 1), "failure"), ((2, 3), "failure"), ((2, 2), "unknown")],
 )
-def test_feedback_alone_makes_a_verdict(said: tuple[int, int], outcome: str) -> None:
+def test_judge_signals_by_feedback_alone(said: tuple[int, int], outcome: str) -> None:
     found = verdict(relevant=said[0], irrelevant=said[1])
     assert (found.outcome, found.signals) == (outcome, ("feedback",))
     assert found.confidence == pytest.approx(0.0 if outcome == "unknown" else 0.3)
 
 
-def test_feedback_cannot_make_up_for_missed_rows() -> None:
+def test_judge_signals_with_missed_rows_fails_despite_good_feedback() -> None:
     found = verdict(recall=0.3, relevant=5)
     assert found.outcome == "failure"
     assert found.confidence == pytest.approx(0.5)
 
 
-def test_disliked_rows_that_are_the_nearest_are_no_failure_of_the_search() -> None:
+def test_judge_signals_with_disliked_nearest_rows_is_unknown() -> None:
     for search in ({"recall": 1.0}, {"exact": True}, {"exact": True, "recall": 0.2}):
         found = verdict(irrelevant=5, **search)
         assert (found.outcome, found.recommendation, found.confidence) == ("unknown", "nothing", 0.0)
-        assert "no effort mends" in found.reason
+        assert "no effort can change" in found.reason
 
 
-def test_an_exact_search_is_not_blamed_for_a_table_that_changed() -> None:
+def test_judge_signals_ignores_checks_of_exact_searches_after_changes() -> None:
     assert verdict(exact=True, recall=0.4).outcome == "unknown"
     assert verdict(exact=True, recall=1.0).outcome == "success"
 
@@ -156,11 +158,11 @@ def test_an_exact_search_is_not_blamed_for_a_table_that_changed() -> None:
         (9, 20, np.nan, "unknown"),
     ],
 )
-def test_short_results(returned: int, matching: float, recall: float, outcome: str) -> None:
+def test_judge_signals_of_short_results(returned: int, matching: float, recall: float, outcome: str) -> None:
     assert verdict(returned=returned, matching=matching, recall=recall).outcome == outcome
 
 
-def test_what_a_search_may_miss() -> None:
+def test_allowed_misses_follows_the_binomial_distribution() -> None:
     assert [allowed_misses(rows, 0.95) for rows in (0, 1, 3, 10, 100)] == [0, 0, 1, 2, 9]
     for rows, target in product((1, 2, 3, 10, 31, 100, 1000), (0.5, 0.9, 0.95, 0.98, 0.999)):
         allowed = allowed_misses(rows, target)
@@ -173,14 +175,14 @@ def test_what_a_search_may_miss() -> None:
 
 
 @pytest.mark.parametrize(("k", "target"), [(1, 0.95), (10, 0.95), (10, 0.99), (100, 0.9), (1000, 0.98)])
-def test_one_miss_more_than_allowed_fails(k: int, target: float) -> None:
+def test_judge_signals_with_one_miss_too_many_fails(k: int, target: float) -> None:
     allowed = allowed_misses(k, target)
     recalls = np.array([(k - missed) / k for missed in range(k + 1)], dtype=np.float32)
     outcomes = [verdict(target, k=k, returned=k, recall=recall).outcome for recall in recalls]
     assert outcomes == ["success"] * (allowed + 1) + ["failure"] * (k - allowed)
 
 
-def test_who_reaches_the_target_row_by_row_fails_no_more_often_than_it_allows() -> None:
+def test_judge_signals_at_the_target_fails_no_more_often_than_allowed() -> None:
     rng = np.random.default_rng(3)
     for k, target in product((1, 3, 10, 100), (0.9, 0.95, 0.98)):
         recall = rng.binomial(k, target, size=4000) / k
@@ -189,7 +191,7 @@ def test_who_reaches_the_target_row_by_row_fails_no_more_often_than_it_allows() 
         assert share > target - 4 * np.sqrt(target * (1 - target) / 4000)
 
 
-def test_every_signal_that_agrees_makes_surer() -> None:
+def test_judge_signals_is_more_confident_with_each_agreeing_signal() -> None:
     steps: list[dict[str, Any]] = [{"recall": 1.0}, {"relevant": 2}, QUICK, {"diversity": 1.0}]
     known: dict[str, Any] = {}
     confidences = []
@@ -200,7 +202,7 @@ def test_every_signal_that_agrees_makes_surer() -> None:
     assert verdict(**known | SLOW | {"diversity": 0.2}).confidence == pytest.approx(0.8)
 
 
-def test_an_unknown_signal_is_left_out_and_never_makes_surer() -> None:
+def test_judge_signals_is_never_more_confident_with_an_unknown_signal() -> None:
     whole = everything()
     target = 0.95
     before = judge_signals(whole, target)
@@ -224,7 +226,7 @@ def test_an_unknown_signal_is_left_out_and_never_makes_surer() -> None:
             assert (after.outcome[lost] == "unknown").all() or name == "recall"
 
 
-def test_rules_that_hold_for_every_search() -> None:
+def test_judge_signals_keeps_its_rules_for_every_search() -> None:
     whole = everything()
     judged = judge_signals(whole, 0.95)
     known = dict(zip(SIGNALS, judged.known.T, strict=True))
@@ -249,7 +251,7 @@ def test_rules_that_hold_for_every_search() -> None:
     assert not np.isnan(judged.confidence).any()
 
 
-def test_more_recall_is_never_worse() -> None:
+def test_judge_signals_with_more_recall_is_never_worse() -> None:
     order = {"failure": 0, "unknown": 1, "success": 2}
     whole = replace(everything(), exact=np.zeros(len(everything()), dtype=np.bool_))
     ranks = []
@@ -259,7 +261,7 @@ def test_more_recall_is_never_worse() -> None:
     assert (np.diff(ranks, axis=0) >= 0).all()
 
 
-def test_judging_many_is_judging_each() -> None:
+def test_judge_signals_judges_many_as_each_alone() -> None:
     whole = everything()
     judged = judge_signals(whole, 0.95)
     assert len(judged) == len(whole)
@@ -268,7 +270,7 @@ def test_judging_many_is_judging_each() -> None:
         assert judge_signals(part, 0.95)[0] == judged[i]
 
 
-def test_judging_none() -> None:
+def test_judge_signals_accepts_no_searches() -> None:
     judged = judge_signals(
         Signals(**{name: np.empty(0, np.array(value).dtype) for name, value in UNKNOWN.items()}), 0.9
     )
@@ -292,11 +294,11 @@ def test_judging_none() -> None:
         ({"irrelevant": 1}, "raise_effort"),
     ],
 )
-def test_what_is_recommended(search: dict[str, Any], recommendation: str) -> None:
+def test_judge_signals_recommends_what_would_help(search: dict[str, Any], recommendation: str) -> None:
     assert verdict(**search).recommendation == recommendation
 
 
-def test_values_that_cannot_be_are_unknown() -> None:
+def test_judge_signals_takes_impossible_values_as_unknown() -> None:
     for search in (
         {"recall": -0.1},
         {"recall": 1.5},

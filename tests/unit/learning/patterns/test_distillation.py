@@ -28,7 +28,7 @@ def drawn(count: int, seed: int) -> tuple[Singles, Floats, Floats]:
     return signatures, recall, np.cumsum(rng.uniform(50, 100, (count, 14)), axis=1)
 
 
-def test_patterns_are_sound_and_account_for_every_replay() -> None:
+def test_distil_returns_valid_patterns_that_account_for_every_replay() -> None:
     signatures, recall, cost = drawn(1000, 1)
     patterns = distil(signatures, recall, cost)
     check_patterns(patterns)
@@ -38,13 +38,13 @@ def test_patterns_are_sound_and_account_for_every_replay() -> None:
     assert (np.diff(patterns.cost, axis=1) > 0).all()
 
 
-def test_the_same_seed_gives_the_same_patterns() -> None:
+def test_distil_with_the_same_seed_gives_the_same_patterns() -> None:
     one, two = distil(*drawn(400, 2), seed=7), distil(*drawn(400, 2), seed=7)
     for name in vars(one):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
-def test_curves_are_means_weighted_by_nearness() -> None:
+def test_estimate_curves_averages_replays_weighted_by_nearness() -> None:
     signatures, recall, cost = drawn(300, 3)
     patterns = distil(signatures, recall, cost, clusters=5)
     for centroid, got in zip(patterns.centroids.astype(float), patterns.recall, strict=True):
@@ -55,7 +55,7 @@ def test_curves_are_means_weighted_by_nearness() -> None:
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_patterns_say_more_of_other_replays_than_their_members_alone() -> None:
+def test_estimate_curves_predicts_other_replays_better_than_cluster_means() -> None:
     with np.load(Path(__file__).parents[3] / "data" / "replays.npz") as file:
         probes, recall = file["probe_56"].astype(np.float64), file["recall"] / 10.0
         cost = file["blocks"].astype(np.float64)
@@ -70,7 +70,7 @@ def test_patterns_say_more_of_other_replays_than_their_members_alone() -> None:
     assert errors[0] < 0.95 * general
 
 
-def test_replays_without_weight_are_as_if_they_were_not_there() -> None:
+def test_distil_ignores_replays_of_weight_zero() -> None:
     signatures, recall, cost = drawn(600, 4)
     counted = np.arange(600) % 3 < 2
     weighted = distil(signatures, recall, cost, weight=np.where(counted, 0.5, 0.0), clusters=1)
@@ -83,7 +83,7 @@ def test_replays_without_weight_are_as_if_they_were_not_there() -> None:
     assert len(distil(signatures, recall, cost, weight=np.where(np.arange(600) < 40, 1.0, 0.0))) == 10
 
 
-def test_what_patterns_say_follows_the_replays_that_count() -> None:
+def test_distil_follows_the_replays_with_weight() -> None:
     signatures, recall, cost = drawn(1000, 5)
     worse = np.maximum(recall - 0.2, 0.0)
     both = np.vstack([signatures, signatures]), np.vstack([recall, worse]), np.vstack([cost, cost])
@@ -95,7 +95,7 @@ def test_what_patterns_say_follows_the_replays_that_count() -> None:
     assert means[2] == pytest.approx(distil(signatures, recall, cost).recall.mean(), abs=0.01)
 
 
-def test_patterns_that_were_moved_are_estimated_anew() -> None:
+def test_estimate_curves_of_moved_patterns_follows_their_new_place() -> None:
     signatures, recall, cost = drawn(500, 12)
     patterns = distil(signatures, recall, cost, clusters=8)
     moved = replace(patterns, centroids=patterns.centroids[::-1].copy(), usage=np.arange(8.0))
@@ -105,7 +105,7 @@ def test_patterns_that_were_moved_are_estimated_anew() -> None:
     np.testing.assert_array_equal(again.usage, np.arange(8.0))
 
 
-def test_a_lonely_replay_is_drawn_towards_all() -> None:
+def test_estimate_curves_shrinks_a_lone_replay_towards_the_mean() -> None:
     signatures, recall, cost = drawn(400, 6)
     signatures[:4] = 900.0
     recall[:4] = 0.0
@@ -116,14 +116,14 @@ def test_a_lonely_replay_is_drawn_towards_all() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
-def test_few_replays(count: int) -> None:
+def test_distil_accepts_few_replays(count: int) -> None:
     signatures, recall, cost = drawn(count, 7)
     patterns = distil(signatures, recall, cost)
     check_patterns(patterns)
     assert 1 <= len(patterns) <= max(1, count // 4)
 
 
-def test_one_signature_for_all_is_one_pattern() -> None:
+def test_distil_with_one_signature_gives_one_pattern() -> None:
     signatures, recall, cost = drawn(200, 8)
     patterns = distil(np.zeros_like(signatures), recall, cost)
     assert len(patterns) == 1
@@ -137,7 +137,7 @@ def known() -> Patterns:
     return replace(Patterns.at_centroids(np.zeros((2, 4), np.float32)), recall=curves, cost=cost)
 
 
-def test_the_easy_get_little_effort_and_the_hard_get_much() -> None:
+def test_choose_efforts_gives_easy_patterns_less_than_hard_ones() -> None:
     effort, expected = choose_efforts(known(), price=1e-5, lowest=2.0)
     assert effort.tolist() == [2.0, HIGHEST_POSITION]
     assert expected.tolist() == [1.0, 1.0]
@@ -146,7 +146,7 @@ def test_the_easy_get_little_effort_and_the_hard_get_much() -> None:
     np.testing.assert_allclose(expected, [1.0, 2 / 13], atol=1e-6)
 
 
-def test_dearer_effort_is_never_more_effort() -> None:
+def test_choose_efforts_at_a_higher_price_never_gives_more() -> None:
     patterns = distil(*drawn(1000, 9))
     efforts = [choose_efforts(patterns, price, 3.0)[0] for price in np.geomspace(1e-2, 1e-9, 60)]
     assert (np.diff(np.array(efforts), axis=0) >= 0).all()
@@ -154,7 +154,7 @@ def test_dearer_effort_is_never_more_effort() -> None:
     assert (np.array(efforts) <= HIGHEST_POSITION).all()
 
 
-def test_expected_recall_is_within_0_and_1() -> None:
+def test_choose_efforts_expects_recall_between_0_and_1() -> None:
     patterns = distil(*drawn(500, 10))
     full = replace(patterns, recall=np.ones_like(patterns.recall))
     for price in (0.0, 1e-6, 1.0):

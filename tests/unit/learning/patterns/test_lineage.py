@@ -53,7 +53,7 @@ def met(patterns: Patterns, probes: dict[int, Floats], way: Signature) -> npt.ND
     return ReasoningBank(patterns).lookup(way.transform(probes[56]), 1)[0][:, 0]
 
 
-def test_the_newest_count_in_full_and_the_older_the_less() -> None:
+def test_training_weights_fall_with_age() -> None:
     counted = training_weights(np.arange(10_000), 0.1, 200)
     assert (counted[:601] == 1.0).all()
     assert (np.diff(counted[600:]) < 0).all()
@@ -64,13 +64,13 @@ def test_the_newest_count_in_full_and_the_older_the_less() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 1.0])
-def test_whatever_the_rate_enough_replays_count(rate: float) -> None:
+def test_training_weights_leave_enough_replays_at_any_rate(rate: float) -> None:
     counted = training_weights(np.arange(10_000), rate, 200)
     assert counted.sum() ** 2 / (counted**2).sum() >= 600
     assert ((counted >= 0) & (counted <= 1)).all()
 
 
-def test_lookups_are_counted_and_fade() -> None:
+def test_count_lookups_adds_new_and_fades_old_ones() -> None:
     two = replace(
         Patterns.at_centroids(np.array([[0, 0, 0, 0], [100, 0, 0, 0]], np.float32)),
         usage=np.array([50.0, 0.0]),
@@ -87,7 +87,9 @@ def test_lookups_are_counted_and_fade() -> None:
     assert len(count_lookups(Patterns.empty(), seen, 0.1, 200)) == 0
 
 
-def test_the_same_patterns_inherit_themselves(probes: dict[int, Floats], way: Signature) -> None:
+def test_inherit_usage_by_the_same_patterns_changes_nothing(
+    probes: dict[int, Floats], way: Signature
+) -> None:
     old = scattered(probes, way, 20, 1)
     old = replace(old, usage=np.arange(20.0), chances=np.full(20, 300.0), born=1.8e9 + np.arange(20.0))
     own = met(old, probes, way)
@@ -97,7 +99,7 @@ def test_the_same_patterns_inherit_themselves(probes: dict[int, Floats], way: Si
     np.testing.assert_array_equal(heirs.born, old.born)
 
 
-def test_usage_is_handed_on_whole_and_nobody_is_older_than_the_oldest(
+def test_inherit_usage_keeps_total_usage_and_the_oldest_age(
     probes: dict[int, Floats], way: Signature
 ) -> None:
     old = scattered(probes, way, 30, 2)
@@ -116,7 +118,9 @@ def test_usage_is_handed_on_whole_and_nobody_is_older_than_the_oldest(
     np.testing.assert_array_equal(heirs.centroids, new.centroids)
 
 
-def test_what_is_like_nothing_before_is_new(probes: dict[int, Floats], way: Signature) -> None:
+def test_inherit_usage_out_of_reach_of_past_patterns_gives_new_ones(
+    probes: dict[int, Floats], way: Signature
+) -> None:
     old = replace(
         Patterns.at_centroids(np.full((1, 4), 900, np.float32)), usage=np.ones(1), born=np.full(1, 1.8e9)
     )
@@ -133,7 +137,7 @@ def test_what_is_like_nothing_before_is_new(probes: dict[int, Floats], way: Sign
     assert not inherit_usage(new, own, cut, PreviousPolicy(policy(way), old)).born.any()
 
 
-def test_fresh_patterns_survive_whatever_they_are_used_and_supported() -> None:
+def test_prune_unused_keeps_patterns_that_are_too_new() -> None:
     rng = np.random.default_rng(6)
     for _ in range(50):
         count = int(rng.integers(1, 80))
@@ -152,7 +156,7 @@ def test_fresh_patterns_survive_whatever_they_are_used_and_supported() -> None:
         np.testing.assert_array_equal(bank.patterns.centroids, drawn.centroids[~gone])
 
 
-def test_where_nothing_is_known_of_lookups_nothing_is_pruned() -> None:
+def test_prune_unused_without_lookups_deletes_nothing() -> None:
     bank = ReasoningBank(Patterns.at_centroids(np.arange(40, dtype=np.float32).reshape(-1, 4)))
     assert prune_unused(bank) == 0
     assert len(bank) == 10

@@ -43,7 +43,7 @@ def bank(places: list[float], efforts: list[float]) -> ReasoningBank:
     )
 
 
-def test_three_neighbours_are_weighted_by_nearness() -> None:
+def test_optimizer_weights_three_neighbours_by_nearness() -> None:
     optimizer = SearchOptimizer(bank([0, 10, 20, 500], [4.0, 6.0, 10.0, 13.0]), POLICY)
     found, expected, confidence = optimizer.efforts(probe(0.02)[None, :])  # at 2
     weight = np.array([1 / 10, 1 / 16, 1 / 26])
@@ -52,7 +52,7 @@ def test_three_neighbours_are_weighted_by_nearness() -> None:
     assert confidence[0] == pytest.approx(weight @ [1 / 11, 2 / 12, 3 / 13] / weight.sum())
 
 
-def test_a_decision_lies_between_those_it_is_made_from() -> None:
+def test_optimizer_interpolates_between_its_neighbours() -> None:
     rng = np.random.default_rng(1)
     patterns = bank(rng.integers(-300, 300, 64).tolist(), rng.uniform(2, 13, 64).tolist())
     optimizer = SearchOptimizer(patterns, replace(POLICY, reach=1e9))
@@ -64,13 +64,13 @@ def test_a_decision_lies_between_those_it_is_made_from() -> None:
     assert (found <= near.max(axis=1) + 1e-9).all()
 
 
-def test_one_and_two_patterns_suffice() -> None:
+def test_optimizer_works_with_one_or_two_patterns() -> None:
     assert SearchOptimizer(bank([0], [5.0]), POLICY).efforts(probe(0.0)[None, :])[0] == [5.0]
     found = SearchOptimizer(bank([0, 10], [5.0, 7.0]), POLICY).efforts(probe(0.05)[None, :])[0]
     assert found[0] == pytest.approx(6.0)
 
 
-def test_many_decisions_equal_single_ones() -> None:
+def test_optimizer_decides_many_probes_as_it_decides_each() -> None:
     optimizer = SearchOptimizer(bank([0, 10, 20, 500], [4.0, 6.0, 10.0, 13.0]), POLICY)
     firsts = np.linspace(-0.5, 6, 100)
     many = optimizer.ef_search(np.stack([probe(f) for f in firsts]), 10)
@@ -79,7 +79,7 @@ def test_many_decisions_equal_single_ones() -> None:
     assert {params.access_path for params in single} == {"hnsw", "hnsw_adaptive"}
 
 
-def test_beyond_reach_the_fixed_setting_serves() -> None:
+def test_optimizer_out_of_reach_uses_the_fixed_setting() -> None:
     optimizer = SearchOptimizer(bank([0, 10], [4.0, 6.0]), POLICY)
     inside, outside = optimizer.optimize(probe(0.30), 10), optimizer.optimize(probe(0.31), 10)
     assert inside.access_path == "hnsw_adaptive"  # at 30, 20 from the nearest: reach is included
@@ -92,7 +92,7 @@ def test_beyond_reach_the_fixed_setting_serves() -> None:
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_a_probe_cut_short_gets_the_fixed_setting(broken: float) -> None:
+def test_optimizer_with_an_incomplete_probe_uses_the_fixed_setting(broken: float) -> None:
     optimizer = SearchOptimizer(bank([0, 10], [4.0, 6.0]), POLICY)
     cut = probe(0.0)
     cut[20:] = broken
@@ -105,7 +105,7 @@ def test_a_probe_cut_short_gets_the_fixed_setting(broken: float) -> None:
     assert optimizer.ef_search(np.zeros((3, 0)), 10).tolist() == [90, 90, 90]
 
 
-def test_an_empty_bank_and_no_signature_serve_the_fixed_setting() -> None:
+def test_optimizer_without_bank_or_signature_uses_the_fixed_setting() -> None:
     for optimizer in (
         SearchOptimizer(ReasoningBank(), POLICY),
         SearchOptimizer(bank([0], [5.0]), FIXED),
@@ -119,7 +119,7 @@ def test_an_empty_bank_and_no_signature_serve_the_fixed_setting() -> None:
     assert POLICY.access_path == "hnsw_adaptive"
 
 
-def test_no_probes_no_decisions() -> None:
+def test_optimizer_accepts_no_probes() -> None:
     optimizer = SearchOptimizer(bank([0], [5.0]), POLICY)
     assert optimizer.ef_search(np.zeros((0, 28)), 10).shape == (0,)
 
@@ -138,11 +138,11 @@ def test_no_probes_no_decisions() -> None:
         (POLICY, 5.5, 10, 68),
     ],
 )
-def test_what_is_served_keeps_to_the_limits(policy: Policy, found: float, k: int, ef: int) -> None:
+def test_effort_to_setting_stays_within_limits(policy: Policy, found: float, k: int, ef: int) -> None:
     assert effort_to_setting(found, policy, k) == ef
 
 
-def test_serving_keeps_shapes() -> None:
+def test_effort_to_setting_keeps_shapes() -> None:
     wanted = np.array([[1.0, np.nan, 9.0], [5.0, 13.0, np.nan]])
     served = effort_to_setting(wanted, POLICY, 10)
     assert served.tolist() == [[28, 90, 224], [56, 1000, 90]]
@@ -150,7 +150,7 @@ def test_serving_keeps_shapes() -> None:
     assert position_of(served).shape == (2, 3)
 
 
-def test_values_are_added_in_order_of_nearness() -> None:
+def test_blend_adds_in_order_of_nearness() -> None:
     values = np.array([[0.1], [0.2], [0.3]])
     distances = np.array([[1.0, 2.0, 3.0]])
     total = norm = 0.0

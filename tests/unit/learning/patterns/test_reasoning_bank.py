@@ -65,7 +65,7 @@ def same(one: Patterns, two: Patterns) -> bool:
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3.0, 64.0, 600.0])
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 500, 5000])
-def test_lookup_is_exact_and_settles_ties_by_number(count: int, spread: float) -> None:
+def test_lookup_is_exact_and_breaks_ties_by_number(count: int, spread: float) -> None:
     bank = ReasoningBank(patterns(count, 1, spread))
     wanted = signatures(200, 2, spread)
     for neighbours in (1, 3, 10):
@@ -77,21 +77,21 @@ def test_lookup_is_exact_and_settles_ties_by_number(count: int, spread: float) -
         assert str(distances.dtype) == "float64"
 
 
-def test_the_farthest_signatures_are_still_told_apart() -> None:
+def test_lookup_distinguishes_the_farthest_signatures() -> None:
     far = replace(patterns(2, 1), centroids=np.array([[1000] * 4, [1000, 1000, 1000, 999]], np.float32))
     numbers, distances = ReasoningBank(far).lookup(np.full((1, 4), -1000, np.float32))
     assert numbers.tolist() == [[1, 0]]
     assert distances.tolist() == [[np.sqrt(3 * 2000**2 + 1999**2), 4000.0]]
 
 
-def test_an_empty_bank_finds_nothing() -> None:
+def test_lookup_in_an_empty_bank_finds_nothing() -> None:
     numbers, distances = ReasoningBank().lookup(signatures(5, 1))
     assert numbers.shape == distances.shape == (5, 0)
     numbers, distances = ReasoningBank(patterns(4, 1)).lookup(signatures(0, 1))
     assert numbers.shape == distances.shape == (0, 3)
 
 
-def test_what_is_stored_is_found() -> None:
+def test_store_makes_patterns_found_by_lookup() -> None:
     bank = ReasoningBank()
     assert bank.store(patterns(50, 1)).tolist() == list(range(50))
     assert bank.store(patterns(0, 1)).tolist() == []
@@ -123,21 +123,21 @@ def test_what_is_stored_is_found() -> None:
         ({"centroids": np.full((2, 3), 1, np.float32)}, r"centroids of shape \(2, 3\)"),
     ],
 )
-def test_what_no_search_could_use_is_refused(change: dict[str, Any], words: str) -> None:
+def test_check_patterns_refuses_unusable_ones(change: dict[str, Any], words: str) -> None:
     bad = replace(patterns(2, 1), **change)
     for refuse in (check_patterns, ReasoningBank, ReasoningBank(patterns(3, 2)).store):
         with pytest.raises(UsageError, match=words):
             refuse(bad)
 
 
-def test_a_refused_store_changes_nothing() -> None:
+def test_store_of_refused_patterns_changes_nothing() -> None:
     bank = ReasoningBank(patterns(3, 2))
     with pytest.raises(UsageError):
         bank.store(replace(patterns(2, 1), effort=np.full(2, np.inf)))
     assert same(bank.patterns, patterns(3, 2))
 
 
-def test_usage_is_counted_with_repeats() -> None:
+def test_count_usage_counts_repeats() -> None:
     bank = ReasoningBank(replace(patterns(4, 1), usage=np.zeros(4), chances=np.array([0.0, 0, 1, 2.5])))
     bank.count_usage([1, 1, 3])
     bank.count_usage([])
@@ -147,7 +147,7 @@ def test_usage_is_counted_with_repeats() -> None:
 
 
 @pytest.mark.parametrize("radius", [0.0, 2.0, 6.0, 1e9])
-def test_consolidating_may_cost_work_but_never_recall(radius: float) -> None:
+def test_consolidate_never_lowers_effort_or_raises_expected_recall(radius: float) -> None:
     before = patterns(400, 3, spread=2.0)
     bank = ReasoningBank(before)
     merged = bank.consolidate(radius)
@@ -169,7 +169,7 @@ def test_consolidating_may_cost_work_but_never_recall(radius: float) -> None:
         np.testing.assert_allclose(before.samples @ old, after.samples @ new, rtol=1e-4)
 
 
-def test_one_merge_worked_out_by_hand() -> None:
+def test_consolidate_merges_as_computed_by_hand() -> None:
     two = patterns(3, 1)
     two = replace(
         two,
@@ -194,7 +194,7 @@ def test_one_merge_worked_out_by_hand() -> None:
     assert bank.lookup(np.array([[3, 0, 0, 0]], np.float32), 1)[0].tolist() == [[0]]
 
 
-def test_nothing_near_nothing_merged() -> None:
+def test_consolidate_without_near_patterns_merges_nothing() -> None:
     bank = ReasoningBank(patterns(20, 1, spread=300.0))
     assert bank.consolidate(0.5) == 0
     assert same(bank.patterns, patterns(20, 1, spread=300.0))
@@ -204,7 +204,7 @@ def test_nothing_near_nothing_merged() -> None:
             bank.consolidate(radius)
 
 
-def test_only_the_unused_and_unsupported_are_pruned() -> None:
+def test_prune_deletes_only_unused_and_unsupported_patterns() -> None:
     four = replace(patterns(4, 1), usage=np.array([0.0, 0, 9, 9]), confidence=np.array([0.1, 0.9, 0.1, 0.9]))
     bank = ReasoningBank(four)
     assert bank.prune(min_usage=1, min_confidence=0.5) == 1
@@ -215,7 +215,7 @@ def test_only_the_unused_and_unsupported_are_pruned() -> None:
     assert bank.lookup(four.centroids, 3)[0].shape == (4, 0)
 
 
-def test_fresh_patterns_get_their_chance() -> None:
+def test_prune_keeps_patterns_with_few_chances() -> None:
     unused = replace(patterns(3, 1), usage=np.zeros(3), chances=np.zeros(3), confidence=np.full(3, 0.1))
     bank = ReasoningBank(unused)
     assert bank.prune(1, 0.5, chances=100) == 0
@@ -228,7 +228,7 @@ def test_fresh_patterns_get_their_chance() -> None:
     assert bank.prune(1, 0.5, chances=100) == 3
 
 
-def test_a_merged_pattern_is_as_old_as_its_oldest() -> None:
+def test_consolidate_keeps_the_oldest_age() -> None:
     old = replace(patterns(1, 1), usage=np.zeros(1), chances=np.zeros(1), confidence=np.zeros(1))
     bank = ReasoningBank(old)
     bank.count_usage(np.zeros(0, dtype=np.int64))
@@ -239,7 +239,7 @@ def test_a_merged_pattern_is_as_old_as_its_oldest() -> None:
     assert bank.prune(1, 1.0, chances=5) == 1
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_load_returns_what_was_saved(tmp_path: Path) -> None:
     for count in (0, 1, 300):
         bank = ReasoningBank(patterns(count, count))
         bank.save(tmp_path / "bank.npz")
@@ -250,7 +250,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["bank.npz"]
 
 
-def test_age_is_saved_too(tmp_path: Path) -> None:
+def test_load_returns_the_saved_age(tmp_path: Path) -> None:
     unused = replace(patterns(2, 1), usage=np.zeros(2), chances=np.zeros(2), confidence=np.zeros(2))
     bank = ReasoningBank(unused)
     bank.count_usage([0] * 100)
@@ -261,7 +261,7 @@ def test_age_is_saved_too(tmp_path: Path) -> None:
     assert len(again) == 3
 
 
-def test_the_file_holds_no_pickle(tmp_path: Path) -> None:
+def test_save_writes_no_pickle(tmp_path: Path) -> None:
     path = tmp_path / "bank.npz"
     ReasoningBank(patterns(5, 1)).save(path)
     with zipfile.ZipFile(path) as archive:
@@ -273,7 +273,7 @@ def test_the_file_holds_no_pickle(tmp_path: Path) -> None:
         ReasoningBank.load(path)
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+def test_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "bank.npz"
     bank = ReasoningBank(patterns(5, 1))
     bank.save(path)
@@ -292,7 +292,7 @@ class Unwritable:
         raise OSError("no space")
 
 
-def test_every_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_load_refuses_every_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "bank.npz"
     ReasoningBank(patterns(40, 1)).save(path)
     whole = path.read_bytes()
@@ -308,7 +308,7 @@ def test_every_damaged_file_is_refused(tmp_path: Path) -> None:
             assert same(ReasoningBank.load(path).patterns, patterns(40, 1))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_load_of_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no ReasoningBank at .*nowhere"):
         ReasoningBank.load(tmp_path / "nowhere")
 
@@ -323,7 +323,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ("{", "not a ReasoningBank"),
     ],
 )
-def test_other_heads_are_refused(tmp_path: Path, head: Any, words: str) -> None:
+def test_load_refuses_other_versions(tmp_path: Path, head: Any, words: str) -> None:
     path = tmp_path / "bank.npz"
     ReasoningBank(patterns(5, 1)).save(path)
     rewrite(path, head=np.frombuffer(json.dumps(head).encode(), dtype=np.uint8))
@@ -340,7 +340,7 @@ def test_other_heads_are_refused(tmp_path: Path, head: Any, words: str) -> None:
         {"born": np.zeros(3)},
     ],
 )
-def test_unusable_content_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_load_refuses_unusable_content(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "bank.npz"
     ReasoningBank(patterns(5, 1)).save(path)
     rewrite(path, **change)

@@ -33,7 +33,7 @@ def real(length: int) -> tuple[Floats, Floats]:
 @pytest.mark.parametrize(
     ("k", "length"), [(k, length) for k in K_CLASSES for length in PROBES if length >= k + 4]
 )
-def test_ranks_rise_from_the_first_to_the_last(k: int, length: int) -> None:
+def test_feature_ranks_rise_from_the_first_to_the_last(k: int, length: int) -> None:
     chosen = feature_ranks(k, length)
     assert chosen[:2] == (1, k)
     assert chosen[-1] == length
@@ -46,11 +46,11 @@ def test_features_of_a_known_probe() -> None:
     np.testing.assert_allclose(features(probe, 10, 28)[0], expected)
 
 
-def test_a_probe_without_spread_has_features() -> None:
+def test_features_of_a_probe_without_spread_are_finite() -> None:
     assert np.isfinite(features(np.full((2, 28), 0.25), 10, 28)).all()
 
 
-def test_signatures_are_whole_numbers_within_limits() -> None:
+def test_transform_returns_whole_numbers_within_limits() -> None:
     probes, recall = real(56)
     way = fit_signature(probes, 10, 56, recall)
     wild = np.vstack([probes, probes * 1e9, -probes * 1e9, np.zeros((1, 56))])
@@ -61,7 +61,7 @@ def test_signatures_are_whole_numbers_within_limits() -> None:
     assert np.abs(signatures).max() == GRID_LIMIT
 
 
-def test_a_signature_is_the_sum_in_the_order_of_the_database() -> None:
+def test_transform_adds_in_the_order_of_the_database() -> None:
     probes, recall = real(28)
     way = fit_signature(probes, 10, 28, recall)
     shifted = features(probes, 10, 28) - way.center
@@ -73,7 +73,7 @@ def test_a_signature_is_the_sum_in_the_order_of_the_database() -> None:
             assert signature[component] == max(min(round(total), 1000), -1000)
 
 
-def test_each_signature_depends_on_its_own_probe_alone() -> None:
+def test_transform_of_a_probe_does_not_depend_on_others() -> None:
     probes, recall = real(56)
     way = fit_signature(probes, 10, 56, recall)
     together = way.transform(probes)
@@ -82,7 +82,7 @@ def test_each_signature_depends_on_its_own_probe_alone() -> None:
 
 
 @pytest.mark.parametrize("length", PROBES)
-def test_signatures_of_real_queries_tell_their_need(length: int) -> None:
+def test_fit_signature_on_real_queries_predicts_need(length: int) -> None:
     probes, recall = real(length)
     need = (recall < 0.95).sum(axis=1)
     way = fit_signature(probes[:250], 10, length, recall[:250])
@@ -93,13 +93,13 @@ def test_signatures_of_real_queries_tell_their_need(length: int) -> None:
     assert abs(np.corrcoef(signatures[:, 0], need[250:])[0, 1]) > 0.3
 
 
-def test_two_fits_agree() -> None:
+def test_fit_signature_twice_gives_the_same_weights() -> None:
     probes, recall = real(56)
     one, two = fit_signature(probes, 10, 56, recall), fit_signature(probes, 10, 56, recall)
     np.testing.assert_array_equal(one.weights, two.weights)
 
 
-def test_scaling_distances_changes_nothing() -> None:
+def test_fit_signature_does_not_depend_on_the_scale_of_distances() -> None:
     probes, recall = real(56)
     scaled = probes * 2.0**20
     one = fit_signature(probes, 10, 56, recall).transform(probes)
@@ -125,7 +125,7 @@ def assert_usable(way: Signature, probes: Floats) -> None:
     assert signatures[:, 0].std() > 0.5 * GRID_SCALE
 
 
-def test_nothing_to_learn_gives_one_signature() -> None:
+def test_fit_signature_with_nothing_to_learn_gives_zeros() -> None:
     probes, recall = real(56)
     same = np.tile(probes[:1], (100, 1))
     for way, seen in (
@@ -136,7 +136,7 @@ def test_nothing_to_learn_gives_one_signature() -> None:
         assert (way.transform(seen) == 0).all()
 
 
-def test_probes_that_differ_in_one_thing_only() -> None:
+def test_fit_signature_finds_the_only_difference_of_probes() -> None:
     rng = np.random.default_rng(3)
     size = rng.uniform(1, 2, 200)
     probes = np.arange(1, 57) * size[:, None]
@@ -146,7 +146,7 @@ def test_probes_that_differ_in_one_thing_only() -> None:
     assert abs(np.corrcoef(way.transform(probes)[:, 0], size)[0, 1]) > 0.99
 
 
-def test_one_rung_and_one_row_that_vary() -> None:
+def test_fit_signature_accepts_recall_that_varies_in_one_rung_or_row() -> None:
     probes, recall = real(56)
     one_rung = np.ones_like(recall)
     one_rung[:, 0] = recall[:, 0]

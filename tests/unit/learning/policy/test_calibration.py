@@ -69,7 +69,7 @@ def tail(candidate: Candidate, sample: ReplaySample) -> float:
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
-def test_a_certified_fixed_setting_meets_the_target(population: ReplaySample, target: float) -> None:
+def test_find_fixed_policy_certified_meets_the_target(population: ReplaySample, target: float) -> None:
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified = 0, 0
     for seed in range(200):
@@ -82,7 +82,7 @@ def test_a_certified_fixed_setting_meets_the_target(population: ReplaySample, ta
     assert certified >= 190
 
 
-def test_a_certified_adaptive_policy_meets_the_target(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_certified_meets_the_target(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 60, more than 9 with probability 0.002 at most.
     failures, found, savings = 0, 0, list[float]()
     for seed in range(60):
@@ -101,7 +101,7 @@ def test_a_certified_adaptive_policy_meets_the_target(population: ReplaySample) 
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95])
-def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
+def test_find_fixed_policy_with_a_proportional_tail_limit_changes_nothing(
     population: ReplaySample, target: float
 ) -> None:
     # vectuned.enable's default: of HNSW at a fixed effort the mean is what counts.
@@ -115,7 +115,7 @@ def test_a_limit_in_proportion_to_the_target_is_met_by_what_meets_the_target(
         assert (limited.tail_bound, plain.tail_bound) == (2.5 * (1 - target), 1.0)
 
 
-def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: ReplaySample) -> None:
+def test_find_fixed_policy_certified_keeps_a_binding_tail_limit(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 200, more than 20 with probability 0.0015 at most.
     failures, certified, dearer = 0, 0, 0
     for seed in range(200):
@@ -136,7 +136,7 @@ def test_a_certified_fixed_setting_keeps_to_a_limit_that_binds(population: Repla
     assert dearer == certified
 
 
-def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_certified_keeps_a_binding_tail_limit(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 20, more than 4 with probability 0.003 at most.
     failures, found = 0, 0
     for seed in range(20):
@@ -153,7 +153,7 @@ def test_a_certified_adaptive_policy_keeps_to_a_limit_that_binds(population: Rep
     assert found >= 15
 
 
-def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_does_not_trade_the_tail_for_the_mean(population: ReplaySample) -> None:
     # A quarter of the searches, which their probes show, finds three rows of four with little effort and the
     # fourth only with all; the others find everything from 160 on. The mean is had cheaply, the tail is not.
     spread = population.probes[56][:, -1] - population.probes[56][:, 0]
@@ -174,7 +174,7 @@ def test_effort_by_query_may_not_buy_the_mean_with_a_bad_tail(population: Replay
     assert tails[bound] < 0.15
 
 
-def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: ReplaySample) -> None:
+def test_find_fixed_policy_with_too_few_replays_says_how_many_it_takes(population: ReplaySample) -> None:
     few = population.take(np.arange(60))
     reason = find_fixed_policy(few, Demand(0.99)).policy.reason
     assert reason == (
@@ -193,7 +193,7 @@ def test_what_no_effort_can_prove_says_how_many_replays_it_takes(population: Rep
     assert (policy.certified, policy.tail, policy.tail_bound) == (False, 1.0, 1.0)
 
 
-def test_what_was_proven_is_what_is_served(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_serves_what_was_proven(population: ReplaySample) -> None:
     sample = draw(population, 900, 7)
     fixed = find_fixed_policy(sample, Demand(0.95))
     adaptive = learn_adaptive_policy(sample, fixed.policy, Demand(0.95, seed=3))
@@ -211,7 +211,7 @@ def test_what_was_proven_is_what_is_served(population: ReplaySample) -> None:
     assert np.isnan(adaptive.ms)  # only a measurement end to end says what the probe and the lookup take
 
 
-def test_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_with_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
     sample = draw(population, 600, 1)
     fixed = find_fixed_policy(sample, Demand(0.95))
     one, two = (learn_adaptive_policy(sample, fixed.policy, Demand(0.95, seed=5)) for _ in range(2))
@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
     assert one.policy.price == two.policy.price
 
 
-def test_a_higher_target_never_takes_less_effort(population: ReplaySample) -> None:
+def test_find_fixed_policy_for_a_higher_target_never_takes_less_effort(population: ReplaySample) -> None:
     sample = draw(population, 1500, 2)
     efs = [
         find_fixed_policy(sample, Demand(target)).policy.fixed_ef for target in (0.5, 0.8, 0.9, 0.95, 0.97)
@@ -230,7 +230,7 @@ def test_a_higher_target_never_takes_less_effort(population: ReplaySample) -> No
     assert efs[0] == 10
 
 
-def test_the_smallest_setting_is_found_where_all_recall_is_one(population: ReplaySample) -> None:
+def test_find_fixed_policy_with_perfect_recall_finds_the_smallest_setting(population: ReplaySample) -> None:
     easy = replace(population, recall=np.ones_like(population.recall))
     fixed = find_fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
@@ -247,7 +247,7 @@ def failures_of(population: ReplaySample, count: int) -> ReplaySample:
     return replace(unchanged_classes, weight=np.full(count, 0.1))
 
 
-def test_counter_examples_are_learned_from_and_prove_nothing(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_uses_counter_examples_only_in_training(population: ReplaySample) -> None:
     sample = draw(population, 900, 12)
     fixed = find_fixed_policy(sample, Demand(0.95)).policy
     plain = learn_adaptive_policy(sample, fixed, Demand(0.95))
@@ -269,7 +269,7 @@ def test_counter_examples_are_learned_from_and_prove_nothing(population: ReplayS
     np.testing.assert_array_equal(none.patterns.effort, plain.patterns.effort)
 
 
-def test_weights_prove_nothing(population: ReplaySample) -> None:
+def test_find_fixed_policy_ignores_training_weights(population: ReplaySample) -> None:
     sample = draw(population, 900, 13)
     weighted = replace(sample, weight=np.linspace(1, 0.01, 900))
     fixed, same = (find_fixed_policy(each, Demand(0.95)) for each in (sample, weighted))
@@ -280,7 +280,7 @@ def test_weights_prove_nothing(population: ReplaySample) -> None:
     assert served(adaptive, heldout)[0].mean() == pytest.approx(adaptive.policy.expected_recall, abs=1e-12)
 
 
-def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_over_several_passes_meets_the_target(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 40, more than 7 with probability 0.002 at most.
     failures, found, past = 0, 0, None
     unchanged_classes, demand = failures_of(population, 60), Demand(0.95)
@@ -306,7 +306,7 @@ def test_what_was_inherited_weighted_kept_and_pruned_meets_the_target(population
     assert (past.patterns.born == 1.0).mean() > 0.9  # forty passes later they are still of the first line
 
 
-def test_a_target_out_of_reach_is_said_to_be(population: ReplaySample) -> None:
+def test_find_fixed_policy_says_that_a_target_is_out_of_reach(population: ReplaySample) -> None:
     capped = replace(population, recall=np.minimum(population.recall, 0.9))
     fixed = find_fixed_policy(capped, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (1000, False)
@@ -316,7 +316,7 @@ def test_a_target_out_of_reach_is_said_to_be(population: ReplaySample) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 30, 61])
-def test_few_replays_prove_nothing(population: ReplaySample, count: int) -> None:
+def test_find_fixed_policy_with_few_replays_proves_nothing(population: ReplaySample, count: int) -> None:
     few = population.take(np.arange(count))
     if count:
         assert not find_fixed_policy(few, Demand(0.99)).policy.certified
@@ -324,7 +324,7 @@ def test_few_replays_prove_nothing(population: ReplaySample, count: int) -> None
     assert learn_adaptive_policy(few, generous, Demand(0.95)) is None
 
 
-def test_probes_that_tell_nothing_do_no_harm(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_with_uninformative_probes_does_no_harm(population: ReplaySample) -> None:
     sample = draw(population, 900, 3)
     blind = replace(sample, probes={n: np.tile(p[:1], (900, 1)) for n, p in sample.probes.items()})
     fixed = find_fixed_policy(blind, Demand(0.95))
@@ -335,7 +335,9 @@ def test_probes_that_tell_nothing_do_no_harm(population: ReplaySample) -> None:
     assert adaptive.policy.recall_bound == 0.95
 
 
-def test_probes_shorter_than_asked_get_the_fixed_setting(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_with_incomplete_probes_uses_the_fixed_setting(
+    population: ReplaySample,
+) -> None:
     sample = draw(population, 900, 4)
     probes = {length: seen.copy() for length, seen in sample.probes.items()}
     for seen in probes.values():
@@ -353,7 +355,7 @@ def test_probes_shorter_than_asked_get_the_fixed_setting(population: ReplaySampl
     assert learn_adaptive_policy(every, fixed.policy, Demand(0.95)) is None
 
 
-def test_large_k_takes_long_probes_or_none(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_for_large_k_takes_long_probes_or_none(population: ReplaySample) -> None:
     sample = draw(population, 900, 5)
     hundred = find_fixed_policy(replace(sample, k=100), Demand(0.95))
     assert hundred.policy.fixed_ef >= 100
@@ -366,7 +368,7 @@ def test_large_k_takes_long_probes_or_none(population: ReplaySample) -> None:
     assert learn_adaptive_policy(replace(sample, k=1000), thousand.policy, Demand(0.95)) is None
 
 
-def test_patterns_too_near_to_tell_apart_are_merged(population: ReplaySample) -> None:
+def test_learn_adaptive_policy_merges_near_patterns(population: ReplaySample) -> None:
     sample = draw(population, 900, 6)
     coarse = replace(sample, probes={n: np.round(p, 1) for n, p in sample.probes.items()})
     adaptive = learn_adaptive_policy(coarse, find_fixed_policy(coarse, Demand(0.95)).policy, Demand(0.95))
@@ -384,7 +386,7 @@ def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: 
 
 
 @pytest.mark.parametrize("k", [1, 10, 1000])
-def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
+def test_find_fixed_policy_for_ivfflat_sets_probes(k: int) -> None:
     index = ivfflat(4, lists=100)
     assert 12 in index.rungs
     fixed = find_fixed_policy(listed(12, k=k), Demand(0.95), index=index)
@@ -400,7 +402,7 @@ def test_an_ivfflat_index_is_set_by_its_probes(k: int) -> None:
     assert len(fixed.patterns) == 0
 
 
-def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
+def test_find_fixed_policy_for_ivfflat_takes_one_or_all_probes() -> None:
     index = ivfflat(4, lists=100)
     easy = find_fixed_policy(listed(1), Demand(0.95), index=index)
     assert (easy.policy.probes, easy.policy.certified) == (1, True)
@@ -420,7 +422,7 @@ def test_probes_are_few_where_few_suffice_and_all_where_none_do() -> None:
         assert worse.policy.probes == ladder.probe_rungs(lists)[-1]
 
 
-def test_an_hnsw_index_is_named_and_nothing_else_changes(population: ReplaySample) -> None:
+def test_find_fixed_policy_names_the_hnsw_index(population: ReplaySample) -> None:
     plain = find_fixed_policy(population, Demand(0.95))
     named = find_fixed_policy(population, Demand(0.95), index=hnsw(6, form="halfvec"))
     assert plain.policy.index_no is None
@@ -449,7 +451,7 @@ def learned(**efs: int) -> list[Policy]:
         (learned(k30=900, k100=950), 300, 1000),
     ],
 )
-def test_classes_above_all_that_were_seen_are_guessed(known: list[Policy], k: int, ef: int) -> None:
+def test_extrapolate_policy_for_classes_above_all_learned(known: list[Policy], k: int, ef: int) -> None:
     guess = extrapolate_policy(known, k)
     assert (guess.k_class, guess.fixed_ef, guess.ef_search, guess.probes) == (k, ef, ef, None)
     assert np.isnan(guess.expected_recall)

@@ -45,7 +45,7 @@ def chosen(*fixed: Candidate, worth_measuring: bool = False) -> Candidate:
     ],
 )
 @pytest.mark.parametrize("worth_measuring", [False, True])
-def test_another_index_has_to_be_clearly_quicker(
+def test_choose_index_replaces_the_main_one_only_if_clearly_quicker(
     millis: tuple[float, ...], number: int, worth_measuring: bool
 ) -> None:
     fixed = [candidate(place, ms) for place, ms in enumerate(millis, start=1)]
@@ -60,14 +60,14 @@ def test_another_index_has_to_be_clearly_quicker(
     assert found.policy.reason == f"reason {number}{said}"
 
 
-def test_only_what_is_proven_is_chosen() -> None:
+def test_choose_index_takes_only_proven_ones() -> None:
     main, cheap = candidate(1, 1.0), candidate(2, 0.1, proven=False)
     assert chosen(main, cheap) is main
     assert chosen(main, cheap, candidate(3, 0.5)).policy.index_no == 3
     assert chosen(main, cheap, candidate(3, 0.99)).policy.index_no == 1
 
 
-def test_without_a_proof_for_the_main_index_the_quickest_serves() -> None:
+def test_choose_index_without_a_proven_main_one_takes_the_quickest() -> None:
     main = candidate(1, 0.1, proven=False)
     assert chosen(main) is main
     assert chosen(main, candidate(2, 0.1, proven=False)) is main
@@ -78,7 +78,7 @@ def test_without_a_proof_for_the_main_index_the_quickest_serves() -> None:
     assert chosen(main, candidate(2, 0.98), candidate(3, 1.0)).policy.index_no == 2
 
 
-def test_effort_by_query_serves_where_it_saves() -> None:
+def test_choose_between_takes_effort_by_query_if_it_saves() -> None:
     fixed, adaptive = candidate(1, 1.0), candidate(1, 0.8)
     adaptive = replace(adaptive, policy=replace(adaptive.policy, reason="by query"))
     better = choose_between(fixed, adaptive, 1.25, 0.05)

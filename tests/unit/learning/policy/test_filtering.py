@@ -95,12 +95,12 @@ def way(found: tuple[MeasuredPath, ...], index: int | None, path: str, bucket: i
     return choice
 
 
-def test_buckets_are_half_octaves() -> None:
+def test_selectivity_buckets_are_half_octaves() -> None:
     fractions = [1.5, 1.0, 0.71, 0.7, 0.5, 0.49, 0.25, 2.0**-10, 2.0**-19.5, 1e-9, 1e-300, 0.0, -1.0]
     assert selectivity_buckets(np.array(fractions)).tolist() == [0, 0, 0, 1, 2, 2, 4, 20, 39, 39, 39, 39, 39]
 
 
-def test_the_cheapest_proven_effort_is_chosen() -> None:
+def test_choose_paths_takes_the_cheapest_proven_effort() -> None:
     found = choose_paths([(MAIN, filtered_replays(200))], Demand(0.95))
     choice = only(found)
     assert (choice.shape, choice.bucket, choice.samples) == ("kind =", 3, 200)
@@ -114,7 +114,7 @@ def test_the_cheapest_proven_effort_is_chosen() -> None:
     assert not exact.serves
 
 
-def test_exact_where_it_is_cheaper_or_nothing_is_proven() -> None:
+def test_choose_paths_takes_exact_search_if_cheaper_or_nothing_is_proven() -> None:
     assert chosen(filtered_replays(200, exact_ms=0.5), 0.95).access_path == "exact"
     assert chosen(filtered_replays(200, exact_ms=0.7), 0.95).effort == 56
     never = filtered_replays(200)
@@ -136,7 +136,7 @@ def test_exact_where_it_is_cheaper_or_nothing_is_proven() -> None:
     assert choose_paths([], Demand(0.8)) == ()
 
 
-def test_no_effort_below_k_but_of_probes() -> None:
+def test_choose_paths_takes_no_ef_search_below_k() -> None:
     assert chosen(filtered_replays(200, k=100, at=20), 0.95).effort == 112
     lists = ivfflat(1, lists=100)
     seen = filtered_replays(200, k=100, at=4, effort_ms=0.04, rungs=lists.rungs)
@@ -145,7 +145,7 @@ def test_no_effort_below_k_but_of_probes() -> None:
     assert 4 in probe_rungs(100)
 
 
-def test_short_searches_are_exact_in_the_end_and_pay_for_both() -> None:
+def test_choose_paths_charges_short_scans_for_exact_search_too() -> None:
     given = filtered_replays(200, at=10)
     short = np.zeros(given.short.shape, dtype=np.bool_)
     short[:80, :6] = True  # up to ef 56
@@ -163,7 +163,7 @@ def test_short_searches_are_exact_in_the_end_and_pay_for_both() -> None:
     assert chosen(given, 0.95).access_path == "exact"
 
 
-def test_a_scan_given_up_is_not_credited_with_the_exact_answer() -> None:
+def test_choose_paths_does_not_credit_abandoned_scans_with_the_exact_answer() -> None:
     given = filtered_replays(200, at=10)
     known = np.ones(given.known.shape, dtype=np.bool_)
     known[:40, 2:] = False
@@ -177,14 +177,14 @@ def test_a_scan_given_up_is_not_credited_with_the_exact_answer() -> None:
     assert chosen(replace(given, known=np.ones_like(known)), 0.95).effort == 10
 
 
-def test_rungs_dearer_than_exact_search_do_not_spoil_the_proof() -> None:
+def test_choose_paths_leaves_out_rungs_slower_than_exact_search() -> None:
     given = filtered_replays(200, at=10, exact_ms=2.0)
     recall = given.recall.copy()
     recall[:, SHAPE > 250] = 0.5
     assert chosen(replace(given, recall=recall), 0.95).effort == 10
 
 
-def test_buckets_are_chosen_for_by_themselves() -> None:
+def test_choose_paths_for_each_bucket() -> None:
     one, other, few = (
         filtered_replays(100, fraction=0.3),
         filtered_replays(100, fraction=0.01, at=2000),
@@ -204,7 +204,7 @@ def test_buckets_are_chosen_for_by_themselves() -> None:
     assert choose_paths([(MAIN, joined((one, few, other)))], Demand(0.9)) == found
 
 
-def test_what_grows_with_the_matching_rows_is_no_promise_for_denser_filters() -> None:
+def test_choose_paths_extends_only_index_scans_to_denser_filters() -> None:
     # Exact search of one row in a hundred says nothing of how long that of half of the rows would take.
     found = choose_paths([(MAIN, filtered_replays(100, fraction=0.01, at=2000))], Demand(0.9))
     assert only(found).access_path == "exact"
@@ -215,7 +215,7 @@ def test_what_grows_with_the_matching_rows_is_no_promise_for_denser_filters() ->
     assert {w.bucket for w in found} == {13}
 
 
-def test_shapes_are_chosen_for_by_themselves() -> None:
+def test_choose_paths_for_each_shape() -> None:
     related = filtered_replays(100, shape="kind =", at=20)
     unrelated = filtered_replays(100, shape="tenant =", at=320)
     few = filtered_replays(29, shape="kind =, tenant =", at=10)
@@ -224,7 +224,7 @@ def test_shapes_are_chosen_for_by_themselves() -> None:
     assert {(w.shape, w.bucket) for w in found} == {(s, b) for s in ("kind =", "tenant =") for b in range(4)}
 
 
-def test_the_cheapest_of_several_indexes_serves() -> None:
+def test_choose_paths_takes_the_cheapest_of_several_indexes() -> None:
     half, lists = hnsw(2, form="halfvec"), ivfflat(5)
     seen = [
         (MAIN, filtered_replays(200)),
@@ -248,7 +248,7 @@ def test_the_cheapest_of_several_indexes_serves() -> None:
     assert (choice.access_path, choice.index_no, choice.effort) == ("ivfflat", 5, 2)
 
 
-def test_an_index_that_is_not_proven_does_not_serve_however_cheap() -> None:
+def test_choose_paths_never_takes_an_unproven_index() -> None:
     half = hnsw(2, form="halfvec")
     cheap = filtered_replays(200, effort_ms=0.0001)
     cheap = replace(cheap, recall=np.full(cheap.recall.shape, 0.94))
@@ -259,7 +259,7 @@ def test_an_index_that_is_not_proven_does_not_serve_however_cheap() -> None:
     assert other.ms < only(found).ms
 
 
-def test_an_index_that_was_seen_where_the_main_one_was_not() -> None:
+def test_choose_paths_takes_an_index_with_replays_where_the_main_one_has_few() -> None:
     half = hnsw(2, form="halfvec")
     found = choose_paths(
         [(MAIN, filtered_replays(10)), (half, filtered_replays(100, effort_ms=0.004))], Demand(0.9)
@@ -274,7 +274,7 @@ def in_part(
     return index, filtered_replays(100, fraction=fraction, at=20, effort_ms=how.get("effort_ms", 0.002))
 
 
-def test_a_partial_index_serves_what_asks_for_its_rows() -> None:
+def test_choose_paths_takes_a_partial_index_for_its_filters() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
     found = choose_paths([(MAIN, filtered_replays(100)), in_part(index)], Demand(0.9))
     choice = way(found, 3, "hnsw", bucket=0)  # the bucket counts the rows in the index
@@ -290,7 +290,7 @@ def test_a_partial_index_serves_what_asks_for_its_rows() -> None:
     assert [(w.bucket, w.index_no) for w in sparse] == [(3, 3)]
 
 
-def test_a_partial_index_that_is_dear_or_unproven_does_not_serve() -> None:
+def test_choose_paths_leaves_out_a_slow_or_unproven_partial_index() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
     dear = choose_paths([in_part(MAIN), in_part(index, effort_ms=1.0)], Demand(0.9))
     assert not way(dear, 3, "hnsw", bucket=0).serves
@@ -301,7 +301,7 @@ def test_a_partial_index_that_is_dear_or_unproven_does_not_serve() -> None:
     assert (unproven.proven, unproven.serves, unproven.effort) == (False, False, 1000)
 
 
-def test_what_has_no_rungs_competes_where_it_was_tried() -> None:
+def test_choose_paths_considers_paths_without_rungs_where_tried() -> None:
     given = others(filtered_replays(200), 0, 40, recall=1.0, ms=0.2)
     found = choose_paths([(MAIN, given)], Demand(0.9))
     planner = way(found, 1, "planner")
@@ -318,7 +318,7 @@ def test_what_has_no_rungs_competes_where_it_was_tried() -> None:
     assert {w.access_path for w in few} == {"exact", "hnsw"}
 
 
-def test_continued_scans_are_told_apart_by_their_effort() -> None:
+def test_choose_paths_distinguishes_continued_scans_by_effort() -> None:
     given = filtered_replays(200, at=2000)
     for place, ms in enumerate((4.0, 1.0, 2.0)):
         given = others(given, place, 60, recall=1.0 if place else 0.5, ms=ms)
@@ -335,7 +335,7 @@ def test_continued_scans_are_told_apart_by_their_effort() -> None:
     assert {(w.access_path, w.effort) for w in found if w.bucket < 3} == {("hnsw_continued", 200)}
 
 
-def test_scans_left_out_where_they_would_be_slow_are_not_judged_by_the_others() -> None:
+def test_choose_paths_charges_untried_scans_as_exact_search() -> None:
     # 100 of the replays tried the planner's way, 60 of them the continued scan as well.
     given = others(filtered_replays(200, at=2000), 0, 100, recall=0.5, ms=4.0)
     given = others(given, 1, 60, recall=1.0, ms=1.0)
@@ -347,7 +347,7 @@ def test_scans_left_out_where_they_would_be_slow_are_not_judged_by_the_others() 
     assert only(found).access_path == "exact"
 
 
-def test_ways_that_have_no_rungs_count_once() -> None:
+def test_choose_paths_counts_paths_without_rungs_once() -> None:
     half = hnsw(2, form="halfvec")
     given = others(filtered_replays(200), 0, 60, recall=1.0, ms=0.2)
     found = choose_paths(
@@ -358,7 +358,7 @@ def test_ways_that_have_no_rungs_count_once() -> None:
     assert [w for w in found if w.index_no == 2 and w.access_path != "hnsw"] == []
 
 
-def test_what_serves_is_proven_and_the_cheapest_of_it() -> None:
+def test_choose_paths_serves_the_cheapest_proven_path() -> None:
     rng = np.random.default_rng(11)
     indexes = [MAIN, hnsw(2, form="halfvec"), ivfflat(3), partial(4, '{"kind": 1}', 0.5)]
     seen_paths = set()
@@ -407,7 +407,7 @@ def test_what_serves_is_proven_and_the_cheapest_of_it() -> None:
     assert {index for _, index in seen_paths} == {None, 1, 2, 3, 4}
 
 
-def test_the_choice_holds_on_other_searches() -> None:
+def test_choose_paths_holds_on_other_searches() -> None:
     # 200 times: recall drawn around a curve; a choice below the target may come up once in twenty.
     rng = np.random.default_rng(5)
     curve = 1 - 0.5 * np.exp(-SHAPE / 40)
@@ -420,7 +420,7 @@ def test_the_choice_holds_on_other_searches() -> None:
     assert missed <= 18
 
 
-def test_the_tail_has_to_be_proven_too() -> None:
+def test_choose_paths_proves_the_tail_too() -> None:
     given = filtered_replays(200, at=10)
     recall = given.recall.copy()
     recall[:30, SHAPE < 100] = 0.79  # of three searches in twenty
@@ -439,7 +439,7 @@ def test_the_tail_has_to_be_proven_too() -> None:
 BESIDE = (0.4, 0.3, 0.2, 0.15)
 
 
-def test_few_replays_are_pooled_with_those_of_the_neighbouring_buckets() -> None:
+def test_choose_paths_pools_few_replays_with_neighbouring_buckets() -> None:
     # 0.98 takes 167 flawless replays: none of the buckets proves it by itself.
     alone = filtered_replays(40, fraction=BESIDE[1])
     assert way(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
@@ -457,7 +457,7 @@ def test_few_replays_are_pooled_with_those_of_the_neighbouring_buckets() -> None
     assert way(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
 
 
-def test_few_replays_are_pooled_with_other_shapes_where_neighbours_are_too_few() -> None:
+def test_choose_paths_pools_with_other_shapes_if_neighbours_are_few() -> None:
     alone, beside = filtered_replays(40), filtered_replays(50, fraction=BESIDE[0])
     shapes = [filtered_replays(150, shape="tenant ="), filtered_replays(600, shape="kind =, tenant =", at=20)]
     found = choose_paths([(MAIN, joined((alone, beside, *shapes)))], Demand(0.98))
@@ -465,7 +465,7 @@ def test_few_replays_are_pooled_with_other_shapes_where_neighbours_are_too_few()
     assert [(w.effort, w.proven, w.samples) for w in choices] == [(56, True, 40)]
 
 
-def test_a_pool_does_not_serve_what_its_own_replays_speak_against() -> None:
+def test_choose_paths_does_not_serve_what_own_replays_contradict() -> None:
     beside = [filtered_replays(300, fraction=BESIDE[0]), filtered_replays(300, fraction=BESIDE[2])]
     alone = filtered_replays(40)
     slower = alone.recall.copy()
@@ -482,7 +482,7 @@ def test_a_pool_does_not_serve_what_its_own_replays_speak_against() -> None:
     assert not way(choose_paths([(MAIN, given)], Demand(0.97, max_tail=0.05)), 1, "hnsw").proven
 
 
-def test_what_has_no_rungs_is_pooled_too() -> None:
+def test_choose_paths_pools_paths_without_rungs() -> None:
     parts = [others(filtered_replays(60, fraction=share), 0, 60, recall=1.0, ms=0.2) for share in BESIDE[:3]]
     assert not way(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
     planner = way(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
@@ -494,7 +494,7 @@ def test_what_has_no_rungs_is_pooled_too() -> None:
     assert not way(untried, 1, "planner").proven
 
 
-def test_partial_indexes_are_pooled_with_their_like() -> None:
+def test_choose_paths_pools_partial_indexes() -> None:
     numbers = range(3, 11)
     group = [
         (partial(no, f'{{"kind": {no}}}', 0.1), filtered_replays(90, fraction=0.9, at=20)) for no in numbers
@@ -512,7 +512,7 @@ def test_partial_indexes_are_pooled_with_their_like() -> None:
     assert efforts == {no: (80 if no == 4 else 20, True) for no in numbers}
 
 
-def test_pooling_errs_no_more_often_than_promised() -> None:
+def test_choose_paths_with_pools_errs_no_more_often_than_promised() -> None:
     # The same mean just below the target in every bucket and shape: were the true error rate 5 %, more than
     # 48 errors of 600 would be seen with probability 0.0007.
     errors, pooled = 0, 0

@@ -46,7 +46,7 @@ def replays(own: int, others: int, *, own_at: int = 448, others_at: int = 56) ->
     )
 
 
-def test_enough_searches_of_a_class_speak_for_themselves() -> None:
+def test_sample_with_enough_own_searches_is_not_pooled() -> None:
     seen = replays(300, 700)
     alone = seen.sample(100, 300)
     assert len(alone) == 300
@@ -61,7 +61,7 @@ def test_enough_searches_of_a_class_speak_for_themselves() -> None:
     assert len(seen.sample(10, 300)) == 700
 
 
-def test_a_class_with_few_searches_is_judged_by_all_unless_its_own_speak_against_it() -> None:
+def test_sample_with_few_own_searches_is_pooled_unless_they_contradict() -> None:
     few = replays(30, 970)
     policy = find_fixed_policy(few.sample(100, 234), DEMAND).policy
     assert policy.certified
@@ -73,14 +73,14 @@ def test_a_class_with_few_searches_is_judged_by_all_unless_its_own_speak_against
     assert find_fixed_policy(replays(19, 981).sample(100, 234), DEMAND).policy.fixed_ef == 100
 
 
-def test_where_its_own_speak_against_every_effort_nothing_is_proven() -> None:
+def test_sample_whose_own_searches_contradict_every_effort_proves_nothing() -> None:
     never = find_fixed_policy(replays(30, 970, own_at=2000).sample(100, 234), DEMAND).policy
     assert (never.certified, never.fixed_ef, never.samples) == (False, 1000, 30)
     assert never.recall_bound < 0.5
     assert never.reason.endswith("with 30 replays (it takes at least 66): the largest serves")
 
 
-def test_every_class_is_offered_what_its_own_searches_prove() -> None:
+def test_build_offers_gives_each_class_what_its_own_searches_prove() -> None:
     index = hnsw()
     tuned = tuned_column(index, min_samples=100)
     found = build_offers([(index, replays(300, 700))], tuned, LearningOptions())

@@ -55,13 +55,13 @@ GLOSSES = ((0.9, 2.0), (0.95, 3.2), (0.98, 5.0), (0.99, 7.2), (0.995, 11.0))
         ("balanced", 4, 0.995),
     ],
 )
-def test_each_objective_by_its_rule(objective: Objective, start: int, target: float) -> None:
+def test_choose_target_by_the_rule_of_each_objective(objective: Objective, start: int, target: float) -> None:
     chosen, why = choose_target(offered(*GLOSSES[start:]), objective)
     assert chosen.target == target
     assert f"{target:g}" in why
 
 
-def test_only_what_is_proven_is_chosen() -> None:
+def test_choose_target_takes_only_proven_targets() -> None:
     curve = offered(*GLOSSES[1:], proven_up_to=0.95)
     for objective in OBJECTIVES:
         chosen, _ = choose_target(curve, objective)
@@ -74,14 +74,14 @@ def test_only_what_is_proven_is_chosen() -> None:
         assert why == "not even the current target 0.95 is proven, so it stays"
 
 
-def test_what_costs_nothing_is_taken() -> None:
+def test_choose_target_takes_higher_targets_that_cost_nothing() -> None:
     chosen, why = choose_target(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.0)), "balanced")
     assert (chosen.target, why) == (0.99, "0.99 is proven at no more time")
     # Here 0.98 comes free, and 0.99 at a price.
     assert choose_target(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.5)), "balanced")[0].target == 0.98
 
 
-def test_the_knee_by_a_naive_search() -> None:
+def test_choose_target_finds_the_knee_as_a_naive_search_does() -> None:
     """A step is worth it while it costs less for its recall than the whole way does on average."""
     rng = np.random.default_rng(1)
     for _ in range(300):
@@ -125,7 +125,7 @@ def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, cou
     )
 
 
-def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
+def test_price_targets_from_the_current_one_upwards() -> None:
     main = hnsw()
     seen = replays((10,), 0.8, 1.0)
     found = price_targets([(main, seen)], tuned_column(main, target_recall=0.95), LearningOptions())
@@ -145,7 +145,7 @@ def test_the_price_of_each_target_from_the_current_one_upwards() -> None:
     assert joint_confidence(found * 10, 0.95) == 0.0
 
 
-def test_the_quickest_proven_index_sets_the_price() -> None:
+def test_price_targets_by_the_quickest_proven_index() -> None:
     main, halved, part = hnsw(1), hnsw(2, form="halfvec"), partial(3, '{"kind": 1}', 0.1)
     slow, quick, tiny = replays((10,), 0.8, 1.0), replays((10,), 0.8, 0.5), replays((10,), 1.0, 0.01)
     found = price_targets(
@@ -160,7 +160,7 @@ def test_the_quickest_proven_index_sets_the_price() -> None:
     assert all(each.settings[10].policy.index_no == 1 for each in found)
 
 
-def test_classes_count_as_they_are_asked_for() -> None:
+def test_price_targets_weights_classes_by_their_searches() -> None:
     main = hnsw()
     seen = replays((10, 100), 0.8, 1.0)
     found = price_targets([(main, seen)], tuned_column(main), LearningOptions())[0]
@@ -177,7 +177,7 @@ def test_classes_count_as_they_are_asked_for() -> None:
     assert price_targets([(main, seen)], tuned_column(main), LearningOptions())[0].proven
 
 
-def test_too_few_replays_have_no_price() -> None:
+def test_price_targets_without_enough_replays_is_empty() -> None:
     main = hnsw()
     assert price_targets([], tuned_column(main), LearningOptions()) == []
     assert (
