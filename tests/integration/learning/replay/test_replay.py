@@ -1,4 +1,4 @@
-"""Counterfactual replay against a real server: one continued scan against a search anew at every effort."""
+"""Counterfactual replay on a real server: one continued scan compared with a fresh search at every effort."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def record(conn: Connection, queries: Singles, ks: list[int] | None = None) -> N
 
 
 def replayed(conn: Connection, tuned: TunedColumn, count: int = 1000) -> Trajectories:
-    """Replay what is pending; return what was replayed."""
+    """Replay the pending searches and return them."""
     trajectories = read_pending(conn, tuned.column, count)
     assert replay(conn, tuned, trajectories) == len(trajectories)
     return trajectories
@@ -71,7 +71,7 @@ def replayed(conn: Connection, tuned: TunedColumn, count: int = 1000) -> Traject
 def fresh(
     conn: Connection, tuned: TunedColumn, queries: Singles, ef: int, limit: int
 ) -> np.ndarray[Any, Any]:
-    """Search anew with `ef`, and return the distances of up to `limit` rows, padded with +inf."""
+    """Run fresh searches with `ef`, and return the distances of up to `limit` rows, padded with +inf."""
     found = np.full((len(queries), limit), np.inf)
     with conn.transaction():
         conn.execute("SET LOCAL enable_seqscan = off")
@@ -83,7 +83,7 @@ def fresh(
     return found
 
 
-def test_one_scan_tells_what_every_effort_would_have_found(
+def test_replay_by_one_scan_has_the_recall_of_a_search_at_every_effort(
     conn: Connection, tuned: TunedColumn, queries: Singles
 ) -> None:
     record(conn, queries)
@@ -98,13 +98,15 @@ def test_one_scan_tells_what_every_effort_would_have_found(
         assert abs(searched.mean() - curve[rung]) < 0.02, (ef, searched.mean(), curve[rung])
 
 
-def test_recall_and_cost_grow_with_effort(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_replay_recall_and_cost_grow_with_effort(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     record(conn, queries)
     replayed(conn, tuned)
     replays = load_replays(conn, tuned, tuned.indexes[0])
     assert len(replays) == len(queries)
     assert replays.k_classes == (1, 3, 10, 30, 100)
-    # A scan that ended where its own class was complete knows nothing of the larger ones.
+    # A scan that ended once its own class was complete knows nothing about larger classes.
     known = np.isfinite(replays.recall[:, :, 0])
     assert known[:, :3].all()
     assert known[:, 3:].sum() >= 2 * 2 * tuned.min_samples
@@ -119,7 +121,7 @@ def test_recall_and_cost_grow_with_effort(conn: Connection, tuned: TunedColumn, 
     assert (replays.search_classes == 10).all()
 
 
-def test_a_probe_is_what_a_search_of_that_effort_sees(
+def test_replay_probes_are_the_distances_of_a_search_with_that_ef_search(
     conn: Connection, tuned: TunedColumn, queries: Singles
 ) -> None:
     record(conn, queries)
@@ -135,7 +137,7 @@ def test_a_probe_is_what_a_search_of_that_effort_sees(
         np.testing.assert_array_equal(seen, fresh(conn, tuned, vectors, length, length))
 
 
-def test_a_small_table_is_replayed_to_its_end(conn: Connection) -> None:
+def test_replay_of_a_small_table_returns_all_rows(conn: Connection) -> None:
     make(conn, clustered(40, 8, seed=3))
     enable(conn, sample_rate=1.0)
     tuned = only(conn)
@@ -148,7 +150,9 @@ def test_a_small_table_is_replayed_to_its_end(conn: Connection) -> None:
     assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
 
 
-def test_searches_for_many_and_for_few_rows(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_replay_of_searches_with_small_and_large_k(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     ks = [1, 2, 3, 7, 10, 30, 31, 100, 300, 1000] * 3
     record(conn, queries[:30], ks)
     trajectories = replayed(conn, tuned)
@@ -166,7 +170,7 @@ def test_searches_for_many_and_for_few_rows(conn: Connection, tuned: TunedColumn
         assert stored[query_id] == pytest.approx(recall, abs=1e-6)
 
 
-def test_one_search_for_many_rows_does_not_hide_the_others(
+def test_replay_of_a_large_k_keeps_the_other_replays_usable(
     conn: Connection, tuned: TunedColumn, queries: Singles
 ) -> None:
     record(conn, queries[:25])
@@ -178,7 +182,7 @@ def test_one_search_for_many_rows_does_not_hide_the_others(
     assert len(replays.sample(300)) == len(replays.sample(1000)) == 5
 
 
-def test_truth_and_scan_see_one_snapshot(
+def test_replay_computes_truth_and_scans_in_one_snapshot(
     conn: Connection, tuned: TunedColumn, database: str, queries: Singles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(conn, queries[:40])
@@ -187,7 +191,7 @@ def test_truth_and_scan_see_one_snapshot(
         truth = exact_neighbors(*arguments, **named)
         with psycopg.connect(database, autocommit=True) as other:
             other.execute("DELETE FROM items WHERE id % 2 = 0")
-            # Had the scan seen these, it would have found rows nearer than the exact answer's.
+            # A scan that saw these would find rows nearer than those of the exact answer.
             for number, query in enumerate(queries[:40]):
                 other.execute("INSERT INTO items VALUES (%s, %s)", (100_000 + number, text(query)))
         return truth
@@ -196,13 +200,13 @@ def test_truth_and_scan_see_one_snapshot(
     replayed(conn, tuned)
     assert one(conn, "SELECT count(*) FROM items") < ROWS
     replays = load_replays(conn, tuned, tuned.indexes[0])
-    # The graph is another at every run and loses some rows for good; had the scan seen other rows than the
-    # truth, it would have found a tenth of them at most.
+    # The graph is random and loses some rows. If the scan saw other rows than the truth, its recall would be
+    # a tenth at most.
     assert replays.sample(10).recall[:, -1].mean() > 0.95
     assert replays.probes[112][:, 0].min() > 1e-3
 
 
-def test_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_replay_refuses_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:3])
     trajectories = read_pending(conn, tuned.column, 10)
     conn.execute("DROP INDEX items_embedding_idx")
@@ -215,7 +219,9 @@ def test_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Si
     assert len(read_pending(conn, tuned.column, 10)) == 3
 
 
-def test_an_index_that_was_rebuilt_is_another(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_replay_refuses_an_index_that_was_rebuilt(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     record(conn, queries[:3])
     conn.execute("REINDEX INDEX items_embedding_idx")
     with pytest.raises(
@@ -227,7 +233,9 @@ def test_an_index_that_was_rebuilt_is_another(conn: Connection, tuned: TunedColu
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 0
 
 
-def test_the_plan_is_asserted(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_replay_refuses_a_plan_that_does_not_scan_the_index(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     record(conn, queries[:3])
     build(conn)  # two indexes on one expression: the planner may take either
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass")
@@ -239,7 +247,7 @@ def test_the_plan_is_asserted(conn: Connection, tuned: TunedColumn, queries: Sin
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_vectors_are_dropped_where_they_are_not_to_be_kept(
+def test_replay_deletes_vectors_unless_the_column_stores_them(
     conn: Connection, tuned: TunedColumn, queries: Singles, kept: bool
 ) -> None:
     record(conn, queries[:5])
@@ -250,7 +258,7 @@ def test_vectors_are_dropped_where_they_are_not_to_be_kept(
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 5
 
 
-def test_a_scan_that_takes_too_long_is_passed_over(
+def test_replay_passes_over_a_scan_that_takes_too_long(
     conn: Connection,
     tuned: TunedColumn,
     queries: Singles,
@@ -272,13 +280,15 @@ def test_a_scan_that_takes_too_long_is_passed_over(
         assert replay(conn, tuned, read_pending(conn, tuned.column, 10), timeout_ms=5000) == 4
     assert "took longer than 5000 ms" in caplog.text
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 3
-    # It counts as looked at, or it would come back for ever; its recall is known all the same.
+    # It is marked replayed, or it would be tried for ever; its recall is known nevertheless.
     assert len(read_pending(conn, tuned.column, 10)) == 0
     assert one(conn, "SELECT count(recall) FROM vectuned.trajectory") == 4
     assert one(conn, "SHOW statement_timeout") == "0"
 
 
-def test_progress_and_repetition(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_replay_reports_progress_and_repeats_without_effect(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     record(conn, queries[:6])
     told: list[int] = []
     trajectories = read_pending(conn, tuned.column, 4)
@@ -290,16 +300,18 @@ def test_progress_and_repetition(conn: Connection, tuned: TunedColumn, queries: 
     assert len(read_pending(conn, tuned.column, 100)) == 2
 
 
-def test_only_what_fits_the_window_is_loaded(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
+def test_load_replays_reads_only_the_trajectory_window(
+    conn: Connection, tuned: TunedColumn, queries: Singles
+) -> None:
     record(conn, queries[:30])
     replayed(conn, tuned)
     assert len(load_replays(conn, replace(tuned, trajectory_window=7), tuned.indexes[0])) == 7
-    # A version that probed otherwise left replays that this one cannot use.
+    # Replays with other probes, left by another version, cannot be used.
     conn.execute("UPDATE vectuned.replay SET probe = probe[1:20] WHERE ctid = '(0,1)'")
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 29
 
 
-def test_pending_comes_newest_first(conn: Connection, tuned: TunedColumn) -> None:
+def test_read_pending_returns_the_newest_first(conn: Connection, tuned: TunedColumn) -> None:
     made = [(uuid4(), datetime.fromisoformat(f"2026-11-2{day}T00:00:00+00:00")) for day in (1, 3, 2)]
     for query_id, at in made:
         conn.execute(
@@ -314,7 +326,7 @@ def test_pending_comes_newest_first(conn: Connection, tuned: TunedColumn) -> Non
     assert read_pending(conn, tuned.column, 10).query_ids == expected
 
 
-def test_a_halfvec_column(conn: Connection, queries: Singles) -> None:
+def test_replay_of_a_halfvec_column(conn: Connection, queries: Singles) -> None:
     make(conn, clustered(800, DIMENSIONS, seed=1), kind="halfvec", metric="l2")
     enable(conn, sample_rate=1.0)
     tuned = only(conn)

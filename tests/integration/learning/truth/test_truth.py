@@ -1,4 +1,4 @@
-"""The truth engine against a real server: against SQL's own exact answers, and against numpy."""
+"""Exact answers on a real server, compared with those of SQL and of numpy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TYPES: tuple[VectorType, ...] = ("vector", "halfvec")
 
 @pytest.fixture
 def conn(plain_conn: Connection) -> Connection:
-    """A connection in autocommit, so that each test says itself where its transactions begin."""
+    """A connection in autocommit mode, so that each test begins its own transactions."""
     plain_conn.commit()
     plain_conn.autocommit = True
     return plain_conn
@@ -77,7 +77,7 @@ def add(conn: Connection, column: VectorColumn, vectors: Singles, first: int = 0
 def sql_distances(
     conn: Connection, column: VectorColumn, query: Singles, k: int, where: sql.Composable | None = None
 ) -> list[float]:
-    """Ask PostgreSQL for the exact k nearest, leaving out what an index leaves out."""
+    """Return the exact k nearest by SQL, without the rows that an index leaves out."""
     distance = column.distance(sql.Literal(text(query)))
     statement = sql.SQL(
         "SELECT d FROM (SELECT {} AS d FROM {} AS t WHERE {} OFFSET 0) s WHERE d <> 'NaN' ORDER BY d LIMIT {}"
@@ -88,13 +88,13 @@ def sql_distances(
 
 
 def padded(rows: list[list[float]], width: int = 0) -> Floats:
-    """Make an array of rows of unlike length, padded with +inf."""
+    """Make an array of rows of different lengths, padded with +inf."""
     width = max(width, *map(len, rows))
     return np.array([row + [np.inf] * (width - len(row)) for row in rows])
 
 
 def assert_agrees(truth: Truth, expected: Floats) -> None:
-    """Check that the distances are those expected, but for what float32 may add, and as many."""
+    """Check that the distances are as many as expected, and equal within the tolerance of float32."""
     filled = np.isfinite(truth.distances)
     assert (filled == np.isfinite(expected)).all()
     assert (np.abs(truth.distances[filled] - expected[filled]) <= truth.tolerances[filled]).all()
@@ -110,7 +110,9 @@ def sample(rng: np.random.Generator, count: int, dimensions: int) -> Singles:
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("metric", METRICS)
-def test_truth_is_what_sql_answers_exactly(conn: Connection, metric: Metric, kind: VectorType) -> None:
+def test_exact_neighbors_are_those_of_an_exact_sql_search(
+    conn: Connection, metric: Metric, kind: VectorType
+) -> None:
     rng = np.random.default_rng(1)
     column = tuned(conn, "items", metric, kind, 48)
     vectors = sample(rng, 2500, 48)
@@ -132,7 +134,9 @@ def test_truth_is_what_sql_answers_exactly(conn: Connection, metric: Metric, kin
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("metric", METRICS)
-def test_truth_names_the_rows_it_means(conn: Connection, metric: Metric, kind: VectorType) -> None:
+def test_exact_neighbors_return_the_addresses_of_the_rows(
+    conn: Connection, metric: Metric, kind: VectorType
+) -> None:
     rng = np.random.default_rng(2)
     column = tuned(conn, "items", metric, kind, 16)
     load(conn, column, sample(rng, 600, 16))
@@ -151,7 +155,9 @@ def test_truth_names_the_rows_it_means(conn: Connection, metric: Metric, kind: V
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_halfvec_truth_is_that_of_the_rounded_vectors(conn: Connection, metric: Metric) -> None:
+def test_exact_neighbors_of_halfvec_are_those_of_the_rounded_vectors(
+    conn: Connection, metric: Metric
+) -> None:
     rng = np.random.default_rng(3)
     column = tuned(conn, "items", metric, "halfvec", 20)
     vectors, queries = (rng.standard_normal((n, 20), dtype=np.float32) for n in (800, 6))
@@ -167,7 +173,7 @@ def test_halfvec_truth_is_that_of_the_rounded_vectors(conn: Connection, metric: 
     np.testing.assert_allclose(truth.distances, np.sort(distances, axis=1)[:, :10], rtol=1e-9)
 
 
-def test_wide_vectors_are_read_back_from_toast(conn: Connection) -> None:
+def test_exact_neighbors_read_wide_vectors_from_toast(conn: Connection) -> None:
     rng = np.random.default_rng(4)
     column = tuned(conn, "items", "cosine", "vector", 1536)
     vectors = rng.standard_normal((300, 1536), dtype=np.float32)
@@ -179,7 +185,7 @@ def test_wide_vectors_are_read_back_from_toast(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_filters_apply_to_their_queries(conn: Connection, metric: Metric) -> None:
+def test_exact_neighbors_apply_the_filter_of_each_query(conn: Connection, metric: Metric) -> None:
     rng = np.random.default_rng(5)
     column = tuned(conn, "items", metric, "vector", 12)
     load(conn, column, sample(rng, 1500, 12), missing=20)
@@ -204,7 +210,7 @@ def test_filters_apply_to_their_queries(conn: Connection, metric: Metric) -> Non
     assert (truth.counts[filter_of == 4] == 0).all()
 
 
-def test_only_rows_that_some_filter_needs_are_sent(conn: Connection) -> None:
+def test_exact_neighbors_stream_only_rows_that_match_a_filter(conn: Connection) -> None:
     rng = np.random.default_rng(6)
     column = tuned(conn, "items", "l2", "vector", 4)
     load(conn, column, rng.standard_normal((1000, 4), dtype=np.float32))
@@ -216,7 +222,7 @@ def test_only_rows_that_some_filter_needs_are_sent(conn: Connection) -> None:
     assert open_to_all.scanned == 1000
 
 
-def test_many_filters_take_several_passes_of_one_snapshot(conn: Connection) -> None:
+def test_exact_neighbors_with_many_filters_take_several_passes_in_one_snapshot(conn: Connection) -> None:
     rng = np.random.default_rng(7)
     column = tuned(conn, "items", "ip", "vector", 6)
     load(conn, column, rng.standard_normal((1500, 6), dtype=np.float32))
@@ -244,7 +250,7 @@ def test_many_filters_take_several_passes_of_one_snapshot(conn: Connection) -> N
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_partitions_are_part_of_the_table(conn: Connection, metric: Metric) -> None:
+def test_exact_neighbors_include_partitions(conn: Connection, metric: Metric) -> None:
     rng = np.random.default_rng(8)
     column = tuned(conn, "items", metric, "vector", 8)
     load(conn, column, np.empty((0, 8), dtype=np.float32), "PARTITION BY RANGE (id)")
@@ -262,7 +268,7 @@ def test_partitions_are_part_of_the_table(conn: Connection, metric: Metric) -> N
     assert set(truth.tableoids.ravel().tolist()) == oids
 
 
-def test_snapshot_is_that_of_the_transaction(conn: Connection) -> None:
+def test_exact_neighbors_see_the_snapshot_of_the_transaction(conn: Connection) -> None:
     rng = np.random.default_rng(9)
     column = tuned(conn, "items", "l2", "vector", 8)
     queries = rng.standard_normal((3, 8), dtype=np.float32)
@@ -280,7 +286,7 @@ def test_snapshot_is_that_of_the_transaction(conn: Connection) -> None:
     assert (after.distances == 0).all()
 
 
-def test_rows_written_by_the_transaction_itself_are_seen(conn: Connection) -> None:
+def test_exact_neighbors_see_rows_written_by_the_same_transaction(conn: Connection) -> None:
     rng = np.random.default_rng(10)
     column = tuned(conn, "items", "l2", "vector", 8)
     load(conn, column, rng.standard_normal((50, 8), dtype=np.float32))
@@ -291,7 +297,7 @@ def test_rows_written_by_the_transaction_itself_are_seen(conn: Connection) -> No
     assert exact_neighbors(conn, column, queries, 1).distances > 0
 
 
-def test_small_tables_and_batches(conn: Connection) -> None:
+def test_exact_neighbors_of_small_tables_and_batches(conn: Connection) -> None:
     rng = np.random.default_rng(11)
     column = tuned(conn, "items", "cosine", "vector", 3)
     load(conn, column, np.empty((0, 3), dtype=np.float32), missing=5)
@@ -307,7 +313,7 @@ def test_small_tables_and_batches(conn: Connection) -> None:
     assert (nobody.counts.shape, nobody.scanned) == ((0,), 0)
 
 
-def test_names_and_schemas_are_quoted(conn: Connection) -> None:
+def test_exact_neighbors_quote_names_and_schemas(conn: Connection) -> None:
     rng = np.random.default_rng(12)
     conn.execute('CREATE SCHEMA "pg vector"')
     conn.execute('ALTER EXTENSION vector SET SCHEMA "pg vector"')
@@ -328,7 +334,7 @@ def test_names_and_schemas_are_quoted(conn: Connection) -> None:
     assert (exact_neighbors(conn, column, vectors[:4], 7).distances == truth.distances).all()
 
 
-def test_vectors_of_other_dimensions_are_reported(conn: Connection) -> None:
+def test_exact_neighbors_refuse_vectors_of_other_dimensions(conn: Connection) -> None:
     column = tuned(conn, "items", "l2", "vector", 3)
     conn.execute(sql.SQL("CREATE TABLE items (id int, class int, embedding {})").format(column.type_name))
     add(conn, column, np.ones((20, 3), dtype=np.float32))
@@ -358,7 +364,7 @@ def test_vectors_of_other_dimensions_are_reported(conn: Connection) -> None:
         ({"filters": [sql.SQL("true")], "filter_of": [0, -1]}, "outside the 1 filters"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(
+def test_exact_neighbors_refuse_arguments_that_do_not_fit(
     conn: Connection, arguments: dict[str, Any], message: str
 ) -> None:
     column = tuned(conn, "items", "l2", "vector", 3)
@@ -366,13 +372,13 @@ def test_arguments_that_do_not_fit_are_refused(
         exact_neighbors(conn, column, **{"queries": np.ones((2, 3)), "k": 1, **arguments})
 
 
-def test_queries_beyond_float16_are_refused_for_halfvec(conn: Connection) -> None:
+def test_exact_neighbors_of_halfvec_refuse_queries_beyond_float16(conn: Connection) -> None:
     column = tuned(conn, "items", "l2", "halfvec", 3)
     with pytest.raises(UsageError, match="finite numbers in the range of halfvec"):
         exact_neighbors(conn, column, np.full((1, 3), 1e5), 1)
 
 
-def test_recall_of_an_index_scan_rises_with_effort_to_that_of_a_scan(conn: Connection) -> None:
+def test_recall_of_an_index_scan_rises_with_effort_to_1(conn: Connection) -> None:
     rng = np.random.default_rng(13)
     column = tuned(conn, "items", "cosine", "vector", 32)
     load(conn, column, rng.standard_normal((4000, 32), dtype=np.float32))

@@ -1,4 +1,4 @@
-"""The ladder of efforts: positions, ef_search, and curves between the rungs."""
+"""The ladder of efforts: positions, settings, and curves between the rungs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vectuned.learning.model.ladder import (
 )
 
 
-def test_every_k_belongs_to_the_smallest_class_that_holds_it() -> None:
+def test_k_class_is_the_smallest_class_not_below_k() -> None:
     for k in range(1, 1001):
         below = [bound for bound in K_CLASSES if bound < k]
         assert k <= k_class(k)
@@ -29,12 +29,12 @@ def test_every_k_belongs_to_the_smallest_class_that_holds_it() -> None:
 
 
 @pytest.mark.parametrize("k", [0, -1, 1001])
-def test_other_k_belong_to_none(k: int) -> None:
+def test_k_class_refuses_a_k_out_of_range(k: int) -> None:
     with pytest.raises(UsageError, match=f"k must be between 1 and 1000, got {k}"):
         k_class(k)
 
 
-def test_rungs_are_positions() -> None:
+def test_setting_at_and_position_of_map_rungs_to_positions() -> None:
     positions = np.arange(len(RUNGS))
     np.testing.assert_array_equal(setting_at(positions, 1), RUNGS)
     np.testing.assert_array_equal(position_of(RUNGS), positions)
@@ -42,18 +42,18 @@ def test_rungs_are_positions() -> None:
     assert set(PROBES) <= set(RUNGS)
 
 
-def test_every_ef_comes_back() -> None:
+def test_setting_at_inverts_position_of_for_every_ef_search() -> None:
     efs = np.arange(RUNGS[0], RUNGS[-1] + 1)
     np.testing.assert_array_equal(setting_at(position_of(efs), 1), efs)
 
 
-def test_ef_search_is_linear_between_rungs_and_never_falls() -> None:
+def test_setting_at_is_linear_between_rungs_and_never_falls() -> None:
     assert setting_at(0.5, 1) == 12
     assert setting_at(12.5, 1) == 820
     assert (np.diff(setting_at(np.linspace(0, HIGHEST_POSITION, 5001), 1)) >= 0).all()
 
 
-def test_ef_search_keeps_to_k_and_to_what_pgvector_takes() -> None:
+def test_setting_at_is_at_least_k_and_at_most_what_pgvector_accepts() -> None:
     assert setting_at(0.0, 300) == 300
     assert setting_at(-5.0, 1) == 10
     assert setting_at(99.0, 1) == 1000
@@ -61,7 +61,7 @@ def test_ef_search_keeps_to_k_and_to_what_pgvector_takes() -> None:
     assert setting_at([0.0, 9.0], 200).tolist() == [200, 224]
 
 
-def test_curves_are_read_between_their_rungs() -> None:
+def test_interpolate_is_linear_between_rungs() -> None:
     curves = np.stack([np.arange(14.0), np.arange(14.0) ** 2])
     np.testing.assert_allclose(interpolate(curves, [0.0, 2.5, 13.0]), [[0, 2.5, 13], [0, 6.5, 169]])
     np.testing.assert_allclose(interpolate(curves, [[1.5], [1.5]]), [[1.5], [2.5]])
@@ -69,7 +69,7 @@ def test_curves_are_read_between_their_rungs() -> None:
     assert interpolate(np.zeros((0, 14)), [1.0, 2.0]).shape == (0, 2)
 
 
-def test_recall_stays_within_0_and_1() -> None:
+def test_interpolate_keeps_recall_within_0_and_1() -> None:
     rng = np.random.default_rng(1)
     curves = np.sort(rng.random((2000, 14)), axis=1)
     curves[:, -1] = 1.0
@@ -79,7 +79,7 @@ def test_recall_stays_within_0_and_1() -> None:
     assert read.max() <= 1.0
 
 
-def test_single_precision_curves_are_read_in_double() -> None:
+def test_interpolate_returns_float64_for_float32_curves() -> None:
     curve = np.linspace(0, 1, 14, dtype=np.float32)[None, :]
     assert interpolate(curve, [0.3]).dtype == np.float64
 
@@ -88,7 +88,7 @@ def test_single_precision_curves_are_read_in_double() -> None:
     ("lists", "highest"),
     [(1, 1), (2, 2), (100, 100), (128, 128), (200, 128), (1000, 253), (10_000, 800), (32_768, 1448)],
 )
-def test_probes_have_as_many_rungs_as_ef_search(lists: int, highest: int) -> None:
+def test_probe_rungs_are_as_many_as_those_of_ef_search(lists: int, highest: int) -> None:
     rungs = probe_rungs(lists)
     assert len(rungs) == len(RUNGS)
     assert (rungs[0], rungs[-1]) == (1, highest)
@@ -99,13 +99,13 @@ def test_probes_have_as_many_rungs_as_ef_search(lists: int, highest: int) -> Non
 
 
 @pytest.mark.parametrize("lists", [2, 100, 1000, 10_000])
-def test_probes_are_positions_between_their_rungs(lists: int) -> None:
+def test_position_of_and_setting_at_cover_every_number_of_probes(lists: int) -> None:
     rungs = probe_rungs(lists)
     every = np.arange(1, rungs[-1] + 1)
     positions = position_of(every, rungs)
     assert positions[-1] == HIGHEST_POSITION
     assert (np.diff(positions) > 0).all()
-    # A curve that says how many lists were probed comes back at each of them, also where rungs repeat.
+    # The curve of the number of probes itself is recovered at each of them, also where rungs repeat.
     curve = np.array(rungs, dtype=np.float64)[None, :]
     np.testing.assert_allclose(interpolate(curve, positions)[0], every)
     np.testing.assert_array_equal(setting_at(positions, 1, rungs), every)

@@ -1,4 +1,4 @@
-"""What a scan saw is kept, scored and carried on, whatever the database answered."""
+"""Scans of an index with prepared answers of the database: stored, scored and extrapolated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Answers:
-    """Stands for a connection that gives prepared answers, and keeps what was asked."""
+    """A connection that returns prepared rows and records the values of each statement."""
 
     closed = False
 
@@ -85,7 +85,7 @@ def answer(
     return Row(distances, counts, blocks[:reached], ms[:reached], matched, exact_ms, *others, entries)
 
 
-def searched(
+def search_once(
     index: TunedIndex,
     row: Row,
     condition: sql.Composable | None = None,
@@ -101,7 +101,7 @@ def searched(
     return scans
 
 
-def test_a_search_asks_for_its_index_and_its_rungs() -> None:
+def test_search_passes_its_index_rungs_and_goal_to_the_statement() -> None:
     index = ivfflat(3, lists=64)
     answers = Answers(answer([1.0], [1] * 14), answer([1.0], [1] * 14, exact_ms=2.0))
     scans = IndexScans(tuned_column(hnsw(), index), index, 2, 300)
@@ -134,11 +134,11 @@ def test_a_search_asks_for_its_index_and_its_rungs() -> None:
     assert scans.exact_ms[0] == 2
 
 
-def test_a_continued_scan_is_scored_at_every_rung() -> None:
-    # The k-th nearest row comes as row number 11 * k: a search of n rows sees n / 11 of the nearest.
+def test_recall_of_a_continued_scan_is_known_at_every_rung() -> None:
+    # The k-th nearest row is row number 11 * k of the scan: n rows contain n / 11 of the nearest.
     seen = np.full(1000, 100.0)
     seen[10::11] = np.arange(len(seen[10::11]))
-    scans = searched(hnsw(), answer(seen.tolist(), list(RUNGS)))
+    scans = search_once(hnsw(), answer(seen.tolist(), list(RUNGS)))
     nearest = truth([np.arange(100.0)])
     for k in (1, 10, 90):
         expected = [min(rung // 11, k) / k for rung in RUNGS]
@@ -148,12 +148,12 @@ def test_a_continued_scan_is_scored_at_every_rung() -> None:
     assert not scans.cut_short.any()
 
 
-def test_dead_rows_count_as_effort() -> None:
-    # Of all that the index gives a half is dead: a search of n sees what n / 2 would.
+def test_recall_counts_dead_rows_as_effort() -> None:
+    # Half of the entries are dead: a search of n returns as much as one of n / 2.
     seen = np.full(1000, 100.0)
     seen[10::11] = np.arange(len(seen[10::11]))
-    alive = searched(hnsw(), answer(seen.tolist(), list(RUNGS)))
-    halved = searched(hnsw(), answer(seen.tolist(), list(RUNGS), entries=[2 * rung for rung in RUNGS]))
+    alive = search_once(hnsw(), answer(seen.tolist(), list(RUNGS)))
+    halved = search_once(hnsw(), answer(seen.tolist(), list(RUNGS), entries=[2 * rung for rung in RUNGS]))
     nearest = truth([np.arange(100.0)])
     for place in range(2, len(RUNGS)):
         if RUNGS[place] // 2 in RUNGS:
@@ -162,41 +162,41 @@ def test_dead_rows_count_as_effort() -> None:
     assert (halved.blocks[0] <= alive.blocks[0]).all()
 
 
-def test_a_scan_through_dead_rows_that_ended_early_has_seen_all_it_saw() -> None:
-    # The last of the nearest came with the last of the rungs reached, among three times as many dead ones.
+def test_recall_of_a_scan_through_dead_rows_that_ended_early_includes_its_last_rows() -> None:
+    # The nearest row came last, at the last rung reached, among three times as many dead rows.
     seen = [*(100.0 + np.arange(19.0)), 0.0]
-    scans = searched(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), goal=ScanGoal(1, 0.0))
+    scans = search_once(hnsw(), answer(seen, [10, 14, 20], entries=[40, 56, 80]), goal=ScanGoal(1, 0.0))
     recall = scans.recall(ALL, truth([[0.0]]), 1)[0]
     assert recall.tolist() == [float(rung >= 80) for rung in RUNGS]
 
 
-def test_a_scan_that_ended_early_is_carried_on() -> None:
-    scans = searched(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), goal=ScanGoal(10, 9.0))
+def test_scan_that_ended_early_is_extrapolated() -> None:
+    scans = search_once(hnsw(), answer(list(np.arange(20.0)), [10, 14, 20]), goal=ScanGoal(10, 9.0))
     nearest = truth([np.arange(10.0)])
     assert scans.recall(ALL, nearest, 10).tolist() == [[1.0] * 14]
     # A rung costs what the rows between the last two cost, here one buffer and 0.01 ms each.
     np.testing.assert_allclose(scans.blocks, [BLOCKS])
     np.testing.assert_allclose(scans.ms, [MS])
     assert not scans.cut_short.any()  # without a filter nothing is
-    # Where only one rung is known, or the last brought nothing, the price is the mean.
-    once = searched(hnsw(), answer([1.0] * 10, [10]))
+    # Where only one rung is known, or the last one was free, the price is the mean.
+    once = search_once(hnsw(), answer([1.0] * 10, [10]))
     np.testing.assert_allclose(once.blocks, [BLOCKS])
-    still = searched(hnsw(), answer([1.0] * 10, [10, 10], blocks=[28.0, 28.0]))
+    still = search_once(hnsw(), answer([1.0] * 10, [10, 10], blocks=[28.0, 28.0]))
     np.testing.assert_allclose(still.blocks[0, 1:], [2.0 * rung for rung in RUNGS[1:]])
 
 
-def test_an_empty_table() -> None:
+def test_scan_of_an_empty_table_has_recall_1() -> None:
     for index in (hnsw(), ivfflat()):
-        scans = searched(index, answer(None, [0] * 14))
+        scans = search_once(index, answer(None, [0] * 14))
         nothing = truth(np.full((1, 10), np.inf))
         assert scans.recall(ALL, nothing, 10).tolist() == [[1.0] * 14]  # there was nothing to find
         assert scans.matches.tolist() == [[0] * 14]
 
 
-def test_a_filtered_scan_is_scored_by_the_rows_that_match() -> None:
+def test_filtered_recall_counts_the_rows_that_match() -> None:
     seen = np.arange(1000.0)
     matched = (np.arange(1000) % 4 == 3).tolist()
-    scans = searched(
+    scans = search_once(
         hnsw(), answer(seen.tolist(), list(RUNGS), matched=matched, exact_ms=3.0), CONDITION, ScanGoal()
     )
     inside = truth([seen[3::4][:100]])
@@ -205,33 +205,33 @@ def test_a_filtered_scan_is_scored_by_the_rows_that_match() -> None:
     assert scans.matches.tolist() == [[rung // 4 for rung in RUNGS]]
     assert scans.exact_ms.tolist() == [3.0]
     assert not scans.cut_short.any()
-    # The same scan tells what a search without the filter would have found.
+    # The same scan has the recall of a search without the filter.
     np.testing.assert_allclose(scans.recall(ALL, truth([seen[:100]]), 100)[0, :3], [0.1, 0.14, 0.2])
 
 
 @pytest.mark.parametrize(("goal", "cut_short"), [(5, False), (6, True)])
-def test_a_filtered_scan_that_ended_before_its_answer_is_cut_short(goal: int, cut_short: bool) -> None:
+def test_filtered_scan_that_ended_before_its_goal_is_cut_short(goal: int, cut_short: bool) -> None:
     matched = (np.arange(20) % 4 == 3).tolist()  # five of them
     row = answer(list(np.arange(20.0)), [10, 14, 20], matched=matched, exact_ms=0.1)
-    scans = searched(hnsw(), row, CONDITION, ScanGoal(10, 9.0, goal, 19.0))
+    scans = search_once(hnsw(), row, CONDITION, ScanGoal(10, 9.0, goal, 19.0))
     assert scans.cut_short.tolist() == [[False] * 3 + [cut_short] * 11]
-    near = searched(hnsw(), row, CONDITION, ScanGoal(10, 9.0, 5, 18.0))  # one of the five is too far
+    near = search_once(hnsw(), row, CONDITION, ScanGoal(10, 9.0, 5, 18.0))  # one of the five is too far
     assert near.cut_short.tolist() == [[False] * 3 + [True] * 11]
     assert near.matches[0, 3:].tolist() == [5] * 11
 
 
-def test_searches_anew_are_scored_each_by_its_own_rows() -> None:
+def test_recall_of_restarted_scans_counts_the_rows_of_each_rung() -> None:
     index = ivfflat(1, lists=1000)
-    # With every rung one row more of the nearest, and each search returns them all again.
+    # Every rung returns one more of the nearest rows, and all of those before.
     rows = [float(row) for rung in range(14) for row in range(rung + 1)]
     ends = np.cumsum(np.arange(1, 15)).tolist()
-    scans = searched(index, answer(rows, ends))
+    scans = search_once(index, answer(rows, ends))
     np.testing.assert_allclose(
         scans.recall(ALL, truth([np.arange(10.0)]), 10), [[min(rung + 1, 10) / 10 for rung in range(14)]]
     )
     assert scans.matches.tolist() == [[rung + 1 for rung in range(14)]]
     # The filter was applied by the search itself.
-    filtered = searched(index, answer(rows, ends, exact_ms=1.0), CONDITION)
+    filtered = search_once(index, answer(rows, ends, exact_ms=1.0), CONDITION)
     np.testing.assert_allclose(
         filtered.filtered_recall(ALL, truth([np.arange(4.0)]), 4),
         [[min(rung + 1, 4) / 4 for rung in range(14)]],
@@ -239,10 +239,10 @@ def test_searches_anew_are_scored_each_by_its_own_rows() -> None:
 
 
 @pytest.mark.parametrize(("goal", "cut_short"), [(3, False), (4, True)])
-def test_searches_anew_that_ended_early_stay_as_they_were_last(goal: int, cut_short: bool) -> None:
+def test_restarted_scans_that_ended_early_repeat_their_last_rung(goal: int, cut_short: bool) -> None:
     index = ivfflat(1, lists=1000)
     row = answer([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], [1, 3, 6], exact_ms=0.1)
-    scans = searched(index, row, CONDITION, ScanGoal(None, None, goal, 2.0))
+    scans = search_once(index, row, CONDITION, ScanGoal(None, None, goal, 2.0))
     assert scans.matches.tolist() == [[1, 2] + [3] * 12]
     assert scans.cut_short.tolist() == [[False] * 3 + [cut_short] * 11]
     recall = scans.filtered_recall(ALL, truth([np.arange(4.0)]), 4)
@@ -252,28 +252,28 @@ def test_searches_anew_that_ended_early_stay_as_they_were_last(goal: int, cut_sh
     np.testing.assert_allclose(scans.blocks[0, 3:], RUNGS[2] + rise * (rungs[3:] - rungs[2]))
 
 
-def test_a_partitioned_table_is_searched_anew_by_ef_search() -> None:
+def test_scan_of_a_partitioned_table_is_restarted_at_every_ef_search() -> None:
     index = hnsw(2, resumable=False)
     assert index.rungs == RUNGS
     row = answer([0.0] * 14, list(range(1, 15)))
-    assert searched(index, row).matches.tolist() == [[1] * 14]
+    assert search_once(index, row).matches.tolist() == [[1] * 14]
 
 
-def test_what_has_no_rungs_is_scored_too() -> None:
+def test_other_recall_scores_the_access_paths_without_rungs() -> None:
     others = ([0.0, 2.0, 0.0, 1.0, 2.0], [2, 2, 5], [0.5, 0.25, 4.0])
     matched = [True] * 1000
     row = answer(list(np.arange(1000.0)), list(RUNGS), matched=matched, exact_ms=1.0, others=others)
-    scans = searched(hnsw(), row, CONDITION)
+    scans = search_once(hnsw(), row, CONDITION)
     two = truth([[9.0, 9.0, 9.0, 9.0], [0.0, 1.0, 2.0, 3.0]])
     assert scans.other_ms == [[0.5, 0.25, 4.0]]
     assert scans.other_recall(0, 1, two, 4) == [0.5, 0.0, 0.75]
     assert scans.other_recall(0, 1, two, 1) == [1.0, 0.0, 1.0]
-    without = searched(hnsw(), answer(None, [0] * 14))
+    without = search_once(hnsw(), answer(None, [0] * 14))
     assert without.other_ms == [[]]
     assert without.other_recall(0, 1, two, 4) == []
 
 
-def test_searches_that_did_not_finish_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_search_that_did_not_finish_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     index = hnsw()
     scans = IndexScans(tuned_column(index), index, 3, 100)
     row = answer(list(np.arange(1000.0)), list(RUNGS))
@@ -287,11 +287,11 @@ def test_searches_that_did_not_finish_are_left_out(caplog: pytest.LogCaptureFixt
     assert scans.search(conn, 2, QUERY, 10, None, ScanGoal())
     assert scans.finished.tolist() == [True, False, True]
     assert scans.recall(scans.finished, truth([np.arange(10.0)] * 2), 10).shape == (2, 14)
-    with pytest.raises(errors.QueryCanceled):  # somebody else's doing, long before the limit
+    with pytest.raises(errors.QueryCanceled):  # cancelled by another session, long before the timeout
         scans.search(conn, 1, QUERY, 10, None, ScanGoal())
 
 
-def test_another_plan_is_a_sentence() -> None:
+def test_search_raises_vectuned_error_for_another_plan() -> None:
     index = hnsw()
     conn = cast(psycopg.Connection[Any], Answers(errors.ObjectNotInPrerequisiteState()))
     with pytest.raises(VectunedError) as raised:
