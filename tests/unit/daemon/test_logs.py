@@ -1,4 +1,4 @@
-"""What stands in the log, in each of its formats, and which run of a job a line belongs to."""
+"""The log in each of its formats, and the run of a job that each line belongs to."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def log_as(form: Format, level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "
     set_up_logging(LoggingSettings(format=form, level=level), verbose=True)
 
 
-def test_text_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_up_logging_text_has_time_level_run_and_action(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("text")
     log.warning("drained %d searches", 3, extra={"action": "drain"})
     (line,) = lines(capsys)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d WARNING - drain: drained 3 searches", line)
 
 
-def test_journald_has_the_priority_and_leaves_the_time_to_the_journal(
+def test_set_up_logging_journald_has_a_priority_and_no_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log_as("journald", "DEBUG")
@@ -56,7 +56,7 @@ def test_journald_has_the_priority_and_leaves_the_time_to_the_journal(
     ]
 
 
-def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_up_logging_json_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("json")
     log.info("a\nb \x1b[2J é", extra={"action": "drain"})
     with log_context("replay") as run:
@@ -72,7 +72,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first["time"])
 
 
-def test_a_run_marks_all_that_is_logged_within(capsys: pytest.CaptureFixture[str], form: Format) -> None:
+def test_log_context_marks_all_records_within(capsys: pytest.CaptureFixture[str], form: Format) -> None:
     log_as(form)
     log.info("before")
     with log_context("replay") as run:
@@ -82,28 +82,28 @@ def test_a_run_marks_all_that_is_logged_within(capsys: pytest.CaptureFixture[str
             log.info("inner")
         log.info("again")
     log.info("after")
-    said = lines(capsys)
+    logged = lines(capsys)
     assert re.fullmatch(r"[0-9a-f]{8}", run)
     assert run != inner
-    assert [run in line for line in said] == [False, True, True, False, True, False]
-    assert [inner in line for line in said] == [False, False, False, True, False, False]
+    assert [run in line for line in logged] == [False, True, True, False, True, False]
+    assert [inner in line for line in logged] == [False, False, False, True, False, False]
     actions = ["service", "replay", "scan", "service", "replay", "service"]
     if form == "json":
-        assert [json.loads(line)["action"] for line in said] == actions
+        assert [json.loads(line)["action"] for line in logged] == actions
     else:
-        assert [re.findall(r"(\w+): \w+$", line) for line in said] == [[action] for action in actions]
+        assert [re.findall(r"(\w+): \w+$", line) for line in logged] == [[action] for action in actions]
 
 
-def test_each_thread_has_a_run_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_context_is_separate_in_each_thread(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("json")
     runs: dict[str, str] = {}
     both = threading.Barrier(2)
 
     def work(name: str) -> None:
         with log_context(name) as runs[name]:
-            both.wait(timeout=10)
+            both.wait(timeout=60)
             log.info("of %s", name)
-            both.wait(timeout=10)
+            both.wait(timeout=60)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in ("drain", "judge")]
     with log_context("main"):
@@ -116,7 +116,7 @@ def test_each_thread_has_a_run_of_its_own(capsys: pytest.CaptureFixture[str]) ->
     assert len(set(runs.values())) == 2
 
 
-def test_a_run_ends_with_an_error_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_context_ends_after_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("text")
     with pytest.raises(ValueError, match="no"), log_context("replay"):
         raise ValueError("no")
@@ -124,7 +124,9 @@ def test_a_run_ends_with_an_error_too(capsys: pytest.CaptureFixture[str]) -> Non
     assert " - service: after" in lines(capsys)[0]
 
 
-def test_a_traceback_belongs_to_its_line(capsys: pytest.CaptureFixture[str], form: Format) -> None:
+def test_set_up_logging_keeps_a_traceback_with_its_line(
+    capsys: pytest.CaptureFixture[str], form: Format
+) -> None:
     log_as(form)
     try:
         raise ValueError("first\nsecond")
@@ -142,19 +144,19 @@ def test_a_traceback_belongs_to_its_line(capsys: pytest.CaptureFixture[str], for
     assert more[-2:] == [f"{prefix}\tValueError: first", f"{prefix}\tsecond"]
 
 
-def test_what_others_wrote_forges_no_line(capsys: pytest.CaptureFixture[str], form: Format) -> None:
+def test_set_up_logging_escapes_forged_lines(capsys: pytest.CaptureFixture[str], form: Format) -> None:
     log_as(form)
     log.info(
         "table %s", "x\n<0>2026-11-21 10:00:00 ERROR - stop: forged\r\x1b[2J\x00\u2028", extra={"action": "a"}
     )
-    said = capsys.readouterr().err
-    assert all(char.isprintable() or char in "\n\t" for char in said)
-    heads = [line for line in said.splitlines() if not re.match(r"(<6>)?\t", line)]
+    output = capsys.readouterr().err
+    assert all(char.isprintable() or char in "\n\t" for char in output)
+    heads = [line for line in output.splitlines() if not re.match(r"(<6>)?\t", line)]
     assert len(heads) == 1
     assert heads[0].startswith("<6>") == (form == "journald")
 
 
-def test_auto_is_journald_only_where_stderr_is_the_journal(
+def test_goes_to_journal_only_if_stderr_is_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (tmp_path / "journal").open("w+") as journal:
@@ -172,7 +174,7 @@ def test_auto_is_journald_only_where_stderr_is_the_journal(
     assert not goes_to_journal(journal, os.environ)  # closed
 
 
-def test_only_the_service_and_verbose_commands_tell_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_up_logging_without_verbose_logs_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging(LoggingSettings(format="text"), verbose=False)
     log.info("unheard")
     log.warning("heard")
@@ -181,7 +183,7 @@ def test_only_the_service_and_verbose_commands_tell_what_is_done(capsys: pytest.
     assert [line.rpartition(" ")[2] for line in lines(capsys)] == ["heard"]
 
 
-def test_the_scheduler_speaks_the_same_language(capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_up_logging_includes_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
     log_as("journald")
     logging.getLogger("apscheduler.executors.default").error("a job raised")
     logging.getLogger("apscheduler.scheduler").warning("still running")

@@ -1,4 +1,4 @@
-"""What the configuration passes on to a real server, hostile texts too, and what the server must have."""
+"""What the settings pass on to a real server, hostile texts included, and the server's requirements."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.server.embedded import EmbeddedServer
 
 
-def test_every_application_name_that_is_taken_arrives_as_it_is(server: EmbeddedServer) -> None:
-    taken = 0
+def test_connect_passes_every_valid_application_name_unchanged(server: EmbeddedServer) -> None:
+    valid = 0
     for text in HOSTILE:
         try:
             name = load_settings(overrides={"database.application_name": text}, environ={}).database
@@ -31,12 +31,12 @@ def test_every_application_name_that_is_taken_arrives_as_it_is(server: EmbeddedS
                 " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
             ).fetchone()
             assert row == (text, text)
-            taken += 1
-    assert taken > 50
+            valid += 1
+    assert valid > 50
 
 
 @pytest.mark.parametrize("part", ["dbname", "user"])
-def test_a_hostile_part_of_a_dsn_finds_no_database(server: EmbeddedServer, part: str) -> None:
+def test_connect_hostile_part_of_a_dsn_raises_one_sentence(server: EmbeddedServer, part: str) -> None:
     tried = 0
     for text in HOSTILE:
         try:
@@ -69,7 +69,7 @@ def test_a_hostile_part_of_a_dsn_finds_no_database(server: EmbeddedServer, part:
     ],
     ids=ascii,
 )
-def test_a_home_may_have_any_name(name: str) -> None:
+def test_embedded_server_home_may_have_any_name(name: str) -> None:
     with open_folder() as folder:
         home = copy_home(folder).rename(folder / name)
         settings = load_settings(overrides={"embedded.home": str(home)}, environ={})
@@ -79,7 +79,7 @@ def test_a_home_may_have_any_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "told"),
+    ("home", "message"),
     [
         ("x" * 4096, "cannot be created (File name too long)"),
         ("/dev/null/x", "cannot be created (Not a directory)"),
@@ -87,14 +87,14 @@ def test_a_home_may_have_any_name(name: str) -> None:
         ("/proc/none", "cannot be created (No such file or directory)"),
     ],
 )
-def test_a_home_that_cannot_be_is_refused(home: str, told: str) -> None:
+def test_embedded_server_impossible_home_is_refused(home: str, message: str) -> None:
     settings = load_settings(overrides={"embedded.home": home}, environ={})
     with pytest.raises(DatabaseUnavailableError) as caught:
         EmbeddedServer(Path(settings.embedded.home)).start()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_session_takes_pgvector_as_it_must_be(database: str) -> None:
+def test_open_session_requires_a_recent_pgvector(database: str) -> None:
     with open_session(database) as conn:
         conn.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Replaying on a real hot standby: what it shows teaches the primary; where it cannot, replaying waits."""
+"""Replay on a real hot standby: the primary learns from it, and replaying waits while it is not ready."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def conn(servers: Servers) -> Iterator[Connection]:
 
 
 def _is_there(standby: HotStandby, database: str) -> bool:
-    """Whether the standby has got so far as to have a database."""
+    """Return whether a database exists on the standby yet."""
     try:
         psycopg.connect(standby.dsn(database)).close()
     except psycopg.OperationalError:
@@ -74,8 +74,8 @@ def worker(servers: Servers, conn: Connection) -> Iterator[Worker]:
         yield Worker(conn, chosen, standby=reader)
 
 
-def hurried(worker: Worker, seconds: float = 0.5) -> Worker:
-    """Return a worker that gives the standby little time."""
+def with_lag(worker: Worker, seconds: float = 0.5) -> Worker:
+    """Return the worker with another limit of the standby's lag."""
     assert worker.standby is not None
     worker.standby.lag_seconds = seconds
     return worker
@@ -91,7 +91,7 @@ def replica(servers: Servers, conn: Connection) -> Connection:
 
 
 def scanned(conn: Connection) -> int:
-    """Count the scans of the vector index, by what every session has told."""
+    """Count the scans of the vector index, from the statistics of all sessions."""
     conn.execute("SELECT pg_stat_force_next_flush()")
     statement = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'items_embedding_idx'"
     return int(one(conn, statement))
@@ -137,7 +137,7 @@ def test_a_request_replays_on_the_standby(servers: Servers, conn: Connection, wo
     assert scanned(conn) == before
 
 
-def test_a_request_fails_where_the_standby_cannot_be_used(servers: Servers, conn: Connection) -> None:
+def test_run_next_request_fails_if_the_standby_cannot_be_used(servers: Servers, conn: Connection) -> None:
     ask(conn, 5, seed=6)
     conn.execute("SELECT vectuned.auto_tune('items', apply => false)")
     assert run_next_request(conn.info.dsn, settings(conn.info.dsn))
@@ -147,7 +147,7 @@ def test_a_request_fails_where_the_standby_cannot_be_used(servers: Servers, conn
     assert "standby" in row[1]
 
 
-def test_the_standby_serves_what_was_published(servers: Servers, conn: Connection, worker: Worker) -> None:
+def test_standby_serves_what_was_published(servers: Servers, conn: Connection, worker: Worker) -> None:
     ask(conn, 40, seed=2)
     worker.drain()
     worker.replay_all()
@@ -172,7 +172,7 @@ def test_the_standby_serves_what_was_published(servers: Servers, conn: Connectio
             assert reader.execute(queries()[name]).fetchone() == conn.execute(queries()[name]).fetchone()
 
 
-def test_a_paused_standby_is_waited_for(
+def test_replay_all_waits_for_a_paused_standby(
     servers: Servers, conn: Connection, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert worker.standby is not None
@@ -182,7 +182,7 @@ def test_a_paused_standby_is_waited_for(
         try:
             ask(conn, 30, seed=2)
             worker.drain()
-            hurried(worker)
+            with_lag(worker)
             with caplog.at_level(logging.WARNING, logger="vectuned"):
                 assert [worker.replay_all() for _ in range(2)] == [0, 0]
             assert caplog.text.count("lags by more than 0.5 s") == 1
@@ -194,12 +194,12 @@ def test_a_paused_standby_is_waited_for(
             assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 0
         finally:
             reader.execute("SELECT pg_wal_replay_resume()")
-    assert hurried(worker, 30).replay_all() == 30
+    assert with_lag(worker, 30).replay_all() == 30
     assert events(conn) == ["standby_waits", "standby_ready"]
     assert one(conn, "SELECT behind FROM vectuned.stats('items')") is None
 
 
-def test_a_standby_that_is_down_is_waited_for(
+def test_replay_all_waits_for_a_standby_that_is_down(
     servers: Servers, conn: Connection, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, standby = servers
@@ -212,7 +212,7 @@ def test_a_standby_that_is_down_is_waited_for(
             assert [worker.replay_all() for _ in range(2)] == [0, 0]
         assert caplog.text.count("standby of database.replay_dsn") == 1
         assert events(conn) == ["standby_waits"]
-        # A daemon that was started meanwhile.
+        # As a daemon started meanwhile, without a connection.
         assert worker.standby is not None
         worker.standby.close()
         with pytest.raises(DatabaseUnavailableError, match=r"standby of database\.replay_dsn is down"):
@@ -224,7 +224,9 @@ def test_a_standby_that_is_down_is_waited_for(
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 30
 
 
-def test_a_standby_that_goes_away_amid_a_pass(servers: Servers, conn: Connection, worker: Worker) -> None:
+def test_replay_all_on_a_standby_that_stops_during_a_pass_loses_nothing(
+    servers: Servers, conn: Connection, worker: Worker
+) -> None:
     _, standby = servers
     ask(conn, 20, seed=2)
     worker.drain()
@@ -242,7 +244,7 @@ def test_a_standby_that_goes_away_amid_a_pass(servers: Servers, conn: Connection
     assert worker.replay_all() == 20
 
 
-def test_without_a_standby_nothing_is_waited_for_any_more(conn: Connection, worker: Worker) -> None:
+def test_prepare_without_a_standby_ends_the_waiting_event(conn: Connection, worker: Worker) -> None:
     conn.execute("INSERT INTO vectuned.event (action) VALUES ('standby_waits')")
     worker.prepare()
     assert events(conn) == ["standby_waits"]
@@ -250,7 +252,7 @@ def test_without_a_standby_nothing_is_waited_for_any_more(conn: Connection, work
     assert events(conn) == ["standby_waits", "standby_ready"]
 
 
-def test_another_server_is_no_standby(
+def test_ready_refuses_another_server_or_database(
     servers: Servers, conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primary, _ = servers
@@ -266,7 +268,7 @@ def test_another_server_is_no_standby(
             reader.ready(conn)
 
 
-def test_a_replay_that_the_standby_ends_is_done_again(
+def test_replay_all_cancelled_by_the_standby_is_repeated(
     servers: Servers, conn: Connection, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(conn, 10, seed=2)

@@ -1,4 +1,4 @@
-"""The embedded server under root and ordinary users, among folders that are closed to its account."""
+"""The embedded server under root and ordinary users, with folders that its account may not enter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def test_socket_folder_of_somebody_else_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_start_refuses_a_socket_folder_of_another_user(folder: Path, tmp_path: Path) -> None:
     home = copy_home(folder)
     shutil.rmtree(home / "run")
     (tmp_path / "trap").mkdir()
@@ -43,9 +43,9 @@ def test_socket_folder_of_somebody_else_is_refused(folder: Path, tmp_path: Path)
         EmbeddedServer(home, settings=FAST).start()
 
 
-def test_home_out_of_reach_is_a_sentence(folder: Path) -> None:
+def test_start_in_an_inaccessible_folder_raises_one_sentence(folder: Path) -> None:
     closed = folder / "closed"
-    # Root gets in everywhere, but the account that runs the server does not.
+    # Root may enter every folder, but the account that runs the server may not.
     closed.mkdir(mode=0o700 if IS_ROOT else 0o500)
     with pytest.raises(DatabaseUnavailableError, match=r"Permission denied.*set VECTUNED_HOME to another"):
         EmbeddedServer(closed / "home", settings=FAST).start()
@@ -77,7 +77,7 @@ def interpreter_for(account: pwd.struct_passwd, package: Path) -> tuple[str, str
 
 
 @root_only
-def test_ordinary_user_runs_the_server_in_the_data_folder(folder: Path) -> None:
+def test_start_as_ordinary_user_uses_the_users_data_folder(folder: Path) -> None:
     account = pwd.getpwnam("nobody")
     # The checkout may be closed to others.
     package = folder / "package" / "vectuned"
@@ -117,7 +117,7 @@ def test_ordinary_user_runs_the_server_in_the_data_folder(folder: Path) -> None:
 
 
 @root_only
-def test_wheel_that_the_account_cannot_read_is_copied_once(folder: Path) -> None:
+def test_start_copies_an_unreadable_wheel_once(folder: Path) -> None:
     from vectuned.daemon.server.installation import find_binaries
 
     installed = find_binaries()

@@ -1,4 +1,4 @@
-"""Servers and pid files that dead processes leave behind, and servers that die or hang."""
+"""Servers and pid files left by dead processes, and servers that die or hang."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def home() -> Iterator[Path]:
 
 
 @linux_only
-def test_server_follows_a_killed_owner(home: Path) -> None:
+def test_server_ends_with_its_killed_owner(home: Path) -> None:
     with Command(home) as owner:
         pid = owner.ready()["pid"]
         owner.process.kill()
@@ -67,7 +67,7 @@ def leave_orphan(home: Path) -> int:
     return pid
 
 
-def test_orphan_is_stopped_first(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_start_stops_an_orphaned_server_first(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     pid = leave_orphan(home)
     with EmbeddedServer(home, settings=FAST) as server:
         assert not is_alive(pid)
@@ -78,7 +78,7 @@ def test_orphan_is_stopped_first(home: Path, caplog: pytest.LogCaptureFixture) -
 
 @root_only
 @linux_only
-def test_orphan_is_recognised_without_the_right_to_trace(home: Path) -> None:
+def test_start_recognises_an_orphan_without_the_right_to_trace(home: Path) -> None:
     """Containers deny root CAP_SYS_PTRACE, so that it cannot see where another account's process is."""
     pid = leave_orphan(home)
     with Command(home, before=["-c", WITHOUT_PTRACE]) as owner:
@@ -89,7 +89,7 @@ def test_orphan_is_recognised_without_the_right_to_trace(home: Path) -> None:
         assert owner.process.wait(30) == 0
 
 
-def test_killed_owner_and_server_are_recovered_from(home: Path) -> None:
+def test_start_recovers_after_owner_and_server_were_killed(home: Path) -> None:
     with Command(home) as owner:
         said = owner.ready()
         with connect(said["dsn"]) as conn:
@@ -102,7 +102,7 @@ def test_killed_owner_and_server_are_recovered_from(home: Path) -> None:
         assert ask(server.dsn, "SELECT answer FROM kept_too") == 42
 
 
-def test_server_that_died_is_brought_back(home: Path) -> None:
+def test_start_again_restarts_a_server_that_died(home: Path) -> None:
     with EmbeddedServer(home, settings=FAST) as server:
         first = server.pid
         assert first is not None
@@ -119,7 +119,7 @@ def test_server_that_died_is_brought_back(home: Path) -> None:
         assert server.pid == second
 
 
-def test_hung_server_is_stopped_by_force(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_stop_kills_a_hanging_server(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     server = EmbeddedServer(home, settings=FAST, stop_patience=0.3)
     with server:
         assert server.pid is not None
@@ -135,7 +135,7 @@ def write_pid_file(data: Path, pid: int, started: float) -> None:
     (data / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_own_pid_in_a_stale_pid_file(home: Path) -> None:
+def test_start_with_its_own_pid_in_a_stale_pid_file(home: Path) -> None:
     data = home / "data-18"
     write_pid_file(data, os.getpid(), time.time())
     with EmbeddedServer(home, settings=FAST) as server:
@@ -143,11 +143,11 @@ def test_own_pid_in_a_stale_pid_file(home: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["elsewhere", "data folder"])
-def test_stranger_with_the_reused_pid_is_left_alone(home: Path, place: str) -> None:
+def test_start_leaves_another_process_with_the_reused_pid_alone(home: Path, place: str) -> None:
     data = home / "data-18"
     with subprocess.Popen(["sleep", "600"], cwd=data if place == "data folder" else "/") as stranger:
         try:
-            # In the data folder it is told from the server by the time at which it began.
+            # In the data folder, its start time tells it apart from the server.
             write_pid_file(data, stranger.pid, time.time() - (3600 if place == "data folder" else 0))
             with EmbeddedServer(home, settings=FAST) as server:
                 assert ask(server.dsn, "SELECT answer FROM kept") == 42
@@ -156,7 +156,7 @@ def test_stranger_with_the_reused_pid_is_left_alone(home: Path, place: str) -> N
             stranger.kill()
 
 
-def test_zombie_is_not_taken_for_a_server(home: Path) -> None:
+def test_start_does_not_take_a_zombie_for_a_server(home: Path) -> None:
     data = home / "data-18"
     with subprocess.Popen(["sleep", "600"], cwd=data) as zombie:
         zombie.kill()
@@ -168,7 +168,7 @@ def test_zombie_is_not_taken_for_a_server(home: Path) -> None:
             assert ask(server.dsn, "SELECT answer FROM kept") == 42
 
 
-def test_broken_pid_file_is_tolerated(home: Path) -> None:
+def test_start_tolerates_a_broken_pid_file(home: Path) -> None:
     for text in ("", "garbage\n", "123\n"):
         (home / "data-18" / "postmaster.pid").write_text(text)
         with EmbeddedServer(home, settings=FAST) as server:

@@ -31,7 +31,7 @@ def home() -> Iterator[Path]:
         yield copy_home(folder)
 
 
-def test_second_owner_is_refused(home: Path) -> None:
+def test_start_refuses_a_second_owner(home: Path) -> None:
     with Command(home) as owner:
         pid = owner.ready()["pid"]
         with pytest.raises(DatabaseUnavailableError) as caught:
@@ -47,7 +47,7 @@ def test_second_owner_is_refused(home: Path) -> None:
         pass
 
 
-def test_owner_waits_for_the_last_user(home: Path) -> None:
+def test_stop_waits_for_the_last_user(home: Path) -> None:
     with Command(home) as owner:
         said = owner.ready()
         with Command(home, share=True) as other:
@@ -67,7 +67,7 @@ def test_owner_waits_for_the_last_user(home: Path) -> None:
     assert not server.is_running
 
 
-def test_waiting_owner_can_be_interrupted(home: Path) -> None:
+def test_stop_while_waiting_for_users_can_be_interrupted(home: Path) -> None:
     with Command(home) as owner:
         pid = owner.ready()["pid"]
         with EmbeddedServer(home, share=True) as server:
@@ -77,13 +77,13 @@ def test_waiting_owner_can_be_interrupted(home: Path) -> None:
             owner.process.wait(30)
             assert not is_alive(pid)
             assert not server.is_running
-            # The user that was left behind may take over.
+            # The remaining user may become the owner.
             server.start()
             assert server.is_owner
             assert ask(server.dsn, "SELECT 1") == 1
 
 
-def test_rivals_at_a_cold_start_share_one_server(new_home: Path) -> None:
+def test_start_of_several_processes_at_once_shares_one_server(new_home: Path) -> None:
     commands = [Command(new_home, share=True) for _ in range(4)]
     try:
         said = [command.ready() for command in commands]
@@ -97,7 +97,7 @@ def test_rivals_at_a_cold_start_share_one_server(new_home: Path) -> None:
             command.__exit__()
 
 
-def test_fork_does_not_stop_the_parents_server(home: Path) -> None:
+def test_stop_in_a_fork_leaves_the_parents_server(home: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Workers and servers that die without warning: what was published stays whole, what was drained stays."""
+"""Workers that are killed at any time: publishes stay atomic, and no recorded search is lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.worker import Worker
 
 DIMENSIONS = 8
-# One statement, so that all of it is one snapshot: the versions there are, what was published, and its parts.
+# One statement, so that all of it is read in one snapshot: versions, what was published, and its parts.
 BANK = """
 SELECT (SELECT array_agg(DISTINCT b.version) FROM vectuned.bank b),
        (SELECT max((e.details ->> 'version')::int) FROM vectuned.event e WHERE e.action = 'publish'),
@@ -44,7 +44,7 @@ SELECT (SELECT array_agg(DISTINCT b.version) FROM vectuned.bank b),
 
 
 class Publisher:
-    """A process that starts workers, to be killed."""
+    """A process that starts workers, which the test kills."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -58,13 +58,13 @@ class Publisher:
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        """Have a worker at work, and kill it in the end."""
+        """Start a worker, and kill it after the block."""
         child = self._ask("start")
         try:
             yield
         finally:
             os.kill(child, signal.SIGKILL)
-            assert self._ask("wait") == -signal.SIGKILL, "it had died before, by itself"
+            assert self._ask("wait") == -signal.SIGKILL, "the worker had died by itself before"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def publisher(conn: Connection) -> Iterator[Publisher]:
 
 @pytest.fixture(scope="module")
 def template(server: EmbeddedServer, template: str) -> str:
-    """A database with a table that was learned about, and a bank that is whole."""
+    """A database with a table that was learned about, and a complete bank."""
     with prepared(server.dsn, template, "template_crashes") as conn:
         make(conn, clustered(400, DIMENSIONS, seed=1))
         conn.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 4")
@@ -99,7 +99,7 @@ def template(server: EmbeddedServer, template: str) -> str:
         worker.drain()
         worker.replay_all()
         worker.learn_all()
-        assert whole(conn) == 1
+        assert complete_version(conn) == 1
     return "template_crashes"
 
 
@@ -111,21 +111,21 @@ def ask(conn: Connection, count: int, seed: int) -> None:
             search(conn, query)
 
 
-def whole(conn: Connection) -> int:
-    """Return the version of the bank, all of which must be of one publish."""
+def complete_version(conn: Connection) -> int:
+    """Return the version of the bank, all of whose parts must come from one publish."""
     row = conn.execute(BANK).fetchone()
     assert row is not None
-    versions, published, classes, broken, ways, states = row
+    versions, published, classes, broken, paths, states = row
     assert versions == [published]
     assert classes == [1, 3, 10, 30, 100, 300, 1000]
     assert broken == 0
-    assert ways > len(classes)
+    assert paths > len(classes)
     assert states == ["serving"]
     return int(published)
 
 
-def kept(conn: Connection) -> int:
-    """Count the searches that are kept, each once."""
+def count_recorded(conn: Connection) -> int:
+    """Count the recorded searches; each must exist once."""
     row = conn.execute(
         "SELECT count(*), count(DISTINCT query_id) FROM "
         "(SELECT query_id FROM vectuned.inbox UNION ALL SELECT query_id FROM vectuned.trajectory) t"
@@ -136,32 +136,34 @@ def kept(conn: Connection) -> int:
 
 
 def alone(conn: Connection) -> bool:
-    """Whether no other session is left."""
+    """Return whether no other session is left."""
     statement = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     return int(one(conn, statement)) == 0
 
 
-def test_a_worker_killed_at_any_time_leaves_all_whole(conn: Connection, publisher: Publisher) -> None:
+def test_worker_killed_at_any_time_leaves_a_complete_bank_and_every_search(
+    conn: Connection, publisher: Publisher
+) -> None:
     draw = random.Random(5)
     ask(conn, 5, seed=9)
     began = time.monotonic()
     with publisher.started():
-        assert eventually(lambda: whole(conn) > 2)
+        assert eventually(lambda: complete_version(conn) > 2)
     cycle = time.monotonic() - began
-    recorded, versions, amid = kept(conn), [whole(conn)], 0
+    recorded, versions, amid = count_recorded(conn), [complete_version(conn)], 0
     for trial in range(50):
         ask(conn, 6, seed=10 + trial)
         recorded += 6
         with publisher.started():
             time.sleep(draw.uniform(0.0, 1.5 * cycle))
             amid += int(one(conn, "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"))
-        versions.append(whole(conn))
-        assert kept(conn) == recorded
+        versions.append(complete_version(conn))
+        assert count_recorded(conn) == recorded
     assert versions == sorted(versions)
     assert versions[-1] > 12
-    assert amid >= 3, "hardly any was killed while it wrote"
+    assert amid >= 3, "hardly any worker was killed in a writing transaction"
     assert eventually(lambda: alone(conn))
     worker = Worker(conn, load_settings(None, {}, {}))
     worker.drain()
@@ -170,19 +172,19 @@ def test_a_worker_killed_at_any_time_leaves_all_whole(conn: Connection, publishe
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == recorded
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
     (tuned,) = worker.columns()
-    assert worker.learn(tuned).version == whole(conn) == versions[-1] + 1
+    assert worker.learn(tuned).version == complete_version(conn) == versions[-1] + 1
 
 
 @pytest.mark.parametrize("table", ["filter_statistics", "bank", "pattern", "measured_path", "event"])
-def test_a_worker_killed_where_a_publish_writes_a_table(
+def test_worker_killed_while_it_publishes_leaves_the_previous_bank(
     conn: Connection, publisher: Publisher, table: str
 ) -> None:
-    """A lock holds it there, so that it dies in that very statement."""
+    """A lock blocks the publish, so that the worker dies in that statement."""
     with psycopg.connect(conn.info.dsn) as holder:
         holder.execute(f"LOCK TABLE vectuned.{table} IN SHARE MODE")
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~* %s"
         with publisher.started():
             assert eventually(lambda: one(conn, waiting, ("vectuned|publish",)) == 1)
-            assert whole(conn) == 2
+            assert complete_version(conn) == 2
     assert eventually(lambda: alone(conn))
-    assert whole(conn) == 2
+    assert complete_version(conn) == 2

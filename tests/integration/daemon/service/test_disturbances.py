@@ -1,4 +1,4 @@
-"""What else happens in a database: networks that fail, locks, full disks, dropped columns, other limits."""
+"""Disturbances of the worker: failing networks, locks, full disks, dropped columns, limits of others."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def items(conn: Connection) -> Connection:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that the account of the server can read; pytest's own are closed to others."""
+    """A folder that the server's account can read; it may not enter pytest's own folders."""
     with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
 def ask(conn: Connection, count: int, seed: int = 2, relation: str = "items") -> list[bool]:
-    """Search, and tell of each search whether it was recorded."""
+    """Search, and return for each search whether it was recorded."""
     found = [
         client.search(conn, relation, query.tolist()) for query in clustered(count, DIMENSIONS, seed=seed)
     ]
@@ -52,7 +52,7 @@ def ask(conn: Connection, count: int, seed: int = 2, relation: str = "items") ->
 
 
 def counted(conn: Connection) -> tuple[int, int, int]:
-    """Count what waits, what was replayed, and the checks."""
+    """Count the waiting searches, the replayed ones, and the checks."""
     return (
         one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NULL"),
         one(conn, "SELECT count(DISTINCT query_id) FROM vectuned.replay"),
@@ -60,7 +60,7 @@ def counted(conn: Connection) -> tuple[int, int, int]:
     )
 
 
-def test_a_connection_that_is_cut_amid_a_replay_loses_nothing(items: Connection) -> None:
+def test_replay_all_on_a_connection_cut_during_a_pass_loses_nothing(items: Connection) -> None:
     ask(items, 30)
     with proxied(items) as proxy:
         with open_session(proxy.dsn) as conn:
@@ -79,7 +79,7 @@ def test_a_connection_that_is_cut_amid_a_replay_loses_nothing(items: Connection)
     assert counted(items) == (0, 30, 30)
 
 
-def test_a_slow_network_takes_longer_and_changes_nothing(items: Connection) -> None:
+def test_worker_on_a_slow_network_works_as_usual(items: Connection) -> None:
     ask(items, 3)
     with proxied(items) as proxy:
         proxy.delay = 0.01
@@ -96,7 +96,7 @@ def small_tablespace(items: Connection, open_folder: Path) -> Iterator[Path]:
     """A folder that is a file system of 1 MB, with a tablespace `small` in it."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", open_folder], check=False)
     if mounted.returncode != 0:
-        # In a container root may lack the right; a disk that is really full cannot be had otherwise.
+        # In a container root may lack the right, and there is no other way to fill a disk.
         pytest.skip("no file system can be mounted here")
     try:
         place = open_folder / "space"
@@ -114,7 +114,9 @@ def small_tablespace(items: Connection, open_folder: Path) -> Iterator[Path]:
 
 
 @root_only
-def test_a_full_disk_stops_the_record_and_no_search(items: Connection, small_tablespace: Path) -> None:
+def test_drain_on_a_full_disk_loses_nothing_and_searches_go_on(
+    items: Connection, small_tablespace: Path
+) -> None:
     other = small_tablespace / "other"
     other.write_bytes(bytes(1 << 18))
     items.execute("ALTER TABLE vectuned.inbox SET TABLESPACE small")
@@ -135,7 +137,7 @@ def test_a_full_disk_stops_the_record_and_no_search(items: Connection, small_tab
     assert all(ask(items, 100))
 
 
-def test_limits_that_others_set_are_not_the_daemons(items: Connection, database: str) -> None:
+def test_open_session_overrides_limits_of_the_database(items: Connection, database: str) -> None:
     name = items.info.dbname
     others = (
         "statement_timeout",
@@ -154,7 +156,7 @@ def test_limits_that_others_set_are_not_the_daemons(items: Connection, database:
         assert one(conn, "SHOW lock_timeout") == "30s"
 
 
-def test_a_table_that_somebody_locks_is_passed_over(items: Connection, database: str) -> None:
+def test_replay_all_skips_a_locked_table(items: Connection, database: str) -> None:
     make(items, clustered(200, DIMENSIONS, seed=3), table="others")
     enable(items, "others", sample_rate=1.0)
     ask(items, 5)
@@ -170,7 +172,7 @@ def test_a_table_that_somebody_locks_is_passed_over(items: Connection, database:
     assert counted(items)[0] == 0
 
 
-def test_an_index_that_is_dropped_amid_a_replay(
+def test_replay_all_while_the_index_is_dropped_recovers(
     items: Connection, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ask(items, 30)
@@ -214,7 +216,7 @@ def test_an_index_that_is_dropped_amid_a_replay(
     assert one(items, "SELECT DISTINCT state FROM vectuned.status") == "serving"
 
 
-def test_a_column_that_is_dropped(items: Connection, database: str) -> None:
+def test_worker_skips_a_dropped_column(items: Connection, database: str) -> None:
     make(items, clustered(200, DIMENSIONS, seed=3), table="others")
     enable(items, "others", sample_rate=1.0)
     ask(items, 5)
@@ -235,10 +237,10 @@ def test_a_column_that_is_dropped(items: Connection, database: str) -> None:
     assert one(items, "SELECT count(*) FROM vectuned.status") == 1
 
 
-def test_the_extension_is_upgraded_while_searches_run(
+def test_searches_go_on_while_the_extension_is_upgraded(
     items: Connection, database: str, open_folder: Path
 ) -> None:
-    """To a version after the one there is, which replaces a function and adds another."""
+    """The new version replaces one function and adds another."""
     version = one(items, "SELECT extversion FROM pg_extension WHERE extname = 'vector'")
     folder = open_folder / "extension"
     folder.mkdir(mode=0o755)
@@ -275,7 +277,7 @@ def test_the_extension_is_upgraded_while_searches_run(
         assert worker.learn_all() == 1
 
 
-def test_the_extension_moves_to_another_schema(items: Connection, database: str) -> None:
+def test_open_session_after_pgvector_moved_asks_for_migrate(items: Connection, database: str) -> None:
     ask(items, 5)
     items.execute('CREATE SCHEMA "mo""ved"; ALTER EXTENSION vector SET SCHEMA "mo""ved"')
     with pytest.raises(UsageError, match=r'moved to schema mo"ved .* run `vectuned migrate`'):

@@ -1,4 +1,4 @@
-"""Tuning a column for an objective, asked for in SQL and done on a real server."""
+"""Tune a column for an objective, requested in SQL and run on a real server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from tests.integration.search_helpers import points, request, row, run_searches, serve, settings, tuned
 from tests.integration.table_helpers import Connection, enable, one, search
 
-from vectuned.daemon.service import requests
 from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.worker import Worker
 
@@ -42,7 +41,7 @@ def measured(conn: Connection) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("column")
-def test_a_dry_run_changes_nothing(conn: Connection) -> None:
+def test_tuning_without_apply_changes_nothing(conn: Connection) -> None:
     result = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall', apply => false)"))
     assert (result["applied"], result["version"]) == (False, None)
     assert (result["replayed"], result["replays"]) == (300, 300)
@@ -60,7 +59,7 @@ def test_a_dry_run_changes_nothing(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_for_recall_the_target_is_raised_and_kept(conn: Connection) -> None:
+def test_tuning_for_recall_raises_the_target_and_keeps_it(conn: Connection) -> None:
     result = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall')"))
     new = result["target"]["new"]
     by_target = {each["target"]: each for each in result["targets"]}
@@ -79,10 +78,10 @@ def test_for_recall_the_target_is_raised_and_kept(conn: Connection) -> None:
     assert event["target"] == {"old": 0.9, "new": new}
     assert (event["optimize_for"], event["version"]) == ("recall", 1)
     assert measured(conn)["recall"] >= new - 0.01
-    # The daemon agrees that nothing is to be learned anew.
+    # For the daemon, nothing is left to learn.
     worker = Worker(conn, settings())
     assert not worker.has_news(worker.columns()[0])
-    # Done again it finds nothing left to replay, and never goes back.
+    # Tuning again finds nothing left to replay, and keeps the target.
     again = serve(conn, request(conn, "auto_tune('items', optimize_for => 'latency')"))
     assert (again["replayed"], again["target"]) == (0, {"old": new, "new": new})
     assert again["old"]["10"]["setting"] == f"ef_search {ef}"
@@ -90,7 +89,7 @@ def test_for_recall_the_target_is_raised_and_kept(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_for_latency_the_quickest_proven_setting_of_the_target_serves(conn: Connection) -> None:
+def test_tuning_for_latency_serves_the_fastest_proven_setting_of_the_target(conn: Connection) -> None:
     result = serve(conn, request(conn, "auto_tune('items', 'embedding', 'latency', 200)"))
     assert result["replayed"] == 200
     assert result["target"] == {"old": 0.9, "new": 0.9}
@@ -101,7 +100,7 @@ def test_for_latency_the_quickest_proven_setting_of_the_target_serves(conn: Conn
     assert measured(conn)["recall"] >= 0.89
 
 
-def test_searches_served_for_the_old_target_raise_no_alarm(conn: Connection) -> None:
+def test_tuning_searches_served_for_the_old_target_raise_no_alarm(conn: Connection) -> None:
     tuned(conn, target=0.9)
     worker = Worker(conn, settings(learning__replay_batch=1000))
     for seed in (2, 3):
@@ -123,14 +122,14 @@ def test_searches_served_for_the_old_target_raise_no_alarm(conn: Connection) -> 
 
 
 @pytest.mark.usefixtures("column")
-def test_balanced_spends_no_more_than_for_recall(conn: Connection) -> None:
+def test_tuning_balanced_chooses_no_higher_target_than_for_recall(conn: Connection) -> None:
     high = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall', apply => false)"))
     result = serve(conn, request(conn, "auto_tune('items')"))
     assert 0.9 <= result["target"]["new"] <= high["target"]["new"]
     assert target(conn) == result["target"]["new"] == served(conn)[2]
 
 
-def test_too_little_to_learn_from_is_said(conn: Connection) -> None:
+def test_tuning_with_too_few_replays_reports_how_many_it_takes(conn: Connection) -> None:
     tuned(conn, target=0.9)
     run_searches(conn, 30)
     result = serve(conn, request(conn, "auto_tune('items')"))
@@ -141,7 +140,7 @@ def test_too_little_to_learn_from_is_said(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_a_target_that_cannot_be_proven_stays(conn: Connection) -> None:
+def test_tuning_without_a_proof_keeps_the_target(conn: Connection) -> None:
     enable(conn, target_recall=0.999, sample_rate=1.0, min_samples=100)
     result = serve(conn, request(conn, "auto_tune('items', optimize_for => 'recall')"))
     assert result["target"] == {"old": 0.999, "new": 0.999}
@@ -150,7 +149,7 @@ def test_a_target_that_cannot_be_proven_stays(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_learning_that_is_switched_off_stays_off(conn: Connection) -> None:
+def test_tuning_refuses_to_apply_while_learning_is_off(conn: Connection) -> None:
     off = settings(learning__enabled=False)
     number = request(conn, "auto_tune('items')")
     assert run_next_request(conn.info.dsn, off)
@@ -170,17 +169,19 @@ def test_learning_that_is_switched_off_stays_off(conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("column")
-def test_progress_is_seen_while_it_replays_and_it_can_be_cancelled(
-    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(requests, "_TELL_SECONDS", 0.02)
+def test_tuning_shows_progress_and_can_be_cancelled(conn: Connection, database: str) -> None:
     for query in points(1500, seed=3):
         search(conn, query)
     number = request(conn, "auto_tune('items', sample_queries => 1200)")
-    daemon = threading.Thread(target=run_next_request, args=(database, settings()))
+    daemon = threading.Thread(
+        target=run_next_request,
+        args=(database, settings()),
+        kwargs={"progress_seconds": 0.02},
+        daemon=True,
+    )
     daemon.start()
     seen: set[tuple[str, int, int | None]] = set()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(done for _, done, _ in seen):
         assert time.monotonic() < deadline
         found = conn.execute("SELECT state, done, total FROM vectuned.requests").fetchone()
@@ -190,8 +191,9 @@ def test_progress_is_seen_while_it_replays_and_it_can_be_cancelled(
     assert (state, total) == ("running", 1200)
     assert 0 < done < 1200
     assert one(conn, "SELECT vectuned.cancel_request(%s)", number) == "cancelling"
-    daemon.join(20)
+    daemon.join(120)
+    assert not daemon.is_alive()
     assert row(conn, number) == ("cancelled", None, None)
     assert one(conn, "SELECT count(*) FROM vectuned.bank") == 0
-    # What it had not finished is still there to be replayed.
+    # Unfinished searches still wait to be replayed.
     assert one(conn, "SELECT awaiting_replay FROM vectuned.stats('items')") >= 800

@@ -1,4 +1,4 @@
-"""The daemon's work as a whole, on a real database: what it takes up, passes over, and leaves alone."""
+"""The work of `Worker` on a real database: what it processes, skips and leaves alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ask(conn: Connection, count: int, seed: int, name: str = "items") -> None:
         search(conn, query, relation=name)
 
 
-def test_drain_replay_and_learn_until_nothing_is_new(conn: Connection) -> None:
+def test_worker_drains_replays_and_learns_until_nothing_is_new(conn: Connection) -> None:
     table(conn)
     worker = Worker(conn, settings(batch_min=10))
     ask(conn, 40, seed=2)
@@ -48,14 +48,14 @@ def test_drain_replay_and_learn_until_nothing_is_new(conn: Connection) -> None:
     ask(conn, 9, seed=3)
     worker.drain()
     worker.replay_all()
-    assert worker.learn_all() == 0  # nine are no news yet
+    assert worker.learn_all() == 0  # nine replays are fewer than batch_min
     ask(conn, 1, seed=4)
     worker.drain()
     worker.replay_all()
     assert worker.learn_all() == 1
 
 
-def test_another_target_or_limit_is_news(conn: Connection) -> None:
+def test_has_news_after_another_target_or_limit(conn: Connection) -> None:
     table(conn)
     worker = Worker(conn, settings())
     ask(conn, 40, seed=2)
@@ -67,7 +67,7 @@ def test_another_target_or_limit_is_news(conn: Connection) -> None:
         assert [worker.learn_all(), worker.learn_all()] == [1, 0]
 
 
-def test_learning_can_be_switched_off(conn: Connection) -> None:
+def test_learn_all_with_learning_off_publishes_nothing(conn: Connection) -> None:
     table(conn)
     worker = Worker(conn, settings(enabled=False))
     ask(conn, 40, seed=2)
@@ -78,7 +78,7 @@ def test_learning_can_be_switched_off(conn: Connection) -> None:
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL") == 40
 
 
-def test_a_batch_bounds_what_one_pass_replays(conn: Connection) -> None:
+def test_replay_all_replays_at_most_one_batch(conn: Connection) -> None:
     table(conn)
     worker = Worker(conn, settings(replay_batch=15))
     ask(conn, 40, seed=2)
@@ -86,7 +86,7 @@ def test_a_batch_bounds_what_one_pass_replays(conn: Connection) -> None:
     assert [worker.replay_all() for _ in range(4)] == [15, 15, 10, 0]
 
 
-def test_a_column_that_cannot_be_worked_on_does_not_stop_the_others(
+def test_replay_all_skips_a_column_without_its_index(
     conn: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("first", "second"):
@@ -101,7 +101,7 @@ def test_a_column_that_cannot_be_worked_on_does_not_stop_the_others(
     assert worker.learn_all() == 1
 
 
-def test_the_inbox_is_bounded_as_the_settings_say(conn: Connection) -> None:
+def test_prepare_bounds_the_inbox_as_the_settings_say(conn: Connection) -> None:
     Worker(conn, load_settings(None, {"inbox.max_mb": 3}, {})).prepare()
     assert one(conn, "SELECT vectuned._inbox_bytes()") == 3 * 1024 * 1024
 
@@ -118,7 +118,7 @@ def test_maintain_makes_the_coming_days(conn: Connection) -> None:
     assert made == [("vectuned.feedback", 8), ("vectuned.trajectory", 8)]
 
 
-def test_maintenance_forgets_what_is_old_but_not_how_things_are(conn: Connection) -> None:
+def test_maintain_deletes_old_events_except_the_newest_of_each_kind(conn: Connection) -> None:
     table(conn)
     ask(conn, 25, seed=2)
     worker = Worker(conn, settings(enabled=False))
@@ -138,7 +138,7 @@ def test_maintenance_forgets_what_is_old_but_not_how_things_are(conn: Connection
         "FROM vectuned.event ORDER BY 1, 2, 3"
     ).fetchall()
     assert left == [(1, "behind", 40), (1, "publish", 10), (None, "behind", 40), (None, "publish", 10)]
-    # Nobody learns, so nobody else sees to it that replays do not become ever more.
+    # With learning off, retention trims the replays.
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
     conn.execute("DROP INDEX items_embedding_idx")
     worker.maintain()
