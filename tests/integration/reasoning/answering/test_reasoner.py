@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from tests.integration.reasoning.store_helpers import connect, dsn
 from tests.integration.table_helpers import Connection, enable, one
 
 from vectuned.config.sections import ReasoningSettings
@@ -39,20 +40,11 @@ from vectuned.reasoning.graph.testing import (
 from vectuned.reasoning.store.cache import EntityCache
 from vectuned.reasoning.store.reads import prepare, read_entities
 from vectuned.reasoning.store.store import EntityStore
-from vectuned.reasoning.store.words import write_tsquery
 from vectuned.reasoning.wordnet.corpus import Corpus
 
 TABLE = "vectuned_entities.entities"
 NODES = {"read", "embed", "identify", "slots", "traverse", "assess", "prune", "gather", "answer", "feedback"}
 NOWHERE = "http://127.0.0.1:1/v1"
-
-
-def dsn(store: EntityStore) -> str:
-    return store.conn.info.dsn + f" password={store.conn.info.password}" * bool(store.conn.info.password)
-
-
-def connect(store: EntityStore) -> Connection:
-    return psycopg.connect(dsn(store), autocommit=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +62,13 @@ def reasoner(tuned: EntityStore) -> Iterator[Reasoner]:
 
 @pytest.fixture
 def own(tuned: EntityStore) -> Iterator[Reasoner]:
-    """A reasoner to change."""
+    """A reasoner that a test may change."""
     with Reasoner(lambda: connect(tuned)) as reasoner:
         yield reasoner
 
 
-def lemma_of(synsets: Corpus) -> Any:
-    """A synset with one name, of several words, that no other has."""
+def unique_synset(synsets: Corpus) -> Any:
+    """Return a noun with a single lemma of several words that no other synset has."""
     names = [", ".join(synset.lemmas) for synset in synsets.synsets]
     return next(
         synset
@@ -86,20 +78,20 @@ def lemma_of(synsets: Corpus) -> Any:
 
 
 def test_ask_returns_sources_entities_and_a_trace(reasoner: Reasoner, synsets: Corpus) -> None:
-    synset = lemma_of(synsets)
+    synset = unique_synset(synsets)
     outcome = reasoner.ask(f"What is a {synset.lemmas[0]}?")
     assert outcome.candidates[0].entity.label == synset.id
     assert synset.gloss in outcome.answer.text
-    said = outcome.to_json()
-    json.dumps(said)
-    assert [each["score"] for each in said["entities"]] == sorted(
-        (each["score"] for each in said["entities"]), reverse=True
+    document = outcome.to_json()
+    json.dumps(document)
+    assert [each["score"] for each in document["entities"]] == sorted(
+        (each["score"] for each in document["entities"]), reverse=True
     )
-    assert {step["node"] for step in said["trace"]} == NODES
-    numbers = [citation["number"] for citation in said["citations"]]
+    assert {step["node"] for step in document["trace"]} == NODES
+    numbers = [citation["number"] for citation in document["citations"]]
     assert numbers == list(range(1, len(numbers) + 1))
-    assert all(f"[{number}]" in said["answer"] for number in numbers)
-    assert said["citations"][0]["source"] == f"entity {synset.id}"
+    assert all(f"[{number}]" in document["answer"] for number in numbers)
+    assert document["citations"][0]["source"] == f"entity {synset.id}"
     kinds = {link.kind for link in outcome.material.links}
     assert {"explicit", "hierarchy", "semantic"} <= kinds
     parents = {e.label for e in outcome.material.entities.values()}
@@ -118,7 +110,7 @@ def test_ask_returns_sources_entities_and_a_trace(reasoner: Reasoner, synsets: C
 
 
 def test_ask_records_feedback_on_its_search(reasoner: Reasoner, tuned: EntityStore, synsets: Corpus) -> None:
-    outcome = reasoner.ask(lemma_of(synsets).gloss)
+    outcome = reasoner.ask(unique_synset(synsets).gloss)
     ((query_id, answer),) = outcome.feedback.answers.items()
     assert answer.startswith("recorded")
     row = tuned.conn.execute(
@@ -151,12 +143,13 @@ def gibberish(seed: int) -> str:
     return " ".join("".join(rng.choices(string.ascii_lowercase, k=9)) for _ in range(4))
 
 
-def strict(own: Reasoner) -> None:
+def reject_all(own: Reasoner) -> None:
+    """Let the node `prune` reject every candidate."""
     own.graph = own.graph.replace("prune", PruneMaterial(EntityCache(), own.load, similarity=0.99))
 
 
 def test_ask_without_an_answer_searches_more_widely_once(own: Reasoner, tuned: EntityStore) -> None:
-    strict(own)
+    reject_all(own)
     outcome = own.ask(gibberish(0))
     assert outcome.answer.text == "Nothing in the store answers this."
     assert outcome.trace.rounds == 2
@@ -164,8 +157,8 @@ def test_ask_without_an_answer_searches_more_widely_once(own: Reasoner, tuned: E
     assert second.inputs["breadth"]["neighbours"] == 4 * first.inputs["breadth"]["neighbours"]
     assert [step.status for step in outcome.trace.steps_of("assess")] == ["sent_back", "ok"]
     assert len(outcome.material.rejected) == 40
-    (told,) = outcome.feedback.answers.values()
-    assert told == "recorded"
+    (answer,) = outcome.feedback.answers.values()
+    assert answer == "recorded"
     own.settings = own.settings.model_copy(update={"rounds": 1})
     assert own.ask(gibberish(0)).trace.rounds == 1
 
@@ -218,16 +211,6 @@ def test_prune_is_stricter_under_load(reasoner: Reasoner) -> None:
     assert [link.confidence for link in idle.links] == [n / 10 for n in range(2, 10)]
     assert [link.confidence for link in busy.links] == [n / 10 for n in range(7, 10)]
     assert 1 <= len(busy.candidates) <= len(idle.candidates)
-
-
-def test_read_entities_from_the_cache_runs_no_statement(reasoner: Reasoner, tuned: EntityStore) -> None:
-    hot = EntityCache(max_entities=2, seconds=60)
-    with prepare(connect(tuned)) as conn:
-        found = read_entities(conn, [1, 2, 3], hot)
-        assert len(found) == 3
-        assert len(hot) == 2
-    assert read_entities(conn, [2, 3], hot).keys() == {2, 3}  # the connection is closed
-    assert EntityCache(seconds=0).get([1]) == {}
 
 
 def test_ask_cancels_the_statement_of_a_slow_node(own: Reasoner, tuned: EntityStore) -> None:
@@ -309,14 +292,7 @@ def test_ask_accepts_any_text(reasoner: Reasoner, text: str) -> None:
     assert reasoner.ask(text).trace.status == "ok"
 
 
-def test_write_tsquery_quotes_lexemes(tuned: EntityStore) -> None:
-    odd = ["it's", "back\\slash", "a|b", "!x", "a:b"]
-    assert one(tuned.conn, "SELECT tsvector_to_array(array_to_tsvector(%s)) <@ %s", odd, odd)
-    assert one(tuned.conn, "SELECT array_to_tsvector(%s) @@ %s::tsquery", odd[1:2], write_tsquery(odd[1:2]))
-    assert not one(tuned.conn, "SELECT array_to_tsvector(%s) @@ %s::tsquery", odd[1:], write_tsquery(odd[:1]))
-
-
-def test_connection_pool_reuses_and_bounds_connections(tuned: EntityStore) -> None:
+def test_ask_reuses_connections(tuned: EntityStore) -> None:
     opened = []
 
     def opening() -> Connection:
@@ -327,12 +303,6 @@ def test_connection_pool_reuses_and_bounds_connections(tuned: EntityStore) -> No
         for _ in range(5):
             reasoner.ask("a small animal")
     assert len(opened) <= 2
-    with ConnectionPool(lambda: connect(tuned), max_connections=1) as connections:
-        with connections.lend(), pytest.raises(errors.StoreBusyError), connections.lend(0.01):
-            pass
-        with connections.lend() as conn:
-            conn.execute("BEGIN")
-        assert conn.closed  # given back in the middle of a transaction
 
 
 def test_ask_replaces_lost_connections(tuned: EntityStore) -> None:
@@ -357,7 +327,7 @@ def test_feedback_of_failed_runs_raises_the_effort_while_recall_is_unknown(
     own.settings = own.settings.model_copy(update={"rounds": 1})
     texts = [query.text for query in synsets.queries()][:90]
 
-    def served() -> int:
+    def served_effort() -> int:
         return int(
             one(
                 conn,
@@ -378,9 +348,9 @@ def test_feedback_of_failed_runs_raises_the_effort_while_recall_is_unknown(
     worker.replay_all()
     worker.judge()
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE verdict = 'success'") > 80
-    before = served()
+    before = served_effort()
     conn.execute("UPDATE vectuned.promise SET margin = 0")
-    strict(own)
+    reject_all(own)
     outcomes = [own.ask(gibberish(seed)) for seed in range(25)]
     assert all(outcome.material.rejected for outcome in outcomes)
     worker.drain()
@@ -391,7 +361,7 @@ def test_feedback_of_failed_runs_raises_the_effort_while_recall_is_unknown(
         (failed,),
     ).fetchall()
     assert verdicts == [("failure", 25)]
-    assert served() > before
+    assert served_effort() > before
     (search,) = own.ask(texts[0]).searches
     worker.drain()
     assert (
@@ -402,14 +372,14 @@ def test_feedback_of_failed_runs_raises_the_effort_while_recall_is_unknown(
 def test_ask_command_answers_and_draws(
     tuned: EntityStore, synsets: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synset = lemma_of(synsets)
+    synset = unique_synset(synsets)
     where = ["--dsn", dsn(tuned)]
     pictures = ["--mermaid", str(tmp_path / "run.mmd"), "--svg", str(tmp_path / "run.svg")]
     assert main(["ask", synset.lemmas[0], "--json", *pictures, *where]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert synset.gloss in said["answer"]
-    assert said["entities"][0]["label"] == synset.id
-    assert {step["node"] for step in said["trace"]} == NODES
+    document = json.loads(capsys.readouterr().out)
+    assert synset.gloss in document["answer"]
+    assert document["entities"][0]["label"] == synset.id
+    assert {step["node"] for step in document["trace"]} == NODES
     assert (tmp_path / "run.mmd").read_text().startswith("flowchart TD")
     assert (tmp_path / "run.svg").read_text().startswith("<svg")
     assert main(["ask", synset.lemmas[0], "--trace", *where]) == 0
@@ -423,9 +393,9 @@ def test_ask_command_reports_errors_in_the_configured_language(
 ) -> None:
     monkeypatch.setenv("VECTUNED_REASONING__MESSAGES", "de")
     assert main(["ask", " ", "--json", "--dsn", dsn(tuned)]) == 2
-    told = capsys.readouterr()
-    error = json.loads(told.out)["error"]
+    output = capsys.readouterr()
+    error = json.loads(output.out)["error"]
     assert error["code"] == "QUESTION_EMPTY"
     assert error["message"] == "Die Frage ist leer: Stellen Sie sie in Worten."
-    assert error["correlation_id"] in told.err
-    assert "Traceback" not in told.err
+    assert error["correlation_id"] in output.err
+    assert "Traceback" not in output.err
