@@ -147,10 +147,10 @@ class Forecast:
 def initial_candidates(vector_type: VectorType, dimensions: int, rows: int) -> list[Definition]:
     """Return the first candidates: each form with pgvector's defaults, and IVFFlat with few or many lists."""
     forms = [form for form in _forms(vector_type) if indexable(form, vector_type, dimensions)]
-    found = [Definition("hnsw", form, m=16, ef_construction=64) for form in forms]
+    graphs = [Definition("hnsw", form, m=16, ef_construction=64) for form in forms]
     root = math.sqrt(max(rows, 1))
     smallest = [form for form in forms if form != "bits"][-1:]
-    return found + [
+    return graphs + [
         Definition("ivfflat", form, lists=max(1, round(root * times)))
         for form in smallest
         for times in (1, 3)
@@ -184,12 +184,12 @@ def sample_sizes(sample_rows: int, rows: int) -> list[int]:
     Extrapolation needs at least two sizes. Over small ones, builds hardly differ.
     """
     last = max(1, min(sample_rows, rows))
-    found = [last]
-    while len(found) < 3 and found[0] // GROWTH >= LEAST_ROWS:
-        found.insert(0, found[0] // GROWTH)
-    if len(found) == 1 and last < rows:
-        found.insert(0, max(1, last // GROWTH))
-    return found
+    sizes = [last]
+    while len(sizes) < 3 and sizes[0] // GROWTH >= LEAST_ROWS:
+        sizes.insert(0, sizes[0] // GROWTH)
+    if len(sizes) == 1 and last < rows:
+        sizes.insert(0, max(1, last // GROWTH))
+    return sizes
 
 
 def keep_cheapest(costs: Sequence[tuple[Definition, float]], keep: int) -> list[Definition]:

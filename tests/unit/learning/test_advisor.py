@@ -1,4 +1,4 @@
-"""The advisor's logic: candidates, rounds, what is carried on to more rows, and what is chosen."""
+"""The advisor's logic: candidates, sizes of samples, extrapolation to all rows, and the choice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HALF = Definition("hnsw", "halfvec", m=16, ef_construction=64)
 
 
 def trial(definition: Definition, rows: int, *, misses: float = 4.0, cost: float = 1.0) -> Trial:
-    """A curve as HNSW has it: misses fall with effort and grow with the logarithm of the rows."""
+    """Make a curve like those of HNSW: misses fall with effort and grow with the logarithm of the rows."""
     rungs = np.asarray(definition.rungs, dtype=np.float64)
     missed = np.minimum(misses * math.log(rows) / 10 / rungs, 1.0)
     blocks = 300 * rungs
@@ -89,7 +89,7 @@ def test_forecast_extrapolates_growth() -> None:
     expected, real = advisor.forecast(seen, 200_000), trial(HALF, 200_000)
     assert expected.extrapolated
     assert expected.sizes == (5000, 15_000, 45_000)
-    # Misses that grow with the logarithm of the rows are no power of them: near enough.
+    # Misses that grow with the logarithm of the rows are not a power of them, but close enough.
     assert np.abs(expected.recall[3:] - real.recall[3:]).max() < 0.01
     assert expected.blocks == pytest.approx(real.blocks, rel=0.01)
     assert expected.ms == pytest.approx(real.ms, rel=0.01)
@@ -154,7 +154,7 @@ def test_choose_best_reaches_the_target_in_the_least_time() -> None:
 
 
 def lines(*timed: tuple[Definition, tuple[tuple[float, float], ...]]) -> list[list[float]]:
-    """Return what searches of 0, 100 and 200 buffers take by what was timed."""
+    """Return the fitted times of searches of 0, 100 and 200 buffers."""
     blocks = np.array([0.0, 100, 200])
     trials = [Trial(definition, 9, blocks, blocks, points, 1, 1.0) for definition, points in timed]
     return [trial.ms.tolist() for trial in advisor.fit_times(trials)]
@@ -171,7 +171,7 @@ def test_fit_times_fits_one_line_for_each_kind() -> None:
 
 
 def test_fit_times_never_descend_or_become_negative() -> None:
-    # Timed beside other work, more may seem to take less.
+    # Measured beside other work, more buffers may seem to take less time.
     assert lines((HALF, ((100, 0.5), (200, 0.2)))) == [pytest.approx([0.35] * 3)]
     assert lines((HALF, ((100, 0.1), (200, 0.5)))) == [pytest.approx([0.0, 0.22, 0.44])]
     assert lines((HALF, ((100, 0.3),))) == [pytest.approx([0.3] * 3)]

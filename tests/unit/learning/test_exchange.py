@@ -1,4 +1,4 @@
-"""Documents as files: named without ambiguity, written whole or not at all, refused with a reason."""
+"""Documents as files: unambiguous names, atomic writes, refusals with a reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 def document(*names: str, at: str = "2026-11-21T10:00:05.25+00:00") -> dict[str, Any]:
-    """Make as much of a document as its name is made of: database, schema, relation and column."""
-    told = dict(zip(("database", "schema", "relation", "column"), names, strict=True))
-    return {"provenance": told, "created_at": at}
+    """Make the parts of a document that its file name is made of: database, schema, relation and column."""
+    provenance = dict(zip(("database", "schema", "relation", "column"), names, strict=True))
+    return {"provenance": provenance, "created_at": at}
 
 
 def test_document_name_holds_column_database_and_time() -> None:

@@ -1,4 +1,4 @@
-"""Verdicts end to end: searches are recorded, replayed, spoken of, and judged; again when more is known."""
+"""Verdicts end to end: searches are recorded, replayed and judged, and judged again after feedback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIMENSIONS = 32
 
 @pytest.fixture
 def worker(conn: Connection) -> Worker:
-    """A worker on a column whose index loses neighbours, its searches all recorded."""
+    """Make a worker on a column whose index misses neighbours; all searches are recorded."""
     make(conn, clustered(2000, DIMENSIONS, seed=1, spread=1.0), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN kind int DEFAULT 1")
     build(conn, options="WITH (m = 4, ef_construction = 16)")
@@ -138,7 +138,7 @@ def test_judge_searches_with_feedback_before_drain_and_replay(
     assert worker.judge() == 0  # still in the inbox
     worker.drain()
     assert worker.judge() == 1
-    # One search tells nothing of what is usual: only feedback and diversity are known.
+    # One search does not show the usual latency: only feedback and diversity are known.
     assert found(conn, query_id) == ("success", 0.4, "nothing")
     worker.replay_all()
     assert found(conn, query_id) == (None, None, None)

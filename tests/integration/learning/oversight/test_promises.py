@@ -1,4 +1,4 @@
-"""When the world changes: it is noticed, answered by more effort and more checks, and learned again."""
+"""When queries or table change: detection, more effort and more checks, and learning again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TARGET = 0.9
 
 @pytest.fixture
 def worker(conn: Connection) -> Worker:
-    """A worker on a table without any structure, so that effort shows, learned about and proven."""
+    """Make a worker on a learned and proven column without any structure, so that effort matters."""
     make(conn, points(3000, seed=1), index=False)
     build(conn, options="WITH (m = 6)")
     conn.execute("SELECT pg_stat_force_next_flush()")
@@ -39,7 +39,7 @@ def points(count: int, seed: int, shift: float = 0.0) -> Any:
 
 
 def ask(worker: Worker, count: int, seed: int, shift: float = 0.0) -> None:
-    """Search, and have what was recorded replayed and checked."""
+    """Search, then replay and check what was recorded."""
     for query in points(count, seed, shift):
         search(worker.conn, query)
     worker.drain()
@@ -156,7 +156,7 @@ def test_end_alert_when_all_is_proven_again(conn: Connection, worker: Worker) ->
     for query in points(400, seed=6):
         search(conn, query)
     recorded = one(conn, "SELECT count(*) FROM vectuned.inbox")
-    assert 40 < recorded < 150  # one of five, where one of twenty was asked for
+    assert 40 < recorded < 150  # one of five during the alert, although the sample rate is one of twenty
     worker.drain()
     worker.replay_all()
     worker.replay_all()
@@ -210,7 +210,7 @@ def test_detect_table_change_falls_back_and_learns_again(
         "VACUUM FULL items",
         "DELETE FROM items WHERE id % 20 = 0",
         "INSERT INTO items (id, embedding) SELECT id + 3000, embedding FROM items WHERE id <= 200",
-        # As after a crash of the server, which loses what it had counted.
+        # As after a crash of the server, which loses its statistics.
         "SELECT pg_stat_reset(); INSERT INTO items (id, embedding) SELECT -id, embedding FROM items LIMIT 99",
     ],
 )
@@ -226,7 +226,7 @@ def test_detect_table_change_ignores_ordinary_changes(conn: Connection, worker: 
 
 
 def test_check_promises_with_easier_and_harder_queries(conn: Connection, worker: Worker) -> None:
-    """Queries far from all rows are the harder ones; what was proven for others does not hold for them."""
+    """Queries far from all rows are harder; what was proven for others does not hold for them."""
     seed, under = 20, 0
     for _ in range(24):
         ask(worker, 25, seed=seed, shift=1.5)
@@ -257,7 +257,7 @@ def test_check_promises_counts_abandoned_checks_as_unknown(conn: Connection, wor
 
 def test_update_margins_raises_at_once_and_lowers_slowly(conn: Connection, worker: Worker) -> None:
     def judged(verdict: str) -> None:
-        """Ask, and have all that is asked judged like that, whatever it was."""
+        """Search, and store this verdict for all of these searches."""
         last = one(conn, "SELECT max(recorded_at) FROM vectuned.trajectory")
         ask(worker, 100, seed=one(conn, "SELECT count(*)::int FROM vectuned.trajectory"))
         worker.judge()

@@ -25,7 +25,7 @@ SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)
 
 @pytest.fixture
 def tuned(conn: Connection) -> TunedColumn:
-    """A column of some thousand vectors with a category of unequal classes, all searches recorded."""
+    """Make a column of some thousand vectors with categories of unequal size; all searches are recorded."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
     chosen = np.random.default_rng(3).choice(len(SHARES), size=ROWS, p=SHARES)
@@ -148,8 +148,8 @@ def test_replay_stores_the_recall_computed_by_hand(conn: Connection, tuned: Tune
         assert fraction == pytest.approx(SHARES[int(condition["category"][1])], rel=0.2)
         assert exact_ms > 0
         assert shape == "category ="
-        # What has no rungs: the planner's choice, then scans that go on until ten rows match, each of them
-        # where the one before took less than half of the exact answer's time.
+        # Paths without rungs: the planner's choice, then scans that go on until ten rows match, each of them
+        # only if the one before took less than half of the exact answer's time.
         tried = len(other_ms)
         assert 1 <= tried <= len(OTHER_PATHS)
         assert np.array(others).shape == (len(classes), tried)
@@ -293,7 +293,7 @@ def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tun
         ]
     spread = {way.bucket: way for way in lesson.served[10].filtered if not way.samples}
     densest = choices[min(choices)]
-    # Denser filters are served like the densest seen, where an index is scanned for those.
+    # Denser filters are served like the densest replayed, if an index is scanned for those.
     scanned = densest.access_path.startswith("hnsw")
     assert sorted(spread) == (list(range(min(choices))) if scanned else [])
     assert {(way.access_path, way.effort, way.serves) for way in spread.values()} <= {
@@ -303,7 +303,7 @@ def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tun
         conn, "SELECT count(*) FROM vectuned.measured_path WHERE k_class = 10 AND shape IS NOT NULL"
     )
     assert published == len(lesson.served[10].filtered)
-    # 40 rows by their index, whoever reads that: exactly.
+    # 40 rows through their index: exactly, on either path.
     assert choices[max(choices)].access_path in ("exact", "planner")
     assert choices[max(choices)].recall == 1
     heldout = clustered(150, DIMENSIONS, seed=70)

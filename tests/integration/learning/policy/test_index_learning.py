@@ -32,7 +32,7 @@ from vectuned.learning.replay.replay import replay
 ROWS, DIMENSIONS, TARGET = 3000, 24, 0.9
 HELDOUT = clustered(60, DIMENSIONS, seed=9)
 LISTS = "lists ON items USING ivfflat (embedding vector_cosine_ops) WITH (lists = 40)"
-# As weak as the main one: of two that answer a statement the planner takes the one of smaller m.
+# As weak as the main one: of two indexes that fit, the planner takes the one with the smaller m.
 PART = "part ON items USING hnsw (embedding vector_cosine_ops) WITH (m = 4) WHERE kind = 0"
 HALF = f"half ON items USING hnsw ((embedding::halfvec({DIMENSIONS})) halfvec_cosine_ops)"
 
@@ -52,7 +52,7 @@ def table(conn: Connection, *indexes: str, hnsw: bool = True) -> TunedColumn:
 
 
 def practise(conn: Connection, queries: Singles, every: int = 2) -> None:
-    """Search, one of `every` with a filter, and drain."""
+    """Search, every `every`-th time with a filter, and drain."""
     for number, query in enumerate(queries):
         if number % every:
             search(conn, query)
@@ -62,7 +62,7 @@ def practise(conn: Connection, queries: Singles, every: int = 2) -> None:
 
 
 def recall(conn: Connection, where: str = "true", condition: dict[str, int] | None = None) -> float:
-    """Search with queries of their own and compare with the exact answers."""
+    """Search with held-out queries and compare with the exact answers."""
     scores = []
     for query in HELDOUT:
         bound = exact(conn, query, relation=f"(SELECT * FROM items WHERE {where}) i")[9][1] + 1e-6
@@ -141,7 +141,7 @@ def test_learn_serves_a_partial_index_where_it_is_cheapest(conn: Connection) -> 
     practise(conn, clustered(120, DIMENSIONS, seed=3), every=1)
     replay(conn, tuned, read_pending(conn, tuned.column, 1000))
     for exact_ms, read in ((1000.0, {"part"}), (1e-6, set())):
-        # What is cheaper is no matter for a test: it is told.
+        # Tests must not depend on which is cheaper, so it is set.
         conn.execute("UPDATE vectuned.replay SET exact_ms = %s", (exact_ms,))
         learn(conn, tuned)
         with scans(conn) as seen:
@@ -160,9 +160,9 @@ def test_learn_with_an_ivfflat_index_only(conn: Connection) -> None:
     tuned = table(conn, LISTS, hnsw=False)
     (index,) = tuned.indexes
     default = max(1, 7)  # the square root of 40 lists
-    told = "SELECT access_path, ef_search, probes FROM vectuned.params('items', %s::real[]::vector)"
+    statement = "SELECT access_path, ef_search, probes FROM vectuned.params('items', %s::real[]::vector)"
     query = HELDOUT[0].tolist()
-    assert conn.execute(told, (query,)).fetchone() == ("ivfflat", None, default)
+    assert conn.execute(statement, (query,)).fetchone() == ("ivfflat", None, default)
     with scans(conn) as seen:
         assert len(search(conn, HELDOUT[0], 1000)) == 1000  # more than those lists hold
     assert set(seen) == {"lists"}
@@ -174,7 +174,7 @@ def test_learn_with_an_ivfflat_index_only(conn: Connection) -> None:
     assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 240
     policy = learn(conn, tuned).served[10].policy
     assert (policy.method, policy.certified, policy.index_no) == ("ivfflat", True, index.number)
-    row = conn.execute(told, (query,)).fetchone()
+    row = conn.execute(statement, (query,)).fetchone()
     assert row is not None
     assert row[1] is None
     assert 1 <= row[2] <= 40
@@ -218,7 +218,7 @@ def test_refresh_finds_and_replays_new_indexes(conn: Connection) -> None:
     conn.execute(raw(f"CREATE INDEX CONCURRENTLY {PART}"))
     assert settle(work) == 100 + 1
     assert replays(conn) == {"items_embedding_idx": 100, "half": 100, "part": 50}
-    # Another daemon, or this one started anew, has nothing to do either.
+    # Another daemon, or this one after a restart, has nothing to do either.
     assert settle(worker(conn)) == 0
     conn.execute("DROP INDEX half")
     conn.execute("DROP INDEX part")

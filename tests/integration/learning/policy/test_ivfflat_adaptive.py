@@ -1,4 +1,4 @@
-"""IVFFlat searches that take probes of their own, by what the nearest list shows."""
+"""Effort by query for IVFFlat: probes chosen from what the nearest list shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS, DIMENSIONS, LISTS, TARGET = 3000, 24, 50, 0.9
 
 @pytest.fixture
 def tuned(conn: Connection) -> TunedColumn:
-    """A column with an IVFFlat index alone, 180 searches of which were replayed."""
+    """Make a column with only an IVFFlat index, and replay 180 of its searches."""
     make(conn, clustered(ROWS, DIMENSIONS, seed=1, spread=1.5), index=False)
     conn.execute(
         f"CREATE INDEX ON items USING ivfflat (embedding vector_cosine_ops) WITH (lists = {LISTS})".encode()

@@ -43,13 +43,13 @@ from vectuned.learning.truth.truth import exact_neighbors
 
 ROWS = 4000
 TARGET = 0.9
-# The bank serves whatever the measurement says: which of two plans is faster is no matter for a test.
+# The bank serves whatever the measurement says: tests must not depend on which of two plans is faster.
 ALWAYS, NEVER = LearningOptions(step_aside=-0.99), LearningOptions(step_aside=1e9)
 
 
 @pytest.fixture
 def tuned(conn: Connection) -> TunedColumn:
-    """A column of some thousand vectors, easy and hard, whose searches are all recorded."""
+    """Make a column of some thousand vectors, easy and hard, all of whose searches are recorded."""
     make(conn, drawn(ROWS, seed=1), index=False)
     build(conn, options="WITH (m = 5, ef_construction = 24)")
     enable(conn, sample_rate=1.0, target_recall=TARGET)
@@ -81,12 +81,12 @@ def served_recall(
 
 
 def proven_samples(lesson: LearningResult) -> dict[int, int]:
-    """Return how many replays the setting of each class of k rests on."""
+    """Return the number of replays behind the setting of each class of k."""
     return {k: served.policy.samples for k, served in sorted(lesson.served.items())}
 
 
 def state(conn: Connection) -> list[tuple[Any, ...]]:
-    """Read what a search would be served with, and from how many patterns."""
+    """Read what a search would be served with, and the number of patterns."""
     return conn.execute(
         "SELECT b.k_class, b.version, b.access_path, b.ef_search, b.saving, b.reason, "
         "(SELECT count(*) FROM vectuned.pattern p WHERE (p.column_id, p.k_class) = (b.column_id, b.k_class)) "
@@ -107,7 +107,7 @@ def test_learn_reaches_the_target_on_other_queries(conn: Connection, tuned: Tune
     # The target is a bound with 95 % confidence; 500 held-out searches err by 0.9 / sqrt(500) * 0.2 = 0.01.
     assert recall.mean() >= TARGET - 0.01, before
     assert before < TARGET
-    # What a class of k promises holds for the smaller k in it too.
+    # The promise of a class of k holds for smaller k in it too.
     assert served_recall(conn, tuned, heldout, k=7).mean() >= TARGET - 0.01
     learn(conn, tuned, NEVER)
     assert served_recall(conn, tuned, heldout).mean() >= TARGET - 0.01
@@ -162,7 +162,7 @@ def test_read_bank_returns_what_was_published(conn: Connection, tuned: TunedColu
         assert read_bank(conn, tuned)[k][0] == served[k].policy
         assert read_bank(conn, tuned)[k][0].index_no == tuned.indexes[0].number
         assert len(read_bank(conn, tuned)[k][1]) == 0
-    for k in (300, 1000):  # nobody asked for so many rows: a guess, of which nothing is expected
+    for k in (300, 1000):  # no search requested so many rows: extrapolated, without an expected recall
         guess = read_bank(conn, tuned)[k][0]
         assert np.isnan(guess.expected_recall)
         assert np.isnan(served[k].policy.expected_recall)
@@ -182,7 +182,7 @@ def test_publish_stores_the_tail_and_its_bound(conn: Connection, tuned: TunedCol
     assert tuned.max_tail == pytest.approx(2.5 * (1 - TARGET))
     for _, tail, bound, limit in rows[:5]:
         assert 0 <= tail <= bound <= limit
-    # A limit that the fixed setting does not keep to takes more effort.
+    # A tail limit that the fixed setting exceeds takes more effort.
     strict = learn(conn, replace(tuned, max_tail=0.02), NEVER).served[10].policy
     served = lesson.served[10].policy
     assert strict.tail is not None
@@ -226,7 +226,7 @@ def test_learn_carries_age_and_usage_over(conn: Connection, tuned: TunedColumn) 
     learn(conn, tuned, ALWAYS)
     first = read_bank(conn, tuned)[10][1]
     assert not np.append(first.usage, first.chances).any()
-    learn(conn, tuned, ALWAYS)  # nobody searched: nothing is known of usage, and nothing changes
+    learn(conn, tuned, ALWAYS)  # no searches since: usage is unknown and does not change
     second = read_bank(conn, tuned)[10][1]
     assert len(second) == len(first)
     assert not second.usage.any()
@@ -243,7 +243,7 @@ def test_learn_carries_age_and_usage_over(conn: Connection, tuned: TunedColumn) 
     assert one(conn, "SELECT count(*) FROM vectuned.pattern WHERE created_at < now()") == len(third)
     learn(conn, tuned, ALWAYS)  # those lookups were counted
     assert read_bank(conn, tuned)[10][1].usage.sum() <= third.usage.sum()
-    # A bank that something broke does not stand in the way of the next one.
+    # A damaged bank does not stop the next publish.
     conn.execute("ALTER TABLE vectuned.pattern DROP CONSTRAINT pattern_effort_check")
     conn.execute("UPDATE vectuned.pattern SET effort = 'NaN'")
     learn(conn, tuned, ALWAYS)
@@ -268,10 +268,10 @@ def test_trim_replays_keeps_counter_examples_that_prove_nothing(conn: Connection
     narrow = replace(tuned, trajectory_window=300)
     practise(conn, tuned, 300, seed=900)
     learn(conn, narrow, NEVER)
-    (unchanged_classes,) = conn.execute(
+    (counter_examples,) = conn.execute(
         "SELECT array_agg(query_id ORDER BY replay_no DESC) FROM vectuned.replay WHERE is_counter_example"
     )
-    assert unchanged_classes[0] == failed[:30]  # a tenth of the window, the oldest gone first
+    assert counter_examples[0] == failed[:30]  # a tenth of the window, the oldest deleted first
     assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE NOT is_counter_example") == 300
     index = tuned.indexes[0]
     sample, examples = (
@@ -324,7 +324,7 @@ def test_learn_with_too_few_replays_publishes_nothing(conn: Connection, tuned: T
     lesson = learn(conn, tuned)
     assert (lesson.replays, lesson.version, lesson.served) == (30, None, {})
     assert state(conn) == []
-    # A class that too few replays looked at has no setting of its own, but one that follows from the others.
+    # A class with too few replays has no setting of its own; it is extrapolated from the others.
     lesson = learn(conn, replace(tuned, min_samples=30))
     assert proven_samples(lesson) == {1: 30, 3: 30, 10: 30, 30: 30, 100: 30, 300: 0, 1000: 0}
     practise(conn, tuned, 5, seed=50, k=1000)
@@ -354,8 +354,8 @@ def test_publish_notifies_listeners(conn: Connection, tuned: TunedColumn, databa
     with psycopg.connect(database, autocommit=True) as other:
         other.execute("LISTEN vectuned")
         lesson = learn(conn, tuned)
-        (told,) = list(other.notifies(timeout=10, stop_after=1))
-    assert json.loads(told.payload) == {
+        (notification,) = list(other.notifies(timeout=10, stop_after=1))
+    assert json.loads(notification.payload) == {
         "action": "publish",
         "column_id": tuned.column.id,
         "version": lesson.version,

@@ -1,4 +1,4 @@
-"""Searches served by a published bank: adaptive ones, outdated ones, and banks that something broke."""
+"""Searches served by a published bank: adaptive, outdated and damaged ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INDEX = "items_embedding_idx"
 
 
 def hard(count: int, seed: int) -> Singles:
-    """Draw vectors without any structure: the worst that a graph can be given."""
+    """Draw vectors without any structure: the worst case for a graph."""
     return np.random.default_rng(seed).normal(size=(count, 24)).astype(np.float32)
 
 
@@ -37,7 +37,7 @@ QUERIES = hard(40, seed=2)
 
 @pytest.fixture
 def column(conn: Connection) -> int:
-    """A tuned column that the least effort does not serve well."""
+    """Make a tuned column for which the least effort is too little."""
     make(conn, hard(4000, seed=1), index=False)
     build(conn, options="WITH (m = 6)")
     return enable(conn)
@@ -211,7 +211,7 @@ BROKEN = {
 
 
 def tolerate_anything(conn: Connection) -> None:
-    """Drop the checks that keep broken banks out, as a damaged or foreign table would have none."""
+    """Drop the constraints that keep damaged banks out, as a damaged table might lack them."""
     for table, name in conn.execute(
         "SELECT conrelid::regclass::text, conname FROM pg_constraint "
         "WHERE contype = 'c' AND conrelid IN ('vectuned.bank'::regclass, 'vectuned.pattern'::regclass)"

@@ -1,4 +1,4 @@
-"""Verdicts: what decides, what only makes surer, and that the unknown counts as nothing."""
+"""Verdicts: signals that decide, signals that only add confidence, and unknown ones, which do not count."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SLOW = {"latency_ms": 9.0, "usual_ms": 1.0, "slow_ms": 2.0}
 
 
 def signals(*searches: dict[str, Any]) -> Signals:
-    """Make signals of searches of which nothing is known but what is said."""
+    """Make signals of searches, unknown except for those passed."""
     whole = [{**UNKNOWN, **search} for search in searches]
     return Signals(**{name: np.array([search[name] for search in whole]) for name in UNKNOWN})
 
@@ -54,7 +54,7 @@ def verdict(target: float = 0.95, **search: Any) -> Verdict:
 
 
 def everything() -> Signals:
-    """Every combination of what can be known of a search, and some thousand more at random."""
+    """Return every combination of signals of a search, and some thousand more at random."""
     grid = [
         dict(zip(("recall", "relevant", "irrelevant", "diversity", "exact", "returned"), values, strict=True))
         | speed
@@ -221,7 +221,7 @@ def test_judge_signals_is_never_more_confident_with_an_unknown_signal() -> None:
         if name in ("latency", "diversity"):
             assert same.all()
         else:
-            # Without what decided it, a search is not better off than unknown.
+            # Without the signal that decided it, the outcome of a search is unknown.
             lost = (before.outcome == "success") & ~same
             assert (after.outcome[lost] == "unknown").all() or name == "recall"
 

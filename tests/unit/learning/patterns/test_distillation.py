@@ -19,7 +19,7 @@ Singles = npt.NDArray[np.float32]
 
 
 def drawn(count: int, seed: int) -> tuple[Singles, Floats, Floats]:
-    """Draw signatures with curves that depend on the first coordinate: the larger, the harder."""
+    """Draw signatures whose curves depend on the first coordinate: the larger, the harder."""
     rng = np.random.default_rng(seed)
     signatures = np.rint(rng.normal(0, 64, (count, 4))).astype(np.float32)
     hardness = 1 / (1 + np.exp(-signatures[:, :1] / 40))
@@ -131,7 +131,7 @@ def test_distil_with_one_signature_gives_one_pattern() -> None:
 
 
 def known() -> Patterns:
-    """Two patterns: one that is found at once, one that needs the top of the ladder."""
+    """Make two patterns: an easy one, and one that needs the top of the ladder."""
     curves = np.array([np.ones(14), np.linspace(0, 1, 14)], dtype=np.float32)
     cost = np.tile(np.arange(1, 15, dtype=np.float32) * 100, (2, 1))
     return replace(Patterns.at_centroids(np.zeros((2, 4), np.float32)), recall=curves, cost=cost)

@@ -1,4 +1,4 @@
-"""The life of patterns: weights by age, usage, inheritance, pruning."""
+"""Patterns from one pass of learning to the next: weights by age, usage, inheritance, pruning."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DATA = Path(__file__).parents[3] / "data" / "replays.npz"
 
 @pytest.fixture(scope="module")
 def probes() -> dict[int, Floats]:
-    """What 500 real searches saw."""
+    """The distances that the probes of 500 real searches saw."""
     with np.load(DATA) as file:
         return {length: file[f"probe_{length}"].astype(np.float64) for length in PROBES}
 
 
 @pytest.fixture(scope="module")
 def way(probes: dict[int, Floats]) -> Signature:
-    """A way from probes to signatures."""
+    """A projection from probes to signatures."""
     with np.load(DATA) as file:
         return fit_signature(probes[56], 10, 56, file["recall"] / 10.0)
 
@@ -44,7 +44,7 @@ def policy(way: Signature | None, reach: float = 1000.0) -> Policy:
 
 
 def scattered(probes: dict[int, Floats], way: Signature, count: int, seed: int) -> Patterns:
-    """Put patterns where some of the searches are."""
+    """Make patterns at the signatures of some of the searches."""
     signatures = np.unique(way.transform(probes[56]), axis=0)
     return Patterns.at_centroids(np.random.default_rng(seed).permutation(signatures)[:count])
 
@@ -107,7 +107,7 @@ def test_inherit_usage_keeps_total_usage_and_the_oldest_age(
     old = replace(
         old, usage=rng.uniform(0, 9, 30), chances=rng.uniform(0, 99, 30), born=rng.uniform(1e9, 2e9, 30)
     )
-    # Another way to look at the same searches: what is inherited goes by searches, not by coordinates.
+    # Another projection of the same searches: inheritance goes by searches, not by coordinates.
     turned = replace(way, weights=-way.weights[:, ::-1])
     new = scattered(probes, turned, 25, 4)
     heirs = inherit_usage(new, met(new, probes, turned), probes, PreviousPolicy(policy(way), old))

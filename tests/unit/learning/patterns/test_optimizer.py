@@ -131,7 +131,7 @@ def test_optimizer_accepts_no_probes() -> None:
         (FIXED, np.nan, 200, 200),
         (replace(FIXED, fixed_ef=5000), np.nan, 10, 1000),
         (POLICY, np.nan, 10, 90),
-        (replace(POLICY, fixed_ef=12), np.nan, 10, 28),  # the probe went that far already
+        (replace(POLICY, fixed_ef=12), np.nan, 10, 28),  # the effort of the probe itself
         (POLICY, 0.0, 10, 28),
         (POLICY, 99.0, 10, 1000),
         (POLICY, -99.0, 10, 28),
@@ -157,4 +157,4 @@ def test_blend_adds_in_order_of_nearness() -> None:
     for number, distance in zip((2, 0, 1), (1.0, 2.0, 3.0), strict=True):
         total, norm = total + 1 / (distance + 8) * float(values[number, 0]), norm + 1 / (distance + 8)
     got = blend(values, np.array([[2, 0, 1]]), distances, 100.0)
-    assert got[0, 0] == total / norm  # to the last bit, as the database adds
+    assert got[0, 0] == total / norm  # to the last bit, added as in the database

@@ -25,7 +25,7 @@ Singles = npt.NDArray[np.float32]
 
 
 def patterns(count: int, seed: int, spread: float = 64.0) -> Patterns:
-    """Draw patterns; a small `spread` makes many of them equally far from a signature."""
+    """Draw patterns; with a small `spread` many of them are equally far from a signature."""
     rng = np.random.default_rng(seed)
     samples = rng.integers(1, 40, count)
     return Patterns(
@@ -286,7 +286,7 @@ def test_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 class Unwritable:
-    """Something that breaks while it is written."""
+    """Data that fails while it is being written."""
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise OSError("no space")

@@ -87,7 +87,7 @@ def test_fit_signature_on_real_queries_predicts_need(length: int) -> None:
     need = (recall < 0.95).sum(axis=1)
     way = fit_signature(probes[:250], 10, length, recall[:250])
     signatures = way.transform(probes[250:])
-    # The first direction explains most, so it has the widest scale; it must hold on queries not seen.
+    # The first direction explains most, so it has the widest scale; it must hold for other queries.
     assert np.argmax(signatures.std(axis=0)) == 0
     assert 0.5 * GRID_SCALE < signatures[:, 0].std() < 2 * GRID_SCALE
     assert abs(np.corrcoef(signatures[:, 0], need[250:])[0, 1]) > 0.3

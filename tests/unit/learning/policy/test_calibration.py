@@ -34,7 +34,7 @@ DATA = Path(__file__).parents[3] / "data" / "replays.npz"
 
 @pytest.fixture(scope="module")
 def population() -> ReplaySample:
-    """Replays of real queries at k = 10."""
+    """Read replays of real queries at k = 10."""
     with np.load(DATA) as file:
         probes = {length: file[f"probe_{length}"].astype(np.float64) for length in ladder.PROBES}
         blocks = file["blocks"].astype(np.float64)
@@ -155,7 +155,7 @@ def test_learn_adaptive_policy_certified_keeps_a_binding_tail_limit(population: 
 
 def test_learn_adaptive_policy_does_not_trade_the_tail_for_the_mean(population: ReplaySample) -> None:
     # A quarter of the searches, which their probes show, finds three rows of four with little effort and the
-    # fourth only with all; the others find everything from 160 on. The mean is had cheaply, the tail is not.
+    # fourth only with all; the others find everything from 160 on. The mean is cheap, the tail is not.
     spread = population.probes[56][:, -1] - population.probes[56][:, 0]
     hard = (spread < np.quantile(spread, 0.25))[:, None]
     efs = np.array(ladder.RUNGS)
@@ -208,7 +208,7 @@ def test_learn_adaptive_policy_serves_what_was_proven(population: ReplaySample) 
     assert recall.mean() == pytest.approx(fixed.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(fixed.cost, rel=1e-12)
     assert fixed.ms == pytest.approx(MS_PER_BLOCK * fixed.cost)
-    assert np.isnan(adaptive.ms)  # only a measurement end to end says what the probe and the lookup take
+    assert np.isnan(adaptive.ms)  # only a measurement end to end tells the time of probe and lookup
 
 
 def test_learn_adaptive_policy_with_the_same_seed_gives_the_same_policy(population: ReplaySample) -> None:
@@ -234,25 +234,25 @@ def test_find_fixed_policy_with_perfect_recall_finds_the_smallest_setting(popula
     easy = replace(population, recall=np.ones_like(population.recall))
     fixed = find_fixed_policy(easy, Demand(0.95))
     assert (fixed.policy.fixed_ef, fixed.policy.certified) == (10, True)
-    assert 0.98 < fixed.policy.recall_bound < 1.0  # more than was asked for is proven too
+    assert 0.98 < fixed.policy.recall_bound < 1.0  # more than the target is proven too
     assert fixed.policy.tail == 0
     assert fixed.policy.tail_bound == pytest.approx(1 - fixed.policy.recall_bound)
     assert learn_adaptive_policy(easy, fixed.policy, Demand(0.95)) is None  # no probe is shorter than that
 
 
 def failures_of(population: ReplaySample, count: int) -> ReplaySample:
-    """Draw searches that the default setting failed, as they are kept."""
+    """Draw searches that the default setting failed, as counter-examples are stored."""
     failed = np.flatnonzero(ladder.interpolate(population.recall, [4.0])[:, 0] < 0.8)
-    unchanged_classes = population.take(np.random.default_rng(11).choice(failed, count))
-    return replace(unchanged_classes, weight=np.full(count, 0.1))
+    counter_examples = population.take(np.random.default_rng(11).choice(failed, count))
+    return replace(counter_examples, weight=np.full(count, 0.1))
 
 
 def test_learn_adaptive_policy_uses_counter_examples_only_in_training(population: ReplaySample) -> None:
     sample = draw(population, 900, 12)
     fixed = find_fixed_policy(sample, Demand(0.95)).policy
     plain = learn_adaptive_policy(sample, fixed, Demand(0.95))
-    unchanged_classes = failures_of(population, 90)
-    taught = learn_adaptive_policy(sample, fixed, Demand(0.95), counter_examples=unchanged_classes)
+    counter_examples = failures_of(population, 90)
+    taught = learn_adaptive_policy(sample, fixed, Demand(0.95), counter_examples=counter_examples)
     assert plain is not None
     assert taught is not None
     assert taught.policy.samples == plain.policy.samples == 600
@@ -261,9 +261,9 @@ def test_learn_adaptive_policy_uses_counter_examples_only_in_training(population
     recall, cost = served(taught, heldout)
     assert recall.mean() == pytest.approx(taught.policy.expected_recall, abs=1e-12)
     assert cost.mean() == pytest.approx(taught.cost, rel=1e-12)
-    # None of them changes anything where none is told of.
+    # An empty sample of counter-examples changes nothing.
     none = learn_adaptive_policy(
-        sample, fixed, Demand(0.95), counter_examples=unchanged_classes.take(np.arange(0))
+        sample, fixed, Demand(0.95), counter_examples=counter_examples.take(np.arange(0))
     )
     assert none is not None
     np.testing.assert_array_equal(none.patterns.effort, plain.patterns.effort)
@@ -283,18 +283,18 @@ def test_find_fixed_policy_ignores_training_weights(population: ReplaySample) ->
 def test_learn_adaptive_policy_over_several_passes_meets_the_target(population: ReplaySample) -> None:
     # Each may fail with probability 0.05: of 40, more than 7 with probability 0.002 at most.
     failures, found, past = 0, 0, None
-    unchanged_classes, demand = failures_of(population, 60), Demand(0.95)
+    counter_examples, demand = failures_of(population, 60), Demand(0.95)
     for seed in range(40):
         sample = replace(draw(population, 900, 3000 + seed), weight=np.linspace(1, 0.3, 900))
         fixed = find_fixed_policy(sample, demand).policy
-        adaptive = learn_adaptive_policy(sample, fixed, demand, counter_examples=unchanged_classes, past=past)
+        adaptive = learn_adaptive_policy(sample, fixed, demand, counter_examples=counter_examples, past=past)
         if adaptive is None:
             continue
         found += 1
         failures += served(adaptive, population)[0].mean() < 0.95
         way = adaptive.policy.signature
         assert way is not None
-        # The searches that prove are looked up too, as in service.
+        # Held-out searches are looked up too, as in service.
         asked = way.transform(sample.probes[way.probe_ef])
         born = np.where(adaptive.patterns.born > 0, adaptive.patterns.born, 1.0 + seed)
         past = PreviousPolicy(
@@ -303,7 +303,7 @@ def test_learn_adaptive_policy_over_several_passes_meets_the_target(population: 
     assert failures <= 7
     assert found >= 34
     assert past is not None
-    assert (past.patterns.born == 1.0).mean() > 0.9  # forty passes later they are still of the first line
+    assert (past.patterns.born == 1.0).mean() > 0.9  # forty passes later they still descend from the first
 
 
 def test_find_fixed_policy_says_that_a_target_is_out_of_reach(population: ReplaySample) -> None:
@@ -379,7 +379,7 @@ def test_learn_adaptive_policy_merges_near_patterns(population: ReplaySample) ->
 
 
 def listed(at: int, *, lists: int = 100, k: int = 10, best: float = 1.0, count: int = 400) -> ReplaySample:
-    """Make replays through an IVFFlat index whose recall is `best` from so many probes on, 0.5 below."""
+    """Make replays through an IVFFlat index with recall `best` from a number of probes on, 0.5 below."""
     rungs = np.array(ladder.probe_rungs(lists), dtype=np.float64)
     recall = np.tile(np.where(rungs >= at, best, 0.5), (count, 1))
     return ReplaySample(k, {}, recall, np.tile(3 * rungs, (count, 1)), np.tile(rungs / 10, (count, 1)))

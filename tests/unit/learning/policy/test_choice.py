@@ -1,4 +1,4 @@
-"""Which index serves: the quickest of those that were proven, and clearly quicker than the main one."""
+"""The choice of index, and between a fixed setting and effort by query."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def candidate(number: int, ms: float, *, proven: bool = True) -> Candidate:
 
 
 def chosen(*fixed: Candidate, worth_measuring: bool = False) -> Candidate:
-    """Choose by the replays alone: there is no database to measure in."""
+    """Choose by replays alone, without a database to measure in."""
     nowhere = cast(psycopg.Connection[Any], None)
     tuned = tuned_column(*(hnsw(c.policy.index_no or 0) for c in fixed))
     run = PublishRun(nowhere, tuned, 1, NO_QUERIES, 0)
@@ -51,7 +51,7 @@ def test_choose_index_replaces_the_main_one_only_if_clearly_quicker(
     fixed = [candidate(place, ms) for place, ms in enumerate(millis, start=1)]
     found = chosen(
         *fixed, worth_measuring=worth_measuring
-    )  # without stored queries nothing is measured, asked for or not
+    )  # without stored queries nothing is measured, worth it or not
     assert found.policy.index_no == number
     assert replace(found.policy, reason="") == replace(fixed[number - 1].policy, reason="")
     assert (found.ms, found.cost) == (millis[number - 1], 100.0)
@@ -73,7 +73,7 @@ def test_choose_index_without_a_proven_main_one_takes_the_quickest() -> None:
     assert chosen(main, candidate(2, 0.1, proven=False)) is main
     other = candidate(2, 5.0)
     assert chosen(main, other) is other
-    # Five per cent are for leaving the main index, which does not stand for choice here.
+    # The 5 % apply only to replacing the main index, which is not a candidate here.
     assert chosen(main, candidate(2, 1.0), candidate(3, 0.98)).policy.index_no == 3
     assert chosen(main, candidate(2, 0.98), candidate(3, 1.0)).policy.index_no == 2
 
@@ -85,8 +85,8 @@ def test_choose_between_takes_effort_by_query_if_it_saves() -> None:
     assert replace(better.policy, reason="") == replace(adaptive.policy, reason="")
     assert better.policy.reason == "by query, measured to cost at most 0.80 of ef_search 41"
     for saving, said in ((1.04, "stepped aside"), (0.5, "stepped aside"), (None, "could not be measured")):
-        unchanged_classes = choose_between(fixed, adaptive, saving, 0.05)
-        assert replace(unchanged_classes.policy, reason="") == replace(fixed.policy, reason="")
-        assert said in unchanged_classes.policy.reason
+        choice = choose_between(fixed, adaptive, saving, 0.05)
+        assert replace(choice.policy, reason="") == replace(fixed.policy, reason="")
+        assert said in choice.policy.reason
     probes = replace(fixed, policy=replace(fixed.policy, method="ivfflat"))
     assert "at most 0.80 of probes 41" in choose_between(probes, adaptive, 1.25, 0.05).policy.reason

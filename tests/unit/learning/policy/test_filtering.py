@@ -1,4 +1,4 @@
-"""The choice between all ways to answer a filter is made on replays whose truth is known."""
+"""The choice of access path for filters, on simulated replays whose true recall is known."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def filtered_replays(
 
 
 def joined(parts: Iterable[FilteredReplaySample]) -> FilteredReplaySample:
-    """Put the replays of several together."""
+    """Concatenate several samples."""
     each = list(parts)
     names = [field.name for field in fields(FilteredReplaySample) if field.name != "k"]
     return FilteredReplaySample(
@@ -72,25 +72,25 @@ def joined(parts: Iterable[FilteredReplaySample]) -> FilteredReplaySample:
 def others(
     given: FilteredReplaySample, place: int, tried: int, *, recall: float, ms: float
 ) -> FilteredReplaySample:
-    """Have the first `tried` replays try a way that has no rungs."""
+    """Let the first `tried` replays try a path without rungs."""
     other_recall, other_ms = given.other_recall.copy(), given.other_ms.copy()
     other_recall[:tried, place], other_ms[:tried, place] = recall, ms
     return replace(given, other_recall=other_recall, other_ms=other_ms)
 
 
 def chosen(given: FilteredReplaySample, target: float) -> MeasuredPath:
-    """Return what serves the only bucket that was seen, among the ways through one index."""
+    """Return the path that serves the only bucket of the replays, through one index."""
     return only(choose_paths([(MAIN, given)], Demand(target)))
 
 
 def only(found: tuple[MeasuredPath, ...]) -> MeasuredPath:
-    """Return the only choice that serves and was measured itself."""
+    """Return the only path that serves and was measured itself."""
     (choice,) = (way for way in found if way.serves and way.samples)
     return choice
 
 
 def way(found: tuple[MeasuredPath, ...], index: int | None, path: str, bucket: int = 3) -> MeasuredPath:
-    """Return the only way of a kind in a bucket."""
+    """Return the only measured path of a kind in a bucket."""
     (choice,) = (w for w in found if (w.index_no, w.access_path, w.bucket) == (index, path, bucket))
     return choice
 
@@ -123,7 +123,7 @@ def test_choose_paths_takes_exact_search_if_cheaper_or_nothing_is_proven() -> No
     choice = only(found)
     assert (choice.access_path, choice.effort, choice.index_no) == ("exact", None, None)
     assert (choice.recall, choice.bound, choice.ms) == (1, 1, 5)
-    # What was measured of the index is told all the same, at its most thorough.
+    # The index is listed all the same, at its highest effort.
     index = way(found, 1, "hnsw")
     assert (index.effort, index.proven, index.serves) == (1000, False, False)
     assert index.recall == pytest.approx(0.94)
@@ -153,7 +153,7 @@ def test_choose_paths_charges_short_scans_for_exact_search_too() -> None:
     given = replace(given, short=short, recall=wrong)
     choice = chosen(given, 0.95)
     assert (choice.effort, choice.recall) == (80, 1)
-    # Where every effort is short for two of five, the cheapest pays 0.1 + 2 ms, still less than 5.
+    # If every effort is short for two of five, the cheapest costs 0.1 + 2 ms, still less than 5.
     short[:80] = True
     given = replace(given, recall=np.where(short, 0.1, 1.0))
     choice = chosen(given, 0.95)
@@ -196,7 +196,7 @@ def test_choose_paths_for_each_bucket() -> None:
         (3, "hnsw", 56, 100),
         (13, "exact", None, 100),
     ]
-    # Denser filters are served like the densest seen, and nothing is said of what lies between and beyond.
+    # Denser filters are served like the densest replayed; no path serves buckets between and beyond.
     spread = [w for w in found if not w.samples]
     assert spread == [replace(serving[0], bucket=bucket, samples=0) for bucket in (0, 1, 2)]
     assert {w.bucket for w in found} == {0, 1, 2, 3, 13}
@@ -205,7 +205,7 @@ def test_choose_paths_for_each_bucket() -> None:
 
 
 def test_choose_paths_extends_only_index_scans_to_denser_filters() -> None:
-    # Exact search of one row in a hundred says nothing of how long that of half of the rows would take.
+    # The time of exact search in 1 % of the rows says nothing about that in half of the rows.
     found = choose_paths([(MAIN, filtered_replays(100, fraction=0.01, at=2000))], Demand(0.9))
     assert only(found).access_path == "exact"
     assert {w.bucket for w in found} == {13}
@@ -242,7 +242,7 @@ def test_choose_paths_takes_the_cheapest_of_several_indexes() -> None:
     assert (only(found).index_no, only(found).ms) == (2, way(found, 2, "hnsw").ms)
     assert way(found, 2, "hnsw").ms < way(found, 5, "ivfflat").ms < way(found, 1, "hnsw").ms
     assert {(w.access_path, w.index_no, w.effort) for w in found if w.bucket < 3} == {("hnsw", 2, 56)}
-    # Where another is the cheapest, that serves.
+    # If another index is the cheapest, it serves.
     seen[2] = (lists, filtered_replays(200, at=2, effort_ms=0.04, rungs=lists.rungs))
     choice = only(choose_paths(seen, Demand(0.95)))
     assert (choice.access_path, choice.index_no, choice.effort) == ("ivfflat", 5, 2)
@@ -285,7 +285,7 @@ def test_choose_paths_takes_a_partial_index_for_its_filters() -> None:
         ("hnsw", 3, '{"kind": 1}'),
     }
     assert [w for w in found if w.access_path == "exact" and w.requires is not None] == []
-    # It says nothing of denser filters, nor of those that ask for other rows.
+    # It serves neither denser filters nor filters for other rows.
     sparse = choose_paths([(MAIN, filtered_replays(10)), in_part(index, 0.3)], Demand(0.9))
     assert [(w.bucket, w.index_no) for w in sparse] == [(3, 3)]
 
@@ -309,7 +309,7 @@ def test_choose_paths_considers_paths_without_rungs_where_tried() -> None:
     assert planner.ms == pytest.approx(0.2)
     assert planner.serves
     assert {w.access_path for w in found if w.bucket == 3} == {"exact", "hnsw", "planner"}
-    # Dearer, it does not serve; wrong, it does not either; and 29 trials are none.
+    # It serves neither if it is slower nor if its recall is too low, and 29 trials do not count.
     assert chosen(others(filtered_replays(200), 0, 40, recall=1.0, ms=0.7), 0.9).access_path == "hnsw"
     wrong = choose_paths([(MAIN, others(filtered_replays(200), 0, 40, recall=0.85, ms=0.2))], Demand(0.9))
     assert only(wrong).access_path == "hnsw"
@@ -447,12 +447,12 @@ def test_choose_paths_pools_few_replays_with_neighbouring_buckets() -> None:
     choice = way(choose_paths([(MAIN, joined((alone, *beside)))], Demand(0.98)), 1, "hnsw")
     assert (choice.effort, choice.proven, choice.serves, choice.samples) == (56, True, True, 40)
     assert 0.98 <= choice.bound < 1
-    # Those farther away say nothing of it, nor does another index.
+    # Buckets farther away and other indexes are not pooled.
     far = [filtered_replays(240, fraction=BESIDE[3])]
     assert not way(choose_paths([(MAIN, joined((alone, *far)))], Demand(0.98)), 1, "hnsw").proven
     half = (hnsw(2, form="halfvec"), joined(beside))
     assert not way(choose_paths([(MAIN, alone), half], Demand(0.98)), 1, "hnsw").proven
-    # Neighbours that take more effort have it take more.
+    # Neighbours that need more effort raise the effort.
     harder = [beside[0], filtered_replays(120, fraction=BESIDE[2], at=160)]
     assert way(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
 
@@ -487,7 +487,7 @@ def test_choose_paths_pools_paths_without_rungs() -> None:
     assert not way(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
     planner = way(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
     assert (planner.proven, planner.serves, planner.samples) == (True, True, 60)
-    # Of those that it was not tried on nothing follows, neither for it nor against it.
+    # Replays that it was not tried on neither confirm nor contradict it.
     untried = choose_paths(
         [(MAIN, joined((parts[1], filtered_replays(600, fraction=BESIDE[0]))))], Demand(0.97)
     )

@@ -1,4 +1,4 @@
-"""Whose replays a class of k is judged by: its own where they suffice, else all, if its own agree."""
+"""The replays that a class of k is judged by: its own if they suffice, otherwise all that they confirm."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_sample_with_enough_own_searches_is_not_pooled() -> None:
     assert len(pooled) == len(seen.sample(100)) == 1000
     assert pooled.own is not None
     assert np.count_nonzero(pooled.own) == 300
-    # The class that the others belong to is not judged by the 300.
+    # The 300 do not count for the class that the others belong to.
     assert len(seen.sample(10, 300)) == 700
 
 
@@ -69,7 +69,7 @@ def test_sample_with_few_own_searches_is_pooled_unless_they_contradict() -> None
     assert policy.samples == 1000
     alike = replays(30, 970, own_at=56)
     assert find_fixed_policy(alike.sample(100, 234), DEMAND).policy.fixed_ef == 100
-    # Nineteen searches speak neither for it nor against it.
+    # Nineteen searches neither confirm nor contradict it.
     assert find_fixed_policy(replays(19, 981).sample(100, 234), DEMAND).policy.fixed_ef == 100
 
 

@@ -1,4 +1,4 @@
-"""Which target is chosen for which objective, and what each is said to take."""
+"""The choice of a target by objective, and the prices of targets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def offered(*curve: tuple[float, float], proven_up_to: float = 1.0) -> list[Targ
     return [price(target, ms, proven=target <= proven_up_to) for target, ms in curve]
 
 
-# As measured on WordNet's glosses: recall gets dearer the more there is of it.
+# As measured on WordNet's glosses: the higher the recall, the more each step costs.
 GLOSSES = ((0.9, 2.0), (0.95, 3.2), (0.98, 5.0), (0.99, 7.2), (0.995, 11.0))
 
 
@@ -77,12 +77,12 @@ def test_choose_target_takes_only_proven_targets() -> None:
 def test_choose_target_takes_higher_targets_that_cost_nothing() -> None:
     chosen, why = choose_target(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.0)), "balanced")
     assert (chosen.target, why) == (0.99, "0.99 is proven at no more time")
-    # Here 0.98 comes free, and 0.99 at a price.
+    # Here 0.98 costs nothing, and 0.99 does.
     assert choose_target(offered((0.95, 1.0), (0.98, 1.0), (0.99, 1.5)), "balanced")[0].target == 0.98
 
 
 def test_choose_target_finds_the_knee_as_a_naive_search_does() -> None:
-    """A step is worth it while it costs less for its recall than the whole way does on average."""
+    """Find the knee step by step: a step pays if it costs less for its recall than all steps on average."""
     rng = np.random.default_rng(1)
     for _ in range(300):
         targets = np.sort(rng.choice(np.arange(0.5, 0.999, 0.003), size=6, replace=False))
@@ -101,7 +101,7 @@ def test_choose_target_finds_the_knee_as_a_naive_search_does() -> None:
 
 
 def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, count: int = 1000) -> Replays:
-    """Replays whose mean recall rises from a start to 1 with the effort; time is proportional to effort."""
+    """Make replays whose mean recall rises to 1 with the effort; time is proportional to effort."""
     rng = np.random.default_rng(seed)
     steps = np.linspace(0, 1, N)
     mean = recall + (1.0 - recall) * np.minimum(1.0, 1.3 * steps)
@@ -153,7 +153,7 @@ def test_price_targets_by_the_quickest_proven_index() -> None:
     )
     assert all(each.settings[10].policy.index_no == 2 for each in found)
     assert all(each.proofs == 2 for each in found)
-    # One that is quick and never good enough does not count.
+    # A quick index that never reaches the target does not count.
     poor = replays((10,), 0.3, 0.001)
     poor.recall[:] = np.minimum(poor.recall, 0.9)
     found = price_targets([(main, slow), (halved, poor)], tuned_column(main, halved), LearningOptions())
@@ -172,7 +172,7 @@ def test_price_targets_weights_classes_by_their_searches() -> None:
     seen.recall[:, 1] = np.minimum(seen.recall[:, 1], 0.9)
     found = price_targets([(main, seen)], tuned_column(main), LearningOptions())[0]
     assert (found.settings[10].policy.certified, found.proven) == (True, False)
-    # Nobody asks for it: it does not count.
+    # A class without searches does not count.
     seen.search_classes[:] = 10
     assert price_targets([(main, seen)], tuned_column(main), LearningOptions())[0].proven
 
