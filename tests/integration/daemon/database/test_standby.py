@@ -278,7 +278,7 @@ def test_replay_all_cancelled_by_the_standby_is_repeated(
         raise psycopg.errors.SerializationFailure("canceling statement due to conflict with recovery")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vectuned.learning.replay.recheck.queries", conflict)
+        patch.setattr("vectuned.learning.replay.recheck.fetch_value", conflict)
         assert worker.replay_all() == 0
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 0
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
