@@ -1,4 +1,4 @@
-"""What a replay took: the time of its parts, and the daemon's own computing."""
+"""The time that replays take: wall time of the parts, and processor time of this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from time import perf_counter, process_time
 
 @dataclass
 class WorkTimer:
-    """Hold what work took, in seconds: of wall time and of this process's processors.
+    """Add up the time of work, in seconds: wall time, and processor time of this process.
 
-    While the table is read, server and daemon work at the same time (`reading`, `reading_cpu`); else they
-    take turns. `scanning` is the part of the rest that was for searches, of which there were `searches`.
+    While the table is read, server and daemon work at the same time (`reading`, `reading_cpu`); otherwise
+    they take turns. `scanning` is the part of the rest that was spent on searches, `searches` their number.
     """
 
     wall: float = 0.0
@@ -25,12 +25,12 @@ class WorkTimer:
 
     @property
     def core_seconds(self) -> float:
-        """Return how long one core would have been busy with it, on the server and here."""
+        """Return how long one core would have been busy with all of the work, on the server and here."""
         return self.reading + self.reading_cpu + max(self.wall - self.reading, self.cpu - self.reading_cpu)
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Measure all of the work."""
+        """Time all of the work."""
         wall, cpu = perf_counter(), process_time()
         try:
             yield
@@ -40,7 +40,7 @@ class WorkTimer:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Measure the reading of the table."""
+        """Time the reading of the table."""
         wall, cpu = perf_counter(), process_time()
         try:
             yield
@@ -50,7 +50,7 @@ class WorkTimer:
 
     @contextmanager
     def scan(self, searches: int) -> Iterator[None]:
-        """Measure the replay of searches."""
+        """Time the replay of `searches` searches."""
         wall = perf_counter()
         try:
             yield

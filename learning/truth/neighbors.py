@@ -1,16 +1,16 @@
-"""Exact nearest neighbours of many queries, kept up to date while blocks of rows pass by.
+"""Exact nearest neighbours of many queries, updated with every block of a stream of rows.
 
-Every score is first bounded from below by one float32 matrix product per block. What cannot be among a
-query's nearest is dropped by that bound, the rest is computed again in float64. The bound is a proof, not a
-guess: for `s` a sum of n products, |float32(s) - s| <= n * u * sum(|products|) with u = 2**-24 (Higham,
-"Accuracy and Stability of Numerical Algorithms", 2002, section 3.1), whatever the order of summation.
+One float32 matrix product per block bounds every score from below. Rows that this bound excludes from a
+query's nearest are dropped; the others are scored again in float64. The bound is rigorous: for `s` a sum of n
+products, |float32(s) - s| <= n * u * sum(|products|) with u = 2**-24 (Higham, "Accuracy and Stability of
+Numerical Algorithms", 2002, section 3.1), whatever the order of summation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +20,23 @@ from vectuned.learning.model.column import Metric
 
 Number = TypeVar("Number", np.float64, np.int64)
 
-_UNIT_ROUNDOFF = 2.0**-24
-_SAFE_MAGNITUDE = 1e37  # products beyond this may overflow float32, so such blocks are scored in float64
-_DENSE_SHARE = 0.005  # from this share of pairs on, one float64 matrix product beats scoring them one by one
-_PAIR_BYTES = 1 << 25  # float64 rows gathered at a time when pairs are scored one by one
-_DENSE_QUERIES = 256  # queries a float64 matrix product at a time
-_SORTED_QUERIES = 128  # queries whose bounds are partially sorted at a time
-_CANCELLATION = 1e-6  # a squared distance below this share of its terms has lost digits to cancellation
+_UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
+_SAFE_MAGNITUDE: Final = 1e37  # larger products may overflow float32: such blocks are scored in float64
+_DENSE_SHARE: Final = 0.005  # above this share of pairs a float64 matrix product beats scoring each pair
+_PAIR_BYTES: Final = 1 << 25  # bytes of float64 rows gathered at a time for scoring pairs; bounds memory
+_DENSE_QUERIES: Final = 256  # queries in one float64 matrix product; bounds memory
+_SORTED_QUERIES: Final = 128  # queries whose bounds are partially sorted at a time; bounds memory
+_CANCELLATION: Final = (
+    1e-6  # a squared distance below this share of its terms has lost digits to cancellation
+)
 
 
 @dataclass(frozen=True)
 class Block:
     """Hold some rows of a table.
 
-    `vectors` float32 (b, d); `tableoids` and `ctids` int64 (b,); `allowed` bool (f, b): which rows pass each
-    filter, or None where nothing is filtered.
+    `vectors` float32 (b, d); `tableoids` and `ctids` int64 (b,); `allowed` bool (f, b), which rows match each
+    filter, None without filters.
     """
 
     vectors: Singles
@@ -58,15 +60,15 @@ class Neighbors:
 
 
 class NeighborSearch:
-    """Find the exact k nearest rows of every query among the blocks given to `add`.
+    """Find the exact k nearest rows of every query among the blocks passed to `add`.
 
     `queries` float32 (n, d), finite; `k` int (n,), each at least 1; `filter_of` int (n,), the row of
     `Block.allowed` that applies to each query, -1 for none. Distances are those of pgvector's operators
-    (the negative inner product for "ip") in float64, relative error below 1e-9; only under "l2", and only
-    among rows thousands of times nearer to a query than the queries are to their mean, a row may be taken for
-    another that is nearer by less than float32 can tell. Under "cosine" rows of zero length are left out, as
-    an HNSW index leaves them out, and a query of zero length has no neighbours. Of rows at the same distance
-    any may be kept. Memory is bounded by block, `query_chunk` and the answers.
+    (the negative inner product for "ip") in float64, with a relative error below 1e-9. One exception:
+    under "l2", among rows thousands of times nearer to a query than the queries are to their mean, a row may
+    replace one that is nearer by less than float32 can resolve. Under "cosine", rows of zero length are left
+    out, as HNSW indexes do, and a query of zero length has no neighbours. Of rows at the same distance any
+    may be returned. Memory is bounded by block, `query_chunk` and the answers.
     """
 
     def __init__(
@@ -79,12 +81,12 @@ class NeighborSearch:
     ) -> None:
         self._metric: Metric = metric
         self._k = k
-        # Translation leaves L2 alone and spares it the cancellation of far-away, tightly packed vectors.
+        # Translation keeps L2 distances, and avoids cancellation among distant, tightly packed vectors.
         centred = metric == "l2" and len(queries) > 0
         self._centre = queries.mean(axis=0, dtype=np.float64).astype(np.float32) if centred else None
         if filter_of is None:
             filter_of = np.full(len(queries), -1, dtype=np.int64)
-        # Queries of like k share a chunk, so that one query's k = 1000 does not widen everybody's arrays.
+        # Queries of similar k share a chunk, so that a single k = 1000 does not widen all arrays.
         order = np.argsort(k, kind="stable")
         parts = [order[start : start + query_chunk] for start in range(0, len(order), query_chunk)]
         self._chunks = [
@@ -92,14 +94,14 @@ class NeighborSearch:
         ]
 
     def add(self, block: Block) -> None:
-        """Take the rows of `block` into account."""
+        """Add the rows of `block` to those searched."""
         rows = _Rows(self._metric, block, self._centre)
         if rows.count:
             for _, chunk in self._chunks:
                 chunk.add(rows)
 
     def result(self) -> Neighbors:
-        """Return the nearest of all rows added so far, k being the largest of the queries' k."""
+        """Return the nearest of all rows added so far; the width is the largest k of the queries."""
         shape = (len(self._k), int(self._k.max(initial=0)))
         distances, norms = np.full(shape, np.inf), np.zeros(shape)
         tableoids, ctids = np.full(shape, -1, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
@@ -114,10 +116,10 @@ class NeighborSearch:
 
 
 class _Rows:
-    """A block made ready: `terms` holds what a lower bound multiplies with a query's side.
+    """A block prepared for scoring: `terms` is the right-hand factor of the product that bounds scores.
 
-    With y the row as compared (centred for L2, of length 1 for cosine) and c the relative rounding error of a
-    product, the lower bounds of the scores are, query r on the left and row on the right:
+    Let y be the row as compared (centred for L2, of length 1 for cosine), r the query, and c the relative
+    rounding error of a product. The lower bounds of the scores, and their factors, query on the left, are:
 
         cosine  -r.y - c          [-r, -c]      . [y, 1]
         ip      -r.y - c|r||y|    [-r, -c|r|]   . [y, |y|]
@@ -129,16 +131,21 @@ class _Rows:
         vectors, tableoids, ctids, allowed = block.vectors, block.tableoids, block.ctids, block.allowed
         norms = _norms(vectors)
         if metric == "cosine" and not norms.all():
-            kept = np.flatnonzero(norms)
-            vectors, tableoids, ctids, norms = vectors[kept], tableoids[kept], ctids[kept], norms[kept]
-            allowed = None if allowed is None else allowed[:, kept]
+            nonzero = np.flatnonzero(norms)
+            vectors, tableoids, ctids, norms = (
+                vectors[nonzero],
+                tableoids[nonzero],
+                ctids[nonzero],
+                norms[nonzero],
+            )
+            allowed = None if allowed is None else allowed[:, nonzero]
         self.vectors, self.norms, self.tableoids, self.ctids = vectors, norms, tableoids, ctids
         self.allowed = allowed
         self.count, dimensions = vectors.shape
         self.rounding = rounding = _rounding(dimensions)
         self.terms = np.empty((self.count, dimensions + (2 if metric == "l2" else 1)), dtype=np.float32)
         compared = self.terms[:, :dimensions]
-        with np.errstate(over="ignore"):  # the magnitude tells, and such blocks do not use the terms
+        with np.errstate(over="ignore"):  # then `magnitude` is large, and the terms are not used
             if metric == "cosine":
                 np.multiply(vectors, 1.0 / norms[:, None], out=compared, casting="same_kind")
                 self.lengths = np.ones(self.count)
@@ -154,7 +161,7 @@ class _Rows:
 
 
 class _Chunk:
-    """Some queries and the nearest rows found for them so far."""
+    """Some of the queries and their nearest rows so far."""
 
     def __init__(
         self, metric: Metric, queries: Singles, k: Ints, filter_of: Ints, centre: Singles | None
@@ -170,7 +177,7 @@ class _Chunk:
         self.floor = 2.0 * (dimensions + 16) * float(np.finfo(np.float32).tiny)  # products may underflow
         compared = self.queries
         if metric == "cosine":
-            # A query of zero length is compared with nothing: `answerable` masks it below.
+            # A query of zero length has no neighbours: `answerable` masks it below.
             compared = compared / np.where(self.norms_of_queries > 0, self.norms_of_queries, 1.0)[:, None]
         elif self.centre is not None:
             compared = compared - self.centre
@@ -194,7 +201,7 @@ class _Chunk:
         self.kth = np.full(count, np.inf)
 
     def add(self, rows: _Rows) -> None:
-        """Take `rows` into account."""
+        """Update the nearest rows with `rows`."""
         largest = 2.0 * self.magnitude * rows.magnitude + rows.magnitude**2
         if largest < _SAFE_MAGNITUDE:
             candidates = self._candidates(rows)
@@ -211,7 +218,7 @@ class _Chunk:
             self._add_pairs(rows, candidates)
 
     def _permitted(self, mask: Bools, rows: _Rows) -> Bools:
-        """Clear in `mask` (n, b), in place, what a query's filter excludes and queries without an answer."""
+        """Clear in `mask` (n, b), in place, rows that a filter excludes and queries without neighbours."""
         if not self.answerable.all():
             mask &= self.answerable[:, None]
         if rows.allowed is not None:
@@ -223,10 +230,10 @@ class _Chunk:
         return mask
 
     def _candidates(self, rows: _Rows) -> Bools:
-        """Tell which rows may be among each query's nearest: bool (n, b), never wrong in saying no."""
+        """Return which rows may be among each query's nearest: bool (n, b); False is certain."""
         lower = self.terms @ rows.terms.T
         mask = self._permitted(lower <= self._limits()[:, None], rows)
-        # Where nothing or little is known yet, the rows of this block limit one another.
+        # While few rows are known, the upper bounds of the block itself exclude further rows.
         crowded = np.flatnonzero(np.count_nonzero(mask, axis=1) > 2 * self.k + 16)
         for part in _slices(len(crowded), _SORTED_QUERIES):
             some = crowded[part]
@@ -251,7 +258,7 @@ class _Chunk:
         return _round_up(scores + 1e-12 * np.abs(scores) + self.floor)
 
     def _add_pairs(self, rows: _Rows, candidates: Bools) -> None:
-        """Score few candidates one by one, directly and in float64."""
+        """Score a few candidates one by one in float64."""
         flat = np.flatnonzero(candidates)
         query, row = np.divmod(flat, candidates.shape[1])
         distances = self._distances(rows, query, row)
@@ -261,14 +268,14 @@ class _Chunk:
         query, row, distances = query[order], row[order], distances[order]
         changed, starts, counts = np.unique(query, return_index=True, return_counts=True)
         rank = np.arange(len(query)) - np.repeat(starts, counts)
-        kept = rank < self.k[query]
-        width = int(rank[kept].max(initial=-1)) + 1
-        place = (np.repeat(np.arange(len(changed)), counts)[kept], rank[kept])
-        found = np.full((len(changed), width), np.inf)
-        found[place] = distances[kept]
-        index = np.zeros(found.shape, dtype=np.int64)
-        index[place] = row[kept]
-        self._merge(rows, changed, found, index)
+        within_k = rank < self.k[query]
+        width = int(rank[within_k].max(initial=-1)) + 1
+        place = (np.repeat(np.arange(len(changed)), counts)[within_k], rank[within_k])
+        nearest = np.full((len(changed), width), np.inf)
+        nearest[place] = distances[within_k]
+        index = np.zeros(nearest.shape, dtype=np.int64)
+        index[place] = row[within_k]
+        self._merge(rows, changed, nearest, index)
 
     def _add_dense(self, rows: _Rows, candidates: Bools) -> None:
         """Score many candidates by float64 matrix products."""
@@ -291,18 +298,18 @@ class _Chunk:
             scores[~candidates[part]] = np.inf
             width = min(int(self.k[part].max()), rows.count)
             index = np.argpartition(scores, width - 1, axis=1)[:, :width]
-            found = np.take_along_axis(scores, index, axis=1)
-            queries = np.arange(start, start + len(found))
+            nearest = np.take_along_axis(scores, index, axis=1)
+            queries = np.arange(start, start + len(nearest))
             if squares is not None:
                 terms = self.lengths[part, None] ** 2 + squares[index]
-                cancelled = np.nonzero(np.isfinite(found) & (found < _CANCELLATION * terms))
-                found = np.sqrt(found)
-                found[cancelled] = self._distances(rows, queries[cancelled[0]], index[cancelled])
+                cancelled = np.nonzero(np.isfinite(nearest) & (nearest < _CANCELLATION * terms))
+                nearest = np.sqrt(nearest)
+                nearest[cancelled] = self._distances(rows, queries[cancelled[0]], index[cancelled])
             elif self.metric == "cosine":
-                found = np.maximum(1.0 + found, 0.0)
-            found[found >= self.kth[part, None]] = np.inf
-            changed = np.flatnonzero(np.isfinite(found).any(axis=1))
-            self._merge(rows, queries[changed], found[changed], index[changed])
+                nearest = np.maximum(1.0 + nearest, 0.0)
+            nearest[nearest >= self.kth[part, None]] = np.inf
+            changed = np.flatnonzero(np.isfinite(nearest).any(axis=1))
+            self._merge(rows, queries[changed], nearest[changed], index[changed])
 
     def _distances(self, rows: _Rows, query: Ints, row: Ints) -> Floats:
         """Compute the distances of the pairs of indices `query` and `row`, int (p,): float64 (p,)."""
@@ -322,12 +329,12 @@ class _Chunk:
                 distances[part] = -products
         return distances
 
-    def _merge(self, rows: _Rows, changed: Ints, found: Floats, index: Ints) -> None:
-        """Merge distances `found` (c, w) of rows `index` (c, w) into the answers of `changed` (c,)."""
-        if not found.size:
+    def _merge(self, rows: _Rows, changed: Ints, nearest: Floats, index: Ints) -> None:
+        """Merge distances `nearest` (c, w) of rows `index` (c, w) into the answers of `changed` (c,)."""
+        if not nearest.size:
             return
         width = self.distances.shape[1]
-        distances = np.concatenate([self.distances[changed], found], axis=1)
+        distances = np.concatenate([self.distances[changed], nearest], axis=1)
         order = np.argsort(distances, axis=1, kind="stable")[:, :width]
         distances = np.take_along_axis(distances, order, axis=1)
         distances[np.arange(width) >= self.k[changed, None]] = np.inf
@@ -365,7 +372,7 @@ def _kth_smallest(values: Singles, k: Ints) -> Floats:
 
 
 def _pick(old: npt.NDArray[Number], new: npt.NDArray[Number], order: Ints) -> npt.NDArray[Number]:
-    """Lay two arrays side by side and reorder every row."""
+    """Join two arrays side by side and reorder every row."""
     return np.take_along_axis(np.concatenate([old, new], axis=1), order, axis=1)
 
 
