@@ -261,18 +261,20 @@ def test_replay_of_a_scan_that_ends_early_marks_the_rungs_it_does_not_know(
 def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tuned: TunedColumn) -> None:
     practise(conn, tuned, clustered(500, DIMENSIONS, seed=7))
     lesson = learn(conn, tuned)
-    ways = [way for way in lesson.served[10].filtered if way.samples]  # those that were measured themselves
-    choices = {way.bucket: way for way in ways if way.serves}
-    assert len(choices) == len(SHARES) == sum(way.serves for way in ways)
+    paths = [
+        path for path in lesson.served[10].filtered if path.samples
+    ]  # those that were measured themselves
+    choices = {path.bucket: path for path in paths if path.serves}
+    assert len(choices) == len(SHARES) == sum(path.serves for path in paths)
     for bucket, choice in choices.items():
         assert choice.shape == "category ="
         assert choice.proven
         assert choice.bound >= TARGET
-        rivals = {(way.access_path, way.effort): way for way in ways if way.bucket == bucket}
+        rivals = {(path.access_path, path.effort): path for path in paths if path.bucket == bucket}
         assert rivals.keys() >= {("exact", None), ("planner", None)}
-        assert {path for path, _ in rivals if path != "hnsw_continued"} == {"exact", "hnsw", "planner"}
-        assert choice.ms == min(way.ms for way in rivals.values() if way.proven)
-        assert all(way.bound >= TARGET for way in rivals.values() if way.proven)
+        assert {name for name, _ in rivals if name != "hnsw_continued"} == {"exact", "hnsw", "planner"}
+        assert choice.ms == min(path.ms for path in rivals.values() if path.proven)
+        assert all(path.bound >= TARGET for path in rivals.values() if path.proven)
         statement = (
             "SELECT access_path, index_no, effort, expected_recall, recall_bound, ms, samples "
             "FROM vectuned._served_path(%s, 10, %s::jsonb, %s, %s)"
@@ -291,12 +293,12 @@ def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tun
                 choice.samples,
             )
         ]
-    spread = {way.bucket: way for way in lesson.served[10].filtered if not way.samples}
+    spread = {path.bucket: path for path in lesson.served[10].filtered if not path.samples}
     densest = choices[min(choices)]
     # Denser filters are served like the densest replayed, if an index is scanned for those.
     scanned = densest.access_path.startswith("hnsw")
     assert sorted(spread) == (list(range(min(choices))) if scanned else [])
-    assert {(way.access_path, way.effort, way.serves) for way in spread.values()} <= {
+    assert {(path.access_path, path.effort, path.serves) for path in spread.values()} <= {
         (densest.access_path, densest.effort, True)
     }
     published = one(
@@ -323,9 +325,9 @@ def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tun
         "other_ms = ARRAY(SELECT ms + 1000 FROM unnest(other_ms) ms)"
     )
     lesson = learn(conn, tuned)
-    served = [way for way in lesson.served[10].filtered if way.serves and way.bucket <= 4]
-    assert {way.access_path for way in served} == {"hnsw"}
-    assert {way.index_no for way in served} == {tuned.indexes[0].number}
+    served = [path for path in lesson.served[10].filtered if path.serves and path.bucket <= 4]
+    assert {path.access_path for path in served} == {"hnsw"}
+    assert {path.index_no for path in served} == {tuned.indexes[0].number}
     for number in range(2):
         condition = {"category": f"c{number}"}
         recalls = []
@@ -335,8 +337,8 @@ def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tun
             assert len(answer) == 10
             recalls.append(np.count_nonzero(np.array(answer) <= nearest[-1] + 1e-6) / 10)
         assert np.mean(recalls) >= TARGET - 0.01, number
-    paths = conn.execute("SELECT DISTINCT access_path FROM vectuned.inbox").fetchall()
-    assert ("hnsw_filtered",) in paths
+    recorded = conn.execute("SELECT DISTINCT access_path FROM vectuned.inbox").fetchall()
+    assert ("hnsw_filtered",) in recorded
     assert drain(conn) > 0
 
 

@@ -126,11 +126,11 @@ def test_learn_covers_every_index(conn: Connection) -> None:
         assert next(row[4] for row in fixed if row[6]) == lesson.served[k_class].policy.index_no
         filtered = [row for row in rows if row[0] == k_class and row[1] is not None]
         for shape, bucket in {(row[1], row[2]) for row in filtered}:
-            ways = [row for row in filtered if row[1:3] == (shape, bucket)]
-            of_parts = [row for row in ways if names.get(row[4]) == "part"]
-            assert sum(row[6] for row in ways if row not in of_parts) <= 1
+            paths = [row for row in filtered if row[1:3] == (shape, bucket)]
+            of_parts = [row for row in paths if names.get(row[4]) == "part"]
+            assert sum(row[6] for row in paths if row not in of_parts) <= 1
             assert sum(row[6] for row in of_parts) <= 1
-            assert all(row[5] for row in ways if row[6])
+            assert all(row[5] for row in paths if row[6])
         assert {names.get(row[4]) for row in filtered} == {None, "part", *whole}
     assert recall(conn) >= TARGET - 0.02
     assert recall(conn, "kind = 0", {"kind": 0}) >= TARGET - 0.02

@@ -151,11 +151,11 @@ def test_read_bank_returns_what_was_published(conn: Connection, tuned: TunedColu
         written, back = getattr(adaptive.patterns, name), getattr(patterns, name)
         assert back.dtype == written.dtype, name
         np.testing.assert_array_equal(back, written, err_msg=name)
-    way, sent = policy.signature, adaptive.policy.signature
-    assert way is not None
+    signature, sent = policy.signature, adaptive.policy.signature
+    assert signature is not None
     assert sent is not None
-    np.testing.assert_array_equal(way.center, sent.center)
-    np.testing.assert_array_equal(way.weights, sent.weights)
+    np.testing.assert_array_equal(signature.center, sent.center)
+    np.testing.assert_array_equal(signature.weights, sent.weights)
     sent_policy = replace(served[10].policy, signature=None, price=0.0)
     assert replace(policy, signature=None, price=0.0) == sent_policy
     for k in (1, 3, 30, 100):

@@ -59,8 +59,8 @@ def test_estimate_curves_predicts_other_replays_better_than_cluster_means() -> N
     with np.load(Path(__file__).parents[3] / "data" / "replays.npz") as file:
         probes, recall = file["probe_56"].astype(np.float64), file["recall"] / 10.0
         cost = file["blocks"].astype(np.float64)
-    way = fit_signature(probes[:300], 10, 56, recall[:300])
-    signatures = way.transform(probes)
+    signature = fit_signature(probes[:300], 10, 56, recall[:300])
+    signatures = signature.transform(probes)
     patterns = distil(signatures[:300], recall[:300], cost[:300])
     nearest = ((signatures[:, None] - patterns.centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
     members = np.array([recall[:300][nearest[:300] == i].mean(axis=0) for i in range(len(patterns))])

@@ -33,24 +33,24 @@ def probes() -> dict[int, Floats]:
 
 
 @pytest.fixture(scope="module")
-def way(probes: dict[int, Floats]) -> Signature:
+def signature(probes: dict[int, Floats]) -> Signature:
     """A projection from probes to signatures."""
     with np.load(DATA) as file:
         return fit_signature(probes[56], 10, 56, file["recall"] / 10.0)
 
 
-def policy(way: Signature | None, reach: float = 1000.0) -> Policy:
-    return Policy(10, 100, 0.95, 0.95, True, 500, 0.95, "", signature=way, reach=reach)
+def policy(signature: Signature | None, reach: float = 1000.0) -> Policy:
+    return Policy(10, 100, 0.95, 0.95, True, 500, 0.95, "", signature=signature, reach=reach)
 
 
-def scattered(probes: dict[int, Floats], way: Signature, count: int, seed: int) -> Patterns:
+def scattered(probes: dict[int, Floats], signature: Signature, count: int, seed: int) -> Patterns:
     """Make patterns at the signatures of some of the searches."""
-    signatures = np.unique(way.transform(probes[56]), axis=0)
+    signatures = np.unique(signature.transform(probes[56]), axis=0)
     return Patterns.at_centroids(np.random.default_rng(seed).permutation(signatures)[:count])
 
 
-def met(patterns: Patterns, probes: dict[int, Floats], way: Signature) -> npt.NDArray[np.int64]:
-    return ReasoningBank(patterns).lookup(way.transform(probes[56]), 1)[0][:, 0]
+def met(patterns: Patterns, probes: dict[int, Floats], signature: Signature) -> npt.NDArray[np.int64]:
+    return ReasoningBank(patterns).lookup(signature.transform(probes[56]), 1)[0][:, 0]
 
 
 def test_training_weights_fall_with_age() -> None:
@@ -88,30 +88,32 @@ def test_count_lookups_adds_new_and_fades_old_ones() -> None:
 
 
 def test_inherit_usage_by_the_same_patterns_changes_nothing(
-    probes: dict[int, Floats], way: Signature
+    probes: dict[int, Floats], signature: Signature
 ) -> None:
-    old = scattered(probes, way, 20, 1)
+    old = scattered(probes, signature, 20, 1)
     old = replace(old, usage=np.arange(20.0), chances=np.full(20, 300.0), born=1.8e9 + np.arange(20.0))
-    own = met(old, probes, way)
-    heirs = inherit_usage(Patterns.at_centroids(old.centroids), own, probes, PreviousPolicy(policy(way), old))
+    own = met(old, probes, signature)
+    heirs = inherit_usage(
+        Patterns.at_centroids(old.centroids), own, probes, PreviousPolicy(policy(signature), old)
+    )
     np.testing.assert_allclose(heirs.usage, old.usage)
     np.testing.assert_allclose(heirs.chances, old.chances)
     np.testing.assert_array_equal(heirs.born, old.born)
 
 
 def test_inherit_usage_keeps_total_usage_and_the_oldest_age(
-    probes: dict[int, Floats], way: Signature
+    probes: dict[int, Floats], signature: Signature
 ) -> None:
-    old = scattered(probes, way, 30, 2)
+    old = scattered(probes, signature, 30, 2)
     rng = np.random.default_rng(3)
     old = replace(
         old, usage=rng.uniform(0, 9, 30), chances=rng.uniform(0, 99, 30), born=rng.uniform(1e9, 2e9, 30)
     )
     # Another projection of the same searches: inheritance goes by searches, not by coordinates.
-    turned = replace(way, weights=-way.weights[:, ::-1])
+    turned = replace(signature, weights=-signature.weights[:, ::-1])
     new = scattered(probes, turned, 25, 4)
-    heirs = inherit_usage(new, met(new, probes, turned), probes, PreviousPolicy(policy(way), old))
-    asked = np.unique(met(old, probes, way))
+    heirs = inherit_usage(new, met(new, probes, turned), probes, PreviousPolicy(policy(signature), old))
+    asked = np.unique(met(old, probes, signature))
     assert heirs.usage.sum() == pytest.approx(old.usage[asked].sum())
     assert set(heirs.born) <= set(old.born)
     assert (heirs.chances <= old.chances.max()).all()
@@ -119,22 +121,22 @@ def test_inherit_usage_keeps_total_usage_and_the_oldest_age(
 
 
 def test_inherit_usage_out_of_reach_of_past_patterns_gives_new_ones(
-    probes: dict[int, Floats], way: Signature
+    probes: dict[int, Floats], signature: Signature
 ) -> None:
     old = replace(
         Patterns.at_centroids(np.full((1, 4), 900, np.float32)), usage=np.ones(1), born=np.full(1, 1.8e9)
     )
-    new = scattered(probes, way, 10, 5)
-    own = met(new, probes, way)
+    new = scattered(probes, signature, 10, 5)
+    own = met(new, probes, signature)
     for past in (
-        PreviousPolicy(policy(way, 1.0), old),
+        PreviousPolicy(policy(signature, 1.0), old),
         PreviousPolicy(policy(None), old),
-        PreviousPolicy(policy(way), Patterns.empty()),
+        PreviousPolicy(policy(signature), Patterns.empty()),
     ):
         heirs = inherit_usage(new, own, probes, past)
         assert not np.column_stack([heirs.born, heirs.usage, heirs.chances]).any()
     cut = {length: np.where(np.arange(length) < 20, seen, np.inf) for length, seen in probes.items()}
-    assert not inherit_usage(new, own, cut, PreviousPolicy(policy(way), old)).born.any()
+    assert not inherit_usage(new, own, cut, PreviousPolicy(policy(signature), old)).born.any()
 
 
 def test_prune_unused_keeps_patterns_that_are_too_new() -> None:

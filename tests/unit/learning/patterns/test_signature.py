@@ -52,9 +52,9 @@ def test_features_of_a_probe_without_spread_are_finite() -> None:
 
 def test_transform_returns_whole_numbers_within_limits() -> None:
     probes, recall = real(56)
-    way = fit_signature(probes, 10, 56, recall)
+    signature = fit_signature(probes, 10, 56, recall)
     wild = np.vstack([probes, probes * 1e9, -probes * 1e9, np.zeros((1, 56))])
-    signatures = way.transform(wild)
+    signatures = signature.transform(wild)
     assert signatures.dtype == np.float32
     assert signatures.shape == (len(wild), COMPONENTS)
     np.testing.assert_array_equal(signatures, np.rint(signatures))
@@ -63,30 +63,30 @@ def test_transform_returns_whole_numbers_within_limits() -> None:
 
 def test_transform_adds_in_the_order_of_the_database() -> None:
     probes, recall = real(28)
-    way = fit_signature(probes, 10, 28, recall)
-    shifted = features(probes, 10, 28) - way.center
-    for row, signature in zip(shifted.tolist(), way.transform(probes).tolist(), strict=True):
+    signature = fit_signature(probes, 10, 28, recall)
+    shifted = features(probes, 10, 28) - signature.center
+    for row, expected_row in zip(shifted.tolist(), signature.transform(probes).tolist(), strict=True):
         for component in range(COMPONENTS):
-            total = row[0] * float(way.weights[0, component])
+            total = row[0] * float(signature.weights[0, component])
             for feature in range(1, FEATURES):
-                total = total + row[feature] * float(way.weights[feature, component])
-            assert signature[component] == max(min(round(total), 1000), -1000)
+                total = total + row[feature] * float(signature.weights[feature, component])
+            assert expected_row[component] == max(min(round(total), 1000), -1000)
 
 
 def test_transform_of_a_probe_does_not_depend_on_others() -> None:
     probes, recall = real(56)
-    way = fit_signature(probes, 10, 56, recall)
-    together = way.transform(probes)
+    signature = fit_signature(probes, 10, 56, recall)
+    together = signature.transform(probes)
     for i in range(0, len(probes), 50):
-        np.testing.assert_array_equal(way.transform(probes[i : i + 1])[0], together[i])
+        np.testing.assert_array_equal(signature.transform(probes[i : i + 1])[0], together[i])
 
 
 @pytest.mark.parametrize("length", PROBES)
 def test_fit_signature_on_real_queries_predicts_need(length: int) -> None:
     probes, recall = real(length)
     need = (recall < 0.95).sum(axis=1)
-    way = fit_signature(probes[:250], 10, length, recall[:250])
-    signatures = way.transform(probes[250:])
+    signature = fit_signature(probes[:250], 10, length, recall[:250])
+    signatures = signature.transform(probes[250:])
     # The first direction explains most, so it has the widest scale; it must hold for other queries.
     assert np.argmax(signatures.std(axis=0)) == 0
     assert 0.5 * GRID_SCALE < signatures[:, 0].std() < 2 * GRID_SCALE
@@ -116,10 +116,10 @@ def test_fit_signature_for_small_k_with_repeated_features_predicts_need(k: int) 
     assert abs(np.corrcoef(signature.transform(probes)[:, 0], need)[0, 1]) > 0.3
 
 
-def assert_usable(way: Signature, probes: Floats) -> None:
+def assert_usable(signature: Signature, probes: Floats) -> None:
     """Check that signatures are finite and spread enough for their distances to mean something."""
-    assert np.isfinite(way.weights).all()
-    signatures = way.transform(probes)
+    assert np.isfinite(signature.weights).all()
+    signatures = signature.transform(probes)
     assert np.isfinite(signatures).all()
     assert np.abs(signatures).max() < GRID_LIMIT
     assert signatures[:, 0].std() > 0.5 * GRID_SCALE
@@ -128,12 +128,12 @@ def assert_usable(way: Signature, probes: Floats) -> None:
 def test_fit_signature_with_nothing_to_learn_gives_zeros() -> None:
     probes, recall = real(56)
     same = np.tile(probes[:1], (100, 1))
-    for way, seen in (
+    for signature, seen in (
         (fit_signature(same, 10, 56, recall[:100]), same),
         (fit_signature(probes, 10, 56, np.ones_like(recall)), probes),
         (fit_signature(probes[:1], 10, 56, recall[:1]), probes),
     ):
-        assert (way.transform(seen) == 0).all()
+        assert (signature.transform(seen) == 0).all()
 
 
 def test_fit_signature_finds_the_only_difference_of_probes() -> None:
@@ -141,9 +141,9 @@ def test_fit_signature_finds_the_only_difference_of_probes() -> None:
     size = rng.uniform(1, 2, 200)
     probes = np.arange(1, 57) * size[:, None]
     recall = np.clip(np.linspace(0.5, 1, 14) * (3 - size[:, None]), 0, 1)
-    way = fit_signature(probes, 10, 56, recall)
-    assert_usable(way, probes)
-    assert abs(np.corrcoef(way.transform(probes)[:, 0], size)[0, 1]) > 0.99
+    signature = fit_signature(probes, 10, 56, recall)
+    assert_usable(signature, probes)
+    assert abs(np.corrcoef(signature.transform(probes)[:, 0], size)[0, 1]) > 0.99
 
 
 def test_fit_signature_accepts_recall_that_varies_in_one_rung_or_row() -> None:

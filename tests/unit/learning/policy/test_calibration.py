@@ -48,12 +48,12 @@ def draw(population: ReplaySample, count: int, seed: int) -> ReplaySample:
 
 def efforts(candidate: Candidate, sample: ReplaySample) -> Floats:
     """Return the position on the ladder that each replay is served with, (n, 1)."""
-    way = candidate.policy.signature
-    if way is None:
+    signature = candidate.policy.signature
+    if signature is None:
         efs = np.full(len(sample), candidate.policy.fixed_ef)
     else:
         optimizer = SearchOptimizer(ReasoningBank(candidate.patterns), candidate.policy)
-        efs = optimizer.ef_search(sample.probes[way.probe_ef], sample.k)
+        efs = optimizer.ef_search(sample.probes[signature.probe_ef], sample.k)
     return ladder.position_of(efs)[:, None]
 
 
@@ -292,10 +292,10 @@ def test_learn_adaptive_policy_over_several_passes_meets_the_target(population: 
             continue
         found += 1
         failures += served(adaptive, population)[0].mean() < 0.95
-        way = adaptive.policy.signature
-        assert way is not None
+        signature = adaptive.policy.signature
+        assert signature is not None
         # Held-out searches are looked up too, as in service.
-        asked = way.transform(sample.probes[way.probe_ef])
+        asked = signature.transform(sample.probes[signature.probe_ef])
         born = np.where(adaptive.patterns.born > 0, adaptive.patterns.born, 1.0 + seed)
         past = PreviousPolicy(
             adaptive.policy, count_lookups(replace(adaptive.patterns, born=born), asked, 0.1, 200)

@@ -85,13 +85,15 @@ def chosen(given: FilteredReplaySample, target: float) -> MeasuredPath:
 
 def only(found: tuple[MeasuredPath, ...]) -> MeasuredPath:
     """Return the only path that serves and was measured itself."""
-    (choice,) = (way for way in found if way.serves and way.samples)
+    (choice,) = (path for path in found if path.serves and path.samples)
     return choice
 
 
-def way(found: tuple[MeasuredPath, ...], index: int | None, path: str, bucket: int = 3) -> MeasuredPath:
+def only_path(
+    found: tuple[MeasuredPath, ...], index: int | None, access_path: str, bucket: int = 3
+) -> MeasuredPath:
     """Return the only measured path of a kind in a bucket."""
-    (choice,) = (w for w in found if (w.index_no, w.access_path, w.bucket) == (index, path, bucket))
+    (choice,) = (w for w in found if (w.index_no, w.access_path, w.bucket) == (index, access_path, bucket))
     return choice
 
 
@@ -109,7 +111,7 @@ def test_choose_paths_takes_the_cheapest_proven_effort() -> None:
     assert choice.recall == 1
     assert 0.95 <= choice.bound < 1
     assert choice.ms == pytest.approx(0.56, rel=0.1)
-    exact = way(found, None, "exact")
+    exact = only_path(found, None, "exact")
     assert (exact.effort, exact.recall, exact.bound, exact.proven, exact.ms) == (None, 1, 1, True, 5)
     assert not exact.serves
 
@@ -124,7 +126,7 @@ def test_choose_paths_takes_exact_search_if_cheaper_or_nothing_is_proven() -> No
     assert (choice.access_path, choice.effort, choice.index_no) == ("exact", None, None)
     assert (choice.recall, choice.bound, choice.ms) == (1, 1, 5)
     # The index is listed all the same, at its highest effort.
-    index = way(found, 1, "hnsw")
+    index = only_path(found, 1, "hnsw")
     assert (index.effort, index.proven, index.serves) == (1000, False, False)
     assert index.recall == pytest.approx(0.94)
     assert index.bound < 0.95
@@ -239,8 +241,8 @@ def test_choose_paths_takes_the_cheapest_of_several_indexes() -> None:
         ("ivfflat", 5, 8),
     }
     assert all(w.proven for w in found)
-    assert (only(found).index_no, only(found).ms) == (2, way(found, 2, "hnsw").ms)
-    assert way(found, 2, "hnsw").ms < way(found, 5, "ivfflat").ms < way(found, 1, "hnsw").ms
+    assert (only(found).index_no, only(found).ms) == (2, only_path(found, 2, "hnsw").ms)
+    assert only_path(found, 2, "hnsw").ms < only_path(found, 5, "ivfflat").ms < only_path(found, 1, "hnsw").ms
     assert {(w.access_path, w.index_no, w.effort) for w in found if w.bucket < 3} == {("hnsw", 2, 56)}
     # If another index is the cheapest, it serves.
     seen[2] = (lists, filtered_replays(200, at=2, effort_ms=0.04, rungs=lists.rungs))
@@ -254,7 +256,7 @@ def test_choose_paths_never_takes_an_unproven_index() -> None:
     cheap = replace(cheap, recall=np.full(cheap.recall.shape, 0.94))
     found = choose_paths([(MAIN, filtered_replays(200)), (half, cheap)], Demand(0.95))
     assert only(found).index_no == 1
-    other = way(found, 2, "hnsw")
+    other = only_path(found, 2, "hnsw")
     assert (other.effort, other.proven, other.serves) == (1000, False, False)
     assert other.ms < only(found).ms
 
@@ -277,7 +279,7 @@ def in_part(
 def test_choose_paths_takes_a_partial_index_for_its_filters() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
     found = choose_paths([(MAIN, filtered_replays(100)), in_part(index)], Demand(0.9))
-    choice = way(found, 3, "hnsw", bucket=0)  # the bucket counts the rows in the index
+    choice = only_path(found, 3, "hnsw", bucket=0)  # the bucket counts the rows in the index
     assert (choice.effort, choice.proven, choice.serves) == (20, True, True)
     assert (choice.requires, choice.share) == ('{"kind": 1}', 0.25)
     assert {(w.access_path, w.index_no, w.requires) for w in found if w.bucket == 0 and w.serves} == {
@@ -293,18 +295,18 @@ def test_choose_paths_takes_a_partial_index_for_its_filters() -> None:
 def test_choose_paths_leaves_out_a_slow_or_unproven_partial_index() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
     dear = choose_paths([in_part(MAIN), in_part(index, effort_ms=1.0)], Demand(0.9))
-    assert not way(dear, 3, "hnsw", bucket=0).serves
+    assert not only_path(dear, 3, "hnsw", bucket=0).serves
     assert only(dear).index_no == 1
     _, seen = in_part(index)
     worse = replace(seen, recall=np.full(seen.recall.shape, 0.85))
-    unproven = way(choose_paths([in_part(MAIN), (index, worse)], Demand(0.9)), 3, "hnsw", bucket=0)
+    unproven = only_path(choose_paths([in_part(MAIN), (index, worse)], Demand(0.9)), 3, "hnsw", bucket=0)
     assert (unproven.proven, unproven.serves, unproven.effort) == (False, False, 1000)
 
 
 def test_choose_paths_considers_paths_without_rungs_where_tried() -> None:
     given = others(filtered_replays(200), 0, 40, recall=1.0, ms=0.2)
     found = choose_paths([(MAIN, given)], Demand(0.9))
-    planner = way(found, 1, "planner")
+    planner = only_path(found, 1, "planner")
     assert (planner.effort, planner.samples, planner.recall, planner.proven) == (None, 40, 1, True)
     assert planner.ms == pytest.approx(0.2)
     assert planner.serves
@@ -313,7 +315,7 @@ def test_choose_paths_considers_paths_without_rungs_where_tried() -> None:
     assert chosen(others(filtered_replays(200), 0, 40, recall=1.0, ms=0.7), 0.9).access_path == "hnsw"
     wrong = choose_paths([(MAIN, others(filtered_replays(200), 0, 40, recall=0.85, ms=0.2))], Demand(0.9))
     assert only(wrong).access_path == "hnsw"
-    assert not way(wrong, 1, "planner").proven
+    assert not only_path(wrong, 1, "planner").proven
     few = choose_paths([(MAIN, others(filtered_replays(200), 0, 29, recall=1.0, ms=0.2))], Demand(0.9))
     assert {w.access_path for w in few} == {"exact", "hnsw"}
 
@@ -336,11 +338,11 @@ def test_choose_paths_distinguishes_continued_scans_by_effort() -> None:
 
 
 def test_choose_paths_charges_untried_scans_as_exact_search() -> None:
-    # 100 of the replays tried the planner's way, 60 of them the continued scan as well.
+    # 100 of the replays tried the planner's path, 60 of them the continued scan as well.
     given = others(filtered_replays(200, at=2000), 0, 100, recall=0.5, ms=4.0)
     given = others(given, 1, 60, recall=1.0, ms=1.0)
     found = choose_paths([(MAIN, given)], Demand(0.9))
-    left_out = way(found, 1, "hnsw_continued")
+    left_out = only_path(found, 1, "hnsw_continued")
     assert (left_out.proven, left_out.serves, left_out.samples) == (False, False, 100)
     assert left_out.recall == pytest.approx(0.6)
     assert left_out.ms == pytest.approx(0.6 * 1.0 + 0.4 * 5.0)
@@ -354,7 +356,7 @@ def test_choose_paths_counts_paths_without_rungs_once() -> None:
         [(MAIN, given), (half, others(filtered_replays(200), 0, 60, recall=1.0, ms=0.1))], Demand(0.9)
     )
     assert [w.access_path for w in found if w.bucket == 3].count("exact") == 1
-    assert way(found, 1, "planner").ms == pytest.approx(0.2)
+    assert only_path(found, 1, "planner").ms == pytest.approx(0.2)
     assert [w for w in found if w.index_no == 2 and w.access_path != "hnsw"] == []
 
 
@@ -395,13 +397,13 @@ def test_choose_paths_serves_the_cheapest_proven_path() -> None:
         found = choose_paths(seen, Demand(0.9, seed=trial))
         for requires in (None, '{"kind": 1}'):
             for bucket in {w.bucket for w in found}:
-                ways = [w for w in found if w.bucket == bucket and w.requires == requires]
-                serving = [w for w in ways if w.serves]
-                assert len(serving) == (1 if requires is None and ways else len(serving)) <= 1
+                paths = [w for w in found if w.bucket == bucket and w.requires == requires]
+                serving = [w for w in paths if w.serves]
+                assert len(serving) == (1 if requires is None and paths else len(serving)) <= 1
                 for w in serving:
                     assert w.proven
                     assert w.bound >= 0.9
-                    assert w.ms == min(v.ms for v in ways if v.proven)
+                    assert w.ms == min(v.ms for v in paths if v.proven)
                     seen_paths.add((w.access_path, w.index_no))
     assert {path for path, _ in seen_paths} == {"hnsw", "ivfflat", "exact", "planner", "hnsw_continued"}
     assert {index for _, index in seen_paths} == {None, 1, 2, 3, 4}
@@ -442,19 +444,19 @@ BESIDE = (0.4, 0.3, 0.2, 0.15)
 def test_choose_paths_pools_few_replays_with_neighbouring_buckets() -> None:
     # 0.98 takes 167 flawless replays: none of the buckets proves it by itself.
     alone = filtered_replays(40, fraction=BESIDE[1])
-    assert way(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
+    assert only_path(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
     beside = [filtered_replays(120, fraction=BESIDE[0]), filtered_replays(120, fraction=BESIDE[2])]
-    choice = way(choose_paths([(MAIN, joined((alone, *beside)))], Demand(0.98)), 1, "hnsw")
+    choice = only_path(choose_paths([(MAIN, joined((alone, *beside)))], Demand(0.98)), 1, "hnsw")
     assert (choice.effort, choice.proven, choice.serves, choice.samples) == (56, True, True, 40)
     assert 0.98 <= choice.bound < 1
     # Buckets farther away and other indexes are not pooled.
     far = [filtered_replays(240, fraction=BESIDE[3])]
-    assert not way(choose_paths([(MAIN, joined((alone, *far)))], Demand(0.98)), 1, "hnsw").proven
+    assert not only_path(choose_paths([(MAIN, joined((alone, *far)))], Demand(0.98)), 1, "hnsw").proven
     half = (hnsw(2, form="halfvec"), joined(beside))
-    assert not way(choose_paths([(MAIN, alone), half], Demand(0.98)), 1, "hnsw").proven
+    assert not only_path(choose_paths([(MAIN, alone), half], Demand(0.98)), 1, "hnsw").proven
     # Neighbours that need more effort raise the effort.
     harder = [beside[0], filtered_replays(120, fraction=BESIDE[2], at=160)]
-    assert way(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
+    assert only_path(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
 
 
 def test_choose_paths_pools_with_other_shapes_if_neighbours_are_few() -> None:
@@ -471,27 +473,27 @@ def test_choose_paths_does_not_serve_what_own_replays_contradict() -> None:
     slower = alone.recall.copy()
     slower[:4, SHAPE < 200] = 0.7  # mean 0.97
     found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
-    assert (way(found, 1, "hnsw").effort, way(found, 1, "hnsw").proven) == (224, True)
+    assert (only_path(found, 1, "hnsw").effort, only_path(found, 1, "hnsw").proven) == (224, True)
     slower[:4] = 0.7
     found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
-    assert not way(found, 1, "hnsw").proven
-    assert way(found, None, "exact").serves
+    assert not only_path(found, 1, "hnsw").proven
+    assert only_path(found, None, "exact").serves
     slower[:4] = 0.79  # mean 0.979, and a tenth of the searches in the tail
     given = joined((replace(alone, recall=slower), *beside))
-    assert way(choose_paths([(MAIN, given)], Demand(0.97)), 1, "hnsw").proven
-    assert not way(choose_paths([(MAIN, given)], Demand(0.97, max_tail=0.05)), 1, "hnsw").proven
+    assert only_path(choose_paths([(MAIN, given)], Demand(0.97)), 1, "hnsw").proven
+    assert not only_path(choose_paths([(MAIN, given)], Demand(0.97, max_tail=0.05)), 1, "hnsw").proven
 
 
 def test_choose_paths_pools_paths_without_rungs() -> None:
     parts = [others(filtered_replays(60, fraction=share), 0, 60, recall=1.0, ms=0.2) for share in BESIDE[:3]]
-    assert not way(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
-    planner = way(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
+    assert not only_path(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
+    planner = only_path(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
     assert (planner.proven, planner.serves, planner.samples) == (True, True, 60)
     # Replays that it was not tried on neither confirm nor contradict it.
     untried = choose_paths(
         [(MAIN, joined((parts[1], filtered_replays(600, fraction=BESIDE[0]))))], Demand(0.97)
     )
-    assert not way(untried, 1, "planner").proven
+    assert not only_path(untried, 1, "planner").proven
 
 
 def test_choose_paths_pools_partial_indexes() -> None:
