@@ -1,4 +1,4 @@
-"""A way to a server that can be slow, cut, or swallow everything."""
+"""A proxy to a server that can be slow, cut connections, or swallow all data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 
 class Proxy:
-    """Passes bytes between clients of its own socket and a server's; `dsn` leads through it.
+    """Forwards bytes between clients of its own socket and a server; `dsn` connects through it.
 
     `delay` seconds are waited before each piece is passed on; while `open` is false nobody gets in.
     """
@@ -37,7 +37,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End every connection, as a network that fails."""
+        """Close every connection, like a failing network."""
         with self._lock:
             for pair in self._pairs:
                 for end in pair:

@@ -1,4 +1,4 @@
-"""Installing the schema: fresh or step by step, again, elsewhere than expected, and restored from a dump."""
+"""Installing the schema: new or by migrations, repeatedly, with unusual names, and after a restore."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CATALOGUE = {
 
 
 def catalogue(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Read the schema's definition; partitions by day count once, as their days depend on the clock."""
+    """Read the definition of the schema; count partitions by day once, because their days depend on the date."""
     return {
         name: list(dict.fromkeys(without_days(row) for row in conn.execute(query.encode()).fetchall()))
         for name, query in CATALOGUE.items()
@@ -56,13 +56,13 @@ def catalogue(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def without_days(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Write DAY for the day in the names of partitions; lists become text."""
+    """Replace the day in the names of partitions by DAY, and lists by text."""
     return tuple(
         re.sub(r"_20\d{6}(?!\d)", "_DAY", str(each)) if isinstance(each, str | list) else each for each in row
     )
 
 
-def test_migrations_lead_to_the_schema(conn: Connection, plain_conn: Connection) -> None:
+def test_migrate_by_migrations_gives_the_same_schema(conn: Connection, plain_conn: Connection) -> None:
     done = migrate(plain_conn, fresh_from_schema=False)
     assert list(done.applied) == [name for name, _ in migrations()]
     stepwise, fresh = catalogue(plain_conn), catalogue(conn)
@@ -72,7 +72,7 @@ def test_migrations_lead_to_the_schema(conn: Connection, plain_conn: Connection)
         assert stepwise[part] == fresh[part], part
 
 
-def test_migrating_again_changes_nothing(conn: Connection) -> None:
+def test_migrate_again_changes_nothing(conn: Connection) -> None:
     make(conn, clustered(50, 4, seed=1))
     enable(conn)
     before = catalogue(conn)
@@ -80,7 +80,7 @@ def test_migrating_again_changes_nothing(conn: Connection) -> None:
     assert catalogue(conn) == before
 
 
-def test_migrating_again_leaves_people_their_searches_and_views(conn: Connection, database: str) -> None:
+def test_migrate_again_preserves_grants_and_views(conn: Connection, database: str) -> None:
     make(conn, clustered(50, 4, seed=1))
     enable(conn)
     conn.execute("CREATE VIEW dashboard AS SELECT relation, state FROM vectuned.status")
@@ -90,7 +90,7 @@ def test_migrating_again_leaves_people_their_searches_and_views(conn: Connection
         assert len(search(reader, [1, 2, 3, 4])) == 10
 
 
-def test_a_database_of_a_newer_version_is_refused(conn: Connection) -> None:
+def test_migrate_rejects_a_database_of_a_newer_version(conn: Connection) -> None:
     conn.execute("INSERT INTO vectuned.migration (name) VALUES ('9999-from-the-future')")
     before = catalogue(conn)
     with pytest.raises(MigrationError, match=r"newer vectuned.*9999-from-the-future"):
@@ -98,7 +98,7 @@ def test_a_database_of_a_newer_version_is_refused(conn: Connection) -> None:
     assert catalogue(conn) == before
 
 
-def test_what_cannot_be_brought_up_to_date_is_said_and_left(conn: Connection) -> None:
+def test_migrate_leaves_a_changed_schema_alone_and_explains(conn: Connection) -> None:
     conn.execute("DROP FUNCTION vectuned._k_class(int) CASCADE")
     conn.execute("CREATE FUNCTION vectuned._k_class(k int) RETURNS text LANGUAGE sql RETURN 'ten'")
     before = catalogue(conn)
@@ -107,26 +107,26 @@ def test_what_cannot_be_brought_up_to_date_is_said_and_left(conn: Connection) ->
     assert catalogue(conn) == before
 
 
-def test_an_old_pgvector_is_refused(plain_conn: Connection) -> None:
+def test_migrate_rejects_an_old_pgvector(plain_conn: Connection) -> None:
     plain_conn.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
     with pytest.raises(MigrationError, match=r"pgvector 0\.7\.4 is too old.*ALTER EXTENSION vector UPDATE"):
         migrate(plain_conn)
     assert one(plain_conn, "SELECT to_regnamespace('vectuned')") is None
 
 
-def test_an_old_server_is_refused(plain_conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_rejects_an_old_server(plain_conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "MIN_SERVER", plain_conn.info.server_version + 10000)
     with pytest.raises(MigrationError, match=r"PostgreSQL \d+ is too old"):
         migrate(plain_conn)
     assert one(plain_conn, "SELECT to_regnamespace('vectuned')") is None
 
 
-def test_a_missing_extension_is_created(plain_conn: Connection) -> None:
+def test_migrate_creates_a_missing_extension(plain_conn: Connection) -> None:
     plain_conn.execute("DROP EXTENSION vector")
     assert migrate(plain_conn).extension_schema == "public"
 
 
-def test_a_role_without_rights_is_told(plain_conn: Connection, plain_database: str) -> None:
+def test_migrate_names_the_missing_privilege(plain_conn: Connection, plain_database: str) -> None:
     with (
         plain_role(plain_conn, plain_database) as nobody,
         pytest.raises(MigrationError, match=r"may not install vectuned.*permission denied.*vectuned migrate"),
@@ -134,7 +134,7 @@ def test_a_role_without_rights_is_told(plain_conn: Connection, plain_database: s
         migrate(nobody)
 
 
-def test_an_ordinary_role_may_install_and_enable(plain_conn: Connection, plain_database: str) -> None:
+def test_migrate_and_enable_work_for_an_ordinary_role(plain_conn: Connection, plain_database: str) -> None:
     database = sql.Identifier(plain_conn.info.dbname).as_string()
     rights = (f"CREATE ON DATABASE {database}", "CREATE ON SCHEMA public")
     with plain_role(plain_conn, plain_database, *rights) as owner:
@@ -152,7 +152,7 @@ AWKWARD = ["My Items", 'quo"ted', "it's", "$search$", "$$", "{key}", "a.b", "sel
 
 @pytest.mark.parametrize("schema", ["public", "My Ext"])
 @pytest.mark.parametrize("name", AWKWARD)
-def test_names_that_need_quoting(plain_conn: Connection, schema: str, name: str) -> None:
+def test_functions_work_with_names_that_need_quoting(plain_conn: Connection, schema: str, name: str) -> None:
     conn = plain_conn
     if schema != "public":
         ext = sql.Identifier(schema)
@@ -165,28 +165,28 @@ def test_names_that_need_quoting(plain_conn: Connection, schema: str, name: str)
     make(conn, clustered(60, 4, seed=1), table=table, column=name, key=f"{name} id", extension=schema)
     relation = table.as_string()
     enable(conn, relation, name, sample_rate=1.0)
-    everything_works(conn, relation, f"{name} id")
+    check_all_functions(conn, relation, f"{name} id")
 
 
 @pytest.mark.parametrize(
     "column", ["k", "q", "query", "id", "distance", "t", "n", "o", "sampled", "found", "scan"]
 )
-def test_columns_named_like_what_the_functions_use(conn: Connection, column: str) -> None:
+def test_functions_work_with_columns_named_like_their_variables(conn: Connection, column: str) -> None:
     key = "key" if column == "id" else "id"
     make(conn, clustered(60, 4, seed=1), column=column, key=key)
     enable(conn, column=column, sample_rate=1.0)
-    everything_works(conn, "items", key)
+    check_all_functions(conn, "items", key)
 
 
 @pytest.mark.parametrize("key", ["k", "q", "query", "distance", "t", "n", "path", "u", "s"])
-def test_keys_named_like_what_the_functions_use(conn: Connection, key: str) -> None:
+def test_functions_work_with_keys_named_like_their_variables(conn: Connection, key: str) -> None:
     make(conn, clustered(60, 4, seed=1), key=key)
     enable(conn, sample_rate=1.0)
-    everything_works(conn, "items", key)
+    check_all_functions(conn, "items", key)
 
 
-def everything_works(conn: Connection, relation: str, key: str) -> None:
-    """Search, ask, apply, drain and replay on a column whose searches are all recorded."""
+def check_all_functions(conn: Connection, relation: str, key: str) -> None:
+    """Search, apply, drain and replay on a column that records every search."""
     extension = one(
         conn, "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
     )
@@ -214,7 +214,7 @@ def everything_works(conn: Connection, relation: str, key: str) -> None:
 
 @pytest.fixture
 def restored(conn: Connection, database: str, plain_database: str) -> Iterator[tuple[Connection, str]]:
-    """A database restored from a dump, with other oids than it was dumped with; its columns enabled there."""
+    """A database restored from a dump with different oids, and its column enabled."""
     make(conn, clustered(300, 8, seed=1))
     make(conn, clustered(200, 8, seed=2), table="others", metric="l2", key_type="int")
     enable(conn, sample_rate=1.0)
@@ -222,7 +222,7 @@ def restored(conn: Connection, database: str, plain_database: str) -> Iterator[t
     search(conn, [1, 2, 3, 4, 5, 6, 7, 8])
     conn.execute("SELECT vectuned._drain(10)")
     with psycopg.connect(plain_database, autocommit=True) as target:
-        # Oids of the restored tables shall differ, and the old ones mean something else.
+        # The restored tables must get other oids, and the old oids must belong to other objects.
         for number in range(40):
             target.execute(f"CREATE TABLE filler_{number} (id int PRIMARY KEY, t text)".encode())
         target.execute("DROP EXTENSION vector")
@@ -248,7 +248,7 @@ def dump(source: str, target: str) -> None:
     )
 
 
-def test_a_restored_database_searches_and_learns_after_migrate(
+def test_migrate_repairs_a_restored_database(
     restored: tuple[Connection, str],
 ) -> None:
     target, conninfo = restored
@@ -282,7 +282,7 @@ def test_a_restored_database_searches_and_learns_after_migrate(
             assert search(reader, query) == exact(fresh, query)
 
 
-def test_an_extension_moved_elsewhere_is_found_by_migrate(conn: Connection) -> None:
+def test_migrate_finds_an_extension_in_another_schema(conn: Connection) -> None:
     make(conn, clustered(50, 4, seed=1))
     enable(conn)
     conn.execute("CREATE SCHEMA ext; ALTER EXTENSION vector SET SCHEMA ext")
@@ -291,7 +291,7 @@ def test_an_extension_moved_elsewhere_is_found_by_migrate(conn: Connection) -> N
     assert len(fresh) == 5
 
 
-def test_two_migrations_at_once_are_one(plain_conn: Connection, plain_database: str) -> None:
+def test_migrate_twice_at_once_installs_once(plain_conn: Connection, plain_database: str) -> None:
     def install() -> int:
         with psycopg.connect(plain_database, autocommit=True) as conn:
             return len(migrate(conn).applied)
