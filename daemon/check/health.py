@@ -23,7 +23,7 @@ _MOST_ROWS_A_LIST: Final = 10_000
 _UNUSED_AFTER: Final = timedelta(days=1)
 # Dimensions that pgvector indexes at the most, by type.
 _LARGEST: Final = {"vector": 2000, "halfvec": 4000}
-_MIB: Final = 1 << 20
+_MIB: Final = 1 << 20  # bytes
 
 
 def check_version(server: Server, tables: Sequence[VectorTable]) -> Iterator[Finding]:

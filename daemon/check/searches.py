@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import psycopg
 from psycopg import sql
+from psycopg.rows import scalar_row
 
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.sql.files import trusted
@@ -135,11 +136,11 @@ def run_searches(
     """
     distances = np.full((len(vectors), width), np.inf)
     ms = np.zeros(len(vectors))
-    with conn.cursor() as cursor:
+    with conn.cursor(row_factory=scalar_row) as cursor:
         for i, statement in enumerate(statements):
             text = as_text(vectors[i])
             began = perf_counter()
-            rows = cursor.execute(statement, (text, text), prepare=False).fetchall()
+            values = cursor.execute(statement, (text, text), prepare=False).fetchall()
             ms[i] = 1000.0 * (perf_counter() - began)
-            distances[i, : len(rows)] = [row[0] for row in rows[:width]]
+            distances[i, : len(values)] = values[:width]
     return Answers(distances, ms)

@@ -257,9 +257,6 @@ def test_wheel_contains_the_tree_and_nothing_else(tmp_path: Path) -> None:
     } == metadata
 
 
-# The code does not yet pass these everywhere.
-PENDING = pytest.mark.skip(reason="not all folders follow this rule yet")
-
 STATEMENT_FOLDERS = ("sql/tuner/queries", "sql/entities/queries")
 STATEMENT_FILES = sorted(
     path.relative_to(ROOT) for folder in STATEMENT_FOLDERS for path in (ROOT / folder).glob("*.sql")
@@ -279,7 +276,6 @@ def uncommented_statements(text: str) -> list[str]:
     return re.findall(r"^-- name: *(\w+).*\n(?!--)", text, flags=re.M)
 
 
-@PENDING
 @pytest.mark.parametrize("path", STATEMENT_FILES, ids=str)
 def test_every_statement_has_a_comment(path: Path) -> None:
     assert uncommented_statements((ROOT / path).read_text()) == []
@@ -356,13 +352,11 @@ def test_guards_of_the_text_find_offenders(
 PRODUCT = [path for path in modules() if path.parts[0] in FOLDERS]
 
 
-@PENDING
 @pytest.mark.parametrize("path", PRODUCT, ids=str)
 def test_every_numeric_constant_has_a_reason(path: Path) -> None:
     assert unexplained_numbers((ROOT / path).read_text()) == []
 
 
-@PENDING
 @pytest.mark.parametrize("path", PRODUCT, ids=str)
 def test_rows_are_read_by_name(path: Path) -> None:
     assert positional_reads((ROOT / path).read_text()) == []

@@ -48,7 +48,7 @@ CATALOGUE = {
 
 
 def catalogue(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Read the definition of the schema; count partitions by day once, because their days depend on the date."""
+    """Read the definition of the schema; partitions by day count once, since they depend on the date."""
     return {
         name: list(dict.fromkeys(without_days(row) for row in conn.execute(query.encode()).fetchall()))
         for name, query in CATALOGUE.items()
