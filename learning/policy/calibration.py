@@ -216,8 +216,9 @@ def learn_adaptive_policy(
     """
     order = np.random.default_rng(demand.seed).permutation(len(sample))
     cut = int(len(order) * _TRAINING_SHARE)
-    training, heldout = sample.take(order[:cut]), sample.take(order[cut:])
-    trial = _choose_trial(training, fixed, demand, clusters, counter_examples, past)
+    heldout = sample.take(order[cut:])
+    training = _Training(sample.take(order[:cut]), counter_examples, past, clusters, demand.seed)
+    trial = _choose_trial(training, fixed, demand)
     if trial is None:
         return None
     recall, above, cost = trial.outcomes(heldout)
@@ -234,23 +235,28 @@ def learn_adaptive_policy(
     return Candidate(policy, patterns, float(cost[:, safe].mean()), float("nan"))
 
 
-def _choose_trial(
-    training: ReplaySample,
-    fixed: Policy,
-    demand: Demand,
-    clusters: int,
-    counter_examples: ReplaySample | None,
-    past: PreviousPolicy | None,
-) -> _Trial | None:
+@dataclass(frozen=True)
+class _Training:
+    """What patterns are learned from, replays, counter-examples and the past, and with which parameters."""
+
+    sample: ReplaySample
+    counter_examples: ReplaySample | None
+    past: PreviousPolicy | None
+    clusters: int
+    seed: int
+
+
+def _choose_trial(training: _Training, fixed: Policy, demand: Demand) -> _Trial | None:
     """Return the trial that meets the demand at the least cost on the training replays."""
     best: tuple[float, _Trial] | None = None
-    for probe_ef in sorted(training.probes):
-        if probe_ef < training.k + _PROBE_MARGIN or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
+    sample = training.sample
+    for probe_ef in sorted(sample.probes):
+        if probe_ef < sample.k + _PROBE_MARGIN or (fixed.method == "hnsw" and probe_ef >= fixed.fixed_ef):
             continue
-        trial = _Trial.fit(training, counter_examples, fixed, probe_ef, clusters, demand.seed, past)
+        trial = _Trial.fit(training, fixed, probe_ef)
         if trial is None:
             continue
-        recall, above, cost = trial.outcomes(training)
+        recall, above, cost = trial.outcomes(sample)
         enough = np.flatnonzero(demand.is_met_by(recall, above))
         if len(enough):
             least_cost = float(cost[:, enough[0]].mean())
@@ -297,31 +303,25 @@ class _Trial:
     expected: Floats
 
     @classmethod
-    def fit(
-        cls,
-        training: ReplaySample,
-        counter_examples: ReplaySample | None,
-        fixed: Policy,
-        probe_ef: int,
-        clusters: int,
-        seed: int,
-        past: PreviousPolicy | None,
-    ) -> _Trial | None:
+    def fit(cls, training: _Training, fixed: Policy, probe_ef: int) -> _Trial | None:
         """Learn, merge and prune patterns, then estimate their curves; None if too little is left."""
-        training = training.with_probe(probe_ef)
-        if len(training) < _FEW:
+        sample = training.sample.with_probe(probe_ef)
+        if len(sample) < _FEW:
             return None
-        signature = fit_signature(training.probes[probe_ef], training.k, probe_ef, training.recall)
-        learned = training
-        if counter_examples is not None:
-            learned = training.concatenate(counter_examples.with_probe(probe_ef))
+        signature = fit_signature(sample.probes[probe_ef], sample.k, probe_ef, sample.recall)
+        learned = sample
+        if training.counter_examples is not None:
+            learned = sample.concatenate(training.counter_examples.with_probe(probe_ef))
         signatures = signature.transform(learned.probes[probe_ef])
         curves = (learned.recall, learned.cost)
-        bank = ReasoningBank(distil(signatures, *curves, weight=learned.weight, clusters=clusters, seed=seed))
+        patterns = distil(
+            signatures, *curves, weight=learned.weight, clusters=training.clusters, seed=training.seed
+        )
+        bank = ReasoningBank(patterns)
         bank.consolidate(MERGE_RADIUS)
-        if past is not None:
+        if training.past is not None:
             nearest = bank.lookup(signatures, 1)[0][:, 0]
-            bank = ReasoningBank(inherit_usage(bank.patterns, nearest, learned.probes, past))
+            bank = ReasoningBank(inherit_usage(bank.patterns, nearest, learned.probes, training.past))
             prune_unused(bank)
         if not len(bank):
             return None
@@ -337,7 +337,7 @@ class _Trial:
             reason="effort by what a short probe sees",
         )
         # Recall gained per buffer, from where the mean curve is steepest to where it is almost flat.
-        gain = np.diff(training.recall.mean(axis=0)) / np.maximum(np.diff(training.cost.mean(axis=0)), 1e-9)
+        gain = np.diff(sample.recall.mean(axis=0)) / np.maximum(np.diff(sample.cost.mean(axis=0)), 1e-9)
         steepest = max(float(gain.max()), 1e-9)
         prices = np.geomspace(steepest, steepest * _PRICE_RANGE, _PRICES)
         # Less than the probe's own effort saves nothing if the search goes on from there.
