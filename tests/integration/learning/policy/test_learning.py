@@ -236,13 +236,13 @@ def test_learn_carries_age_and_usage_over(conn: Connection, tuned: TunedColumn) 
     assert served > 90
     learn(conn, tuned, ALWAYS)
     third = read_bank(conn, tuned)[10][1]
-    assert served * 0.5 < third.usage.sum() <= served
+    assert served * 0.5 < third.usage.sum() <= served + 1e-9  # rounding
     assert third.usage.max() < served / 4
     assert third.chances.max() == pytest.approx(served)
     assert (third.born == first.born[0]).mean() > 0.9
     assert one(conn, "SELECT count(*) FROM vectuned.pattern WHERE created_at < now()") == len(third)
     learn(conn, tuned, ALWAYS)  # those lookups were counted
-    assert read_bank(conn, tuned)[10][1].usage.sum() <= third.usage.sum()
+    assert read_bank(conn, tuned)[10][1].usage.sum() <= third.usage.sum() + 1e-9  # rounding
     # A damaged bank does not stop the next publish.
     conn.execute("ALTER TABLE vectuned.pattern DROP CONSTRAINT pattern_effort_check")
     conn.execute("UPDATE vectuned.pattern SET effort = 'NaN'")
