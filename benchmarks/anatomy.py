@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from pgvector import Vector
 from psycopg import sql
 
 from benchmarks.arena import Arena, open_arena
@@ -28,6 +27,7 @@ from vectuned.daemon.measure.intervals import (
     time_ratios,
 )
 from vectuned.learning.model.arrays import Floats
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.policy import learner, savings, storage
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.truth.recall import recall_at_k

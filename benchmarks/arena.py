@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from benchmarks.scratch import scratch_database
@@ -25,6 +24,7 @@ from vectuned.learning.advisor import Definition
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.sql.install import migrate
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from benchmarks.arena import RELATION, USUAL, Arena, open_arena
@@ -30,6 +29,7 @@ from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fix
 from vectuned.daemon.measure.intervals import summarize_searches, time_ratios
 from vectuned.learning.model.arrays import Ints, Singles
 from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth
 

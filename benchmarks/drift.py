@@ -23,7 +23,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from benchmarks.scratch import scratch_database
@@ -32,6 +31,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Floats, Singles
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import exact_neighbors
 from vectuned.reasoning.embedding.embedder import StaticEmbedder

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from benchmarks.tables import print_rows
@@ -42,6 +41,7 @@ from vectuned.daemon.demo.demo_data import (
 )
 from vectuned.daemon.measure.arms import compose_plain, prepare_vectuned_arm, race
 from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 

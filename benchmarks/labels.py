@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 
 from benchmarks.scratch import scratch_database
 from vectuned.config.errors import UsageError
@@ -39,6 +38,7 @@ from vectuned.daemon.demo.demo_data import (
 )
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model import ladder
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
 from vectuned.learning.policy.calibration import (

@@ -27,7 +27,6 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
@@ -35,6 +34,7 @@ from benchmarks.scratch import scratch_database
 from vectuned.learning.model import ladder
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.vectors import Vector, to_array
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
@@ -294,7 +294,7 @@ def _queries(conn: Connection, tuned: TunedColumn, count: int, seed: int) -> Sin
     with conn.transaction():
         conn.execute("SELECT setseed(%s)", (seed % 1000 / 1000,))
         rows = conn.execute(statement).fetchall()
-    vectors = np.array([row[0].to_numpy() for row in rows], dtype=np.float32)
+    vectors = np.array([to_array(row[0]) for row in rows], dtype=np.float32)
     noise = np.random.default_rng(seed).standard_normal(vectors.shape, dtype=np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True) / np.sqrt(vectors.shape[1])
     return np.asarray(vectors + np.float32(0.1) * noise * length, dtype=np.float32)

@@ -27,7 +27,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 
 from benchmarks.tables import print_rows
 from vectuned.config.errors import VectunedError
@@ -49,6 +48,7 @@ from vectuned.daemon.measure.arms import (
 )
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Bools, Floats, Ints
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth
 from vectuned.reasoning.embedding.embedder import StaticEmbedder

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-from pgvector import Vector
 from sklearn.cluster import KMeans
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.multioutput import MultiOutputRegressor
@@ -20,6 +19,7 @@ from sklearn.multioutput import MultiOutputRegressor
 from benchmarks.arena import Arena
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats, Ints, Singles
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import blend

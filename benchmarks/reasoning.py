@@ -27,7 +27,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.config.sections import ReasoningSettings
@@ -35,6 +34,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.answering.knowledge import Breadth, Question
 from vectuned.reasoning.answering.nodes import identify, read
 from vectuned.reasoning.answering.reasoner import Reasoner

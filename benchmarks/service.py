@@ -31,7 +31,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 
@@ -49,6 +48,7 @@ from vectuned.daemon.demo.demo_data import (
 )
 from vectuned.daemon.server.installation import find_binaries
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 from vectuned.sql.install import migrate

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from benchmarks.scratch import scratch_database
 from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.vectors import HalfVector
 from vectuned.learning.truth.truth import exact_neighbors
 
 Singles = npt.NDArray[np.float32]

@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any, Final
 
 import psycopg
-from pgvector import Vector
 
 from vectuned.config.settings import Settings
 from vectuned.daemon.console import Console
@@ -19,6 +18,7 @@ from vectuned.daemon.measure.arms import Outcome
 from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.policy.learner import LearningResult
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.truth.truth import exact_neighbors

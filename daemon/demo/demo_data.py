@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from vectuned.daemon.console import Console
@@ -15,6 +14,7 @@ from vectuned.daemon.database.index_build import build_with_progress
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import Corpus
 from vectuned.sql.files import queries

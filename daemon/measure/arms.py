@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Floats, Ints, Singles
 from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth, exact_among

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 from psycopg.rows import RowFactory, scalar_row
 
@@ -17,6 +16,7 @@ from vectuned.daemon.database.session import snapshot
 from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.policy.storage import read_bank
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, is_fatal
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound

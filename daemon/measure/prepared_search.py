@@ -10,12 +10,12 @@ from typing import Any, Final, Self
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from vectuned.daemon.database.session import open_session
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.model.vectors import Vector
 from vectuned.sql.files import queries, trusted
 from vectuned.sql.rows import fetch_value
 

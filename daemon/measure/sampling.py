@@ -12,6 +12,7 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import to_array
 from vectuned.learning.replay.batch import compile_filters
 from vectuned.sql.files import queries
 from vectuned.sql.rows import fetch_rows, fetch_values
@@ -78,7 +79,7 @@ def sample_searches(
     rows = fetch_rows(conn, "recorded_searches", values)
     conditions, _ = compile_filters(conn, tuned, [row.filter for row in rows])
     usable = [
-        (row.query.to_numpy(), row.filter, condition)
+        (to_array(row.query), row.filter, condition)
         for row, condition in zip(rows, conditions, strict=True)
         if row.filter is None or condition is not None
     ]
@@ -119,7 +120,7 @@ def _draw_perturbed_rows(conn: psycopg.Connection[Any], tuned: TunedColumn, coun
             break
     if not rows:
         return _no_vectors(tuned)
-    vectors = np.array([row.to_numpy() for row in rows], dtype=np.float32)
+    vectors = np.array([to_array(row) for row in rows], dtype=np.float32)
     noise = np.random.default_rng(seed).normal(size=vectors.shape)
     moved: Singles = (vectors + _PERTURBATION * vectors.std(axis=0) * noise).astype(np.float32)
     return moved

@@ -14,6 +14,7 @@ from vectuned.sql.rows import fetch_rows, fetch_value
 
 from .arrays import Singles
 from .column import VectorColumn
+from .vectors import to_array
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
 def read_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
     """Read up to `count` searches that were not replayed yet, the newest first."""
     rows = fetch_rows(conn, "pending", {"column_id": column.id, "count": count})
-    vectors = np.array([row.query.to_numpy() for row in rows], dtype=np.float32)
+    vectors = np.array([to_array(row.query) for row in rows], dtype=np.float32)
     return Trajectories(
         [row.query_id for row in rows],
         [row.recorded_at for row in rows],

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns.optimizer import Policy
 
 from .storage import read_bank, set_served_policy

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 
 from vectuned.learning.model.arrays import Ints, Singles
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import Vector, to_array
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.patterns.reasoning_bank import Patterns, check_patterns
 from vectuned.learning.patterns.signature import COMPONENTS, FEATURES, Signature
@@ -214,7 +214,7 @@ def read_lookups(conn: psycopg.Connection[Any], tuned: TunedColumn) -> tuple[Int
 def read_recent_queries(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Singles:
     """Read the query vectors of the newest recorded searches, float32 (n, d), n at most `count`."""
     vectors = fetch_values(conn, "recent_queries", {"column_id": tuned.column.id, "count": count})
-    array = np.array([vector.to_numpy() for vector in vectors], dtype=np.float32)
+    array = np.array([to_array(vector) for vector in vectors], dtype=np.float32)
     return array.reshape(len(vectors), tuned.column.dimensions)
 
 

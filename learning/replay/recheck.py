@@ -7,10 +7,10 @@ from time import perf_counter
 from typing import Any
 
 import psycopg
-from pgvector import Vector
 
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import Vector
 from vectuned.sql.rows import fetch_value
 
 from .scan import SCAN_TIMEOUT_MS, is_fatal

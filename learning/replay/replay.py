@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 import psycopg
-from pgvector import Vector
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Singles
 from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.model.vectors import Vector
 from vectuned.sql.rows import execute, fetch_row
 
 from .batch import MIN_DEPTH, ReplayBatch, choose_complete

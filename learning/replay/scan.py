@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector import Vector
 from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.truth.recall import recall_at_k, recall_curve
 from vectuned.learning.truth.truth import Truth
 from vectuned.sql.rows import fetch_row

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from pgvector import Vector
 from psycopg import sql
 
+from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import Vectors
 from vectuned.reasoning.graph.connections import Connection
 from vectuned.sql.entity_loader import SCHEMA, entity_queries, stored_dimensions

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pgvector import Vector
 
 from vectuned.config.errors import UsageError
+from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import Embedder, Vectors
 from vectuned.reasoning.graph.connections import Connection
 

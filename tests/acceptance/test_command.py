@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from pgvector import Vector
 from pgvector.psycopg import register_vector
 from psycopg.rows import TupleRow
 from tests.acceptance.conftest import Installed
+
+from vectuned.learning.model.vectors import Vector
 
 ROWS, DIMENSIONS = 4000, 32
 COMMANDS = ("demo", "run", "migrate", "enable", "disable", "status", "learn", "tune", "benchmark", "config")

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 import numpy as np
 import psycopg
 import pytest
-from pgvector import Vector
 from psycopg.rows import dict_row
 from sqlalchemy import BigInteger, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -31,6 +30,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned import client
+from vectuned.learning.model.vectors import Vector
 
 DIMENSIONS = 8
 QUERY = clustered(1, DIMENSIONS, seed=7)[0]

@@ -14,6 +14,7 @@ from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS
 from vectuned.learning.model.trajectory import drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.vectors import to_array
 from vectuned.learning.policy.filtering import OTHER_PATHS, selectivity_buckets
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.policy.replays import Replays, load_replays
@@ -160,7 +161,7 @@ def test_replay_stores_the_recall_computed_by_hand(conn: Connection, tuned: Tune
         assert all(0 <= value <= 1 for each in others for value in each)
         # Of the same scan's rows without the condition.
         assert np.array(bare).shape == np.array(recall).shape
-        nearest = distances(conn, query.to_numpy(), where)
+        nearest = distances(conn, to_array(query), where)
         plain = conn.execute(
             "SELECT r.distances, r.counts, r.matched FROM vectuned._replay(%s, 1, %s, %s, %s) r",
             (tuned.column.id, query, list(RUNGS), "t." + where),
@@ -252,7 +253,7 @@ def test_replay_of_a_scan_that_ends_early_marks_the_rungs_it_does_not_know(
     ).fetchall()
     assert len(rows) == 45
     for query, category, recall, matches, classes in rows:
-        whole = recall_of_whole_scan(conn, tuned, query.to_numpy(), f"category = '{category}'", 10)
+        whole = recall_of_whole_scan(conn, tuned, to_array(query), f"category = '{category}'", 10)
         known = np.array(matches) >= 0
         assert known[0]
         np.testing.assert_allclose(np.array(recall[classes.index(10)])[known], whole[known], atol=1e-6)

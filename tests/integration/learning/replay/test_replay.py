@@ -30,6 +30,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import K_CLASSES, PROBES, RUNGS, k_class
 from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.vectors import to_array
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.recall import recall_at_k
@@ -130,7 +131,7 @@ def test_replay_probes_are_the_distances_of_a_search_with_that_ef_search(
         "SELECT t.query FROM vectuned.replay r JOIN vectuned.trajectory t USING (query_id) "
         "ORDER BY r.replay_no DESC"
     ).fetchall()
-    vectors = np.array([row[0].to_numpy() for row in trajectories], dtype=np.float32)
+    vectors = np.array([to_array(row[0]) for row in trajectories], dtype=np.float32)
     replays = load_replays(conn, tuned, tuned.indexes[0])
     assert tuple(replays.probes) == PROBES
     for length, seen in replays.probes.items():

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from pgvector import Vector
 from tests.integration.table_helpers import clustered, enable, make, one, publish, raw, text
 
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import read_tuned_columns
+from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns.optimizer import Policy, SearchOptimizer, blend
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import Signature, feature_ranks, features
