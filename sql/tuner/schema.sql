@@ -240,7 +240,9 @@ COMMENT ON COLUMN vectuned.bank.saving IS
     'time of the fixed setting divided by that of effort by query: lower bound with 95 % confidence';
 
 -- Recall and time measured for every access path: the figures behind the bank, and the paths that serve filtered searches.
+-- path_no only identifies a row: without a key, a publication FOR ALL TABLES would reject every delete.
 CREATE TABLE vectuned.measured_path (
+    path_no          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     k_class          int NOT NULL,
     shape            text,
