@@ -1,4 +1,4 @@
-"""The daemon with the oldest pgvector package that frameworks pin: langchain-postgres takes none from 0.4 on."""
+"""The daemon with the pgvector package that frameworks pin: langchain-postgres refuses 0.4 and later."""
 
 from __future__ import annotations
 
