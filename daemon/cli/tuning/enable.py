@@ -7,7 +7,7 @@ from typing import Final
 
 from vectuned.daemon.cli.arguments import add_column_arguments
 from vectuned.daemon.cli.command import Command, Context
-from vectuned.sql.rows import fetch_value
+from vectuned.sql.rows import fetch_row, fetch_value
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target-recall",
         type=float,
-        default=0.95,
         metavar="R",
-        help="recall that searches must reach (default: %(default)s)",
+        help="recall that searches must reach (default: 0.95)",
     )
     parser.add_argument(
         "--max-tail",
@@ -29,34 +28,41 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample-rate",
         type=float,
-        default=0.05,
         metavar="P",
-        help="share of searches to record (default: %(default)s)",
+        help="share of searches to record (default: 0.05)",
     )
     parser.add_argument(
         "--trajectory-window",
         type=int,
-        default=10000,
         metavar="N",
-        help="learn from the newest N replays (default: %(default)s)",
+        help="learn from the newest N replays (default: 10000)",
     )
     parser.add_argument(
         "--learning-rate",
         type=float,
-        default=0.1,
         metavar="R",
-        help="share by which the weight of a replay falls with every --min-samples newer ones (default: "
-        "%(default)s)",
+        help="share by which the weight of a replay falls with every --min-samples newer ones (default: 0.1)",
     )
     parser.add_argument(
         "--min-samples",
         type=int,
-        default=200,
         metavar="N",
-        help="replays before anything is published (default: %(default)s)",
+        help="replays before anything is published (default: 200)",
     )
-    parser.add_argument(
-        "--forget-vectors", action="store_true", help="delete each query vector once it has been replayed"
+    vectors = parser.add_mutually_exclusive_group()
+    vectors.add_argument(
+        "--forget-vectors",
+        dest="store_vectors",
+        action="store_const",
+        const=False,
+        help="delete each query vector once it has been replayed",
+    )
+    vectors.add_argument(
+        "--keep-vectors",
+        dest="store_vectors",
+        action="store_const",
+        const=True,
+        help="keep the query vectors (default)",
     )
 
 
@@ -71,13 +77,14 @@ def _run(context: Context) -> None:
         "trajectory_window": options.trajectory_window,
         "learning_rate": options.learning_rate,
         "min_samples": options.min_samples,
-        "store_vectors": not options.forget_vectors,
+        "store_vectors": options.store_vectors,
     }
     with context.session() as conn:
         conn.add_notice_handler(lambda notice: console.say(str(notice.message_primary)))
         message = str(fetch_value(conn, "enable", values))
+        served = fetch_row(conn, "column_options", values)
     if console.as_json:
-        console.document({**values, "message": message})
+        console.document({**values, **served._asdict(), "message": message})
     console.line(message)
 
 
@@ -85,7 +92,7 @@ COMMAND: Final = Command(
     name="enable",
     summary="tune a vector column",
     description="Records a share of the column's searches and learns from them. Run it again to change an "
-    "option.",
+    "option; the others keep their values.",
     example="vectuned enable items embedding --target-recall 0.98",
     run=_run,
     add_arguments=_add_arguments,

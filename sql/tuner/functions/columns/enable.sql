@@ -1,13 +1,12 @@
 -- Enabling and disabling columns, and finding the tuned column that an argument names.
 
--- Starts tuning a vector column, or changes its options; idempotent.
--- max_tail: highest tolerated share of searches with a recall under 0.8. The default is 2.5 * (1 - target_recall): with HNSW
--- at one fixed effort that share was measured at 1.0 to 1.3 times 1 - target_recall for k = 10, and up to 2.4 for k = 3.
-
+-- Starts tuning a vector column, or changes its options; idempotent. An option that is NULL keeps its value; of a column that
+-- is not tuned yet it gets its default. max_tail, the highest tolerated share of searches with a recall under 0.8, follows the
+-- target until it is given.
 CREATE OR REPLACE FUNCTION vectuned.enable(
-    relation regclass, column_name name, target_recall float8 DEFAULT 0.95, sample_rate float8 DEFAULT 0.05,
-    trajectory_window int DEFAULT 10000, learning_rate float8 DEFAULT 0.1, min_samples int DEFAULT 200,
-    store_vectors boolean DEFAULT true, max_tail float8 DEFAULT NULL)
+    relation regclass, column_name name, target_recall float8 DEFAULT NULL, sample_rate float8 DEFAULT NULL,
+    trajectory_window int DEFAULT NULL, learning_rate float8 DEFAULT NULL, min_samples int DEFAULT NULL,
+    store_vectors boolean DEFAULT NULL, max_tail float8 DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -15,25 +14,33 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     properties record;
+    known vectuned.tuned_column;
     column_id int;
 BEGIN
-    IF relation IS NULL OR column_name IS NULL OR store_vectors IS NULL THEN
+    IF relation IS NULL OR column_name IS NULL THEN
         RAISE EXCEPTION 'vectuned.enable needs a %, got NULL',
-            CASE WHEN relation IS NULL THEN 'relation' WHEN column_name IS NULL THEN 'column_name'
-                 ELSE 'store_vectors of true or false' END
+            CASE WHEN relation IS NULL THEN 'relation' ELSE 'column_name' END
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
+    PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, which defines hnsw.ef_search and the like
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    SELECT * INTO properties FROM vectuned._inspect(relation, column_name);
+    SELECT * INTO known FROM vectuned.tuned_column t WHERE t.relation = relation AND t.column_name = column_name;
+
+    target_recall := coalesce(target_recall, known.target_recall, 0.95);
+    max_tail := coalesce(max_tail, nullif(known.max_tail, vectuned._default_tail(known.target_recall)),
+                         vectuned._default_tail(target_recall));
+    sample_rate := coalesce(sample_rate, known.sample_rate, 0.05);
+    trajectory_window := coalesce(trajectory_window, known.trajectory_window, 10000);
+    learning_rate := coalesce(learning_rate, known.learning_rate, 0.1);
+    min_samples := coalesce(min_samples, known.min_samples, 200);
+    store_vectors := coalesce(store_vectors, known.store_vectors, true);
     PERFORM vectuned._check_range('target_recall', target_recall, 0.5, 0.999);
-    max_tail := coalesce(max_tail, least(1, round((2.5 * (1 - target_recall))::numeric, 6)));
     PERFORM vectuned._check_range('max_tail', max_tail, 0.001, 1);
     PERFORM vectuned._check_range('sample_rate', sample_rate, 0, 1);
     PERFORM vectuned._check_range('trajectory_window', trajectory_window, 100, 10000000);
     PERFORM vectuned._check_range('learning_rate', learning_rate, 0.001, 1);
     PERFORM vectuned._check_range('min_samples', min_samples, 20, 1000000);
-
-    PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, which defines hnsw.ef_search and the like
-    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
-    SELECT * INTO properties FROM vectuned._inspect(relation, column_name);
 
     INSERT INTO vectuned.tuned_column AS c (
         relation, column_name, vector_type, dimensions, metric, key_columns, index_relation, default_ef,
@@ -43,8 +50,7 @@ BEGIN
             target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
     ON CONFLICT ON CONSTRAINT tuned_column_relation_column_name_key DO UPDATE SET
         vector_type = excluded.vector_type, dimensions = excluded.dimensions, metric = excluded.metric,
-        key_columns = excluded.key_columns, index_relation = excluded.index_relation,
-        default_ef = excluded.default_ef, target_recall = excluded.target_recall,
+        key_columns = excluded.key_columns, index_relation = excluded.index_relation, target_recall = excluded.target_recall,
         max_tail = excluded.max_tail, sample_rate = excluded.sample_rate, trajectory_window = excluded.trajectory_window,
         learning_rate = excluded.learning_rate, min_samples = excluded.min_samples,
         store_vectors = excluded.store_vectors, enabled = true
@@ -65,11 +71,19 @@ BEGIN
     IF vectuned._unreadable(relation) IS NOT NULL THEN
         RAISE NOTICE '%', vectuned._unreadable(relation);
     END IF;
-    RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s', relation, column_name,
-                  properties.metric, properties.dimensions, properties.index_relation,
-                  array_to_string(properties.key_columns, ', '), target_recall);
+    RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s, sample rate %s%s',
+                  relation, column_name, properties.metric, properties.dimensions, properties.index_relation,
+                  array_to_string(properties.key_columns, ', '), target_recall, sample_rate,
+                  CASE WHEN store_vectors THEN '' ELSE ', query vectors are not kept' END);
 END
 $$;
+
+-- The default of max_tail: with HNSW at one fixed effort the share of searches with a recall under 0.8 was measured at 1.0 to
+-- 1.3 times 1 - target_recall for k = 10, and up to 2.4 for k = 3.
+CREATE OR REPLACE FUNCTION vectuned._default_tail(target_recall float8) RETURNS float8
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN least(1, round((2.5 * (1 - target_recall))::numeric, 6));
 
 -- Stops recording and learning. Searches continue with the column's default effort. Trajectories and replays are kept, so
 -- that `enable` can learn from them again; with forget, everything about the column is deleted.

@@ -243,13 +243,12 @@ def test_enable_of_a_partitioned_table_uses_its_partitioned_index(conn: Connecti
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
-        ("target_recall", [0.4, 1.0, "NaN", "Infinity", None]),
+        ("target_recall", [0.4, 1.0, "NaN", "Infinity"]),
         ("max_tail", [0, -0.1, 1.1, "NaN"]),
-        ("sample_rate", [-0.1, 1.1, "NaN", None]),
-        ("trajectory_window", [0, -1, None]),
-        ("learning_rate", [0, 1.5, "NaN", None]),
-        ("min_samples", [0, None]),
-        ("store_vectors", [None]),
+        ("sample_rate", [-0.1, 1.1, "NaN"]),
+        ("trajectory_window", [0, -1]),
+        ("learning_rate", [0, 1.5, "NaN"]),
+        ("min_samples", [0]),
     ],
 )
 def test_enable_refuses_options_out_of_range(conn: Connection, setting: str, values: list[object]) -> None:
@@ -272,8 +271,9 @@ def test_enable_refuses_options_out_of_range(conn: Connection, setting: str, val
 
 def test_enable_again_changes_options(conn: Connection) -> None:
     make(conn, VECTORS)
-    column = enable(conn)
     conn.execute("SET hnsw.ef_search = 77")
+    column = enable(conn)
+    conn.execute("RESET hnsw.ef_search")
     assert enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=50, store_vectors=False) == column
     assert conn.execute(
         "SELECT target_recall, sample_rate, min_samples, store_vectors, default_ef FROM vectuned.tuned_column"
@@ -281,6 +281,29 @@ def test_enable_again_changes_options(conn: Connection) -> None:
     search(conn, QUERY)
     assert conn.execute("SELECT ef_search, k FROM vectuned.inbox").fetchall() == [(77, 10)]
     assert one(conn, "SELECT count(*) FROM vectuned.event WHERE action = 'enable'") == 2
+
+
+def test_enable_again_keeps_every_option_that_is_not_named(conn: Connection) -> None:
+    options: dict[str, Any] = {
+        "target_recall": 0.99,
+        "max_tail": 0.2,
+        "sample_rate": 0.0,
+        "trajectory_window": 500,
+        "learning_rate": 0.3,
+        "min_samples": 50,
+        "store_vectors": False,
+        "default_ef": 77,
+    }
+    read = raw(f"SELECT {', '.join(options)} FROM vectuned.tuned_column")
+    make(conn, VECTORS)
+    conn.execute("SET hnsw.ef_search = 77")
+    enable(conn, **{name: value for name, value in options.items() if name != "default_ef"})
+    conn.execute("RESET hnsw.ef_search")
+    conn.execute("SELECT vectuned.enable('items', 'embedding')")
+    assert conn.execute(read).fetchall() == [tuple(options.values())]
+    conn.execute("SELECT vectuned.disable('items', 'embedding')")
+    conn.execute("SELECT vectuned.enable('items', 'embedding', min_samples => 60)")
+    assert conn.execute(read).fetchall() == [tuple({**options, "min_samples": 60}.values())]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +326,7 @@ def test_enable_limits_the_tail_in_proportion_to_the_target(
     assert one(conn, "SELECT max_tail FROM vectuned.status") == max_tail
     assert one(conn, "SELECT max_tail FROM vectuned.stats('items')") == max_tail
     enable(conn, target_recall=0.9)
-    assert one(conn, "SELECT max_tail FROM vectuned.tuned_column") == 0.25
+    assert one(conn, "SELECT max_tail FROM vectuned.tuned_column") == (option or 0.25)
 
 
 def test_enable_again_picks_another_index(conn: Connection) -> None:

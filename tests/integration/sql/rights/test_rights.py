@@ -31,7 +31,7 @@ INDEXES = """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
-        enable disable auto_tune benchmark_recall benchmark_latency request_result cancel_request _inspect
+        enable disable _default_tail auto_tune benchmark_recall benchmark_latency request_result cancel_request _inspect
         _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _restart_checks _row_estimate
