@@ -1,6 +1,6 @@
 """The light client, `vectuned.sql.client`, under a short name; see there."""
 
-from .sql.client import (
+from .sql.client.search import (
     Filter,
     Hit,
     Vector,

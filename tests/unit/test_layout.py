@@ -33,7 +33,7 @@ ALLOWED = {
 # it. "" stands for the modules directly in the top folder.
 ORDER = {
     "config": ("",),
-    "sql": ("",),
+    "sql": ("client", ""),
     "learning": ("model", "statistics", "truth", "replay", "patterns", "policy", "oversight", ""),
     "reasoning": ("", "graph", "embedding", "store", "answering", "answering/nodes", "wordnet"),
     "daemon": (

@@ -201,12 +201,12 @@ def imported_modules(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["vectuned.client", "vectuned.sql.client"])
+@pytest.mark.parametrize("module", ["vectuned.client", "vectuned.sql.client.search"])
 def test_client_imports_only_the_standard_library(module: str) -> None:
     added = imported_modules(module)
     assert module in added
     ours = {name for name in added if name.partition(".")[0] == "vectuned"}
-    assert ours == {"vectuned", "vectuned.sql", "vectuned.sql.client", module}
+    assert ours == {"vectuned", "vectuned.sql", "vectuned.sql.client", "vectuned.sql.client.search", module}
     assert {name.partition(".")[0] for name in added - ours} <= set(sys.stdlib_module_names)
 
 
@@ -223,7 +223,9 @@ packages = {name.partition(".")[0] for name in sys.modules}
 heavy = {"numpy", "scipy", "sklearn", "hnswlib", "apscheduler", "pydantic", "pydantic_settings", "rich"}
 assert not packages & heavy, packages & heavy
 folders = {name for name in sys.modules if name.startswith("vectuned.")}
-assert folders == {"vectuned.client", "vectuned.sql", "vectuned.sql.client"}, folders
+assert folders == {
+    "vectuned.client", "vectuned.sql", "vectuned.sql.client", "vectuned.sql.client.search"
+}, folders
 """
     done = subprocess.run(
         [sys.executable, "-c", code, items.info.dsn, text(QUERY)],
@@ -237,7 +239,7 @@ assert folders == {"vectuned.client", "vectuned.sql", "vectuned.sql.client"}, fo
 
 
 def test_client_exports_the_same_objects_under_both_names() -> None:
-    from vectuned.sql import client as original
+    from vectuned.sql.client import search as original
 
     assert all(getattr(client, name) is getattr(original, name) for name in client.__all__)
     functions = {

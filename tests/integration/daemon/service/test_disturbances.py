@@ -15,11 +15,11 @@ from tests.integration.embedded_helpers import eventually
 from tests.integration.proxy_helpers import proxied
 from tests.integration.table_helpers import Connection, clustered, enable, make, one, raw
 
+from vectuned import client
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.service.worker import Worker
-from vectuned.sql import client
 from vectuned.sql.install import migrate
 
 DIMENSIONS = 8
