@@ -186,9 +186,10 @@ def sees_other_sessions(conn: Connection) -> bool:
 
 
 def delete_old_records(conn: Connection, days: int) -> None:
-    """Delete requests and events older than some days, except the newest event of each kind."""
+    """Delete old requests, events and statements, except the newest event of each kind."""
     execute(conn, "delete_old_requests", {"days": days})
     execute(conn, "delete_old_events", {"days": days})
+    execute(conn, "delete_old_statements", {"days": days})
 
 
 def trim_replays(conn: Connection, tuned: TunedColumn) -> None:

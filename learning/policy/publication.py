@@ -17,6 +17,7 @@ from vectuned.sql.rows import execute, fetch_value
 
 from .choice import Offer, PublishRun, choose_candidate
 from .filtering import MeasuredPath
+from .statement_settings import publish_settings
 from .storage import (
     delete_bank,
     insert_class,
@@ -77,6 +78,7 @@ def publish(
                 served[k] = ServedPolicy(policy, len(chosen.patterns), saving, offer.filtered)
             insert_measured_paths(conn, tuned, k, offer.fixed, offer.filtered, policy)
         execute(conn, "delete_superseded_imports", column)
+        publish_settings(conn, tuned.column.id)
         _announce(conn, tuned, version, last_replay, served)
     return version, served
 

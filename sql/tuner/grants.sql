@@ -12,6 +12,9 @@ $$;
 GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vectuned.measured_path, vectuned.pattern,
     vectuned.status, vectuned.readable_statistics TO PUBLIC;
 GRANT SELECT (import_no, column_id, source, created_at, proven_here) ON vectuned.imported TO PUBLIC;
+-- What vectuned.client reads; not the texts.
+GRANT SELECT (fingerprint, column_id, k_class, shape, settings, expected_recall, recall_bound, certified, published_at)
+    ON vectuned.statement TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
     vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._inbox_bytes,

@@ -32,7 +32,10 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
     vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
     vectuned._generate_dispatch, vectuned._drop_generated
     TO vectuned_admin;
-GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job TO vectuned_admin;
+GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job, vectuned.statement
+    TO vectuned_admin;
+GRANT SELECT, INSERT, UPDATE ON vectuned.adoption TO vectuned_admin;
+GRANT UPDATE (settings, published_at, expected_recall, recall_bound, certified, figures) ON vectuned.statement TO vectuned_admin;
 -- `vectuned report` needs the measurements, but not which search each belongs to.
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
               filtered_recall, matches, exact_ms, other_recall, other_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
@@ -57,7 +60,8 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_
     vectuned.export_patterns, vectuned.import_patterns
     TO vectuned_daemon;
 GRANT SELECT ON vectuned.inbox, vectuned.trajectory, vectuned.feedback, vectuned.replay, vectuned.recall_check,
-    vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request, vectuned.job TO vectuned_daemon;
+    vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request, vectuned.job,
+    vectuned.adoption TO vectuned_daemon;
 GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_admin, vectuned_daemon;
 -- UPDATE on the inbox is for FOR UPDATE, which locks rows while they are moved.
 GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
@@ -67,6 +71,7 @@ GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
 GRANT UPDATE (index_relation, default_probes, target_recall, alert, learn_from) ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job TO vectuned_daemon;
+GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement TO vectuned_daemon;
 GRANT INSERT, DELETE ON vectuned.event, vectuned.recall_check TO vectuned_daemon;
 GRANT UPDATE, DELETE ON vectuned.request TO vectuned_daemon;
 DO $$

@@ -269,6 +269,49 @@ COMMENT ON COLUMN vectuned.measured_path.bucket IS
 COMMENT ON COLUMN vectuned.measured_path.import_no IS 'measured elsewhere; serves until such filters have been learned here';
 COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL for access paths without';
 
+-- The statements that applications send: texts without values that order a tuned column by a distance, and the settings
+-- that serve each. vectuned.client sends the settings along; `vectuned adopt` chooses one group for all of a role.
+CREATE TABLE vectuned.statement (
+    fingerprint      text NOT NULL CHECK (fingerprint ~ '^[0-9a-f]{16}$'),
+    column_id        int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    k_class          int NOT NULL,
+    shape            text NOT NULL,
+    text             text NOT NULL,
+    calls            bigint NOT NULL DEFAULT 0 CHECK (calls >= 0),
+    first_seen       timestamptz NOT NULL DEFAULT now(),
+    last_seen        timestamptz NOT NULL DEFAULT now(),
+    settings         jsonb CHECK (jsonb_typeof(settings) = 'object'),
+    expected_recall  float8,
+    recall_bound     float8,
+    certified        boolean NOT NULL DEFAULT false,
+    figures          jsonb,
+    published_at     timestamptz,
+    PRIMARY KEY (fingerprint, column_id, k_class, shape),
+    CHECK ((settings IS NULL) = (published_at IS NULL))
+);
+CREATE INDEX statement_of_column ON vectuned.statement (column_id);
+COMMENT ON COLUMN vectuned.statement.fingerprint IS 'computed by sql/client/fingerprint.py from the text';
+COMMENT ON COLUMN vectuned.statement.text IS 'normalised: a ? in place of every literal and parameter, so it holds no values';
+COMMENT ON COLUMN vectuned.statement.shape IS 'the condition without its values; empty without a condition';
+COMMENT ON COLUMN vectuned.statement.settings IS
+    'values of server settings by name, such as {"hnsw.ef_search": "80"}; NULL = nothing is proven, the statement goes out as it is';
+COMMENT ON COLUMN vectuned.statement.figures IS 'the access paths compared for it, with recall, milliseconds and replays';
+
+-- Settings that `vectuned adopt --apply` gave to a role or the database, with the values before. Newest last.
+CREATE TABLE vectuned.adoption (
+    adoption_no  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    role_name    name,
+    applied      jsonb NOT NULL CHECK (jsonb_typeof(applied) = 'object'),
+    previous     jsonb NOT NULL CHECK (jsonb_typeof(previous) = 'object'),
+    figures      jsonb NOT NULL,
+    applied_by   name NOT NULL DEFAULT current_user,
+    applied_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reverted_at  timestamptz
+);
+COMMENT ON COLUMN vectuned.adoption.role_name IS 'the role, in this database; NULL = every role in the database';
+COMMENT ON COLUMN vectuned.adoption.previous IS 'values before, by name of the setting; null = the setting was not set';
+COMMENT ON COLUMN vectuned.adoption.reverted_at IS 'when the previous values were put back; NULL = in force';
+
 -- The learned patterns of the published policies: few enough for every search to compare all of them.
 CREATE TABLE vectuned.pattern (
     column_id        int NOT NULL,

@@ -172,6 +172,10 @@ WHERE e.happened_at < now() - make_interval(days => %(days)s)
   AND EXISTS (SELECT FROM vectuned.event o
               WHERE o.column_id IS NOT DISTINCT FROM e.column_id AND o.action = e.action AND o.id > e.id);
 
+-- name: delete_old_statements
+-- Deletes statements that no application sent during the retention period.
+DELETE FROM vectuned.statement WHERE last_seen < now() - make_interval(days => %(days)s);
+
 -- name: set_local_lock_timeout
 -- Sets lock_timeout for the rest of the transaction.
 SELECT set_config('lock_timeout', %(milliseconds)s, true);

@@ -121,6 +121,9 @@ BEGIN
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
         DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id;
         DELETE FROM vectuned.imported m WHERE m.column_id = c.id;
+        UPDATE vectuned.statement s
+        SET settings = NULL, published_at = NULL, expected_recall = NULL, recall_bound = NULL, certified = false, figures = NULL
+        WHERE s.column_id = c.id;
         IF EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation) THEN
             PERFORM vectuned._generate(c.id);
         END IF;

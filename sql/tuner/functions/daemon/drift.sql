@@ -122,6 +122,18 @@ AS $$
     WHERE m.column_id = p_column_id AND (p_k_class IS NULL OR m.k_class = p_k_class)
       AND m.shape IS NOT NULL AND (p_shape IS NULL OR m.shape = p_shape)
       AND m.serves <> (m.access_path = 'exact');
+    -- Statements of applications likewise.
+    UPDATE vectuned.statement s
+    SET settings = CASE
+            WHEN s.shape <> '' THEN '{"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}'::jsonb
+            ELSE (SELECT jsonb_object_agg(e.key, CASE e.key
+                      WHEN 'hnsw.ef_search' THEN least(2 * e.value::int, 1000)::text
+                      WHEN 'ivfflat.probes' THEN least(2 * e.value::int, 32768)::text
+                      ELSE e.value END)
+                  FROM jsonb_each_text(s.settings) e) END,
+        certified = false, recall_bound = 0, expected_recall = NULL, published_at = now()
+    WHERE s.column_id = p_column_id AND (p_k_class IS NULL OR s.k_class = p_k_class)
+      AND (p_shape IS NULL OR s.shape = p_shape) AND s.settings IS NOT NULL AND s.settings <> '{}';
 $$;
 
 -- Restarts the recall claim about a class of searches, after a change of what serves it. NULL means all classes of a column.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.policy.statement_settings import StatementCalls, count_calls
 
 VECTORS = clustered(600, 8, seed=1)
 
@@ -130,6 +132,10 @@ def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
     publish(conn, column, [5.0], k_class=30)
     search(conn, VECTORS[0])
     search(conn, VECTORS[0], relation="others")
+    now = datetime.now(UTC)
+    call = "SELECT id FROM items WHERE kind = 'secret' ORDER BY embedding <=> '[1]' LIMIT 10"
+    count_calls(conn, [StatementCalls(call, column, 10, "(kind = $1)", 1, now, now)])
+    assert places(conn, "secret") == []
     tables = conn.execute(
         "SELECT c.oid::regclass::text, min(a.attname) FROM pg_class c JOIN pg_attribute a ON a.attrelid = "
         "c.oid "
@@ -162,6 +168,7 @@ def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
         "event",
         "request",
         "imported",
+        "statement",
     )
     assert before >= {f"vectuned.{name}" for name in wanted}
     assert len(before) == len({name.partition("_20")[0].removesuffix("_default") for name, _ in tables})

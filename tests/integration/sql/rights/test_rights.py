@@ -31,8 +31,8 @@ INDEXES = """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
-        enable disable _default_tail auto_tune benchmark_recall benchmark_latency request_result cancel_request _inspect
-        _generate_dispatch _drop_generated""",
+        enable disable _default_tail auto_tune benchmark_recall benchmark_latency request_result cancel_request
+        _inspect _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _restart_checks _row_estimate
         _set_baseline _since_baseline _replay _replay_statement _check_replay_plan _replay_exact
@@ -42,28 +42,32 @@ FUNCTIONS = {
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
 PUBLISHED = """tuned_column tuned_index bank measured_path pattern status readable_statistics
     imported(column_id,created_at,import_no,proven_here,source)"""
+STATEMENTS = """statement(certified,column_id,expected_recall,fingerprint,k_class,published_at,recall_bound,\
+settings,shape)"""
 TABLES = {
-    "vectuned_user": {"SELECT": PUBLISHED},
+    "vectuned_user": {"SELECT": f"{PUBLISHED} {STATEMENTS}"},
     "vectuned_admin": {
-        "SELECT": f"""{PUBLISHED} promises requests event promise job
+        "SELECT": f"""{PUBLISHED} promises requests event promise job statement adoption
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
             recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
             replay(blocks,column_id,exact_ms,filtered_recall,fraction,generation,is_counter_example,k_class,\
 k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
-        "INSERT": "tuned_column tuned_index filter_statistics event",
-        "UPDATE": "tuned_column tuned_index filter_statistics trajectory(query,replayed_at)",
+        "INSERT": "tuned_column tuned_index filter_statistics event adoption",
+        "UPDATE": """tuned_column tuned_index filter_statistics adoption trajectory(query,replayed_at)
+            statement(certified,expected_recall,figures,published_at,recall_bound,settings)""",
         "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback imported",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            event request job filter_statistics(attribute,column_id)""",
+            event request job statement adoption filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            replay event recall_check job""",
+            replay event recall_check job statement""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
-            measured_path replay request job feedback(judged)
+            measured_path replay request job statement feedback(judged)
             tuned_column(alert,default_probes,index_relation,learn_from,target_recall)""",
-        "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job",
+        "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
+            statement",
         "MAINTAIN": "inbox",
     },
 }

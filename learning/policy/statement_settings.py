@@ -1,0 +1,273 @@
+"""The settings that serve the statements of applications, as far as settings can choose an access path.
+
+A statement is sent with one group of settings whatever its values. So a path serves a statement if it is
+proven for all selectivity buckets that the statement's calls fall into, and the cheapest of these does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+
+from vectuned.sql.client.fingerprint import fingerprint, normalize
+from vectuned.sql.rows import execute, fetch_rows
+
+Settings = Mapping[str, str]
+"""Values of server settings by name."""
+
+# Without index scans no vector index is used, and the planner ranks what the condition matches. A plan kept
+# from before would ignore that.
+EXACT: Final[Settings] = {"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}
+_TUPLES_PER_EFFORT: Final = 100  # max_scan_tuples of a continued scan; replays use the same, see replay.sql
+_HIGHEST_EF: Final = 1000  # pgvector's limit
+
+
+@dataclass(frozen=True)
+class StatementCalls:
+    """Calls of a statement that come down to a search of a tuned column.
+
+    `text` may hold values: only the normalised text is stored. `shape` is the condition without its values,
+    empty without a condition.
+    """
+
+    text: str
+    column_id: int
+    k_class: int
+    shape: str
+    calls: int
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True)
+class PathOption:
+    """What an access path, chosen by `settings`, gives the calls of a statement.
+
+    `recall` is the mean over the calls, 0 counted for calls that nothing is known about, and `bound` likewise
+    of the lower bounds; `ms` the mean of the calls that were measured. `proven` says whether it meets the
+    demand in every selectivity bucket measured, and the target on the whole.
+    """
+
+    path: str
+    settings: Settings
+    recall: float
+    bound: float
+    ms: float
+    proven: bool
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A known statement with the paths that settings can choose for it, the cheapest first."""
+
+    fingerprint: str
+    column_id: int
+    k_class: int
+    shape: str
+    text: str
+    calls: int
+    target_recall: float
+    options: tuple[PathOption, ...] = field(default=())
+
+    @property
+    def proven(self) -> tuple[PathOption, ...]:
+        """Return the options that are proven."""
+        return tuple(option for option in self.options if option.proven)
+
+
+def count_calls(conn: psycopg.Connection[Any], calls: Iterable[StatementCalls]) -> None:
+    """Add calls to the known statements."""
+    for each in calls:
+        execute(
+            conn,
+            "count_statement_calls",
+            {
+                "fingerprint": fingerprint(each.text),
+                "column_id": each.column_id,
+                "k_class": each.k_class,
+                "shape": each.shape,
+                "text": normalize(each.text),
+                "calls": each.calls,
+                "first_seen": each.first_seen,
+                "last_seen": each.last_seen,
+            },
+        )
+
+
+def publish_settings(conn: psycopg.Connection[Any], column_id: int | None = None) -> int:
+    """Choose and store the settings of the statements of a column, or of all; return how many have some.
+
+    Run it in the transaction of the publish.
+    """
+    served = 0
+    for group in _by_fingerprint(read_statements(conn, column_id)):
+        chosen = choose_settings(group)
+        served += len(group) if chosen is not None else 0
+        for statement in group:
+            _store(conn, statement, chosen)
+    return served
+
+
+def choose_settings(statements: Sequence[Statement]) -> Settings | None:
+    """Choose the settings for statements that one text stands for: the cheapest that are proven for each.
+
+    None if there are none. One text stands for several statements where it reaches several tables by
+    search_path, or conditions that the server writes in different ways.
+    """
+    costs: dict[str, float] = defaultdict(float)
+    settings: dict[str, Settings] = {}
+    provers: dict[str, int] = defaultdict(int)
+    for statement in statements:
+        for key, option in {_key(option.settings): option for option in reversed(statement.proven)}.items():
+            settings[key] = option.settings
+            provers[key] += 1
+            costs[key] += option.ms * max(statement.calls, 1)
+    usable = [key for key, count in provers.items() if count == len(statements)]
+    return settings[min(usable, key=lambda key: (costs[key], key))] if usable else None
+
+
+def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[Statement]:
+    """Read the statements of a column, or of all columns, with what settings can give each."""
+    rows = fetch_rows(conn, "served_statements", {"column_id": column_id})
+    columns = {"column_ids": sorted({row.column_id for row in rows})}
+    described = {row.id: row for row in fetch_rows(conn, "statement_columns", columns)}
+    plain: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    conditional: dict[tuple[int, int, str], list[Any]] = defaultdict(list)
+    buckets: dict[tuple[int, str], dict[int, int]] = defaultdict(dict)
+    for row in fetch_rows(conn, "plain_index_paths", columns):
+        plain[row.column_id, row.k_class].append(row)
+    for row in fetch_rows(conn, "condition_paths", columns):
+        conditional[row.column_id, row.k_class, row.shape].append(row)
+    for row in fetch_rows(conn, "condition_buckets", columns):
+        buckets[row.column_id, row.shape][row.bucket] = row.calls
+    statements = []
+    for row in rows:
+        column = described.get(row.column_id)
+        options: list[PathOption] = []
+        if column is not None and row.shape:
+            paths = conditional[row.column_id, row.k_class, row.shape]
+            options = conditional_options(paths, buckets[row.column_id, row.shape], column)
+        elif column is not None:
+            options = plain_options(plain[row.column_id, row.k_class])
+        statements.append(
+            Statement(
+                row.fingerprint,
+                row.column_id,
+                row.k_class,
+                row.shape,
+                row.text,
+                row.calls,
+                column.target_recall if column is not None else 1.0,
+                tuple(sorted(options, key=lambda option: option.ms)),
+            )
+        )
+    return statements
+
+
+def plain_options(paths: Sequence[Any]) -> list[PathOption]:
+    """Return the option of a statement without a condition: an effort for each index it may be planned with.
+
+    The planner chooses between indexes, so each gets its effort, and all have to be proven.
+    """
+    if not paths:
+        return []
+    settings: dict[str, str] = {}
+    for path in paths:
+        name = "hnsw.ef_search" if path.method == "hnsw" else "ivfflat.probes"
+        least = path.k_class if path.method == "hnsw" else 1
+        effort = max(int(path.effort), least, int(settings.get(name, 0)))
+        settings[name] = str(min(effort, _HIGHEST_EF) if path.method == "hnsw" else effort)
+    return [
+        PathOption(
+            "index",
+            settings,
+            min(path.expected_recall or 0.0 for path in paths),
+            min(path.recall_bound or 0.0 for path in paths),
+            max(path.ms or 0.0 for path in paths),
+            all(path.proven for path in paths),
+        )
+    ]
+
+
+def conditional_options(
+    paths: Sequence[Any], calls_by_bucket: Mapping[int, int], column: Any
+) -> list[PathOption]:
+    """Return what each path gives a statement with a condition, whose calls fall into some buckets.
+
+    A call in a bucket where a path was not measured counts with recall 0; only exact search needs no proof.
+    """
+    total = sum(calls_by_bucket.values())
+    groups: dict[tuple[str, int | None], list[Any]] = defaultdict(list)
+    for path in paths:
+        if path.bucket in calls_by_bucket:
+            groups[path.access_path, path.effort].append(path)
+    options = []
+    for (name, effort), cells in groups.items():
+        weights = [calls_by_bucket[cell.bucket] for cell in cells]
+        certain = total - sum(weights) if name == "exact" else 0
+        recall = (_weighted(weights, [cell.expected_recall for cell in cells]) + certain) / total
+        bound = (_weighted(weights, [cell.recall_bound for cell in cells]) + certain) / total
+        ms = _weighted(weights, [cell.ms for cell in cells]) / sum(weights)
+        proven = all(cell.proven for cell in cells) and bound >= column.target_recall
+        settings = path_settings(name, effort, cells[0].k_class, column)
+        options.append(PathOption(name, settings, recall, bound, ms, proven))
+    return options
+
+
+def _weighted(weights: Sequence[int], values: Sequence[float | None]) -> float:
+    """Return the sum of values by weight; unknown values count as 0."""
+    return sum(weight * (value or 0.0) for weight, value in zip(weights, values, strict=True))
+
+
+def path_settings(path: str, effort: int | None, k_class: int, column: Any) -> Settings:
+    """Return the settings by which a statement with a condition takes a path, as replays measure it."""
+    if path == "exact":
+        return EXACT
+    if path == "hnsw_continued":
+        tuples = _TUPLES_PER_EFFORT * (effort or 0)
+        return {
+            "hnsw.ef_search": str(min(max(effort or 0, k_class), _HIGHEST_EF)),
+            "hnsw.iterative_scan": "relaxed_order",
+            "hnsw.max_scan_tuples": str(tuples),
+        }
+    if column.method == "ivfflat":
+        return {"ivfflat.iterative_scan": "off", "ivfflat.probes": str(column.default_probes)}
+    ef = min(max(column.default_ef, k_class), _HIGHEST_EF)
+    return {"hnsw.ef_search": str(ef), "hnsw.iterative_scan": "off"}
+
+
+def _by_fingerprint(statements: Iterable[Statement]) -> list[list[Statement]]:
+    groups: dict[tuple[str, int], list[Statement]] = defaultdict(list)
+    for statement in statements:
+        groups[statement.fingerprint, statement.k_class].append(statement)
+    return list(groups.values())
+
+
+def _key(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _store(conn: psycopg.Connection[Any], statement: Statement, chosen: Settings | None) -> None:
+    option = next((o for o in statement.proven if chosen is not None and o.settings == chosen), None)
+    figures = [asdict(each) for each in statement.options]
+    execute(
+        conn,
+        "publish_statement_settings",
+        {
+            "fingerprint": statement.fingerprint,
+            "column_id": statement.column_id,
+            "k_class": statement.k_class,
+            "shape": statement.shape,
+            "settings": None if option is None else _key(option.settings),
+            "expected_recall": None if option is None else option.recall,
+            "recall_bound": None if option is None else option.bound,
+            "certified": option is not None,
+            "figures": json.dumps(figures),
+        },
+    )

@@ -1,0 +1,63 @@
+-- Statements of applications: which there are, and the settings that serve them.
+
+-- name: count_statement_calls
+-- Adds calls of a statement, which becomes known with the first.
+INSERT INTO vectuned.statement AS s (fingerprint, column_id, k_class, shape, text, calls, first_seen, last_seen)
+VALUES (%(fingerprint)s, %(column_id)s, %(k_class)s, %(shape)s, %(text)s, %(calls)s, %(first_seen)s, %(last_seen)s)
+ON CONFLICT (fingerprint, column_id, k_class, shape) DO UPDATE
+SET calls = s.calls + excluded.calls, first_seen = least(s.first_seen, excluded.first_seen),
+    last_seen = greatest(s.last_seen, excluded.last_seen);
+
+-- name: served_statements
+-- Every statement of a column, and of other columns where these have the same text. NULL = every statement.
+SELECT s.fingerprint, s.column_id, s.k_class, s.shape, s.text, s.calls, s.settings, s.certified
+FROM vectuned.statement s
+WHERE %(column_id)s::int IS NULL
+   OR s.fingerprint IN (SELECT o.fingerprint FROM vectuned.statement o WHERE o.column_id = %(column_id)s)
+ORDER BY s.fingerprint, s.column_id, s.k_class, s.shape;
+
+-- name: condition_buckets
+-- How often the replayed calls with each condition fall into each selectivity bucket.
+SELECT r.column_id, r.shape, vectuned._filter_bucket(r.fraction) AS bucket, count(DISTINCT r.query_id) AS calls
+FROM vectuned.replay r
+WHERE r.column_id = ANY (%(column_ids)s) AND r.shape IS NOT NULL AND NOT r.is_counter_example
+GROUP BY 1, 2, 3;
+
+-- name: condition_paths
+-- What the access paths give that settings alone can choose for a statement with a condition.
+SELECT p.column_id, p.k_class, p.shape, p.bucket, p.access_path, p.effort, p.expected_recall, p.recall_bound, p.proven,
+       p.ms, p.samples
+FROM vectuned.measured_path p
+WHERE p.column_id = ANY (%(column_ids)s) AND p.shape IS NOT NULL AND p.import_no IS NULL
+  AND p.access_path IN ('exact', 'hnsw_continued', 'planner') AND p.ms IS NOT NULL;
+
+-- name: plain_index_paths
+-- What the indexes give that a statement without a condition can use as it is: complete ones over the column itself. The
+-- bank comes first, because it holds the margins added since the publish.
+SELECT i.column_id, p.k_class, i.method,
+       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN coalesce(b.ef_search, b.probes) ELSE p.effort END AS effort,
+       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN b.expected_recall ELSE p.expected_recall END AS expected_recall,
+       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN b.recall_bound ELSE p.recall_bound END AS recall_bound,
+       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN b.certified ELSE p.proven END AS proven,
+       p.ms, p.samples
+FROM vectuned.tuned_index i
+JOIN vectuned.tuned_column c ON c.id = i.column_id
+LEFT JOIN vectuned.tuned_index m ON m.column_id = c.id AND m.index_relation = c.index_relation
+JOIN vectuned.measured_path p ON p.column_id = i.column_id AND p.index_no = i.index_no AND p.shape IS NULL
+LEFT JOIN vectuned.bank b ON b.column_id = i.column_id AND b.k_class = p.k_class
+WHERE i.column_id = ANY (%(column_ids)s) AND i.form = 'plain' AND i.requires IS NULL AND i.marker = 'true';
+
+-- name: statement_columns
+-- What the choice of settings needs to know about columns: targets and the efforts until something was learned.
+SELECT c.id, c.target_recall, c.default_ef, c.default_probes, i.method
+FROM vectuned.tuned_column c
+JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
+WHERE c.id = ANY (%(column_ids)s);
+
+-- name: publish_statement_settings
+-- Sets what serves a statement; settings NULL = it goes out as it is.
+UPDATE vectuned.statement
+SET settings = %(settings)s, expected_recall = %(expected_recall)s, recall_bound = %(recall_bound)s,
+    certified = %(certified)s, figures = %(figures)s,
+    published_at = CASE WHEN %(settings)s::jsonb IS NULL THEN NULL ELSE now() END
+WHERE fingerprint = %(fingerprint)s AND column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s;
