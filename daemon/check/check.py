@@ -116,7 +116,7 @@ def _unmeasurable(server: Server, table: VectorTable) -> str:
 
 def _judge(measurement: Measurement, target: float) -> Iterator[Finding]:
     """Say what a measurement means, with what would help."""
-    now, best = measurement.now, measurement.best(target)
+    now = measurement.now
     subject = measurement.table + (f" by {measurement.filter}" if measurement.filter else "")
     if now.recall >= target and now.short <= _SHORT:
         return
@@ -127,25 +127,31 @@ def _judge(measurement: Measurement, target: float) -> Iterator[Finding]:
         else ""
     )
     kind = f"searches filtered by {measurement.filter}" if measurement.filter else "searches"
-    advice = (
-        f"{best.settings}: recall {best.recall:.2f} at {best.mean_ms:.1f} ms instead of "
-        f"{now.mean_ms:.1f} ms; `vectuned enable` learns what each search needs"
-        if best
-        else "no setting tried here reaches the target: another index may, see `vectuned advise`"
-    )
-    retrained = (
-        f"; if {measurement.index.name} was built before most rows were there, its lists divide them badly: "
-        f"REINDEX INDEX CONCURRENTLY {measurement.index.quoted}"
-        if measurement.index.method == "ivfflat"
-        else ""
-    )
     yield Finding(
         "problem",
         "low-recall",
         subject,
         f"{kind} have recall@{K} {now.recall:.2f}, where {target:g} is wanted{short}",
-        advice + retrained,
+        _advice(measurement, target),
     )
+
+
+def _advice(measurement: Measurement, target: float) -> str:
+    """Say what to do about a low recall."""
+    best, index = measurement.best(target), measurement.index
+    if best:
+        return (
+            f"{best.settings}: recall {best.recall:.2f} at {best.mean_ms:.1f} ms instead of "
+            f"{measurement.now.mean_ms:.1f} ms; `vectuned enable` learns what each search needs"
+        )
+    if not measurement.others:
+        return "no time was left to try other settings: give more --seconds"
+    retrain = (
+        f"; if {index.name} was built before most rows were there, its lists divide them badly: "
+        f"REINDEX INDEX CONCURRENTLY {index.quoted}"
+    )
+    other = "no setting tried here reaches the target: another index may, see `vectuned advise`"
+    return other + (retrain if index.method == "ivfflat" and measurement.filter is None else "")
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def check_table(server: Server, table: VectorTable) -> Iterator[Finding]:
     for index in table.indexes:
         if index.is_valid:
             yield from _check_index(server, table, index)
-    if not any(index.is_valid for index in table.indexes) and table.rows >= SMALL_TABLE:
+    # An invalid index is to be built again, not given a second one beside it.
+    if not table.indexes and table.rows >= SMALL_TABLE:
         yield _missing_index(table)
     if table.rows < 0 and table.bytes:
         yield Finding(

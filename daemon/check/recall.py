@@ -14,7 +14,7 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Bools, Floats, Singles
 from vectuned.learning.statistics.bounds import lower_bound
-from vectuned.learning.truth.truth import Truth, exact_neighbors
+from vectuned.learning.truth.truth import Truth, exact_among
 from vectuned.sql.rows import fetch_dicts, fetch_rows, fetch_value
 
 from .catalogue import Server, VectorIndex, VectorTable
@@ -113,15 +113,16 @@ class RecallCheck:
         self._rng = np.random.default_rng(seed)
         self._index = max(table.serving, key=lambda index: index.scans)
         self._extension = str(server.extension_schema)
+        self._seconds = 0.0  # that the measurement before took
         self._column = table.measured_by(self._index, self._extension)
 
     @property
     def pass_seconds(self) -> float:
-        """Guess how long an exact pass over the table takes at the most."""
-        return self._table.bytes / _SLOWEST_PASS
+        """Guess how long a measurement takes: as long as the one before, or as a slow pass over the table."""
+        return max(self._table.bytes / _SLOWEST_PASS, self._seconds)
 
     def fits(self) -> bool:
-        """Say whether a pass is expected to end before the deadline."""
+        """Say whether a measurement is expected to end before the deadline."""
         return monotonic() + self.pass_seconds < self._deadline
 
     def measure(self, column: str | None) -> Measurement:
@@ -169,7 +170,7 @@ class RecallCheck:
         began = monotonic()
         if len(vectors) < 2:
             raise VectunedError(f"{self._table} holds no vectors that can be searched for.")
-        truth = self._truth(vectors, conditions)
+        truth = exact_among(self._conn, self._column, vectors, K + 1, conditions)
         # A row is its own nearest neighbour, which any search finds: it is asked for and left out.
         own = truth.distances[:, 0] <= truth.tolerances[:, 0] + 1e-9
         statements = [nearest(self._table, self._index, self._extension, K + 1, c) for c in conditions]
@@ -182,6 +183,7 @@ class RecallCheck:
             if monotonic() > self._deadline or (column is None and reached):
                 break
             others.append(self._try(name, values, vectors, statements, truth, own))
+        self._seconds = monotonic() - began
         return Measurement(
             str(self._table),
             self._index,
@@ -189,22 +191,7 @@ class RecallCheck:
             len(vectors),
             now,
             tuple(others),
-            monotonic() - began,
-        )
-
-    def _truth(self, vectors: Singles, conditions: Sequence[sql.Composable | None]) -> Truth:
-        texts = [None if c is None else c.as_string(self._conn) for c in conditions]
-        distinct = dict(zip(texts, conditions, strict=True))
-        if list(distinct) == [None]:
-            return exact_neighbors(self._conn, self._column, vectors, K + 1)
-        place = {text: i for i, text in enumerate(distinct)}
-        return exact_neighbors(
-            self._conn,
-            self._column,
-            vectors,
-            K + 1,
-            filters=list(distinct.values()),
-            filter_of=np.array([place[text] for text in texts]),
+            self._seconds,
         )
 
     def _alternatives(self, filtered: bool) -> list[tuple[str, Mapping[str, str]]]:

@@ -46,6 +46,11 @@ class Report:
         }
 
 
+def count_of(count: int, noun: str) -> str:
+    """Write a number of things, such as "1 problem" or "2 problems"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def show_server(console: Console, report: Report) -> None:
     """Print what server, tables and indexes there are."""
     server = report.server
@@ -118,7 +123,7 @@ def show_summary(console: Console, report: Report, target: float) -> None:
             "`at least` holds with 95 % confidence for queries like these."
         )
     counts = [
-        f"{sum(f.severity == severity for f in report.findings)} {severity}s"
+        count_of(sum(f.severity == severity for f in report.findings), severity)
         for severity in ("problem", "warning", "note")
     ]
     console.line(f"{', '.join(counts)}; {report.seconds:.0f} s; nothing was written.")

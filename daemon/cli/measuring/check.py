@@ -33,6 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(context: Context) -> None:
     # numpy and scipy take half a second to import, which no other command need wait for.
     from vectuned.daemon.check.check import check
+    from vectuned.daemon.check.report import count_of
 
     options, console = context.options, context.console
     check_range("--seconds", options.seconds, 0, 86400)
@@ -43,7 +44,7 @@ def _run(context: Context) -> None:
         console.document(report.as_dict())
     if not report.is_healthy:
         count = sum(finding.severity == "problem" for finding in report.findings)
-        raise VectunedError(f"{count} problems were found in database {report.server.database}.")
+        raise VectunedError(f"{count_of(count, 'problem')} found in database {report.server.database}.")
 
 
 COMMAND: Final = Command(
