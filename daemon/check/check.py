@@ -140,18 +140,20 @@ def _advice(measurement: Measurement, target: float) -> str:
     """Say what to do about a low recall."""
     best, index = measurement.best(target), measurement.index
     if best:
-        return (
+        advice = (
             f"{best.settings}: recall {best.recall:.2f} at {best.mean_ms:.1f} ms instead of "
             f"{measurement.now.mean_ms:.1f} ms; `vectuned enable` learns what each search needs"
         )
-    if not measurement.others:
-        return "no time was left to try other settings: give more --seconds"
-    retrain = (
-        f"; if {index.name} was built before most rows were there, its lists divide them badly: "
-        f"REINDEX INDEX CONCURRENTLY {index.quoted}"
-    )
-    other = "no setting tried here reaches the target: another index may, see `vectuned advise`"
-    return other + (retrain if index.method == "ivfflat" and measurement.filter is None else "")
+    elif measurement.others:
+        advice = "no setting tried here reaches the target: another index may, see `vectuned advise`"
+    else:
+        advice = "no time was left to try other settings: give more --seconds"
+    if index.method == "ivfflat" and measurement.filter is None:
+        advice += (
+            f"; if {index.name} was built before most rows were there, its lists divide them badly: "
+            f"REINDEX INDEX CONCURRENTLY {index.quoted}"
+        )
+    return advice
 
 
 @contextmanager
