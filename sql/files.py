@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -21,9 +22,17 @@ def folder() -> Traversable:
 
 @cache
 def queries() -> dict[str, sql.SQL]:
-    """Return the statements of tuner/queries/*.sql by name."""
-    files = [f for f in folder().joinpath("tuner", "queries").iterdir() if f.name.endswith(".sql")]
+    """Return the statements of tuner/queries/**/*.sql by name."""
+    files = list(_sql_files(folder().joinpath("tuner", "queries")))
     return {name: statement for file in files for name, statement in named_statements(file).items()}
+
+
+def _sql_files(place: Traversable) -> Iterator[Traversable]:
+    for entry in place.iterdir():
+        if entry.is_dir():
+            yield from _sql_files(entry)
+        elif entry.name.endswith(".sql"):
+            yield entry
 
 
 def named_statements(file: Traversable) -> dict[str, sql.SQL]:

@@ -1,4 +1,4 @@
-"""All statements of the service, one function each; see `sql/tuner/queries/service.sql`."""
+"""All statements of the service, one function each; see `sql/tuner/queries/daemon/service.sql`."""
 
 from __future__ import annotations
 

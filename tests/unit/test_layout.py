@@ -259,13 +259,13 @@ def test_wheel_contains_the_tree_and_nothing_else(tmp_path: Path) -> None:
 
 STATEMENT_FOLDERS = ("sql/tuner/queries", "sql/entities/queries")
 STATEMENT_FILES = sorted(
-    path.relative_to(ROOT) for folder in STATEMENT_FOLDERS for path in (ROOT / folder).glob("*.sql")
+    path.relative_to(ROOT) for folder in STATEMENT_FOLDERS for path in (ROOT / folder).rglob("*.sql")
 )
 
 
 @pytest.mark.parametrize(("folder", "least"), [("sql/tuner/queries", 100), ("sql/entities/queries", 50)])
 def test_statement_names_are_unique(folder: str, least: int) -> None:
-    texts = [path.read_text() for path in (ROOT / folder).glob("*.sql")]
+    texts = [path.read_text() for path in (ROOT / folder).rglob("*.sql")]
     names = [name for text in texts for name in re.findall(r"^-- name: *(\w+)", text, flags=re.M)]
     assert len(names) > least
     assert len(set(names)) == len(names)
