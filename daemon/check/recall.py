@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import monotonic
@@ -22,6 +23,7 @@ from .searches import SEARCH_TIMEOUT_MS, Answers, Drawn, as_text, draw_rows, nea
 
 K: Final = 10  # rows a search asks for: recall@10 is what most people quote
 _QUERIES: Final = 100  # searches a measurement: the bound on the mean is then within about 0.03
+_PLANNED: Final = 20  # searches of which the plan is looked at
 # Columns to filter by that are looked at for each table; those with the commonest values come first.
 _FILTER_COLUMNS: Final = 3
 # Different values of a filter that one pass over the table can answer exactly.
@@ -224,7 +226,7 @@ class RecallCheck:
         own: Bools,
     ) -> Trial:
         with settings(self._conn, {"statement_timeout": str(SEARCH_TIMEOUT_MS), **values}):
-            path = self._path(statements[0], vectors[0])
+            path = self._paths(statements, vectors)
             answers = run_searches(self._conn, vectors, K + 1, statements)
         recall = _score(answers, truth, own)
         short = answers.returned < np.minimum(truth.counts, K + 1)
@@ -239,11 +241,21 @@ class RecallCheck:
             float(np.quantile(answers.ms, 0.99)),
         )
 
-    def _path(self, statement: sql.Composed, vector: Singles) -> str:
-        """Return how the planner answers: the index it scans, or how it does without."""
-        text = as_text(vector)
-        plan = fetch_value(self._conn, sql.SQL("EXPLAIN (FORMAT JSON) {}").format(statement), (text, text))
-        return describe_path(plan[0]["Plan"], {index.name for index in self._table.indexes})
+    def _paths(self, statements: Sequence[sql.Composed], vectors: Singles) -> str:
+        """Return how the planner answers: one path, or each with the number of searches that take it.
+
+        It may choose by the value that a search filters by.
+        """
+        names = {index.name for index in self._table.indexes}
+        paths: Counter[str] = Counter()
+        for statement, vector in zip(statements[:_PLANNED], vectors, strict=False):
+            text = as_text(vector)
+            explain = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(statement)
+            plan = fetch_value(self._conn, explain, (text, text))
+            paths[describe_path(plan[0]["Plan"], names)] += 1
+        if len(paths) == 1:
+            return next(iter(paths))
+        return "; ".join(f"{path}: {count} of {paths.total()}" for path, count in paths.most_common())
 
 
 def describe_path(plan: Mapping[str, Any], vector_indexes: set[str]) -> str:
