@@ -33,6 +33,8 @@ def check_version(server: Server, tables: Sequence[VectorTable]) -> Iterator[Fin
     """
     version, name = server.pgvector_number, f"pgvector {server.pgvector}"
     methods = {index.method for table in tables for index in table.indexes}
+    if not version:
+        return
     if version < (0, 8):
         yield Finding(
             "warning",
