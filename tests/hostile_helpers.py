@@ -1,4 +1,4 @@
-"""Texts that somebody might put where a name or a path is expected, to see what gives way."""
+"""Texts that an attacker might put where a name or a path is expected, to see what gives way."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ ORDER BY name;
 SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = %(name)s;
 
 -- name: check_statements
--- Statements that order by a distance, those that took the most time first, whoever ran them; {schema} is that of
+-- Statements that order by a distance, those that took the most time first, run by any role; {schema} is that of
 -- pg_stat_statements. Texts of other roles are hidden from a role that may not read all statistics.
 SELECT s.query AS text, sum(s.calls)::bigint AS calls, sum(s.total_exec_time) / sum(s.calls) AS mean_ms
 FROM {schema}.pg_stat_statements AS s

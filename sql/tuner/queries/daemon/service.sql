@@ -51,7 +51,7 @@ FROM vectuned.tuned_column c WHERE c.enabled;
 SELECT EXISTS (SELECT FROM vectuned.request WHERE state IN ('queued', 'running'));
 
 -- name: acquire_request_lock
--- Returns whether this session holds the lock for working on requests. A request that runs while nobody holds it was
+-- Returns whether this session holds the lock for working on requests. A request that runs while no session holds it was
 -- abandoned by a daemon that died.
 SELECT pg_try_advisory_lock(hashtextextended('vectuned.requests', 0));
 
