@@ -10,8 +10,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from vectuned.sql.files import queries, trusted
-from vectuned.sql.rows import execute, fetch_rows, fetch_value
+from vectuned.learning.statements.preparation import NAME, explain, prepared_statement
+from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_rows, fetch_value
 
 from .catalogue import Server, VectorIndex, VectorTable
 from .findings import Finding
@@ -24,7 +25,6 @@ _SHOWN: Final = 100  # characters of a statement that are shown
 _LONGEST: Final = 100_000  # characters of a statement that is planned: pg_stat_statements keeps any length
 _OPERATOR: Final = r"<->|<=>|<#>|<\+>"
 _FUNCTION: Final = re.compile(r"\b(cosine_distance|l2_distance|l1_distance|inner_product)\s*\(", re.I)
-_NAME: Final = "_vectuned_check"  # of the statement that is prepared to be planned
 
 
 @dataclass(frozen=True)
@@ -95,27 +95,16 @@ def _planned(conn: psycopg.Connection[Any], row: Any, indexes: set[str]) -> Vect
 def _plan(conn: psycopg.Connection[Any], text: str) -> dict[str, Any]:
     """Return the generic plan of a statement with $n in place of values; it is prepared, never run.
 
-    PREPARE takes one statement only, whatever the text holds. A LIMIT is planned as 10 rows: the planner
-    takes an unknown one to be a tenth of the table, which no vector search asks for.
+    A LIMIT is planned as 10 rows: the planner takes an unknown one to be a tenth of the table, which no
+    vector search asks for.
     """
     limited = re.sub(
         r"\boffset\s+\$\d+", "OFFSET 0", re.sub(r"\blimit\s+\$\d+", "LIMIT 10", text, flags=re.I)
     )
-    with conn.transaction(force_rollback=True):
-        execute(conn, "check_setting", {"name": "statement_timeout", "value": str(_TIMEOUT_MS)})
-        execute(conn, "check_setting", {"name": "plan_cache_mode", "value": "force_generic_plan"})
-        with conn.cursor(binary=True) as cursor:
-            # In the extended protocol, which refuses several statements in one text.
-            cursor.execute(trusted(f"PREPARE {_NAME} AS {limited}"), prepare=False)
-        try:
-            count = int(fetch_value(conn, "check_prepared_parameters", {"name": _NAME}) or 0)
-            nulls = f"({', '.join(['NULL'] * count)})" if count else ""
-            found = fetch_value(conn, trusted(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {_NAME}{nulls}"))
-        finally:
-            if conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
-                conn.execute(trusted(f"DEALLOCATE {_NAME}"))
-    plan: dict[str, Any] = found[0]["Plan"]
-    return plan
+    settings = {"timeout_ms": str(_TIMEOUT_MS)}
+    with prepared_statement(conn, limited, settings, set_by="check_plan_settings"):
+        count = fetch_value(conn, "check_prepared_parameters", {"name": NAME})
+        return explain(conn, [None] * int(count or 0))
 
 
 def _filters(plan: dict[str, Any], indexes: set[str]) -> Iterator[str]:

@@ -86,6 +86,10 @@ ORDER BY a.attnum;
 -- Sets a parameter to the end of the transaction.
 SELECT set_config(%(name)s, %(value)s, true);
 
+-- name: check_plan_settings
+-- Sets, to the end of the transaction, what a statement is planned with: as for unknown values, and not for long.
+SELECT set_config('statement_timeout', %(timeout_ms)s, true), set_config('plan_cache_mode', 'force_generic_plan', true);
+
 -- name: check_settings_in_force
 -- Settings that decide how much a search looks at, as this role has them by default.
 SELECT name, setting FROM pg_settings
