@@ -232,11 +232,6 @@ class ExportSettings(Section):
         description="Number of documents of each column to keep in the export folder.",
     )
 
-    @property
-    def in_use(self) -> bool:
-        """Whether there is a folder to write to or to look into."""
-        return bool(self.folder or self.import_folder)
-
 
 class LoggingSettings(Section):
     """The log on stderr."""

@@ -23,7 +23,7 @@ import psycopg
 
 from vectuned.config.atomic_file import PARTIAL_FILES, replace_file
 from vectuned.config.errors import UsageError, VectunedError
-from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.sql.rows import fetch_value
 
 log = logging.getLogger(__name__)
@@ -119,41 +119,35 @@ def write_document(path: Path, text: str) -> None:
         raise VectunedError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def export_columns(conn: psycopg.Connection[Any], folder: Path, keep: int) -> list[Path]:
-    """Write the document of every column about which something new was learned; return the files.
-
-    Keeps the newest `keep` files of each column. A column that cannot be exported is logged and skipped.
-    Raises VectunedError if the folder is not writable.
-    """
+def prepare_export_folder(folder: Path) -> Path:
+    """Check a folder for exports and remove partial files; VectunedError if it is not writable."""
     _check_folder(folder)
     _remove_abandoned(folder)
-    written = []
-    for tuned in read_tuned_columns(conn):
-        try:
-            text = export_document(conn, tuned.column.relation.as_string(conn), tuned.column.name)
-        except psycopg.Error as error:
-            if conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
-                raise
-            log.warning(
-                "%s is not exported: %s",
-                tuned.column,
-                error.diag.message_primary or error,
-                extra={"action": "export"},
-            )
-            continue
-        document = json.loads(text)
-        path = folder / document_name(document)
-        siblings = [p for p, name in _documents(folder) if name.group(1, 2) == _parse_name(path.name)]
-        if not (document["classes"] or document["paths"]) or (
-            siblings and _is_unchanged(siblings[0], document)
-        ):
-            continue
-        write_document(path, text)
-        written.append(path)
-        log.info("exported %s to %s", tuned.column, path, extra={"action": "export"})
-        for old in [p for p in siblings if p != path][keep - 1 :]:
-            old.unlink(missing_ok=True)
-    return written
+    return folder
+
+
+def export_column(conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Path, keep: int) -> Path | None:
+    """Write the document of a column, and keep the newest `keep` files of it.
+
+    Returns the file, None if nothing new was learned since the last one.
+    """
+    text = export_document(conn, tuned.column.relation.as_string(conn), tuned.column.name)
+    document = json.loads(text)
+    path = folder / document_name(document)
+    siblings = [p for p, name in _documents(folder) if name.group(1, 2) == _parse_name(path.name)]
+    if not (document["classes"] or document["paths"]) or (siblings and _is_unchanged(siblings[0], document)):
+        return None
+    write_document(path, text)
+    log.info("exported %s to %s", tuned.column, path, extra={"action": "export"})
+    for old in [p for p in siblings if p != path][keep - 1 :]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def check_import_folder(folder: Path) -> Path:
+    """Return a folder to import from; VectunedError if it is missing or any user may write to it."""
+    _check_folder(folder, trusted=True)
+    return folder
 
 
 def import_newest_document(
@@ -161,10 +155,9 @@ def import_newest_document(
 ) -> dict[str, Any] | None:
     """Import the newest valid document of a table and column of the same names, and return the report.
 
-    None if no document is newer than the one imported last. An invalid document is logged and skipped. Raises
-    VectunedError for a folder that is missing or that any user may write to.
+    None if no document is newer than the one imported last. An invalid document is logged and skipped. The
+    folder must have passed `check_import_folder`.
     """
-    _check_folder(folder, trusted=True)
     column = tuned.column
     last_time = fetch_value(conn, "last_import", {"column_id": column.id})
     last = f"{last_time.astimezone(UTC):%Y%m%dT%H%M%SZ}" if last_time else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal
 import psycopg
 from psycopg.rows import TupleRow
 
+from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.choice import choose_database, open_database
@@ -59,6 +60,13 @@ class Context:
     def open_session(self, conninfo: str) -> Connection:
         """Open a session with the name and the timeout of [database]; the caller closes it."""
         return open_session(conninfo, self.settings.database)
+
+
+def raise_failures(failures: Mapping[str, str], columns: int, work: str) -> None:
+    """Raise VectunedError if some columns could not be `work`, a participle; `failures` says why, by name."""
+    if failures:
+        reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failures.items())
+        raise VectunedError(f"{len(failures)} of {columns} columns could not be {work}: {reasons}.")
 
 
 def add_no_arguments(_parser: argparse.ArgumentParser) -> None:

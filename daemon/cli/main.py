@@ -47,6 +47,8 @@ EXIT_INTERRUPTED: Final = 130  # as shells report SIGINT: 128 + 2
 _LONGEST_ERROR: Final = 10_000
 # SQLSTATE classes: data exception, and syntax error or access rule violation.
 _USAGE_CLASSES: Final = ("22", "42")
+# SQLSTATE of a right that is missing, which is of class 42 but no fault of the command's arguments.
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 # SQLSTATE classes: connection exception, and operator intervention.
 _UNAVAILABLE_CLASSES: Final = ("08", "57")
 
@@ -160,7 +162,8 @@ def _exit_code(error: psycopg.Error) -> int:
     state = error.sqlstate or ""
     if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in _UNAVAILABLE_CLASSES):
         return EXIT_UNAVAILABLE
-    return EXIT_USAGE if state[:2] in _USAGE_CLASSES else EXIT_FAILED
+    is_usage = state[:2] in _USAGE_CLASSES and state != _INSUFFICIENT_PRIVILEGE
+    return EXIT_USAGE if is_usage else EXIT_FAILED
 
 
 def _fail(message: str, code: int) -> int:

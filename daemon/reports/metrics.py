@@ -64,6 +64,7 @@ _PROMISE_METRICS: Final = {
 }
 _JOB_METRICS: Final = {
     "failures": "Consecutive failures of the job.",
+    "columns_failing": "Columns on which the job failed the last time.",
     "last_success": "Time of the last successful run, in seconds since 1970.",
     "duration_ms": "Duration of the last run, in seconds.",
 }
@@ -136,12 +137,24 @@ def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]
         yield _gauge(_METRIC_NAMES.get(key, key), text, _COLUMN_LABELS, columns, key)
     outcomes = {"success": "successes", "failure": "failures", "unknown": "unknown"}
     verdicts = [
-        ([*labels, name], {"count": column[key]})
+        ([*labels, name], {"count": column.get(key)})
         for labels, column in columns
         for name, key in outcomes.items()
     ]
     yield _gauge(
         "verdicts", "Verdicts on the searches in store.", (*_COLUMN_LABELS, "verdict"), verdicts, "count"
+    )
+    failing = [([*labels, run["job"]], run) for labels, column in columns for run in column["failing"]]
+    yield _gauge(
+        "column_failures",
+        "Consecutive failures of a job on the column; none if the last run succeeded.",
+        (*_COLUMN_LABELS, "job"),
+        failing,
+        "failures",
+    )
+    unread = [(labels, {"error": column["error"] is not None}) for labels, column in columns]
+    yield _gauge(
+        "column_unread", "Whether the column's status cannot be read.", _COLUMN_LABELS, unread, "error"
     )
 
     serving = (*_COLUMN_LABELS, "k_class", "access_path", "index")
@@ -221,9 +234,9 @@ def _gauge(
     """Return a gauge with the value under `key` of each row and its labels; NULL is left out."""
     family = GaugeMetricFamily(f"vectuned_{name}", text, labels=names)
     for labels, row in rows:
-        value = row[key]
+        value = row.get(key)  # none of a column that cannot be read
         if key == "behind":
-            value = value is not None
+            value = None if row.get("error") else value is not None
         elif isinstance(value, datetime):
             value = value.timestamp()
         elif key.endswith("_ms") and value is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from html import escape
 from importlib import resources
 from string import Template
@@ -14,13 +16,15 @@ import numpy as np
 import psycopg
 
 import vectuned
+from vectuned.config.errors import VectunedError
+from vectuned.daemon.database.isolation import Failure, attempt
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, read_tuned_columns
 from vectuned.learning.policy.filtering import OTHER_PATHS
 from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.statistics.sequential import claim_from_checks
-from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows, fetch_value
+from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows
 
 from . import status
 from .charts import Line, chart
@@ -34,22 +38,35 @@ _MIN_REPLAYS: Final = 10  # a mean of fewer replays is noise
 IndexReplays = Sequence[tuple[TunedIndex, Replays]]
 
 
-def render_report(conn: psycopg.Connection[Any]) -> str:
-    """Return the report of every tuned column as an HTML document.
+@dataclass(frozen=True)
+class Report:
+    """The report as an HTML document, of how many columns, and why some could not be shown, by name."""
+
+    html: str
+    columns: int
+    failures: dict[str, str]
+
+
+def render_report(conn: psycopg.Connection[Any]) -> Report:
+    """Return the report of every tuned column.
 
     It holds names of tables and columns, filters without their values, and figures; no rows and no queries.
-    Recommended statements may contain values that are often filtered by.
+    Recommended statements may contain values that are often filtered by. A column that cannot be shown has a
+    section that says why.
     """
-    known = {(column["relation"], column["column_name"]): column for column in status.read(conn)}
-    sections = []
+    known = {column["id"]: column for column in status.read(conn)}
+    sections, failures = [], {}
     for tuned in read_tuned_columns(conn):
-        relation = {"relation": tuned.column.relation.as_string(conn)}
-        column = known.get((fetch_value(conn, "relation_text", relation), tuned.column.name))
-        if column is not None:
-            sections.append(_column_section(conn, tuned, column))
+        if (column := known.get(tuned.column.id)) is None:
+            continue
+        section = attempt(conn, partial(_column_section, conn, tuned, column))
+        if isinstance(section, Failure):
+            failures[str(tuned.column)] = section.reason
+            section = f"<h2>{escape(str(tuned.column))}</h2><p>Not shown: {escape(section.reason)}</p>"
+        sections.append(section)
     server = fetch_row(conn, "server_versions")
     template = Template(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
-    return template.substitute(
+    html = template.substitute(
         title=escape(f"vectuned: {server.database}"),
         made=escape(
             f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · vectuned {vectuned.__version__} · "
@@ -57,18 +74,22 @@ def render_report(conn: psycopg.Connection[Any]) -> str:
         ),
         body="\n".join(sections) or "<p>No column is tuned yet: vectuned enable RELATION COLUMN</p>",
     )
+    return Report(html, len(sections), failures)
 
 
 def _column_section(conn: psycopg.Connection[Any], tuned: TunedColumn, column: dict[str, Any]) -> str:
+    if column["error"] is not None:
+        raise VectunedError(column["error"])
     replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
     checked = any(promise["checks"] for promise in column["promises"])
-    key = {"relation": column["relation"], "column_name": column["column_name"]}
+    key = {"relation": column["relation_oid"], "column_name": column["column_name"]}
     advice = fetch_dicts(conn, "recommend", key)
     events = fetch_dicts(conn, "events", {**key, "count": _EVENTS})
     return "\n".join(
         [
             f"<h2>{escape(str(tuned.column))}</h2>",
             f"<p>{escape(_summarize(column))}</p>",
+            *(f"<p>Note: {escape(note)}</p>" for note in column["notes"]),
             "<h3>Recall of served searches, by exact checks</h3>",
             *(_promise_chart(conn, tuned, promise) for promise in column["promises"]),
             "" if checked else '<p class="none">No served search has been checked yet.</p>',

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from time import sleep
 from typing import Any, Final
 
@@ -12,10 +13,13 @@ import psycopg
 
 from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.daemon.console import Console
+from vectuned.daemon.database.isolation import Failure, attempt
 from vectuned.sql.rows import fetch_dicts, fetch_value
 
 _COLUMN_FIELDS: Final = (
+    "id",
     "relation",
+    "relation_oid",
     "column_name",
     "enabled",
     "metric",
@@ -26,6 +30,7 @@ _COLUMN_FIELDS: Final = (
     "sample_rate",
     "alert",
     "state",
+    "notes",
 )
 _HEADINGS: Final = (
     "  k up to",
@@ -45,27 +50,39 @@ _EVENTS: Final = 5  # newest events per column: what fits below a column without
 
 
 def read(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-    """Return the status of every tuned column: its settings, its counters, and three lists.
+    """Return the status of every tuned column: its settings, its counters, and four lists.
 
     `classes` holds the policy of each class of k, `promises` what exact checks prove about served searches,
-    `events` the newest events, the newest first.
+    `events` the newest events, the newest first, `failing` the work on it that failed the last time. If a
+    column cannot be read, `error` says why, and it has no counters and only the first list.
     """
-    columns: dict[tuple[str, str], dict[str, Any]] = {}
+    columns: dict[int, dict[str, Any]] = {}
     for row in fetch_dicts(conn, "status"):
-        key = {"relation": row["relation"], "column_name": row["column_name"]}
-        column = columns.get((row["relation"], row["column_name"]))
-        if column is None:
+        key = {"relation": row["relation_oid"], "column_name": row["column_name"]}
+        if (column := columns.get(row["id"])) is None:
             column = {name: row[name] for name in _COLUMN_FIELDS}
-            columns[row["relation"], row["column_name"]] = column
-            for stats in fetch_dicts(conn, "stats", key):
-                column |= stats
-            column["classes"] = []
-            column["promises"] = fetch_dicts(conn, "column_promises", key)
-            column["events"] = fetch_dicts(conn, "events", {**key, "count": _EVENTS})
+            column |= {"error": None, "classes": [], "promises": [], "events": [], "failing": []}
+            columns[row["id"]] = column
+            details = attempt(conn, partial(_read_details, conn, row["id"], key))
+            column |= {"error": details.reason} if isinstance(details, Failure) else details
         if row["k_class"] is not None:
             policy = {name: row[name] for name in row if name not in _COLUMN_FIELDS}
             column["classes"].append({**policy, "state": row["state"]})
     return list(columns.values())
+
+
+def unread_columns(columns: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return why columns could not be read, by their names."""
+    return {f"{c['relation']}.{c['column_name']}": c["error"] for c in columns if c["error"] is not None}
+
+
+def _read_details(conn: psycopg.Connection[Any], column_id: int, key: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **fetch_dicts(conn, "stats", key)[0],
+        "promises": fetch_dicts(conn, "column_promises", key),
+        "events": fetch_dicts(conn, "events", {**key, "count": _EVENTS}),
+        "failing": fetch_dicts(conn, "failing_jobs", {"column_id": column_id}),
+    }
 
 
 def show(console: Console, columns: list[dict[str, Any]]) -> None:
@@ -90,6 +107,8 @@ def show_daemon(console: Console, daemon: dict[str, Any]) -> None:
     failing = [job for job in jobs if job["failures"]]
     if not daemon["daemon"]:
         console.line(f"no daemon works here since {last}: start vectuned run")
+    elif partly := [f"{job['name']} of {job['columns_failing']}" for job in jobs if job["columns_failing"]]:
+        console.line(f"daemon: the last job ran at {last}; columns that fail: {', '.join(partly)}")
     elif not failing:
         console.line(f"daemon: all {len(jobs)} jobs are fine, the last ran at {last}")
     for job in failing:
@@ -107,6 +126,11 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         f"{column['target_recall']:g}, {column['metric']}, {column['dimensions']} dimensions, "
         f"index {column['index']}"
     )
+    for note in column["notes"]:
+        console.line(f"  note: {note}")
+    if column["error"] is not None:
+        console.line(f"  not shown: {column['error']}")
+        return
     recall = column["recent_recall"]
     # NULL on a standby, which cannot read the unlogged inbox.
     inbox = "" if column["in_inbox"] is None else f"{column['in_inbox']:,} in the inbox, "

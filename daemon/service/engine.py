@@ -14,6 +14,7 @@ import psycopg
 
 from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
+from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.database.standby import make_standby
 from vectuned.daemon.pacing.pace import Halt, Pace
 
@@ -84,7 +85,7 @@ class Engine:
         try:
             self.leader.connect()
         except psycopg.Error as error:
-            reason = storage.describe_error(error)
+            reason = describe_error(error)
             raise DatabaseUnavailableError(f"The database cannot be worked on: {reason}.") from error
 
     def start(self) -> None:
@@ -121,7 +122,11 @@ class Engine:
         """The worker, on an open connection and with the present settings."""
         if self._worker is None or self._worker.conn.closed:
             self._worker = Worker(
-                self._open_work_session(), self.settings, pace=self._pace, standby=self._standby
+                self._open_work_session(),
+                self.settings,
+                pace=self._pace,
+                standby=self._standby,
+                check_halt=lambda: self.progress(0),
             )
             self._prepared = False
         if not self._prepared:
@@ -161,7 +166,7 @@ class Engine:
         """Log why the database cannot be worked on, and wait for the next attempt."""
         self._failures += 1
         delay = retry_delay(self._failures, _FIRST_RETRY, _LONGEST_RETRY, self._rng)
-        reason = end_sentence(storage.describe_error(error).strip())
+        reason = end_sentence(describe_error(error).strip())
         self._state = f"waiting: {reason}"
         if not self._stopping.is_set():
             log.warning(

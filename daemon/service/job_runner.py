@@ -15,6 +15,7 @@ import psycopg
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
+from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.logs import log_context
 from vectuned.daemon.pacing.pace import Halt
 
@@ -58,7 +59,7 @@ class JobRecord:
         self._end_run(started)
         self._has_news = True
         self.failures += 1
-        self.error = storage.describe_error(error).strip() or type(error).__name__
+        self.error = describe_error(error).strip() or type(error).__name__
 
     def is_due(self) -> bool:
         """Return whether to write the record: at once if there is news, else once a minute."""

@@ -96,7 +96,12 @@ JOBS: Final = (
         queue="paced",
         patience=_LONG_PATIENCE,
     ),
-    Job("exchange", lambda s: s.export.seconds if s.export.in_use else None, lambda c: c.worker.exchange()),
+    Job("export", lambda s: s.export.seconds if s.export.folder else None, lambda c: c.worker.export()),
+    Job(
+        "import",
+        lambda s: s.export.seconds if s.export.import_folder else None,
+        lambda c: c.worker.import_new(),
+    ),
     Job(
         "request",
         lambda s: s.schedule.request_seconds,

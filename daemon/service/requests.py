@@ -13,6 +13,7 @@ import psycopg
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.config.settings import Settings
+from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.database.standby import using_standby
 from vectuned.daemon.measure.benchmark import Benchmark, Progress
@@ -138,7 +139,7 @@ def _run(
             return
         outcome["state"] = "cancelled"
     except (VectunedError, psycopg.Error) as error:
-        outcome["error"] = storage.describe_error(error)
+        outcome["error"] = describe_error(error)
     except Exception as error:  # a bug: the request reports it, and the daemon goes on
         log.exception("request %d failed", request.request_id, extra=_LOG)
         outcome["error"] = f"an unexpected error, see the daemon's log: {error!r}"

@@ -14,13 +14,6 @@ from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value
 Connection = psycopg.Connection[Any]
 
 
-def describe_error(error: Exception) -> str:
-    """Return the server's primary message, or the text of another exception."""
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        return error.diag.message_primary
-    return str(error)
-
-
 # Locks and sessions
 
 
@@ -62,6 +55,25 @@ def write_job(conn: Connection, values: dict[str, Any]) -> None:
 def delete_unknown_jobs(conn: Connection, names: Sequence[str]) -> None:
     """Delete the rows of all other jobs."""
     execute(conn, "delete_unknown_jobs", {"names": list(names)})
+
+
+def read_column_failures(conn: Connection, job: str) -> dict[int, str]:
+    """Return the columns whose last run of a job failed, by id, each with its error."""
+    return {row.column_id: row.error for row in fetch_rows(conn, "column_failures_of_job", {"job": job})}
+
+
+def write_column_failure(conn: Connection, tuned: TunedColumn, job: str, error: str) -> None:
+    """Record that a job failed on a column."""
+    with conn.transaction():
+        execute(conn, "write_column_failure", {"column_id": tuned.column.id, "job": job, "error": error})
+        execute(conn, "count_failing_columns", {"job": job})
+
+
+def delete_column_failure(conn: Connection, tuned: TunedColumn, job: str) -> None:
+    """Record that a job succeeded again on a column."""
+    with conn.transaction():
+        execute(conn, "delete_column_failure", {"column_id": tuned.column.id, "job": job})
+        execute(conn, "count_failing_columns", {"job": job})
 
 
 def read_summary(conn: Connection) -> Any:

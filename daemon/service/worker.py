@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -15,7 +15,12 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
 from vectuned.daemon.pacing.pace import Pace
-from vectuned.learning.exchange import export_columns, import_newest_document
+from vectuned.learning.exchange import (
+    check_import_folder,
+    export_column,
+    import_newest_document,
+    prepare_export_folder,
+)
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
@@ -33,14 +38,13 @@ from vectuned.learning.replay.replay import replay
 from vectuned.learning.replay.work_timer import WorkTimer
 
 from . import storage
-from .retention import apply_retention
+from .column_jobs import ColumnJobs
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-T = TypeVar("T")
-
 _MB: Final = 1024 * 1024  # bytes
+_PARTITION_LOCK_TIMEOUT_MS: Final = 1000  # while it waits for its lock, feedback of searches waits behind it
 _ADVICE: Final = "raise budget.core_share or lower sample_rate"
 _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
 
@@ -48,9 +52,10 @@ _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above 
 class Worker:
     """Do the daemon's work through one autocommit connection.
 
-    A column that cannot be processed, for example because its index was dropped, is logged and skipped; the
-    others go on. With a `pace` the work keeps within the budget and reports a backlog; with a `standby`
-    searches are replayed there.
+    A column that cannot be processed, for example because its index was dropped, is skipped and its failure
+    recorded (see column_jobs.py); the others go on. With a `pace` the work keeps within the budget and
+    reports a backlog; with a `standby` searches are replayed there. `check_halt` raises Halt when all work
+    has to end.
     """
 
     def __init__(
@@ -60,11 +65,13 @@ class Worker:
         *,
         pace: Pace | None = None,
         standby: Standby | None = None,
+        check_halt: Callable[[], None] = lambda: None,
     ) -> None:
         self.conn = conn
         self.settings = settings
         self.pace = pace
         self.standby = standby
+        self.column_jobs = ColumnJobs(conn, check_halt)
         self._known_generations: dict[int, set[int]] = {}
         self._vacuum_due = False
 
@@ -141,12 +148,13 @@ class Worker:
 
     def refresh_all(self) -> int:
         """Refresh every enabled column; return how many have changed."""
-        changed = 0
-        for tuned in self.columns():
+
+        def refresh(tuned: TunedColumn) -> TunedColumn:
             with self._work():
-                refreshed = self._guarded(tuned, self.refresh)
-            changed += refreshed is not None and refreshed != tuned
-        return changed
+                return self.refresh(tuned)
+
+        refreshed = self.column_jobs.run_each("refresh", self.columns(), refresh)
+        return sum(before != after for before, after in refreshed)
 
     def drain(self) -> int:
         """Move recorded searches from the inbox to the trajectories; return how many.
@@ -205,9 +213,13 @@ class Worker:
     def replay_all(self, progress: Progress | None = None) -> int:
         """Replay a batch of every enabled column; return how many, 0 while a standby is not ready."""
         total, batch = 0, self.settings.learning.replay_batch
+
+        def replay_batch(tuned: TunedColumn) -> int:
+            return self.replay(tuned, batch, progress)
+
         try:
-            for tuned in self.columns():
-                total += self._guarded(tuned, lambda each: self.replay(each, batch, progress)) or 0
+            for _, done in self.column_jobs.run_each("replay", self.columns(), replay_batch):
+                total += done
         except StandbyUnreadyError as error:
             if self.standby is not None and not self.standby.reported_unready:
                 self.standby.reported_unready = True
@@ -217,26 +229,16 @@ class Worker:
 
     def report_backlog(self) -> None:
         """Report for every enabled column whether replaying keeps up with recording."""
-        if self.pace is None:
-            return
-        for tuned in self.columns():
-            column_id = tuned.column.id
-            replayed = self.pace.replayed.pop(column_id, 0)
-            lag = self.pace.backlogs[column_id].observe(self.count_waiting(tuned), replayed)
-            if lag is None:
-                storage.record_event_end(self.conn, column_id, "behind", "caught_up")
-            elif lag.due:
-                advice = _ADVICE_BUSY if self.pace.busy else _ADVICE
-                log.warning("%s is behind: %s; %s", tuned.column, lag, advice, extra={"action": "behind"})
-                details = {"waiting": lag.waiting, "per_minute": lag.per_minute, "advice": advice}
-                record_event(self.conn, column_id, "behind", details)
+        if (pace := self.pace) is not None:
+            for _ in self.column_jobs.run_each(
+                "backlog", self.columns(), lambda tuned: self._report_backlog(tuned, pace)
+            ):
+                pass
 
     def judge(self) -> int:
         """Judge the searches with new replays or feedback; return how many."""
         total = 0
-        for tuned in self.columns():
-            with self._work():
-                judged = self._guarded(tuned, self._judge_column) or 0
+        for tuned, judged in self.column_jobs.run_each("judge", self.columns(), self.judge_column):
             if judged:
                 log.info("judged %d searches of %s", judged, tuned.column, extra={"action": "judge"})
             total += judged
@@ -255,52 +257,72 @@ class Worker:
 
     def learn_all(self) -> int:
         """Learn about every enabled column with news; return for how many a bank was published."""
-        published = 0
-        for tuned in self.columns() if self.settings.learning.enabled else ():
-            if self.has_news(tuned):
-                result = self._guarded(tuned, self.learn)
-                published += result is not None and result.version is not None
-        return published
+        if not self.settings.learning.enabled:
+            return 0
+
+        def learn_news(tuned: TunedColumn) -> LearningResult | None:
+            return self.learn(tuned) if self.has_news(tuned) else None
+
+        results = self.column_jobs.run_each("learn", self.columns(), learn_news)
+        return sum(result is not None and result.version is not None for _, result in results)
 
     def has_news(self, tuned: TunedColumn) -> bool:
         """Return whether learning could change what is served: enough new replays, or no current bank."""
         state = storage.read_learning_state(self.conn, tuned)
         return bool(state.fresh >= self.settings.learning.batch_min or not state.current)
 
-    def exchange(self) -> None:
-        """Export and import; the import also runs if the export fails."""
-        try:
-            self.export()
-        finally:
-            self.import_new()
-
     def export(self) -> int:
         """Write what was learned to the export folder, if one is set; return how many files."""
         export = self.settings.export
         if not export.folder:
             return 0
-        return len(export_columns(self.conn, Path(export.folder).expanduser(), export.keep))
+        folder = prepare_export_folder(Path(export.folder).expanduser())
+
+        def export_tuned(tuned: TunedColumn) -> Path | None:
+            return export_column(self.conn, tuned, folder, export.keep)
+
+        columns = read_tuned_columns(self.conn)
+        return sum(file is not None for _, file in self.column_jobs.run_each("export", columns, export_tuned))
 
     def import_new(self) -> int:
         """Import the newest documents of the import folder, if set; return how many columns changed."""
         if not self.settings.export.import_folder:
             return 0
-        folder = Path(self.settings.export.import_folder).expanduser()
+        folder = check_import_folder(Path(self.settings.export.import_folder).expanduser())
         changed = 0
-        for tuned in self.columns():
-            report = self._guarded(tuned, lambda each: import_newest_document(self.conn, each, folder))
+
+        def import_newest(tuned: TunedColumn) -> dict[str, Any] | None:
+            return import_newest_document(self.conn, tuned, folder)
+
+        for tuned, report in self.column_jobs.run_each("import", self.columns(), import_newest):
             if report is not None and report["changed"]:
                 log.info("%s took over %s", tuned.column, report["source"], extra={"action": "import"})
                 changed += 1
         return changed
 
     def maintain(self) -> None:
-        """Apply the retention period; see retention.py."""
-        apply_retention(self.conn, self.settings, self.columns())
+        """Delete what is past its retention period, and keep partitions for the coming days.
 
-    def _judge_column(self, tuned: TunedColumn) -> int:
-        judged = judge_searches(self.conn, tuned)
-        for k, margin in update_margins(self.conn, tuned).items():
+        Replays beyond the window of their column are deleted only where learning is off, since learning
+        deletes them itself. Partitions come last: creating and dropping them blocks the feedback of searches,
+        so it gives up if another session holds the tables for long.
+        """
+        days = self.settings.schedule.retention_days
+        storage.delete_old_records(self.conn, days)
+        # With no index left, all replays of a column would be deleted.
+        columns = [tuned for tuned in self.columns() if tuned.indexes and not self.settings.learning.enabled]
+        for _ in self.column_jobs.run_each(
+            "maintain", columns, lambda tuned: storage.trim_replays(self.conn, tuned)
+        ):
+            pass
+        storage.maintain_partitions(self.conn, days, _PARTITION_LOCK_TIMEOUT_MS)
+
+    def judge_column(self, tuned: TunedColumn) -> int:
+        """Judge a column's searches and update its margins; return how many were judged."""
+        with self._work():
+            judged = judge_searches(self.conn, tuned)
+            margins = update_margins(self.conn, tuned)
+        for k, margin in margins.items():
             log.info(
                 "%s: margin of %.2g rungs above the learned effort for up to %d rows",
                 tuned.column,
@@ -309,6 +331,17 @@ class Worker:
                 extra={"action": "margin"},
             )
         return judged
+
+    def _report_backlog(self, tuned: TunedColumn, pace: Pace) -> None:
+        column_id = tuned.column.id
+        lag = pace.backlogs[column_id].observe(self.count_waiting(tuned), pace.replayed.pop(column_id, 0))
+        if lag is None:
+            storage.record_event_end(self.conn, column_id, "behind", "caught_up")
+        elif lag.due:
+            advice = _ADVICE_BUSY if pace.busy else _ADVICE
+            log.warning("%s is behind: %s; %s", tuned.column, lag, advice, extra={"action": "behind"})
+            details = {"waiting": lag.waiting, "per_minute": lag.per_minute, "advice": advice}
+            record_event(self.conn, column_id, "behind", details)
 
     def _replay_pass(
         self,
@@ -354,19 +387,6 @@ class Worker:
 
     def _work(self) -> AbstractContextManager[WorkTimer]:
         return self.pace.work() if self.pace is not None else nullcontext(WorkTimer())
-
-    def _guarded(self, tuned: TunedColumn, work: Callable[[TunedColumn], T]) -> T | None:
-        """Run work on a column; an error that concerns this column alone is logged, and None returned."""
-        try:
-            return work(tuned)
-        except StandbyUnreadyError:
-            raise
-        except (VectunedError, psycopg.Error) as error:
-            if self.conn.closed or isinstance(error, psycopg.errors.QueryCanceled):
-                raise
-            reason = storage.describe_error(error)
-            log.warning("%s is skipped: %s", tuned.column, reason, extra={"action": "skip"})
-            return None
 
 
 def _offset(progress: Progress, before: int) -> Progress:

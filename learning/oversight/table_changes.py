@@ -58,6 +58,8 @@ def _classify(changes: Any, drift: float) -> tuple[Change, str] | None:
         return "rewritten", f"{rewritten:.0%} of the vectors were rewritten"
     if changes.rebuilt:
         return "rebuilt", "the index was rebuilt"
+    if changes.growth is None:
+        return "growth", "the table was empty and has rows now"
     if gone >= drift or changes.growth <= 1.0 - drift:
         return "deletes", f"{max(gone, 1.0 - changes.growth):.0%} of the rows are gone"
     if changes.growth >= 1.0 + drift:

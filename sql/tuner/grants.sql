@@ -24,7 +24,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._search_fallback, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
     vectuned.params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned.search,
-    vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs
+    vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
     TO PUBLIC;
 
 -- The REVOKE above also took the grants on the generated functions of tuned columns: grant these again.

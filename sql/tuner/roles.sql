@@ -32,8 +32,8 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
     vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
     vectuned._generate_dispatch, vectuned._drop_generated
     TO vectuned_admin;
-GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job, vectuned.statement
-    TO vectuned_admin;
+GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
+    vectuned.column_failure, vectuned.statement TO vectuned_admin;
 GRANT SELECT, INSERT, UPDATE ON vectuned.adoption TO vectuned_admin;
 GRANT UPDATE (settings, published_at, expected_recall, recall_bound, certified, figures) ON vectuned.statement TO vectuned_admin;
 -- `vectuned report` needs the measurements, but not which search each belongs to.
@@ -61,7 +61,7 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_
     TO vectuned_daemon;
 GRANT SELECT ON vectuned.inbox, vectuned.trajectory, vectuned.feedback, vectuned.replay, vectuned.recall_check,
     vectuned.promise, vectuned.promises, vectuned.baseline, vectuned.event, vectuned.request, vectuned.job,
-    vectuned.adoption TO vectuned_daemon;
+    vectuned.column_failure, vectuned.adoption TO vectuned_daemon;
 GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_admin, vectuned_daemon;
 -- UPDATE on the inbox is for FOR UPDATE, which locks rows while they are moved.
 GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
@@ -70,7 +70,7 @@ GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise
 GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
 GRANT UPDATE (index_relation, default_probes, target_recall, alert, learn_from) ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
-    vectuned.replay, vectuned.job TO vectuned_daemon;
+    vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement TO vectuned_daemon;
 GRANT INSERT, DELETE ON vectuned.event, vectuned.recall_check TO vectuned_daemon;
 GRANT UPDATE, DELETE ON vectuned.request TO vectuned_daemon;

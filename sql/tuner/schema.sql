@@ -456,7 +456,22 @@ CREATE TABLE vectuned.job (
     failures      int NOT NULL,
     last_error    text,
     next_run      timestamptz,
+    columns_failing int NOT NULL DEFAULT 0,
     CHECK ((failures > 0) = (last_error IS NOT NULL))
 );
+COMMENT ON COLUMN vectuned.job.columns_failing IS
+    'number of columns on which the job failed the last time (vectuned.column_failure); it goes on with the others';
 COMMENT ON COLUMN vectuned.job.failures IS 'consecutive failures; a success sets it to 0 and clears last_error';
 COMMENT ON COLUMN vectuned.job.next_run IS 'as planned after last_run; NULL while the daemon is stopping';
+
+-- Work on columns that failed the last time, whether the daemon or a command did it. A success deletes the row.
+CREATE TABLE vectuned.column_failure (
+    column_id  int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    job        text NOT NULL,
+    failures   int NOT NULL DEFAULT 1 CHECK (failures > 0),
+    error      text NOT NULL,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_run   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (column_id, job)
+);
+COMMENT ON COLUMN vectuned.column_failure.failures IS 'consecutive failures';

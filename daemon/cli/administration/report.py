@@ -9,7 +9,7 @@ from typing import Final
 
 from vectuned.config.atomic_file import replace_file
 from vectuned.config.errors import UsageError
-from vectuned.daemon.cli.command import Command, Context
+from vectuned.daemon.cli.command import Command, Context, raise_failures
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +27,15 @@ def _run(context: Context) -> None:
 
     output = context.options.output
     with context.session() as conn:
-        html = render_report(conn)
+        report = render_report(conn)
     if output == "-":
-        sys.stdout.write(html)
-        return
-    path = Path(output)
+        sys.stdout.write(report.html)
+    else:
+        _write(context, Path(output), report.html)
+    raise_failures(report.failures, report.columns, "shown")
+
+
+def _write(context: Context, path: Path, html: str) -> None:
     try:
         with replace_file(path) as file:
             file.write(html.encode())

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.cli.command import Command, Context
+from vectuned.daemon.cli.command import Command, Context, raise_failures
 from vectuned.daemon.reports import status
 
 # Seconds between two looks. Below a tenth the screen flickers; above an hour it is a job for cron.
@@ -39,6 +39,7 @@ def _run(context: Context) -> None:
     else:
         status.show(console, columns)
         status.show_daemon(console, daemon)
+    raise_failures(status.unread_columns(columns), len(columns), "shown")
 
 
 def _watch(context: Context, seconds: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +13,8 @@ import psycopg
 
 from vectuned.config.errors import UsageError
 from vectuned.daemon.cli.arguments import find_column_id
-from vectuned.daemon.cli.command import Command, Context
+from vectuned.daemon.cli.command import Command, Context, raise_failures
+from vectuned.daemon.database.isolation import Failure, attempt
 from vectuned.sql.rows import fetch_values
 
 
@@ -28,32 +31,52 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(context: Context) -> None:
-    from vectuned.learning.exchange import export_document
-
     options, console = context.options, context.console
     with context.session() as conn:
         columns = _find_columns(conn, options.relation, options.column)
-        texts = [export_document(conn, relation, column) for relation, column in columns]
+        _check_output(options.output, len(columns))
+        texts, failures = _export_each(conn, columns)
     if options.output == "-":
-        if len(texts) > 1:
-            raise UsageError(
-                f"{len(texts)} documents do not go to stdout: name one column, or a folder with --output."
-            )
-        sys.stdout.write(texts[0] + "\n")
-        return
-    output = Path(options.output)
-    if not output.is_dir() and (len(texts) > 1 or options.output.endswith("/")):
-        raise UsageError(f"There is no folder {output}; create it first.")
+        sys.stdout.writelines(f"{text}\n" for text in texts.values())
+        texts = {}
     files = []
-    for (relation, column), text in zip(columns, texts, strict=True):
-        file = _write_document(output, relation, column, text)
+    for (relation, column), text in texts.items():
+        file = _write_document(Path(options.output), relation, column, text)
         files.append(file)
         console.line(
             f"{relation}.{column}: {file['classes']} classes of k, {file['patterns']} patterns, "
             f"{file['paths']} measured paths written to {file['file']}"
         )
-    if console.as_json:
+    if console.as_json and options.output != "-":
         console.document({"files": files})
+    raise_failures(failures, len(columns), "exported")
+
+
+def _check_output(output: str, count: int) -> None:
+    """Raise UsageError if a number of documents cannot go where --output says."""
+    if output == "-":
+        if count > 1:
+            raise UsageError(
+                f"{count} documents do not go to stdout: name one column, or a folder with --output."
+            )
+    elif not Path(output).is_dir() and (count > 1 or output.endswith("/")):
+        raise UsageError(f"There is no folder {output}; create it first.")
+
+
+def _export_each(
+    conn: psycopg.Connection[Any], columns: Sequence[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+    """Return the documents of the columns, and why some have none, by name."""
+    from vectuned.learning.exchange import export_document
+
+    texts, failures = {}, {}
+    for relation, column in columns:
+        text = attempt(conn, partial(export_document, conn, relation, column))
+        if isinstance(text, Failure):
+            failures[f"{relation}.{column}"] = text.reason
+        else:
+            texts[relation, column] = text
+    return texts, failures
 
 
 def _write_document(output: Path, relation: str, column: str, text: str) -> dict[str, Any]:

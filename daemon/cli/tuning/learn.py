@@ -6,10 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from vectuned.config.errors import UsageError
-from vectuned.daemon.cli.command import Command, Context
-from vectuned.sql.rows import fetch_row
+from vectuned.daemon.cli.command import Command, Context, raise_failures
+from vectuned.daemon.console import Console
+from vectuned.daemon.database.isolation import Failure
 
 if TYPE_CHECKING:
+    from vectuned.daemon.service.worker import Worker
     from vectuned.learning.model.tuned_columns import TunedColumn
     from vectuned.learning.policy.learner import LearningResult
 
@@ -32,7 +34,8 @@ def _run(context: Context) -> None:
     from vectuned.daemon.service.worker import Worker
 
     console = context.console
-    report = []
+    report: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
     pace = Pace(context.settings.budget) if context.options.within_budget else None
     with context.session() as conn, using_standby(context.settings) as standby:
         worker = Worker(conn, context.settings, pace=pace, standby=standby)
@@ -43,22 +46,41 @@ def _run(context: Context) -> None:
                 "There is no tuned column to learn about: run `vectuned enable RELATION COLUMN` first."
             )
         for tuned in columns:
-            values = {"relation": tuned.column.relation.as_string(conn), "column_name": tuned.column.name}
-            stats = fetch_row(conn, "stats", values)
-            waiting = 0 if stats is None else stats.awaiting_replay
-            with console.progress(f"replaying {tuned.column}", waiting) as progress:
-                replayed = worker.replay(tuned, _ALL, progress)
-            result = worker.learn(tuned)
+            outcome = _learn_column(worker, tuned, console)
+            if isinstance(outcome, Failure):
+                failures[str(tuned.column)] = outcome.reason
+                report.append({"column": str(tuned.column), "error": outcome.reason})
+                continue
+            replayed, result = outcome
             report.append(_describe(tuned, replayed, result))
-            outcome = (
+            published = (
                 f"{result.replays} of {tuned.min_samples} replays needed: nothing published yet"
                 if result.version is None
                 else f"version {result.version} published"
             )
-            console.line(f"{tuned.column}: {replayed} replayed, {outcome}")
-        worker.judge()
+            console.line(f"{tuned.column}: {replayed} replayed, {published}")
     if console.as_json:
         console.document({"columns": report})
+    raise_failures(failures, len(columns), "learned about")
+
+
+def _learn_column(
+    worker: Worker, tuned: TunedColumn, console: Console
+) -> tuple[int, LearningResult] | Failure:
+    """Replay, learn and judge; return the number of replays and the result, or the first failure."""
+
+    def replay(tuned: TunedColumn) -> int:
+        with console.progress(f"replaying {tuned.column}", worker.count_waiting(tuned)) as progress:
+            return worker.replay(tuned, _ALL, progress)
+
+    jobs = worker.column_jobs
+    if isinstance(replayed := jobs.run("replay", tuned, replay), Failure):
+        return replayed
+    if isinstance(result := jobs.run("learn", tuned, worker.learn), Failure):
+        return result
+    if isinstance(judged := jobs.run("judge", tuned, worker.judge_column), Failure):
+        return judged
+    return replayed, result
 
 
 def _describe(tuned: TunedColumn, replayed: int, result: LearningResult) -> dict[str, Any]:

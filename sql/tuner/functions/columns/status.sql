@@ -1,7 +1,22 @@
 -- Views and counters for people and dashboards: status, stats, promises.
 
--- What serves each column and class of k, and in which state; one row per column while nothing has been learned.
+-- What concerns a whole column beyond its state: work that fails on it, and searches that nothing is learned from. Errors are
+-- quoted only to those who may see the column's recorded searches. It runs with the owner's rights, for the view below.
+CREATE OR REPLACE FUNCTION vectuned._notes(p_column_id int) RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT format('%s fails since %s%s', f.job, to_char(f.since, 'YYYY-MM-DD HH24:MI'),
+                      CASE WHEN m.may THEN ': ' || f.error ELSE '' END)
+        FROM vectuned.column_failure f WHERE f.column_id = c.id ORDER BY f.job)
+    FROM vectuned.tuned_column c
+    CROSS JOIN LATERAL (SELECT vectuned._may_tune(c.relation, vectuned._caller())
+                               OR has_table_privilege(vectuned._caller(), 'vectuned.trajectory', 'SELECT') AS may) m
+    WHERE c.id = p_column_id
+$$;
 
+-- What serves each column and class of k, and in which state; one row per column while nothing has been learned.
 CREATE OR REPLACE VIEW vectuned.status AS
 SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
        c.max_tail, c.sample_rate, c.alert,
@@ -24,7 +39,7 @@ SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_rel
             WHEN b.defect IS NOT NULL THEN 'corrupt bank: ' || b.defect || ', the fixed setting serves'
             WHEN NOT b.proven_here THEN 'imported: not proven here yet'
             ELSE 'serving' END AS state,
-       b.reason, b.source AS imported_from
+       b.reason, b.source AS imported_from, vectuned._notes(c.id) AS notes
 FROM vectuned.tuned_column c
 CROSS JOIN LATERAL vectuned._default_effort(c) e
 LEFT JOIN LATERAL (

@@ -55,8 +55,9 @@ BEGIN
 END
 $$;
 
--- Changes of a tuned table since its baseline: whether the index was rebuilt, rows now / rows then, and the shares of the
--- witnesses that are gone and that have another vector (NULL without witnesses). No row if there is no baseline.
+-- Changes of a tuned table since its baseline: whether the index was rebuilt, rows now / rows then (NULL if the table was empty
+-- and is not any more), and the shares of the witnesses that are gone and that have another vector (NULL without witnesses).
+-- No row if there is no baseline.
 CREATE OR REPLACE FUNCTION vectuned._since_baseline(p_column_id int)
 RETURNS TABLE (rebuilt boolean, growth float8, gone float8, rewritten float8)
 LANGUAGE plpgsql STABLE
@@ -72,7 +73,8 @@ BEGIN
         RETURN;
     END IF;
     rebuilt := b.generation IS DISTINCT FROM vectuned._generation(c.index_relation);
-    growth := vectuned._row_estimate(c.relation) / nullif(b.rows, 0);
+    growth := vectuned._row_estimate(c.relation);
+    growth := CASE WHEN b.rows > 0 THEN growth / b.rows WHEN growth = 0 THEN 1 END;
     EXECUTE format(
         'SELECT avg((n.digest IS NULL)::int), avg(coalesce(n.digest <> n.known, false)::int) FROM ('
         'SELECT w.value ->> 1 AS known, (SELECT md5(t.%I::text) FROM %s t WHERE %s) AS digest '

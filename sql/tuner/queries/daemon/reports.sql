@@ -10,11 +10,17 @@ SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
 -- name: status
 -- Settings of every tuned column, and the policy of each class of k in one row; k_class is NULL before anything is learned.
-SELECT relation::text, column_name, enabled, metric, dimensions, index_relation::text AS index, target_recall, max_tail, sample_rate,
-       alert,
-       state, k_class, access_path, path_index::text, ef_search, probes, expected_recall, recall_bound, tail, tail_bound, certified,
-       samples, saving, patterns, version, published_at, reason, imported_from
-FROM vectuned.status;
+-- relation_oid stands for the relation in further statements: its name cannot be used without rights on its schema.
+SELECT c.id, c.relation::oid::text AS relation_oid, s.relation::text, s.column_name, s.enabled, s.metric, s.dimensions,
+       s.index_relation::text AS index, s.target_recall, s.max_tail, s.sample_rate, s.alert, s.state, s.notes,
+       s.k_class, s.access_path, s.path_index::text, s.ef_search, s.probes, s.expected_recall, s.recall_bound, s.tail, s.tail_bound,
+       s.certified, s.samples, s.saving, s.patterns, s.version, s.published_at, s.reason, s.imported_from
+FROM vectuned.status s JOIN vectuned.tuned_column c ON c.relation = s.relation AND c.column_name = s.column_name
+ORDER BY c.id, s.k_class;
+
+-- name: failing_jobs
+-- The work on a column that failed the last time.
+SELECT job, failures, error, since, last_run FROM vectuned.column_failure WHERE column_id = %(column_id)s ORDER BY job;
 
 -- name: column_promises
 -- What exact checks prove about the recall of each class of served searches of a column.
@@ -32,10 +38,6 @@ WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s OR
 SELECT current_database() AS database, current_setting('server_version') AS postgresql,
        (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector;
 
--- name: relation_text
--- A relation as regclass prints it, which depends on search_path.
-SELECT %(relation)s::regclass::text AS relation;
-
 -- name: checks_of_promise
 -- The exact checks since a promise last started over, oldest first: the evidence behind its present claim.
 SELECT k.checked_at, k.recall FROM vectuned.recall_check k
@@ -50,7 +52,8 @@ FROM vectuned.pattern WHERE column_id = %(column_id)s ORDER BY k_class, pattern_
 
 -- name: jobs
 -- The jobs of the daemon and their last runs.
-SELECT name, last_run, last_success, duration_ms, runs, failures, last_error, next_run FROM vectuned.job ORDER BY name;
+SELECT name, last_run, last_success, duration_ms, runs, failures, last_error, next_run, columns_failing
+FROM vectuned.job ORDER BY name;
 
 -- name: daemon_runs
 -- Whether a daemon works on this database.

@@ -29,13 +29,34 @@ SELECT set_config('client_connection_check_interval', '2s', false);
 
 -- name: write_job
 -- Writes how a job runs. Times are seconds before or after now, because the daemon's clock may differ from the server's.
-INSERT INTO vectuned.job AS j (name, last_run, last_success, duration_ms, runs, failures, last_error, next_run)
+INSERT INTO vectuned.job AS j (name, last_run, last_success, duration_ms, runs, failures, last_error, next_run, columns_failing)
 VALUES (%(name)s, statement_timestamp() - make_interval(secs => %(ran)s), statement_timestamp() - make_interval(secs => %(succeeded)s),
-        %(duration_ms)s, %(runs)s, %(failures)s, left(%(error)s, 2000), statement_timestamp() + make_interval(secs => %(next)s))
+        %(duration_ms)s, %(runs)s, %(failures)s, left(%(error)s, 2000), statement_timestamp() + make_interval(secs => %(next)s),
+        (SELECT count(*) FROM vectuned.column_failure f WHERE f.job = %(name)s))
 ON CONFLICT (name) DO UPDATE SET
     last_run = excluded.last_run, last_success = coalesce(excluded.last_success, j.last_success),
     duration_ms = excluded.duration_ms, runs = j.runs + excluded.runs, failures = excluded.failures,
-    last_error = excluded.last_error, next_run = excluded.next_run;
+    last_error = excluded.last_error, next_run = excluded.next_run,
+    columns_failing = excluded.columns_failing;
+
+-- name: column_failures_of_job
+-- The columns on which a job failed the last time, each with the error.
+SELECT column_id, error FROM vectuned.column_failure WHERE job = %(job)s;
+
+-- name: write_column_failure
+-- Records that a job failed on a column.
+INSERT INTO vectuned.column_failure AS f (column_id, job, error) VALUES (%(column_id)s, %(job)s, left(%(error)s, 2000))
+ON CONFLICT (column_id, job) DO UPDATE SET failures = f.failures + 1, error = excluded.error, last_run = excluded.last_run;
+
+-- name: delete_column_failure
+-- Records that a job succeeded again on a column.
+DELETE FROM vectuned.column_failure WHERE column_id = %(column_id)s AND job = %(job)s;
+
+-- name: count_failing_columns
+-- Writes on how many columns a job fails into its row, if it has one and the number has changed.
+UPDATE vectuned.job j SET columns_failing = n.failing
+FROM (SELECT count(*) AS failing FROM vectuned.column_failure WHERE job = %(job)s) n
+WHERE j.name = %(job)s AND j.columns_failing <> n.failing;
 
 -- name: delete_unknown_jobs
 -- Deletes the rows of jobs that this version of the daemon does not have.

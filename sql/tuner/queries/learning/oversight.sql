@@ -90,8 +90,8 @@ UPDATE vectuned.bank SET ef_search = %(ef_search)s, probes = %(probes)s, reason 
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: changes_since_baseline
--- What has changed since the table was last learned about: `rebuilt`, the main index; `growth`, rows now over rows then;
--- `gone` and `rewritten`, shares of the sampled rows. No row if there is no baseline.
+-- What has changed since the table was last learned about: `rebuilt`, the main index; `growth`, rows now over rows then
+-- (NULL if the table was empty then); `gone` and `rewritten`, shares of the sampled rows. No row if there is no baseline.
 SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);
 
 -- name: set_baseline

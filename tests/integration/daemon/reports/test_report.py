@@ -37,7 +37,7 @@ class Document(HTMLParser):
 def test_render_report_holds_everything_and_loads_nothing(learned: Connection) -> None:
     learned.execute("REINDEX INDEX items_embedding_idx")
     Worker(learned, load_settings(None, {}, {})).replay_all()
-    document = Document(render_report(learned))
+    document = Document(render_report(learned).html)
     text = "\n".join(document.words)
     assert document.loads == []
     assert "script" not in document.tags

@@ -136,6 +136,9 @@ def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
     call = "SELECT id FROM items WHERE kind = 'secret' ORDER BY embedding <=> '[1]' LIMIT 10"
     count_calls(conn, [StatementCalls(call, column, 10, "(kind = $1)", 1, now, now)])
     assert places(conn, "secret") == []
+    conn.execute(
+        "INSERT INTO vectuned.column_failure (column_id, job, error) VALUES (%s, 'learn', 'no')", (column,)
+    )
     tables = conn.execute(
         "SELECT c.oid::regclass::text, min(a.attname) FROM pg_class c JOIN pg_attribute a ON a.attrelid = "
         "c.oid "
@@ -165,6 +168,7 @@ def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
         "recall_check",
         "promise",
         "baseline",
+        "column_failure",
         "event",
         "request",
         "imported",

@@ -21,7 +21,7 @@ SEARCHING = """
     _served_path _filter_bucket _search_function _search_fallback _check_query _tuned_column _fragments
     _index_fragments _generation _probe _default_effort params
     _filtered_params _unfiltered_params apply search search_rows record_feedback
-    _may_tune _daemon_runs _query_id _search_1 _filtered_1
+    _may_tune _daemon_runs _notes _query_id _search_1 _filtered_1
 """
 INDEXES = """
     _refresh_indexes _refresh_statistics _vector_indexes _marker _predicate_filter _takes_index _plan_reads
@@ -47,7 +47,7 @@ settings,shape)"""
 TABLES = {
     "vectuned_user": {"SELECT": f"{PUBLISHED} {STATEMENTS}"},
     "vectuned_admin": {
-        "SELECT": f"""{PUBLISHED} promises requests event promise job statement adoption
+        "SELECT": f"""{PUBLISHED} promises requests event promise job column_failure statement adoption
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
             recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
@@ -60,14 +60,14 @@ k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,sh
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            event request job statement adoption filter_statistics(attribute,column_id)""",
+            event request job column_failure statement adoption filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            replay event recall_check job statement""",
+            replay event recall_check job column_failure statement""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
-            measured_path replay request job statement feedback(judged)
+            measured_path replay request job column_failure statement feedback(judged)
             tuned_column(alert,default_probes,index_relation,learn_from,target_recall)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
-            statement",
+            column_failure statement",
         "MAINTAIN": "inbox",
     },
 }
@@ -86,6 +86,7 @@ DEFINERS = {
     "benchmark_latency": "the same",
     "request_result": "the same",
     "cancel_request": "the same",
+    "_notes": "tells each caller what it may know",
     "stats": "counts what its callers may not read",
     "recommend_params": "the same",
     "export_patterns": "reads and writes what is learned, for owners of tables, too",

@@ -121,7 +121,8 @@ def test_vectuned_daemon_does_all_work_with_its_role_alone(
         assert worker.replay_all() == 80
         assert worker.judge() >= 80
         assert worker.learn_all() == 1
-        worker.exchange()
+        worker.export()
+        worker.import_new()
         assert len(list(tmp_path.iterdir())) == 1
         assert one(owner, "SELECT count(*) FROM vectuned.bank WHERE column_id = %s", column) > 0
         owner.execute("CREATE INDEX ON work USING hnsw ((embedding::halfvec(8)) halfvec_cosine_ops)")

@@ -15,7 +15,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.exchange import export_columns, import_newest_document
+from vectuned.learning.exchange import check_import_folder, export_column, prepare_export_folder
 
 
 def test_export_and_import_commands_round_trip_a_document(
@@ -65,24 +65,26 @@ def test_export_and_import_commands_round_trip_a_document(
     assert "cannot be written: No such file or directory" in err
 
 
-def test_export_columns_rotates_files_and_import_reads_the_newest(
+def test_export_column_rotates_files_and_import_reads_the_newest(
     world: World, here: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out"
     out.mkdir(mode=0o700)
-    assert export_columns(here, out, 2) == []  # nothing was learned yet
+    assert export_column(here, only(here), prepare_export_folder(out), 2) is None  # nothing was learned yet
     imported(here, world.document)
-    (first,) = export_columns(here, out, 2)
+    first = export_column(here, only(here), out, 2)
+    assert first is not None
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert content_of(json.loads(first.read_text())) == content_of(world.document)
-    assert export_columns(here, out, 2) == []  # no news
+    assert export_column(here, only(here), out, 2) is None  # no news
     ours = f"public.items.embedding@{here.info.dbname}.{{}}.vectuned.json".format
     other = "public.items.embedding@other.20200101T000000Z.vectuned.json"
     aged = first.rename(out / ours("20260103T000000Z"))
     for name in (ours("20260101T000000Z"), ours("20260102T000000Z"), other, "notes.txt"):
         (out / name).touch()
     here.execute("UPDATE vectuned.bank SET reason = 'news'")
-    (second,) = export_columns(here, out, 2)
+    second = export_column(here, only(here), out, 2)
+    assert second is not None
     assert {p.name for p in out.iterdir()} == {"notes.txt", other, aged.name, second.name}
 
     settings_ = load_settings(
@@ -95,14 +97,15 @@ def test_export_columns_rotates_files_and_import_reads_the_newest(
     (out / "public.items.embedding@x.20990101T000000Z.vectuned.json").write_text("{")  # damaged, and newer
     caplog.set_level(logging.WARNING, logger="vectuned")
     with pytest.raises(VectunedError, match=r"The folder .*gone cannot be used: No such file or directory"):
-        worker.exchange()
+        worker.export()
+    assert worker.import_new() == 1
     assert "is not JSON" in caplog.text
     assert serving(here)[2]
     assert one(here, "SELECT count(*) FROM vectuned.imported") == 1
     assert worker.import_new() == 0
     out.chmod(0o777)
     with pytest.raises(VectunedError, match="Any user may write to"):
-        import_newest_document(here, only(here), out)
-    assert worker.import_new() == 0
-    assert "Any user may write to" in caplog.text
+        check_import_folder(out)
+    with pytest.raises(VectunedError, match="Any user may write to"):
+        worker.import_new()
     assert Worker(here, load_settings(environ={})).export() == 0
