@@ -33,7 +33,8 @@ import numpy as np
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.statistics.bounds import find_smallest_safe
-from vectuned.learning.statistics.sequential import alarm, claim_from_checks, tail_alarm
+from vectuned.learning.statistics.claims import claim_from_checks
+from vectuned.learning.statistics.sequential import alarm, tail_alarm
 
 DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
 TARGETS: Final = (0.9, 0.95, 0.98)

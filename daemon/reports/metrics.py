@@ -56,6 +56,8 @@ _CLASS_METRICS: Final = {
 _PROMISE_METRICS: Final = {
     "recall": "The mean recall of served searches, by exact checks.",
     "recall_bound": "A lower bound of that recall, valid at any time.",
+    "epoch_recall": "The mean recall of the last closed epoch of 500 exact checks.",
+    "epoch_bound": "A lower bound of that recall.",
     "below_08": "The share of checked searches with a recall under 0.8.",
     "below_08_bound": "An upper bound of that share, valid at any time.",
     "e_value": "Evidence that the target is missed, as an e-value: 1 is none, 20 is the 5 % level.",

@@ -23,13 +23,13 @@ from vectuned.learning.model.ladder import position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, read_tuned_columns
 from vectuned.learning.policy.filtering import OTHER_PATHS
 from vectuned.learning.policy.replays import Replays, load_replays
-from vectuned.learning.statistics.sequential import claim_from_checks
+from vectuned.learning.statistics.claims import claim_curve
 from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows
 
 from . import status
 from .charts import Line, chart
 
-_PROMISE_POINTS: Final = 60  # times at which a promise is drawn: its bound takes long to compute
+_PROMISE_POINTS: Final = 60  # times at which a promise is drawn: what a chart can show
 _EVENTS: Final = 50  # newest events
 _PATTERNS: Final = 20  # most used patterns; a bank may hold hundreds
 _FILTERS: Final = 4  # charts of the most frequent kinds of filter
@@ -131,13 +131,13 @@ def _promise_chart(conn: psycopg.Connection[Any], tuned: TunedColumn, promise: d
     if not checks:
         return ""
     recall = np.array([check.recall for check in checks], dtype=np.float64)
-    ends = np.unique(np.linspace(1, len(checks), min(_PROMISE_POINTS, len(checks))).astype(int))
-    claims = [claim_from_checks(recall[:end], promise["confidence"]) for end in ends]
+    means, lower = claim_curve(recall, promise["confidence"])
+    ends = np.unique(np.linspace(0, len(checks) - 1, min(_PROMISE_POINTS, len(checks))).astype(int))
     line = Line(
         "mean so far, and its proven lower bound",
-        np.array([checks[end - 1].checked_at.timestamp() for end in ends]),
-        np.array([claim.mean for claim in claims]),
-        lower=np.array([claim.lower for claim in claims]),
+        np.array([checks[end].checked_at.timestamp() for end in ends]),
+        means[ends],
+        lower=lower[ends],
     )
     title = _class_name(promise["k_class"], promise["filter"])
     svg = chart(

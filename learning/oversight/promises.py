@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,8 @@ import psycopg
 
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.statistics.sequential import Alarm, RecallClaim, claim_from_checks
+from vectuned.learning.statistics.claims import RecallClaim, claim_from_checks
+from vectuned.learning.statistics.sequential import Alarm
 from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
 from .alarms import OversightLimits, describe_alarm, detect_alarm, promise_of
@@ -23,13 +25,14 @@ _LOWERED_EFFORT: Final = 0.9
 
 @dataclass(frozen=True)
 class _Checks:
-    """The checks that a claim is made from: the number that it starts at, and numbers and recalls, in order.
+    """The checks that a claim is made from: the number it starts at, and numbers, times and recalls in order.
 
     `recalls` float64 (n,), NaN where a check was given up.
     """
 
     first: int
     numbers: list[int]
+    times: list[datetime]
     recalls: Floats
 
 
@@ -81,7 +84,9 @@ def _read_checks(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) ->
         # its false alarms: so the claim starts over with the next check.
         first, checks = checks[-1].check_no + 1 if checks else first, []
     recalls = np.array([check.recall for check in checks], dtype=np.float64)  # None becomes NaN
-    return _Checks(first, [check.check_no for check in checks], recalls)
+    return _Checks(
+        first, [check.check_no for check in checks], [check.checked_at for check in checks], recalls
+    )
 
 
 def _is_other_policy(row: Any) -> bool:
@@ -100,6 +105,7 @@ def _store_claim(
     alarm: Alarm,
 ) -> None:
     """Store the claim about a class of searches, with the policy that it is about."""
+    epoch = claim.epoch
     values = {
         "column_id": tuned.column.id,
         "k_class": row.k_class,
@@ -115,6 +121,9 @@ def _store_claim(
         "recall_bound": claim.lower,
         "below_08": claim.tail if claim.checks else None,
         "below_08_bound": claim.tail_upper,
+        "epoch_recall": epoch and epoch.mean,
+        "epoch_bound": epoch and epoch.lower,
+        "epoch_ended": epoch and checks.times[epoch.last],
         "e_value": alarm.e_value,
         "alarms": row.alarms + alarm.raised,
         "confidence": claim.confidence,

@@ -43,22 +43,12 @@ def lower_bounds(values: npt.ArrayLike, confidence: float = 0.95, seed: int = 0)
     The confidence holds for each bound separately, not for all of them together.
     """
     sample = _shuffled(validate_sample(values, 2), seed)
-    return bounds_in_order(sample, required_log_capital(confidence), max(len(sample), 1), _LARGEST_STAKE)
-
-
-def bounds_in_order(sample: Floats, log_capital: float, bets: float | Floats, largest_stake: float) -> Floats:
-    """Bound the mean of each column from below by betting on the rows in their order.
-
-    `sample` (n, m) lies within 0 and 1; `log_capital` is the logarithm of the capital that rejects a mean;
-    `bets`, a number or (n, 1), is the number of bets over which each stake spreads its risk, which must not
-    depend on later rows; `largest_stake` is the share of the capital that one bet may lose. Returns (m,); see
-    `lower_bound` for the source.
-    """
-    stakes = _stakes(sample, log_capital, bets)
+    required = required_log_capital(confidence)
+    stakes = _stakes(sample, required)
     low, high = np.zeros(sample.shape[1]), np.ones(sample.shape[1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        rejected = _largest_log_capital(sample, stakes, middle, largest_stake) >= log_capital
+        rejected = _largest_log_capital(sample, stakes, middle) >= required
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
     return low
 
@@ -82,31 +72,28 @@ def find_smallest_safe(
         raise UsageError(f"A target recall of {target} cannot be certified: give one above 0 and up to 1.")
     required = required_log_capital(confidence)
     candidate = np.full(sample.shape[1], target)
-    stakes = _stakes(sample, required, max(len(sample), 1))
-    proven = _largest_log_capital(sample, stakes, candidate, _LARGEST_STAKE) >= required
+    stakes = _stakes(sample, required)
+    proven = _largest_log_capital(sample, stakes, candidate) >= required
     unproven = np.flatnonzero(~proven)
     first = int(unproven[-1]) + 1 if len(unproven) else 0
     return first if first < len(proven) else None
 
 
-def _stakes(sample: Floats, log_capital: float, bets: float | Floats) -> Floats:
-    """Size each bet by the variance of the rows before it: (n, m); see `bounds_in_order`."""
+def _stakes(sample: Floats, log_capital: float) -> Floats:
+    """Size each bet on the rows of `sample` (n, m) by the variance of the rows before it: (n, m)."""
     count = len(sample)
     # As if one value of 1/2 and a variance of 1/4, the largest possible, had come before.
     number = np.arange(1, count + 1, dtype=np.float64)[:, None] + 1.0
     means = (0.5 + np.cumsum(sample, axis=0)) / number
     variances = (0.25 + np.cumsum((sample - means) ** 2, axis=0)) / number
     before = np.concatenate([np.full((1, sample.shape[1]), 0.25), variances[:-1]])[:count]
-    stakes: Floats = np.sqrt(2.0 * log_capital / (bets * before))
+    stakes: Floats = np.sqrt(2.0 * log_capital / (max(count, 1) * before))
     return stakes
 
 
-def _largest_log_capital(sample: Floats, stakes: Floats, means: Floats, largest_stake: float) -> Floats:
-    """Return the logarithm of the largest capital reached by betting on a mean above `means` (m,): (m,).
-
-    No bet loses more than the share `largest_stake` of the capital.
-    """
-    bets = np.minimum(stakes, largest_stake / means)
+def _largest_log_capital(sample: Floats, stakes: Floats, means: Floats) -> Floats:
+    """Return the logarithm of the largest capital reached by betting on a mean above `means` (m,): (m,)."""
+    bets = np.minimum(stakes, _LARGEST_STAKE / means)
     growth = np.log1p(bets * (sample - means))
     largest: Floats = np.cumsum(growth, axis=0).max(axis=0, initial=0.0)
     return largest

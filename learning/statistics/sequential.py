@@ -1,4 +1,4 @@
-"""Sequential tests of exact checks: a claim about recall that holds at any time, and alarms when it drops."""
+"""Sequential tests of exact checks: alarms when recall drops below what was promised."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.config.errors import UsageError
-from vectuned.learning.model.arrays import Bools, Floats
+from vectuned.learning.model.arrays import Floats
 
-from .bounds import bounds_in_order, required_log_capital, validate_sample
+from .claims import validate_checks
 from .demand import TAIL_RECALL
 
 # `alarm` gives the reasons for these values; others change the delay of an alarm by a few percent.
@@ -23,24 +23,6 @@ _LARGEST_STAKE: Final = 0.75  # share of the capital that one bet may lose, as i
 _PATIENCE: Final = 500.0  # checks after which half of the capital kept for restarts is at work
 _LEAST_SPARE: Final = 1e-3  # lower limit of 1 - target, which stakes are divided by
 _LARGEST_LOG: Final = 700.0  # the exponential of more overflows float64
-
-
-@dataclass(frozen=True)
-class RecallClaim:
-    """What checks prove about the searches served; each bound holds with `confidence` separately.
-
-    `checks`, the number with a known recall, and `unknown`, the number without; `mean` recall, NaN without
-    checks, and its `lower` bound; `tail`, the share of searches with a recall under TAIL_RECALL, NaN without
-    checks, and its upper bound `tail_upper`.
-    """
-
-    checks: int
-    unknown: int
-    mean: float
-    lower: float
-    tail: float
-    tail_upper: float
-    confidence: float
 
 
 @dataclass(frozen=True)
@@ -57,34 +39,6 @@ class Alarm:
     first: int | None
     e_value: float
     began: int | None
-
-
-def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> RecallClaim:
-    """Make the claim that the checks so far prove; valid after every check and with any stopping rule.
-
-    `recalls` (n,) in order of arrival, 0 to 1, NaN where a check timed out. Such a check counts as unknown
-    and is left out, which is valid as long as timeouts do not depend on the recall. As long as the mean of a
-    check given those before it does not change, the probability that a bound is ever wrong, over all n
-    together, is at most 1 - confidence. The bounds never loosen, so after a drop they describe the past; see
-    `alarm`. Raises UsageError for values that are not recalls.
-
-    Source: Waudby-Smith & Ramdas (2024), "Estimating means of bounded random variables by betting", JRSS B
-    86(1): predictable plug-in bets for a confidence sequence, one-sided. On WordNet (mean recall 0.95) the
-    lower bound is 0.022 below the mean after 400 checks, 0.007 after 5,000; for a fixed n it is 0.019, 0.005.
-    """
-    required = required_log_capital(confidence)
-    checks, known = _validate_checks(recalls)
-    values = checks[known]
-    above = (values >= TAIL_RECALL).astype(np.float64)
-    return RecallClaim(
-        checks=len(values),
-        unknown=len(checks) - len(values),
-        mean=float(values.mean()) if len(values) else float("nan"),
-        lower=_bound_mean(values, required),
-        tail=float(1.0 - above.mean()) if len(values) else float("nan"),
-        tail_upper=1.0 - _bound_mean(above, required),
-        confidence=confidence,
-    )
 
 
 def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> Alarm:
@@ -110,13 +64,13 @@ def alarm(recalls: npt.ArrayLike, target: float, false_alarms: float = 0.05) -> 
     20 even if it begins with the drop. Other windows (150 to 600) and shares differ by a few percent.
 
     Source: Ville (1939), "Etude critique de la notion de collectif", his inequality; Waudby-Smith & Ramdas
-    (2024), as in `claim_from_checks`, bets; Shin, Ramdas & Rinaldo (2024), "E-detectors: a nonparametric
-    framework for sequential change detection", New England Journal of Statistics in Data Science
-    2(2), restarts.
+    (2024), "Estimating means of bounded random variables by betting", JRSS B 86(1), bets; Shin, Ramdas &
+    Rinaldo (2024), "E-detectors: a nonparametric framework for sequential change detection", New England
+    Journal of Statistics in Data Science 2(2), restarts.
     """
     if not 0.0 < target <= 1.0:
         raise UsageError(f"A target recall of {target} cannot be watched: give one above 0 and up to 1.")
-    checks, known = _validate_checks(recalls)
+    checks, known = validate_checks(recalls)
     return _alarm(checks[known], np.flatnonzero(known), target, false_alarms)
 
 
@@ -127,16 +81,9 @@ def tail_alarm(recalls: npt.ArrayLike, limit: float, false_alarms: float = 0.05)
     """
     if not 0.0 <= limit < 1.0:
         raise UsageError(f"A limit of {limit} cannot be watched: give a share from 0 to under 1.")
-    checks, known = _validate_checks(recalls)
+    checks, known = validate_checks(recalls)
     above = (checks[known] >= TAIL_RECALL).astype(np.float64)
     return _alarm(above, np.flatnonzero(known), 1.0 - limit, false_alarms)
-
-
-def _bound_mean(values: Floats, log_capital: float) -> float:
-    """Bound the mean from below at every time; the stakes fall slowly enough that the bets never end."""
-    number = np.arange(1, len(values) + 1, dtype=np.float64)[:, None]
-    bets = number * np.log1p(number)
-    return float(bounds_in_order(values[:, None], log_capital, bets, _LARGEST_STAKE)[0])
 
 
 def _alarm(values: Floats, positions: npt.NDArray[np.intp], target: float, false_alarms: float) -> Alarm:
@@ -194,13 +141,3 @@ def _best_start(gaps: Floats, stake: float) -> int:
     """Return the first bet of the bettor, with a constant stake, that has most capital after the last."""
     growth = np.log1p(stake * gaps)
     return int(np.cumsum(growth[::-1])[::-1].argmax())
-
-
-def _validate_checks(recalls: npt.ArrayLike) -> tuple[Floats, Bools]:
-    """Return the checks as float64 and which of them are known; UsageError unless they are recalls or NaN."""
-    checks = np.asarray(recalls, dtype=np.float64)
-    if checks.ndim != 1:
-        raise UsageError(f"Checks must have 1 dimension, not {checks.ndim}.")
-    known = ~np.isnan(checks)
-    validate_sample(checks[known], 1)
-    return checks, known

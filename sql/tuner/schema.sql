@@ -386,6 +386,9 @@ CREATE TABLE vectuned.promise (
     recall_bound    float8 NOT NULL DEFAULT 0,
     below_08        float8,
     below_08_bound  float8 NOT NULL DEFAULT 1,
+    epoch_recall    float8,
+    epoch_bound     float8,
+    epoch_ended     timestamptz,
     e_value         float8 NOT NULL DEFAULT 1,
     alarms          int NOT NULL DEFAULT 0,
     confidence      float8 NOT NULL DEFAULT 0.95,
@@ -395,7 +398,10 @@ CREATE TABLE vectuned.promise (
     PRIMARY KEY (column_id, k_class, shape)
 );
 COMMENT ON COLUMN vectuned.promise.recall_bound IS
-    'lower bound of the mean recall, valid with this confidence no matter when and how often it is read';
+    'lower bound of the mean recall of what was served since, valid with this confidence whenever and however often it is '
+    'read, also if recall drifts; never above recall';
+COMMENT ON COLUMN vectuned.promise.epoch_bound IS
+    'lower bound of epoch_recall, the mean recall of the last closed epoch of 500 checks, which ended at epoch_ended';
 COMMENT ON COLUMN vectuned.promise.margin IS
     'rungs of effort added to the learned effort after failed verdicts; takes into account the verdicts up to margin_since';
 COMMENT ON COLUMN vectuned.promise.e_value IS

@@ -146,10 +146,12 @@ $$;
 -- in a sentence.
 CREATE OR REPLACE VIEW vectuned.promises AS
 SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.since, p.checks, p.unknown, p.recall,
-       p.recall_bound, p.below_08, p.below_08_bound, p.confidence, p.e_value, p.alarms,
+       p.recall_bound, p.below_08, p.below_08_bound, p.epoch_recall, p.epoch_bound, p.epoch_ended, p.confidence, p.e_value, p.alarms,
        format('recall of the searches for up to %s rows%s served since %s: %s, at least %s with %s %% confidence, from %s exact checks',
               p.k_class, ' by ' || nullif(p.shape, ''), to_char(p.since, 'YYYY-MM-DD HH24:MI'),
               coalesce(round(p.recall::numeric, 3)::text, 'unknown'), trunc(p.recall_bound::numeric, 3),
-              round(100 * p.confidence::numeric, 3)::float8, p.checks) AS claim
+              round(100 * p.confidence::numeric, 3)::float8, p.checks)
+       || coalesce(format('; the last epoch of 500 checks, up to %s: %s, at least %s', to_char(p.epoch_ended, 'YYYY-MM-DD HH24:MI'),
+                          round(p.epoch_recall::numeric, 3), trunc(p.epoch_bound::numeric, 3)), '') AS claim
 FROM vectuned.promise p JOIN vectuned.tuned_column c ON c.id = p.column_id
 ORDER BY c.id, p.shape, p.k_class;

@@ -24,7 +24,7 @@ SELECT job, failures, error, since, last_run FROM vectuned.column_failure WHERE 
 
 -- name: column_promises
 -- What exact checks prove about the recall of each class of served searches of a column.
-SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, confidence, e_value, alarms,
+SELECT k_class, filter, since, checks, unknown, recall, recall_bound, below_08, below_08_bound, epoch_recall, epoch_bound, epoch_ended, confidence, e_value, alarms,
        claim
 FROM vectuned.promises WHERE relation = %(relation)s::regclass AND column_name = %(column_name)s;
 

@@ -143,7 +143,7 @@ ORDER BY k.k_class, k.shape;
 
 -- name: checks_of_class
 -- The recall checks of a class of searches from a given check on, oldest first.
-SELECT check_no, recall FROM vectuned.recall_check
+SELECT check_no, checked_at, recall FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
 ORDER BY check_no;
 
@@ -157,14 +157,17 @@ WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(sh
 -- name: upsert_promise
 -- Stores the promise of a class of searches; `since` becomes now when the first check changes.
 INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, target_recall, checks, unknown,
-                                   recall, recall_bound, below_08, below_08_bound, e_value, alarms, confidence)
+                                   recall, recall_bound, below_08, below_08_bound, epoch_recall, epoch_bound, epoch_ended, e_value,
+                                   alarms, confidence)
 VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(target)s,
-        %(checks)s, %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s, %(e_value)s, %(alarms)s, %(confidence)s)
+        %(checks)s, %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s,
+        %(epoch_recall)s, %(epoch_bound)s, %(epoch_ended)s, %(e_value)s, %(alarms)s, %(confidence)s)
 ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
     since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
     first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
     effort = excluded.effort, target_recall = excluded.target_recall, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
     recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
+    epoch_recall = excluded.epoch_recall, epoch_bound = excluded.epoch_bound, epoch_ended = excluded.epoch_ended,
     e_value = excluded.e_value, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
 
 -- name: trim_checks

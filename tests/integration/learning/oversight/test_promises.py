@@ -13,6 +13,7 @@ from tests.integration.table_helpers import Connection, build, enable, make, one
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.oversight.judging import update_margins
+from vectuned.learning.oversight.promises import check_promises
 
 DIMENSIONS = 16
 TARGET = 0.9
@@ -44,6 +45,17 @@ def ask(worker: Worker, count: int, seed: int, shift: float = 0.0) -> None:
         search(worker.conn, query)
     worker.drain()
     worker.replay_all()
+
+
+def insert_checks(conn: Connection, recalls: Any, shape: str = "") -> None:
+    """Store checks of the searches for up to 10 rows, as if a replay had made them."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
+            "SELECT id, gen_random_uuid(), 10, %s, (SELECT max(version) FROM vectuned.bank), %s "
+            "FROM vectuned.tuned_column",
+            [(shape, float(recall)) for recall in recalls],
+        )
 
 
 def served(conn: Connection) -> tuple[int, bool]:
@@ -314,3 +326,22 @@ def test_detect_table_change_with_composite_keys_and_odd_names(conn: Connection)
     assert one(conn, f"SELECT gone = 0 AND rewritten BETWEEN 0.01 AND 0.4 FROM ({seen}) s", column)
     conn.execute('DELETE FROM "Odd ""table"')
     assert conn.execute(seen, (column,)).fetchone() == (1, 0)
+
+
+def test_claim_never_exceeds_its_own_mean_when_recall_drifts_above_the_target(
+    conn: Connection, worker: Worker
+) -> None:
+    rng = np.random.default_rng(80)
+    drifting = np.concatenate([rng.random(3000) < 0.985, rng.random(4000) < 0.93])
+    insert_checks(conn, drifting)
+    check_promises(conn, worker.columns()[0], worker.limits)
+    row = conn.execute(
+        "SELECT recall, recall_bound, epoch_recall, epoch_bound, claim, alarms FROM vectuned.promises"
+    ).fetchone()
+    assert row is not None
+    recall, bound, epoch_recall, epoch_bound, claim, alarms = row
+    assert alarms == 0
+    assert 0.93 < bound < recall < 0.965
+    assert 0.88 < epoch_bound < epoch_recall < 0.96
+    assert f"{recall:.3f}, at least {int(bound * 1000) / 1000:.3f} with 95 % confidence" in claim
+    assert f"{epoch_recall:.3f}, at least {int(epoch_bound * 1000) / 1000:.3f}" in claim

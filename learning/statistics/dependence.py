@@ -1,0 +1,68 @@
+"""Serial dependence of samples: searches that come in bursts of similar ones prove less than their number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from vectuned.learning.model.arrays import Floats
+
+_SHUFFLES: Final = 99  # random orders: an independent sample is taken for a dependent one once in 100 times
+_LEAST_BLOCKS: Final = 16  # fewer block means do not show how much they vary
+_NEWEST: Final = 2000  # values that are tested: they show slight dependence too, and the test stays quick
+
+
+def block_length(series: Floats, seed: int = 0) -> int:
+    """Return how many consecutive values form a block whose mean may count as an independent draw.
+
+    `series` (n,) is in order of time. The length is 1 unless neighbouring values resemble each other more
+    than in each of 99 random orders. Blocks are doubled until the same test finds nothing between them, or
+    until too few are left. Only neighbours are compared, so a drop of the mean hardly counts as dependence.
+
+    The test compares the differences of neighbouring block means, times the root of the length of a block,
+    with those of single values. For independent values both are alike; in bursts the former grow with the
+    length.
+
+    Source: von Neumann (1941), "Distribution of the ratio of the mean square successive difference to the
+    variance", Annals of Mathematical Statistics 12(4), here with absolute differences, which a change of the
+    mean affects less, of block means, and as a permutation test.
+    """
+    rng = np.random.default_rng(seed)
+    length, means = 1, series[-_NEWEST:]
+    while len(means) >= 2 * _LEAST_BLOCKS and _neighbors_are_alike(means, rng):
+        length, means = 2 * length, block_means(means, 2)
+    return length
+
+
+def block_means(values: Floats, length: int) -> Floats:
+    """Return the means of consecutive blocks of rows, without the rows after the last whole block.
+
+    Float64 (n, ...) in, (n // length, ...) out.
+    """
+    if length == 1:
+        return values
+    count = len(values) // length
+    means: Floats = values[: count * length].reshape(count, length, *values.shape[1:]).mean(axis=1)
+    return means
+
+
+def _neighbors_are_alike(values: Floats, rng: np.random.Generator) -> bool:
+    """Say whether the block means of `values` (n,) vary more than those of all random orders."""
+    orders = np.concatenate([values[None], rng.permuted(np.tile(values, (_SHUFFLES, 1)), axis=1)])
+    single = np.maximum(_spread(orders), np.finfo(np.float64).tiny)
+    excess = np.full(len(orders), -np.inf)
+    length = 2
+    while (count := orders.shape[1] // length) >= _LEAST_BLOCKS:
+        means = orders[:, : count * length].reshape(len(orders), count, length).mean(axis=2)
+        ratio = np.sqrt(length) * _spread(means) / single
+        # The ratio of independent values has a standard deviation in proportion to 1 / sqrt(count).
+        excess = np.maximum(excess, (ratio - 1.0) * np.sqrt(count))
+        length *= 2
+    return bool(excess[0] > excess[1:].max())
+
+
+def _spread(rows: Floats) -> Floats:
+    """Return the mean difference of neighbours, without its sign, in each row: (m, n) in, (m,) out."""
+    spread: Floats = np.abs(np.diff(rows, axis=1)).mean(axis=1)
+    return spread
