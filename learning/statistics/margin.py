@@ -25,8 +25,8 @@ def next_margin(
     """Return the margin of effort after some verdicts, in rungs of the ladder, 0 to 13.
 
     The margin rises by a rung if `compare_failures` finds failures more frequent than the target allows,
-    falls by `learning_rate` of a rung if it finds them rarer, and otherwise stays. Unknown verdicts are not
-    counted. Raises UsageError for values out of range.
+    falls by `learning_rate` of a rung if it finds them rarer, and otherwise stays. Verdicts that
+    say nothing about effort are not counted. Raises UsageError for values out of range.
     """
     if not 0.0 < learning_rate <= 1.0:
         raise UsageError(f"The learning rate must be above 0 and at most 1, got {learning_rate}.")

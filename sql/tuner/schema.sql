@@ -131,11 +131,14 @@ CREATE TABLE vectuned.feedback (
     given_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     relevant     text[] NOT NULL,
     irrelevant   text[] NOT NULL,
+    trusted      boolean NOT NULL,
     revision     int NOT NULL DEFAULT 1,
     judged       int NOT NULL DEFAULT 0,
     PRIMARY KEY (query_id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
 COMMENT ON COLUMN vectuned.feedback.recorded_at IS 'when the search was recorded';
+COMMENT ON COLUMN vectuned.feedback.trusted IS
+    'all of it comes from roles that may tune the table: only then may it change the effort of later searches';
 COMMENT ON COLUMN vectuned.feedback.judged IS 'revision that the latest verdict took into account';
 
 CREATE TABLE vectuned.feedback_default PARTITION OF vectuned.feedback DEFAULT;

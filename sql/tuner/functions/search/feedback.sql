@@ -6,6 +6,7 @@
 --   unsampled            the search was not recorded, like most searches: there is nothing to attach feedback to
 --   unknown              no such search: expired, rolled back, lost in a crash, or never run
 --   full                 not stored: the feedback on searches of that day has reached its size limit
+-- Feedback of roles that may not tune the table is kept and counted, and changes no effort.
 -- Errors: null_value_not_allowed without a query_id; invalid_parameter_value for more than 1,000 ids, or an id in both
 -- lists; read_only_sql_transaction for feedback on a recorded search in a read-only transaction.
 CREATE OR REPLACE FUNCTION vectuned.record_feedback(
@@ -23,6 +24,7 @@ DECLARE
     bad text[];
     ignored bigint;
     suffix text;
+    trusted boolean;
 BEGIN
     IF query_id IS NULL THEN
         RAISE EXCEPTION 'vectuned.record_feedback needs a query_id, got NULL'
@@ -68,6 +70,7 @@ BEGIN
     IF good = '{}' AND bad = '{}' THEN
         RETURN 'empty' || suffix;
     END IF;
+    trusted := vectuned._may_tune((SELECT c.relation FROM vectuned.tuned_column c WHERE c.id = search.column_id), vectuned._caller());
     SELECT f.relevant, f.irrelevant INTO stored
     FROM vectuned.feedback f WHERE f.query_id = query_id AND f.recorded_at = search.recorded_at;
     IF good <@ stored.relevant AND bad <@ stored.irrelevant THEN
@@ -79,14 +82,14 @@ BEGIN
     THEN
         RETURN 'full';
     END IF;
-    INSERT INTO vectuned.feedback AS f (query_id, column_id, recorded_at, relevant, irrelevant)
-    VALUES (query_id, search.column_id, search.recorded_at, good, bad)
+    INSERT INTO vectuned.feedback AS f (query_id, column_id, recorded_at, relevant, irrelevant, trusted)
+    VALUES (query_id, search.column_id, search.recorded_at, good, bad, trusted)
     ON CONFLICT ON CONSTRAINT feedback_pkey DO UPDATE
     SET relevant = ARRAY((SELECT unnest(f.relevant) EXCEPT SELECT unnest(excluded.irrelevant))
                          UNION SELECT unnest(excluded.relevant) ORDER BY 1),
         irrelevant = ARRAY((SELECT unnest(f.irrelevant) EXCEPT SELECT unnest(excluded.relevant))
                            UNION SELECT unnest(excluded.irrelevant) ORDER BY 1),
-        given_at = clock_timestamp(), revision = f.revision + 1
+        trusted = f.trusted AND excluded.trusted, given_at = clock_timestamp(), revision = f.revision + 1
     WHERE NOT (excluded.relevant <@ f.relevant AND excluded.irrelevant <@ f.irrelevant);
     RETURN 'recorded' || suffix;
 END

@@ -66,12 +66,17 @@ SELECT count(*) AS stored FROM stored;
 
 -- name: margins
 -- The margin of each class of k, with the number of verdicts since it was last changed, on searches that a published bank
--- served, and the time of the newest of them.
-SELECT p.k_class, p.margin, count(t.*) FILTER (WHERE t.verdict = 'success') AS successes,
-       count(t.*) FILTER (WHERE t.verdict = 'failure') AS failures, max(t.recorded_at) AS latest
+-- served, and the time of the newest of them. Where recall was measured, it alone decides: a search that found the nearest
+-- rows succeeded, whatever users think of them. Otherwise only trusted feedback counts. (An exact search with a recall under
+-- 1 shows that the table has changed since, and nothing about effort.)
+SELECT p.k_class, p.margin,
+       count(*) FILTER (WHERE CASE WHEN m.measured THEN t.verdict <> 'failure' ELSE t.verdict = 'success' AND f.trusted END) AS successes,
+       count(*) FILTER (WHERE t.verdict = 'failure' AND (m.measured OR f.trusted)) AS failures, max(t.recorded_at) AS latest
 FROM vectuned.promise p
 LEFT JOIN vectuned.trajectory t ON t.column_id = p.column_id AND t.filter IS NULL AND vectuned._k_class(t.k) = p.k_class
     AND t.verdict IS NOT NULL AND t.bank_version IS NOT NULL AND (p.margin_since IS NULL OR t.recorded_at > p.margin_since)
+LEFT JOIN vectuned.feedback f ON f.query_id = t.query_id AND f.recorded_at = t.recorded_at
+CROSS JOIN LATERAL (SELECT t.recall BETWEEN 0 AND 1 AND NOT (t.access_path LIKE 'exact%%' AND t.recall < 1) AS measured) m
 WHERE p.column_id = %(column_id)s AND p.shape = ''
 GROUP BY p.k_class, p.margin ORDER BY p.k_class;
 

@@ -15,6 +15,7 @@ from tests.integration.table_helpers import (
     enable,
     make,
     one,
+    plain_role,
     raw,
     text,
 )
@@ -301,3 +302,84 @@ def test_judge_searches_waits_while_the_column_is_disabled(
     assert worker.judge() == 0
     enable(conn)
     assert worker.judge() == 5
+
+
+def effort(conn: Connection) -> tuple[int, float]:
+    """Return the effort in service for k = 10, and the margin."""
+    row = conn.execute(
+        "SELECT b.ef_search, p.margin FROM vectuned.bank b "
+        "JOIN vectuned.promise p USING (column_id, k_class) WHERE b.k_class = 10 AND p.shape = ''"
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), float(row[1])
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+def test_update_margins_ignores_feedback_of_roles_without_rights(
+    conn: Connection, worker: Worker, database: str, replayed: bool
+) -> None:
+    """All rows of 200 searches are called irrelevant, before or after their recall is known."""
+    conn.execute("UPDATE vectuned.tuned_column SET target_recall = 0.8, max_tail = 0.4")
+    ask(conn, clustered(80, DIMENSIONS, seed=3, spread=1.0))
+    worker.drain()
+    worker.replay_all()
+    worker.judge()
+    assert worker.learn_all() == 1
+    conn.execute("UPDATE vectuned.promise SET margin = 0, margin_since = now()")
+    before = effort(conn)
+    with plain_role(conn, database, "SELECT ON items") as anyone:
+        for query_id, ids in ask(anyone, clustered(200, DIMENSIONS, seed=4, spread=1.0)):
+            assert tell(anyone, query_id, [], ids) == "recorded"
+    worker.drain()
+    if replayed:
+        worker.replay_all()
+    assert worker.judge() == 200
+    assert effort(conn)[0] <= before[0]
+    assert effort(conn)[1] <= before[1]
+    verdicts = dict(conn.execute("SELECT verdict, count(*) FROM vectuned.trajectory GROUP BY 1").fetchall())
+    assert verdicts["unknown" if replayed else "failure"] > 100
+
+
+def test_update_margins_counts_searches_with_good_recall_whatever_their_feedback(
+    conn: Connection, worker: Worker
+) -> None:
+    conn.execute("UPDATE vectuned.tuned_column SET target_recall = 0.8, max_tail = 0.4")
+    ask(conn, clustered(80, DIMENSIONS, seed=3, spread=1.0))
+    worker.drain()
+    worker.replay_all()
+    worker.judge()
+    assert worker.learn_all() == 1
+    conn.execute("UPDATE vectuned.promise SET margin = 1, margin_since = now()")
+    ef, margin = effort(conn)
+    # Their owner, who may tune, calls all rows irrelevant; nine of ten searches find what they promise.
+    asked = ask(conn, clustered(100, DIMENSIONS, seed=5, spread=1.0))
+    for query_id, ids in asked:
+        tell(conn, query_id, [], ids)
+    worker.drain()
+    worker.replay_all()
+    conn.execute(
+        "UPDATE vectuned.trajectory SET verdict = NULL, "
+        "recall = CASE WHEN query_id = ANY (%s) THEN 0 ELSE 1 END "
+        "WHERE query_id = ANY (%s)",
+        ([query_id for query_id, _ in asked[:10]], [query_id for query_id, _ in asked]),
+    )
+    assert worker.judge() == 100
+    assert effort(conn) == (ef, pytest.approx(margin - worker.columns()[0].learning_rate))
+
+
+def test_update_margins_counts_trusted_feedback_where_recall_is_unknown(
+    conn: Connection, worker: Worker
+) -> None:
+    ask(conn, clustered(80, DIMENSIONS, seed=3, spread=1.0))
+    worker.drain()
+    worker.replay_all()
+    worker.judge()
+    assert worker.learn_all() == 1
+    conn.execute("UPDATE vectuned.promise SET margin = 0, margin_since = now()")
+    ef, _ = effort(conn)
+    for query_id, ids in ask(conn, clustered(30, DIMENSIONS, seed=6, spread=1.0)):
+        tell(conn, query_id, [], ids)
+    worker.drain()
+    assert worker.judge() == 30
+    assert effort(conn)[0] > ef
+    assert effort(conn)[1] == 1

@@ -273,7 +273,11 @@ def test_update_margins_raises_at_once_and_lowers_slowly(conn: Connection, worke
         last = one(conn, "SELECT max(recorded_at) FROM vectuned.trajectory")
         ask(worker, 100, seed=one(conn, "SELECT count(*)::int FROM vectuned.trajectory"))
         worker.judge()
-        conn.execute("UPDATE vectuned.trajectory SET verdict = %s WHERE recorded_at > %s", (verdict, last))
+        conn.execute(
+            "UPDATE vectuned.trajectory SET verdict = %s, recall = CASE WHEN %s <> 'unknown' THEN recall END "
+            "WHERE recorded_at > %s",
+            (verdict, verdict, last),
+        )
         conn.execute("UPDATE vectuned.promise SET margin_since = %s", (last,))
 
     ask(worker, 50, seed=50)
