@@ -12,7 +12,7 @@ import psycopg
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.session import snapshot
+from vectuned.daemon.database.session import in_snapshot
 from vectuned.daemon.measure.prepared_search import Clients
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
@@ -60,8 +60,7 @@ class Advisor:
         current = self._find_current(existing)
         with Clients(self.conninfo, _CLIENTS) as clients:
             runner = TrialRunner(run, self.conninfo, options, facts, clients, self.console)
-            with snapshot(self.conn):
-                (now,) = advisor.fit_times([runner.measure_current(current)])
+            (now,) = advisor.fit_times([runner.measure_current(current)])
             advice = Advice(
                 now.rows,
                 current,
@@ -148,8 +147,7 @@ class _Contest:
         return candidates
 
     def _try_on_copy(self, candidates: Sequence[Definition], copy: SampleCopy) -> None:
-        with snapshot(self.conn):
-            truth = self.runner.find_truth(copy)
+        truth = in_snapshot(self.conn, lambda _: self.runner.find_truth(copy))
         for number, definition in enumerate(candidates, 1):
             if reason := self.runner.explain_too_slow(definition, copy.rows):
                 self.advice.skipped[definition] = f"{reason} over {copy.rows:,} rows"
@@ -160,8 +158,10 @@ class _Contest:
 
     def _try_on_table(self, candidates: Sequence[Definition], existing: Sequence[ExistingIndex]) -> None:
         """Try candidates on the table one after the other, unless an existing index would get in the way."""
-        with snapshot(self.conn):
-            truth = exact_neighbors(self.conn, self.tuned.column, self.options.vectors, self.options.k)
+        column, options = self.tuned.column, self.options
+        truth = in_snapshot(
+            self.conn, lambda _: exact_neighbors(self.conn, column, options.vectors, options.k)
+        )
         for number, definition in enumerate(candidates, 1):
             if definition in (index.definition for index in existing):
                 continue

@@ -10,13 +10,14 @@ import numpy as np
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build_with_progress
-from vectuned.daemon.database.session import snapshot
+from vectuned.daemon.database.session import in_snapshot
 from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
 from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Forecast
 from vectuned.learning.model.ladder import interpolate, k_class, position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.replay.lock_watch import LockWatch
 from vectuned.learning.truth.truth import exact_neighbors
 
 from . import storage
@@ -94,11 +95,14 @@ class IndexReplacement:
         new = self._find_index(winner.number)
         assert new is not None
         served = self._served_effort(winner)
-        with snapshot(self.conn):
+
+        def replay_winner(_: LockWatch) -> IndexReplay:
             truth = exact_neighbors(self.conn, self.tuned.column, options.vectors, options.k)
             label = f"replaying through {winner.name}"
             with self.console.progress(label, len(options.vectors)) as progress:
-                replay = replay_index(self.conn, self.tuned, new, options.vectors, truth, options.k, progress)
+                return replay_index(self.conn, self.tuned, new, options.vectors, truth, options.k, progress)
+
+        replay = in_snapshot(self.conn, replay_winner)
         millis = self._time(advice, new, {"predicted": point.effort, "served": served})
         comparison = _Comparison(forecast, advice.reference_ms, new, replay, millis)
         return {

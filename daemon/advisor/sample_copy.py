@@ -9,6 +9,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
+from vectuned.daemon.database.session import in_snapshot
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.sql.files import queries, trusted
 from vectuned.sql.rows import execute
@@ -66,7 +67,7 @@ class SampleCopy:
             to_place=sql.Literal(_PLACES if share >= 1 else round(share * _PLACES)),
         )
         with console.progress("copying a sample of the rows", round(min(share, 1.0) * self._table_rows)):
-            self.rows += execute(self._conn, statement)
+            self.rows += in_snapshot(self._conn, lambda _: execute(self._conn, statement))
         self.share = share
         execute(self._conn, queries()["analyze_copy"].format(copy=self.relation))
         if self.rows < 1:

@@ -13,12 +13,14 @@ from psycopg import sql
 
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build_with_progress, compose_create_index
+from vectuned.daemon.database.session import in_snapshot
 from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
 from vectuned.daemon.measure.prepared_search import Clients, PreparedSearch, prepare_index_search
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Trial
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
+from vectuned.learning.replay.lock_watch import LockWatch
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 
 from . import storage
@@ -72,19 +74,23 @@ class TrialRunner:
         self._began = monotonic()
 
     def measure_current(self, current: ExistingIndex) -> Trial:
-        """Measure the current index over all rows, in the transaction `conn` is in."""
+        """Measure the current index over all rows."""
         options, tuned = self.options, self.tuned
         index = _find_index(tuned, current.number)
         label = f"replaying through {current.name}"
-        with self.console.progress(label, len(options.vectors)) as progress:
-            truth = exact_neighbors(self.conn, tuned.column, options.vectors, options.k)
-            replay = replay_index(self.conn, tuned, index, options.vectors, truth, options.k, progress)
-            recall = replay.recall.mean(axis=0)
-            self._table_rows = truth.scanned
-            self.reference_effort = self._first_effort(index, recall)
-            self._reference = self._prepare(tuned, index, self.reference_effort)
-            times = self._time({n: self._prepare(tuned, index, n) for n in self._efforts(index, recall)})
-        built = _TrialIndex(current.definition, current.name, truth.scanned, 0.0)
+
+        def replay_current(_: LockWatch) -> tuple[IndexReplay, int]:
+            with self.console.progress(label, len(options.vectors)) as progress:
+                truth = exact_neighbors(self.conn, tuned.column, options.vectors, options.k)
+                replay = replay_index(self.conn, tuned, index, options.vectors, truth, options.k, progress)
+            return replay, truth.scanned
+
+        replay, self._table_rows = in_snapshot(self.conn, replay_current)
+        recall = replay.recall.mean(axis=0)
+        self.reference_effort = self._first_effort(index, recall)
+        self._reference = self._prepare(tuned, index, self.reference_effort)
+        times = self._time({n: self._prepare(tuned, index, n) for n in self._efforts(index, recall)})
+        built = _TrialIndex(current.definition, current.name, self._table_rows, 0.0)
         return _summarize(built, replay, index.rungs, times, current.bytes)
 
     def try_on_copy(self, copy: SampleCopy, definition: Definition, truth: Truth, label: str) -> Trial:
@@ -142,13 +148,17 @@ class TrialRunner:
     def _measure(self, built: _TrialIndex, truth: Truth, copy: SampleCopy | None = None) -> Trial:
         """Measure an index of the table or of a copy, which is registered only while it is replayed."""
         options = self.options
-        with self.conn.transaction(force_rollback=True):
-            tuned = self.tuned if copy is None else copy.register(self.conn)
-            tuned, number = storage.register_trial_index(self.conn, tuned, built.name)
-            index = _find_index(tuned, number)
-            replay = replay_index(self.conn, tuned, index, options.vectors, truth, options.k)
-            efforts = self._efforts(index, replay.recall.mean(axis=0))
-            searches = {effort: self._prepare(tuned, index, effort) for effort in efforts}
+
+        def replay_trial(_: LockWatch) -> tuple[IndexReplay, TunedIndex, dict[int, PreparedSearch]]:
+            with self.conn.transaction(force_rollback=True):
+                tuned = self.tuned if copy is None else copy.register(self.conn)
+                tuned, number = storage.register_trial_index(self.conn, tuned, built.name)
+                index = _find_index(tuned, number)
+                replay = replay_index(self.conn, tuned, index, options.vectors, truth, options.k)
+                efforts = self._efforts(index, replay.recall.mean(axis=0))
+                return replay, index, {effort: self._prepare(tuned, index, effort) for effort in efforts}
+
+        replay, index, searches = in_snapshot(self.conn, replay_trial)
         size = storage.read_size(self.conn, built.name)
         return _summarize(built, replay, index.rungs, self._time(searches), size)
 

@@ -12,6 +12,7 @@ import psycopg
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
+from vectuned.learning.replay.lock_watch import LockWaitError, LockWatch, give_way
 from vectuned.sql.rows import execute
 
 from .catalogue import Server, VectorTable, read_server, read_tables
@@ -66,29 +67,46 @@ def _measure(
     if reason := _unmeasurable(report.server, table):
         report.not_measured[str(table)] = reason
         return
-    with _snapshot(conn):
-        searches = RecallCheck(conn, report.server, table, target, deadline, seed)
+    try:
+        with _snapshot(conn) as watch:
+            searches = RecallCheck(conn, report.server, table, target, deadline, seed)
+            _measure_table(conn, watch, console, report, searches)
+    except LockWaitError as error:
+        report.not_measured[str(table)] = str(error)
+
+
+def _measure_table(
+    conn: psycopg.Connection[Any],
+    watch: LockWatch,
+    console: Console,
+    report: Report,
+    searches: RecallCheck,
+) -> None:
+    """Measure the searches of one table, without a filter and by each of its columns, in one snapshot."""
+    table = searches.table
+    if not searches.fits():
+        report.not_measured[str(table)] = (
+            f"an exact pass over {table.bytes / 1e6:,.0f} MB may take {searches.pass_seconds:,.0f} s: "
+            f"give more --seconds"
+        )
+        return
+    columns: list[str | None] = [None, *searches.filter_columns()]
+    for column in columns:
+        watch.check()
         if not searches.fits():
-            report.not_measured[str(table)] = (
-                f"an exact pass over {table.bytes / 1e6:,.0f} MB may take {searches.pass_seconds:,.0f} s: "
-                f"give more --seconds"
-            )
-            return
-        columns: list[str | None] = [None, *searches.filter_columns()]
-        for column in columns:
-            if not searches.fits():
-                report.not_measured[f"{table} by {column}"] = "no time was left: give more --seconds"
-                continue
-            subject = f"{table} by {column}" if column else str(table)
-            measurement = _attempt(conn, partial(searches.measure, column))
-            if isinstance(measurement, str):
-                report.not_measured[subject] = measurement
-                continue
-            report.measurements.append(measurement)
-            found = list(_judge(measurement, target))
-            report.findings += found
-            show_measurement(console, measurement)
-            show_findings(console, found)
+            report.not_measured[f"{table} by {column}"] = "no time was left: give more --seconds"
+            continue
+        subject = f"{table} by {column}" if column else str(table)
+        measurement = _attempt(conn, partial(searches.measure, column))
+        watch.check()  # a measurement that was cancelled for another session says nothing
+        if isinstance(measurement, str):
+            report.not_measured[subject] = measurement
+            continue
+        report.measurements.append(measurement)
+        found = list(_judge(measurement, searches.target))
+        report.findings += found
+        show_measurement(console, measurement)
+        show_findings(console, found)
 
 
 def _attempt(conn: psycopg.Connection[Any], work: Callable[[], Measurement]) -> Measurement | str:
@@ -157,10 +175,11 @@ def _advice(measurement: Measurement, target: float) -> str:
 
 
 @contextmanager
-def _snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Begin a read-only transaction with one snapshot for all its statements."""
+def _snapshot(conn: psycopg.Connection[Any]) -> Iterator[LockWatch]:
+    """Begin a read-only transaction with one snapshot, ended when another session waits for a lock of it."""
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         # Exact passes may take a while; each search has a limit of its own.
         execute(conn, "check_setting", {"name": "statement_timeout", "value": "0"})
-        yield
+        with give_way(conn) as watch:
+            yield watch

@@ -110,8 +110,8 @@ class RecallCheck:
         deadline: float,
         seed: int = 0,
     ) -> None:
-        self._conn, self._server, self._table = conn, server, table
-        self._target, self._deadline = target, deadline
+        self._conn, self._server, self.table = conn, server, table
+        self.target, self._deadline = target, deadline
         self._rng = np.random.default_rng(seed)
         self._index = max(table.serving, key=lambda index: index.scans)
         self._extension = str(server.extension_schema)
@@ -121,7 +121,7 @@ class RecallCheck:
     @property
     def pass_seconds(self) -> float:
         """Guess how long a measurement takes: as long as the one before, or as a slow pass over the table."""
-        return max(self._table.bytes / _SLOWEST_PASS, self._seconds)
+        return max(self.table.bytes / _SLOWEST_PASS, self._seconds)
 
     def fits(self) -> bool:
         """Say whether a measurement is expected to end before the deadline."""
@@ -133,14 +133,14 @@ class RecallCheck:
         Half of those with a filter ask for the value of the row they search for, half for that of another
         row. Raises VectunedError if there is nothing to search for.
         """
-        drawn = draw_rows(self._conn, self._table, _QUERIES, column)
+        drawn = draw_rows(self._conn, self.table, _QUERIES, column)
         if column is None:
             return self._measure(drawn.vectors, None, [None] * len(drawn.vectors))
         return self._filtered(drawn, column)
 
     def filter_columns(self) -> list[str]:
         """Return the columns that searches probably filter by; see check_filter_columns."""
-        values = {"relation": self._table.relation, "rows": self._table.rows}
+        values = {"relation": self.table.relation, "rows": self.table.rows}
         rows = fetch_rows(self._conn, "check_filter_columns", values)
         rows.sort(key=lambda row: row.common or 0.0, reverse=True)
         return [row.column for row in rows[:_FILTER_COLUMNS]]
@@ -171,23 +171,23 @@ class RecallCheck:
     ) -> Measurement:
         began = monotonic()
         if len(vectors) < 2:
-            raise VectunedError(f"{self._table} holds no vectors that can be searched for.")
+            raise VectunedError(f"{self.table} holds no vectors that can be searched for.")
         truth = exact_among(self._conn, self._column, vectors, K + 1, conditions)
         # A row is its own nearest neighbour, which any search finds: it is asked for and left out.
         own = truth.distances[:, 0] <= truth.tolerances[:, 0] + 1e-9
-        statements = [nearest(self._table, self._index, self._extension, K + 1, c) for c in conditions]
+        statements = [nearest(self.table, self._index, self._extension, K + 1, c) for c in conditions]
         # The first run finds pages of the index that no other has brought into memory.
         self._try("", {}, vectors, statements, truth, own)
         now = self._try("", {}, vectors, statements, truth, own)
         others: list[Trial] = []
         for name, values in self._alternatives(column is not None):
-            reached = max((other.recall for other in others), default=0.0) >= self._target
+            reached = max((other.recall for other in others), default=0.0) >= self.target
             if monotonic() > self._deadline or (column is None and reached):
                 break
             others.append(self._try(name, values, vectors, statements, truth, own))
         self._seconds = monotonic() - began
         return Measurement(
-            str(self._table),
+            str(self.table),
             self._index,
             column,
             len(vectors),
@@ -246,7 +246,7 @@ class RecallCheck:
 
         It may choose by the value that a search filters by.
         """
-        names = {index.name for index in self._table.indexes}
+        names = {index.name for index in self.table.indexes}
         paths: Counter[str] = Counter()
         for statement, vector in zip(statements[:_PLANNED], vectors, strict=False):
             text = as_text(vector)

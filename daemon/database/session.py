@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -13,12 +15,17 @@ from psycopg.rows import TupleRow
 
 from vectuned.config.errors import UsageError
 from vectuned.config.sections import DatabaseSettings
+from vectuned.learning.replay.lock_watch import LockWaitError, LockWatch, give_way
 from vectuned.sql.requirements import unmet
 from vectuned.sql.rows import execute, fetch_row
 
 from .connect import connect
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 _DEFAULTS: Final = DatabaseSettings()
+_ATTEMPTS: Final = 5  # at work in a snapshot, before a user is told that the table is never free for long
 _LIMITS: Final = {
     "statement_timeout": "1h",  # replaying has limits of its own; this one ends what they miss
     "lock_timeout": "30s",
@@ -56,12 +63,37 @@ def open_session(
 
 
 @contextmanager
-def snapshot(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Open a transaction on one snapshot, without a statement timeout; `conn` must be in no transaction."""
+def snapshot(conn: psycopg.Connection[Any]) -> Iterator[LockWatch]:
+    """Open a transaction on one snapshot, without a statement timeout; `conn` must be in no transaction.
+
+    If another session waits for a lock of it, the running statement is cancelled and LockWaitError raised.
+    """
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         conn.execute("SET LOCAL statement_timeout = 0")
-        yield
+        with give_way(conn) as watch:
+            yield watch
+
+
+def in_snapshot(
+    conn: psycopg.Connection[Any], work: Callable[[LockWatch], T], pause: Callable[[float], None] = time.sleep
+) -> T:
+    """Do work in a `snapshot`, again from the start whenever it gave way to a session that waits for a lock.
+
+    `work` may call `check` of the watch between statements. Raises LockWaitError where it gave way five
+    times; the pauses between, of 1 to 8 seconds, leave the table to the sessions that wait.
+    """
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            pause(2.0 ** (attempt - 1))
+        try:
+            with snapshot(conn) as watch:
+                return work(watch)
+        except LockWaitError as error:
+            log.info("%s", error, extra={"action": "gave_way"})
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def _check_installation(conn: psycopg.Connection[Any]) -> None:

@@ -12,17 +12,18 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import RowFactory, scalar_row
 
-from vectuned.daemon.database.session import snapshot
+from vectuned.daemon.database.session import in_snapshot
 from vectuned.learning.model.arrays import Bools, Floats
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.model.vectors import Vector
 from vectuned.learning.policy.storage import read_bank
+from vectuned.learning.replay.lock_watch import LockWatch
 from vectuned.learning.replay.scan import SCAN_TIMEOUT_MS, is_fatal
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
 from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.truth.recall import recall_at_k
-from vectuned.learning.truth.truth import exact_among
+from vectuned.learning.truth.truth import Truth, exact_among
 from vectuned.sql.files import queries
 from vectuned.sql.rows import execute, fetch_row
 
@@ -60,21 +61,24 @@ class Benchmark:
     def run(self, progress: Progress) -> dict[str, Any]:
         """Search in both arms and return the figures, as JSON can hold them.
 
-        Searches and exact answers see one snapshot, so that concurrent changes affect neither arm. Raises
+        Searches and exact answers see one snapshot, so that concurrent changes affect neither arm; the
+        measurement starts again where it gives way to a session that waits for a lock. Raises
         psycopg.Error where a search fails; when only recall is measured, that search is given up and counted.
         """
         column, sample = self.tuned.column, self.sample
         arms: dict[str, SearchFunction] = {"served": self._search_vectuned, "default": self._search_plainly}
-        millis: dict[str, Floats] = {}
-        with snapshot(self.conn):
+
+        def search(_: LockWatch) -> tuple[Truth, dict[str, Floats], dict[str, Floats], dict[str, str]]:
             self.conn.execute("SET LOCAL vectuned.record = off")
             truth = exact_among(self.conn, column, sample.vectors, self.k, sample.conditions)
             execute(self.conn, "limit_statement", {"milliseconds": str(SCAN_TIMEOUT_MS)})
             if self.percentiles is None:
-                distances = self._search_all(arms, progress)
+                distances, millis = self._search_all(arms, progress), dict[str, Floats]()
             else:
                 distances, millis = self._race(arms, progress)
-            settings = {"served": self._describe_policy(), "default": self._describe_default()}
+            return truth, distances, millis, self._describe_arms()
+
+        truth, distances, millis, settings = in_snapshot(self.conn, search)
         figures = {
             arm: {
                 "setting": settings[arm],
@@ -178,6 +182,9 @@ class Benchmark:
 
     def _has_filters(self) -> bool:
         return any(condition is not None for condition in self.sample.conditions)
+
+    def _describe_arms(self) -> dict[str, str]:
+        return {"served": self._describe_policy(), "default": self._describe_default()}
 
     def _describe_policy(self) -> str:
         """Describe the policy of unfiltered searches; that of filtered ones depends on the filter."""

@@ -13,11 +13,12 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.session import snapshot
+from vectuned.daemon.database.session import in_snapshot
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.policy.storage import read_bank
+from vectuned.learning.replay.lock_watch import LockWatch
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth, exact_neighbors
 
@@ -64,16 +65,19 @@ class Evaluation:
         """
         training, judging = self._split()
         half, main = len(training), self.tuned.indexes[0]
-        with snapshot(self.conn):
+
+        def choose(_: LockWatch) -> tuple[Truth, _FixedSetting]:
             truth = exact_neighbors(self.conn, self.tuned.column, np.concatenate([training, judging]), self.k)
-            fixed = self._choose_fixed(main, training, truth.take(np.arange(half)), console)
-            default = self.tuned.default_effort(main, self.k)
-            searches = {
-                "default": prepare_index_search(self.conn, self.tuned, main, self.k, default),
-                "best fixed": prepare_index_search(self.conn, self.tuned, main, self.k, fixed.effort),
-                "vectuned": prepare_vectuned_search(self.tuned, self.k),
-            }
-            exact = self._prepare_exact()
+            return truth, self._choose_fixed(main, training, truth.take(np.arange(half)), console)
+
+        truth, fixed = in_snapshot(self.conn, choose)
+        default = self.tuned.default_effort(main, self.k)
+        searches = {
+            "default": prepare_index_search(self.conn, self.tuned, main, self.k, default),
+            "best fixed": prepare_index_search(self.conn, self.tuned, main, self.k, fixed.effort),
+            "vectuned": prepare_vectuned_search(self.tuned, self.k),
+        }
+        exact = self._prepare_exact()
         results = self._time(searches, exact, judging, console)
         missed = "" if fixed.reaches_target else ", which does not reach the target"
         settings = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
 from vectuned.daemon.pacing.pace import Pace
+from vectuned.daemon.pacing.pass_size import PassSize
 from vectuned.learning.exchange import (
     check_import_folder,
     export_column,
@@ -34,6 +36,7 @@ from vectuned.learning.oversight.table_changes import (
     detect_table_change,
 )
 from vectuned.learning.policy.learner import LearningOptions, LearningResult, learn
+from vectuned.learning.replay.lock_watch import LockWaitError
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.replay.work_timer import WorkTimer
 
@@ -72,6 +75,7 @@ class Worker:
         self.pace = pace
         self.standby = standby
         self.column_jobs = ColumnJobs(conn, check_halt)
+        self._sizes = pace.sizes if pace is not None else defaultdict(PassSize)
         self._known_generations: dict[int, set[int]] = {}
         self._vacuum_due = False
 
@@ -195,14 +199,21 @@ class Worker:
             if self.pace is not None:
                 self.pace.wait_for_budget()
             reader = self._replay_connection()
-            size = count - done
-            if self.pace is not None:
-                if not self.pace.wait_for_server(reader or self.conn):
-                    break
-                size = self.pace.sizes[tuned.column.id].size(min(size, self.settings.learning.replay_batch))
+            if self.pace is not None and not self.pace.wait_for_server(reader or self.conn):
+                break
+            size = self._sizes[tuned.column.id].size(min(count - done, self.settings.learning.replay_batch))
             trajectories = read_pending(self.conn, tuned.column, size)
-            done += self._replay_pass(tuned, trajectories, reader, progress and _offset(progress, done))
-            if len(trajectories) < size:
+            replayed = self._replay_pass(tuned, trajectories, reader, progress and _offset(progress, done))
+            done += replayed
+            if replayed < len(trajectories):
+                log.info(
+                    "replaying %s gave way after %d of %d searches to a session that waits for a lock",
+                    tuned.column,
+                    replayed,
+                    len(trajectories),
+                    extra={"action": "gave_way"},
+                )
+            if not replayed or len(trajectories) < size:
                 break
         if done:
             with self._work():
@@ -350,11 +361,15 @@ class Worker:
         reader: psycopg.Connection[Any] | None,
         progress: Progress | None,
     ) -> int:
-        """Replay searches in one pass over the table, and adapt the size of the next pass."""
+        """Replay searches in one pass over the table, and adapt the size of the next pass.
+
+        Returns how many were replayed: fewer than given where the pass gave way to a session that waits for a
+        lock.
+        """
         if not len(trajectories):
             return 0
         timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
-        size = self.pace.sizes[tuned.column.id] if self.pace is not None else None
+        size = self._sizes[tuned.column.id]
         try:
             with self._work() as timer:
                 done = replay(
@@ -366,12 +381,13 @@ class Worker:
                     timeout_ms=timeout_ms,
                     timer=timer,
                 )
+        except LockWaitError:
+            return 0
         except psycopg.errors.SerializationFailure:
-            if size is not None:  # a standby cancels statements that conflict with its WAL replay
-                size.record_failure()
+            size.record_failure()  # a standby cancels statements that conflict with its WAL replay
             raise
-        if self.pace is not None and size is not None:
-            size.record(max(timer.wall - timer.scanning, 0.0), timer.scanning, timer.searches)
+        size.record(max(timer.wall - timer.scanning, 0.0), timer.scanning, timer.searches)
+        if self.pace is not None:
             self.pace.replayed[tuned.column.id] += done
         return done
 

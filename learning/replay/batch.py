@@ -122,8 +122,8 @@ def _compile_filter(
             check = sql.SQL("SELECT FROM {} AS t WHERE {} LIMIT 0").format(tuned.column.relation, condition)
             conn.execute(check, prepare=False)
             return condition, row.shape
-    except psycopg.errors.SerializationFailure:
-        raise  # a standby ended the transaction, which says nothing about the filter
+    except (psycopg.errors.SerializationFailure, psycopg.errors.QueryCanceled):
+        raise  # a standby or another session ended the work, which says nothing about the filter
     except psycopg.errors.Error as error:
         log.warning(
             "a filter on %s is passed over: %s",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 import psycopg
 
 from vectuned.config.errors import VectunedError
-from vectuned.learning.model.arrays import Bools, Floats, Singles
+from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
@@ -19,6 +20,7 @@ from vectuned.learning.model.vectors import Vector
 from vectuned.sql.rows import execute, fetch_row
 
 from .batch import MIN_DEPTH, ReplayBatch, choose_complete
+from .lock_watch import LockWaitError, LockWatch, give_way
 from .recheck import search_again
 from .scan import SCAN_TIMEOUT_MS, IndexScans, ScanGoal
 from .storage import ReplayResults, read_bank_version, read_replayed, require_generation, store
@@ -46,23 +48,27 @@ def replay(
 ) -> int:
     """Replay searches through every index, store the results, mark them replayed; return their number.
 
-    The exact answers of a batch of searches and its scans see one snapshot, in one transaction; `conn` must
-    be in autocommit mode. `progress` is called with the number done after each search. Unless the column
-    stores vectors, the same transaction deletes the query vectors. A search whose scan takes longer than
-    `timeout_ms` is marked replayed, so that it is not tried again, but nothing is learned from it. A partial
-    index is replayed only with the filters that it answers. A search is not replayed a second time on the
-    same generation of an index.
+    The exact answers of a batch of searches and its scans see one snapshot, in one read-only transaction; a
+    transaction after it stores the results and, unless the column stores vectors, deletes the query vectors.
+    `conn` must be in autocommit mode. `progress` is called with the number done after each search. A search
+    whose scan takes longer than `timeout_ms` is marked replayed, so that it is not tried again, but nothing
+    is learned from it. A partial index is replayed only with the filters that it answers. A search is not
+    replayed a second time on the same generation of an index.
 
     At each rung the continued scan of an HNSW index has returned what a fresh search returns, but not in the
     same order: its first rows are those of 10, followed by 4 more, and so on. Therefore the signature comes
     from separate short searches, the probes.
 
     With a `reader`, a connection to a standby in autocommit mode, exact answers and scans see a snapshot
-    there, and `conn` stores the results afterwards in a transaction on the primary; the caller must make
-    sure that the standby has caught up. `timer` records the time that each part of the work takes.
+    there, and `conn` stores the results on the primary; the caller must make sure that the standby has caught
+    up. `timer` records the time that each part of the work takes.
+
+    When another session waits for a lock that a pass holds, the pass ends within a second or two: what was
+    replayed by then is stored, and fewer searches than given are returned. That is checked once a second.
 
     Raises VectunedError when the main index is gone or was rebuilt, or when the plan does not scan the index
-    that is replayed. For an index other than the main one that is logged, and the others go on.
+    that is replayed. For an index other than the main one that is logged, and the others go on. Raises
+    LockWaitError if another session waits before anything was replayed.
     """
     if not tuned.indexes:
         raise VectunedError(
@@ -75,22 +81,43 @@ def replay(
     size = _BATCH if max(trajectories.ks, default=1) <= MIN_DEPTH else _DEEP_BATCH
     for start in range(0, len(trajectories), size):
         searches = trajectories.take(slice(start, start + size))
-        if reader is None:
-            with conn.transaction():
-                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                snapshot = _SnapshotReplay(conn, conn, tuned, searches, timeout_ms, timer)
-                store(conn, snapshot.batch, snapshot.run(done, progress))
-        else:
-            with reader.transaction():
-                reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                snapshot = _SnapshotReplay(conn, reader, tuned, searches, timeout_ms, timer)
-                results = snapshot.run(done, progress)
-            with conn.transaction():
-                for index in tuned.indexes:
-                    require_generation(conn, tuned, index)
-                store(conn, snapshot.batch, results)
-        done += len(searches)
+        batch, results = _replay_batch(
+            conn, reader or conn, tuned, searches, timeout_ms, timer, progress and _offset(progress, done)
+        )
+        with conn.transaction():
+            for index in tuned.indexes:
+                require_generation(conn, tuned, index)
+            store(conn, batch, results)
+        done += results.done
+        if results.done < len(searches):
+            break
     return done
+
+
+def _offset(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
+    """Return a progress function that adds what was done before."""
+    return lambda done: progress(before + done)
+
+
+def _replay_batch(
+    conn: psycopg.Connection[Any],
+    reader: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    searches: Trajectories,
+    timeout_ms: int,
+    timer: WorkTimer,
+    progress: Callable[[int], None] | None,
+) -> tuple[ReplayBatch, ReplayResults]:
+    """Replay searches in one snapshot of `reader`, until another session waits for a lock of it.
+
+    The snapshot is released before the results are stored, so storing them holds no lock on the table.
+    """
+    with reader.transaction():
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        with give_way(reader) as watch:
+            snapshot = _SnapshotReplay(conn, reader, tuned, searches, timeout_ms, timer)
+            snapshot.run(watch, progress)
+        return snapshot.batch, snapshot.finish()
 
 
 class _SnapshotReplay:
@@ -112,47 +139,65 @@ class _SnapshotReplay:
         self._timeout_ms = timeout_ms
         with timer.read():
             self.batch = ReplayBatch.prepare(reader, tuned, searches, complete)
-
-    def run(self, done: int, progress: Callable[[int], None] | None) -> ReplayResults:
-        """Search through every index, the main one first, and then as searches are served now."""
-        execute(self._reader, "limit_statement", {"milliseconds": str(self._timeout_ms)})
-        with self._timer.scan(len(self.batch)):
-            scans, probes = self._scan_indexes(done, progress)
-            # The scans lock an index against a rebuild, so its generation now is that of all of them.
-            for index in scans:
-                require_generation(self._reader, self._tuned, index)
-            version = read_bank_version(self._reader, self._tuned)
-            checked, checks = self._check_served()
-        return ReplayResults(scans, probes, version, checked, checks)
-
-    def _scan_indexes(
-        self, done: int, progress: Callable[[int], None] | None
-    ) -> tuple[dict[TunedIndex, IndexScans], Floats | None]:
-        """Run every search through every index that can answer it, and its probes through the main one."""
-        batch, count, indexes = self.batch, len(self.batch), self._tuned.indexes
-        scans = {
-            index: IndexScans(self._tuned, index, count, batch.classes[-1], self._timeout_ms)
-            for index in indexes
+        count, main = len(self.batch), tuned.indexes[0]
+        self._scans = {
+            index: IndexScans(tuned, index, count, self.batch.classes[-1], timeout_ms)
+            for index in tuned.indexes
         }
-        main = indexes[0]
-        failed: set[TunedIndex] = set()
-        probes = np.full((count, PROBE_WIDTH), np.inf) if main.probed else None
-        for i in range(count):
-            for index in indexes:
-                if index in failed or not self._is_due(index, i):
-                    continue
-                try:
-                    self._search(scans[index], i, scans[main].exact_ms[i])
-                except VectunedError as error:
-                    if index is main:
-                        raise
-                    log.warning("%s is passed over: %s", index.name, error, extra={"action": "replay"})
-                    failed.add(index)
-            if probes is not None and scans[main].finished[i]:
-                probes[i] = self._probe(batch.searches.vectors[i])
-            if progress is not None:
-                progress(done + i + 1)
-        return scans, probes
+        self._failed: set[TunedIndex] = set()
+        self._probes = np.full((count, PROBE_WIDTH), np.inf) if main.probed else None
+        # Searches that were replayed before are not checked: what is served may have been learned from them.
+        self._checked = self.batch.valid & np.array(searches.fresh, dtype=np.bool_)
+        self._answers: list[list[float] | None] = [None] * count
+        self._done = 0
+
+    def run(self, watch: LockWatch, progress: Callable[[int], None] | None) -> None:
+        """Search through every index, the main one first, and then as searches are served now.
+
+        Ends early when another session waits, but raises LockWaitError if nothing was done by then.
+        """
+        execute(self._reader, "limit_statement", {"milliseconds": str(self._timeout_ms)})
+        started = perf_counter()
+        try:
+            for i in range(len(self.batch)):
+                watch.check()
+                self._replay_search(i)
+                self._done = i + 1
+                if progress is not None:
+                    progress(self._done)
+        except (LockWaitError, psycopg.errors.QueryCanceled):
+            if not (watch.wanted and self._done):
+                raise
+        self._timer.count_scans(perf_counter() - started, self._done)
+
+    def finish(self) -> ReplayResults:
+        """Return the results of the searches that are done, in the same transaction."""
+        # The scans lock an index against a rebuild, so its generation now is that of all of them.
+        for index in self._scans:
+            require_generation(self._reader, self._tuned, index)
+        version = read_bank_version(self._reader, self._tuned)
+        checks = self.batch.recall([answer or [] for answer in self._answers])
+        checks[[answer is None for answer in self._answers]] = np.nan
+        return ReplayResults(self._scans, self._probes, version, self._checked, checks, self._done)
+
+    def _replay_search(self, i: int) -> None:
+        """Run search `i` through every index that can answer it, its probes, and as it is served now."""
+        main = self._tuned.indexes[0]
+        for index in self._tuned.indexes:
+            if index in self._failed or not self._is_due(index, i):
+                continue
+            try:
+                self._search(self._scans[index], i, self._scans[main].exact_ms[i])
+            except VectunedError as error:
+                if index is main:
+                    raise
+                log.warning("%s is passed over: %s", index.name, error, extra={"action": "replay"})
+                self._failed.add(index)
+        if self._probes is not None and self._scans[main].finished[i]:
+            self._probes[i] = self._probe(self.batch.searches.vectors[i])
+        if self._checked[i]:
+            searches = self.batch.searches
+            self._answers[i] = search_again(self._reader, self._tuned, searches, i, self._timeout_ms)
 
     def _is_due(self, index: TunedIndex, i: int) -> bool:
         """Return whether an index can answer search `i` and has not replayed it yet."""
@@ -191,27 +236,13 @@ class _SnapshotReplay:
         """Return the distances of the probes of a query, side by side: (PROBE_WIDTH,), padded with +inf."""
         values = {"column_id": self._tuned.column.id, "query": Vector(vector)}
         values |= {f"probe_{place}": length for place, length in enumerate(PROBES)}
-        row = fetch_row(self._reader, "probe_search", values)
+        with self._reader.transaction():  # a savepoint: a cancelled probe must not undo the others
+            row = fetch_row(self._reader, "probe_search", values)
         probes = np.full(PROBE_WIDTH, np.inf)
         for place, start in enumerate(_PROBE_STARTS):
             distances = getattr(row, f"probe_{place}") or []
             probes[start : start + len(distances)] = distances
         return probes
-
-    def _check_served(self) -> tuple[Bools, Floats]:
-        """Repeat the searches as they are served now: bool (n,), which, and their recall (n,).
-
-        Searches that were replayed before are left out: what is served may have been learned from them.
-        """
-        searches = self.batch.searches
-        checked = self.batch.valid & np.array(searches.fresh, dtype=np.bool_)
-        answers = [
-            search_again(self._reader, self._tuned, searches, i, self._timeout_ms) if checked[i] else None
-            for i in range(len(searches))
-        ]
-        recall = self.batch.recall([answer or [] for answer in answers])
-        recall[[answer is None for answer in answers]] = np.nan
-        return checked, recall
 
 
 def _implies(filter_text: str, requires: str) -> bool:

@@ -29,7 +29,7 @@ class ReplayResults:
     `scans` by index; `probes` float64 (n, PROBE_WIDTH), what short searches through the main index return,
     None where it is not probed; `version` of the bank in service, None without one; `checked` bool (n,), the
     searches that were repeated as they are served now, and `checks` float64 (n,), their recall, NaN where
-    that failed.
+    that failed; `done`, how many searches were replayed: the first ones, where the pass ended early.
     """
 
     scans: dict[TunedIndex, IndexScans]
@@ -37,6 +37,7 @@ class ReplayResults:
     version: int | None
     checked: Bools
     checks: Floats
+    done: int
 
 
 def read_replayed(
@@ -73,23 +74,25 @@ def require_generation(conn: psycopg.Connection[Any], tuned: TunedColumn, index:
 
 
 def store(conn: psycopg.Connection[Any], batch: ReplayBatch, results: ReplayResults) -> None:
-    """Store the results of a batch and mark its searches replayed, in the transaction `conn` is in."""
+    """Store the results of a batch and mark the searches that are done, in the transaction `conn` is in."""
     main = batch.tuned.indexes[0]
     with conn.cursor() as cursor:
         for index, scans in results.scans.items():
             probes = results.probes if index is main else None
-            cursor.executemany(queries()["insert_replay"], _replay_rows(batch, scans, probes))
+            cursor.executemany(queries()["insert_replay"], _replay_rows(batch, scans, probes, results.done))
         cursor.executemany(queries()["insert_check"], _check_rows(batch, results))
-        cursor.executemany(queries()["mark_replayed"], _served_rows(batch))
+        cursor.executemany(queries()["mark_replayed"], _served_rows(batch, results.done))
 
 
-def _replay_rows(batch: ReplayBatch, scans: IndexScans, probes: Floats | None) -> Iterator[dict[str, Any]]:
-    """Yield the values of insert_replay for the searches that finished through one index."""
+def _replay_rows(
+    batch: ReplayBatch, scans: IndexScans, probes: Floats | None, done: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the values of insert_replay for the first `done` searches that finished through one index."""
     index, searches = scans.index, batch.searches
     recall, has_recall = _recall(batch, scans)
     filtered_recall = _filtered_recall(batch, scans)
     matches = np.where(scans.cut_short, -1, scans.matches)
-    for i in np.flatnonzero(scans.finished).tolist():
+    for i in np.flatnonzero(scans.finished[:done]).tolist():
         known = _known_classes(batch, i)
         filtered = bool(batch.filtered[i])
         yield {
@@ -154,7 +157,7 @@ def _other_recall(batch: ReplayBatch, scans: IndexScans, i: int, known: int) -> 
 
 def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str, Any]]:
     """Yield the values of insert_check for the searches that were repeated."""
-    for i in np.flatnonzero(results.checked).tolist():
+    for i in np.flatnonzero(results.checked[: results.done]).tolist():
         recall = float(results.checks[i])
         yield {
             "column_id": batch.tuned.column.id,
@@ -166,11 +169,11 @@ def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str
         }
 
 
-def _served_rows(batch: ReplayBatch) -> Iterator[dict[str, Any]]:
-    """Yield the values of mark_replayed: the recall that each search was served with."""
+def _served_rows(batch: ReplayBatch, done: int) -> Iterator[dict[str, Any]]:
+    """Yield the values of mark_replayed for the first `done` searches: the recall each was served with."""
     searches, valid = batch.searches, batch.valid
     recall = batch.recall(searches.distances)
-    for i in range(len(searches)):
+    for i in range(done):
         yield {
             "query_id": searches.query_ids[i],
             "recorded_at": searches.recorded_at[i],

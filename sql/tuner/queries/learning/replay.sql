@@ -77,3 +77,8 @@ VALUES (%(column_id)s, %(query_id)s, %(k_class)s, %(shape)s,
 -- name: bank_version
 -- The version of the bank in service; NULL without one.
 SELECT max(b.version) AS version FROM vectuned.bank b WHERE b.column_id = %(column_id)s;
+
+-- name: others_wait
+-- Whether another session waits for a lock that the session `pid` holds, or for the end of its snapshot. pg_blocking_pids
+-- is called for waiting sessions only: it stops the lock manager for a moment.
+SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND %(pid)s = ANY (pg_blocking_pids(l.pid))) AS waiting;

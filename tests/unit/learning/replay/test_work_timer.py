@@ -25,8 +25,8 @@ def test_work_timer_counts_server_and_daemon_while_both_work(monkeypatch: pytest
     with timer.work():
         with timer.read():
             wall.now, cpu.now = 3.0, 4.0  # with two threads of its own
-        with timer.scan(7):
-            wall.now, cpu.now = 13.0, 5.0
+        wall.now, cpu.now = 13.0, 5.0
+        timer.count_scans(10.0, 7)
     assert (timer.wall, timer.cpu, timer.scanning, timer.searches) == (13, 5, 10, 7)
     assert timer.core_seconds == 3 + 4 + 10
     with timer.work():
