@@ -168,6 +168,12 @@ def search(
     return [(str(r[0]), float(r[1])) for r in rows]
 
 
+def search_often(conn: Connection, count: int, k: int = 1) -> list[str]:
+    """Search `items` of four dimensions, each time in a transaction of its own; return the query ids."""
+    statement = "SELECT query_id::text FROM vectuned.search('items', ARRAY[%s, 1, 2, 3]::vector, %s)"
+    return [one(conn, statement, number, k) for number in range(1, count + 1)]
+
+
 def exact(
     conn: Connection,
     query: npt.ArrayLike,

@@ -88,6 +88,17 @@ AS $$
                 ELSE c.sample_rate END
 $$;
 
+-- The expression that draws a share of the searches: a hash of the time in microseconds and the session. random() would
+-- let setseed() fix the sample, and would disturb the caller's own random numbers.
+CREATE OR REPLACE FUNCTION vectuned._draw(share float8) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN share <= 0 THEN 'false' WHEN share >= 1 THEN 'true'
+                ELSE format('hashfloat8extended(date_part(''epoch'', clock_timestamp()), pg_backend_pid()) < %s',
+                            floor((share::numeric - 0.5) * 2::numeric ^ 64)::bigint) END
+$$;
+
 -- The template tokens that depend on the column alone.
 CREATE OR REPLACE FUNCTION vectuned._column_tokens(c vectuned.tuned_column) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -121,8 +132,8 @@ BEGIN
         'key', f.key, 'distance', f.distance, 'exact', f.exact, 'zero', f.zero,
         'every_head', quote_literal(every_head), 'every_tail', quote_literal(f.every_tail),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
-        'sample_rate', share,
-        'started', CASE share WHEN 0 THEN 'NULL' ELSE format('CASE WHEN random() < %s THEN clock_timestamp() END', share) END);
+        'sampled', vectuned._draw(share),
+        'started', CASE share WHEN 0 THEN 'NULL' ELSE format('CASE WHEN %s THEN clock_timestamp() END', vectuned._draw(share)) END);
 END
 $$;
 

@@ -15,7 +15,7 @@ AS $@$
 #variable_conflict use_variable
 DECLARE
     {query}started timestamptz := clock_timestamp();
-    sampled boolean := {sample_rate} > 0 AND random() < {sample_rate};
+    sampled boolean := {sampled};
     condition text;
     shape text;
     fraction float8;

@@ -2,14 +2,18 @@
 -- filtered_template.sql.)
 
 -- The id of a search. Its last hexadecimal digit tells whether the search was recorded: 1 if so, otherwise 0.
--- Ids of unrecorded searches need only be unlikely to collide, and random() is cheaper: gen_random_uuid() costs 0.03 ms.
+-- Ids of unrecorded searches need only be unlikely to collide: a session makes at most one in a microsecond.
+-- gen_random_uuid() costs 0.03 ms, and random() would disturb the caller's own random numbers.
 CREATE OR REPLACE FUNCTION vectuned._query_id(recorded boolean) RETURNS uuid
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN CASE WHEN recorded THEN overlay(gen_random_uuid()::text PLACING '1' FROM 36)
-            ELSE left(encode(sha256(float8send(random()) || float8send(random())), 'hex'), 31) || '0' END::uuid;
+            ELSE left(encode(sha256(timestamptz_send(clock_timestamp()) || int4send(pg_backend_pid())), 'hex'), 31) || '0'
+       END::uuid;
 
 -- Inserts one sampled search into the inbox and returns whether it did. It runs with the owner's rights, so that callers
--- need none on the inbox. It catches every error, because recording must never make a search fail.
+-- need none on the inbox. Recording must not make a search fail or wait, and must not cost more than one transaction id:
+-- whatever could fail is tried first in a block that writes nothing, since a subtransaction takes an id of its own only
+-- when it writes. A transaction records 32 searches at most. (A disk without space still fails a search that is recorded.)
 -- Callers could forge searches, so it accepts calls only from the generated search functions, or from roles that may insert
 -- into the inbox anyway. The second line of the call stack names the caller: names in it are qualified, because those
 -- functions fix their search_path, and a name with a line break or the like would be quoted.
@@ -24,7 +28,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    most constant int := 32;  -- recorded searches of a transaction: what is one workload to its user needs no more samples
     stack text;
+    recorded int;
 BEGIN
     GET DIAGNOSTICS stack = PG_CONTEXT;
     IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._(search|filtered)_[0-9]+\('
@@ -34,11 +40,32 @@ BEGIN
     THEN
         RETURN false;
     END IF;
-    -- A search never waits for the inbox: while VACUUM truncates it, samples are dropped.
-    LOCK TABLE vectuned.inbox IN ROW EXCLUSIVE MODE NOWAIT;
-    IF pg_table_size('vectuned.inbox') > vectuned._inbox_bytes() THEN
+    BEGIN
+        recorded := coalesce(nullif(current_setting('vectuned.recorded', true), ''), '0')::int;
+        IF recorded >= most THEN
+            RETURN false;
+        END IF;
+        -- A search never waits for the inbox: while VACUUM truncates it, samples are dropped.
+        LOCK TABLE vectuned.inbox IN ROW EXCLUSIVE MODE NOWAIT;
+        IF pg_table_size('vectuned.inbox') > vectuned._inbox_bytes()
+           -- Constraints and triggers that are not ours might fail.
+           OR EXISTS (SELECT FROM pg_class r WHERE r.oid = 'vectuned.inbox'::regclass
+                      AND (r.relchecks > 0 OR r.relhastriggers OR r.relhasrules))
+        THEN
+            RETURN false;
+        END IF;
+        -- The statement below without its row: fails if the columns of the inbox have changed.
+        INSERT INTO vectuned.inbox (query_id, column_id, query, k, access_path, ef_search, bank_version,
+                                    signature, result_ids, distances, latency_ms, filter, fraction,
+                                    index_no, probes)
+        SELECT query_id, column_id, query, k, access_path, ef_search, bank_version,
+               signature, result_ids, distances, latency_ms, filter, fraction, index_no, probes
+        WHERE false;
+    EXCEPTION WHEN others THEN
+        RAISE DEBUG 'vectuned could not record a search: %', SQLERRM;
         RETURN false;
-    END IF;
+    END;
+    PERFORM set_config('vectuned.recorded', (recorded + 1)::text, true);
     INSERT INTO vectuned.inbox (query_id, column_id, query, k, access_path, ef_search, bank_version,
                                 signature, result_ids, distances, latency_ms, filter, fraction,
                                 index_no, probes)
@@ -46,9 +73,6 @@ BEGIN
             signature, coalesce(result_ids, '{}'), coalesce(distances, '{}'), latency_ms, filter,
             fraction, index_no, probes);
     RETURN true;
-EXCEPTION WHEN others THEN
-    RAISE DEBUG 'vectuned could not record a search: %', SQLERRM;
-    RETURN false;
 END
 $$;
 

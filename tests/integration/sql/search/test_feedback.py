@@ -20,6 +20,7 @@ from tests.integration.table_helpers import (
     one,
     plain_role,
     raw,
+    search_often,
     text,
 )
 
@@ -295,10 +296,7 @@ def test_record_feedback_is_limited_by_day(conn: Connection, column: int) -> Non
         "CREATE OR REPLACE FUNCTION vectuned._feedback_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
         "SET search_path = pg_catalog, pg_temp RETURN 60000"
     )
-    conn.execute(
-        "SELECT s.id FROM generate_series(1, 1500) n "
-        "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
-    )
+    search_often(conn, 1500)
     one_day = "UPDATE vectuned.inbox SET recorded_at = (SELECT min(recorded_at) FROM vectuned.inbox)"
     conn.execute(one_day)  # even if midnight passed between the searches
     answers = conn.execute(
@@ -339,10 +337,7 @@ def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, colum
                 f"CREATE TABLE IF NOT EXISTS vectuned.{table}_{20200101 + day} PARTITION OF vectuned.{table} "
                 f"FOR VALUES FROM ('2020-01-{day + 1:02} 00:00Z') TO ('2020-01-{day + 2:02} 00:00Z')".encode()
             )
-        conn.execute(
-            "SELECT query_id FROM generate_series(1, 600) n "
-            "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1) s"
-        )
+        search_often(conn, 600)
         conn.execute(
             "UPDATE vectuned.inbox SET recorded_at = make_timestamptz(2020, 1, %s, 12, 0, 0, 'UTC')",
             (day + 1,),
@@ -365,10 +360,7 @@ def test_feedback_of_seven_busy_days_stays_within_limits(conn: Connection, colum
 
 
 def test_record_feedback_finds_a_search_by_index(conn: Connection, column: int) -> None:
-    conn.execute(
-        "SELECT query_id FROM generate_series(1, 3000) n "
-        "CROSS JOIN LATERAL vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 5) s"
-    )
+    search_often(conn, 3000, 5)
     query_id, ids = ask(conn)
     conn.execute("ANALYZE vectuned.inbox")
     with counted(conn, "vectuned.inbox") as scanned:

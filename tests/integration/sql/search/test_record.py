@@ -18,6 +18,7 @@ from tests.integration.table_helpers import (
     one,
     raw,
     search,
+    search_often,
     text,
 )
 
@@ -28,10 +29,6 @@ Connection = psycopg.Connection[Any]
 
 VECTORS = clustered(300, 4, seed=1)
 QUERY = [1.0, -1.0, 0.5, 2.0]
-LAST_DIGITS = (
-    "SELECT right((SELECT query_id FROM vectuned.search('items', ARRAY[n, 1, 2, 3]::vector, 1))::text, 1) "
-    "FROM generate_series(1, %s) n"
-)
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def test_sample_rate_is_the_share_of_searches_recorded(
     # The bounds are 5 standard deviations away: by chance this fails once in a million runs.
     make(conn, VECTORS)
     enable(conn, sample_rate=rate)
-    digits = [row[0] for row in conn.execute(LAST_DIGITS.encode(), (searches,)).fetchall()]
+    digits = [each[-1] for each in search_often(conn, searches)]
     recorded = count(conn, "inbox")
     assert low <= recorded <= high
     assert digits.count("1") == recorded
@@ -111,7 +108,7 @@ def test_record_stops_at_a_full_inbox_until_drained_and_vacuumed(conn: Connectio
         "CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
         "SET search_path = pg_catalog, pg_temp RETURN 60000"
     )
-    digits = [row[0] for row in conn.execute(LAST_DIGITS.encode(), (2000,)).fetchall()]
+    digits = [each[-1] for each in search_often(conn, 2000)]
     assert digits.count("1") == count(conn, "inbox") < 2000
     assert digits[-1] == "0"
     assert search(conn, QUERY) == exact(conn, QUERY)
@@ -158,6 +155,60 @@ def test_record_errors_fail_no_search(conn: Connection, column: int, damage: str
     assert one(conn, "SELECT count(*) FROM items") == 301
 
 
+def test_record_writes_with_the_transactions_own_id(conn: Connection, column: int) -> None:
+    for _ in range(3):
+        with conn.transaction():
+            search(conn, QUERY)
+            search(conn, QUERY)
+            own = one(conn, "SELECT pg_current_xact_id_if_assigned()::xid::text")
+            written = [row[0] for row in conn.execute("SELECT xmin::text FROM vectuned.inbox").fetchall()]
+            assert written.count(own) == 2  # a subtransaction would have taken an id of its own
+    assert count(conn, "inbox") == 6
+
+
+def test_record_stops_after_32_searches_of_a_transaction(conn: Connection, column: int) -> None:
+    with conn.transaction():
+        digits = [
+            one(conn, "SELECT right(query_id::text, 1) FROM vectuned.search('items', %s, 1)", text(QUERY))
+            for _ in range(100)
+        ]
+        if conn.info.server_version >= 160000:
+            subtransactions = conn.execute(
+                "SELECT s.subxact_count, s.subxact_overflowed FROM pg_stat_get_backend_idset() i "
+                "JOIN pg_stat_get_backend_subxact(i) s ON true WHERE pg_stat_get_backend_pid(i) = %s",
+                (conn.info.backend_pid,),
+            ).fetchone()
+            assert subtransactions == (0, False)
+    assert digits == ["1"] * 32 + ["0"] * 68
+    assert count(conn, "inbox") == 32
+    search(conn, QUERY)
+    assert count(conn, "inbox") == 33
+
+
+def test_setseed_fixes_neither_the_sample_nor_the_ids(conn: Connection) -> None:
+    make(conn, VECTORS)
+    enable(conn, sample_rate=0.5)
+    ids = set()
+    for _ in range(60):
+        conn.execute("SELECT setseed(0.5)")
+        ids.add(one(conn, "SELECT query_id FROM vectuned.search('items', %s, 1)", text(QUERY)))
+    assert len(ids) == 60
+    assert 0 < count(conn, "inbox") < 60  # by chance this fails once in 10^17 runs
+
+
+def test_search_leaves_the_callers_random_numbers_alone(conn: Connection, column: int) -> None:
+    conn.execute("SELECT setseed(0.5)")
+    expected = [one(conn, "SELECT random()") for _ in range(3)]
+    conn.execute("SELECT setseed(0.5)")
+    drawn = []
+    for filter_text in (None, '{"id": {"<": 50}}', None):
+        drawn.append(one(conn, "SELECT random()"))
+        conn.execute(
+            "SELECT count(*) FROM vectuned.search('items', %s, 5, %s::jsonb)", (text(QUERY), filter_text)
+        )
+    assert drawn == expected
+
+
 def test_record_is_rolled_back_with_its_transaction(conn: Connection, column: int) -> None:
     with conn.transaction(force_rollback=True):
         search(conn, QUERY)
@@ -165,7 +216,7 @@ def test_record_is_rolled_back_with_its_transaction(conn: Connection, column: in
 
 
 def test_drain_by_two_sessions_moves_every_row_once(conn: Connection, column: int, database: str) -> None:
-    conn.execute(LAST_DIGITS.encode(), (3000,))
+    search_often(conn, 3000)
     ids = {row[0] for row in conn.execute("SELECT query_id FROM vectuned.inbox").fetchall()}
 
     def work() -> int:
