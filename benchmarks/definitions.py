@@ -22,13 +22,16 @@ class Figures(BaseModel):
     """A table to be made of a result; a path consists of keys separated by /, and * matches every key.
 
     `rows` is the path of the rows. `heads` are the headings for the keys that its asterisks match (positions
-    in a list have none). `columns` maps each heading to a path within the row.
+    in a list have none). `columns` maps each heading to a path within the row. Instead of a path, `rows` may
+    list chosen rows: the keys to show, then the path. A table with a `name` is shown only where the name is
+    given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    name: str = ""
     title: str = ""
-    rows: str = ""
+    rows: str | list[list[str]] = ""
     heads: list[str] = []
     columns: dict[str, str] = Field(min_length=1)
 

@@ -1,7 +1,7 @@
 """Figures in the READMEs: tables between markers, written from the result files.
 
 A table stands between `<!-- figures: NAME ... -->` and `<!-- end of figures -->`, each on a line.
-Runs of one kind named together share it; `targets=0.95,0.98` chooses rows.
+Runs of one kind named together share it; `targets=0.95,0.98` chooses rows, `table=NAME` a table with a name.
 """
 
 from __future__ import annotations
@@ -62,22 +62,29 @@ def _line(cells: tuple[str, ...]) -> str:
 def _figures(what: str, definitions: Mapping[str, Definition], folder: Path) -> str:
     names = [word for word in what.split() if "=" not in word]
     targets: list[str] = []
+    table = ""
     for word in what.split():
         key, equals, value = word.partition("=")
-        if equals and key != "targets":
-            raise UsageError(f"figures are chosen by targets=..., not by {word}.")
-        targets += value.split(",") if equals else []
+        if key == "targets" and equals:
+            targets += value.split(",")
+        elif key == "table" and equals:
+            table = value
+        elif equals:
+            raise UsageError(f"figures are chosen by targets=... and table=..., not by {word}.")
     if not names:
         raise UsageError("figures must name a run.")
     chosen = choose(dict(definitions), names)
     kinds = {definition.kind for definition in chosen.values()}
     if len(chosen) > 1 and (len(kinds) > 1 or any(each.tables for each in chosen.values())):
         raise UsageError(f"{', '.join(names)} cannot share a table: they are not of one kind.")
+    definition = next(iter(chosen.values()))
+    if table and table not in [each.name for each in definition.tables]:
+        raise UsageError(f"{names[0]} has no table {table}.")
     found = {name: stored(name, folder) for name in chosen}
     there: list[Result] = [result for result in found.values() if result is not None]
     if not there:
         return f"{MISSING}\n"
-    parts = [markdown(table) for table in tables(next(iter(chosen.values())), there, targets)]
+    parts = [markdown(table) for table in tables(definition, there, targets, table)]
     for name, result in found.items():
         who = f"`{name}`: " if len(found) > 1 else ""
         if result is None:

@@ -32,12 +32,17 @@ class Table:
     left: int = 1
 
 
-def tables(definition: Definition, results: Sequence[Result], targets: Sequence[str] = ()) -> list[Table]:
-    """Make the tables of a run, or the common tables of several runs of one kind; `targets` chooses rows."""
+def tables(
+    definition: Definition, results: Sequence[Result], targets: Sequence[str] = (), name: str = ""
+) -> list[Table]:
+    """Make the tables of a run, or the common tables of several runs of one kind.
+
+    `targets` chooses rows. With `name`, only the table of that name; otherwise those without a name.
+    """
     names = ", ".join(result.name for result in results)
     try:
         if definition.tables:
-            made = [_by_paths(figures, results) for figures in definition.tables]
+            made = [_by_paths(figures, results) for figures in definition.tables if figures.name == name]
         else:
             made = _KINDS.get(definition.kind, _whatever)(results, targets)
     except (KeyError, ValueError) as error:
@@ -136,13 +141,25 @@ def _by_paths(figures: Figures, results: Sequence[Result]) -> Table:
     rows = [
         (*(result.name for _ in named), *keys, *(_column(row, path) for path in figures.columns.values()))
         for result in results
-        for keys, row in walk(result.result, figures.rows)
+        for keys, row in _rows(result.result, figures.rows)
     ]
     heads = (*named, *figures.heads)
     wide = next((len(row) for row in rows), 0)
     if rows and wide != len(heads) + len(figures.columns):
         raise ValueError(f"the rows at {figures.rows} have {wide - len(figures.columns)} names, not {heads}")
     return Table(figures.title, (*heads, *figures.columns), rows, len(heads))
+
+
+def _rows(value: Any, rows: str | list[list[str]]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the rows at a path or of a list of chosen rows, each with its keys."""
+    if isinstance(rows, str):
+        yield from walk(value, rows)
+        return
+    for *keys, path in rows:
+        found = [row for _, row in walk(value, path)]
+        if len(found) != 1:
+            raise ValueError(f"there are {len(found)} rows at {path}")
+        yield tuple(keys), found[0]
 
 
 def _column(row: Any, path: str) -> str:
@@ -229,7 +246,9 @@ def _advising(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
     ]
     return [
         Table("", (*heads, "advised index"), advised, len(heads) + 1),
-        Table("Foreseen of it", (*heads, "at", "", "recall", "ms", "buffers"), foreseen, len(heads) + 2),
+        Table(
+            "Predicted and measured", (*heads, "at", "", "recall", "ms", "buffers"), foreseen, len(heads) + 2
+        ),
         Table("Arms", (*heads, *_arm_heads(results[0].result.get("k"))), arms, len(heads) + 2),
         Table("vectuned", (*heads, "over", "mean", "p99"), over, len(heads) + 1),
     ]

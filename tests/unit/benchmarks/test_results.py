@@ -276,6 +276,16 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
     assert [each.partition(" (")[0] for each in stale] == ["contest targets=0.95", "again contest"]
 
 
+def test_figures_of_a_named_table_hold_its_chosen_rows_only() -> None:
+    text = "<!-- figures: demo table=summary -->\n<!-- end of figures -->"
+    written, _ = rewrite(text, "x", load_definitions(), RESULTS)
+    rows = [line.split(" | ")[:2] for line in written.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["| searches", "settings"]
+    assert ["| all rows", "pgvector's default"] in rows
+    assert len(rows) == 7
+    assert "| arm |" not in written
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -285,6 +295,7 @@ def test_figures_come_from_the_files_and_drift_is_seen(tmp_path: Path) -> None:
         ("<!-- figures: nothing -->\n<!-- end of figures -->", "line 1: There is no run nothing; there"),
         ("<!-- figures: contest growth -->\n<!-- end of figures -->", "cannot share a table"),
         ("<!-- figures: contest a=b -->\n<!-- end of figures -->", "not by a=b"),
+        ("<!-- figures: contest table=none -->\n<!-- end of figures -->", "contest has no table none"),
         ("<!-- figures: targets=0.9 -->\n<!-- end of figures -->", "must name a run"),
     ],
 )
