@@ -54,6 +54,7 @@ ORDER = {
         "measure",
         "reports",
         "check",
+        "observe",
         "service",
         "advisor",
         "demo",
