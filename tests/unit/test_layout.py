@@ -33,7 +33,7 @@ ALLOWED = {
 # it. "" stands for the modules directly in the top folder.
 ORDER = {
     "config": ("",),
-    "sql": ("client", ""),
+    "sql": ("client", "client/django", ""),
     "learning": (
         "model",
         "statistics",

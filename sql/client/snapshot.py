@@ -1,0 +1,293 @@
+"""What the application knows of the learned settings: a copy of the table vectuned.statement in memory.
+
+Imports only the standard library. Reading it never waits: a lookup is one access to a dictionary by the
+statement's text, and only a new text is fingerprinted. Whoever holds a connection at a suitable moment
+refreshes it, see `Snapshot.claim_refresh`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .fingerprint import fingerprint
+
+# Whether the table can be read: 3 if all of its columns are there and granted. Reads the catalogue alone, so
+# it fails nowhere, and in no server's log stands an error.
+PROBE: Final = (
+    "SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute a "
+    "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = 'vectuned' AND c.relname = 'statement' "
+    "AND a.attname IN ('fingerprint', 'k_class', 'settings') "
+    "AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') "
+    "AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')"
+)
+PROBED: Final = 3  # the columns that PROBE looks for
+LOAD: Final = (
+    "SELECT s.fingerprint, s.k_class, s.settings::pg_catalog.text FROM vectuned.statement s "
+    "WHERE s.settings IS NOT NULL"
+)
+
+DEFAULT_MAX_AGE: Final = 30.0  # seconds until a copy is refreshed: a publish takes minutes anyway
+_ABSENT_FACTOR: Final = 10.0  # a table that was not there is looked for this many times less often
+_MOST_TEXTS: Final = 2000  # texts remembered; an application has hundreds, unless it writes values into them
+_LONGEST_CACHED: Final = 20_000  # characters; a longer text holds values, and will not come again
+_LONGEST: Final = 1_000_000  # characters; a longer text is no search, and is not even looked at
+# The operators of pgvector that indexes order by.
+_DISTANCES: Final = ("<=>", "<->", "<#>", "<+>", "<~>", "<%>")
+
+# The only settings that are ever sent, with the values that the server takes. All may be set by any role.
+_INTEGER: Final = re.compile(r"[1-9]\d{0,9}")
+_NUMBER: Final = re.compile(r"\d{1,4}(\.\d{1,6})?")
+_SWITCH: Final = re.compile(r"on|off")
+ALLOWED: Final[Mapping[str, re.Pattern[str]]] = {
+    "hnsw.ef_search": re.compile(r"[1-9]\d{0,2}|1000"),
+    "hnsw.iterative_scan": re.compile(r"off|relaxed_order|strict_order"),
+    "hnsw.max_scan_tuples": _INTEGER,
+    "hnsw.scan_mem_multiplier": _NUMBER,
+    "ivfflat.probes": re.compile(r"[1-9]\d{0,3}|[12]\d{4}|3[01]\d{3}|32[0-6]\d{2}|327[0-5]\d|3276[0-8]"),
+    "ivfflat.iterative_scan": re.compile(r"off|relaxed_order"),
+    "ivfflat.max_probes": re.compile(r"[1-9]\d{0,3}|[12]\d{4}|3[01]\d{3}|32[0-6]\d{2}|327[0-5]\d|3276[0-8]"),
+    "enable_indexscan": _SWITCH,
+    "enable_seqscan": _SWITCH,
+    "enable_bitmapscan": _SWITCH,
+    "enable_sort": _SWITCH,
+    "plan_cache_mode": re.compile(r"auto|force_generic_plan|force_custom_plan"),
+}
+# Marks that the values before are kept, in this transaction.
+_SAVED: Final = "pg_catalog.set_config('vectuned.saved', 'yes', true)"
+_RESTORED: Final = "pg_catalog.set_config('vectuned.saved', '', true)"
+_IS_SAVED: Final = "pg_catalog.current_setting('vectuned.saved', true) = 'yes'"
+_LIMIT: Final = re.compile(
+    r"\blimit\s+(?:(?P<literal>\d+)|\$(?P<number>\d+)|%\((?P<name>\w+)\)s|(?P<next>%[sbt]\b|\?))(?!\w)", re.I
+)
+_NEXT: Final = re.compile(r"%[sbt]\b|\?")
+
+
+@dataclass
+class Counters:
+    """What became of the statements and of the snapshot, since the process started.
+
+    `tuned`: sent with settings. `untouched`: ours, but sent as they came, by reason. `foreign` texts were
+    looked at and are none of ours; each is counted when it is first seen. `refreshes` of the snapshot, and
+    `failures` of these by reason.
+    """
+
+    tuned: int = 0
+    foreign: int = 0
+    refreshes: int = 0
+    untouched: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def count_untouched(self, reason: str) -> None:
+        """Count a statement of ours that was sent as it came."""
+        self.untouched[reason] = self.untouched.get(reason, 0) + 1
+
+    def count_failure(self, reason: str) -> None:
+        """Count a refresh that failed."""
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """The SQL that sends a group of settings, each a single SELECT.
+
+    `apply` sets them to the end of the transaction, which is enough where the statement is a transaction of
+    its own. In a longer one `save_and_apply` keeps the values before in settings named vectuned.saved_n, and
+    `restore` puts them back; it does nothing where these were rolled back meanwhile.
+    """
+
+    values: tuple[tuple[str, str], ...]
+    apply: str
+    save_and_apply: str
+    restore: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> LocalSettings | None:
+        """Compose the SQL; None without settings, or if one is not among those that may be sent."""
+        pairs = tuple(sorted(values.items()))
+        if not pairs:
+            return None
+        for name, value in pairs:
+            allowed = ALLOWED.get(name)
+            if allowed is None or not isinstance(value, str) or not allowed.fullmatch(value):
+                return None
+        sets = [_set(name, f"'{value}'") for name, value in pairs]
+        saves = [
+            _set(f"vectuned.saved_{number}", f"coalesce(pg_catalog.current_setting('{name}', true), '')")
+            for number, (name, _) in enumerate(pairs)
+        ]
+        restores = [
+            # NULL, for a setting without a value, resets it.
+            _set(name, f"nullif(pg_catalog.current_setting('vectuned.saved_{number}', true), '')")
+            for number, (name, _) in enumerate(pairs)
+        ]
+        return cls(
+            pairs,
+            f"SELECT {', '.join(sets)}",
+            f"SELECT {', '.join([_SAVED, *saves, *sets])}",
+            f"SELECT {', '.join([*restores, _RESTORED])} WHERE {_IS_SAVED}",
+        )
+
+
+def _set(name: str, value: str) -> str:
+    return f"pg_catalog.set_config('{name}', {value}, true)"
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """Where the text says how many rows it asks for: a number, or the key of a parameter."""
+
+    rows: int | None = None
+    key: int | str | None = None
+
+    def read(self, parameters: Any) -> int | None:
+        """Return the number of rows, None if that cannot be told."""
+        if self.key is None or parameters is None:
+            return self.rows
+        try:
+            value = parameters[self.key]
+        except (LookupError, TypeError):
+            return None
+        return value if isinstance(value, int) else None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A text of ours: its settings by class of k, the smallest first."""
+
+    limit: _Limit
+    classes: tuple[tuple[int, LocalSettings], ...]
+
+    def choose(self, parameters: Any) -> LocalSettings | None:
+        """Choose the settings of the smallest class that holds the rows asked for."""
+        rows = self.limit.read(parameters)
+        if rows is None:  # for example FETCH FIRST, or a subquery: the most demanding is right for all
+            return self.classes[-1][1]
+        return next((settings for k_class, settings in self.classes if rows <= k_class), None)
+
+
+class Snapshot:
+    """The settings of all statements, by fingerprint. Safe for use by several threads.
+
+    max_age: seconds until a copy is refreshed.
+    """
+
+    def __init__(self, max_age: float = DEFAULT_MAX_AGE) -> None:
+        self.counters = Counters()
+        self.max_age = max_age
+        self._by_fingerprint: dict[str, tuple[tuple[int, LocalSettings], ...]] = {}
+        self._by_text: dict[str, _Known | None] = {}
+        self._lock = threading.Lock()
+        self._due = 0.0  # by time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._by_fingerprint)
+
+    @property
+    def is_due(self) -> bool:
+        """Say whether the copy should be refreshed."""
+        return time.monotonic() >= self._due
+
+    def claim_refresh(self) -> bool:
+        """Return True to the one caller that should refresh the copy now, if it is due."""
+        if not self.is_due:
+            return False
+        with self._lock:
+            if not self.is_due:
+                return False
+            self._due = time.monotonic() + self.max_age
+            return True
+
+    def postpone(self) -> None:
+        """Leave the next refresh to the listener; the targets' connections step in if it falls silent."""
+        self._due = time.monotonic() + 3 * self.max_age
+
+    def expire(self) -> None:
+        """Let the copy be refreshed at the next occasion, for example after a notification."""
+        self._due = 0.0
+
+    def find(self, text: str, parameters: Any = None) -> LocalSettings | None:
+        """Return the settings to send with a statement, None if it goes out as it is."""
+        try:
+            known = self._by_text[text]
+        except KeyError:
+            known = self._recognise(text)
+        if known is None:
+            return None
+        settings = known.choose(parameters)
+        if settings is None:
+            self.counters.count_untouched("more rows than proven")
+        return settings
+
+    def replace(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take over what the table holds: rows of (fingerprint, class of k, settings as JSON)."""
+        found: dict[str, dict[int, LocalSettings | None]] = {}
+        for name, k_class, document in rows:
+            settings = _parse(document)
+            if settings is None and document not in ("{}", {}):
+                self.counters.count_failure("invalid settings")
+            classes = found.setdefault(str(name), {})
+            # One text that stands for several statements is served only if they agree.
+            same = k_class not in classes or classes[k_class] == settings
+            classes[k_class] = settings if same else None
+        usable = {
+            name: tuple((k, settings) for k, settings in sorted(classes.items()) if settings is not None)
+            for name, classes in found.items()
+        }
+        by_fingerprint = {name: classes for name, classes in usable.items() if classes}
+        with self._lock:
+            self.counters.refreshes += 1
+            if by_fingerprint != self._by_fingerprint:
+                self._by_fingerprint, self._by_text = by_fingerprint, {}
+
+    def forget(self, reason: str) -> None:
+        """Drop the copy, since the table cannot be read, and look for it again later."""
+        with self._lock:
+            self.counters.count_failure(reason)
+            self._by_fingerprint, self._by_text = {}, {}
+            self._due = time.monotonic() + _ABSENT_FACTOR * self.max_age
+
+    def _recognise(self, text: str) -> _Known | None:
+        known = None
+        by_text = self._by_text
+        if self._by_fingerprint and len(text) <= _LONGEST and any(each in text for each in _DISTANCES):
+            classes = self._by_fingerprint.get(fingerprint(text))
+            if classes:
+                known = _Known(_find_limit(text), classes)
+        if known is None:
+            self.counters.foreign += 1
+        if len(text) <= _LONGEST_CACHED:
+            if len(by_text) >= _MOST_TEXTS:
+                by_text.clear()
+            by_text[text] = known
+        return known
+
+
+def _parse(document: Any) -> LocalSettings | None:
+    try:
+        values = json.loads(document) if isinstance(document, str) else document
+        return LocalSettings.of(values) if isinstance(values, dict) else None
+    except ValueError:
+        return None
+
+
+def _find_limit(text: str) -> _Limit:
+    """Find the last LIMIT of a text, as written for any driver."""
+    limits = list(_LIMIT.finditer(text))
+    if not limits:
+        return _Limit()
+    last = limits[-1]
+    if last["literal"]:
+        return _Limit(rows=int(last["literal"]))
+    if last["number"]:
+        return _Limit(key=int(last["number"]) - 1)
+    if last["name"]:
+        return _Limit(key=last["name"])
+    return _Limit(key=len(_NEXT.findall(text, 0, last.start("next"))))
