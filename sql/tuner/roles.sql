@@ -27,10 +27,9 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vec
     vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
     vectuned.export_patterns, vectuned.import_patterns,
     vectuned._check_range, vectuned._check_request, vectuned._default_tail, vectuned._inspect, vectuned._unreadable,
-    vectuned._refresh_indexes,
-    vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker, vectuned._predicate_filter,
-    vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for, vectuned._generate,
-    vectuned._generate_dispatch, vectuned._drop_generated
+    vectuned._policy_note, vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
+    vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for,
+    vectuned._generate, vectuned._generate_dispatch, vectuned._drop_generated
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
     vectuned.column_failure, vectuned.statement TO vectuned_admin;

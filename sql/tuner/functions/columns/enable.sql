@@ -71,6 +71,9 @@ BEGIN
     IF vectuned._unreadable(relation) IS NOT NULL THEN
         RAISE NOTICE '%', vectuned._unreadable(relation);
     END IF;
+    IF vectuned._policy_note(relation) IS NOT NULL THEN
+        RAISE NOTICE '%', vectuned._policy_note(relation);
+    END IF;
     RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s, sample rate %s%s',
                   relation, column_name, properties.metric, properties.dimensions, properties.index_relation,
                   array_to_string(properties.key_columns, ', '), target_recall, sample_rate,
@@ -161,6 +164,19 @@ AS $$
     JOIN pg_roles d ON d.rolname = coalesce(p_role, 'vectuned_daemon')
     CROSS JOIN LATERAL (SELECT format('%I.%I', n.nspname, r.relname) AS name) t
     WHERE r.oid = p_relation AND (p_role IS NOT NULL OR has_table_privilege(d.oid, 'vectuned.inbox', 'DELETE'))
+$$;
+
+-- Says that policies keep searches from being recorded; NULL if the table has none. What a policy hides depends on the
+-- caller, so a replay would compare such an answer with another one.
+CREATE OR REPLACE FUNCTION vectuned._policy_note(p_relation regclass) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('nothing is learned from searches by roles under the row level security of %s (%s): they are answered, '
+                  'but not recorded', p_relation, CASE (SELECT count(*) FROM pg_policy p WHERE p.polrelid = p_relation)
+                  WHEN 0 THEN 'no policies' WHEN 1 THEN '1 policy'
+                  ELSE (SELECT count(*) FROM pg_policy p WHERE p.polrelid = p_relation) || ' policies' END)
+    FROM pg_class r WHERE r.oid = p_relation AND r.relrowsecurity
 $$;
 
 -- Raises an error if an argument is NULL, NaN or out of range.

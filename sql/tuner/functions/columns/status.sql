@@ -1,12 +1,26 @@
 -- Views and counters for people and dashboards: status, stats, promises.
 
--- What concerns a whole column beyond its state: work that fails on it, and searches that nothing is learned from. Errors are
--- quoted only to those who may see the column's recorded searches. It runs with the owner's rights, for the view below.
+-- What concerns a whole column beyond its state: work that fails on it, and searches that nothing is learned from, because they
+-- cannot be recorded: the catalogs show which there may be, since counting them would take writing. Errors are quoted only
+-- to those who may see the column's recorded searches. It runs with the owner's rights, for the view below.
 CREATE OR REPLACE FUNCTION vectuned._notes(p_column_id int) RETURNS text[]
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT ARRAY(
+    SELECT array_remove(ARRAY[
+        vectuned._policy_note(c.relation),
+        CASE WHEN EXISTS (SELECT FROM vectuned.promise p WHERE p.column_id = c.id AND p.shape <> '')
+             THEN 'nothing is learned from searches with a filter over 64 kB: they are answered, but not recorded' END,
+        CASE WHEN pg_is_in_recovery() THEN 'nothing is learned from searches on this standby: it cannot record them'
+             WHEN EXISTS (SELECT FROM pg_stat_replication r WHERE r.state = 'streaming')
+             THEN 'nothing is learned from searches on standbys: these cannot record them' END,
+        (SELECT format('nothing is learned from searches in read-only transactions, the default of %s',
+                       string_agg(coalesce('role ' || quote_ident(r.rolname), 'this database'), ', ' ORDER BY r.rolname))
+         FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole
+         WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+           AND EXISTS (SELECT FROM unnest(s.setconfig) o WHERE o ~ '^default_transaction_read_only=(on|true|yes|1)$')
+         HAVING count(*) > 0)], NULL)
+    || ARRAY(
         SELECT format('%s fails since %s%s', f.job, to_char(f.since, 'YYYY-MM-DD HH24:MI'),
                       CASE WHEN m.may THEN ': ' || f.error ELSE '' END)
         FROM vectuned.column_failure f WHERE f.column_id = c.id ORDER BY f.job)

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import json
 
+import psycopg
 import pytest
-from tests.integration.table_helpers import Connection, clustered, enable, make, search
+from psycopg import sql
+from tests.integration.table_helpers import (
+    Connection,
+    clustered,
+    enable,
+    make,
+    one,
+    plain_role,
+    search,
+    search_filtered,
+)
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
@@ -85,3 +96,48 @@ def test_status_shows_backlog_and_standby(conn: Connection, capsys: pytest.Captu
         "  behind: 5 searches wait, 50 minutes at the present rate; raise budget.core_share or lower" in said
     )
     assert "5 searches recorded, 5 to replay" in said
+
+
+def notes(conn: Connection) -> str:
+    return " | ".join(one(conn, "SELECT notes FROM vectuned.status"))
+
+
+def test_status_notes_searches_that_are_never_recorded(conn: Connection, database: str) -> None:
+    make(conn, clustered(300, 8, seed=1))
+    conn.execute(
+        "ALTER TABLE items ADD COLUMN kind int DEFAULT 1; CREATE INDEX ON items (kind); ANALYZE items"
+    )
+    said: list[str] = []
+    conn.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+    enable(conn, sample_rate=1.0)
+    assert (notes(conn), said) == ("", [])
+    conn.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON items USING (kind = 1)")
+    enable(conn, sample_rate=1.0)
+    expected = (
+        "searches by roles under the row level security of public.items (1 policy): they are answered, but "
+        "not recorded"
+    )
+    assert expected in notes(conn)
+    assert any(expected in message for message in said)
+    with plain_role(conn, database, "SELECT ON items") as caller:
+        assert len(search(caller, [1, 2, 3, 4, 5, 6, 7, 8])) == 10
+        (shown,) = caller.execute("SELECT notes FROM vectuned.status").fetchall()
+        assert expected in shown[0][0]
+        caller.execute("RESET ROLE")
+    assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
+
+    kinds = list(range(20_000))
+    search_filtered(conn, [1, 2, 3, 4, 5, 6, 7, 8], 10, {"kind": kinds})
+    assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
+    search_filtered(conn, [1, 2, 3, 4, 5, 6, 7, 8], 10, {"kind": kinds[:10]})
+    worker = Worker(conn, load_settings(None, {}, {}))
+    worker.drain()
+    assert worker.replay_all() == 1
+    assert "searches with a filter over 64 kB" in notes(conn)
+
+    name = sql.Identifier(conn.info.dbname)
+    conn.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+    assert "searches in read-only transactions, the default of this database" in notes(conn)
+    with psycopg.connect(database, autocommit=True) as reader:
+        assert len(search(reader, [1, 2, 3, 4, 5, 6, 7, 8])) == 10
+    assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0

@@ -32,7 +32,7 @@ FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
         enable disable _default_tail auto_tune benchmark_recall benchmark_latency request_result
-        cancel_request _inspect _generate_dispatch _drop_generated""",
+        cancel_request _inspect _policy_note _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _restart_checks _row_estimate
         _set_baseline _since_baseline _replay _replay_statement _check_replay_plan _replay_exact
