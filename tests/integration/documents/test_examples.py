@@ -185,8 +185,16 @@ def test_examples_of_a_page_run(
     with database(server, page) as conn:
         libpq(conn.info.dsn)
         uri = f"postgresql+psycopg://{conn.info.user}@/{conn.info.dbname}?host={conn.info.host}&port={conn.info.port}"
-        with Session(create_engine(uri, poolclass=NullPool)) as session:
-            names = {"conn": conn, "connection": conn, "session": session, "Item": Item, "embedding": query}
+        engine = create_engine(uri, poolclass=NullPool)
+        with Session(engine) as session:
+            names = {
+                "conn": conn,
+                "connection": conn,
+                "engine": engine,
+                "session": session,
+                "Item": Item,
+                "embedding": query,
+            }
             for example in examples(page):
                 if example.language == "sql":
                     run_sql(conn, example, text(query))
