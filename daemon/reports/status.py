@@ -144,6 +144,11 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
             f"  verdicts: {column['successes']:,} successes, {column['failures']:,} failures, "
             f"{column['unknown']:,} unknown; {column['feedback']:,} searches with feedback"
         )
+    if column["refused"]:
+        console.line(
+            f"  {column['refused']:,} sampled searches were not recorded: the inbox was full or locked "
+            "(inbox.max_mb), or a transaction had recorded 32 already"
+        )
     if column["behind"] is not None:
         console.line(f"  behind: {column['behind']}")
     if column["alert"]:

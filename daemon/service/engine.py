@@ -72,6 +72,7 @@ class Engine:
         self._pace = Pace(settings.budget, self._runner.idle)
         self._standby = make_standby(settings, self._runner.idle)
         self._worker: Worker | None = None
+        self._drainer: Worker | None = None
         self._prepared = False
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._failures = 0
@@ -134,6 +135,17 @@ class Engine:
             self._worker.prepare()
             self._prepared = True
         return self._worker
+
+    @property
+    def drainer(self) -> Worker:
+        """A worker on a connection of its own, for the job that drains the inbox."""
+        if self._drainer is None or self._drainer.conn.closed:
+            self._drainer = Worker(open_work_session(self.conninfo, self.settings), self.settings)
+            self._drainer.bound_inbox()
+        elif self._drainer.settings is not self.settings:
+            self._drainer.settings = self.settings
+            self._drainer.bound_inbox()
+        return self._drainer
 
     def progress(self, _done: int) -> None:
         """Report progress of the running job; raises Halt when jobs have to end."""
@@ -224,19 +236,21 @@ class Engine:
                 while ending.is_alive():
                     self._cancel()
                     ending.join(_CANCEL_POLL_SECONDS)
-        if self._worker is not None:
-            self._worker.conn.close()
-            self._worker = None
+        for worker in (self._worker, self._drainer):
+            if worker is not None:
+                worker.conn.close()
+        self._worker = self._drainer = None
         if self._standby is not None:
             self._standby.close()
         self.leader.close()
 
     def _cancel(self) -> None:
         """Cancel running statements, so that the end does not wait for a long one."""
-        worker = self._worker
+        workers = (self._worker, self._drainer)
         with suppress(psycopg.Error):
-            if worker is not None and not worker.conn.closed:
-                worker.conn.cancel_safe(timeout=_CANCEL_SECONDS)
+            for worker in workers:
+                if worker is not None and not worker.conn.closed:
+                    worker.conn.cancel_safe(timeout=_CANCEL_SECONDS)
             if self._standby is not None:
                 self._standby.cancel()
 

@@ -33,6 +33,10 @@ class JobContext(Protocol):
         """The worker, on an open connection. Only for jobs that take turns."""
 
     @property
+    def drainer(self) -> Worker:
+        """A worker on a connection of its own, for the job that drains the inbox."""
+
+    @property
     def leader(self) -> Leader: ...
 
     @property
@@ -79,7 +83,14 @@ def _run_request(context: JobContext) -> bool:
 
 
 JOBS: Final = (
-    Job("drain", lambda s: s.schedule.drain_seconds, lambda c: c.worker.drain()),
+    # On a connection of its own, so that recording does not stop during a long pass.
+    Job(
+        "drain",
+        lambda s: s.schedule.drain_seconds,
+        lambda c: c.drainer.drain(),
+        queue="drain",
+        takes_turns=False,
+    ),
     Job("refresh", lambda s: s.schedule.refresh_seconds, lambda c: c.worker.refresh_all()),
     Job(
         "maintain",

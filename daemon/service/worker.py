@@ -102,7 +102,7 @@ class Worker:
         """
         role = sql.Identifier(self.conn.info.user).as_string(self.conn)
         try:
-            storage.bound_inbox(self.conn, self.settings.inbox.max_mb * _MB)
+            self.bound_inbox()
         except psycopg.errors.InsufficientPrivilege as error:
             raise VectunedError(
                 f"The role {role} may not do the daemon's work ({error.diag.message_primary}): run `vectuned "
@@ -117,6 +117,10 @@ class Worker:
             )
         if self.standby is None:
             storage.record_event_end(self.conn, None, "standby_waits", "standby_ready")
+
+    def bound_inbox(self) -> None:
+        """Apply the limit of the inbox, which the database holds."""
+        storage.bound_inbox(self.conn, self.settings.inbox.max_mb * _MB)
 
     def check_rights(self, tuned: TunedColumn) -> None:
         """Raise VectunedError, with the statement that helps, if the role may not read all of a table."""

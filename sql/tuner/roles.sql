@@ -48,7 +48,7 @@ GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
 GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.trajectory TO vectuned_admin;
 
 -- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
-GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
+GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._recorded_searches, vectuned._settle_inbox, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
     vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
     vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._restart_checks,

@@ -88,6 +88,15 @@ CREATE UNLOGGED TABLE vectuned.inbox (
 -- record_feedback looks a search up here if it has not been drained yet.
 CREATE INDEX inbox_query ON vectuned.inbox (query_id);
 
+-- Counters that bound the inbox by its live rows. Sequences, because they are written without a transaction id and leave no
+-- dead rows; unlogged, because a crash empties the inbox.
+-- How many searches were recorded since the start, or tried to be.
+CREATE UNLOGGED SEQUENCE vectuned.inbox_recorded;
+-- How many of these are no longer in the inbox.
+CREATE UNLOGGED SEQUENCE vectuned.inbox_drained MINVALUE 0;
+-- Mean bytes of the rows drained last.
+CREATE UNLOGGED SEQUENCE vectuned.inbox_row_bytes START 1000;
+
 -- Sampled searches, stored durably. One partition a day (UTC), made in advance; the default partition takes rows of days
 -- without one.
 CREATE TABLE vectuned.trajectory (

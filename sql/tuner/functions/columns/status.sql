@@ -110,7 +110,9 @@ $$;
 
 -- Counters of one tuned column. successes, failures and unknown count the verdicts on the searches of its window; searches
 -- not judged yet are in none of them. feedback counts the searches with feedback. behind is NULL if replaying keeps up.
--- in_inbox is NULL on a standby, which cannot read unlogged tables. It runs with the owner's rights, so that callers need no
+-- refused counts the sampled searches since the last crash of the server that were not recorded, because the inbox was full or
+-- locked, or its transaction had recorded its share. in_inbox and refused are NULL on a standby, which cannot read unlogged
+-- tables. It runs with the owner's rights, so that callers need no
 -- right to the recorded vectors.
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
@@ -119,7 +121,7 @@ CREATE OR REPLACE FUNCTION vectuned.stats(
     OUT recent_latency_ms float8,
     OUT last_search timestamptz, OUT last_published timestamptz,
     OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
-    OUT behind text)
+    OUT behind text, OUT refused bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -147,6 +149,7 @@ BEGIN
     IF NOT pg_is_in_recovery() THEN
         SELECT count(*), greatest(max(i.recorded_at), last_search) INTO in_inbox, last_search
         FROM vectuned.inbox i WHERE i.column_id = c.id;
+        refused := coalesce(pg_sequence_last_value(to_regclass('vectuned._refused_' || c.id)), 0);
     END IF;
     behind := vectuned._behind(c.id, awaiting_replay);
     SELECT count(*) INTO replays FROM vectuned.replay r WHERE r.column_id = c.id;
@@ -165,7 +168,14 @@ SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.si
               p.k_class, ' by ' || nullif(p.shape, ''), to_char(p.since, 'YYYY-MM-DD HH24:MI'),
               coalesce(round(p.recall::numeric, 3)::text, 'unknown'), trunc(p.recall_bound::numeric, 3),
               round(100 * p.confidence::numeric, 3)::float8, p.checks)
-       || coalesce(format('; the last epoch of 500 checks, up to %s: %s, at least %s', to_char(p.epoch_ended, 'YYYY-MM-DD HH24:MI'),
-                          round(p.epoch_recall::numeric, 3), trunc(p.epoch_bound::numeric, 3)), '') AS claim
+       || CASE WHEN p.epoch_ended IS NULL THEN ''
+               ELSE format('; the last epoch of 500 checks, up to %s: %s, at least %s', to_char(p.epoch_ended, 'YYYY-MM-DD HH24:MI'),
+                           round(p.epoch_recall::numeric, 3), trunc(p.epoch_bound::numeric, 3)) END
+       || CASE WHEN l.checked_at < now() - interval '1 hour'
+               THEN format('; no check since %s', to_char(l.checked_at, 'YYYY-MM-DD HH24:MI')) ELSE '' END AS claim,
+       l.checked_at AS last_check
 FROM vectuned.promise p JOIN vectuned.tuned_column c ON c.id = p.column_id
+LEFT JOIN LATERAL (
+    SELECT k.checked_at FROM vectuned.recall_check k
+    WHERE k.column_id = p.column_id AND k.k_class = p.k_class AND k.shape = p.shape ORDER BY k.check_no DESC LIMIT 1) l ON true
 ORDER BY c.id, p.shape, p.k_class;

@@ -42,16 +42,14 @@ BEGIN
     END IF;
     BEGIN
         recorded := coalesce(nullif(current_setting('vectuned.recorded', true), ''), '0')::int;
-        IF recorded >= most THEN
-            RETURN false;
-        END IF;
         -- A search never waits for the inbox: while VACUUM truncates it, samples are dropped.
         LOCK TABLE vectuned.inbox IN ROW EXCLUSIVE MODE NOWAIT;
-        IF pg_table_size('vectuned.inbox') > vectuned._inbox_bytes()
+        IF recorded >= most OR vectuned._inbox_full()
            -- Constraints and triggers that are not ours might fail.
            OR EXISTS (SELECT FROM pg_class r WHERE r.oid = 'vectuned.inbox'::regclass
                       AND (r.relchecks > 0 OR r.relhastriggers OR r.relhasrules))
         THEN
+            PERFORM vectuned._count_refused(column_id);
             RETURN false;
         END IF;
         -- The statement below without its row: fails if the columns of the inbox have changed.
@@ -63,6 +61,7 @@ BEGIN
         WHERE false;
     EXCEPTION WHEN others THEN
         RAISE DEBUG 'vectuned could not record a search: %', SQLERRM;
+        PERFORM vectuned._count_refused(column_id);
         RETURN false;
     END;
     PERFORM set_config('vectuned.recorded', (recorded + 1)::text, true);
@@ -73,6 +72,32 @@ BEGIN
             signature, coalesce(result_ids, '{}'), coalesce(distances, '{}'), latency_ms, filter,
             fraction, index_no, probes);
     RETURN true;
+END
+$$;
+
+-- Whether the inbox holds as much as its limit allows. Rows are estimated by counters: dead ones, which may stay while anybody
+-- holds an old snapshot, do not count. They may take 16 times the limit before recording stops because of them.
+CREATE OR REPLACE FUNCTION vectuned._inbox_full() RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    live constant bigint := nextval('vectuned.inbox_recorded') - (SELECT d.last_value FROM vectuned.inbox_drained d);
+BEGIN
+    RETURN live * (SELECT b.last_value FROM vectuned.inbox_row_bytes b) > vectuned._inbox_bytes()
+           OR pg_table_size('vectuned.inbox') > 16 * vectuned._inbox_bytes();
+END
+$$;
+
+-- Counts a sampled search of a column that was not recorded. It never fails, and takes no transaction id.
+CREATE OR REPLACE FUNCTION vectuned._count_refused(column_id int) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM nextval(format('vectuned._refused_%s', column_id)::regclass);
+EXCEPTION WHEN others THEN
+    NULL;
 END
 $$;
 

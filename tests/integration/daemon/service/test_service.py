@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -84,5 +85,31 @@ def test_engine_adopts_settings_while_it_runs(
         time.sleep(0.3)
         assert len(runs) <= done + 1
     finally:
+        engine.stop()
+        assert engine.join(60)
+
+
+def test_engine_drains_while_another_job_works(conn: Connection, database: str) -> None:
+    make(conn, clustered(300, 4, seed=1))
+    enable(conn, sample_rate=1.0)
+    busy, released = threading.Event(), threading.Event()
+
+    def work(context: JobContext) -> None:
+        busy.set()
+        while not released.wait(0.1):
+            context.progress(0)
+
+    long_pass = Job("long pass", lambda s: 1000, work, queue="paced")
+    engine = Engine(
+        "", database, load_settings(None, {"schedule.drain_seconds": 0.1}, {}), (*JOBS, long_pass)
+    )
+    engine.connect()
+    engine.start()
+    try:
+        assert busy.wait(60)
+        search(conn, [1, 2, 3, 4])
+        assert eventually(lambda: one(conn, "SELECT count(*) = 1 FROM vectuned.trajectory"))
+    finally:
+        released.set()
         engine.stop()
         assert engine.join(60)

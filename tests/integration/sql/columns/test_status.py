@@ -77,6 +77,10 @@ def test_status_shows_each_columns_own_promises(conn: Connection) -> None:
     (promise,) = second["promises"]
     assert promise["checks"] == 5
     assert promise["claim"].endswith("from 5 exact checks")
+    # A claim whose checks stopped says since when.
+    conn.execute("UPDATE vectuned.recall_check SET checked_at = '2026-01-02 12:00'")
+    (promise,) = status.read(conn)[1]["promises"]
+    assert promise["claim"].endswith("from 5 exact checks; no check since 2026-01-02 12:00")
 
 
 def test_status_shows_backlog_and_standby(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,9 +34,9 @@ FUNCTIONS = {
         enable disable _default_tail auto_tune benchmark_recall benchmark_latency request_result
         cancel_request _inspect _policy_note _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
-        _drain _partition _bound_inbox _refresh_column _set_alert _fall_back _restart_checks _row_estimate
-        _set_baseline _since_baseline _replay _replay_statement _check_replay_plan _replay_exact
-        _replay_other_paths _replay_restarted _replay_continued _elapsed_ms""",
+        _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_column _set_alert _fall_back
+        _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement _check_replay_plan
+        _replay_exact _replay_other_paths _replay_restarted _replay_continued _elapsed_ms""",
 }
 
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
@@ -79,6 +79,8 @@ DEFINERS = {
     "_generate": "only the schema's owner may create functions in it",
     "_generate_dispatch": "the same",
     "_drop_generated": "only their owner may drop functions",
+    "_recorded_searches": "no other role has rights on sequences",
+    "_settle_inbox": "only its owner may truncate a table and set sequences",
     "_bound_inbox": "only its owner may replace a function",
     "_partition": "only its owner may add and drop partitions of a table",
     "auto_tune": "callers have no right to the queue of requests",

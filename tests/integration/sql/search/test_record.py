@@ -120,6 +120,58 @@ def test_record_stops_at_a_full_inbox_until_drained_and_vacuumed(conn: Connectio
     assert count(conn, "inbox") == 1
 
 
+def bound(conn: Connection, size: int) -> None:
+    """Set the limit of the inbox in bytes, below what the settings allow."""
+    conn.execute(
+        "CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE "
+        f"SET search_path = pg_catalog, pg_temp RETURN {size}".encode()
+    )
+
+
+def test_record_goes_on_while_another_session_holds_a_snapshot(
+    conn: Connection, column: int, database: str
+) -> None:
+    bound(conn, 150_000)
+    with psycopg.connect(database) as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert one(other, "SELECT count(*) FROM items") == 300
+        for _ in range(10):
+            assert {each[-1] for each in search_often(conn, 100)} == {"1"}
+            assert drain(conn) == 100
+        # Rows that were drained take no space for long, although vacuum may not remove them.
+        assert one(conn, "SELECT pg_table_size('vectuned.inbox')") < 150_000
+    assert one(conn, "SELECT refused FROM vectuned.stats('items')") == 0
+
+
+def test_searches_that_were_not_recorded_are_counted(conn: Connection, column: int, database: str) -> None:
+    bound(conn, 60_000)
+    digits = [each[-1] for each in search_often(conn, 500)]
+    refused = digits.count("0")
+    assert 0 < refused < 500
+    assert one(conn, "SELECT refused FROM vectuned.stats('items')") == refused
+    drain(conn)
+    assert search_often(conn, 1)[0][-1] == "1"
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE vectuned.inbox IN ACCESS EXCLUSIVE MODE")
+        search(conn, QUERY)
+    with conn.transaction():
+        for _ in range(34):
+            search(conn, QUERY)
+        written = one(conn, "SELECT pg_current_xact_id_if_assigned()::xid::text")
+        assert one(conn, f"SELECT count(*) FROM vectuned.inbox WHERE xmin::text = '{written}'") == 32
+    assert one(conn, "SELECT refused FROM vectuned.stats('items')") == refused + 3
+
+
+def test_record_counts_rolled_back_searches_until_the_next_drain(conn: Connection, column: int) -> None:
+    bound(conn, 60_000)
+    for _ in range(20):
+        with conn.transaction(force_rollback=True):
+            for _ in range(32):
+                search(conn, QUERY)
+    assert drain(conn) == 0
+    assert search_often(conn, 1)[0][-1] == "1"
+
+
 def test_record_does_not_wait_for_a_locked_inbox(conn: Connection, column: int, database: str) -> None:
     with psycopg.connect(database) as other:
         other.execute("LOCK TABLE vectuned.inbox IN ACCESS EXCLUSIVE MODE")
