@@ -1,4 +1,4 @@
-"""Results as tables, by kind: the same for the terminal and for the READMEs."""
+"""Results as tables, by kind: the same for the terminal and for the documents."""
 
 from __future__ import annotations
 

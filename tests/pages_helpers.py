@@ -103,10 +103,11 @@ def anchors(page: Path) -> set[str]:
 
 
 def links(page: Path) -> Iterator[tuple[int, str]]:
-    """Yield the targets of a page's links, with the numbers of their lines."""
-    for number, line in prose(page):
-        for target in _LINK.findall(re.sub(r"`[^`]*`", "", line) if "](" not in line else line):
-            yield number, target
+    """Yield the targets of a page's links, with the numbers of the lines that they end on."""
+    lines = dict(prose(page))
+    text = "\n".join(lines.get(number, "") for number in range(1, len(read(page).splitlines()) + 1))
+    for link in _LINK.finditer(text):
+        yield text.count("\n", 0, link.end()) + 1, link[1]
 
 
 def _end(example: Example) -> int:

@@ -114,7 +114,7 @@ def record_feedback(
     """Report which results of a search were relevant and which were not, by their keys.
 
     Returns the outcome: 'recorded', 'empty', 'unsampled' (most searches are not recorded), 'unknown' or
-    'full'; see the README.
+    'full'; see sql/docs/feedback.md.
     """
     cursor = conn.cursor(row_factory=_scalar_row)
     answer = cursor.execute(*_feedback_call(query_id, relevant, irrelevant)).fetchone()
