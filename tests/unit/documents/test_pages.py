@@ -83,6 +83,32 @@ def test_readme_is_short_and_begins_with_the_two_commands_that_set_up() -> None:
     assert second == '.venv/bin/pip install ".[demo,test]" && .venv/bin/python -m pytest'
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("own SQL", "Own SQL and ORMs"),
+        ("PgBouncer", "Poolers"),
+        ("jsonb", "jsonb"),
+        ("How many searches", "How many searches it takes"),
+        ("promised", "What is promised"),
+        ("slower", "Why it can be slower than a fixed setting"),
+        ("Which index", "Choose an index"),
+        ("does it store", "What is stored"),
+        ("logs", "Logs"),
+        ("upgrade", "Upgrade"),
+        ("remove", "Uninstall"),
+    ],
+)
+def test_questions_of_users_are_answered_one_click_from_readme(question: str, answer: str) -> None:
+    (row,) = [line for _, line in prose(Path("README.md")) if line.startswith("|") and f"{question}" in line]
+    headings = set()
+    for target in re.findall(r"\]\(([^)]+)\)", row):
+        path, _, anchor = target.partition("#")
+        texts = [line.lstrip("# ") for _, line in prose(Path(path)) if line.startswith("#")]
+        headings |= {text for text in texts if not anchor or text.lower().replace(" ", "-") == anchor}
+    assert answer in headings
+
+
 @pytest.mark.parametrize("example", SHELL, ids=place)
 def test_shell_examples_are_understood_by_the_commands(example: Example) -> None:
     commands = example.commands
