@@ -20,7 +20,7 @@ from vectuned.config.settings import Settings
 from vectuned.daemon.cli.administration import config, migrate, report, run, status
 from vectuned.daemon.cli.measuring import advise, benchmark, check, demo, evaluate
 from vectuned.daemon.cli.reasoning import ask, entities, wordnet
-from vectuned.daemon.cli.tuning import disable, enable, export, import_, learn, recommend, tune
+from vectuned.daemon.cli.tuning import adopt, disable, enable, export, import_, learn, recommend, tune
 from vectuned.daemon.console import Console
 from vectuned.daemon.logs import set_up_logging
 
@@ -32,7 +32,7 @@ COMMANDS: Final = tuple(
     module.COMMAND
     for module in (
         *(demo, check, migrate, run, config, status, report),
-        *(enable, disable, learn, tune, recommend, export, import_),
+        *(enable, disable, learn, tune, recommend, adopt, export, import_),
         *(benchmark, evaluate, advise),
         *(entities, wordnet, ask),
     )

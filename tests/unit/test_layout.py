@@ -54,6 +54,7 @@ ORDER = {
         "measure",
         "reports",
         "check",
+        "adopt",
         "observe",
         "service",
         "advisor",

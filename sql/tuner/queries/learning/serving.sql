@@ -18,7 +18,7 @@ ORDER BY s.fingerprint, s.column_id, s.k_class, s.shape;
 
 -- name: condition_buckets
 -- How often the replayed calls with each condition fall into each selectivity bucket.
-SELECT r.column_id, r.shape, vectuned._filter_bucket(r.fraction) AS bucket, count(DISTINCT r.query_id) AS calls
+SELECT r.column_id, r.shape, vectuned._filter_bucket(r.fraction) AS bucket, count(*) AS calls
 FROM vectuned.replay r
 WHERE r.column_id = ANY (%(column_ids)s) AND r.shape IS NOT NULL AND NOT r.is_counter_example
 GROUP BY 1, 2, 3;
@@ -34,17 +34,17 @@ WHERE p.column_id = ANY (%(column_ids)s) AND p.shape IS NOT NULL AND p.import_no
 -- name: plain_index_paths
 -- What the indexes give that a statement without a condition can use as it is: complete ones over the column itself. The
 -- bank comes first, because it holds the margins added since the publish.
-SELECT i.column_id, p.k_class, i.method,
-       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN coalesce(b.ef_search, b.probes) ELSE p.effort END AS effort,
-       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN b.expected_recall ELSE p.expected_recall END AS expected_recall,
-       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN b.recall_bound ELSE p.recall_bound END AS recall_bound,
-       CASE WHEN coalesce(b.index_no, m.index_no) = i.index_no THEN b.certified ELSE p.proven END AS proven,
-       p.ms, p.samples
+SELECT i.column_id, p.k_class, i.method, p.ms, p.samples,
+       CASE WHEN b.column_id IS NULL THEN p.effort ELSE coalesce(b.ef_search, b.probes) END AS effort,
+       CASE WHEN b.column_id IS NULL THEN p.expected_recall ELSE b.expected_recall END AS expected_recall,
+       CASE WHEN b.column_id IS NULL THEN p.recall_bound ELSE b.recall_bound END AS recall_bound,
+       CASE WHEN b.column_id IS NULL THEN p.proven ELSE b.certified END AS proven
 FROM vectuned.tuned_index i
 JOIN vectuned.tuned_column c ON c.id = i.column_id
 LEFT JOIN vectuned.tuned_index m ON m.column_id = c.id AND m.index_relation = c.index_relation
 JOIN vectuned.measured_path p ON p.column_id = i.column_id AND p.index_no = i.index_no AND p.shape IS NULL
-LEFT JOIN vectuned.bank b ON b.column_id = i.column_id AND b.k_class = p.k_class
+LEFT JOIN vectuned.bank b
+       ON b.column_id = i.column_id AND b.k_class = p.k_class AND coalesce(b.index_no, m.index_no) = i.index_no
 WHERE i.column_id = ANY (%(column_ids)s) AND i.form = 'plain' AND i.requires IS NULL AND i.marker = 'true';
 
 -- name: statement_columns

@@ -1,0 +1,171 @@
+"""The one group of settings that serves the statements of a role or database best.
+
+A group only ever raises what is in force: a higher ef_search, more probes or tuples, or iterative scans find
+no fewer of the true neighbours, so what is proven with less holds, and no statement loses recall. It may cost
+time, and statements that were good enough before pay for those that were not; there is a bound to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+from vectuned.learning.policy.statement_settings import PathOption, Settings, Statement
+
+# The settings that a whole role can live with. Those of the planner would change every other statement.
+ADOPTABLE: Final = (
+    "hnsw.ef_search",
+    "hnsw.iterative_scan",
+    "hnsw.max_scan_tuples",
+    "ivfflat.iterative_scan",
+    "ivfflat.probes",
+)
+MOST_SLOWDOWN: Final = 2.0  # times that a statement at its target may take of what it takes now
+_SCAN_RANKS: Final = {"off": 0.0, "strict_order": 1.0, "relaxed_order": 1.0}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a statement gets under a group of settings; None where nothing was measured.
+
+    `proven`: it is proven to meet its target. `ms` is an upper estimate where the group asks for more than
+    was measured.
+    """
+
+    recall: float | None
+    ms: float | None
+    proven: bool
+
+
+@dataclass(frozen=True)
+class StatementOutlook:
+    """A statement as it is now, and under the proposal."""
+
+    statement: Statement
+    now: Outlook
+    then: Outlook
+
+    @property
+    def gets_worse(self) -> bool:
+        """Say whether a statement that meets its target now would be slowed beyond the bound."""
+        return (
+            self.now.proven
+            and self.now.ms is not None
+            and self.then.ms is not None
+            and self.then.ms > MOST_SLOWDOWN * self.now.ms
+        )
+
+    @property
+    def other_means(self) -> str:
+        """Say how a statement that settings of a role do not bring to its target can be brought there."""
+        if self.then.proven:
+            return ""
+        others = [option for option in self.statement.proven if not _adoptable(option)]
+        if others:
+            return (
+                "exact search through the filter's index is proven: the one line in Python, "
+                "vectuned.client.tune, chooses it for this statement alone, as does vectuned.search"
+            )
+        if not self.statement.options:
+            return "nothing is measured yet: it takes more calls, and `vectuned learn --once`"
+        return "no setting is proven to reach it: see `vectuned advise` for another index"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The settings to change, and what every statement gets; `refused` would have gained more.
+
+    `changes` are the new values by name, empty where nothing better was found. `refused` holds the statements
+    that kept a group from being proposed, because it would have made them worse.
+    """
+
+    changes: Settings
+    statements: tuple[StatementOutlook, ...]
+    refused: tuple[StatementOutlook, ...] = ()
+
+
+def propose(statements: Sequence[Statement], in_force: Settings) -> Proposal:
+    """Choose the group that brings most calls to their target, and of those the cheapest.
+
+    in_force: the values that sessions have now.
+    """
+    best, best_rank = Proposal({}, tuple(_outlooks(statements, in_force, in_force))), None
+    refused: tuple[StatementOutlook, ...] = ()
+    refused_rank = None
+    for group in _groups(statements, in_force):
+        outlooks = tuple(_outlooks(statements, in_force, group))
+        changes = {name: value for name, value in group.items() if in_force.get(name) != value}
+        rank = _rank(outlooks, changes)
+        worse = tuple(outlook for outlook in outlooks if outlook.gets_worse)
+        if worse:
+            if refused_rank is None or rank < refused_rank:
+                refused, refused_rank = worse, rank
+        elif best_rank is None or rank < best_rank:
+            best, best_rank = Proposal(changes, outlooks), rank
+    gains_more = refused_rank is not None and (best_rank is None or refused_rank[0] < best_rank[0])
+    return Proposal(best.changes, best.statements, refused if gains_more else ())
+
+
+def _rank(outlooks: Sequence[StatementOutlook], changes: Settings) -> tuple[float, float, int]:
+    """Order groups: calls not brought to their target, then time, then the number of changes."""
+    missed = sum(max(o.statement.calls, 1) for o in outlooks if not o.then.proven)
+    ms = sum(max(o.statement.calls, 1) * (o.then.ms or 0.0) for o in outlooks)
+    return missed, ms, len(changes)
+
+
+def _groups(statements: Iterable[Statement], in_force: Settings) -> Iterator[Settings]:
+    """Yield every group of values that some proven path asks for, raised to what is in force."""
+    values = {name: [value] for name, value in in_force.items()}
+    for statement in statements:
+        for option in statement.proven:
+            if _adoptable(option):
+                for name, value in option.settings.items():
+                    known = values.get(name, [])  # none: the server's pgvector does not have it
+                    if known and value not in known and _grade(name, value) > _grade(name, known[0]):
+                        known.append(value)
+    names = sorted(values)
+    for group in product(*(values[name] for name in names)):
+        yield dict(zip(names, group, strict=True))
+
+
+def _outlooks(
+    statements: Iterable[Statement], in_force: Settings, group: Settings
+) -> Iterator[StatementOutlook]:
+    for statement in statements:
+        yield StatementOutlook(statement, _outlook(statement, in_force), _outlook(statement, group))
+
+
+def _outlook(statement: Statement, group: Settings) -> Outlook:
+    """Estimate what a statement gets under a group, from the measured paths that ask for no more."""
+    covered = [
+        option for option in statement.options if _adoptable(option) and _covers(group, option.settings)
+    ]
+    if not covered:
+        return Outlook(None, None, False)
+    nearest = max(covered, key=lambda option: _effort(option.settings))
+    extra = max(1.0, _effort(group) / _effort(nearest.settings)) if _effort(nearest.settings) else 1.0
+    return Outlook(
+        max(option.recall for option in covered), nearest.ms * extra, any(option.proven for option in covered)
+    )
+
+
+def _adoptable(option: PathOption) -> bool:
+    return all(name in ADOPTABLE for name in option.settings)
+
+
+def _covers(group: Settings, needed: Settings) -> bool:
+    return all(
+        name in group and _grade(name, group[name]) >= _grade(name, value) for name, value in needed.items()
+    )
+
+
+def _effort(settings: Mapping[str, str]) -> float:
+    """Return what the time of a scan grows with at most proportionally."""
+    return float(settings.get("hnsw.ef_search") or settings.get("ivfflat.probes") or 0)
+
+
+def _grade(name: str, value: str) -> float:
+    """Return how much a value makes a search do, comparable for the same setting."""
+    return _SCAN_RANKS.get(value, 0.0) if name.endswith("iterative_scan") else float(value)

@@ -1,0 +1,91 @@
+"""The group of settings proposed for all statements: enough for each, and none made worse."""
+
+from __future__ import annotations
+
+import pytest
+
+from vectuned.daemon.adopt.proposal import propose
+from vectuned.learning.policy.statement_settings import EXACT, PathOption, Settings, Statement
+
+IN_FORCE = {
+    "hnsw.ef_search": "40",
+    "hnsw.iterative_scan": "off",
+    "hnsw.max_scan_tuples": "20000",
+    "ivfflat.iterative_scan": "off",
+    "ivfflat.probes": "1",
+}
+PLANNER = {"hnsw.ef_search": "40", "hnsw.iterative_scan": "off"}
+CONTINUED = {
+    "hnsw.ef_search": "200",
+    "hnsw.iterative_scan": "relaxed_order",
+    "hnsw.max_scan_tuples": "20000",
+}
+DEEP = {"hnsw.ef_search": "800", "hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": "80000"}
+
+
+def option(settings: Settings, ms: float, recall: float = 0.97, *, proven: bool = True) -> PathOption:
+    return PathOption("path", settings, recall, recall, ms, proven)
+
+
+def statement(*options: PathOption, calls: int = 1, name: str = "0") -> Statement:
+    return Statement(name * 16, 1, 10, "", f"select {name}", calls, 0.95, options)
+
+
+def ef(value: int) -> Settings:
+    return {"hnsw.ef_search": str(value)}
+
+
+def test_propose_raises_what_is_in_force_to_the_most_demanding_statement() -> None:
+    proposal = propose([statement(option(ef(56), 1.0)), statement(option(ef(80), 1.5), name="1")], IN_FORCE)
+    assert proposal.changes == ef(80)
+    first, second = proposal.statements
+    assert (first.now.proven, first.then.proven) == (False, True)
+    assert first.then.ms == pytest.approx(80 / 56)  # an upper estimate: time by ef_search
+    assert second.then.ms == 1.5
+    assert proposal.refused == ()
+
+
+def test_propose_prefers_the_cheapest_group_that_brings_all() -> None:
+    filtered = statement(option(PLANNER, 1.0, 0.5, proven=False), option(CONTINUED, 4.0), option(DEEP, 9.0))
+    proposal = propose([filtered], IN_FORCE)
+    assert proposal.changes == {"hnsw.ef_search": "200", "hnsw.iterative_scan": "relaxed_order"}
+    (outlook,) = proposal.statements
+    assert (outlook.now.recall, outlook.then.recall) == (0.5, 0.97)
+    assert propose([filtered], {**IN_FORCE, **CONTINUED}).changes == {}
+
+
+def test_propose_never_lowers_a_setting() -> None:
+    high = {**IN_FORCE, "hnsw.ef_search": "400"}
+    assert propose([statement(option(ef(80), 1.0))], high).changes == {}
+    assert propose([statement(option(ef(80), 1.0))], high).statements[0].then.proven
+
+
+def test_propose_refuses_to_slow_a_statement_that_is_good_enough() -> None:
+    good = statement(option(ef(40), 1.0), calls=1)
+    needy = statement(option(ef(320), 8.0), calls=100, name="1")
+    proposal = propose([good, needy], IN_FORCE)
+    assert proposal.changes == {}
+    (refused,) = proposal.refused
+    assert refused.statement == good
+    assert refused.then.ms == 8.0
+    # Where a smaller step helps some without harm to others, it is proposed, and the rest is still refused.
+    modest = statement(option(ef(56), 1.4), calls=10, name="2")
+    proposal = propose([good, needy, modest], IN_FORCE)
+    assert proposal.changes == ef(56)
+    assert proposal.refused
+
+
+def test_propose_leaves_the_planner_alone_and_names_other_means() -> None:
+    exact_only = statement(option(EXACT, 3.0, 1.0), option(PLANNER, 1.0, 0.4, proven=False))
+    proposal = propose([exact_only, statement(name="1")], IN_FORCE)
+    assert proposal.changes == {}
+    by_exact, unmeasured = proposal.statements
+    assert "vectuned.client.tune" in by_exact.other_means
+    assert "learn --once" in unmeasured.other_means
+    unproven = statement(option(PLANNER, 1.0, 0.4, proven=False))
+    assert "vectuned advise" in propose([unproven], IN_FORCE).statements[0].other_means
+
+
+def test_propose_ignores_settings_that_the_server_does_not_have() -> None:
+    old = {"hnsw.ef_search": "40", "ivfflat.probes": "1"}
+    assert propose([statement(option(CONTINUED, 4.0))], old).changes == {}
