@@ -36,7 +36,8 @@ FUNCTIONS = {
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_column _set_alert _fall_back
         _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
-        _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued _elapsed_ms""",
+        _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
+        _elapsed_ms""",
 }
 
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
