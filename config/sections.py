@@ -96,6 +96,20 @@ class LearningSettings(Section):
         description="Share of a table's rows that may be inserted, deleted or updated before it is learned "
         "about again.",
     )
+    max_effort: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Highest ef_search or number of probes that may serve any column, proven or not. The "
+        "max_effort of vectuned.enable may be lower. 0: no cap.",
+    )
+    max_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e9,
+        description="Highest mean time of a search in milliseconds, by its replays, at the effort that may "
+        "serve any column. The max_ms of vectuned.enable may be lower. 0: no cap.",
+    )
     clusters: int = Field(
         default=64,
         ge=1,

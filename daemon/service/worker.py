@@ -36,6 +36,7 @@ from vectuned.learning.oversight.table_changes import (
     detect_table_change,
 )
 from vectuned.learning.policy.learner import LearningOptions, LearningResult, learn
+from vectuned.learning.policy.limits import NO_CAPS, EffortCaps
 from vectuned.learning.replay.lock_watch import LockWaitError
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.replay.work_timer import WorkTimer
@@ -83,13 +84,20 @@ class Worker:
     def options(self) -> LearningOptions:
         """How to learn, from the settings."""
         learning = self.settings.learning
-        return LearningOptions(learning.confidence, learning.clusters, learning.seed, learning.step_aside)
+        return LearningOptions(
+            learning.confidence, learning.clusters, learning.seed, learning.step_aside, self.caps
+        )
+
+    @property
+    def caps(self) -> EffortCaps:
+        """The caps of the efforts of every column, from the settings."""
+        return NO_CAPS.tighten(self.settings.learning.max_effort, self.settings.learning.max_ms)
 
     @property
     def limits(self) -> OversightLimits:
         """What oversight tolerates, from the settings."""
         learning = self.settings.learning
-        return OversightLimits(learning.confidence, learning.false_alarms, learning.drift_share)
+        return OversightLimits(learning.confidence, learning.false_alarms, learning.drift_share, self.caps)
 
     def columns(self) -> list[TunedColumn]:
         """Return the enabled columns."""

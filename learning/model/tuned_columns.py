@@ -49,9 +49,10 @@ class TunedIndex:
 class TunedColumn:
     """A tuned column with the settings given to `vectuned.enable`, and its indexes.
 
-    `max_tail` is the largest acceptable share of searches with a recall under 0.8. On `alert` more searches
-    are recorded and checked. Replays with a number below `learn_from` no longer count. The first of `indexes`
-    is the main index, used until something has been learned; the tuple is empty if all were dropped.
+    `max_tail` is the largest acceptable share of searches with a recall under 0.8. `max_effort` (ef_search or
+    probes) and `max_ms` cap what serves; None: no cap. On `alert` more searches are recorded and checked.
+    Replays with a number below `learn_from` no longer count. The first of `indexes` is the main index, used
+    until something has been learned; the tuple is empty if all were dropped.
     """
 
     column: VectorColumn
@@ -66,6 +67,8 @@ class TunedColumn:
     default_ef: int
     default_probes: int
     indexes: tuple[TunedIndex, ...]
+    max_effort: int | None = None
+    max_ms: float | None = None
     alert: bool = False
     learn_from: int = 0
 
@@ -78,6 +81,12 @@ class TunedColumn:
     def generations(self) -> list[int]:
         """Return the generations of all indexes."""
         return [index.generation for index in self.indexes]
+
+    def find_index(self, number: int | None) -> TunedIndex | None:
+        """Return the index with a number, the main index for None; None if it is gone."""
+        if number is None:
+            return self.indexes[0] if self.indexes else None
+        return next((index for index in self.indexes if index.number == number), None)
 
     def default_effort(self, index: TunedIndex, k: int) -> int:
         """Return the effort of a search for k rows through an index until something has been learned."""
@@ -110,6 +119,8 @@ def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = No
             default_ef=row.default_ef,
             default_probes=row.default_probes,
             indexes=_read_indexes(conn, row.id, row.partitioned),
+            max_effort=row.max_effort,
+            max_ms=row.max_ms,
             alert=row.alert,
             learn_from=row.learn_from,
         )

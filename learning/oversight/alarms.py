@@ -7,6 +7,7 @@ from typing import Final
 
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.policy.limits import NO_CAPS, EffortCaps
 from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.statistics.sequential import Alarm, alarm, tail_alarm
 
@@ -21,12 +22,13 @@ class OversightLimits:
 
     `confidence` of claims about recall; `false_alarms`, their probability for a class of searches within a
     window of checks; `drift`, the share of rows that may come, go or change before what was learned no longer
-    counts.
+    counts; `caps` of the effort that serves, beside those of the column.
     """
 
     confidence: float = 0.95
     false_alarms: float = 0.05
     drift: float = 0.2
+    caps: EffortCaps = NO_CAPS
 
 
 @dataclass(frozen=True)

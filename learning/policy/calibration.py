@@ -25,6 +25,8 @@ from vectuned.learning.patterns.signature import fit_signature
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
 from vectuned.learning.statistics.demand import Demand, above_tail, find_smallest_proven
 
+from .limits import MAX_RISE, NO_LIMITS, EffortCaps, EffortLimits
+
 _PRICES: Final = 120  # operating points between thorough and cheap that the held-out replays decide between
 _PRICE_RANGE: Final = (
     1e-5  # of the steepest gain: at this price recall is bought where its curve is almost flat
@@ -38,6 +40,9 @@ _REACH_QUANTILE: Final = 0.995  # of the distances from training signatures to t
 # suggest gave 300 rows at recall 0.937 for a target of 0.95.
 _GROWTH: Final = 0.9
 _LEAST_EF_PER_ROW: Final = 1.5  # ef_search over k, for extrapolated classes
+# A proof that takes more than this multiple of what the replays' mean asks for rests on too few of them: with
+# 210 replays, 0.98 was proven at 3.4 times the effort that reaches it. Ample replays prove it at 1.1 to 1.3.
+_MAX_EXCESS: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,25 @@ class ReplaySample:
         met = np.flatnonzero(demand.is_met_by(recall[self.own], above[self.own])[safe:])
         return safe + int(met[0]) if len(met) else None
 
+    def guess_for_class(self, recall: Floats, above: Floats, demand: Demand) -> int:
+        """Return the smallest effort that the replays ask for on average, without any proof.
+
+        `recall` and `above` are (n, m). That is the smallest whose means meet the demand with a margin of one
+        standard error. If none does, it is the smallest whose mean is within one standard error of the
+        highest effort's: more effort would gain nothing that these replays can show. With 20 searches of the
+        class itself, these decide.
+        """
+        if self.own is not None and np.count_nonzero(self.own) >= _FEW:
+            recall, above = recall[self.own], above[self.own]
+        if not len(recall):
+            return 0
+        error, tail_error = (values.std(axis=0) / np.sqrt(len(values)) for values in (recall, above))
+        means, kept = recall.mean(axis=0), above.mean(axis=0)
+        met = (means - error >= demand.target) & (kept - tail_error >= 1.0 - demand.max_tail)
+        if not met.any():
+            met = (means >= means[-1] - error[-1]) & (kept >= kept[-1] - tail_error[-1])
+        return int(np.flatnonzero(met)[0])
+
     def __len__(self) -> int:
         return len(self.recall)
 
@@ -127,27 +151,42 @@ class Candidate:
     ms: float
 
 
-def find_fixed_policy(sample: ReplaySample, demand: Demand, *, index: TunedIndex | None = None) -> Candidate:
-    """Find the smallest fixed setting proven to meet the demand; if none is, the largest, uncertified.
+def find_fixed_policy(
+    sample: ReplaySample,
+    demand: Demand,
+    *,
+    index: TunedIndex | None = None,
+    limits: EffortLimits = NO_LIMITS,
+) -> Candidate:
+    """Find the smallest fixed setting proven to meet the demand, or an uncertified one if none is proven.
 
     A setting is an ef_search of at least k for HNSW, and a number of probes for an IVFFlat `index`. If the
-    replays are pooled, the class's own searches must confirm it.
+    replays are pooled, the class's own searches must confirm it. Without a proof, or with one that takes over
+    1.5 times as much, the setting is what the replays' own means ask for, plus one standard error, within the
+    `limits`; nothing is claimed about it.
     """
     rungs = ladder.RUNGS if index is None else index.rungs
     method = "hnsw" if index is None else index.method
     least = max(rungs[0], sample.k if method == "hnsw" else 1)
-    settings = np.unique(np.rint(np.geomspace(least, max(rungs[-1], least), _SETTINGS)).astype(np.int64))
+    settings = _settings(sample, rungs, least, limits.caps)
     efforts = ladder.position_of(settings, rungs)
     recall, above = sample.recall_at(efforts)
-    safe = find_smallest_proven(recall, above, demand)
+    safe = find_smallest_proven(recall, above, demand) if len(sample) >= demand.min_replays else None
     if safe is not None:
         safe = sample.confirm_for_class(recall, above, safe, demand)
         if safe is None:
-            return find_fixed_policy(sample.own_only(), demand, index=index)
-    chosen = len(settings) - 1 if safe is None else safe
+            return find_fixed_policy(sample.own_only(), demand, index=index, limits=limits)
+    guess = sample.guess_for_class(recall, above, demand)
+    proof = None if safe is None else int(settings[safe])
+    if proof is not None and proof > _MAX_EXCESS * settings[guess]:
+        safe = None
+    if safe is None:
+        setting = limits.limit_unproven(int(settings[guess]), sample.k if method == "hnsw" else 1)
+    else:
+        setting = int(settings[safe])
     policy = Policy(
         sample.k,
-        int(settings[chosen]),
+        setting,
         float("nan"),
         0.0,
         safe is not None,
@@ -158,35 +197,67 @@ def find_fixed_policy(sample: ReplaySample, demand: Demand, *, index: TunedIndex
         method=method,
         rungs=rungs,
     )
-    policy = _with_measurements(policy, recall, above, safe, demand)
-    effort = efforts[chosen : chosen + 1]
+    effort = np.atleast_1d(ladder.position_of(setting, rungs))
+    if safe is not None:
+        policy = _with_measurements(policy, recall, above, safe, demand)
+    else:
+        policy = _with_means(policy, *sample.recall_at(effort))
     cost, ms = (float(ladder.interpolate(curve, effort).mean()) for curve in (sample.cost, sample.ms))
-    return Candidate(replace(policy, reason=_reason(policy, demand)), Patterns.empty(), cost, ms)
+    if safe is None:
+        within = f" within {limits.caps}" if settings[-1] < rungs[-1] else ""
+        reason = _reason_unproven(
+            policy, f"{demand}{within}", demand.min_replays, int(settings[guess]), proof
+        )
+    else:
+        reason = f"{policy.setting} is the smallest proven to reach {demand}"
+    return Candidate(replace(policy, reason=reason), Patterns.empty(), cost, ms)
 
 
-def _reason(policy: Policy, demand: Demand) -> str:
-    """Say why a fixed setting was chosen."""
-    if policy.certified:
-        return f"{policy.setting} is the smallest proven to reach {demand}"
-    few = f" (it takes at least {demand.min_replays})" if policy.samples < demand.min_replays else ""
-    return (
-        f"no {policy.effort_name} is proven to reach {demand} with {policy.samples} replays{few}: "
-        "the largest serves"
-    )
+def _settings(sample: ReplaySample, rungs: Sequence[int], least: int, caps: EffortCaps) -> Ints:
+    """Return the fixed settings to choose from, ascending, int64 (m,): at least one, none above the caps."""
+    highest = caps.cap(max(rungs[-1], least), least)
+    settings = np.unique(np.rint(np.geomspace(least, highest, _SETTINGS)).astype(np.int64))
+    if caps.max_ms is not None and len(sample):
+        ms = ladder.interpolate(sample.ms, ladder.position_of(settings, rungs)).mean(axis=0)
+        settings = settings[: max(1, int(np.count_nonzero(np.maximum.accumulate(ms) <= caps.max_ms)))]
+    return settings
 
 
-def extrapolate_policy(learned: Sequence[Policy], k: int) -> Policy:
+def _reason_unproven(policy: Policy, goal: str, least: int, guess: int, proof: int | None) -> str:
+    """Say why an unproven setting serves.
+
+    The `goal` takes at least `least` replays to prove; their means ask for `guess`, a proof for `proof`.
+    """
+    few = f" (it takes at least {least})" if policy.samples < least else ""
+    reason = f"no {policy.effort_name} is proven to reach {goal} with {policy.samples} replays{few}"
+    if proof is not None:
+        reason = (
+            f"{policy.samples} replays are too few to prove {goal} below {policy.effort_name} {proof}, over "
+            f"{_MAX_EXCESS:g} times what they ask for"
+        )
+    reason = f"{reason}: their mean with a margin of one standard error asks for {guess}"
+    if policy.fixed_ef < guess:
+        return f"{reason}; {policy.fixed_ef} serves, at most {MAX_RISE} times what served before"
+    if policy.fixed_ef > guess:
+        return f"{reason}; {policy.fixed_ef} serves until less is proven"
+    return reason
+
+
+def extrapolate_policy(learned: Sequence[Policy], k: int, limits: EffortLimits = NO_LIMITS) -> Policy:
     """Extrapolate the ef_search of a class of k above all that were learned; nothing is proven about it.
 
-    For hundreds of rows ef_search grows almost in proportion to k.
+    For hundreds of rows ef_search grows almost in proportion to k. The `limits` hold as for any setting that
+    is not proven.
     """
     largest = max(learned, key=lambda policy: policy.k_class)
     ef = round(largest.fixed_ef * (k / largest.k_class) ** _GROWTH)
     ef = min(max(ef, round(_LEAST_EF_PER_ROW * k)), ladder.RUNGS[-1])
+    served = limits.limit_unproven(ef, k)
+    limited = "" if served == ef else f"; {served} serves within the limits of what is not proven"
     return replace(
         largest,
         k_class=k,
-        fixed_ef=ef,
+        fixed_ef=served,
         expected_recall=float("nan"),
         recall_bound=0.0,
         tail=None,
@@ -194,7 +265,7 @@ def extrapolate_policy(learned: Sequence[Policy], k: int) -> Policy:
         certified=False,
         samples=0,
         reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
-        f"{largest.k_class} rows take",
+        f"{largest.k_class} rows take{limited}",
     )
 
 
@@ -206,18 +277,23 @@ def learn_adaptive_policy(
     clusters: int = 64,
     counter_examples: ReplaySample | None = None,
     past: PreviousPolicy | None = None,
+    max_effort: int | None = None,
 ) -> Candidate | None:
     """Learn patterns on some of the replays and prove an operating point on the others.
 
     The training replays decide the length of the probe; the held-out replays decide the price of effort, from
     the most thorough operating point downwards by fixed-sequence testing. `counter_examples` are no random
-    sample, so they are only trained on; patterns inherit from the `past`. Returns None if nothing is proven:
-    too few replays, or no probe shorter than the fixed setting.
+    sample, so they are only trained on; patterns inherit from the `past`. No pattern gets more than
+    `max_effort`, an ef_search or probes. Returns None if nothing is proven: too few replays, or no probe
+    shorter than the fixed setting.
     """
     order = np.random.default_rng(demand.seed).permutation(len(sample))
     cut = int(len(order) * _TRAINING_SHARE)
     heldout = sample.take(order[cut:])
-    training = _Training(sample.take(order[:cut]), counter_examples, past, clusters, demand.seed)
+    highest = ladder.HIGHEST_POSITION
+    if max_effort is not None:
+        highest = float(ladder.position_of(max_effort, fixed.rungs))
+    training = _Training(sample.take(order[:cut]), counter_examples, past, clusters, demand.seed, highest)
     trial = _choose_trial(training, fixed, demand)
     if trial is None:
         return None
@@ -244,6 +320,7 @@ class _Training:
     past: PreviousPolicy | None
     clusters: int
     seed: int
+    highest: float  # position on the ladder that no pattern's effort exceeds
 
 
 def _choose_trial(training: _Training, fixed: Policy, demand: Demand) -> _Trial | None:
@@ -265,27 +342,29 @@ def _choose_trial(training: _Training, fixed: Policy, demand: Demand) -> _Trial 
     return None if best is None else best[1]
 
 
-def _with_measurements(
-    policy: Policy, recall: Floats, above: Floats, safe: int | None, demand: Demand
-) -> Policy:
-    """Return the policy with what was measured and what is proven at the chosen effort.
+def _with_measurements(policy: Policy, recall: Floats, above: Floats, safe: int, demand: Demand) -> Policy:
+    """Return the policy with what was measured and what is proven at the effort chosen, number `safe`.
 
-    `recall` and `above` are (n, efforts); `safe` is the effort chosen, None for the last one. What is proven
-    is the demand itself: a bound computed at an effort that the same sample has chosen would exceed the true
-    mean too often (in 7 % instead of 5 % of the cases counted). Only at the first and the last effort, where
-    there was no choice, the sample's own bound is valid.
+    `recall` and `above` are (n, efforts). What is proven is the demand itself: a bound computed at an effort
+    that the same sample has chosen would exceed the true mean too often (in 7 % instead of 5 % of the cases
+    counted). Only at the first effort, below which there is no other, the sample's own bound is valid.
     """
-    chosen = -1 if safe is None else safe
     recall_bound, tail_bound = demand.target, demand.max_tail
-    if chosen <= 0:
-        recall_bound = lower_bound(recall[:, chosen], demand.confidence, demand.seed)
-        tail_bound = upper_bound(1.0 - above[:, chosen], demand.confidence, demand.seed)
+    if safe == 0:
+        recall_bound = lower_bound(recall[:, 0], demand.confidence, demand.seed)
+        tail_bound = upper_bound(1.0 - above[:, 0], demand.confidence, demand.seed)
+    measured = _with_means(policy, recall[:, [safe]], above[:, [safe]])
+    return replace(measured, recall_bound=recall_bound, tail_bound=tail_bound)
+
+
+def _with_means(policy: Policy, recall: Floats, above: Floats) -> Policy:
+    """Return the policy with what was measured at its effort, (n, 1) each, and nothing proven."""
     return replace(
         policy,
-        expected_recall=float(recall[:, chosen].mean()),
-        recall_bound=recall_bound,
-        tail=float(1.0 - above[:, chosen].mean()),
-        tail_bound=tail_bound,
+        expected_recall=float(recall.mean()) if len(recall) else float("nan"),
+        recall_bound=0.0,
+        tail=float(1.0 - above.mean()) if len(above) else None,
+        tail_bound=1.0,
     )
 
 
@@ -344,7 +423,7 @@ class _Trial:
         lowest = float(ladder.position_of(probe_ef)) if fixed.method == "hnsw" else 0.0
         chosen = [choose_efforts(bank.patterns, float(p), lowest) for p in prices]
         effort, expected = (np.column_stack(part) for part in zip(*chosen, strict=True))
-        return cls(policy, bank, prices, effort, expected)
+        return cls(policy, bank, prices, np.minimum(effort, training.highest), expected)
 
     def outcomes(self, sample: ReplaySample) -> tuple[Floats, Floats, Floats]:
         """Return recall, whether it is above the tail, and cost of each replay at each price, (n, prices)."""

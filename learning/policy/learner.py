@@ -28,14 +28,17 @@ from .calibration import (
 )
 from .choice import Offer
 from .filtering import choose_paths
+from .limits import NO_CAPS, NO_LIMITS, EffortCaps, EffortLimits
 from .publication import ServedPolicy, publish
 from .replays import Replays, load_replays
 from .storage import (
+    ServedEffort,
     read_bank,
     read_imported_classes,
     read_lookups,
     read_margins,
     read_recent_queries,
+    read_served_efforts,
     trim_replays,
 )
 
@@ -50,15 +53,17 @@ _MEASURED_QUERIES = 960
 
 @dataclass(frozen=True)
 class LearningOptions:
-    """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, and `step_aside`.
+    """How to learn: `confidence` of every proof, `clusters` per bank, `seed`, `step_aside` and `caps`.
 
-    A bank whose measured saving is under `step_aside`, a share of the time, does not serve.
+    A bank whose measured saving is under `step_aside`, a share of the time, does not serve. The `caps` hold
+    for every column, beside its own.
     """
 
     confidence: float = 0.95
     clusters: int = 64
     seed: int = 0
     step_aside: float = 0.05
+    caps: EffortCaps = NO_CAPS
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,12 @@ def learn(
         options,
         counter_examples=load_replays(conn, tuned, tuned.indexes[0], counter_examples=True),
         past=_read_previous_policies(conn, tuned),
+        serving=read_served_efforts(conn, tuned),
     )
+    caps = _caps(tuned, options)
     for k, margin in read_margins(conn, tuned).items():
         if k in offers:
-            offers[k] = _add_margin(offers[k], margin)
+            offers[k] = _add_margin(offers[k], margin, caps)
     unchanged_classes = _unchanged_classes(conn, tuned, offers, replays, build_demand(tuned, options))
     for k in unchanged_classes & offers.keys():
         offers[k] = replace(offers[k], fixed=(), adaptive=None)
@@ -128,6 +135,7 @@ def build_offers(
     *,
     counter_examples: Replays | None = None,
     past: Mapping[int, PreviousPolicy] | None = None,
+    serving: Mapping[int, ServedEffort] | None = None,
 ) -> dict[int, Offer]:
     """Work out what each class of k may be served with, from the replays by index, the main index first.
 
@@ -137,13 +145,16 @@ def build_offers(
     that were replayed are extrapolated.
 
     `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
-    from the `past` by class of k.
+    from the `past` by class of k. What is not proven moves only within limits from what is `serving` the
+    class; None or a class without an entry: the default setting.
     """
     main, main_replays = replays[0]
-    demand = build_demand(tuned, options)
+    demand, caps = build_demand(tuned, options), _caps(tuned, options)
+    serving = serving or {}
     offers = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
-        fixed = find_fixed_settings(replays, k, tuned, demand)
+        limits = {index: _limits(tuned, index, k, serving.get(k), caps) for index, _ in replays}
+        fixed = find_fixed_settings(replays, k, tuned, demand, limits)
         searches = np.count_nonzero(main_replays.search_classes == k)
         worth_measuring = k in main_replays.k_classes and bool(searches >= tuned.min_samples)
         adaptive = None
@@ -155,24 +166,42 @@ def build_offers(
                 options.clusters,
                 _own_counter_examples(counter_examples, k),
                 (past or {}).get(k),
+                caps.max_effort,
             )
         filtered = choose_paths(
             [(index, each.filtered_sample(k)) for index, each in replays if k in each.k_classes], demand
         )
         offers[k] = Offer(fixed, adaptive, filtered, worth_measuring)
     if main.method == "hnsw":
-        _extrapolate(offers)
+        above = {k: _limits(tuned, main, k, serving.get(k), caps) for k in K_CLASSES}
+        _extrapolate(offers, above)
     return offers
 
 
-def _extrapolate(offers: dict[int, Offer]) -> None:
+def _caps(tuned: TunedColumn, options: LearningOptions) -> EffortCaps:
+    """Return the caps that hold for a column: its own and those of all columns."""
+    return options.caps.tighten(tuned.max_effort, tuned.max_ms)
+
+
+def _limits(
+    tuned: TunedColumn, index: TunedIndex, k: int, serving: ServedEffort | None, caps: EffortCaps
+) -> EffortLimits:
+    """Return the limits of the effort of class `k` through an index; that of another index says nothing."""
+    default = tuned.default_effort(index, k)
+    served = default
+    if serving is not None and tuned.find_index(serving.index_no) == index:
+        served = serving.effort
+    return EffortLimits(served, default, caps)
+
+
+def _extrapolate(offers: dict[int, Offer], limits: Mapping[int, EffortLimits]) -> None:
     """Add a fixed setting, unproven, for the classes of k above all that have one."""
     learned = {k: offer.fixed[0].policy for k, offer in offers.items() if offer.fixed}
     if not learned:
         return
     for k in K_CLASSES:
         if k > max(learned):
-            policy = extrapolate_policy(list(learned.values()), k)
+            policy = extrapolate_policy(list(learned.values()), k, limits[k])
             guess = Candidate(policy, Patterns.empty(), np.nan, np.nan)
             offers[k] = replace(offers.get(k, Offer(())), fixed=(guess,))
 
@@ -183,11 +212,23 @@ def build_demand(tuned: TunedColumn, options: LearningOptions) -> Demand:
 
 
 def find_fixed_settings(
-    replays: Sequence[tuple[TunedIndex, Replays]], k: int, tuned: TunedColumn, demand: Demand
+    replays: Sequence[tuple[TunedIndex, Replays]],
+    k: int,
+    tuned: TunedColumn,
+    demand: Demand,
+    limits: Mapping[TunedIndex, EffortLimits] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Find the fixed setting of a class of k on every index that holds all rows and has enough replays."""
+    """Find the fixed setting of a class of k on every index that holds all rows and has enough replays.
+
+    What is not proven keeps within the `limits` of its index.
+    """
     return tuple(
-        find_fixed_policy(each.sample(k, _enough_replays(tuned, demand)), demand, index=index)
+        find_fixed_policy(
+            each.sample(k, _enough_replays(tuned, demand)),
+            demand,
+            index=index,
+            limits=NO_LIMITS if limits is None else limits[index],
+        )
         for index, each in replays
         if index.requires is None and each.count_replays(k) >= tuned.min_samples
     )
@@ -212,12 +253,19 @@ def _learn_adaptive(
     clusters: int,
     counter_examples: ReplaySample | None,
     past: PreviousPolicy | None,
+    max_effort: int | None,
 ) -> Candidate | None:
     """Learn effort by query; None unless it is proven and predicted to save something."""
     if not fixed.policy.certified:
         return None
     adaptive = learn_adaptive_policy(
-        sample, fixed.policy, demand, clusters=clusters, counter_examples=counter_examples, past=past
+        sample,
+        fixed.policy,
+        demand,
+        clusters=clusters,
+        counter_examples=counter_examples,
+        past=past,
+        max_effort=max_effort,
     )
     if adaptive is None or fixed.cost < _LEAST_PREDICTED_SAVING * adaptive.cost:
         return None
@@ -253,7 +301,9 @@ def _meets_demand(
     """Say whether the replays through a policy's index, if there are any, meet the demand on average."""
     met = True
     for index, each in replays:
-        if index.number == policy.index_no and each.count_replays(k):
+        # NULL is the main index, the first of `replays`.
+        serves = index is replays[0][0] if policy.index_no is None else index.number == policy.index_no
+        if serves and each.count_replays(k):
             effort = np.array([ladder.position_of(policy.fixed_ef, index.rungs)])
             met = bool(demand.is_met_by(*each.sample(k).recall_at(effort))[0])
     return met
@@ -279,12 +329,17 @@ def _read_previous_policies(conn: psycopg.Connection[Any], tuned: TunedColumn) -
         return {}
 
 
-def _add_margin(offer: Offer, rungs: float) -> Offer:
-    """Raise every setting of an offer by a margin; more effort than was proven is proven as well."""
+def _add_margin(offer: Offer, rungs: float, caps: EffortCaps) -> Offer:
+    """Raise every setting of an offer by a margin, up to the caps; more than was proven is proven as well."""
 
     def lift(candidate: Candidate) -> Candidate:
         policy, patterns = raise_effort(candidate.policy, rungs), candidate.patterns
-        effort = np.minimum(patterns.effort + rungs, HIGHEST_POSITION)
+        highest = HIGHEST_POSITION
+        if caps.max_effort is not None:
+            least = policy.k_class if policy.method == "hnsw" else 1
+            policy = replace(policy, fixed_ef=caps.cap(policy.fixed_ef, least))
+            highest = float(ladder.position_of(caps.max_effort, policy.rungs))
+        effort = np.minimum(patterns.effort + rungs, highest)
         why = f"{policy.reason}; {rungs:.2g} rungs more after failures"
         return replace(
             candidate, policy=replace(policy, reason=why), patterns=replace(patterns, effort=effort)

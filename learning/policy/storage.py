@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -190,6 +190,20 @@ def read_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int,
     """Return the margins of effort that apply, in rungs, by class of k."""
     rows = fetch_rows(conn, "active_margins", {"column_id": tuned.column.id})
     return {row.k_class: row.margin for row in rows}
+
+
+@dataclass(frozen=True)
+class ServedEffort:
+    """The effort that serves a class of k: an ef_search or probes through an index, None for the main one."""
+
+    index_no: int | None
+    effort: int
+
+
+def read_served_efforts(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, ServedEffort]:
+    """Return the effort that serves each class of k, by the published bank."""
+    rows = fetch_rows(conn, "served_efforts", {"column_id": tuned.column.id})
+    return {row.k_class: ServedEffort(row.index_no, row.effort) for row in rows}
 
 
 def read_imported_classes(conn: psycopg.Connection[Any], tuned: TunedColumn) -> list[int]:

@@ -27,6 +27,8 @@ CREATE TABLE vectuned.tuned_column (
     learning_rate      float8 NOT NULL CHECK (learning_rate > 0 AND learning_rate <= 1),
     min_samples        int NOT NULL CHECK (min_samples > 0),
     store_vectors      boolean NOT NULL,
+    max_effort         int CHECK (max_effort > 0),
+    max_ms             float8 CHECK (max_ms > 0),
     enabled            boolean NOT NULL DEFAULT true,
     alert              boolean NOT NULL DEFAULT false,
     learn_from         bigint NOT NULL DEFAULT 0,
@@ -37,6 +39,9 @@ COMMENT ON COLUMN vectuned.tuned_column.alert IS
     'true after an alarm or a change of the table: more searches are recorded and checked until recall is proven again';
 COMMENT ON COLUMN vectuned.tuned_column.learn_from IS
     'learning uses replays from this replay_no on: earlier ones describe an index or data that have changed since';
+COMMENT ON COLUMN vectuned.tuned_column.max_effort IS 'highest ef_search or probes that may serve, proven or not; NULL = no cap';
+COMMENT ON COLUMN vectuned.tuned_column.max_ms IS
+    'highest mean time of a search, in milliseconds by its replays, at the effort that serves; NULL = no cap';
 COMMENT ON COLUMN vectuned.tuned_column.max_tail IS 'highest tolerated share of searches with a recall under 0.8';
 COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
     'main index: it serves until something has been learned. oid, not regclass, because a dump restores rows before '

@@ -49,6 +49,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="replays before anything is published (default: 200)",
     )
+    parser.add_argument(
+        "--max-effort",
+        type=int,
+        metavar="N",
+        help="highest ef_search or probes that may serve, proven or not; 0 lifts the cap (default: none)",
+    )
+    parser.add_argument(
+        "--max-ms",
+        type=float,
+        metavar="MS",
+        help="highest mean ms of a search, by its replays, that may serve; 0 lifts the cap (default: none)",
+    )
     vectors = parser.add_mutually_exclusive_group()
     vectors.add_argument(
         "--forget-vectors",
@@ -78,6 +90,8 @@ def _run(context: Context) -> None:
         "learning_rate": options.learning_rate,
         "min_samples": options.min_samples,
         "store_vectors": options.store_vectors,
+        "max_effort": options.max_effort,
+        "max_ms": options.max_ms,
     }
     with context.session() as conn:
         conn.add_notice_handler(lambda notice: console.say(str(notice.message_primary)))

@@ -280,7 +280,7 @@ BEGIN
     LOOP
         PERFORM vectuned.disable(c.relation, c.column_name, true);
         PERFORM vectuned.enable(c.relation, c.column_name, c.target_recall, c.sample_rate, c.trajectory_window, c.learning_rate,
-                                c.min_samples, c.store_vectors, c.max_tail)
+                                c.min_samples, c.store_vectors, c.max_tail, c.max_effort, c.max_ms)
         WHERE c.enabled AND EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am a ON a.oid = i.relam
                                     WHERE x.indrelid = c.relation AND x.indisvalid AND a.amname IN ('hnsw', 'ivfflat'));
     END LOOP;

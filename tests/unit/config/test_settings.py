@@ -76,6 +76,8 @@ def test_load_settings_reads_every_key_from_its_variable() -> None:
             "confidence": 0.9,
             "false_alarms": 0.01,
             "drift_share": 0.5,
+            "max_effort": 400,
+            "max_ms": 5.5,
             "clusters": 8,
             "seed": 7,
             "step_aside": 0.1,

@@ -2,11 +2,12 @@
 
 -- Starts tuning a vector column, or changes its options; idempotent. An option that is NULL keeps its value; of a column that
 -- is not tuned yet it gets its default. max_tail, the highest tolerated share of searches with a recall under 0.8, follows the
--- target until it is given.
+-- target until it is given. max_effort (ef_search or probes) and max_ms (mean milliseconds of a search, by its replays) cap what
+-- serves, proven or not; without them there is no cap, and 0 lifts one.
 CREATE OR REPLACE FUNCTION vectuned.enable(
     relation regclass, column_name name, target_recall float8 DEFAULT NULL, sample_rate float8 DEFAULT NULL,
     trajectory_window int DEFAULT NULL, learning_rate float8 DEFAULT NULL, min_samples int DEFAULT NULL,
-    store_vectors boolean DEFAULT NULL, max_tail float8 DEFAULT NULL)
+    store_vectors boolean DEFAULT NULL, max_tail float8 DEFAULT NULL, max_effort int DEFAULT NULL, max_ms float8 DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -35,6 +36,10 @@ BEGIN
     learning_rate := coalesce(learning_rate, known.learning_rate, 0.1);
     min_samples := coalesce(min_samples, known.min_samples, 200);
     store_vectors := coalesce(store_vectors, known.store_vectors, true);
+    PERFORM vectuned._check_range('max_effort', coalesce(max_effort, 0), 0, 1000000);
+    PERFORM vectuned._check_range('max_ms', coalesce(max_ms, 0), 0, 1e9);
+    max_effort := nullif(coalesce(max_effort, known.max_effort), 0);
+    max_ms := nullif(coalesce(max_ms, known.max_ms), 0);
     PERFORM vectuned._check_range('target_recall', target_recall, 0.5, 0.999);
     PERFORM vectuned._check_range('max_tail', max_tail, 0.001, 1);
     PERFORM vectuned._check_range('sample_rate', sample_rate, 0, 1);
@@ -44,16 +49,17 @@ BEGIN
 
     INSERT INTO vectuned.tuned_column AS c (
         relation, column_name, vector_type, dimensions, metric, key_columns, index_relation, default_ef,
-        target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
+        target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors,
+        max_effort, max_ms)
     VALUES (relation, column_name, properties.vector_type, properties.dimensions, properties.metric, properties.key_columns,
             properties.index_relation, current_setting('hnsw.ef_search')::int,
-            target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
+            target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors, max_effort, max_ms)
     ON CONFLICT ON CONSTRAINT tuned_column_relation_column_name_key DO UPDATE SET
         vector_type = excluded.vector_type, dimensions = excluded.dimensions, metric = excluded.metric,
         key_columns = excluded.key_columns, index_relation = excluded.index_relation, target_recall = excluded.target_recall,
         max_tail = excluded.max_tail, sample_rate = excluded.sample_rate, trajectory_window = excluded.trajectory_window,
         learning_rate = excluded.learning_rate, min_samples = excluded.min_samples,
-        store_vectors = excluded.store_vectors, enabled = true
+        store_vectors = excluded.store_vectors, max_effort = excluded.max_effort, max_ms = excluded.max_ms, enabled = true
     RETURNING c.id INTO column_id;
 
     IF NOT store_vectors THEN

@@ -54,6 +54,10 @@ ORDER BY t.recorded_at DESC LIMIT %(count)s;
 SELECT query FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND query IS NOT NULL ORDER BY recorded_at DESC LIMIT %(count)s;
 
+-- name: served_efforts
+-- The effort that serves each class of k, and through which index; index_no is NULL for the main one.
+SELECT k_class, index_no, coalesce(ef_search, probes) AS effort FROM vectuned.bank WHERE column_id = %(column_id)s;
+
 -- name: imported_classes
 -- Classes of k that serve an imported policy which was learned on another index.
 SELECT b.k_class FROM vectuned.bank b JOIN vectuned.imported m ON m.import_no = b.import_no

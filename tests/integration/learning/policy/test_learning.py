@@ -33,6 +33,7 @@ from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.policy.choice import Offer
 from vectuned.learning.policy.learner import LearningOptions, LearningResult, build_offers, learn
+from vectuned.learning.policy.limits import EffortCaps
 from vectuned.learning.policy.publication import publish
 from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.policy.savings import measure_saving
@@ -487,3 +488,43 @@ def test_publish_stores_many_patterns(conn: Connection, tuned: TunedColumn) -> N
     found[10] = Offer(found[10].fixed, replace(adaptive, patterns=many))
     publish(conn, tuned, found, drawn(24, seed=5), least_saving=-0.99)
     assert len(read_bank(conn, tuned)[10][1]) == len(many) == 500
+
+
+def test_learn_before_a_proof_serves_what_the_replays_ask_for(conn: Connection, tuned: TunedColumn) -> None:
+    enable(conn, sample_rate=1.0, target_recall=0.99)
+    tuned = only(conn)
+    practise(conn, tuned, 210)
+    learn(conn, tuned, NEVER)  # 0.99 takes at least 337 replays
+    rows = conn.execute("SELECT k_class, ef_search, certified, reason FROM vectuned.bank").fetchall()
+    assert not any(certified for _, _, certified, _ in rows)
+    first = {k: ef for k, ef, _, _ in rows}
+    assert all(ef <= 2 * max(40, k) for k, ef in first.items())
+    reason = next(reason for k, _, _, reason in rows if k == 10)
+    assert "their mean with a margin of one standard error asks for" in reason
+    practise(conn, tuned, 20, seed=101)
+    learn(conn, tuned, NEVER)
+    second = dict(conn.execute("SELECT k_class, ef_search FROM vectuned.bank").fetchall())
+    assert all(ef <= 2 * first[k] for k, ef in second.items())
+
+
+def test_learn_serves_nothing_above_the_caps(conn: Connection, tuned: TunedColumn) -> None:
+    practise(conn, tuned, 400)
+    free = learn(conn, tuned, NEVER).served[10].policy
+    assert free.certified
+    assert free.fixed_ef > 30
+    enable(conn, max_effort=30)
+    capped = learn(conn, only(conn), ALWAYS).served
+    assert all(served.policy.fixed_ef <= max(30, k) for k, served in capped.items())
+    assert not capped[10].policy.certified
+    assert "within max_effort 30" in capped[10].policy.reason
+    enable(conn, sample_rate=0.5)  # keeps the cap
+    assert only(conn).max_effort == 30
+    enable(conn, max_effort=0, max_ms=1e-6)
+    assert (only(conn).max_effort, only(conn).max_ms) == (None, 1e-6)
+    capped = learn(conn, only(conn), ALWAYS).served
+    assert capped[10].policy.fixed_ef <= 40  # what nothing was proven of never falls below the default
+    enable(conn, max_ms=0)
+    everywhere = replace(NEVER, caps=EffortCaps(20))
+    assert learn(conn, only(conn), everywhere).served[10].policy.fixed_ef == 20
+    uncapped = learn(conn, only(conn), NEVER).served[10].policy
+    assert (uncapped.fixed_ef, uncapped.certified) == (free.fixed_ef, True)

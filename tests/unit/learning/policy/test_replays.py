@@ -75,9 +75,11 @@ def test_sample_with_few_own_searches_is_pooled_unless_they_contradict() -> None
 
 def test_sample_whose_own_searches_contradict_every_effort_proves_nothing() -> None:
     never = find_fixed_policy(replays(30, 970, own_at=2000).sample(100, 234), DEMAND).policy
-    assert (never.certified, never.fixed_ef, never.samples) == (False, 1000, 30)
-    assert never.recall_bound < 0.5
-    assert never.reason.endswith("with 30 replays (it takes at least 66): the largest serves")
+    assert (never.certified, never.fixed_ef, never.samples) == (False, 100, 30)  # no effort brings more
+    assert never.recall_bound == 0
+    assert never.reason.endswith(
+        "with 30 replays (it takes at least 66): their mean with a margin of one standard error asks for 100"
+    )
 
 
 def test_build_offers_gives_each_class_what_its_own_searches_prove() -> None:
