@@ -164,7 +164,6 @@ def read_learning_state(conn: Connection, tuned: TunedColumn) -> Any:
         "column_id": tuned.column.id,
         "generations": tuned.generations,
         "target_recall": tuned.target_recall,
-        "learn_from": tuned.learn_from,
         "max_tail": tuned.max_tail,
     }
     return fetch_row(conn, "learning_state", values)

@@ -51,8 +51,8 @@ class TunedColumn:
 
     `max_tail` is the largest acceptable share of searches with a recall under 0.8. `max_effort` (ef_search or
     probes) and `max_ms` cap what serves; None: no cap. On `alert` more searches are recorded and checked.
-    Replays with a number below `learn_from` no longer count. The first of `indexes` is the main index, used
-    until something has been learned; the tuple is empty if all were dropped.
+    The first of `indexes` is the main index, used until something has been learned; the tuple is empty if all
+    were dropped.
     """
 
     column: VectorColumn
@@ -70,7 +70,6 @@ class TunedColumn:
     max_effort: int | None = None
     max_ms: float | None = None
     alert: bool = False
-    learn_from: int = 0
 
     @property
     def generation(self) -> int | None:
@@ -122,7 +121,6 @@ def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = No
             max_effort=row.max_effort,
             max_ms=row.max_ms,
             alert=row.alert,
-            learn_from=row.learn_from,
         )
         for row in fetch_rows(conn, "tuned_columns", {"column_id": column_id})
     ]

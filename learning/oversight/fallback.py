@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from vectuned.learning.model.events import notify, record_event
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.policy.growth import USUAL_POWER
+from vectuned.learning.policy.limits import EffortCaps
 from vectuned.sql.rows import execute, fetch_value
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Which searches fall back, and how far their effort may rise.
+
+    The class of searches of `k_class` and `shape`, None for all; `power` is how effort grows with the rows of
+    the table.
+    """
+
+    caps: EffortCaps
+    k_class: int | None = None
+    shape: str | None = None
+    power: float = USUAL_POWER
 
 
 def fall_back(
@@ -20,17 +37,24 @@ def fall_back(
     action: str,
     why: str,
     figures: dict[str, Any],
-    *,
-    k_class: int | None = None,
-    shape: str | None = None,
+    fallback: Fallback,
 ) -> None:
     """Serve searches without relying on what was learned, check more of them, and notify listeners.
 
-    For the class of searches given by `k_class` and `shape`, or for all. The claim about their recall starts
-    over. `action` names the event, and `figures` go into its details. Run it in a transaction.
+    The claim about their recall starts over. `action` names the event, and `figures` go into its details. Run
+    it in a transaction, before the baseline is set again.
     """
-    searches = {"column_id": tuned.column.id, "k_class": k_class, "shape": shape}
-    execute(conn, "fall_back", {**searches, "why": why})
+    searches = {"column_id": tuned.column.id, "k_class": fallback.k_class, "shape": fallback.shape}
+    caps = fallback.caps.tighten(tuned.max_effort, tuned.max_ms)
+    values = {
+        **searches,
+        "why": why,
+        "alarm": action == "alarm",
+        "power": fallback.power,
+        "max_effort": caps.max_effort,
+        "max_ms": caps.max_ms,
+    }
+    execute(conn, "fall_back", values)
     execute(conn, "restart_checks", searches)
     execute(conn, "set_alert", {"column_id": tuned.column.id, "alert": True})
     _announce(conn, tuned, action, {"why": why, **figures})
@@ -48,7 +72,6 @@ def end_alert(conn: psycopg.Connection[Any], tuned: TunedColumn) -> bool:
         return False
     values = {
         "column_id": tuned.column.id,
-        "learn_from": tuned.learn_from,
         "min_samples": tuned.min_samples,
     }
     with conn.transaction():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -73,6 +74,8 @@ def _raise_served_effort(conn: psycopg.Connection[Any], tuned: TunedColumn, k: i
     if served is None:
         return
     policy = raise_effort(served[0], rungs)
+    if tuned.max_effort is not None and policy.fixed_ef > tuned.max_effort:
+        policy = replace(policy, fixed_ef=max(served[0].fixed_ef, tuned.max_effort))
     key = {"column_id": tuned.column.id, "k_class": k}
     why = f"; {rungs:.2g} rungs more after failures"
     values = {**key, "ef_search": policy.ef_search, "probes": policy.probes, "why": why}

@@ -16,7 +16,7 @@ from vectuned.learning.statistics.sequential import Alarm
 from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
 from .alarms import OversightLimits, describe_alarm, detect_alarm, promise_of
-from .fallback import fall_back
+from .fallback import Fallback, fall_back
 
 # An effort under this share of the promised one is another setting, for which the claim starts over. More
 # effort, or a little less, still tests the same promise.
@@ -40,8 +40,8 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
     """Update the claim about the recall of each class of searches and act on alarms; return their number.
 
     A class of searches shares its class of k and its filter's columns and operators. On an alarm it falls
-    back, more searches are checked, and only replays from the change on are learned from. A claim starts over
-    when another index or path serves, or clearly less effort, and when its first checks have left the
+    back, more searches are checked, and only replays from the change on are evidence about it. A claim starts
+    over when another index or path serves, or clearly less effort, and when its first checks have left the
     column's window.
     """
     raised = 0
@@ -58,7 +58,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
                 raised += 1
                 began = alarm.began or 0
                 recent = checks.recalls[began:][~np.isnan(checks.recalls[began:])]
-                _learn_from_check(conn, tuned, checks.numbers[began])
+                _learn_from_check(conn, tuned, row, checks.numbers[began])
                 figures = {
                     "k_class": row.k_class,
                     "shape": row.shape,
@@ -67,7 +67,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
                     "checks": claim.checks,
                 }
                 why = describe_alarm(recent, promise)
-                fall_back(conn, tuned, "alarm", why, figures, k_class=row.k_class, shape=row.shape)
+                fall_back(conn, tuned, "alarm", why, figures, Fallback(limits.caps, row.k_class, row.shape))
     execute(conn, "trim_checks", {"column_id": tuned.column.id, "window": tuned.trajectory_window})
     return raised
 
@@ -131,8 +131,9 @@ def _store_claim(
     execute(conn, "upsert_promise", values)
 
 
-def _learn_from_check(conn: psycopg.Connection[Any], tuned: TunedColumn, check_no: int) -> None:
-    """Learn only from replays of searches that were checked from a check on."""
+def _learn_from_check(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any, check_no: int) -> None:
+    """Take only replays of searches checked from a check on as evidence about a class of searches."""
     column = {"column_id": tuned.column.id}
     start = fetch_value(conn, "first_replay_since", {**column, "check_no": check_no})
-    execute(conn, "set_learn_from", {**column, "learn_from": start})
+    searches = {**column, "k_class": row.k_class, "shape": row.shape}
+    execute(conn, "set_learn_from", {**searches, "learn_from": start})

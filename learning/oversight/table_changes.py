@@ -7,10 +7,12 @@ from typing import Any, Final, Literal
 import psycopg
 
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.policy.growth import USUAL_POWER, estimate_power
+from vectuned.learning.policy.replays import load_replays
 from vectuned.sql.rows import execute, fetch_row
 
 from .alarms import OversightLimits
-from .fallback import fall_back
+from .fallback import Fallback, fall_back
 
 Change = Literal["rewritten", "rebuilt", "deletes", "growth"]
 
@@ -27,8 +29,9 @@ def detect_table_change(
 
     Returns the change. 'rewritten': vectors have other values, most likely from another embedding model; the
     old query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth':
-    rows were deleted or added; the newest searches are replayed again. In each case searches fall back, more
-    of them are checked, and claims about their recall start over, in one transaction.
+    rows were deleted or added; the newest searches are replayed again, and earlier replays are trained on but
+    prove nothing any more. In each case searches fall back, more of them are checked, and claims about their
+    recall start over, in one transaction.
     """
     column = {"column_id": tuned.column.id}
     changes = fetch_row(conn, "changes_since_baseline", column)
@@ -39,15 +42,18 @@ def detect_table_change(
     if verdict is None:
         return None
     change, why = verdict
+    power = USUAL_POWER
+    if change == "growth" and tuned.indexes:
+        power = estimate_power(load_replays(conn, tuned, tuned.indexes[0]), tuned.indexes[0], tuned)
     with conn.transaction():
-        _discard_outdated(conn, tuned, change)
-        execute(conn, "set_baseline", column)
         figures = {
             "growth": changes.growth,
             "gone": changes.gone or 0.0,
             "rewritten": changes.rewritten or 0.0,
         }
-        fall_back(conn, tuned, change, why, figures)
+        fall_back(conn, tuned, change, why, figures, Fallback(limits.caps, power=power))
+        execute(conn, "set_baseline", column)
+        _discard_outdated(conn, tuned, change)
     return change
 
 
@@ -72,8 +78,8 @@ def _discard_outdated(conn: psycopg.Connection[Any], tuned: TunedColumn, change:
     column = {"column_id": tuned.column.id}
     if change == "rewritten":
         execute(conn, "delete_query_vectors", column)
-    if change != "rebuilt":
         execute(conn, "delete_replays", column)
     if change in ("deletes", "growth"):
+        execute(conn, "restart_evidence", column)
         count = REPLAYS_AFTER_CHANGE * tuned.min_samples
         execute(conn, "replay_again", {**column, "generation": None, "requires": None, "count": count})

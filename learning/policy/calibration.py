@@ -25,7 +25,7 @@ from vectuned.learning.patterns.signature import fit_signature
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
 from vectuned.learning.statistics.demand import Demand, above_tail, find_smallest_proven
 
-from .limits import MAX_RISE, NO_LIMITS, EffortCaps, EffortLimits
+from .limits import MAX_RISE, NO_LIMITS, EffortCaps, EffortLimits, guess_effort
 
 _PRICES: Final = 120  # operating points between thorough and cheap that the held-out replays decide between
 _PRICE_RANGE: Final = (
@@ -119,23 +119,13 @@ class ReplaySample:
         return safe + int(met[0]) if len(met) else None
 
     def guess_for_class(self, recall: Floats, above: Floats, demand: Demand) -> int:
-        """Return the smallest effort that the replays ask for on average, without any proof.
+        """Return the effort that the replays ask for, by `guess_effort`.
 
-        `recall` and `above` are (n, m). That is the smallest whose means meet the demand with a margin of one
-        standard error. If none does, it is the smallest whose mean is within one standard error of the
-        highest effort's: more effort would gain nothing that these replays can show. With 20 searches of the
-        class itself, these decide.
+        With 20 searches of the class itself, these decide. `recall` and `above` are (n, m).
         """
         if self.own is not None and np.count_nonzero(self.own) >= _FEW:
             recall, above = recall[self.own], above[self.own]
-        if not len(recall):
-            return 0
-        error, tail_error = (values.std(axis=0) / np.sqrt(len(values)) for values in (recall, above))
-        means, kept = recall.mean(axis=0), above.mean(axis=0)
-        met = (means - error >= demand.target) & (kept - tail_error >= 1.0 - demand.max_tail)
-        if not met.any():
-            met = (means >= means[-1] - error[-1]) & (kept >= kept[-1] - tail_error[-1])
-        return int(np.flatnonzero(met)[0])
+        return guess_effort(recall, above, demand)
 
     def __len__(self) -> int:
         return len(self.recall)

@@ -20,6 +20,8 @@ from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.statistics.bounds import lower_bound
 from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand, above_tail, find_smallest_proven
 
+from .limits import guess_effort
+
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
 _FilterKind = tuple[str, int]  # the shape and selectivity bucket that filters share
 
@@ -44,7 +46,8 @@ class FilteredReplaySample:
     the matching rows among the first of the scan; `short` bool (n, rungs), whether those are fewer than k;
     `known` bool (n, rungs), False where the scan was given up before, and `recall` is what it had reached by
     then; `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others) of
-    OTHER_PATHS, NaN where not tried; `shape` (n,) the filter's columns and operators.
+    OTHER_PATHS, NaN where not tried; `shape` (n,) the filter's columns and operators. Efforts above
+    `max_effort` are not considered, except the lowest; None: no cap.
     """
 
     k: int
@@ -57,6 +60,7 @@ class FilteredReplaySample:
     other_recall: Floats
     other_ms: Floats
     shape: npt.NDArray[np.str_]
+    max_effort: int | None = None
 
     def __len__(self) -> int:
         return len(self.fraction)
@@ -74,7 +78,14 @@ class FilteredReplaySample:
             self.other_recall[rows],
             self.other_ms[rows],
             self.shape[rows],
+            self.max_effort,
         )
+
+    def usable_rungs(self, index: TunedIndex) -> list[int]:
+        """Return the positions of the rungs that may serve: of HNSW an ef_search of at least k."""
+        usable = [at for at, rung in enumerate(index.rungs) if rung >= self.k or index.method != "hnsw"]
+        capped = [at for at in usable if self.max_effort is None or index.rungs[at] <= self.max_effort]
+        return capped or usable[:1]
 
 
 _Cells = dict[_FilterKind, FilteredReplaySample]
@@ -163,7 +174,9 @@ def _choose_for_shape(
     chosen = [path for bucket in sorted(general) for path in _mark_cheapest(general[bucket])]
     densest = next((path for path in chosen if path.serves), None)
     if densest is not None and densest.access_path not in _COST_BY_MATCHES:
-        chosen += [replace(densest, bucket=denser, samples=0) for denser in range(densest.bucket)]
+        # Nothing was measured about these; the same effort costs them no more, since more rows match.
+        guess = replace(densest, samples=0, proven=False, bound=0.0)
+        chosen += [replace(guess, bucket=denser) for denser in range(densest.bucket)]
     for (bucket, _), group in partial.items():
         chosen += _measure_partial_indexes(group, (shape, bucket), demand)
     return sorted(chosen, key=lambda path: (path.bucket, path.ms))
@@ -198,7 +211,10 @@ def _measure_other_paths(
 ) -> list[MeasuredPath]:
     """Measure the paths without rungs that were tried on enough replays."""
     paths = []
-    for number, (path, _) in enumerate(OTHER_PATHS):
+    cap = by_kind[kind].max_effort
+    for number, (path, effort) in enumerate(OTHER_PATHS):
+        if cap is not None and effort is not None and effort > cap:
+            continue
         if np.isfinite(by_kind[kind].other_ms[:, number]).sum() >= _MIN_REPLAYS:
             own = _Outcomes.of_other_path(by_kind[kind], number)
             pools = (
@@ -214,7 +230,7 @@ def _measure_other_paths(
 
 
 def _measure_index(index: TunedIndex, by_kind: _Cells, kind: _FilterKind, demand: Demand) -> MeasuredPath:
-    """Measure the cheapest proven effort of an index; the highest effort, unproven, if none is proven."""
+    """Measure the cheapest proven effort of an index; a guess that does not serve, if none is proven."""
     own = _Outcomes.of_index(index, by_kind[kind])
     pools = (
         _Outcomes.pool(_Outcomes.of_index(index, sample) for sample in pool) for pool in _pools(by_kind, kind)
@@ -253,7 +269,7 @@ class _Outcomes:
         both. A search whose scan was given up is charged for both too, but not credited with the exact
         answer.
         """
-        usable = [at for at, rung in enumerate(index.rungs) if rung >= sample.k or index.method != "hnsw"]
+        usable = sample.usable_rungs(index)
         recall = np.where(sample.short & sample.known, 1.0, sample.recall)[:, usable]
         ms = (sample.scan_ms + (sample.short | ~sample.known) * sample.exact_ms[:, None])[:, usable]
         return cls(tuple(index.rungs[at] for at in usable), recall, ms, sample.exact_ms)
@@ -300,7 +316,7 @@ def _choose_effort(
     pools: Iterable[_Outcomes],
     demand: Demand,
 ) -> MeasuredPath:
-    """Choose the cheapest proven effort of a path; the highest effort, unproven, if none is proven.
+    """Choose the cheapest proven effort of a path; what its own means ask for, unproven, if none is proven.
 
     If the `own` replays of the filters are few, what is proven for a pool that they belong to serves, unless
     their own means contradict it. That pool is the first of `pools` with enough replays, otherwise the
@@ -317,8 +333,11 @@ def _choose_effort(
         tested = pool
         usable = pool.proven(each_test) & demand.is_met_by(own.recall, above_tail(own.recall))
     proven = bool(usable.any())
-    at = int(np.argmin(np.where(usable, ms, np.inf))) if proven else len(ms) - 1
-    bound = lower_bound((tested if proven else own).recall[:, at], demand.confidence, demand.seed)
+    if proven:
+        at = int(np.argmin(np.where(usable, ms, np.inf)))
+        bound = lower_bound(tested.recall[:, at], demand.confidence, demand.seed)
+    else:
+        at, bound = guess_effort(own.recall, above_tail(own.recall), demand), 0.0
     return MeasuredPath(
         *kind,
         path,

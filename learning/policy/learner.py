@@ -28,7 +28,7 @@ from .calibration import (
 )
 from .choice import Offer
 from .filtering import choose_paths
-from .limits import NO_CAPS, NO_LIMITS, EffortCaps, EffortLimits
+from .limits import MAX_RISE, NO_CAPS, NO_LIMITS, EffortCaps, EffortLimits
 from .publication import ServedPolicy, publish
 from .replays import Replays, load_replays
 from .storage import (
@@ -83,7 +83,7 @@ def learn(
     `conn` must be in autocommit mode; the publish is one transaction.
     """
     replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
-    count = len(replays[0][1]) if replays else 0
+    count = int(np.count_nonzero(replays[0][1].current)) if replays else 0
     if count < tuned.min_samples:
         log.info(
             "learning about %s waits: %d of %d replays",
@@ -93,19 +93,21 @@ def learn(
             extra={"action": "learn"},
         )
         return LearningResult(count, None, {})
+    serving = read_served_efforts(conn, tuned)
     offers = build_offers(
         replays,
         tuned,
         options,
         counter_examples=load_replays(conn, tuned, tuned.indexes[0], counter_examples=True),
         past=_read_previous_policies(conn, tuned),
-        serving=read_served_efforts(conn, tuned),
+        serving=serving,
     )
     caps = _caps(tuned, options)
     for k, margin in read_margins(conn, tuned).items():
         if k in offers:
             offers[k] = _add_margin(offers[k], margin, caps)
     unchanged_classes = _unchanged_classes(conn, tuned, offers, replays, build_demand(tuned, options))
+    unchanged_classes |= _classes_without_evidence(tuned, offers, serving)
     for k in unchanged_classes & offers.keys():
         offers[k] = replace(offers[k], fixed=(), adaptive=None)
     version, served = publish(
@@ -155,8 +157,8 @@ def build_offers(
     for k in sorted({k for _, each in replays for k in each.k_classes}):
         limits = {index: _limits(tuned, index, k, serving.get(k), caps) for index, _ in replays}
         fixed = find_fixed_settings(replays, k, tuned, demand, limits)
-        searches = np.count_nonzero(main_replays.search_classes == k)
-        worth_measuring = k in main_replays.k_classes and bool(searches >= tuned.min_samples)
+        searches = main_replays.count_searches(k)
+        worth_measuring = k in main_replays.k_classes and searches >= tuned.min_samples
         adaptive = None
         if worth_measuring and main_replays.probes and fixed and fixed[0].policy.index_no == main.number:
             adaptive = _learn_adaptive(
@@ -164,12 +166,17 @@ def build_offers(
                 fixed[0],
                 demand,
                 options.clusters,
-                _own_counter_examples(counter_examples, k),
+                _extra_training(main_replays, counter_examples, k),
                 (past or {}).get(k),
                 caps.max_effort,
             )
         filtered = choose_paths(
-            [(index, each.filtered_sample(k)) for index, each in replays if k in each.k_classes], demand
+            [
+                (index, each.filtered_sample(k, caps.max_effort))
+                for index, each in replays
+                if k in each.k_classes
+            ],
+            demand,
         )
         offers[k] = Offer(fixed, adaptive, filtered, worth_measuring)
     if main.method == "hnsw":
@@ -239,11 +246,17 @@ def _enough_replays(tuned: TunedColumn, demand: Demand) -> int:
     return max(tuned.min_samples, AMPLE_FACTOR * demand.min_replays)
 
 
-def _own_counter_examples(counter_examples: Replays | None, k: int) -> ReplaySample | None:
-    """Return the counter-examples of searches of class `k`, None if there are none with probes."""
-    if not counter_examples or not counter_examples.probes or k not in counter_examples.k_classes:
-        return None
-    return counter_examples.sample(k).own_only()
+def _extra_training(replays: Replays, counter_examples: Replays | None, k: int) -> ReplaySample | None:
+    """Return what patterns of class `k` are trained on beside the evidence; None if there is nothing.
+
+    These are replays that are no evidence any more, and counter-examples with probes.
+    """
+    earlier = replays.earlier_sample(k)
+    examples = earlier if len(earlier) else None
+    if counter_examples and counter_examples.probes and k in counter_examples.k_classes:
+        own = counter_examples.sample(k).own_only()
+        examples = own if examples is None else examples.concatenate(own)
+    return examples
 
 
 def _learn_adaptive(
@@ -282,17 +295,35 @@ def _unchanged_classes(
     """Return the classes that go on with what was imported (sql/tuner/functions/exchange/).
 
     These are the imported classes of which nothing is proven here, unless their own replays show that the
-    imported setting misses the demand.
+    imported setting misses the demand, or takes over twice the effort that they ask for.
     """
     imported = read_imported_classes(conn, tuned)
     bank = read_bank(conn, tuned) if imported else {}
     unchanged_classes = set()
     for k in imported:
         offer = offers.get(k)
-        proven_here = offer is not None and any(c.policy.certified for c in offer.fixed)
-        if k in bank and not proven_here and _meets_demand(bank[k][0], k, replays, demand):
+        fixed = offer.fixed if offer is not None else ()
+        proven_here = any(c.policy.certified for c in fixed)
+        dear = any(
+            c.policy.index_no == bank[k][0].index_no and bank[k][0].fixed_ef > MAX_RISE * c.policy.fixed_ef
+            for c in fixed
+            if k in bank and c.policy.samples
+        )
+        if k in bank and not proven_here and not dear and _meets_demand(bank[k][0], k, replays, demand):
             unchanged_classes.add(k)
     return unchanged_classes
+
+
+def _classes_without_evidence(
+    tuned: TunedColumn, offers: Mapping[int, Offer], serving: Mapping[int, ServedEffort]
+) -> set[int]:
+    """Return the learned classes that go on with what they have fallen back to, for want of evidence."""
+    proposed = {k for k, offer in offers.items() if any(each.policy.samples for each in offer.fixed)}
+    return {
+        k
+        for k, served in serving.items()
+        if k not in proposed and served.samples and tuned.find_index(served.index_no) is not None
+    }
 
 
 def _meets_demand(

@@ -77,7 +77,7 @@ def publish(
                 insert_class(conn, tuned, version, chosen, saving)
                 served[k] = ServedPolicy(policy, len(chosen.patterns), saving, offer.filtered)
             insert_measured_paths(conn, tuned, k, offer.fixed, offer.filtered, policy)
-        execute(conn, "delete_superseded_imports", column)
+        execute(conn, "delete_superseded_paths", column)
         publish_settings(conn, tuned.column.id)
         _announce(conn, tuned, version, last_replay, served)
     return version, served

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final
 
@@ -11,11 +11,12 @@ import numpy as np
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from vectuned.learning.model.arrays import Floats, Ints
+from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE_WEIGHT, training_weights
 from vectuned.sql.files import queries
+from vectuned.sql.rows import fetch_row, fetch_rows
 
 from .calibration import ReplaySample
 from .filtering import OTHER_PATHS, FilteredReplaySample
@@ -39,8 +40,11 @@ class Replays:
     exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of OTHER_PATHS,
     the paths without rungs, NaN where they were not tried; `shapes`, each filter's columns and operators.
 
-    `weight` float64 (n,) says how much each replay counts in training, the older the less; None if all count
-    alike.
+    `weight` float64 (n,) says how much each replay counts in training: the less, the older it is and the more
+    the table's size has changed since; None if all count alike. `numbers` int64 (n,) are those of the
+    replays, `rows` float64 (n,) the sizes of the table then, NaN if unknown. Replays below `first`, or below
+    `starts` for their class of k and shape, '' without a filter, are trained on but are no evidence: they
+    were on another table, or before an alarm.
     """
 
     search_classes: Ints
@@ -57,33 +61,63 @@ class Replays:
     other_ms: Floats
     shapes: tuple[str | None, ...]
     weight: Floats | None = None
+    numbers: Ints | None = None
+    rows: Floats | None = None
+    first: int = 0
+    starts: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.search_classes)
 
+    @property
+    def current(self) -> Bools:
+        """Return which replays (n,) were on the table as it is now."""
+        return self._since(self.first)
+
     def count_replays(self, k: int) -> int:
-        """Count the replays that say something about class `k`."""
-        if k not in self.k_classes:
-            return 0
-        return int(np.count_nonzero(np.isfinite(self.recall[:, self.k_classes.index(k), 0])))
+        """Count the replays that are evidence about class `k`."""
+        return int(np.count_nonzero(self._evidence(k))) if k in self.k_classes else 0
+
+    def count_searches(self, k: int) -> int:
+        """Count the replays of searches of class `k` itself that are on the table as it is now."""
+        return int(np.count_nonzero((self.search_classes == k) & self.current))
+
+    def _since(self, number: int) -> Bools:
+        """Return which replays (n,) have at least a number."""
+        numbers = np.full(len(self), number) if self.numbers is None else self.numbers
+        return np.asarray(numbers >= number)
+
+    def _evidence(self, k: int) -> Bools:
+        """Return which replays (n,) are evidence about searches without a filter of class `k`."""
+        known = np.isfinite(self.recall[:, self.k_classes.index(k), 0])
+        return np.asarray(known & self._since(max(self.first, self.starts.get((k, ""), 0))))
 
     def sample(self, k: int, enough: int | None = None) -> ReplaySample:
-        """Return the replays that say something about class `k`, one of `k_classes`.
+        """Return the replays that are evidence about class `k`, one of `k_classes`.
 
         With at least `enough` replays of searches of the class itself, return only those: searches with
         another k may be another kind of query.
         """
         recall = self.recall[:, self.k_classes.index(k)]
-        known, own = np.isfinite(recall[:, 0]), self.search_classes == k
+        known, own = self._evidence(k), self.search_classes == k
         own_suffice = enough is not None and np.count_nonzero(known & own) >= enough
         sample = ReplaySample(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
         return sample.take(known & own if own_suffice else known)
 
-    def filtered_sample(self, k: int) -> FilteredReplaySample:
-        """Return the replays of filtered searches that say something about class `k`."""
+    def earlier_sample(self, k: int) -> ReplaySample:
+        """Return the replays of searches of class `k` that are trained on, but are no evidence any more."""
+        recall = self.recall[:, self.k_classes.index(k)]
+        earlier = np.isfinite(recall[:, 0]) & (self.search_classes == k) & ~self._evidence(k)
+        return ReplaySample(k, self.probes, recall, self.blocks, self.ms, weight=self.weight).take(earlier)
+
+    def filtered_sample(self, k: int, max_effort: int | None = None) -> FilteredReplaySample:
+        """Return the replays of filtered searches that are evidence about class `k`; `max_effort` caps."""
         column = self.k_classes.index(k)
         recall = self.filtered_recall[:, column]
-        filtered = np.isfinite(self.fraction) & np.isfinite(recall[:, 0])
+        filtered = np.isfinite(self.fraction) & np.isfinite(recall[:, 0]) & self.current
+        for (k_class, shape), start in self.starts.items():
+            if k_class == k and shape:
+                filtered &= self._since(start) | (np.array(self.shapes) != shape)
         return FilteredReplaySample(
             k,
             self.fraction[filtered],
@@ -95,6 +129,7 @@ class Replays:
             self.other_recall[filtered, column],
             self.other_ms[filtered],
             np.array([shape or "" for shape in self.shapes])[filtered],
+            max_effort,
         )
 
 
@@ -110,7 +145,6 @@ def load_replays(
         "generation": index.generation,
         "count": tuned.trajectory_window,
         "width": PROBE_WIDTH,
-        "learn_from": tuned.learn_from,
         "is_counter_example": counter_examples,
     }
     # In binary: arrays of numbers are slow to parse from text.
@@ -120,7 +154,10 @@ def load_replays(
     k_classes = sorted({k for row in rows for k in row.k_classes})
     recall, filtered_recall, other_recall = _recall_by_class(rows, k_classes, len(index.rungs))
     newer = np.arange(len(rows)) + (tuned.trajectory_window if counter_examples else 0)
+    limits = fetch_row(conn, "evidence_limits", {"column_id": tuned.column.id})
+    sizes = _floats([row.rows for row in rows])
     weight = training_weights(newer, tuned.learning_rate, tuned.min_samples)
+    weight = weight * _size_weights(sizes, None if limits is None else limits.rows)
     return Replays(
         search_classes=np.array([row.k_class for row in rows], dtype=np.int64),
         k_classes=tuple(k_classes),
@@ -136,7 +173,23 @@ def load_replays(
         other_ms=_other_ms(rows),
         shapes=tuple(row.shape for row in rows),
         weight=COUNTER_EXAMPLE_WEIGHT * weight if counter_examples else weight,
+        numbers=np.array([row.replay_no for row in rows], dtype=np.int64),
+        rows=sizes,
+        first=0 if limits is None else limits.first_replay,
+        starts={
+            (row.k_class, row.shape): row.learn_from
+            for row in fetch_rows(conn, "evidence_starts", {"column_id": tuned.column.id})
+        },
     )
+
+
+def _size_weights(rows: Floats, rows_now: float | None) -> Floats:
+    """Return how much replays on tables of some sizes count on the present one: the ratio of the sizes."""
+    if not rows_now:
+        return np.ones(len(rows))
+    ratio = rows / rows_now
+    with np.errstate(divide="ignore"):
+        return np.where(ratio > 0, np.minimum(ratio, 1.0 / ratio), 1.0)
 
 
 def _recall_by_class(

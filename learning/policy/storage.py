@@ -135,10 +135,13 @@ def delete_class(conn: psycopg.Connection[Any], tuned: TunedColumn, k: int) -> N
 
 
 def delete_bank(conn: psycopg.Connection[Any], tuned: TunedColumn, unchanged: Collection[int]) -> None:
-    """Delete a column's bank, except its `unchanged` classes, and what was measured here of its paths."""
-    column = {"column_id": tuned.column.id}
-    execute(conn, "delete_bank", {**column, "unchanged_classes": list(unchanged)})
-    execute(conn, "delete_measured_paths", column)
+    """Delete a column's bank, except its `unchanged` classes, and what was measured here of its paths.
+
+    What filters have fallen back to stays until they are measured again.
+    """
+    classes = {"column_id": tuned.column.id, "unchanged_classes": list(unchanged)}
+    execute(conn, "delete_bank", classes)
+    execute(conn, "delete_measured_paths", classes)
 
 
 def set_served_policy(conn: psycopg.Connection[Any], tuned: TunedColumn, policy: Policy) -> None:
@@ -194,16 +197,20 @@ def read_margins(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int,
 
 @dataclass(frozen=True)
 class ServedEffort:
-    """The effort that serves a class of k: an ef_search or probes through an index, None for the main one."""
+    """The effort that serves a class of k: an ef_search or probes through an index, None for the main one.
+
+    `samples` replays decided it; 0 for a guess.
+    """
 
     index_no: int | None
     effort: int
+    samples: int = 0
 
 
 def read_served_efforts(conn: psycopg.Connection[Any], tuned: TunedColumn) -> dict[int, ServedEffort]:
     """Return the effort that serves each class of k, by the published bank."""
     rows = fetch_rows(conn, "served_efforts", {"column_id": tuned.column.id})
-    return {row.k_class: ServedEffort(row.index_no, row.effort) for row in rows}
+    return {row.k_class: ServedEffort(row.index_no, row.effort, row.samples) for row in rows}
 
 
 def read_imported_classes(conn: psycopg.Connection[Any], tuned: TunedColumn) -> list[int]:

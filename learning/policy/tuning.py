@@ -106,7 +106,7 @@ def _count_searches(replays: Sequence[tuple[TunedIndex, Replays]], tuned: TunedC
     if not replays:
         return {}
     main = replays[0][1]
-    counts = {k: int(np.count_nonzero(main.search_classes == k)) for k in main.k_classes}
+    counts = {k: main.count_searches(k) for k in main.k_classes}
     return {k: n for k, n in counts.items() if n and main.count_replays(k) >= tuned.min_samples}
 
 

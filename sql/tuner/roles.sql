@@ -51,7 +51,8 @@ GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.t
 GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._recorded_searches, vectuned._settle_inbox, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
     vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
     vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
-    vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._restart_checks,
+    vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort,
+    vectuned._restart_checks,
     vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._replay_statement,
     vectuned._check_replay_plan, vectuned._replay_exact, vectuned._replay_other_paths, vectuned._replay_restarted,
     vectuned._replay_continued, vectuned._elapsed_ms, vectuned._unreadable,
@@ -67,7 +68,7 @@ GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
 GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
     TO vectuned_daemon;
 GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
-GRANT UPDATE (index_relation, default_probes, target_recall, alert, learn_from) ON vectuned.tuned_column TO vectuned_daemon;
+GRANT UPDATE (index_relation, default_probes, target_recall, alert) ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement TO vectuned_daemon;

@@ -31,14 +31,11 @@ CREATE TABLE vectuned.tuned_column (
     max_ms             float8 CHECK (max_ms > 0),
     enabled            boolean NOT NULL DEFAULT true,
     alert              boolean NOT NULL DEFAULT false,
-    learn_from         bigint NOT NULL DEFAULT 0,
     created_at         timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation, column_name)
 );
 COMMENT ON COLUMN vectuned.tuned_column.alert IS
     'true after an alarm or a change of the table: more searches are recorded and checked until recall is proven again';
-COMMENT ON COLUMN vectuned.tuned_column.learn_from IS
-    'learning uses replays from this replay_no on: earlier ones describe an index or data that have changed since';
 COMMENT ON COLUMN vectuned.tuned_column.max_effort IS 'highest ef_search or probes that may serve, proven or not; NULL = no cap';
 COMMENT ON COLUMN vectuned.tuned_column.max_ms IS
     'highest mean time of a search, in milliseconds by its replays, at the effort that serves; NULL = no cap';
@@ -184,6 +181,7 @@ CREATE TABLE vectuned.replay (
     other_recall     real[],
     other_ms         real[],
     is_counter_example boolean NOT NULL DEFAULT false,
+    rows             float8,
     PRIMARY KEY (column_id, query_id, generation)
 );
 CREATE INDEX replay_recent ON vectuned.replay (column_id, generation, replay_no DESC);
@@ -194,6 +192,7 @@ COMMENT ON COLUMN vectuned.replay.fraction IS
     'filtered searches: estimated share of the rows in the index that match';
 COMMENT ON COLUMN vectuned.replay.matches IS
     'filtered searches: number of matching rows among the rows scanned, by rung; -1 = unknown';
+COMMENT ON COLUMN vectuned.replay.rows IS 'number of rows of the table at the time, by its baseline; NULL = unknown';
 COMMENT ON COLUMN vectuned.replay.recall IS
     'two dimensions, k_classes x rungs; NULL if only the filtered search was replayed';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
@@ -240,6 +239,8 @@ CREATE TABLE vectuned.bank (
     reach            float8 CHECK (reach >= 0 AND reach < 'Infinity'),
     saving           float8,
     reason           text NOT NULL,
+    learned_effort   int,
+    learned_rows     float8,
     import_no        bigint REFERENCES vectuned.imported ON DELETE SET NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
@@ -251,6 +252,9 @@ COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL = the main index, tuned_column
 COMMENT ON COLUMN vectuned.bank.tail IS 'share of replays with a recall under 0.8';
 COMMENT ON COLUMN vectuned.bank.tail_bound IS 'upper bound of tail with 95 % confidence';
 COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL = learned here';
+COMMENT ON COLUMN vectuned.bank.learned_effort IS
+    'ef_search or probes as published, if the class has fallen back since: every fall back starts from it; NULL = has not';
+COMMENT ON COLUMN vectuned.bank.learned_rows IS 'number of rows of the table that learned_effort was published for';
 COMMENT ON COLUMN vectuned.bank.rungs IS 'IVFFlat: the probes at each position of the ladder';
 COMMENT ON COLUMN vectuned.bank.reach IS 'largest distance to the nearest pattern; farther away, the fixed setting serves';
 COMMENT ON COLUMN vectuned.bank.saving IS
@@ -275,6 +279,9 @@ CREATE TABLE vectuned.measured_path (
     ms               float8,
     samples          int NOT NULL,
     serves           boolean NOT NULL,
+    fell_back        boolean NOT NULL DEFAULT false,
+    learned_effort   int,
+    learned_rows     float8,
     import_no        bigint REFERENCES vectuned.imported ON DELETE CASCADE,
     CHECK ((shape IS NULL) = (bucket IS NULL))
 );
@@ -284,6 +291,10 @@ COMMENT ON COLUMN vectuned.measured_path.shape IS
 COMMENT ON COLUMN vectuned.measured_path.bucket IS
     'filtered searches: selectivity, as -2 log2(matching share of the rows in the index); 0 = over 70 % match, 39 = almost none';
 COMMENT ON COLUMN vectuned.measured_path.import_no IS 'measured elsewhere; serves until such filters have been learned here';
+COMMENT ON COLUMN vectuned.measured_path.fell_back IS
+    'what was measured no longer holds; it serves until such filters have been measured again';
+COMMENT ON COLUMN vectuned.measured_path.learned_effort IS 'as in vectuned.bank';
+COMMENT ON COLUMN vectuned.measured_path.learned_rows IS 'as in vectuned.bank';
 COMMENT ON COLUMN vectuned.measured_path.effort IS 'ef_search or probes; NULL for access paths without';
 
 -- The statements that applications send: texts without values that order a tuned column by a distance, and the settings
@@ -411,6 +422,7 @@ CREATE TABLE vectuned.promise (
     confidence      float8 NOT NULL DEFAULT 0.95,
     margin          float8 NOT NULL DEFAULT 0 CHECK (margin BETWEEN 0 AND 13),
     margin_since    timestamptz,
+    learn_from      bigint NOT NULL DEFAULT 0,
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class, shape)
 );
@@ -421,6 +433,8 @@ COMMENT ON COLUMN vectuned.promise.epoch_bound IS
     'lower bound of epoch_recall, the mean recall of the last closed epoch of 500 checks, which ended at epoch_ended';
 COMMENT ON COLUMN vectuned.promise.margin IS
     'rungs of effort added to the learned effort after failed verdicts; takes into account the verdicts up to margin_since';
+COMMENT ON COLUMN vectuned.promise.learn_from IS
+    'first replay that is evidence about these searches: an alarm shows that earlier ones were of other queries or data';
 COMMENT ON COLUMN vectuned.promise.e_value IS
     'evidence that the target is missed: capital, starting from 1, of a bet against it; 20 is evidence at the 5 % level';
 
@@ -430,8 +444,11 @@ CREATE TABLE vectuned.baseline (
     taken_at    timestamptz NOT NULL DEFAULT now(),
     generation  oid,
     rows        float8 NOT NULL,
-    witnesses   jsonb NOT NULL
+    witnesses   jsonb NOT NULL,
+    first_replay  bigint NOT NULL DEFAULT 0
 );
+COMMENT ON COLUMN vectuned.baseline.first_replay IS
+    'first replay on the table as it is now: earlier ones, on another number of rows, are learned from and prove nothing';
 COMMENT ON COLUMN vectuned.baseline.witnesses IS 'keys of some rows and digests of their vectors';
 
 -- Log of what happened to a column and why. Newest last.

@@ -3,7 +3,8 @@
 -- Starts tuning a vector column, or changes its options; idempotent. An option that is NULL keeps its value; of a column that
 -- is not tuned yet it gets its default. max_tail, the highest tolerated share of searches with a recall under 0.8, follows the
 -- target until it is given. max_effort (ef_search or probes) and max_ms (mean milliseconds of a search, by its replays) cap what
--- serves, proven or not; without them there is no cap, and 0 lifts one.
+-- serves, proven or not; without them there is no cap, and 0 lifts one. max_ms is about searches without a filter: those with
+-- one are served by the quickest path proven.
 CREATE OR REPLACE FUNCTION vectuned.enable(
     relation regclass, column_name name, target_recall float8 DEFAULT NULL, sample_rate float8 DEFAULT NULL,
     trajectory_window int DEFAULT NULL, learning_rate float8 DEFAULT NULL, min_samples int DEFAULT NULL,

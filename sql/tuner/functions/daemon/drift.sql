@@ -106,36 +106,92 @@ BEGIN
 END
 $$;
 
--- Stops relying on what was learned until vectuned has learned again: searches without a filter get twice the fixed effort,
--- filtered searches become exact wherever that was measured. p_k_class and p_shape limit it to one class (shape '' for
--- searches without a filter); NULL means all.
-CREATE OR REPLACE FUNCTION vectuned._fall_back(p_column_id int, p_k_class int, p_shape text, p_why text) RETURNS void
-LANGUAGE sql VOLATILE
+-- The effort to serve after falling back: the published one, times the table's growth since to a power and, after an alarm,
+-- twice that. At most p_highest, but never less than serves now. NULL for an access path without an effort.
+CREATE OR REPLACE FUNCTION vectuned._fallback_effort(
+    serves int, published int, growth float8, p_power float8, p_alarm boolean, p_highest int)
+RETURNS int
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN published IS NOT NULL THEN greatest(serves, least(
+    ceil(published * greatest(coalesce(growth, 1), 1) ^ p_power * CASE WHEN p_alarm THEN 2 ELSE 1 END - 1e-6), p_highest)) END::int;
+
+-- Stops relying on what was learned until vectuned has learned again. p_k_class and p_shape limit it to one class (shape '' for
+-- searches without a filter); NULL means all. Nothing counts as proven any more, and efforts become _fallback_effort: they start
+-- from what was published, so falling back again for the same reason changes nothing. p_power: how effort grows with the
+-- table's rows. p_max_effort and p_max_ms, by the measured times, cap the effort. After an alarm, filtered searches become exact
+-- if that was measured to take at most twice as long as what serves.
+CREATE OR REPLACE FUNCTION vectuned._fall_back(
+    p_column_id int, p_k_class int, p_shape text, p_why text, p_alarm boolean DEFAULT true, p_power float8 DEFAULT 0.38,
+    p_max_effort int DEFAULT NULL, p_max_ms float8 DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    rows_then float8;
+    rows_now float8;
+BEGIN
+    SELECT nullif(b.rows, 0), vectuned._row_estimate(c.relation) INTO rows_then, rows_now
+    FROM vectuned.tuned_column c LEFT JOIN vectuned.baseline b ON b.column_id = c.id WHERE c.id = p_column_id;
+
     UPDATE vectuned.bank b
-    SET access_path = CASE WHEN b.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END,
-        ef_search = CASE WHEN b.probes IS NULL THEN least(2 * b.ef_search, 1000) END,
-        probes = CASE WHEN b.ef_search IS NULL THEN least(2 * b.probes, 32768) END,
+    SET access_path = f.method, ef_search = CASE f.method WHEN 'hnsw' THEN f.effort END,
+        probes = CASE f.method WHEN 'ivfflat' THEN f.effort END, learned_effort = f.published, learned_rows = f.rows,
         certified = false, recall_bound = 0, expected_recall = NULL, tail = NULL, tail_bound = 1, saving = NULL,
-        reason = p_why || '; searches get twice the effort until it is learned again'
-    WHERE b.column_id = p_column_id AND (p_k_class IS NULL OR b.k_class = p_k_class) AND coalesce(p_shape, '') = '';
-    UPDATE vectuned.measured_path m SET serves = (m.access_path = 'exact')
-    WHERE m.column_id = p_column_id AND (p_k_class IS NULL OR m.k_class = p_k_class)
-      AND m.shape IS NOT NULL AND (p_shape IS NULL OR m.shape = p_shape)
-      AND m.serves <> (m.access_path = 'exact');
-    -- Statements of applications likewise.
+        reason = format('%s; %s %s serves until it is learned again', p_why,
+                        CASE f.method WHEN 'hnsw' THEN 'ef_search' ELSE 'probes' END, f.effort)
+    FROM (SELECT o.k_class, n.method, n.published, n.rows, vectuned._fallback_effort(
+                     n.serves, n.published, rows_now / n.rows, p_power, p_alarm,
+                     least(CASE n.method WHEN 'hnsw' THEN 1000 ELSE 32768 END, CASE WHEN p_max_effort > 0 THEN greatest(p_max_effort, n.least) END,
+                           (SELECT floor(m.effort * p_max_ms / nullif(m.ms, 0)) FROM vectuned.measured_path m
+                            WHERE m.column_id = o.column_id AND m.k_class = o.k_class AND m.shape IS NULL
+                              AND m.index_no = o.index_no LIMIT 1))::int) AS effort
+          FROM vectuned.bank o
+          CROSS JOIN LATERAL (
+              SELECT CASE WHEN o.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END AS method, coalesce(o.ef_search, o.probes) AS serves,
+                     CASE WHEN o.probes IS NULL THEN o.k_class ELSE 1 END AS least,
+                     coalesce(o.learned_effort, o.ef_search, o.probes) AS published, coalesce(o.learned_rows, rows_then) AS rows) n
+          WHERE o.column_id = p_column_id) f
+    WHERE b.column_id = p_column_id AND b.k_class = f.k_class AND (p_k_class IS NULL OR b.k_class = p_k_class)
+      AND coalesce(p_shape, '') = '';
+
+    UPDATE vectuned.measured_path m
+    SET serves = CASE WHEN f.near THEN m.access_path = 'exact' ELSE m.serves END,
+        effort = CASE WHEN m.serves THEN f.effort ELSE m.effort END, learned_effort = f.published, learned_rows = f.rows,
+        proven = m.access_path = 'exact', fell_back = true
+    FROM (SELECT o.path_no, n.published, n.rows,
+                 vectuned._fallback_effort(o.effort, n.published, rows_now / n.rows, p_power, p_alarm, least(
+                     CASE o.access_path WHEN 'ivfflat' THEN 32768 ELSE 1000 END, CASE WHEN p_max_effort > 0 THEN greatest(p_max_effort, o.k_class) END)) AS effort,
+                 p_alarm AND EXISTS (
+                     SELECT FROM vectuned.measured_path e JOIN vectuned.measured_path s USING (column_id, k_class, shape, bucket)
+                     WHERE (e.column_id, e.k_class, e.shape, e.bucket) = (o.column_id, o.k_class, o.shape, o.bucket)
+                       AND e.access_path = 'exact' AND s.serves AND e.ms <= 2 * s.ms) AS near
+          FROM vectuned.measured_path o
+          CROSS JOIN LATERAL (SELECT coalesce(o.learned_effort, o.effort) AS published, coalesce(o.learned_rows, rows_then) AS rows) n
+          WHERE o.column_id = p_column_id AND o.shape IS NOT NULL) f
+    WHERE m.path_no = f.path_no AND (p_k_class IS NULL OR m.k_class = p_k_class) AND (p_shape IS NULL OR m.shape = p_shape);
+
+    -- Statements of applications likewise. One with a condition goes out as it is where exact search would be too slow.
     UPDATE vectuned.statement s
-    SET settings = CASE
-            WHEN s.shape <> '' THEN '{"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}'::jsonb
-            ELSE (SELECT jsonb_object_agg(e.key, CASE e.key
-                      WHEN 'hnsw.ef_search' THEN least(2 * e.value::int, 1000)::text
-                      WHEN 'ivfflat.probes' THEN least(2 * e.value::int, 32768)::text
-                      ELSE e.value END)
-                  FROM jsonb_each_text(s.settings) e) END,
-        certified = false, recall_bound = 0, expected_recall = NULL, published_at = now()
-    WHERE s.column_id = p_column_id AND (p_k_class IS NULL OR s.k_class = p_k_class)
-      AND (p_shape IS NULL OR s.shape = p_shape) AND s.settings IS NOT NULL AND s.settings <> '{}';
+    SET settings = n.settings, published_at = CASE WHEN n.settings IS NOT NULL THEN now() END,
+        certified = false, recall_bound = 0, expected_recall = NULL
+    FROM (SELECT o.fingerprint, o.k_class, o.shape, CASE
+              WHEN o.shape = '' THEN (
+                  SELECT jsonb_object_agg(e.key, greatest(e.value::int, CASE e.key WHEN 'hnsw.ef_search' THEN b.ef_search
+                                                                                   WHEN 'ivfflat.probes' THEN b.probes END)::text)
+                  FROM jsonb_each_text(o.settings) e
+                  LEFT JOIN vectuned.bank b ON b.column_id = o.column_id AND b.k_class = o.k_class)
+              WHEN NOT p_alarm THEN o.settings
+              WHEN NOT EXISTS (SELECT FROM vectuned.measured_path m
+                               WHERE m.column_id = o.column_id AND m.k_class = o.k_class AND m.shape = o.shape
+                                 AND m.serves AND m.access_path <> 'exact')
+                  THEN '{"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}'::jsonb END AS settings
+          FROM vectuned.statement o
+          WHERE o.column_id = p_column_id AND (p_k_class IS NULL OR o.k_class = p_k_class)
+            AND (p_shape IS NULL OR o.shape = p_shape) AND o.settings IS NOT NULL AND o.settings <> '{}') n
+    WHERE s.column_id = p_column_id AND s.fingerprint = n.fingerprint AND s.k_class = n.k_class AND s.shape = n.shape;
+END
 $$;
 
 -- Restarts the recall claim about a class of searches, after a change of what serves it. NULL means all classes of a column.

@@ -154,7 +154,7 @@ SELECT count(*) AS fresh,
                         AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s)) AS current
 FROM vectuned.replay r
 WHERE r.column_id = %(column_id)s AND r.generation = ANY (%(generations)s::oid[])
-  AND r.replay_no > greatest((SELECT l.last_replay FROM latest l), %(learn_from)s - 1);
+  AND r.replay_no > coalesce((SELECT l.last_replay FROM latest l), 0);
 
 -- name: record_event_end
 -- Records the event that ends another one, if that was the last of the two.

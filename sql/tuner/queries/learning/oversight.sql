@@ -109,7 +109,7 @@ SELECT vectuned._set_alert(%(column_id)s, %(alert)s);
 
 -- name: fall_back
 -- Serves a class of searches, or all of them with a k_class of NULL, without relying on what was learned.
-SELECT vectuned._fall_back(%(column_id)s, %(k_class)s, %(shape)s, %(why)s);
+SELECT vectuned._fall_back(%(column_id)s, %(k_class)s, %(shape)s, %(why)s, %(alarm)s, %(power)s, %(max_effort)s, %(max_ms)s);
 
 -- name: restart_checks
 -- Restarts the claim about the recall of a class of searches, or of all of them with a k_class of NULL.
@@ -121,6 +121,17 @@ SELECT coalesce(min(r.replay_no), (SELECT coalesce(max(o.replay_no), 0) + 1 FROM
 FROM vectuned.recall_check k
 JOIN vectuned.replay r ON r.column_id = k.column_id AND r.query_id = k.query_id
 WHERE k.column_id = %(column_id)s AND k.check_no >= %(check_no)s;
+
+-- name: set_learn_from
+-- Sets the first replay that is evidence about a class of searches.
+UPDATE vectuned.promise SET learn_from = %(learn_from)s
+WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s;
+
+-- name: restart_evidence
+-- Makes the next replay the first one on the table as it is now: earlier ones prove nothing about it.
+UPDATE vectuned.baseline SET first_replay = (
+    SELECT coalesce(max(r.replay_no), 0) + 1 FROM vectuned.replay r WHERE r.column_id = %(column_id)s)
+WHERE column_id = %(column_id)s;
 
 -- name: delete_query_vectors
 -- Deletes the recorded query vectors: those of an embedding model that is no longer in use say nothing.
@@ -182,8 +193,20 @@ DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <
     ORDER BY o.check_no DESC OFFSET %(window)s LIMIT 1);
 
 -- name: all_classes_proven
--- Whether the policy that serves is proven for every class of k that has enough replays since learn_from.
-SELECT coalesce(bool_and(b.certified), false) AS proven FROM vectuned.bank b
-WHERE b.column_id = %(column_id)s AND b.k_class IN (
-    SELECT r.k_class FROM vectuned.replay r WHERE r.column_id = %(column_id)s AND r.replay_no >= %(learn_from)s
-    GROUP BY r.k_class HAVING count(*) >= %(min_samples)s);
+-- Whether what serves is proven again: for every class of k that has enough replays, and for everything that has fallen back,
+-- unless no replay said enough about it in 10 * min_samples replays since.
+WITH since AS (
+    SELECT coalesce((SELECT b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s), 0) AS first_replay),
+served AS (
+    SELECT b.certified, b.learned_effort IS NOT NULL AS fell_back, b.k_class, '' AS shape FROM vectuned.bank b
+    WHERE b.column_id = %(column_id)s
+    UNION ALL
+    SELECT DISTINCT false, true, m.k_class, m.shape FROM vectuned.measured_path m
+    WHERE m.column_id = %(column_id)s AND m.fell_back AND m.serves AND m.shape IS NOT NULL)
+SELECT coalesce(bool_or(s.certified), false) AND NOT bool_or(
+           NOT s.certified AND (NOT s.fell_back AND n.own >= %(min_samples)s OR s.fell_back AND n.replays < 10 * %(min_samples)s)) AS proven
+FROM served s CROSS JOIN since
+LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = s.k_class AND p.shape = s.shape
+CROSS JOIN LATERAL (
+    SELECT count(*) AS replays, count(*) FILTER (WHERE r.k_class = s.k_class) AS own FROM vectuned.replay r
+    WHERE r.column_id = %(column_id)s AND r.replay_no >= greatest(since.first_replay, p.learn_from)) n;

@@ -3,11 +3,11 @@
 -- name: recent_replays
 -- The newest replays through one build of an index (generation), newest first; or, with is_counter_example, the
 -- counter-examples kept of it. Replays that were taken with another probe length are left out.
-SELECT k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
-       shape
+SELECT replay_no, rows, k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms,
+       other_recall, other_ms, shape
 FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
-  AND replay_no >= %(learn_from)s AND is_counter_example = %(is_counter_example)s
+  AND is_counter_example = %(is_counter_example)s
 ORDER BY replay_no DESC LIMIT %(count)s;
 
 -- name: trim_replays
@@ -55,8 +55,17 @@ SELECT query FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND query IS NOT NULL ORDER BY recorded_at DESC LIMIT %(count)s;
 
 -- name: served_efforts
--- The effort that serves each class of k, and through which index; index_no is NULL for the main one.
-SELECT k_class, index_no, coalesce(ef_search, probes) AS effort FROM vectuned.bank WHERE column_id = %(column_id)s;
+-- The effort that serves each class of k, from how many replays (0 for a guess), and through which index; index_no is NULL for
+-- the main one.
+SELECT k_class, index_no, coalesce(ef_search, probes) AS effort, samples FROM vectuned.bank WHERE column_id = %(column_id)s;
+
+-- name: evidence_limits
+-- The table as it is now, by its baseline: its rows, and the first replay on it. No row without a baseline.
+SELECT rows, first_replay FROM vectuned.baseline WHERE column_id = %(column_id)s;
+
+-- name: evidence_starts
+-- The first replay that is evidence about each class of searches that had an alarm.
+SELECT k_class, shape, learn_from FROM vectuned.promise WHERE column_id = %(column_id)s AND learn_from > 0;
 
 -- name: imported_classes
 -- Classes of k that serve an imported policy which was learned on another index.
@@ -128,8 +137,11 @@ UPDATE vectuned.bank SET access_path = %(access_path)s, index_no = %(index_no)s,
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: delete_measured_paths
--- Deletes what was measured here of every access path, not what was imported.
-DELETE FROM vectuned.measured_path WHERE column_id = %(column_id)s AND import_no IS NULL;
+-- Deletes what was measured here of every access path, not what was imported. What filters have fallen back to stays until they
+-- are measured again, and so does what unchanged classes of k are served from.
+DELETE FROM vectuned.measured_path
+WHERE column_id = %(column_id)s AND import_no IS NULL
+  AND CASE WHEN shape IS NULL THEN k_class <> ALL (%(unchanged_classes)s::int[]) ELSE NOT fell_back END;
 
 -- name: insert_measured_path
 -- Adds what one access path was measured to give.
@@ -138,12 +150,11 @@ INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_pa
 VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(bucket)s, %(access_path)s, %(index_no)s, %(effort)s, %(requires)s, %(share)s,
         %(recall)s, %(bound)s, %(proven)s, %(ms)s, %(samples)s, %(serves)s);
 
--- name: delete_superseded_imports
--- Deletes imported paths for the filter shapes and buckets that were measured here: an import serves only until then.
-DELETE FROM vectuned.measured_path p WHERE p.column_id = %(column_id)s AND p.import_no IS NOT NULL AND EXISTS (
+-- name: delete_superseded_paths
+-- Deletes imported paths, and those that have fallen back, for the filter shapes and buckets that were measured here: they serve
+-- only until then.
+DELETE FROM vectuned.measured_path p
+WHERE p.column_id = %(column_id)s AND (p.import_no IS NOT NULL OR p.fell_back) AND EXISTS (
     SELECT FROM vectuned.measured_path o
-    WHERE o.column_id = p.column_id AND o.k_class = p.k_class AND o.shape = p.shape AND o.bucket = p.bucket AND o.import_no IS NULL);
-
--- name: set_learn_from
--- Sets the first replay that learning counts.
-UPDATE vectuned.tuned_column SET learn_from = %(learn_from)s WHERE id = %(column_id)s;
+    WHERE o.column_id = p.column_id AND o.k_class = p.k_class AND o.shape = p.shape AND o.bucket = p.bucket
+      AND o.import_no IS NULL AND NOT o.fell_back);

@@ -16,9 +16,10 @@ SELECT vectuned._probe(c, %(query)s, %(probe_0)s) AS probe_0, vectuned._probe(c,
 FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
 
 -- name: replayed
--- Which of these searches were already replayed on a generation of an index.
+-- Which of these searches were already replayed on a generation of an index, on the table as it is now.
 SELECT r.query_id FROM vectuned.replay r
-WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND r.query_id = ANY (%(query_ids)s);
+WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND r.query_id = ANY (%(query_ids)s)
+  AND r.replay_no >= coalesce((SELECT b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s), 0);
 
 -- name: compile_filter
 -- The SQL condition and the shape of a filter; condition is NULL if the filter does not fit the table.
@@ -26,12 +27,15 @@ SELECT m.condition, m.shape FROM vectuned.tuned_column c, vectuned._compile_filt
 WHERE c.id = %(column_id)s;
 
 -- name: count_complete
--- The number of complete replays on the index that has the fewest. Only replays through every rung know the class 100,
--- or a larger one, whatever their own k is.
+-- The number of complete replays on the index that has the fewest, of those that are evidence about every class of k. Only
+-- replays through every rung know the class 100, or a larger one, whatever their own k is.
 SELECT min(n.count) AS complete FROM unnest(%(generations)s::oid[]) g
 CROSS JOIN LATERAL (
     SELECT count(*) FROM vectuned.replay r
-    WHERE r.column_id = %(column_id)s AND r.generation = g AND 100 = ANY (r.k_classes)) n;
+    WHERE r.column_id = %(column_id)s AND r.generation = g AND 100 = ANY (r.k_classes)
+      AND r.replay_no >= greatest(
+          (SELECT b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s),
+          (SELECT max(p.learn_from) FROM vectuned.promise p WHERE p.column_id = %(column_id)s AND p.shape = ''), 0)) n;
 
 -- name: generation
 -- The present generation of an index; NULL, or no row, if the index is gone.
@@ -43,13 +47,20 @@ WHERE i.column_id = %(column_id)s AND i.index_no = %(index_no)s;
 SELECT set_config('statement_timeout', %(milliseconds)s, true);
 
 -- name: insert_replay
--- Stores the replay of one search on one index, unless it is there already.
-INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
-                             shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms)
+-- Stores the replay of one search on one index, unless it is there already; one of the table as it was before it changed is
+-- replaced.
+WITH base AS (SELECT b.rows, b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s)
+INSERT INTO vectuned.replay AS o (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
+                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms, rows)
 VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
         %(blocks)s, %(ms)s, %(shape)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
-        %(other_recall)s, %(other_ms)s)
-ON CONFLICT (column_id, query_id, generation) DO NOTHING;
+        %(other_recall)s, %(other_ms)s, (SELECT b.rows FROM base b))
+ON CONFLICT (column_id, query_id, generation) DO UPDATE SET
+    replay_no = DEFAULT, replayed_at = now(), k_class = excluded.k_class, k_classes = excluded.k_classes, probe = excluded.probe,
+    recall = excluded.recall, blocks = excluded.blocks, ms = excluded.ms, shape = excluded.shape, fraction = excluded.fraction,
+    filtered_recall = excluded.filtered_recall, matches = excluded.matches, exact_ms = excluded.exact_ms,
+    other_recall = excluded.other_recall, other_ms = excluded.other_ms, rows = excluded.rows, is_counter_example = false
+WHERE o.replay_no < (SELECT b.first_replay FROM base b);
 
 -- name: mark_replayed
 -- Marks a search replayed and stores the recall it was served with. If its recall was unknown before, its verdict is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -198,8 +199,11 @@ def test_detect_table_change_falls_back_and_learns_again(
     worker.replay_all()
     assert actions(conn)[:2] == ["publish", action]
     ef, certified = served(conn)
-    assert (ef, certified) == (min(2 * before, 1000), False)
+    # Growth takes effort to the power of 0.38, by estimated rows; the other changes say nothing about it.
+    grown = one(conn, "SELECT rows / 3000 FROM vectuned.baseline")
+    assert (ef, certified) == (math.ceil(before * grown**0.38) if action == "growth" else before, False)
     assert alert(conn)
+    assert one(conn, "SELECT count(*) > 0 FROM vectuned.replay") == (action != "rewritten")
     kept = one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE query IS NOT NULL")
     assert kept == (0 if action == "rewritten" else 200)
     assert one(conn, "SELECT count(*) FROM vectuned.promise WHERE checks > 0") == 0
@@ -349,3 +353,94 @@ def test_claim_never_exceeds_its_own_mean_when_recall_drifts_above_the_target(
     assert 0.88 < epoch_bound < epoch_recall < 0.96
     assert f"{recall:.3f}, at least {int(bound * 1000) / 1000:.3f} with 95 % confidence" in claim
     assert f"{epoch_recall:.3f}, at least {int(epoch_bound * 1000) / 1000:.3f}" in claim
+
+
+def grow(worker: Worker, rows: int) -> None:
+    """Add rows and let the worker look at the table."""
+    there = one(worker.conn, "SELECT count(*)::int FROM items")
+    worker.conn.execute(
+        "INSERT INTO items (id, embedding) SELECT %s + id, embedding FROM items WHERE id <= %s", (there, rows)
+    )
+    worker.conn.execute("SELECT pg_stat_force_next_flush()")
+    worker.conn.execute("ANALYZE items")
+    worker.refresh_all()
+
+
+def fail(worker: Worker, k_class: int, shape: str = "") -> None:
+    """Let checks of a class of searches miss everything, until there is an alarm."""
+    alarms = actions(worker.conn).count("alarm")
+    worker.conn.execute(
+        "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
+        "SELECT c.id, gen_random_uuid(), %s, %s, (SELECT max(version) FROM vectuned.bank), 0 "
+        "FROM vectuned.tuned_column c, generate_series(1, 60)",
+        (k_class, shape),
+    )
+    check_promises(worker.conn, worker.columns()[0], worker.limits)
+    assert actions(worker.conn).count("alarm") == alarms + 1
+
+
+def bank(conn: Connection) -> dict[int, tuple[int, bool]]:
+    """Return ef_search and whether it is proven, by class of k."""
+    rows = conn.execute("SELECT k_class, ef_search, certified FROM vectuned.bank").fetchall()
+    return {k: (ef, certified) for k, ef, certified in rows}
+
+
+def test_detect_table_change_raises_effort_once_by_the_total_growth(conn: Connection, worker: Worker) -> None:
+    before, _ = served(conn)
+    replays = one(conn, "SELECT count(*) FROM vectuned.replay")
+    rows = 3000
+    for step in (750, 900, 1200, 1500):
+        grow(worker, step)
+        rows += step
+        assert served(conn) == (math.ceil(before * (rows / 3000) ** 0.38), False)
+    assert actions(conn) == ["publish", *["growth"] * 4]
+    # All replays stay, as no evidence, until the same searches have been replayed again.
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
+    assert one(conn, "SELECT min(first_replay) FROM vectuned.baseline") > replays
+    assert worker.learn(worker.columns()[0]).version is None
+    worker.replay_all()
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
+    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE rows > 7000") == replays
+    worker.learn_all()
+    assert served(conn)[1]
+    assert not alert(conn)
+
+
+def test_check_promises_doubles_the_effort_once_up_to_the_cap(conn: Connection, worker: Worker) -> None:
+    before, _ = served(conn)
+    fail(worker, k_class=10)
+    assert served(conn) == (2 * before, False)
+    fail(worker, k_class=10)
+    assert served(conn) == (2 * before, False)
+    assert actions(conn) == ["publish", "alarm", "alarm"]
+    conn.execute(
+        "UPDATE vectuned.bank SET ef_search = %s, learned_effort = NULL WHERE k_class = 10", (before,)
+    )
+    enable(conn, sample_rate=1.0, max_effort=before + 3)
+    fail(worker, k_class=10)
+    assert served(conn) == (before + 3, False)
+    enable(conn, sample_rate=1.0, max_effort=10)
+    fail(worker, k_class=10)
+    assert served(conn) == (before + 3, False)  # a fall back never lowers an effort; the next publish does
+
+
+def test_check_promises_takes_evidence_from_the_alarmed_class_only(conn: Connection, worker: Worker) -> None:
+    before = bank(conn)
+    assert all(before[k][1] for k in (1, 3, 10, 30, 100))
+    fail(worker, k_class=1)
+    assert bank(conn) == {**before, 1: (2 * before[1][0], False)}
+    ask(worker, 30, seed=80)
+    worker.learn_all()
+    after = bank(conn)
+    assert after[1] == (2 * before[1][0], False)  # 30 replays are no evidence yet
+    for k in (3, 10, 30, 100):
+        assert after[k][1]
+        assert after[k][0] <= 1.2 * before[k][0]
+    assert alert(conn)
+    for seed in (81, 82, 83):
+        ask(worker, 70, seed=seed)
+    worker.learn_all()
+    after = bank(conn)
+    assert all(after[k][1] for k in (1, 3, 10, 30, 100))
+    assert after[1][0] <= 1.5 * before[1][0]
+    assert not alert(conn)

@@ -35,7 +35,7 @@ FUNCTIONS = {
         cancel_request _inspect _policy_note _generate_dispatch _drop_generated""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_column _set_alert _fall_back
-        _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
+        _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
         _elapsed_ms""",
 }
@@ -66,7 +66,7 @@ k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,sh
             replay event recall_check job column_failure statement""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
             measured_path replay request job column_failure statement feedback(judged)
-            tuned_column(alert,default_probes,index_relation,learn_from,target_recall)""",
+            tuned_column(alert,default_probes,index_relation,target_recall)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
             column_failure statement",
         "MAINTAIN": "inbox",

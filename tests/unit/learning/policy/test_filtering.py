@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,10 +64,9 @@ def filtered_replays(
 def joined(parts: Iterable[FilteredReplaySample]) -> FilteredReplaySample:
     """Concatenate several samples."""
     each = list(parts)
-    names = [field.name for field in fields(FilteredReplaySample) if field.name != "k"]
-    return FilteredReplaySample(
-        each[0].k, *(np.concatenate([getattr(e, name) for e in each]) for name in names)
-    )
+    names = [field.name for field in fields(FilteredReplaySample) if field.name not in ("k", "max_effort")]
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(e, name) for e in each]) for name in names}
+    return replace(each[0], **arrays)
 
 
 def others(
@@ -127,7 +127,7 @@ def test_choose_paths_takes_exact_search_if_cheaper_or_nothing_is_proven() -> No
     assert (choice.recall, choice.bound, choice.ms) == (1, 1, 5)
     # The index is listed all the same, at its highest effort.
     index = only_path(found, 1, "hnsw")
-    assert (index.effort, index.proven, index.serves) == (1000, False, False)
+    assert (index.effort, index.proven, index.serves) == (10, False, False)  # no effort brings more
     assert index.recall == pytest.approx(0.94)
     assert index.bound < 0.95
     # 30 replays prove 0.9 and not 0.99.
@@ -200,7 +200,9 @@ def test_choose_paths_for_each_bucket() -> None:
     ]
     # Denser filters are served like the densest replayed; no path serves buckets between and beyond.
     spread = [w for w in found if not w.samples]
-    assert spread == [replace(serving[0], bucket=bucket, samples=0) for bucket in (0, 1, 2)]
+    assert spread == [
+        replace(serving[0], bucket=bucket, samples=0, proven=False, bound=0.0) for bucket in (0, 1, 2)
+    ]
     assert {w.bucket for w in found} == {0, 1, 2, 3, 13}
     assert [w.bucket for w in found] == sorted(w.bucket for w in found)
     assert choose_paths([(MAIN, joined((one, few, other)))], Demand(0.9)) == found
@@ -240,7 +242,7 @@ def test_choose_paths_takes_the_cheapest_of_several_indexes() -> None:
         ("hnsw", 2, 56),
         ("ivfflat", 5, 8),
     }
-    assert all(w.proven for w in found)
+    assert all(w.proven for w in found if w.samples)
     assert (only(found).index_no, only(found).ms) == (2, only_path(found, 2, "hnsw").ms)
     assert only_path(found, 2, "hnsw").ms < only_path(found, 5, "ivfflat").ms < only_path(found, 1, "hnsw").ms
     assert {(w.access_path, w.index_no, w.effort) for w in found if w.bucket < 3} == {("hnsw", 2, 56)}
@@ -257,7 +259,7 @@ def test_choose_paths_never_takes_an_unproven_index() -> None:
     found = choose_paths([(MAIN, filtered_replays(200)), (half, cheap)], Demand(0.95))
     assert only(found).index_no == 1
     other = only_path(found, 2, "hnsw")
-    assert (other.effort, other.proven, other.serves) == (1000, False, False)
+    assert (other.effort, other.proven, other.serves) == (10, False, False)
     assert other.ms < only(found).ms
 
 
@@ -300,7 +302,7 @@ def test_choose_paths_leaves_out_a_slow_or_unproven_partial_index() -> None:
     _, seen = in_part(index)
     worse = replace(seen, recall=np.full(seen.recall.shape, 0.85))
     unproven = only_path(choose_paths([in_part(MAIN), (index, worse)], Demand(0.9)), 3, "hnsw", bucket=0)
-    assert (unproven.proven, unproven.serves, unproven.effort) == (False, False, 1000)
+    assert (unproven.proven, unproven.serves, unproven.effort) == (False, False, 10)
 
 
 def test_choose_paths_considers_paths_without_rungs_where_tried() -> None:
@@ -327,11 +329,11 @@ def test_choose_paths_distinguishes_continued_scans_by_effort() -> None:
     found = choose_paths([(MAIN, given)], Demand(0.9))
     tried = [(w.access_path, w.effort, w.index_no, w.serves) for w in found if w.bucket == 3]
     assert tried == [
+        ("hnsw", 10, 1, False),
         ("hnsw_continued", 200, 1, True),
         ("hnsw_continued", 800, 1, False),
         ("planner", None, 1, False),
         ("exact", None, None, False),
-        ("hnsw", 1000, 1, False),
     ]
     # A continued scan finds more of denser filters' rows, too.
     assert {(w.access_path, w.effort) for w in found if w.bucket < 3} == {("hnsw_continued", 200)}
@@ -401,6 +403,9 @@ def test_choose_paths_serves_the_cheapest_proven_path() -> None:
                 serving = [w for w in paths if w.serves]
                 assert len(serving) == (1 if requires is None and paths else len(serving)) <= 1
                 for w in serving:
+                    if not w.samples:  # as of the densest measured, and nothing is claimed
+                        assert (w.proven, w.bound) == (False, 0)
+                        continue
                     assert w.proven
                     assert w.bound >= 0.9
                     assert w.ms == min(v.ms for v in paths if v.proven)
@@ -502,7 +507,7 @@ def test_choose_paths_pools_partial_indexes() -> None:
         (partial(no, f'{{"kind": {no}}}', 0.1), filtered_replays(90, fraction=0.9, at=20)) for no in numbers
     ]
     (single,) = choose_paths(group[:1], Demand(0.98))
-    assert (single.proven, single.serves, single.effort) == (False, False, 1000)
+    assert (single.proven, single.serves, single.effort) == (False, False, 20)
     found = choose_paths(group, Demand(0.98))
     assert [(w.index_no, w.effort, w.proven, w.serves, w.samples) for w in found] == [
         (no, 20, True, True, 90) for no in numbers
@@ -532,3 +537,13 @@ def test_choose_paths_with_pools_errs_no_more_often_than_promised() -> None:
         pooled += choice.proven and choice.recall < 1
     assert errors <= 48
     assert pooled > 0
+
+
+def test_choose_paths_takes_no_effort_above_the_cap() -> None:
+    free = choose_paths([(MAIN, filtered_replays(200))], Demand(0.9))
+    effort = only(free).effort
+    assert effort is not None
+    for cap, least in ((effort, effort), (effort // 2, 10), (1, 10)):
+        capped = choose_paths([(MAIN, replace(filtered_replays(200), max_effort=cap))], Demand(0.9))
+        assert all(least <= (path.effort or least) <= max(cap, 10) for path in capped)
+        assert (only(capped).effort == effort) == (cap >= effort)

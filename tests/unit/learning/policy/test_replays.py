@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from tests.unit.samples_helpers import hnsw, tuned_column
@@ -94,3 +96,33 @@ def test_build_offers_gives_each_class_what_its_own_searches_prove() -> None:
     found = build_offers([(index, replays(190, 810))], tuned, LearningOptions())
     assert (found[100].fixed[0].policy.samples, found[100].worth_measuring) == (1000, True)
     assert found[100].fixed[0].policy.fixed_ef > 400
+
+
+def test_sample_holds_only_what_is_evidence_about_the_class() -> None:
+    seen = replace(
+        replays(300, 700), numbers=np.arange(1000), first=100, starts={(100, ""): 250, (10, "kind ="): 900}
+    )
+    assert (seen.count_replays(100), seen.count_replays(10)) == (750, 900)
+    assert (len(seen.sample(100)), len(seen.sample(10))) == (750, 900)
+    assert (seen.count_searches(100), seen.count_searches(10)) == (200, 700)
+    # What is no evidence any more is trained on.
+    assert (len(seen.earlier_sample(100)), len(seen.earlier_sample(10))) == (250, 0)
+    assert np.count_nonzero(seen.current) == 900
+
+
+def test_filtered_sample_loses_the_evidence_of_the_alarmed_shape_only() -> None:
+    seen = replays(0, 100)
+    filtered = replace(
+        seen,
+        fraction=np.full(100, 0.1),
+        filtered_recall=np.ones(seen.recall.shape),
+        numbers=np.arange(100),
+        shapes=("a =", "b =") * 50,
+        first=10,
+        starts={(10, "a ="): 60, (100, "b ="): 90, (10, ""): 95},
+    )
+    shapes = filtered.filtered_sample(10).shape.tolist()
+    assert (shapes.count("a ="), shapes.count("b =")) == (20, 45)
+    shapes = filtered.filtered_sample(100).shape.tolist()
+    assert (shapes.count("a ="), shapes.count("b =")) == (45, 5)
+    assert filtered.filtered_sample(10, 80).max_effort == 80
