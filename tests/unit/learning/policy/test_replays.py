@@ -11,7 +11,7 @@ from tests.unit.samples_helpers import hnsw, tuned_column
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.policy.calibration import find_fixed_policy
 from vectuned.learning.policy.filtering import OTHER_PATHS
-from vectuned.learning.policy.learner import LearningOptions, build_offers
+from vectuned.learning.policy.learner import LearningOptions, _meets_demand, build_offers
 from vectuned.learning.policy.replays import Replays
 from vectuned.learning.statistics.demand import Demand
 
@@ -126,3 +126,14 @@ def test_filtered_sample_loses_the_evidence_of_the_alarmed_shape_only() -> None:
     shapes = filtered.filtered_sample(100).shape.tolist()
     assert (shapes.count("a ="), shapes.count("b =")) == (45, 5)
     assert filtered.filtered_sample(10, 80).max_effort == 80
+
+
+def test_meets_demand_of_a_policy_on_the_main_index_by_its_replays() -> None:
+    main, other = hnsw(3), hnsw(4)
+    seen = replays(0, 200)  # at k = 10 recall is 1 from ef_search 28 on, and 0.5 below
+    policy = find_fixed_policy(seen.sample(10), DEMAND).policy
+    for number in (None, 3):  # NULL in the bank is the main index
+        lower, higher = (replace(policy, index_no=number, fixed_ef=ef) for ef in (20, 28))
+        assert not _meets_demand(lower, 10, [(main, seen), (other, replays(0, 0))], DEMAND)
+        assert _meets_demand(higher, 10, [(main, seen), (other, replays(0, 0))], DEMAND)
+    assert _meets_demand(replace(policy, index_no=4, fixed_ef=20), 10, [(main, seen)], DEMAND)
