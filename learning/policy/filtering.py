@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
+from vectuned.learning.replay.client_ms import bound_delays
 from vectuned.learning.statistics.bounds import lower_bound
 from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand, above_tail, find_smallest_proven
 
@@ -144,11 +145,18 @@ def choose_paths(
 
 
 def _split_by_kind(sample: FilteredReplaySample) -> _Cells:
-    """Divide replays by shape and bucket."""
+    """Divide replays by shape and bucket.
+
+    Statements that something else delayed count no more here than they do among the times of scans.
+    """
     buckets = selectivity_buckets(sample.fraction)
-    return {
+    cells = {
         (shape, bucket): sample.take((sample.shape == shape) & (buckets == bucket))
         for shape, bucket in sorted(set(zip(sample.shape.tolist(), buckets.tolist(), strict=True)))
+    }
+    return {
+        kind: replace(cell, exact_ms=bound_delays(cell.exact_ms), other_ms=bound_delays(cell.other_ms))
+        for kind, cell in cells.items()
     }
 
 

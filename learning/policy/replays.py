@@ -15,6 +15,7 @@ from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE_WEIGHT, training_weights
+from vectuned.learning.replay.client_ms import MIN_TIMED, convert_ms
 from vectuned.sql.files import queries
 from vectuned.sql.rows import fetch_row, fetch_rows
 
@@ -37,8 +38,9 @@ class Replays:
     For filtered searches also: `fraction` float64 (n,) of the index's rows estimated to match, NaN without a
     filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches` int64
     (n, rungs), the number of those, -1 where the scan was given up before; `exact_ms` float64 (n,), of the
-    exact answer through the filter; `other_recall` (n, c, others) and `other_ms` (n, others) of OTHER_PATHS,
-    the paths without rungs, NaN where they were not tried; `shapes`, each filter's columns and operators.
+    exact answer through the filter; `other_recall`, at each search's own k, and `other_ms` (n, others) of
+    OTHER_PATHS, the paths without rungs, NaN where they were not tried; `shapes`, each filter's columns and
+    operators.
 
     `weight` float64 (n,) says how much each replay counts in training: the less, the older it is and the more
     the table's size has changed since; None if all count alike. `numbers` int64 (n,) are those of the
@@ -114,6 +116,8 @@ class Replays:
         """Return the replays of filtered searches that are evidence about class `k`; `max_effort` caps."""
         column = self.k_classes.index(k)
         recall = self.filtered_recall[:, column]
+        # The paths without rungs return as many rows as the search, so other classes learn nothing from them.
+        own = (self.search_classes == k)[:, None]
         filtered = np.isfinite(self.fraction) & np.isfinite(recall[:, 0]) & self.current
         for (k_class, shape), start in self.starts.items():
             if k_class == k and shape:
@@ -126,8 +130,8 @@ class Replays:
             self.matches[filtered] >= 0,
             self.ms[filtered],
             self.exact_ms[filtered],
-            self.other_recall[filtered, column],
-            self.other_ms[filtered],
+            np.where(own, self.other_recall, np.nan)[filtered],
+            np.where(own, self.other_ms, np.nan)[filtered],
             np.array([shape or "" for shape in self.shapes])[filtered],
             max_effort,
         )
@@ -152,7 +156,7 @@ def load_replays(
         rows: list[Any] = cursor.execute(queries()["recent_replays"], values).fetchall()
     # A search for many rows is replayed at classes of k that other searches are not.
     k_classes = sorted({k for row in rows for k in row.k_classes})
-    recall, filtered_recall, other_recall = _recall_by_class(rows, k_classes, len(index.rungs))
+    recall, filtered_recall = _recall_by_class(rows, k_classes, len(index.rungs))
     newer = np.arange(len(rows)) + (tuned.trajectory_window if counter_examples else 0)
     limits = fetch_row(conn, "evidence_limits", {"column_id": tuned.column.id})
     sizes = _floats([row.rows for row in rows])
@@ -164,13 +168,13 @@ def load_replays(
         probes=_probes(rows),
         recall=recall,
         blocks=_by_rung([row.blocks for row in rows], len(index.rungs)),
-        ms=_by_rung([row.ms for row in rows], len(index.rungs)),
+        ms=_client_ms(rows, index.rungs),
         fraction=_floats([row.fraction for row in rows]),
         filtered_recall=filtered_recall,
         matches=_matches(rows, len(index.rungs)),
         exact_ms=_floats([row.exact_ms for row in rows]),
-        other_recall=other_recall,
-        other_ms=_other_ms(rows),
+        other_recall=_by_other_path([row.other_recall for row in rows]),
+        other_ms=_by_other_path([row.other_ms for row in rows]),
         shapes=tuple(row.shape for row in rows),
         weight=COUNTER_EXAMPLE_WEIGHT * weight if counter_examples else weight,
         numbers=np.array([row.replay_no for row in rows], dtype=np.int64),
@@ -192,25 +196,17 @@ def _size_weights(rows: Floats, rows_now: float | None) -> Floats:
         return np.where(ratio > 0, np.minimum(ratio, 1.0 / ratio), 1.0)
 
 
-def _recall_by_class(
-    rows: Sequence[Any], k_classes: Sequence[int], rungs: int
-) -> tuple[Floats, Floats, Floats]:
-    """Return recall, recall of filtered searches, and recall of the paths without rungs.
-
-    Their shapes are (n, c, rungs), (n, c, rungs) and (n, c, others), NaN where nothing is known.
-    """
+def _recall_by_class(rows: Sequence[Any], k_classes: Sequence[int], rungs: int) -> tuple[Floats, Floats]:
+    """Return recall and recall of filtered searches, (n, c, rungs), NaN where nothing is known."""
     recall = np.full((len(rows), len(k_classes), rungs), np.nan)
     filtered_recall = np.full(recall.shape, np.nan)
-    other_recall = np.full((len(rows), len(k_classes), len(OTHER_PATHS)), np.nan)
     for i, row in enumerate(rows):
         columns = np.searchsorted(k_classes, row.k_classes)
         if row.recall is not None:
             recall[i, columns] = row.recall
         if row.fraction is not None:
             filtered_recall[i, columns] = row.filtered_recall
-        if row.other_recall:
-            other_recall[i, columns, : len(row.other_ms)] = row.other_recall
-    return recall, filtered_recall, other_recall
+    return recall, filtered_recall
 
 
 def _probes(rows: Sequence[Any]) -> dict[int, Floats]:
@@ -230,13 +226,31 @@ def _matches(rows: Sequence[Any], rungs: int) -> Ints:
     return matches
 
 
-def _other_ms(rows: Sequence[Any]) -> Floats:
-    """Return the milliseconds of the paths without rungs, (n, others), NaN where they were not tried."""
-    other_ms = np.full((len(rows), len(OTHER_PATHS)), np.nan)
-    for i, row in enumerate(rows):
-        if row.other_recall:
-            other_ms[i, : len(row.other_ms)] = row.other_ms
-    return other_ms
+def _by_other_path(figures: Sequence[Any]) -> Floats:
+    """Return figures of the paths without rungs, (n, others), NaN where these were not tried."""
+    table = np.full((len(figures), len(OTHER_PATHS)), np.nan)
+    for i, row in enumerate(figures):
+        if row:
+            table[i, : len(row)] = row
+    return table
+
+
+def _client_ms(rows: Sequence[Any], rungs: Sequence[int]) -> Floats:
+    """Return the milliseconds of searches by themselves at every rung, (n, rungs).
+
+    A continued scan takes longer than the searches that it stands for, one of which was also run by itself.
+    Those convert all, filtered searches apart from the others.
+    """
+    ms = _by_rung([row.ms for row in rows], len(rungs))
+    place = np.array([-1 if row.fresh_place is None else row.fresh_place for row in rows], dtype=np.int64)
+    fresh = _floats([row.fresh_ms for row in rows])
+    filtered = np.array([row.fraction is not None for row in rows], dtype=np.bool_)
+    for group in (filtered, ~filtered):
+        timed = group & (place >= 0)
+        # If few of one kind were timed, those of both kinds are a better guide than none.
+        timed = timed if np.count_nonzero(timed) >= MIN_TIMED else place >= 0
+        ms[group] = convert_ms(ms[group], rungs, place[timed], fresh[timed])
+    return ms
 
 
 def _by_rung(curves: Sequence[Any], rungs: int) -> Floats:

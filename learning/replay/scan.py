@@ -66,7 +66,8 @@ class IndexScans:
     milliseconds up to each rung, or of the search at that rung where scans cannot be continued; `cut_short`
     bool (n, rungs), the rungs that a filtered scan did not reach because it was ended for its time, before it
     had returned the whole answer; `matches` int64 (n, rungs), rows returned that meet the condition;
-    `exact_ms` float64 (n,), NaN without a filter; `other_ms`, milliseconds of the access paths without rungs.
+    `exact_ms` float64 (n,), NaN without a filter; `other_ms`, milliseconds of the access paths without rungs;
+    `fresh`, where a scan was continued, the place of a rung and the milliseconds of a search by itself there.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class IndexScans:
         self.matches = np.zeros((count, self._rungs), dtype=np.int64)
         self.exact_ms = np.full(count, np.nan)
         self.other_ms: list[list[float]] = [[] for _ in range(count)]
+        self.fresh: list[tuple[int, float] | None] = [None] * count
 
     def search(
         self,
@@ -132,6 +134,8 @@ class IndexScans:
         self.finished[i] = True
         self._store_rungs(i, row)
         self._store_other_paths(i, row)
+        if row.fresh_place is not None:
+            self.fresh[i] = (row.fresh_place, row.fresh_ms)
         if condition is not None:
             self.exact_ms[i] = row.exact_ms
             self._mark_cut_short(i, len(row.counts), goal)

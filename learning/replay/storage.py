@@ -94,7 +94,7 @@ def _replay_rows(
     matches = np.where(scans.cut_short, -1, scans.matches)
     for i in np.flatnonzero(scans.finished[:done]).tolist():
         known = _known_classes(batch, i)
-        filtered = bool(batch.filtered[i])
+        filtered, fresh = bool(batch.filtered[i]), scans.fresh[i]
         yield {
             "query_id": searches.query_ids[i],
             "column_id": batch.tuned.column.id,
@@ -110,8 +110,10 @@ def _replay_rows(
             "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
             "matches": matches[i].tolist() if filtered else None,
             "exact_ms": float(scans.exact_ms[i]) if filtered else None,
-            "other_recall": _other_recall(batch, scans, i, known),
+            "other_recall": _other_recall(batch, scans, i),
             "other_ms": scans.other_ms[i] or None,
+            "fresh_place": None if fresh is None else fresh[0],
+            "fresh_ms": None if fresh is None else fresh[1],
         }
 
 
@@ -147,12 +149,15 @@ def _filtered_recall(batch: ReplayBatch, scans: IndexScans) -> Floats:
     return recall
 
 
-def _other_recall(batch: ReplayBatch, scans: IndexScans, i: int, known: int) -> list[list[float]] | None:
-    """Score the access paths without rungs for the first `known` classes; None where none was tried."""
+def _other_recall(batch: ReplayBatch, scans: IndexScans, i: int) -> list[float] | None:
+    """Score the access paths without rungs at the search's own k, which is how many rows they return.
+
+    None where none was tried.
+    """
     if not scans.other_ms[i] or batch.filtered_truth is None:
         return None
     place = int(batch.filtered_place[i])
-    return [scans.other_recall(i, place, batch.filtered_truth, k) for k in batch.classes[:known]]
+    return scans.other_recall(i, place, batch.filtered_truth, int(batch.ks[i]))
 
 
 def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str, Any]]:

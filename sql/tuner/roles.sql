@@ -37,7 +37,8 @@ GRANT SELECT, INSERT, UPDATE ON vectuned.adoption TO vectuned_admin;
 GRANT UPDATE (settings, published_at, expected_recall, recall_bound, certified, figures) ON vectuned.statement TO vectuned_admin;
 -- `vectuned report` needs the measurements, but not which search each belongs to.
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
-              filtered_recall, matches, exact_ms, other_recall, other_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
+              filtered_recall, matches, exact_ms, other_recall, other_ms, fresh_place, fresh_ms,
+              is_counter_example) ON vectuned.replay TO vectuned_admin;
 GRANT SELECT (check_no, column_id, checked_at, k_class, shape, version, recall) ON vectuned.recall_check TO vectuned_admin;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
@@ -55,7 +56,7 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._recorded_searches, vectuned
     vectuned._restart_checks,
     vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._replay_statement,
     vectuned._check_replay_plan, vectuned._replay_exact, vectuned._replay_other_paths, vectuned._replay_restarted,
-    vectuned._replay_continued, vectuned._elapsed_ms, vectuned._unreadable,
+    vectuned._replay_continued, vectuned._replay_fresh, vectuned._elapsed_ms, vectuned._unreadable,
     vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params,
     vectuned.export_patterns, vectuned.import_patterns
     TO vectuned_daemon;

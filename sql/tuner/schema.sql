@@ -180,6 +180,8 @@ CREATE TABLE vectuned.replay (
     exact_ms         real,
     other_recall     real[],
     other_ms         real[],
+    fresh_place      int,
+    fresh_ms         real,
     is_counter_example boolean NOT NULL DEFAULT false,
     rows             float8,
     PRIMARY KEY (column_id, query_id, generation)
@@ -196,7 +198,11 @@ COMMENT ON COLUMN vectuned.replay.rows IS 'number of rows of the table at the ti
 COMMENT ON COLUMN vectuned.replay.recall IS
     'two dimensions, k_classes x rungs; NULL if only the filtered search was replayed';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
-    'filtered searches: two dimensions, k_classes x access paths without rungs (OTHER_PATHS in learning/policy/filtering.py)';
+    'filtered searches: recall at their own k of each access path without rungs (OTHER_PATHS in learning/policy/filtering.py)';
+COMMENT ON COLUMN vectuned.replay.fresh_place IS
+    'continued scans: place in the ladder, from 0, of the rung at which the search was also run by itself';
+COMMENT ON COLUMN vectuned.replay.fresh_ms IS
+    'continued scans: milliseconds of that search by itself; ms, of a scan that returns row by row, is converted by it';
 
 -- Documents imported by vectuned.import_patterns (sql/tuner/functions/exchange/), and where they were learned.
 CREATE TABLE vectuned.imported (

@@ -219,12 +219,37 @@ BEGIN
 END
 $$;
 
+-- Runs one search by itself, as searches with a fixed effort do, at a rung drawn from those that the continued scan reached and
+-- that are no less than k. fresh_place is NULL if there is none. A continued scan hands over its rows one by one and looks at
+-- rows that such a search skips, so its own time says too much; _replay_exact and _replay_other_paths time statements.
+CREATE OR REPLACE FUNCTION vectuned._replay_fresh(
+    statement text, query @extschema@.vector, rungs int[], reached int, k int, OUT fresh_place int, OUT fresh_ms float8)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET hnsw.iterative_scan = off
+SET hnsw.ef_search = 40
+AS $$
+DECLARE
+    started timestamptz;
+BEGIN
+    SELECT u.place - 1 INTO fresh_place
+    FROM unnest(rungs[:reached]) WITH ORDINALITY AS u (rung, place) WHERE u.rung >= k ORDER BY random() LIMIT 1;
+    IF fresh_place IS NOT NULL THEN
+        PERFORM set_config('hnsw.ef_search', rungs[fresh_place + 1]::text, true);
+        started := clock_timestamp();
+        EXECUTE format('SELECT array_agg(s.distance) FROM (%s) s', statement) USING query, rungs[fresh_place + 1];
+        fresh_ms := vectuned._elapsed_ms(started);
+    END IF;
+END
+$$;
+
 -- Replays a search through one index, after checking that the plan scans it. Returns, by name:
 --   distances, counts, blocks, ms, and for continued scans matched and entries: see _replay_continued and
 --     _replay_restarted. Distances are those of the stored vectors, whatever the index compares; blocks are buffers of the
 --     index.
 --   exact_ms: milliseconds of the exact answer through the filter; measured unless known_exact_ms is given.
 --   other_distances, other_counts, other_ms: with `thorough`, of a filtered search; see _replay_other_paths.
+--   fresh_place, fresh_ms: of a continued scan; see _replay_fresh.
 -- Without `goal` the replay goes through every rung. With it, it stops at the first rung that leaves nothing to learn, and
 -- the arrays end there: `goal` rows were seen within the distance `bound`, and of a filtered search also `filter_goal`
 -- matching rows within `filter_bound`, or the scan took half as long again as the exact answer.
@@ -234,7 +259,8 @@ CREATE OR REPLACE FUNCTION vectuned._replay(
     filter_goal int DEFAULT NULL, filter_bound float8 DEFAULT NULL, thorough boolean DEFAULT false,
     known_exact_ms float8 DEFAULT NULL,
     OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[], OUT matched boolean[],
-    OUT exact_ms float8, OUT other_distances float8[], OUT other_counts int[], OUT other_ms float8[], OUT entries bigint[])
+    OUT exact_ms float8, OUT other_distances float8[], OUT other_counts int[], OUT other_ms float8[], OUT entries bigint[],
+    OUT fresh_place int, OUT fresh_ms float8)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
@@ -287,6 +313,9 @@ BEGIN
         END IF;
         SELECT s.distances, s.counts, s.blocks, s.ms, s.matched, s.entries INTO distances, counts, blocks, ms, matched, entries
         FROM vectuned._replay_continued(i, statement, query, rungs, filtered, scan_goal, exact_ms) s;
+        SELECT s.fresh_place, s.fresh_ms INTO fresh_place, fresh_ms
+        FROM vectuned._replay_fresh(vectuned._replay_statement(c, i, coalesce(condition, 'true'), required, false, k),
+                                    query, rungs, cardinality(counts), k) s;
     ELSE
         SELECT s.distances, s.counts, s.blocks, s.ms INTO distances, counts, blocks, ms
         FROM vectuned._replay_restarted(i, statement, query, rungs, filtered, scan_goal, exact_ms) s;

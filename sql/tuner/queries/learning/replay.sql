@@ -3,7 +3,7 @@
 -- name: replay_search
 -- One search through one index at every rung of effort; vectuned._replay describes the columns.
 SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms,
-       r.entries
+       r.entries, r.fresh_place, r.fresh_ms
 FROM vectuned._replay(
     %(column_id)s, %(index_no)s, %(query)s, %(rungs)s, %(condition)s, %(k)s, %(depth)s, %(goal)s, %(bound)s,
     %(filter_goal)s, %(filter_bound)s, %(thorough)s, %(exact_ms)s) r;
@@ -51,15 +51,17 @@ SELECT set_config('statement_timeout', %(milliseconds)s, true);
 -- replaced.
 WITH base AS (SELECT b.rows, b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s)
 INSERT INTO vectuned.replay AS o (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
-                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms, rows)
+                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms, rows,
+                                  fresh_place, fresh_ms)
 VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
         %(blocks)s, %(ms)s, %(shape)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
-        %(other_recall)s, %(other_ms)s, (SELECT b.rows FROM base b))
+        %(other_recall)s, %(other_ms)s, (SELECT b.rows FROM base b), %(fresh_place)s, %(fresh_ms)s)
 ON CONFLICT (column_id, query_id, generation) DO UPDATE SET
     replay_no = DEFAULT, replayed_at = now(), k_class = excluded.k_class, k_classes = excluded.k_classes, probe = excluded.probe,
     recall = excluded.recall, blocks = excluded.blocks, ms = excluded.ms, shape = excluded.shape, fraction = excluded.fraction,
     filtered_recall = excluded.filtered_recall, matches = excluded.matches, exact_ms = excluded.exact_ms,
-    other_recall = excluded.other_recall, other_ms = excluded.other_ms, rows = excluded.rows, is_counter_example = false
+    other_recall = excluded.other_recall, other_ms = excluded.other_ms, rows = excluded.rows,
+    fresh_place = excluded.fresh_place, fresh_ms = excluded.fresh_ms, is_counter_example = false
 WHERE o.replay_no < (SELECT b.first_replay FROM base b);
 
 -- name: mark_replayed

@@ -37,7 +37,7 @@ FUNCTIONS = {
         _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_column _set_alert _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
-        _elapsed_ms""",
+        _replay_fresh _elapsed_ms""",
 }
 
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
@@ -52,7 +52,7 @@ TABLES = {
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
             recall_check(check_no,checked_at,column_id,k_class,recall,shape,version)
-            replay(blocks,column_id,exact_ms,filtered_recall,fraction,generation,is_counter_example,k_class,\
+            replay(blocks,column_id,exact_ms,filtered_recall,fraction,fresh_ms,fresh_place,generation,is_counter_example,k_class,\
 k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
         "INSERT": "tuned_column tuned_index filter_statistics event adoption",
         "UPDATE": """tuned_column tuned_index filter_statistics adoption trajectory(query,replayed_at)

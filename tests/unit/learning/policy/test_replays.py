@@ -42,7 +42,7 @@ def replays(own: int, others: int, *, own_at: int = 448, others_at: int = 56) ->
         np.full(recall.shape, np.nan),
         np.zeros((count, len(RUNGS)), dtype=np.int64),
         nothing,
-        np.full((count, 2, len(OTHER_PATHS)), np.nan),
+        np.full((count, len(OTHER_PATHS)), np.nan),
         np.full((count, len(OTHER_PATHS)), np.nan),
         (None,) * count,
     )

@@ -119,7 +119,7 @@ def replays(ks: tuple[int, ...], recall: float, ms: float, *, seed: int = 0, cou
         filtered_recall=nothing,
         matches=np.zeros((count, N), dtype=np.int64),
         exact_ms=np.full(count, np.nan),
-        other_recall=nothing,
+        other_recall=np.full((count, N), np.nan),
         other_ms=np.full((count, N), np.nan),
         shapes=(None,) * count,
     )

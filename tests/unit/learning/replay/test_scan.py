@@ -38,6 +38,8 @@ class Row(NamedTuple):
     other_counts: list[int] | None
     other_ms: list[float] | None
     entries: list[int] | None
+    fresh_place: int | None = None
+    fresh_ms: float | None = None
 
 
 class Answers:
