@@ -27,6 +27,7 @@ FUNCTION_FILES = (
     "search/search_template",
     "search/filtered_template",
     "columns/fragments",
+    "columns/follow",
     "columns/indexes",
     "columns/enable",
     "columns/generate",

@@ -98,7 +98,7 @@ class Advisor:
         if current is None:
             raise VectunedError(
                 f"{self.tuned.column} has no index over all rows that its searches can be answered through: "
-                "create one and call vectuned.enable again."
+                "create one, then SELECT vectuned.refresh(...)."
             )
         return current
 

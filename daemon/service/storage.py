@@ -129,6 +129,11 @@ def refresh_column(conn: Connection, tuned: TunedColumn) -> bool:
     return bool(fetch_value(conn, "refresh_column", {"column_id": tuned.column.id}))
 
 
+def refresh_missing(conn: Connection) -> int:
+    """Follow columns whose table or column is missing, and forget those missing for a day; return changes."""
+    return int(fetch_value(conn, "refresh_missing"))
+
+
 def reopen_searches(
     conn: Connection, tuned: TunedColumn, generation: int, requires: str | None, count: int
 ) -> int:

@@ -139,7 +139,11 @@ class Worker:
         """Read a column's indexes and table statistics again; queue searches for replay on new indexes."""
         self.check_rights(tuned)
         if storage.refresh_column(self.conn, tuned):
-            log.info("the indexes of %s have changed", tuned.column, extra={"action": "indexes"})
+            log.info("%s or its indexes have changed", tuned.column, extra={"action": "indexes"})
+        present = next(iter(read_tuned_columns(self.conn, tuned.column.id)), None)
+        if present is None:
+            raise VectunedError(f"{tuned.column} is missing: it is forgotten after a day.")
+        tuned = present
         detect_table_change(self.conn, tuned, self.limits)
         tuned = next(iter(read_tuned_columns(self.conn, tuned.column.id)), tuned)
         known = self._known_generations.get(tuned.column.id, set())
@@ -164,13 +168,15 @@ class Worker:
 
     def refresh_all(self) -> int:
         """Refresh every enabled column; return how many have changed."""
+        with self._work():
+            changed = storage.refresh_missing(self.conn)
 
         def refresh(tuned: TunedColumn) -> TunedColumn:
             with self._work():
                 return self.refresh(tuned)
 
         refreshed = self.column_jobs.run_each("refresh", self.columns(), refresh)
-        return sum(before != after for before, after in refreshed)
+        return changed + sum(before != after for before, after in refreshed)
 
     def drain(self) -> int:
         """Move recorded searches from the inbox to the trajectories; return how many.

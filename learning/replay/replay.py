@@ -72,8 +72,8 @@ def replay(
     """
     if not tuned.indexes:
         raise VectunedError(
-            f"The index of {tuned.column} is gone: create an HNSW or IVFFlat index and call vectuned.enable "
-            "again."
+            f"The index of {tuned.column} is gone: create an HNSW or IVFFlat index over all rows; the next "
+            "refresh takes it."
         )
     require_generation(conn, tuned, tuned.indexes[0])
     timer = timer or WorkTimer()

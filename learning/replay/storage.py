@@ -64,7 +64,7 @@ def require_generation(conn: psycopg.Connection[Any], tuned: TunedColumn, index:
     generation = fetch_value(conn, "generation", values)
     if generation is None:
         raise VectunedError(
-            f"The index {index.name} of {tuned.column} is gone: create one and call vectuned.enable again."
+            f"The index {index.name} of {tuned.column} is gone; the next refresh takes another one."
         )
     if generation != index.generation:
         raise VectunedError(

@@ -21,10 +21,13 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._compile_filter, vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
     vectuned._common_share, vectuned._is_bigint,
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
-    vectuned._search_fallback, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
+    vectuned._search_fallback, vectuned._search_changed, vectuned._present_index, vectuned._added_index, vectuned._present_effort,
+    vectuned._has_both_methods, vectuned._set_page_costs, vectuned._has_time, vectuned._statement_timeout, vectuned._warn_cut_short,
+    vectuned._home, vectuned._key_columns, vectuned._live, vectuned._missing_part, vectuned._outdated, vectuned._vector_indexes,
+    vectuned._marker, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
-    vectuned.params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned.search,
-    vectuned.search_rows, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
+    vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned.search,
+    vectuned.search_rows, vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
     TO PUBLIC;
 
 -- The REVOKE above also took the grants on the generated functions of tuned columns: grant these again.

@@ -23,13 +23,14 @@ GRANT USAGE ON SCHEMA vectuned TO vectuned_user, vectuned_admin, vectuned_daemon
 
 -- vectuned_admin: enables and disables columns, requests work, and reads figures. It may count and delete what was
 -- recorded, but not read it.
-GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.stats, vectuned.recommend_params, vectuned.auto_tune,
+GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.refresh, vectuned.stats, vectuned.recommend_params, vectuned.auto_tune,
     vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
     vectuned.export_patterns, vectuned.import_patterns,
     vectuned._check_range, vectuned._check_request, vectuned._default_tail, vectuned._inspect, vectuned._unreadable,
-    vectuned._policy_note, vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
-    vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._condition_for,
-    vectuned._generate, vectuned._generate_dispatch, vectuned._drop_generated
+    vectuned._policy_note,
+    vectuned._follow_column, vectuned._update_column, vectuned._refresh_column, vectuned._refresh_indexes,
+    vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._generate,
+    vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
     vectuned.column_failure, vectuned.statement TO vectuned_admin;
@@ -50,10 +51,9 @@ GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.t
 
 -- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
 GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._recorded_searches, vectuned._settle_inbox, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
-    vectuned._refresh_indexes, vectuned._refresh_statistics, vectuned._vector_indexes, vectuned._marker,
-    vectuned._predicate_filter, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
-    vectuned._condition_for, vectuned._generate, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort,
-    vectuned._restart_checks,
+    vectuned._follow_column, vectuned._update_column, vectuned._refresh_missing, vectuned._refresh_indexes,
+    vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
+    vectuned._generate, vectuned._generate_dispatch, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort, vectuned._restart_checks,
     vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._replay_statement,
     vectuned._check_replay_plan, vectuned._replay_exact, vectuned._replay_other_paths, vectuned._replay_restarted,
     vectuned._replay_continued, vectuned._replay_fresh, vectuned._elapsed_ms, vectuned._unreadable,
@@ -69,7 +69,9 @@ GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
 GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
     TO vectuned_daemon;
 GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
-GRANT UPDATE (index_relation, default_probes, target_recall, alert) ON vectuned.tuned_column TO vectuned_daemon;
+GRANT UPDATE (relation, relation_schema, relation_name, column_name, column_number, home, vector_type, dimensions, key_columns,
+              index_relation, last_index_no, passed_over, default_probes, target_recall, alert, missing_since)
+    ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement TO vectuned_daemon;

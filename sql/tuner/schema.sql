@@ -12,12 +12,18 @@ CREATE TABLE vectuned.migration (
 CREATE TABLE vectuned.tuned_column (
     id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation           regclass NOT NULL,
+    relation_schema    name NOT NULL,
+    relation_name      name NOT NULL,
     column_name        name NOT NULL,
+    column_number      smallint NOT NULL,
+    home               text,
     vector_type        text NOT NULL CHECK (vector_type IN ('vector', 'halfvec')),
     dimensions         int NOT NULL CHECK (dimensions > 0),
     metric             text NOT NULL CHECK (metric IN ('cosine', 'l2', 'ip')),
     key_columns        name[] NOT NULL CHECK (cardinality(key_columns) > 0),
     index_relation     oid NOT NULL,
+    last_index_no      int NOT NULL DEFAULT 0,
+    passed_over        oid[] NOT NULL DEFAULT '{}',
     default_ef         int NOT NULL CHECK (default_ef BETWEEN 1 AND 1000),
     default_probes     int NOT NULL DEFAULT 1 CHECK (default_probes > 0),
     target_recall      float8 NOT NULL CHECK (target_recall > 0 AND target_recall < 1),
@@ -31,9 +37,19 @@ CREATE TABLE vectuned.tuned_column (
     max_ms             float8 CHECK (max_ms > 0),
     enabled            boolean NOT NULL DEFAULT true,
     alert              boolean NOT NULL DEFAULT false,
+    missing_since      timestamptz,
     created_at         timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (relation, column_name)
+    -- Deferred: a refresh may follow columns that exchanged their names one after the other.
+    UNIQUE (relation, column_number) DEFERRABLE INITIALLY DEFERRED
 );
+COMMENT ON COLUMN vectuned.tuned_column.relation_name IS
+    'name of the table at the last refresh, as column_name is of the column: the generated functions use these names';
+COMMENT ON COLUMN vectuned.tuned_column.home IS
+    'server and database of the last refresh: elsewhere, after a restore, the column is found by its name';
+COMMENT ON COLUMN vectuned.tuned_column.missing_since IS 'when a refresh found the table or the column missing; NULL = it is there';
+COMMENT ON COLUMN vectuned.tuned_column.passed_over IS
+    'vector indexes that no statement can be made to use, because the planner takes another one for it';
+COMMENT ON COLUMN vectuned.tuned_column.last_index_no IS 'the largest index_no given to an index of the column so far';
 COMMENT ON COLUMN vectuned.tuned_column.alert IS
     'true after an alarm or a change of the table: more searches are recorded and checked until recall is proven again';
 COMMENT ON COLUMN vectuned.tuned_column.max_effort IS 'highest ef_search or probes that may serve, proven or not; NULL = no cap';

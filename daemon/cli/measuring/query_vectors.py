@@ -34,7 +34,8 @@ def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace
     tuned = read_tuned_columns(conn, column_id)[0]
     if not tuned.indexes:
         raise VectunedError(
-            f"{tuned.column} has no index: create an HNSW or IVFFlat index and run `vectuned enable` again."
+            f"{tuned.column} has no index: create an HNSW or IVFFlat index over all its rows, then "
+            "SELECT vectuned.refresh(...)."
         )
     return tuned
 

@@ -27,7 +27,8 @@ BEGIN
     PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, which defines hnsw.ef_search and the like
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
     SELECT * INTO properties FROM vectuned._inspect(relation, column_name);
-    SELECT * INTO known FROM vectuned.tuned_column t WHERE t.relation = relation AND t.column_name = column_name;
+    SELECT t.* INTO known FROM vectuned.tuned_column t, vectuned._live(t) l
+    WHERE l.relation = relation AND l.column_number = properties.column_number;
 
     target_recall := coalesce(target_recall, known.target_recall, 0.95);
     max_tail := coalesce(max_tail, nullif(known.max_tail, vectuned._default_tail(known.target_recall)),
@@ -48,20 +49,27 @@ BEGIN
     PERFORM vectuned._check_range('learning_rate', learning_rate, 0.001, 1);
     PERFORM vectuned._check_range('min_samples', min_samples, 20, 1000000);
 
-    INSERT INTO vectuned.tuned_column AS c (
-        relation, column_name, vector_type, dimensions, metric, key_columns, index_relation, default_ef,
-        target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors,
-        max_effort, max_ms)
-    VALUES (relation, column_name, properties.vector_type, properties.dimensions, properties.metric, properties.key_columns,
-            properties.index_relation, current_setting('hnsw.ef_search')::int,
-            target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors, max_effort, max_ms)
-    ON CONFLICT ON CONSTRAINT tuned_column_relation_column_name_key DO UPDATE SET
-        vector_type = excluded.vector_type, dimensions = excluded.dimensions, metric = excluded.metric,
-        key_columns = excluded.key_columns, index_relation = excluded.index_relation, target_recall = excluded.target_recall,
-        max_tail = excluded.max_tail, sample_rate = excluded.sample_rate, trajectory_window = excluded.trajectory_window,
-        learning_rate = excluded.learning_rate, min_samples = excluded.min_samples,
-        store_vectors = excluded.store_vectors, max_effort = excluded.max_effort, max_ms = excluded.max_ms, enabled = true
-    RETURNING c.id INTO column_id;
+    IF known.id IS NULL THEN
+        INSERT INTO vectuned.tuned_column AS c (
+            relation, relation_schema, relation_name, column_name, column_number, home, vector_type, dimensions, metric,
+            key_columns, index_relation, default_ef, target_recall, max_tail, sample_rate, trajectory_window, learning_rate,
+            min_samples, store_vectors, max_effort, max_ms)
+        SELECT r.oid, n.nspname, r.relname, column_name, properties.column_number, vectuned._home(), properties.vector_type,
+               properties.dimensions, properties.metric, properties.key_columns, properties.index_relation,
+               current_setting('hnsw.ef_search')::int, target_recall, max_tail, sample_rate, trajectory_window, learning_rate,
+               min_samples, store_vectors, max_effort, max_ms
+        FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = relation
+        RETURNING c.id INTO column_id;
+    ELSE
+        column_id := known.id;
+        PERFORM vectuned._follow_column(column_id);
+        UPDATE vectuned.tuned_column c SET
+            metric = properties.metric, index_relation = properties.index_relation, target_recall = target_recall,
+            max_tail = max_tail, sample_rate = sample_rate, trajectory_window = trajectory_window,
+            learning_rate = learning_rate, min_samples = min_samples, store_vectors = store_vectors,
+            max_effort = max_effort, max_ms = max_ms, enabled = true
+        WHERE c.id = column_id;
+    END IF;
 
     IF NOT store_vectors THEN
         UPDATE vectuned.trajectory t SET query = NULL WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
@@ -115,10 +123,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
     c := vectuned._tuned_column(relation, column_name);
     IF forget THEN
-        DELETE FROM vectuned.tuned_column t WHERE t.id = c.id;
-        DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
-        DELETE FROM vectuned.feedback f WHERE f.column_id = c.id;
-        PERFORM vectuned._drop_generated(c.id);
+        PERFORM vectuned._forget_column(c.id);
     ELSE
         UPDATE vectuned.tuned_column t SET enabled = false, alert = false WHERE t.id = c.id;
         -- A vector is deleted after its replay; as no more replays come, delete the waiting ones now.
@@ -134,7 +139,8 @@ BEGIN
         UPDATE vectuned.statement s
         SET settings = NULL, published_at = NULL, expected_recall = NULL, recall_bound = NULL, certified = false, figures = NULL
         WHERE s.column_id = c.id;
-        IF EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation) THEN
+        PERFORM vectuned._follow_column(c.id);
+        IF vectuned._missing_part(c) IS NULL THEN
             PERFORM vectuned._generate(c.id);
         END IF;
         INSERT INTO vectuned.event (column_id, action) VALUES (c.id, 'disable');
@@ -202,7 +208,8 @@ $$;
 -- Looks up a vector column in the catalogs. Raises an error that says why a column cannot be tuned.
 CREATE OR REPLACE FUNCTION vectuned._inspect(
     p_relation regclass, p_column name,
-    OUT vector_type text, OUT dimensions int, OUT metric text, OUT key_columns name[], OUT index_relation regclass)
+    OUT vector_type text, OUT dimensions int, OUT metric text, OUT key_columns name[], OUT index_relation regclass,
+    OUT column_number smallint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -236,12 +243,14 @@ BEGIN
             USING ERRCODE = 'wrong_object_type';
     END IF;
     dimensions := attribute.atttypmod;
+    column_number := attribute.attnum;
 
     -- A column that is tuned already keeps its metric as long as that has an index.
     SELECT v.index_relation::regclass, coalesce(v.metric, c.metric, 'cosine') INTO index_relation, metric
     FROM vectuned._vector_indexes(p_relation, p_column)
         WITH ORDINALITY AS v (index_relation, method, form, metric, marker, requires, lists, place)
-    LEFT JOIN vectuned.tuned_column c ON c.relation = p_relation AND c.column_name = p_column
+    LEFT JOIN LATERAL (SELECT l.metric FROM vectuned.tuned_column t, vectuned._live(t) l
+                       WHERE l.relation = p_relation AND l.column_number = attribute.attnum) c ON true
     WHERE v.requires IS NULL ORDER BY coalesce(v.metric <> c.metric, false), v.place LIMIT 1;
     IF index_relation IS NULL THEN
         RAISE EXCEPTION 'column "%" of % has no valid HNSW or IVFFlat index over all its rows', p_column, p_relation
@@ -249,15 +258,7 @@ BEGIN
                   HINT = format('CREATE INDEX ON %s USING hnsw (%I %s_cosine_ops)', p_relation, p_column, vector_type);
     END IF;
 
-    SELECT array_agg(a.attname ORDER BY u.place),
-           string_agg(format('"%s" of type %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ')
-               FILTER (WHERE a.atttypid NOT IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype,
-                                                'text'::regtype, 'varchar'::regtype))
-    INTO key_columns, unusable
-    FROM pg_index x
-    CROSS JOIN unnest(x.indkey::int2[]) WITH ORDINALITY AS u (attnum, place)
-    JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = u.attnum
-    WHERE x.indrelid = p_relation AND x.indisprimary AND u.place <= x.indnkeyatts;
+    SELECT k.names, k.unusable INTO key_columns, unusable FROM vectuned._key_columns(p_relation) k;
     IF key_columns IS NULL THEN
         RAISE EXCEPTION '% has no primary key, so vectuned.search could not say which rows it found', p_relation
             USING ERRCODE = 'undefined_object', HINT = 'Add a primary key to the table.';
@@ -271,7 +272,8 @@ BEGIN
 END
 $$;
 
--- The tuned column of a relation. The column name may be NULL if the relation has only one tuned column.
+-- The tuned column of a relation, as the catalogs describe it now. The column name may be NULL if the relation has only one
+-- tuned column. A table that replaced a tuned one under its name counts as that.
 CREATE OR REPLACE FUNCTION vectuned._tuned_column(p_relation regclass, p_column name DEFAULT NULL)
 RETURNS vectuned.tuned_column
 LANGUAGE plpgsql STABLE
@@ -283,8 +285,18 @@ BEGIN
     IF p_relation IS NULL THEN
         RAISE EXCEPTION 'the relation is NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    SELECT array_agg(c) INTO matches FROM vectuned.tuned_column c
-    WHERE c.relation = p_relation AND (p_column IS NULL OR c.column_name = p_column);
+    SELECT array_agg(l ORDER BY l.column_number IS NULL, l.id) INTO matches
+    FROM (SELECT t FROM vectuned.tuned_column t WHERE t.relation = p_relation
+          UNION ALL
+          SELECT t FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+          JOIN vectuned.tuned_column t ON (t.relation_schema, t.relation_name) = (n.nspname, r.relname)
+          WHERE r.oid = p_relation AND NOT EXISTS (SELECT FROM pg_class o WHERE o.oid = t.relation)) AS x (c)
+    CROSS JOIN LATERAL vectuned._live(x.c) l
+    WHERE p_column IS NULL OR l.column_name = p_column;
+    -- A column that is there comes before a missing one of the same name.
+    IF matches[1].column_number IS NOT NULL THEN
+        SELECT array_agg(m) INTO matches FROM unnest(matches) m WHERE m.column_number IS NOT NULL;
+    END IF;
     IF matches IS NULL THEN
         IF p_column IS NOT NULL AND NOT EXISTS (
             SELECT FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attname = p_column AND NOT a.attisdropped)

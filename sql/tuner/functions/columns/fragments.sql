@@ -3,13 +3,13 @@
 -- Fragments that depend on the column. The table is t; query_text is how the statement writes the query vector.
 -- key: the row id as text. present: the vector is not NULL. exact: the row has a distance to any query. zero: whether the
 -- query has no distance to any row. type: of the column. every_head, every_tail: the exact search among the rows that meet
--- a condition, which goes between the two. meaning: the names and types used; a generated function carries it as its comment,
--- which shows whether the function still fits the table.
+-- a condition, which goes between the two. Functions, operators and types are qualified, since
+-- the statements run under the caller's search_path.
 CREATE OR REPLACE FUNCTION vectuned._fragments(
     c vectuned.tuned_column, query_text text DEFAULT '$1',
     OUT relation text, OUT key text, OUT distance text, OUT present text, OUT exact text, OUT zero text, OUT type text,
     OUT every_head text, OUT every_tail text,
-    OUT dimensions int, OUT meaning text)
+    OUT dimensions int)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -32,8 +32,8 @@ BEGIN
             USING ERRCODE = 'undefined_column';
     END IF;
     key := CASE cardinality(c.key_columns)
-        WHEN 1 THEN format('t.%I::text', c.key_columns[1])
-        ELSE (SELECT 'jsonb_build_array(' || string_agg(format('t.%I', u.name), ', ' ORDER BY u.place) || ')::text'
+        WHEN 1 THEN format('t.%I::pg_catalog.text', c.key_columns[1])
+        ELSE (SELECT 'pg_catalog.jsonb_build_array(' || string_agg(format('t.%I', u.name), ', ' ORDER BY u.place) || ')::pg_catalog.text'
               FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)) END;
     type := format('@extschema@.%I', vector_type);
     distance := format('t.%I OPERATOR(@extschema@.%s) %s', c.column_name,
@@ -45,21 +45,22 @@ BEGIN
     IF c.metric = 'cosine' THEN
         -- A zero vector has no cosine distance, and cosine indexes leave it out.
         norm := CASE vector_type WHEN 'vector' THEN '@extschema@.vector_norm' ELSE '@extschema@.l2_norm' END;
-        exact := exact || format(' AND %s(t.%I) > 0', norm, c.column_name);
-        zero := format('%s(%s::%s) = 0', norm, query_text, type);
+        exact := exact || format(' AND %s(t.%I) OPERATOR(pg_catalog.>) 0', norm, c.column_name);
+        zero := format('%s(%s::%s) OPERATOR(pg_catalog.=) 0', norm, query_text, type);
     END IF;
     -- $2 is k. The cast of ids to text, and the test for zero vectors (by their distance, NaN), come after the ranking,
     -- because they are too expensive for every row.
-    SELECT format('SELECT array_agg(%s) FILTER (WHERE n.distance <> ''NaN''), array_agg(n.distance) FILTER (WHERE n.distance <> ''NaN'') '
+    SELECT format('SELECT pg_catalog.array_agg(%s) FILTER (WHERE n.distance OPERATOR(pg_catalog.<>) ''NaN''), '
+                  'pg_catalog.array_agg(n.distance) FILTER (WHERE n.distance OPERATOR(pg_catalog.<>) ''NaN'') '
                   'FROM (SELECT o.* FROM (SELECT %s, %s FROM %s t WHERE %s AND ',
-                  CASE cardinality(c.key_columns) WHEN 1 THEN 'n.k1::text'
-                       ELSE 'jsonb_build_array(' || string_agg('n.k' || u.place, ', ' ORDER BY u.place) || ')::text' END,
+                  CASE cardinality(c.key_columns) WHEN 1 THEN 'n.k1::pg_catalog.text'
+                       ELSE 'pg_catalog.jsonb_build_array(' || string_agg('n.k' || u.place, ', ' ORDER BY u.place)
+                            || ')::pg_catalog.text' END,
                   string_agg(format('t.%I', u.name), ', ' ORDER BY u.place), distance, relation, present),
            format(' OFFSET 0) AS o (%s, distance) ORDER BY o.distance LIMIT $2) n',
                   string_agg('k' || u.place, ', ' ORDER BY u.place))
     INTO every_head, every_tail
     FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place);
-    meaning := format('Searches %s.%I, %s(%s), by %s.', relation, c.column_name, type, dimensions, key);
 END
 $$;
 
@@ -84,9 +85,11 @@ BEGIN
                                    c.column_name, f.dimensions, operator, query_text, f.dimensions)
         ELSE format('(@extschema@.binary_quantize(t.%I)::bit(%s)) OPERATOR(@extschema@.<~>) '
                     '@extschema@.binary_quantize(%s)::bit(%s)', c.column_name, f.dimensions, query_text, f.dimensions) END;
-    narrow := f.present || CASE i.marker WHEN 'true' THEN '' ELSE ' AND ' || i.marker END;
+    narrow := f.present || CASE i.marker WHEN 'true' THEN ''
+        ELSE ' AND ' || regexp_replace(i.marker, ' (>|>=|<>|=|<|<=) ', ' OPERATOR(pg_catalog.\1) ') END;
     ranked := i.form = 'plain';
-    nearest := CASE i.form WHEN 'plain' THEN 'k' WHEN 'halfvec' THEN 'least(k + k / 10 + 5, 1000)' ELSE 'greatest(ef, k)' END;
+    nearest := CASE i.form WHEN 'plain' THEN 'k' WHEN 'halfvec' THEN 
+        'least(k OPERATOR(pg_catalog.+) (k OPERATOR(pg_catalog./) 10) OPERATOR(pg_catalog.+) 5, 1000)' ELSE 'greatest(ef, k)' END;
 END
 $$;
 

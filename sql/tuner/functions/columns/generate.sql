@@ -16,7 +16,7 @@ BEGIN
                  AND replace(t.marker, call, '?') !~ '^(\? (>|>=|<>|=) \d{1,5}|\d{1,5} (<|<=|<>) \?)$')
     THEN
         RAISE EXCEPTION 'vectuned.tuned_index holds an invalid marker of %.%', relation, quote_ident(c.column_name)
-            USING ERRCODE = 'data_corrupted', HINT = 'Call vectuned.enable again.';
+            USING ERRCODE = 'data_corrupted', HINT = format('SELECT vectuned.refresh(%L, %L)', relation, c.column_name);
     END IF;
 END
 $$;
@@ -47,18 +47,19 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN n.ranked
-        THEN format('SELECT array_agg(n.id%1$s), array_agg(n.distance%1$s) INTO found_ids, found_distances '
+        THEN format('SELECT pg_catalog.array_agg(n.id%1$s), pg_catalog.array_agg(n.distance%1$s) INTO found_ids, found_distances '
                     'FROM (%2$s ORDER BY %3$s LIMIT k) n;', p.sorted, p.candidates, n.ordering)
-        ELSE format('SELECT array_agg(n.id), array_agg(n.distance) INTO found_ids, found_distances '
-                    'FROM (SELECT r.id, r.distance FROM (%s ORDER BY %s LIMIT %s) r ORDER BY r.distance + 0 LIMIT k) n;',
-                    p.candidates, n.ordering, n.nearest) END
+        ELSE format('SELECT pg_catalog.array_agg(n.id), pg_catalog.array_agg(n.distance) INTO found_ids, found_distances '
+                    'FROM (SELECT r.id, r.distance FROM (%s ORDER BY %s LIMIT %s) r '
+                    'ORDER BY r.distance OPERATOR(pg_catalog.+) 0 LIMIT k) n;', p.candidates, n.ordering, n.nearest) END
     FROM vectuned._query_variable(c) v
     CROSS JOIN LATERAL vectuned._fragments(c, v) f
     CROSS JOIN LATERAL vectuned._index_fragments(c, i, v) n
     CROSS JOIN LATERAL (
         SELECT format('SELECT %s AS id, %s AS distance FROM %s t WHERE %s', f.key, f.distance, f.relation, n.narrow) AS candidates,
                -- A cosine index on halfvec orders by vectors normalised in half precision, so its rows are sorted again.
-               CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance + 0' ELSE '' END AS sorted) p
+               CASE WHEN c.metric = 'cosine' AND f.type LIKE '%.halfvec' THEN ' ORDER BY n.distance OPERATOR(pg_catalog.+) 0'
+                    ELSE '' END AS sorted) p
 $$;
 
 -- The filtered search through one index, for EXECUTE: the filter's condition goes between head and tail. $1 is the
@@ -69,11 +70,12 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN n.ranked
-               THEN 'SELECT array_agg(n.id ORDER BY n.distance + 0), array_agg(n.distance ORDER BY n.distance + 0) FROM ('
-               ELSE 'SELECT array_agg(n.id), array_agg(n.distance) FROM (SELECT r.id, r.distance FROM (' END
+               THEN 'SELECT pg_catalog.array_agg(n.id ORDER BY n.distance OPERATOR(pg_catalog.+) 0), '
+                    'pg_catalog.array_agg(n.distance ORDER BY n.distance OPERATOR(pg_catalog.+) 0) FROM ('
+               ELSE 'SELECT pg_catalog.array_agg(n.id), pg_catalog.array_agg(n.distance) FROM (SELECT r.id, r.distance FROM (' END
            || format('SELECT %s AS id, %s AS distance FROM %s t WHERE %s AND ', f.key, f.distance, f.relation, n.narrow),
            format(CASE WHEN n.ranked THEN ' ORDER BY %s LIMIT $2) n'
-                       ELSE ' ORDER BY %s LIMIT $3) r ORDER BY r.distance + 0 LIMIT $2) n' END, n.ordering)
+                       ELSE ' ORDER BY %s LIMIT $3) r ORDER BY r.distance OPERATOR(pg_catalog.+) 0 LIMIT $2) n' END, n.ordering)
     FROM vectuned._fragments(c) f CROSS JOIN LATERAL vectuned._index_fragments(c, i) n
 $$;
 
@@ -95,7 +97,8 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN share <= 0 THEN 'false' WHEN share >= 1 THEN 'true'
-                ELSE format('hashfloat8extended(date_part(''epoch'', clock_timestamp()), pg_backend_pid()) < %s',
+                ELSE format('pg_catalog.hashfloat8extended(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()), '
+                            'pg_catalog.pg_backend_pid()) OPERATOR(pg_catalog.<) %s',
                             floor((share::numeric - 0.5) * 2::numeric ^ 64)::bigint) END
 $$;
 
@@ -107,10 +110,12 @@ AS $$
 DECLARE
     variable constant text := vectuned._query_variable(c);
     share constant float8 := vectuned._recorded_share(c);
-    -- PostgreSQL restores on return what SET clauses changed; each clause costs a call about 0.005 ms.
+    -- PostgreSQL restores on return what SET clauses changed; each clause costs a call about 0.005 ms. The highest probes make
+    -- an IVFFlat index that is created beside an HNSW index look expensive, until a refresh finds it.
     settings constant text := 'SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off '
-        'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40';
-    ivfflat_settings constant text := 'SET ivfflat.iterative_scan = off SET ivfflat.probes = 32768';
+        'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40 SET ivfflat.probes = 32768';
+    ivfflat_settings constant text := ' SET ivfflat.iterative_scan = off';
+    both_methods constant boolean := vectuned._has_both_methods(c.relation);
     has_ivfflat constant boolean := EXISTS (
         SELECT FROM pg_index x JOIN pg_class r ON r.oid = x.indexrelid JOIN pg_am a ON a.oid = r.relam
         WHERE a.amname = 'ivfflat'
@@ -123,17 +128,24 @@ BEGIN
     every_head := (vectuned._fragments(c)).every_head;
     RETURN jsonb_build_object(
         'id', c.id, 'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
-        'settings', settings || CASE WHEN has_ivfflat THEN ' ' || ivfflat_settings ELSE '' END,
-        'all_settings', settings || ' SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 4 ' || ivfflat_settings,
+        'settings', settings || CASE WHEN has_ivfflat THEN ivfflat_settings ELSE '' END
+                    || CASE WHEN both_methods THEN ' SET random_page_cost = 0 SET seq_page_cost = 0' ELSE '' END,
+        'all_settings', settings || ' SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 4' || ivfflat_settings,
+        'free_pages', CASE WHEN both_methods THEN 'page_costs := vectuned._set_page_costs(''{0,0}'');' ELSE '' END,
+        'restore_pages', CASE WHEN both_methods THEN ', vectuned._set_page_costs(page_costs)' ELSE '' END,
         'continue_ivfflat',
-            CASE WHEN has_ivfflat THEN ' set_config(''ivfflat.iterative_scan'', ''relaxed_order'', true),' ELSE '' END,
+            CASE WHEN has_ivfflat THEN ' pg_catalog.set_config(''ivfflat.iterative_scan'', ''relaxed_order'', true),' ELSE '' END,
+        'elapsed_ms', 'extract(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started)::pg_catalog.float8 '
+                      'OPERATOR(pg_catalog.*) 1000',
+        'relation_oid', c.relation::oid,
         'query', CASE variable WHEN 'q' THEN format(E'q %1$s := query::%1$s;\n    ', f.type) ELSE '' END,
         'relation_literal', quote_literal(f.relation), 'relation', f.relation,
         'key', f.key, 'distance', f.distance, 'exact', f.exact, 'zero', f.zero,
         'every_head', quote_literal(every_head), 'every_tail', quote_literal(f.every_tail),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
         'sampled', vectuned._draw(share),
-        'started', CASE share WHEN 0 THEN 'NULL' ELSE format('CASE WHEN %s THEN clock_timestamp() END', vectuned._draw(share)) END);
+        'started', CASE share WHEN 0 THEN 'NULL' ELSE format('CASE WHEN %s THEN pg_catalog.clock_timestamp() END',
+                                                                vectuned._draw(share)) END);
 END
 $$;
 
@@ -143,7 +155,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH searched AS (
-        SELECT i.index_no, i.index_relation, i.requires, i.lists, i.index_relation = c.index_relation AS is_main,
+        SELECT i.index_no, i.index_relation, i.method, i.requires, i.lists, i.index_relation = c.index_relation AS is_main,
+               i.index_no > 0 AS known,
                n.narrow, n.nearest, vectuned._search_statement(c, i) AS statement, e.head, e.tail,
                vectuned._condition_for(i, '%s') AS condition
         FROM vectuned._searched_indexes(c) i
@@ -151,30 +164,37 @@ AS $$
         CROSS JOIN LATERAL vectuned._filtered_statement(c, i) e),
     main AS (SELECT * FROM searched WHERE is_main),
     cases AS (
-        SELECT bool_or(NOT o.is_main) AS several,
-               string_agg(format(E'IF index_no = %s THEN\n                %s', o.index_no, o.statement), E'\n            ELS'
+        SELECT bool_or(o.method = 'hnsw' AND o.known) AS has_hnsw,
+               string_agg(format(' WHEN coalesce(b.index_no, %s) OPERATOR(pg_catalog.=) %s THEN b.probes IS %sNULL%s',
+                                 (SELECT m.index_no FROM main m), o.index_no, CASE o.method WHEN 'hnsw' THEN '' ELSE 'NOT ' END,
+                                 CASE WHEN o.is_main THEN ''
+                                      ELSE format(' AND pg_catalog.pg_index_has_property(%s, ''clusterable'') IS NOT NULL',
+                                                  o.index_relation) END),
+                          '' ORDER BY o.is_main DESC, o.index_no) FILTER (WHERE o.requires IS NULL) AS serves,
+               string_agg(format(E'IF index_no OPERATOR(pg_catalog.=) %s THEN\n                %s', o.index_no, o.statement), E'\n            ELS'
                           ORDER BY o.index_no) FILTER (WHERE NOT o.is_main AND o.requires IS NULL) AS branches,
-               string_agg(format(' WHEN %s THEN %L', o.index_no, o.head), '' ORDER BY o.is_main, o.index_no) AS heads,
-               string_agg(format(' WHEN %s THEN %L', o.index_no, o.tail), '' ORDER BY o.is_main, o.index_no) AS tails,
-               string_agg(format(' WHEN %s THEN %L', o.index_no, o.condition), '' ORDER BY o.is_main, o.index_no) AS conditions,
-               string_agg(format(' WHEN %s THEN %s', o.index_no, o.nearest), '' ORDER BY o.is_main, o.index_no) AS nearest,
-               string_agg(format(' WHEN %s THEN %s', o.index_no, o.index_relation), '' ORDER BY o.is_main, o.index_no) AS oids
+               string_agg(format(' WHEN index_no OPERATOR(pg_catalog.=) %s THEN %L', o.index_no, o.head), '' ORDER BY o.is_main, o.index_no) AS heads,
+               string_agg(format(' WHEN index_no OPERATOR(pg_catalog.=) %s THEN %L', o.index_no, o.tail), '' ORDER BY o.is_main, o.index_no) AS tails,
+               string_agg(format(' WHEN index_no OPERATOR(pg_catalog.=) %s THEN %L', o.index_no, o.condition), '' ORDER BY o.is_main, o.index_no) AS conditions,
+               string_agg(format(' WHEN index_no OPERATOR(pg_catalog.=) %s THEN %s', o.index_no, o.nearest), '' ORDER BY o.is_main, o.index_no) AS nearest,
+               string_agg(format(' WHEN index_no OPERATOR(pg_catalog.=) %s THEN %s', o.index_no, o.index_relation), '' ORDER BY o.is_main, o.index_no) AS oids
         FROM searched o)
     SELECT jsonb_build_object(
         'searches', coalesce(s.branches || format(E'\n            ELSE\n                %s\n            END IF;', m.statement),
                              m.statement),
-        'filtered_head', format('CASE index_no%s END', s.heads), 'filtered_tail', format('CASE index_no%s END', s.tails),
-        'condition', format('CASE index_no%s END', s.conditions), 'nearest', format('CASE index_no%s END', s.nearest),
-        'index_oid_by_no', format('CASE index_no%s END', s.oids),
+        'filtered_head', format('CASE%s END', s.heads), 'filtered_tail', format('CASE%s END', s.tails),
+        'condition', format('CASE%s END', s.conditions), 'nearest', format('CASE%s END', s.nearest),
+        'index_oid_by_no', format('CASE%s END', s.oids),
         'main_no', m.index_no, 'narrow', m.narrow,
         'main_ef', CASE WHEN m.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
-            WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_relation_filenode(%s)' END, c.index_relation),
-        -- An index other than the main one may have been dropped: then it has no properties, and the main one serves.
-        'check_index', CASE WHEN s.several THEN format(
-            'IF index_no <> %s AND pg_index_has_property(CASE index_no%s END, ''clusterable'') IS NULL THEN '
-            'path := NULL; END IF;', m.index_no, s.oids) ELSE '' END)
+            WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_catalog.pg_relation_filenode(%s)' END, c.index_relation),
+        -- An index that no longer exists has no properties.
+        'main_exists', CASE WHEN m.known THEN format('pg_catalog.pg_index_has_property(%s, ''clusterable'') IS NOT NULL',
+                                                     m.index_relation) ELSE 'false' END,
+        'index_serves', format('CASE%s ELSE false END', s.serves),
+        'other_ef', CASE WHEN s.has_hnsw THEN ', pg_catalog.set_config(''hnsw.ef_search'', ''1000'', true)' ELSE '' END)
     FROM main m CROSS JOIN cases s
 $$;
 
@@ -227,9 +247,6 @@ BEGIN
     EXECUTE vectuned._fill_template(vectuned._search_template(), tokens);
     EXECUTE vectuned._fill_template(vectuned._filtered_template(), tokens);
     EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I, vectuned.%I TO PUBLIC', '_search_' || c.id, '_filtered_' || c.id);
-    -- _search_function compares the comment, to see whether the function still fits the table.
-    EXECUTE format('COMMENT ON FUNCTION vectuned.%I(@extschema@.vector, int) IS %L', '_search_' || c.id,
-                   (vectuned._fragments(c)).meaning);
 END
 $$;
 
@@ -243,8 +260,8 @@ BEGIN
         RAISE EXCEPTION 'column % is still tuned', coalesce(p_column_id::text, 'NULL')
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Call vectuned.disable with forget => true.';
     END IF;
-    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_search_' || p_column_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb)', '_filtered_' || p_column_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, text)', '_search_' || p_column_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb, text)', '_filtered_' || p_column_id);
     IF to_regclass('vectuned._refused_' || p_column_id) IS NOT NULL THEN
         EXECUTE format('DROP SEQUENCE vectuned.%I', '_refused_' || p_column_id);
     END IF;
@@ -262,8 +279,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
     FOR c IN SELECT * FROM vectuned.tuned_column t ORDER BY t.id LOOP
         BEGIN
-            PERFORM vectuned._refresh_indexes(c.id);
-            PERFORM vectuned._generate(c.id);
+            PERFORM vectuned._update_column(c.id, true);
         EXCEPTION WHEN undefined_table OR undefined_column OR undefined_object OR wrong_object_type
                        OR insufficient_privilege THEN
             RAISE WARNING 'skipped the tuned column % of %: %', c.column_name, c.relation, SQLERRM;

@@ -170,6 +170,36 @@ AS $$
     FROM vectuned._plan_indexes(plan) used
 $$;
 
+-- Whether a table has valid vector indexes of both methods. The planner then chooses between them by cost, and every
+-- statement that is written for one of them is planned with pages that cost nothing (_set_page_costs): then the costs of two
+-- indexes differ only by the share of the entries that each reads, and an index at its highest setting reads most.
+CREATE OR REPLACE FUNCTION vectuned._has_both_methods(p_relation oid) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(DISTINCT m.amname) = 2
+    FROM (SELECT p_relation AS relid UNION SELECT t.relid FROM pg_partition_tree(p_relation) t) r
+    JOIN pg_index x ON x.indrelid = r.relid AND x.indisvalid
+    JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_am m ON m.oid = i.relam AND m.amname IN ('hnsw', 'ivfflat')
+$$;
+
+-- Sets what reading a page costs in plans, random and sequential, until the transaction ends; returns the former costs. NULL
+-- changes nothing.
+CREATE OR REPLACE FUNCTION vectuned._set_page_costs(costs text[]) RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    former constant text[] := ARRAY[current_setting('random_page_cost'), current_setting('seq_page_cost')];
+BEGIN
+    IF costs IS NOT NULL THEN
+        PERFORM set_config('random_page_cost', costs[1], true), set_config('seq_page_cost', costs[2], true);
+    END IF;
+    RETURN former;
+END
+$$;
+
 -- Whether the planner chooses an index for the statements written for it, at the lowest and at the highest effort: another
 -- index may answer the same statement, and its estimated cost may grow differently with effort (with m, for example). Here
 -- and in every search, the highest setting of the other method makes its indexes look as expensive as possible.
@@ -186,6 +216,7 @@ AS $$
 DECLARE
     f record;
     effort int;
+    row_limit text;
     plan json;
 BEGIN
     SELECT * INTO f FROM vectuned._index_fragments(c, i);
@@ -193,15 +224,29 @@ BEGIN
     FOREACH effort IN ARRAY CASE i.method WHEN 'hnsw' THEN ARRAY[10, 1000]
                             ELSE ARRAY[1, least(i.lists, greatest(128, round(8 * sqrt(i.lists))))::int] END LOOP
         PERFORM set_config(CASE i.method WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, effort::text, true);
-        EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT 10',
-                       (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering)
-            INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
-        IF NOT vectuned._plan_reads(plan, i.index_relation) THEN
-            RETURN false;
-        END IF;
+        -- As filtered searches are planned, with k known, and as unfiltered ones are, for any k.
+        FOREACH row_limit IN ARRAY ARRAY['10', '(SELECT 10)'] LOOP
+            EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s t WHERE %s AND %s ORDER BY %s LIMIT %s',
+                           (vectuned._fragments(c)).relation, f.narrow, condition, f.ordering, row_limit)
+                INTO plan USING array_fill(1::real, ARRAY[c.dimensions])::@extschema@.vector;
+            IF NOT vectuned._plan_reads(plan, i.index_relation) THEN
+                RETURN false;
+            END IF;
+        END LOOP;
     END LOOP;
     RETURN true;
 END
+$$;
+
+-- An index over all rows of a column that was created since the last refresh: until the next one the planner may choose it.
+CREATE OR REPLACE FUNCTION vectuned._added_index(c vectuned.tuned_column) RETURNS regclass
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT v.index_relation::regclass FROM vectuned._vector_indexes(c.relation, c.column_name) v
+    WHERE v.requires IS NULL AND (v.metric = c.metric OR v.form = 'bits') AND v.index_relation <> ALL (c.passed_over)
+      AND NOT EXISTS (SELECT FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation = v.index_relation)
+    ORDER BY v.index_relation LIMIT 1
 $$;
 
 -- Updates tuned_index from the catalogs, and the main index if that was dropped. Returns whether anything changed. Of several
@@ -215,12 +260,15 @@ DECLARE
     entry vectuned.tuned_index;
     condition text;
     listed oid[] := '{}';
+    others oid[] := '{}';
     changed boolean := false;
     main oid;
     same boolean;
     number int;
+    page_costs text[];
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
+    page_costs := vectuned._set_page_costs(CASE WHEN vectuned._has_both_methods(c.relation) THEN '{0,0}'::text[] END);
     FOR entry IN
         SELECT c.id, 0, v.index_relation, v.method, v.form, v.marker, v.requires, 1, v.lists
         FROM vectuned._vector_indexes(c.relation, c.column_name) v WHERE v.metric = c.metric OR v.form = 'bits'
@@ -230,7 +278,10 @@ BEGIN
             SELECT m.condition, least(greatest(m.fraction, 1e-9), 1) INTO condition, entry.share
             FROM vectuned._compile_filter(c.id, c.relation, entry.requires) m;
         END IF;
-        CONTINUE WHEN NOT vectuned._takes_index(c, entry, condition);
+        IF NOT vectuned._takes_index(c, entry, condition) THEN
+            others := others || entry.index_relation;
+            CONTINUE;
+        END IF;
         listed := listed || entry.index_relation;
         main := coalesce(main, CASE WHEN entry.requires IS NULL THEN entry.index_relation END);
         -- The entry of this index; or that of an equal index that no longer exists, which it was before a restore or a
@@ -249,16 +300,30 @@ BEGIN
         UPDATE vectuned.tuned_index t SET index_relation = entry.index_relation, share = entry.share
         WHERE t.column_id = c.id AND t.index_no = number;
         CONTINUE WHEN FOUND;
-        -- Numbers are never reused: measurements of a dropped index must not apply to another.
-        SELECT greatest(coalesce(max(t.index_no), 0), coalesce((SELECT max(p.index_no) FROM vectuned.measured_path p
-                                                                WHERE p.column_id = c.id), 0)) + 1
-        INTO number FROM vectuned.tuned_index t WHERE t.column_id = c.id;
+        -- Numbers are never reused: what is known of a dropped index must not apply to another.
+        UPDATE vectuned.tuned_column t SET last_index_no = t.last_index_no + 1 WHERE t.id = c.id
+        RETURNING t.last_index_no INTO number;
         INSERT INTO vectuned.tuned_index
         VALUES (c.id, number, entry.index_relation, entry.method, entry.form, entry.marker, entry.requires, entry.share,
                 entry.lists);
     END LOOP;
+    PERFORM vectuned._set_page_costs(page_costs);
+    UPDATE vectuned.tuned_column t SET passed_over = others WHERE t.id = c.id AND t.passed_over <> others;
+    changed := changed OR FOUND;
     DELETE FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_relation <> ALL (listed);
     changed := changed OR FOUND;
+    IF changed THEN
+        -- What was learned about an index goes with it. NULL stands for the main index, which may now be of another method.
+        DELETE FROM vectuned.bank b
+        WHERE b.column_id = c.id AND NOT EXISTS (
+            SELECT FROM vectuned.tuned_index t
+            WHERE t.column_id = c.id AND (t.method = 'ivfflat') = (b.probes IS NOT NULL)
+              AND CASE WHEN b.index_no IS NULL THEN t.index_relation = CASE WHEN c.index_relation = ANY (listed) THEN c.index_relation ELSE main END
+                       ELSE t.index_no = b.index_no END);
+        DELETE FROM vectuned.measured_path p
+        WHERE p.column_id = c.id AND p.index_no IS NOT NULL AND NOT EXISTS (
+            SELECT FROM vectuned.tuned_index t WHERE t.column_id = c.id AND t.index_no = p.index_no);
+    END IF;
     IF c.index_relation <> ALL (listed) AND main IS NOT NULL THEN
         UPDATE vectuned.tuned_column t SET index_relation = main WHERE t.id = c.id;
         changed := true;
@@ -269,27 +334,5 @@ BEGIN
     WHERE t.id = c.id AND i.column_id = c.id AND i.index_relation = t.index_relation AND i.lists IS NOT NULL
       AND t.default_probes <> greatest(current_setting('ivfflat.probes')::int, ceil(sqrt(i.lists))::int);
     RETURN changed;
-END
-$$;
-
--- Updates a column's indexes and statistics; the daemon calls it before it works on the column. Returns whether the indexes
--- changed.
-CREATE OR REPLACE FUNCTION vectuned._refresh_column(p_column_id int) RETURNS boolean
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM '[1]'::@extschema@.vector;
-    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
-    PERFORM vectuned._refresh_statistics(p_column_id);
-    IF NOT vectuned._refresh_indexes(p_column_id) THEN
-        RETURN false;
-    END IF;
-    PERFORM vectuned._generate(p_column_id);
-    INSERT INTO vectuned.event (column_id, action, details)
-    SELECT p_column_id, 'indexes', jsonb_build_object('indexes', coalesce(jsonb_agg(i.index_relation::regclass::text
-                                                                                    ORDER BY i.index_no), '[]'))
-    FROM vectuned.tuned_index i WHERE i.column_id = p_column_id;
-    RETURN true;
 END
 $$;

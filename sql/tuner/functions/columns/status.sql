@@ -32,40 +32,55 @@ $$;
 
 -- What serves each column and class of k, and in which state; one row per column while nothing has been learned.
 CREATE OR REPLACE VIEW vectuned.status AS
-SELECT c.relation, c.column_name, c.enabled, c.metric, c.dimensions, c.index_relation::regclass, c.target_recall,
+SELECT l.relation, l.column_name, c.enabled, c.metric, l.dimensions, x.index_relation::regclass, c.target_recall,
        c.max_tail, c.sample_rate, c.alert,
-       b.k_class, coalesce(b.access_path, CASE WHEN e.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END) AS access_path,
-       CASE WHEN b.k_class IS NULL THEN e.ef_search ELSE b.ef_search END AS ef_search,
-       CASE WHEN b.k_class IS NULL THEN e.probes ELSE b.probes END AS probes,
-       coalesce(b.index_relation, c.index_relation)::regclass AS path_index,
+       b.k_class,
+       CASE WHEN x.index_relation IS NULL THEN 'exact' WHEN b.index_relation IS NOT NULL THEN b.access_path
+            WHEN x.method = 'hnsw' THEN 'hnsw' ELSE 'ivfflat' END AS access_path,
+       CASE WHEN x.index_relation IS NULL THEN NULL WHEN b.index_relation IS NOT NULL THEN b.ef_search ELSE e.ef_search END AS ef_search,
+       CASE WHEN x.index_relation IS NULL THEN NULL WHEN b.index_relation IS NOT NULL THEN b.probes ELSE e.probes END AS probes,
+       coalesce(b.index_relation, x.index_relation)::regclass AS path_index,
        b.expected_recall, b.recall_bound, b.tail, b.tail_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
-       CASE WHEN r.fits IS NULL THEN 'table missing: vectuned.disable(' || c.relation::oid || ', ..., forget => true)'
+       CASE WHEN m.part IN ('table missing', 'column missing')
+                THEN format('%s: forgotten a day after it was missed; at once by vectuned.disable(%s, %L, forget => true)',
+                            m.part, l.relation::oid, l.column_name)
+            WHEN m.part IS NOT NULL THEN m.part || ', so searches fail as plain SQL does; once that is mended, the daemon follows'
             WHEN NOT c.enabled THEN 'disabled'
-            WHEN NOT r.fits
-                THEN 'table renamed: searches take a slower path until vectuned.enable is called again'
-            WHEN x.indexrelid IS NULL THEN 'index missing: searches scan the table or another index until '
-                                           'vectuned.enable is called again'
+            WHEN o.change IS NOT NULL
+                THEN format('%s: searches take a slower path until the daemon, or vectuned.refresh(%L, %L), follows',
+                            o.change, l.relation, l.column_name)
+            WHEN x.index_relation IS NULL
+                THEN format('index missing: searches scan the table; the daemon, or vectuned.refresh(%L, %L), takes the next index '
+                            'over all rows%s', l.relation, l.column_name,
+                            CASE WHEN g.other IS NOT NULL THEN format(' for %s distance (that on %s is for another: vectuned.enable(%L, %L) '
+                                                                      'takes it)', c.metric, g.other, l.relation, l.column_name)
+                                 ELSE '' END)
+            WHEN x.index_relation <> c.index_relation OR x.index_no = 0
+                THEN format('index replaced: searches take a slower path until the daemon, or vectuned.refresh(%L, %L), follows',
+                            l.relation, l.column_name)
+            WHEN n.added IS NOT NULL
+                THEN format('index added: the planner may choose %s until the daemon, or vectuned.refresh(%L, %L), follows',
+                            n.added, l.relation, l.column_name)
             WHEN b.k_class IS NULL THEN 'learning'
-            WHEN b.index_gone
+            WHEN b.index_relation IS NULL
                 THEN 'outdated: the index it was learned on is gone, the default setting serves until relearned'
-            WHEN b.generation <> vectuned._generation(coalesce(b.index_relation, c.index_relation))
+            WHEN b.generation <> vectuned._generation(b.index_relation)
                 THEN 'outdated: the index was rebuilt since, the fixed setting serves until relearned'
             WHEN b.defect IS NOT NULL THEN 'corrupt bank: ' || b.defect || ', the fixed setting serves'
             WHEN NOT b.proven_here THEN 'imported: not proven here yet'
             ELSE 'serving' END AS state,
        b.reason, b.source AS imported_from, vectuned._notes(c.id) AS notes
 FROM vectuned.tuned_column c
-CROSS JOIN LATERAL vectuned._default_effort(c) e
+CROSS JOIN LATERAL vectuned._live(c) l
+CROSS JOIN LATERAL (SELECT vectuned._missing_part(l) AS part) m
+CROSS JOIN LATERAL (SELECT CASE WHEN m.part IS NULL THEN vectuned._outdated(c, l) END AS change) o
+LEFT JOIN LATERAL vectuned._present_index(l) x ON m.part IS NULL
+CROSS JOIN LATERAL (SELECT CASE WHEN m.part IS NULL THEN vectuned._added_index(l) END AS added) n
 LEFT JOIN LATERAL (
-    SELECT starts_with(obj_description(p.oid, 'pg_proc'),
-                       format('Searches %I.%I.%I, ', n.nspname, o.relname, c.column_name)) IS TRUE AS fits
-    FROM pg_class o
-    JOIN pg_namespace n ON n.oid = o.relnamespace
-    LEFT JOIN pg_proc p ON p.pronamespace = 'vectuned'::regnamespace AND p.proname = '_search_' || c.id
-    WHERE o.oid = c.relation) r ON true
-LEFT JOIN pg_index x ON x.indexrelid = c.index_relation AND x.indrelid = c.relation AND x.indisvalid
+    SELECT v.index_relation::regclass AS other FROM vectuned._vector_indexes(l.relation, l.column_name) v
+    WHERE v.requires IS NULL ORDER BY v.index_relation DESC LIMIT 1) g ON x.index_relation IS NULL AND m.part IS NULL
 LEFT JOIN LATERAL (
-    SELECT k.*, p.patterns, m.source, m.proven_here, i.index_relation, k.index_no IS NOT NULL AND i.index_relation IS NULL AS index_gone,
+    SELECT k.*, p.patterns, m.source, m.proven_here, i.index_relation,
            CASE WHEN k.access_path NOT LIKE '%\_adaptive' THEN NULL
                 WHEN p.patterns = 0 THEN 'no patterns'
                 WHEN p.misfits > 0 THEN p.misfits || ' patterns that no search can use'
@@ -75,7 +90,11 @@ LEFT JOIN LATERAL (
                      OR EXISTS (SELECT FROM unnest(k.center || k.weights) n WHERE (abs(n) < 'Infinity') IS NOT TRUE)
                     THEN 'an incomplete signature' END AS defect
     FROM vectuned.bank k
-    LEFT JOIN vectuned.tuned_index i ON i.column_id = k.column_id AND i.index_no = k.index_no
+    LEFT JOIN (vectuned.tuned_index i JOIN pg_class r ON r.oid = i.index_relation)
+        ON i.column_id = k.column_id AND (i.method = 'ivfflat') = (k.probes IS NOT NULL)
+       AND CASE WHEN k.index_no IS NULL THEN i.index_relation = c.index_relation ELSE i.index_no = k.index_no END
+       -- While the generated functions do not fit, only the present index serves.
+       AND (i.index_relation = x.index_relation OR o.change IS NULL AND x.index_relation = c.index_relation)
     LEFT JOIN vectuned.imported m ON m.import_no = k.import_no
     CROSS JOIN LATERAL (
         SELECT count(*) AS patterns,
@@ -83,6 +102,7 @@ LEFT JOIN LATERAL (
                                    OR p.effort = 'NaN' OR p.effort NOT BETWEEN 0 AND 13) AS misfits
         FROM vectuned.pattern p WHERE p.column_id = k.column_id AND p.k_class = k.k_class) p
     WHERE k.column_id = c.id) b ON true
+LEFT JOIN LATERAL vectuned._present_effort(l, x, coalesce(b.k_class, 1), NULL) e ON x.index_relation IS NOT NULL
 ORDER BY c.id, b.k_class;
 
 -- How far replaying is behind, and what would help; NULL if it keeps up. p_waiting: number of searches to be replayed.

@@ -33,22 +33,24 @@ BEGIN
 END
 $$;
 
--- Raises an error unless the planner takes the index for a statement, with the settings of the caller.
+-- Raises an error unless the planner takes the index for a statement, with the settings of the caller. A resumable statement
+-- is planned as a cursor, which it is run as: the planner then looks for the first rows only.
 CREATE OR REPLACE FUNCTION vectuned._check_replay_plan(
-    c vectuned.tuned_column, i vectuned.tuned_index, statement text, query @extschema@.vector) RETURNS void
+    c vectuned.tuned_column, i vectuned.tuned_index, statement text, resumable boolean, query @extschema@.vector) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     plan json;
 BEGIN
-    EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO plan USING query, 1000;
+    EXECUTE 'EXPLAIN (FORMAT JSON) ' || CASE WHEN resumable THEN 'DECLARE scan NO SCROLL CURSOR FOR ' ELSE '' END || statement
+    INTO plan USING query, 1000;
     IF NOT vectuned._plan_reads(plan, i.index_relation) THEN
         RAISE EXCEPTION 'a replay on %.% should scan index %, but the plan is % %', c.relation, c.column_name,
             i.index_relation::regclass, plan -> 0 -> 'Plan' ->> 'Node Type',
             coalesce('on ' || nullif(array_to_string(vectuned._plan_indexes(plan), ', '), ''), '')
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Run vectuned.enable again if the column has another index now.';
+                  HINT = format('SELECT vectuned.refresh(%L, %L) lists the indexes again.', c.relation, c.column_name);
     END IF;
 END
 $$;
@@ -133,8 +135,6 @@ CREATE OR REPLACE FUNCTION vectuned._replay_restarted(
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET hnsw.iterative_scan = off
-SET hnsw.ef_search = 40
-SET ivfflat.probes = 1
 AS $$
 DECLARE
     rung_setting constant text := CASE i.method WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END;
@@ -274,6 +274,7 @@ SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
 SET ivfflat.iterative_scan = off
 SET ivfflat.probes = 32768
+SET cursor_tuple_fraction = 0.1
 AS $$
 DECLARE
     c vectuned.tuned_column;
@@ -283,6 +284,8 @@ DECLARE
     required text := 'true';
     statement text;
     scan_goal vectuned._scan_goal := ROW(goal, bound, filter_goal, filter_bound);
+    cheap text[];
+    page_costs text[];
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = p_column_id;
     SELECT * INTO STRICT i FROM vectuned.tuned_index t WHERE t.column_id = p_column_id AND t.index_no = p_index_no;
@@ -292,12 +295,14 @@ BEGIN
         SELECT m.condition INTO required FROM vectuned._compile_filter(c.id, c.relation, i.requires) m;
     END IF;
     statement := vectuned._replay_statement(c, i, coalesce(condition, 'true'), required, resumable, depth);
-    -- The plan is checked at the highest effort, while indexes of the other method look as costly as can be; see
-    -- vectuned._takes_index.
-    IF i.method = 'ivfflat' THEN
-        PERFORM set_config('ivfflat.probes', rungs[cardinality(rungs)]::text, true);
-    END IF;
-    PERFORM vectuned._check_replay_plan(c, i, statement, query);
+    cheap := CASE WHEN vectuned._has_both_methods(c.relation) THEN '{0,0}'::text[] END;
+    -- The plan is checked at the highest effort of a restarted scan and at the lowest of a continued one, at which it begins,
+    -- while indexes of the other method look as costly as can be; see vectuned._takes_index.
+    PERFORM set_config(CASE i.method WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END,
+                       CASE WHEN resumable THEN rungs[1] ELSE rungs[cardinality(rungs)] END::text, true);
+    page_costs := vectuned._set_page_costs(cheap);
+    PERFORM vectuned._check_replay_plan(c, i, statement, resumable, query);
+    PERFORM vectuned._set_page_costs(page_costs), set_config('hnsw.ef_search', '1000', true);
 
     exact_ms := known_exact_ms;
     IF filtered AND exact_ms IS NULL THEN
@@ -307,6 +312,7 @@ BEGIN
         SELECT o.distances, o.counts, o.ms INTO other_distances, other_counts, other_ms
         FROM vectuned._replay_other_paths(c, i, query, condition, k, exact_ms) o;
     END IF;
+    PERFORM vectuned._set_page_costs(cheap);
     IF resumable THEN
         IF required <> 'true' THEN
             scan_goal.rows := least(scan_goal.rows, 0);  -- a partial index does not hold the rows of the unfiltered answer
@@ -320,5 +326,6 @@ BEGIN
         SELECT s.distances, s.counts, s.blocks, s.ms INTO distances, counts, blocks, ms
         FROM vectuned._replay_restarted(i, statement, query, rungs, filtered, scan_goal, exact_ms) s;
     END IF;
+    PERFORM vectuned._set_page_costs(page_costs);
 END
 $$;

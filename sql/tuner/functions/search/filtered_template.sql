@@ -1,12 +1,13 @@
 -- The template of _filtered_N, which answers the filtered searches of column N. Its searches hold the filter's values as
 -- literals, because partial indexes and the planner's estimates need them; so they are planned on each call. The other
--- statements keep their plans. Tokens and sampling as in search_template.sql.
+-- statements keep their plans. Tokens, sampling and search_path as in search_template.sql.
 
 CREATE OR REPLACE FUNCTION vectuned._filtered_template() RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN $template$
-CREATE OR REPLACE FUNCTION vectuned.{filtered_name}(query @extschema@.vector, k int, filter jsonb)
+CREATE OR REPLACE FUNCTION vectuned.{filtered_name}(
+    query @extschema@.vector, k int, filter jsonb, caller_path text DEFAULT pg_catalog.current_setting('search_path'))
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
 {all_settings}
@@ -14,7 +15,7 @@ SET enable_sort = on
 AS $@$
 #variable_conflict use_variable
 DECLARE
-    {query}started timestamptz := clock_timestamp();
+    {query}started timestamptz := pg_catalog.clock_timestamp();
     sampled boolean := {sampled};
     condition text;
     shape text;
@@ -25,64 +26,96 @@ DECLARE
     effort int;
     ef int;
     probes int;
+    page_costs text[];
     found_ids text[];
     found_distances float8[];
 BEGIN
     SELECT c.condition, c.shape, c.fraction INTO condition, shape, fraction
-    FROM vectuned._compile_filter({id}, {relation_literal}::regclass, filter) c;
+    FROM vectuned._compile_filter({id}, {relation_oid}::pg_catalog.regclass, filter) c;
     IF condition IS NULL THEN
-        RETURN QUERY SELECT * FROM vectuned.{name}(query, k);
+        RETURN QUERY SELECT s.* FROM vectuned.{name}(query, k, caller_path) s;
         RETURN;
     END IF;
     IF sampled THEN
-        sampled := current_setting('transaction_read_only') = 'off'
-            AND coalesce(lower(current_setting('vectuned.record', true)), '') NOT IN ('off', 'false', 'no', '0')
-            AND NOT row_security_active({relation_literal}::regclass::oid);
+        sampled := pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'
+            AND coalesce(pg_catalog.lower(pg_catalog.current_setting('vectuned.record', true)), '')
+                OPERATOR(pg_catalog.<>) ALL ('{off,false,no,0}'::pg_catalog.text[])
+            AND NOT pg_catalog.row_security_active({relation_oid}::pg_catalog.oid);
     END IF;
     SELECT p.access_path, p.index_no, p.effort INTO path, index_no, effort
     FROM vectuned._served_path({id}, k_class, filter, shape, fraction) p;
-    IF path IS NULL OR path <> 'exact' AND index_no <> {main_no}
-        AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indexrelid = {index_oid_by_no})
+    IF path IS NULL OR path OPERATOR(pg_catalog.<>) 'exact'
+        AND pg_catalog.pg_index_has_property({index_oid_by_no}, 'clusterable') IS NULL
     THEN
+        IF NOT {main_exists} THEN
+            RETURN QUERY SELECT f.* FROM vectuned._search_changed({id}, query, k, filter, caller_path) f;
+            RETURN;
+        END IF;
         index_no := {main_no};
         SELECT d.access_path, d.effort INTO path, effort
-        FROM vectuned._filtered_default(fraction, {relation_literal}::regclass, k, {main_ef}, {main_probes}) d;
+        FROM vectuned._filtered_default(fraction, {relation_oid}::pg_catalog.regclass, k, {main_ef}, {main_probes}) d;
     END IF;
 
+    PERFORM pg_catalog.set_config('search_path', caller_path, true);
     BEGIN
-        IF path <> 'exact' THEN
-            IF path = 'ivfflat' THEN
-                probes := effort;
-                PERFORM set_config('ivfflat.probes', probes::text, true), set_config('hnsw.ef_search', '1000', true);
-            ELSIF path = 'planner' THEN
-                -- The statement as vectuned._replay measured it, with the planner free to choose.
-                probes := {main_probes};
-                ef := CASE WHEN probes IS NULL THEN greatest(k, {default_ef}) END;
-                PERFORM set_config('ivfflat.probes', {default_probes}::text, true),
-                        set_config('hnsw.ef_search', greatest(k, {default_ef})::text, true);
-            ELSE
-                ef := least(greatest(effort, k), 1000);
-                PERFORM set_config('hnsw.ef_search', ef::text, true);
-                IF path = 'hnsw_continued' THEN
-                    PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
-                            set_config('hnsw.max_scan_tuples', (100 * effort)::text, true);
+        LOOP
+            IF path OPERATOR(pg_catalog.<>) 'exact' THEN
+                IF path OPERATOR(pg_catalog.=) 'ivfflat' THEN
+                    probes := effort;
+                    PERFORM pg_catalog.set_config('ivfflat.probes', probes::pg_catalog.text, true),
+                            pg_catalog.set_config('hnsw.ef_search', '1000', true);
+                ELSIF path OPERATOR(pg_catalog.=) 'planner' THEN
+                    -- The statement as vectuned._replay measured it, with the planner free to choose.
+                    probes := {main_probes};
+                    ef := CASE WHEN probes IS NULL THEN greatest(k, {default_ef}) END;
+                    PERFORM pg_catalog.set_config('ivfflat.probes', {default_probes}::pg_catalog.text, true),
+                            pg_catalog.set_config('hnsw.ef_search', greatest(k, {default_ef})::pg_catalog.text, true);
+                ELSE
+                    ef := least(greatest(effort, k), 1000);
+                    PERFORM pg_catalog.set_config('hnsw.ef_search', ef::pg_catalog.text, true);
+                    IF path OPERATOR(pg_catalog.=) 'hnsw_continued' THEN
+                        PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                                pg_catalog.set_config('hnsw.max_scan_tuples', (100 OPERATOR(pg_catalog.*) effort)::pg_catalog.text, true);
+                    END IF;
                 END IF;
+                IF path OPERATOR(pg_catalog.<>) 'planner' THEN
+                    PERFORM pg_catalog.set_config('enable_sort', 'off', true);
+                    {free_pages}
+                END IF;
+                EXECUTE pg_catalog.concat({filtered_head},
+                    CASE WHEN path OPERATOR(pg_catalog.=) 'planner' THEN condition ELSE pg_catalog.format({condition}, condition) END,
+                    {filtered_tail})
+                INTO found_ids, found_distances USING query, k, {nearest};
+                path := pg_catalog.concat(path, '_filtered');
+                EXIT WHEN pg_catalog.cardinality(found_ids) OPERATOR(pg_catalog.>=) k AND found_distances[k] OPERATOR(pg_catalog.<>) 'NaN';
+                PERFORM pg_catalog.set_config('enable_sort', 'on', true){restore_pages};
             END IF;
-            IF path <> 'planner' THEN
-                PERFORM set_config('enable_sort', 'off', true);
-            END IF;
-            EXECUTE {filtered_head}
-                || CASE path WHEN 'planner' THEN condition ELSE format({condition}, condition) END || {filtered_tail}
-            INTO found_ids, found_distances USING query, k, {nearest};
-            path := path || '_filtered';
-        END IF;
-        IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
             -- Exact search was chosen, or that effort found too few rows: rank every matching row, by the planner's path.
-            path := CASE path WHEN 'exact' THEN path ELSE 'exact_after_' || replace(path, '_filtered', '') END;
-            PERFORM set_config('enable_sort', 'on', true);
-            EXECUTE {every_head} || condition || {every_tail}
-            INTO found_ids, found_distances USING query, k;
-        END IF;
+            IF vectuned._has_time() THEN
+                BEGIN
+                    EXECUTE pg_catalog.concat({every_head}, condition, {every_tail})
+                    INTO found_ids, found_distances USING query, k;
+                    path := CASE WHEN path OPERATOR(pg_catalog.=) 'exact' THEN path
+                                 ELSE pg_catalog.concat('exact_after_', pg_catalog.replace(path, '_filtered', '')) END;
+                    EXIT;
+                EXCEPTION WHEN query_canceled THEN
+                    IF vectuned._has_time(0.9) THEN  -- it was no timeout
+                        RAISE;
+                    END IF;
+                END;
+            END IF;
+            IF path OPERATOR(pg_catalog.<>) 'exact' THEN
+                PERFORM vectuned._warn_cut_short({relation_literal}, coalesce(pg_catalog.cardinality(found_ids), 0), k);
+                EXIT;
+            END IF;
+            -- No time for an exact search: answer as plain SQL does, with what the index finds at its default effort.
+            IF NOT {main_exists} THEN
+                RAISE EXCEPTION 'canceling statement due to statement timeout' USING ERRCODE = 'query_canceled';
+            END IF;
+            index_no := {main_no};
+            path := CASE WHEN {main_probes} IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
+            effort := coalesce({main_ef}, {main_probes});
+        END LOOP;
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'the filter does not fit the columns of %: %', {relation_literal}, SQLERRM
             USING ERRCODE = SQLSTATE;
@@ -94,8 +127,8 @@ BEGIN
 
     query_id := vectuned._query_id(sampled);
     IF sampled AND NOT vectuned._record(query_id, {id}, query, k, path, ef, NULL, NULL, found_ids, found_distances,
-            extract(epoch FROM clock_timestamp() - started)::float8 * 1000, filter, fraction,
-            CASE WHEN path LIKE '%_filtered' THEN index_no END, probes)
+            {elapsed_ms}, filter, fraction,
+            CASE WHEN pg_catalog.right(path, 9) OPERATOR(pg_catalog.=) '_filtered' THEN index_no END, probes)
     THEN
         query_id := vectuned._query_id(false);
     END IF;

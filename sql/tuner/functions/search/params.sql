@@ -7,22 +7,67 @@ CREATE OR REPLACE FUNCTION vectuned.params(
     OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
     OUT reason text, OUT index regclass)
 LANGUAGE plpgsql STABLE
+AS $$
+#variable_conflict use_variable
+BEGIN
+    SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
+    FROM vectuned._params(relation, query, k, filter, column_name, pg_catalog.current_setting('search_path')) p;
+END
+$$;
+
+-- The same, given the search_path of the caller, which the probe of the table sees.
+CREATE OR REPLACE FUNCTION vectuned._params(
+    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name, caller_path text,
+    OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
+    OUT reason text, OUT index regclass)
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    generated name := vectuned._search_function(relation, query, k, filter, column_name);  -- raises the errors of a search
     f record;
 BEGIN
-    PERFORM vectuned._search_function(relation, query, k, filter, c.column_name);  -- raises the errors of a search
-    SELECT * INTO f FROM vectuned._compile_filter(c.id, relation, filter) WHERE filter IS NOT NULL;
-    IF f.condition IS NULL THEN
+    SELECT * INTO f FROM vectuned._compile_filter(c.id, c.relation, filter) WHERE filter IS NOT NULL;
+    IF generated IS NULL THEN
         SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
-        FROM vectuned._unfiltered_params(c, query, k) p;
+        FROM vectuned._changed_params(c, k, CASE WHEN f.condition IS NOT NULL THEN f.fraction END) p;
+    ELSIF f.condition IS NULL THEN
+        SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
+        FROM vectuned._unfiltered_params(c, query, k, caller_path) p;
     ELSE
         SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
         FROM vectuned._filtered_params(c, k, filter, f.shape, f.fraction) p;
     END IF;
+    IF generated IS NOT NULL AND vectuned._added_index(c) IS NOT NULL THEN
+        reason := reason || format('; but the planner may choose the new index %s until the next refresh', vectuned._added_index(c));
+        confidence := 0;
+    END IF;
+END
+$$;
+
+-- The search parameters while the generated functions do not fit: see _search_changed.
+CREATE OR REPLACE FUNCTION vectuned._changed_params(
+    c vectuned.tuned_column, k int, fraction float8,
+    OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
+    OUT reason text, OUT index regclass)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    i vectuned.tuned_index;
+BEGIN
+    SELECT * INTO i FROM vectuned._present_index(c);
+    SELECT e.ef_search, e.probes INTO ef_search, probes FROM vectuned._present_effort(c, i, k, fraction) e;
+    access_path := CASE WHEN ef_search IS NOT NULL THEN 'hnsw' WHEN probes IS NOT NULL THEN 'ivfflat' ELSE 'exact' END;
+    index := CASE WHEN access_path <> 'exact' THEN i.index_relation END;
+    expected_recall := CASE access_path WHEN 'exact' THEN 1 END;
+    confidence := CASE access_path WHEN 'exact' THEN 1 ELSE 0 END;
+    reason := coalesce((SELECT vectuned._outdated(t, c) FROM vectuned.tuned_column t WHERE t.id = c.id),
+                       CASE WHEN i.index_relation IS NULL THEN 'there is no index over all rows' ELSE 'the main index was replaced' END)
+              || ': until the next refresh';
 END
 $$;
 
@@ -40,7 +85,10 @@ DECLARE
     main record;
 BEGIN
     SELECT * INTO learned FROM vectuned._served_path(c.id, vectuned._k_class(k), filter, shape, fraction);
-    IF learned.access_path IS NULL THEN
+    IF learned.access_path IS NULL OR learned.index_no IS NOT NULL AND NOT EXISTS (
+        SELECT FROM vectuned.tuned_index i JOIN pg_class r ON r.oid = i.index_relation
+        WHERE i.column_id = c.id AND i.index_no = learned.index_no)
+    THEN
         SELECT * INTO main FROM vectuned._default_effort(c);
         SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
         FROM vectuned._filtered_default(fraction, c.relation, k, main.ef_search, main.probes) o;
@@ -72,7 +120,7 @@ $$;
 
 -- The search parameters of a search without a filter.
 CREATE OR REPLACE FUNCTION vectuned._unfiltered_params(
-    c vectuned.tuned_column, query @extschema@.vector, k int,
+    c vectuned.tuned_column, query @extschema@.vector, k int, caller_path text,
     OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
     OUT reason text, OUT index regclass)
 LANGUAGE plpgsql STABLE
@@ -86,10 +134,14 @@ DECLARE
     d record;
     main record;
 BEGIN
-    SELECT * INTO b FROM vectuned.bank t WHERE t.column_id = c.id AND t.k_class = class;
+    SELECT t.* INTO b FROM vectuned.bank t
+    JOIN vectuned.tuned_index i ON i.column_id = c.id AND (i.method = 'ivfflat') = (t.probes IS NOT NULL)
+        AND CASE WHEN t.index_no IS NULL THEN i.index_relation = c.index_relation ELSE i.index_no = t.index_no END
+    JOIN pg_class r ON r.oid = i.index_relation
+    WHERE t.column_id = c.id AND t.k_class = class;
     SELECT i.index_relation::regclass INTO index FROM vectuned.tuned_index i
     WHERE i.column_id = c.id AND i.index_no = b.index_no;
-    IF b.k_class IS NULL OR b.index_no IS NOT NULL AND NOT FOUND THEN
+    IF b.k_class IS NULL THEN
         SELECT * INTO main FROM vectuned._default_effort(c);
         index := c.index_relation::regclass;
         access_path := CASE WHEN main.probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
@@ -115,7 +167,7 @@ BEGIN
     IF b.access_path LIKE '%\_adaptive' AND b.probe_ef BETWEEN class + 4 AND 1000 THEN
         ef_search := greatest(ef_search, CASE WHEN probes IS NULL THEN b.probe_ef END);
         BEGIN
-            distances := vectuned._probe(c, query, b.probe_ef);
+            distances := vectuned._probe(c, query, b.probe_ef, caller_path);
             IF cardinality(distances) = b.probe_ef THEN
                 SELECT * INTO d FROM vectuned._decide_by_probe(c.id, class, distances, b.center, b.weights, b.reach);
                 IF vectuned._ef_search(d.effort, k) IS NOT NULL THEN
@@ -152,7 +204,9 @@ AS $$
 $$;
 
 -- The probe: distances of the first ef rows of a cheap scan. HNSW is scanned with this ef_search, IVFFlat with one probe.
-CREATE OR REPLACE FUNCTION vectuned._probe(c vectuned.tuned_column, query @extschema@.vector, ef int)
+CREATE OR REPLACE FUNCTION vectuned._probe(
+    c vectuned.tuned_column, query @extschema@.vector, ef int,
+    caller_path text DEFAULT pg_catalog.current_setting('search_path'))
 RETURNS float8[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -164,9 +218,12 @@ SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
 SET hnsw.scan_mem_multiplier = 4
 SET ivfflat.probes = 32768
+SET random_page_cost = 0
+SET seq_page_cost = 0
 AS $$
 DECLARE
     f record;
+    statement text;
     distances float8[];
 BEGIN
     SELECT r.distance, r.relation, n.narrow, i.method INTO f
@@ -175,10 +232,10 @@ BEGIN
     -- The highest setting of the other method makes its indexes look expensive to the planner.
     PERFORM set_config('hnsw.ef_search', CASE f.method WHEN 'hnsw' THEN ef ELSE 1000 END::text, true),
             set_config('ivfflat.probes', CASE f.method WHEN 'hnsw' THEN '32768' ELSE '1' END, true);
-    EXECUTE format('SELECT array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
-                   'ORDER BY %1$s LIMIT %4$s) n',
-                   f.distance, f.relation, f.narrow, ef)
-    INTO distances USING query;
+    statement := format('SELECT pg_catalog.array_agg(n.distance) FROM (SELECT %1$s AS distance FROM %2$s t WHERE %3$s '
+                        'ORDER BY %1$s LIMIT %4$s) n', f.distance, f.relation, f.narrow, ef);
+    PERFORM set_config('search_path', caller_path, true);
+    EXECUTE statement INTO distances USING query;
     RETURN distances;
 END
 $$;

@@ -1,28 +1,38 @@
 -- vectuned.search: finds the generated function of a column and calls it.
 
--- Generates vectuned.search: a chain of comparisons with constants, which is the fastest dispatch from a relation to its
--- function. It compares the table's name as well as its oid, because the functions hold the name: the table may have been
--- renamed, and after a restore the oid may belong to another table. All other calls go to _search_fallback, which has
--- the error messages.
+-- Generates vectuned.search: a binary tree of comparisons with constants, which is the fastest dispatch from a relation to
+-- its function. It also compares the names of the table and its columns, because the functions hold them: they may have
+-- been renamed, and after a restore the oid may belong to another table. (1259 is pg_class.) All other calls go to
+-- _search_fallback, which has the error messages. It sets no search_path: the functions find the caller's as their default
+-- argument, and every name in it is qualified.
 CREATE OR REPLACE FUNCTION vectuned._generate_dispatch() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    branches text;
+    relations oid[];
+    branches text[];
 BEGIN
-    SELECT string_agg(format(
-        'IF relation = %s AND (%scolumn_name = %L) AND k BETWEEN 1 AND 1000 AND @extschema@.vector_dims(query) = %s '
-        'AND to_regclass(%L) = relation THEN IF filter IS NULL THEN RETURN QUERY SELECT * FROM vectuned.%I(query, k); '
-        'ELSE RETURN QUERY SELECT * FROM vectuned.%I(query, k, filter); END IF; RETURN; END IF;',
-        c.relation::oid, CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END,
-        c.column_name, c.dimensions, format('%I.%I', n.nspname, r.relname), '_search_' || c.id,
-        '_filtered_' || c.id),
-        E'\n    ' ORDER BY c.id)
-    INTO branches
-    FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone FROM vectuned.tuned_column t) c
-    JOIN pg_class r ON r.oid = c.relation
-    JOIN pg_namespace n ON n.oid = r.relnamespace;
+    SELECT array_agg(l.relation ORDER BY l.relation), array_agg(l.branches ORDER BY l.relation) INTO relations, branches
+    FROM (
+        SELECT c.relation::oid AS relation, string_agg(format(
+            'IF relation OPERATOR(pg_catalog.=) %1$L::pg_catalog.oid AND (%2$scolumn_name OPERATOR(pg_catalog.=) %3$L) '
+            'AND k OPERATOR(pg_catalog.>=) 1 AND k OPERATOR(pg_catalog.<=) 1000 '
+            'AND @extschema@.vector_dims(query) OPERATOR(pg_catalog.=) %4$s AND %5$s '
+            'THEN IF filter IS NULL THEN RETURN QUERY SELECT s.* FROM vectuned.%6$I(query, k) s; '
+            'ELSE RETURN QUERY SELECT s.* FROM vectuned.%7$I(query, k, filter) s; END IF; RETURN; END IF;',
+            c.relation::oid, CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END, c.column_name, c.dimensions, n.names,
+            '_search_' || c.id, '_filtered_' || c.id), E'\n' ORDER BY c.id) AS branches
+        FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone
+              FROM vectuned.tuned_column t WHERE t.missing_since IS NULL) c
+        CROSS JOIN LATERAL (
+            SELECT string_agg(format('(pg_catalog.pg_identify_object_as_address(1259, %s, %s)).object_names '
+                                     'OPERATOR(pg_catalog.=) %L::pg_catalog.text[]', a.attrelid, a.attnum,
+                                     ARRAY[c.relation_schema::text, c.relation_name, a.attname]), ' AND ' ORDER BY a.attnum) AS names
+            FROM pg_attribute a
+            WHERE a.attrelid = c.relation AND a.attname = ANY (c.column_name || c.key_columns) AND NOT a.attisdropped) n
+        WHERE n.names IS NOT NULL
+        GROUP BY c.relation) l;
 
     EXECUTE format($search$
 CREATE OR REPLACE FUNCTION vectuned.search(
@@ -30,71 +40,166 @@ CREATE OR REPLACE FUNCTION vectuned.search(
     column_name name DEFAULT NULL)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
-SET search_path = pg_catalog, pg_temp
 AS %L
 $search$, format($body$
 #variable_conflict use_variable
 BEGIN
     %s
-    RETURN QUERY SELECT * FROM vectuned._search_fallback(relation, query, k, filter, column_name);
+    RETURN QUERY SELECT f.* FROM vectuned._search_fallback(relation, query, k, filter, column_name) f;
 END
-$body$, coalesce(branches, 'NULL;')));
+$body$, coalesce(vectuned._dispatch_tree(relations, branches, 1, cardinality(relations)), 'NULL;')));
 END
 $$;
 
--- The slow path of a search: checks every argument and calls the generated function. If that no longer fits, because the
--- table was renamed or its column altered, it builds the statements itself, and records nothing.
+-- The comparisons that lead to the branches of the relations from first to last, which are in ascending order.
+CREATE OR REPLACE FUNCTION vectuned._dispatch_tree(relations oid[], branches text[], first int, last int) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    middle constant int := (first + last + 1) / 2;
+BEGIN
+    IF (first < last) IS NOT TRUE THEN
+        RETURN branches[first];
+    END IF;
+    RETURN format(E'IF relation OPERATOR(pg_catalog.<) %L::pg_catalog.oid THEN\n%s\nELSE\n%s\nEND IF;', relations[middle],
+                  vectuned._dispatch_tree(relations, branches, first, middle - 1),
+                  vectuned._dispatch_tree(relations, branches, middle, last));
+END
+$$;
+
+-- The slow path of a search: checks every argument and calls the generated function. If that no longer fits the table,
+-- _search_changed answers.
 CREATE OR REPLACE FUNCTION vectuned._search_fallback(
-    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
+    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name,
+    caller_path text DEFAULT pg_catalog.current_setting('search_path'))
+RETURNS TABLE (id text, distance float8, query_id uuid)
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    generated name := vectuned._search_function(relation, query, k, filter, column_name);
+    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+BEGIN
+    IF generated IS NULL THEN
+        RETURN QUERY SELECT f.* FROM vectuned._search_changed(c.id, query, k, filter, caller_path) f;
+    ELSIF filter IS NULL THEN
+        RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3)', generated) USING query, k, caller_path;
+    ELSE
+        RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3, $4)', '_filtered_' || c.id)
+            USING query, k, filter, caller_path;
+    END IF;
+END
+$$;
+
+-- The index that searches use while the generated functions do not fit: the main index, or the best one that the catalogs
+-- have; no row if there is none over all rows.
+CREATE OR REPLACE FUNCTION vectuned._present_index(c vectuned.tuned_column) RETURNS SETOF vectuned.tuned_index
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.id, coalesce(t.index_no, 0), v.index_relation, v.method, v.form, v.marker, v.requires, 1::float8, v.lists
+    FROM vectuned._vector_indexes(c.relation, c.column_name)
+        WITH ORDINALITY AS v (index_relation, method, form, metric, marker, requires, lists, place)
+    LEFT JOIN vectuned.tuned_index t ON t.column_id = c.id AND t.index_relation = v.index_relation
+    WHERE v.requires IS NULL AND (v.metric = c.metric OR v.form = 'bits')
+    ORDER BY v.index_relation <> c.index_relation, v.place LIMIT 1
+$$;
+
+-- The effort of a search through that index: what was learned about it, without effort by query, or the default; of a filtered
+-- search, which has a fraction, the default. Both are NULL where the search is exact.
+CREATE OR REPLACE FUNCTION vectuned._present_effort(
+    c vectuned.tuned_column, i vectuned.tuned_index, k int, fraction float8, OUT ef_search int, OUT probes int)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    learned record;
+    filtered record;
+BEGIN
+    SELECT b.ef_search, b.probes INTO learned FROM vectuned.bank b
+    WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k) AND (i.method = 'hnsw') = (b.probes IS NULL) AND i.index_no > 0
+      AND CASE WHEN b.index_no IS NULL THEN i.index_relation = c.index_relation ELSE b.index_no = i.index_no END;
+    IF i.method = 'hnsw' THEN
+        ef_search := least(greatest(coalesce(learned.ef_search, c.default_ef), k), 1000);
+    ELSIF i.method = 'ivfflat' THEN
+        probes := coalesce(learned.probes, least(greatest(c.default_probes, ceil(sqrt(i.lists))::int), i.lists));
+    END IF;
+    IF fraction IS NOT NULL THEN
+        SELECT * INTO filtered FROM vectuned._filtered_default(fraction, c.relation, k, ef_search, probes);
+        ef_search := CASE WHEN filtered.access_path = 'hnsw' AND i.method = 'hnsw' THEN filtered.effort END;
+        probes := CASE WHEN filtered.access_path = 'ivfflat' AND i.method = 'ivfflat' THEN filtered.effort END;
+    END IF;
+END
+$$;
+
+-- Searches a column whose table, column or main index has changed, until a refresh generates functions that fit: it looks up
+-- the present names, and puts the statements together. It records nothing.
+CREATE OR REPLACE FUNCTION vectuned._search_changed(
+    p_column_id int, query @extschema@.vector, k int, filter jsonb, caller_path text)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
 SET enable_sort = off
 SET jit = off
 SET hnsw.iterative_scan = off
-SET hnsw.ef_search = 40
+SET hnsw.ef_search = 1000
+SET hnsw.max_scan_tuples = 20000
+SET ivfflat.probes = 32768
 AS $$
 #variable_conflict use_variable
 DECLARE
-    generated name := vectuned._search_function(relation, query, k, filter, column_name);
-    c vectuned.tuned_column;
+    c vectuned.tuned_column := (SELECT vectuned._live(t) FROM vectuned.tuned_column t WHERE t.id = p_column_id);
+    i vectuned.tuned_index;
     f record;
+    s record;
+    effort record;
     condition text;
+    fraction float8;
+    page_costs text[];
     found_ids text[];
     found_distances float8[];
+    answered boolean := false;
 BEGIN
-    c := vectuned._tuned_column(relation, column_name);
-    IF generated IS NOT NULL THEN
-        IF filter IS NULL THEN
-            RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2)', generated) USING query, k;
-        ELSE
-            RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3)', '_filtered_' || c.id)
-                USING query, k, filter;
-        END IF;
-        RETURN;
-    END IF;
     SELECT * INTO f FROM vectuned._fragments(c);
     IF filter IS NOT NULL THEN
-        SELECT m.condition INTO condition FROM vectuned._compile_filter(c.id, relation, filter) m;
+        SELECT m.condition, m.fraction INTO condition, fraction FROM vectuned._compile_filter(c.id, c.relation, filter) m;
     END IF;
-    IF condition IS NULL THEN
-        PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(
-            (SELECT b.ef_search FROM vectuned.bank b WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k)),
-            c.default_ef), k), 1000)::text, true);
-        EXECUTE format('SELECT array_agg(n.id), array_agg(n.distance) '
-                       'FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s ORDER BY %2$s LIMIT $2) n',
-                       f.key, f.distance, f.relation, f.present)
-        INTO found_ids, found_distances USING query, k;
+    SELECT * INTO i FROM vectuned._present_index(c);
+    SELECT * INTO s FROM vectuned._filtered_statement(c, i) WHERE i.index_relation IS NOT NULL;
+    SELECT * INTO effort FROM vectuned._present_effort(c, i, k, CASE WHEN condition IS NOT NULL THEN fraction END);
+    IF num_nonnulls(effort.ef_search, effort.probes) = 1 THEN
+        PERFORM set_config(CASE i.method WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END,
+                           coalesce(effort.ef_search, effort.probes)::text, true);
+        page_costs := vectuned._set_page_costs(CASE WHEN vectuned._has_both_methods(c.relation) THEN '{0,0}'::text[] END);
+        PERFORM set_config('search_path', caller_path, true);
+        EXECUTE pg_catalog.concat(s.head, CASE WHEN condition IS NULL THEN 'true'
+                                          ELSE pg_catalog.format(vectuned._condition_for(i, '%s'), condition) END, s.tail)
+        INTO found_ids, found_distances USING query, k, greatest(effort.ef_search, k);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), vectuned._set_page_costs(page_costs);
+        answered := true;
     END IF;
     IF coalesce(cardinality(found_ids), 0) < k OR found_distances[k] = 'NaN' THEN
-        PERFORM set_config('enable_sort', 'on', true);
-        BEGIN
-            EXECUTE f.every_head || coalesce(condition, 'true') || f.every_tail
-            INTO found_ids, found_distances USING query, k;
-        EXCEPTION WHEN data_exception THEN
-            RAISE EXCEPTION '% of %: %', CASE WHEN condition IS NULL THEN 'the query does not fit the column'
-                ELSE 'the filter does not fit the columns' END, f.relation, SQLERRM USING ERRCODE = SQLSTATE;
-        END;
+        IF NOT answered OR vectuned._has_time() THEN
+            BEGIN
+                PERFORM set_config('enable_sort', 'on', true), set_config('search_path', caller_path, true);
+                EXECUTE pg_catalog.concat(f.every_head, coalesce(condition, 'true'), f.every_tail)
+                INTO found_ids, found_distances USING query, k;
+                answered := NULL;
+            EXCEPTION
+                WHEN data_exception THEN
+                    RAISE EXCEPTION '% of %: %', CASE WHEN condition IS NULL THEN 'the query does not fit the column'
+                        ELSE 'the filter does not fit the columns' END, f.relation, SQLERRM USING ERRCODE = SQLSTATE;
+                WHEN query_canceled THEN
+                    IF NOT answered OR vectuned._has_time(0.9) THEN
+                        RAISE;
+                    END IF;
+            END;
+        END IF;
+        IF answered THEN
+            PERFORM vectuned._warn_cut_short(f.relation, coalesce(pg_catalog.cardinality(found_ids), 0), k);
+        END IF;
     END IF;
     query_id := vectuned._query_id(false);
     RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
@@ -110,13 +215,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
-    generated name := '_search_' || c.id;
 BEGIN
     PERFORM vectuned._check_query(c, query, k);
     RETURN (
-        SELECT generated FROM pg_proc p JOIN pg_description d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
-        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname = generated
-          AND d.description = (vectuned._fragments(c, 'q')).meaning);
+        SELECT '_search_' || c.id FROM vectuned.tuned_column stored
+        JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = stored.index_relation
+        JOIN pg_class r ON r.oid = stored.index_relation
+        WHERE stored.id = c.id AND vectuned._outdated(stored, c) IS NULL);
 END
 $$;
 
@@ -150,37 +255,56 @@ BEGIN
 END
 $$;
 
--- vectuned.search with whole rows as the result, nearest first.
+-- vectuned.search with whole rows as the result, nearest first. It runs under the caller's search_path, as search does.
 CREATE OR REPLACE FUNCTION vectuned.search_rows(
     row_type anyelement, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL)
 RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE ROWS 10
-SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    relation regclass := (SELECT t.typrelid FROM pg_type t WHERE t.oid = pg_typeof(row_type) AND t.typrelid <> 0);
-    c vectuned.tuned_column;
-    keys text;
+    relation regclass := vectuned._row_relation(pg_catalog.pg_typeof(row_type));
+BEGIN
+    RETURN QUERY EXECUTE vectuned._rows_statement(relation, column_name) USING relation, query, k, filter, column_name;
+END
+$$;
+
+-- The table whose row type this is.
+CREATE OR REPLACE FUNCTION vectuned._row_relation(row_type regtype) RETURNS regclass
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    relation regclass := (SELECT t.typrelid FROM pg_type t WHERE t.oid = row_type AND t.typrelid <> 0);
 BEGIN
     IF relation IS NULL THEN
-        RAISE EXCEPTION 'search_rows takes a row of a table, got %', pg_typeof(row_type)
+        RAISE EXCEPTION 'search_rows takes a row of a table, got %', row_type
             USING ERRCODE = 'datatype_mismatch', HINT = 'SELECT * FROM vectuned.search_rows(NULL::items, ...)';
     END IF;
-    c := vectuned._tuned_column(relation, column_name);
+    RETURN relation;
+END
+$$;
+
+-- The statement of search_rows, whose arguments are $1 to $5.
+CREATE OR REPLACE FUNCTION vectuned._rows_statement(relation regclass, column_name name) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
+    keys text;
+BEGIN
     SELECT string_agg(format(
                CASE cardinality(c.key_columns)
-                   WHEN 1 THEN 't.%1$I = s.id::%2$s'
-                   ELSE 't.%1$I = (s.id::jsonb ->> %3$s)::%2$s' END,
-               a.attname, format_type(a.atttypid, -1), u.place - 1), ' AND ')
+                   WHEN 1 THEN 't.%1$I OPERATOR(pg_catalog.=) s.id::pg_catalog.%2$I'
+                   ELSE 't.%1$I OPERATOR(pg_catalog.=) (s.id::pg_catalog.jsonb OPERATOR(pg_catalog.->>) %3$s)::pg_catalog.%2$I' END,
+               a.attname, y.typname, u.place - 1), ' AND ')
     INTO keys
     FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)
-    JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = u.name;
-    RETURN QUERY EXECUTE format(
-        'SELECT t.* FROM vectuned.search($1, $2, $3, $4, $5) WITH ORDINALITY AS s (id, distance, query_id, place) '
-        'JOIN %s t ON %s ORDER BY s.place',
-        (SELECT f.relation FROM vectuned._fragments(c) f), keys)
-        USING relation, query, k, filter, c.column_name;
+    JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = u.name
+    JOIN pg_type y ON y.oid = a.atttypid;
+    RETURN format('SELECT t.* FROM vectuned.search($1, $2, $3, $4, $5) WITH ORDINALITY AS s (id, distance, query_id, place) '
+                  'JOIN %s t ON %s ORDER BY s.place', (SELECT f.relation FROM vectuned._fragments(c) f), keys);
 END
 $$;

@@ -39,12 +39,15 @@ ANALYZE {copy};
 -- name: register_copy
 -- Registers a copy as a tuned column with the settings of the real one, and returns its id. Only in a transaction that is
 -- rolled back.
-INSERT INTO vectuned.tuned_column (relation, column_name, vector_type, dimensions, metric, key_columns, index_relation,
-    default_ef, target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
-SELECT %(relation)s::regclass, c.column_name, c.vector_type, c.dimensions, c.metric, ARRAY[%(key)s]::name[],
-       %(relation)s::regclass, c.default_ef, c.target_recall, c.max_tail, 0, c.trajectory_window, c.learning_rate,
+INSERT INTO vectuned.tuned_column (relation, relation_schema, relation_name, column_name, column_number, vector_type,
+    dimensions, metric, key_columns, index_relation, default_ef, target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
+SELECT r.oid, n.nspname, r.relname, c.column_name, a.attnum, c.vector_type, c.dimensions, c.metric, ARRAY[%(key)s]::name[],
+       r.oid, c.default_ef, c.target_recall, c.max_tail, 0, c.trajectory_window, c.learning_rate,
        c.min_samples, false
-FROM vectuned.tuned_column c WHERE c.id = %(column_id)s
+FROM vectuned.tuned_column c
+CROSS JOIN (pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace)
+JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = c.column_name
+WHERE c.id = %(column_id)s AND r.oid = %(relation)s::regclass
 RETURNING id;
 
 -- name: register_trial_index

@@ -118,8 +118,13 @@ WHERE request_id = %(request_id)s AND state = 'running';
 UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;
 
 -- name: refresh_column
--- Updates what is recorded of a column's indexes; returns whether they have changed.
+-- Updates what is known of a column, its names and its indexes; returns whether any of that has changed.
 SELECT vectuned._refresh_column(%(column_id)s);
+
+-- name: refresh_missing
+-- Follows the columns whose table or column is missing, and forgets those that have been missing for a day; returns how
+-- many have changed.
+SELECT vectuned._refresh_missing();
 
 -- name: missing_rights
 -- Returns why this role cannot learn about a table, with the statement that helps; NULL if it can.

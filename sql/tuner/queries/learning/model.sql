@@ -1,7 +1,7 @@
 -- Statements of tuned columns, trajectories and events.
 
 -- name: tuned_columns
--- Every tuned column, or the one with an id, whose table still exists, in the order they were enabled.
+-- Every tuned column, or the one with an id, that is not missing, in the order they were enabled.
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
        x.nspname AS extension_schema, c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate,
        c.min_samples, c.store_vectors, c.max_effort, c.max_ms, c.enabled, c.default_ef, c.default_probes, c.alert,
@@ -11,15 +11,18 @@ JOIN pg_class r ON r.oid = c.relation
 JOIN pg_namespace n ON n.oid = r.relnamespace
 CROSS JOIN (SELECT s.nspname FROM pg_extension e JOIN pg_namespace s ON s.oid = e.extnamespace
             WHERE e.extname = 'vector') x
-WHERE %(column_id)s::int IS NULL OR c.id = %(column_id)s
+WHERE c.missing_since IS NULL AND (%(column_id)s::int IS NULL OR c.id = %(column_id)s)
 ORDER BY c.id;
 
 -- name: tuned_indexes
--- The indexes of a tuned column that still exist; the main index, used until something has been learned, comes first.
+-- The indexes of a tuned column that still exist; the main index, used until something has been learned, comes first. None
+-- while the main index is gone: nothing can be learned then, even if partial ones are left.
 SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
        vectuned._generation(i.index_relation) AS generation
 FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id
 WHERE i.column_id = %(column_id)s AND vectuned._generation(i.index_relation) IS NOT NULL
+  AND EXISTS (SELECT FROM vectuned.tuned_index m JOIN pg_class r ON r.oid = m.index_relation
+              WHERE m.column_id = c.id AND m.index_relation = c.index_relation)
 ORDER BY i.index_relation = c.index_relation DESC, i.index_no;
 
 -- name: drain

@@ -379,7 +379,10 @@ def test_disable_with_forget_of_a_dropped_table(conn: Connection) -> None:
     conn.execute("DROP TABLE items")
     assert search(conn, QUERY, relation="others") == exact(conn, QUERY, relation="others")
     state = one(conn, "SELECT state FROM vectuned.status ORDER BY relation LIMIT 1")
-    assert state == f"table missing: vectuned.disable({oid}, ..., forget => true)"
+    assert state == (
+        "table missing: forgotten a day after it was missed; "
+        f"at once by vectuned.disable({oid}, 'embedding', forget => true)"
+    )
     enable(conn, "others", sample_rate=1.0)
     conn.execute("SELECT vectuned.disable(%s::oid::regclass, 'embedding')", (oid,))
     conn.execute("SELECT vectuned.disable(%s::oid::regclass, 'embedding', forget => true)", (oid,))

@@ -21,20 +21,24 @@ SEARCHING = """
     _served_path _filter_bucket _search_function _search_fallback _check_query _tuned_column _fragments
     _index_fragments _generation _probe _default_effort params
     _filtered_params _unfiltered_params apply search search_rows record_feedback
-    _may_tune _daemon_runs _notes _query_id _search_1 _filtered_1
+    _may_tune _daemon_runs _notes _query_id _search_1 _filtered_1 _search_changed _present_index
+    _present_effort
+    _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
+    _key_columns _live _missing_part _outdated _vector_indexes _marker _predicate_filter _filtered_statement
+    _condition_for _params _changed_params _row_relation _rows_statement
 """
 INDEXES = """
-    _refresh_indexes _refresh_statistics _vector_indexes _marker _predicate_filter _takes_index _plan_reads
-    _plan_indexes _condition_for _generate _check_range _check_request _unreadable stats recommend_params
-    export_patterns import_patterns
+    _refresh_indexes _refresh_statistics _takes_index _plan_reads _plan_indexes _generate _generate_dispatch
+    _follow_column _update_column _refresh_column _check_range _check_request _unreadable stats
+    recommend_params export_patterns import_patterns
 """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
-        enable disable _default_tail auto_tune benchmark_recall benchmark_latency request_result
-        cancel_request _inspect _policy_note _generate_dispatch _drop_generated""",
+        enable disable refresh _default_tail auto_tune benchmark_recall benchmark_latency request_result
+        cancel_request _inspect _policy_note _drop_generated _forget_column""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
-        _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_column _set_alert _fall_back
+        _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_missing _set_alert _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
         _replay_fresh _elapsed_ms""",
@@ -66,7 +70,9 @@ k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,sh
             replay event recall_check job column_failure statement""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
             measured_path replay request job column_failure statement feedback(judged)
-            tuned_column(alert,default_probes,index_relation,target_recall)""",
+            tuned_column(alert,column_name,column_number,default_probes,dimensions,home,index_relation,\
+key_columns,last_index_no,missing_since,passed_over,relation,relation_name,relation_schema,\
+target_recall,vector_type)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
             column_failure statement",
         "MAINTAIN": "inbox",
@@ -79,6 +85,7 @@ DEFINERS = {
     "record_feedback": "callers have no right to what was recorded",
     "_generate": "only the schema's owner may create functions in it",
     "_generate_dispatch": "the same",
+    "_refresh_missing": "the daemon may not delete tuned columns",
     "_drop_generated": "only their owner may drop functions",
     "_recorded_searches": "no other role has rights on sequences",
     "_settle_inbox": "only its owner may truncate a table and set sequences",
@@ -165,7 +172,10 @@ def test_security_definer_functions_are_the_listed_ones(owner: Connection) -> No
     ).fetchall()
     assert {name for name, definer, _, _ in rows if definer} == set(DEFINERS)
     # Bodies written as RETURN or BEGIN ATOMIC are parsed at creation, so they need no search_path.
-    assert [name for name, definer, pinned, parsed in rows if not pinned and (definer or not parsed)] == []
+    # Those that the application calls run its policies and functions under its own search_path; see
+    # test_bodies_that_run_under_the_callers_search_path_are_qualified.
+    unpinned = {name for name, definer, pinned, parsed in rows if not pinned and (definer or not parsed)}
+    assert unpinned == {"search", "search_rows", "params"}
 
 
 def test_views_show_no_rows_beyond_the_readers_rights(owner: Connection) -> None:

@@ -186,7 +186,9 @@ def test_search_without_the_index_is_exact(conn: Connection, kind: str, metric: 
     for k in (1, 10, 300, 301):
         assert search(conn, QUERY, k) == exact(conn, QUERY, k, kind=kind, metric=metric)
     assert "index missing" in one(conn, "SELECT state FROM vectuned.status")
-    assert one(conn, "SELECT ef_search FROM vectuned.params('items', %s)", text(QUERY)) == 40
+    assert conn.execute(
+        "SELECT access_path, ef_search, index::oid FROM vectuned.params('items', %s)", (text(QUERY),)
+    ).fetchone() == ("exact", None, None)
     # A new index in place of the old one, with another oid.
     build(conn, kind=kind, metric=metric)
     with counted(conn, "items") as table:
