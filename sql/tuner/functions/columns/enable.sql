@@ -217,6 +217,7 @@ AS $$
 DECLARE
     class pg_class;
     attribute pg_attribute;
+    advice record;
     unusable text;
 BEGIN
     SELECT * INTO class FROM pg_class c WHERE c.oid = p_relation;
@@ -253,15 +254,28 @@ BEGIN
                        WHERE l.relation = p_relation AND l.column_number = attribute.attnum) c ON true
     WHERE v.requires IS NULL ORDER BY coalesce(v.metric <> c.metric, false), v.place LIMIT 1;
     IF index_relation IS NULL THEN
+        SELECT * INTO advice FROM vectuned._index_advice(p_relation, attribute);
         RAISE EXCEPTION 'column "%" of % has no valid HNSW or IVFFlat index over all its rows', p_column, p_relation
-            USING ERRCODE = 'undefined_object',
-                  HINT = format('CREATE INDEX ON %s USING hnsw (%I %s_cosine_ops)', p_relation, p_column, vector_type);
+            USING ERRCODE = 'undefined_object', DETAIL = coalesce(advice.why, ''), HINT = coalesce(advice.statement, '');
     END IF;
 
     SELECT k.names, k.unusable INTO key_columns, unusable FROM vectuned._key_columns(p_relation) k;
     IF key_columns IS NULL THEN
         RAISE EXCEPTION '% has no primary key, so vectuned.search could not say which rows it found', p_relation
-            USING ERRCODE = 'undefined_object', HINT = 'Add a primary key to the table.';
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('ALTER TABLE %s ADD PRIMARY KEY %s', p_relation, coalesce(
+                      -- Columns with a unique index that are not null.
+                      (SELECT '(' || (SELECT string_agg(quote_ident(t.attname), ', ' ORDER BY k.place)
+                                      FROM unnest(x.indkey::int2[]) WITH ORDINALITY k (attnum, place)
+                                      JOIN pg_attribute t ON t.attrelid = x.indrelid AND t.attnum = k.attnum
+                                      WHERE k.place <= x.indnkeyatts) || ')'
+                       FROM pg_index x
+                       WHERE x.indrelid = p_relation AND x.indisunique AND x.indisvalid AND x.indpred IS NULL
+                         AND NOT EXISTS (
+                             SELECT FROM unnest(x.indkey::int2[]) k (attnum)
+                             LEFT JOIN pg_attribute t ON t.attrelid = x.indrelid AND t.attnum = k.attnum
+                             WHERE t.attnotnull IS NOT TRUE)
+                       ORDER BY x.indexrelid LIMIT 1), '(...), over columns that are unique'));
     END IF;
     IF unusable IS NOT NULL THEN
         RAISE EXCEPTION 'the primary key of % has the column %, which vectuned cannot return as a row id',
@@ -269,6 +283,73 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
                   HINT = 'Keys may be smallint, int, bigint, uuid, text, varchar, and composites of these.';
     END IF;
+END
+$$;
+
+-- Why a column has no index that vectuned can use, and the statement that helps; NULL where there is none.
+CREATE OR REPLACE FUNCTION vectuned._index_advice(p_relation regclass, attribute pg_attribute, OUT why text, OUT statement text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    type_name constant text := (SELECT y.typname FROM pg_type y WHERE y.oid = attribute.atttypid);
+    found record;
+    width int := nullif(attribute.atttypmod, -1);
+    mixed boolean;
+    metric text := 'cosine';
+BEGIN
+    -- The index that comes closest: an invalid one, a partial one, one of another kind.
+    SELECT r.oid::regclass AS name, x.indisvalid AND x.indisready AS valid, x.indpred IS NOT NULL AS partial, x.indkey[0] = 0 AS expression,
+           o.opcname, pg_get_indexdef(x.indexrelid, 1, false) AS definition
+    INTO found
+    FROM pg_index x JOIN pg_class r ON r.oid = x.indexrelid JOIN pg_am m ON m.oid = r.relam AND m.amname IN ('hnsw', 'ivfflat')
+    JOIN pg_opclass o ON o.oid = x.indclass[0]
+    WHERE x.indrelid = p_relation AND (x.indkey[0] = attribute.attnum OR EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_relation AND d.refobjsubid = attribute.attnum))
+    ORDER BY o.opcname !~ '_(cosine|l2|ip|hamming)_ops$', x.indkey[0] = 0, x.indisvalid, x.indpred IS NOT NULL, r.oid LIMIT 1;
+    metric := coalesce(substring(found.opcname FROM '_(cosine|l2|ip)_ops$'), metric);
+
+    IF width IS NULL THEN
+        why := 'The column has no number of dimensions, so that no index can be built on it.';
+        width := substring(found.definition FROM '::[^()]*vec(?:tor)?\((\d+)\)');
+        IF width IS NULL THEN
+            EXECUTE format('SELECT @extschema@.vector_dims(t.%1$I) FROM %2$s t WHERE t.%1$I IS NOT NULL LIMIT 1',
+                           attribute.attname, p_relation) INTO width;
+        END IF;
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE @extschema@.vector_dims(t.%I) <> $1)', p_relation, attribute.attname)
+        INTO mixed USING width;
+        IF width IS NULL THEN
+            why := why || ' Declare it as ' || type_name || '(n); as it holds no vectors, n is not known here.';
+        ELSIF mixed THEN
+            why := why || ' Its vectors have different numbers of dimensions: keep those of each number in a column of their own.';
+        ELSE
+            statement := format('ALTER TABLE %s ALTER COLUMN %I TYPE @extschema@.%I(%s)', p_relation, attribute.attname, type_name, width);
+        END IF;
+        RETURN;
+    END IF;
+    IF found.opcname ~ '_(l1|jaccard)_ops$' THEN
+        why := format('The index %s is for %s distance, which vectuned does not tune: it tunes cosine and L2 distance and inner product.',
+                      found.name, upper(substring(found.opcname FROM '_(l1|jaccard)_ops$')));
+        RETURN;
+    ELSIF NOT found.valid AND NOT found.partial THEN
+        why := format('The index %s is invalid: a build that was cut off left it behind.', found.name);
+        statement := format('REINDEX INDEX CONCURRENTLY %s', found.name);
+        RETURN;
+    ELSIF found.partial THEN
+        why := format('Its index %s is partial; vectuned also needs one over all rows, for searches with other filters.', found.name);
+    ELSIF found.expression THEN
+        why := format('The index %s is over an expression that does not stand for the whole column.', found.name);
+    ELSIF found.name IS NOT NULL THEN
+        why := format('The index %s cannot be used for it.', found.name);
+    END IF;
+    -- pgvector indexes at most 2,000 dimensions of vector, 4,000 of halfvec and 64,000 bits.
+    statement := format('CREATE INDEX ON %s USING hnsw (%s)', p_relation, CASE
+        WHEN width <= 2000 OR type_name = 'halfvec' AND width <= 4000
+            THEN format('%I @extschema@.%s_%s_ops', attribute.attname, type_name, metric)
+        WHEN width <= 4000
+            THEN format('(%I::@extschema@.halfvec(%s)) @extschema@.halfvec_%s_ops', attribute.attname, width, metric)
+        ELSE format('(@extschema@.binary_quantize(%I)::bit(%s)) @extschema@.bit_hamming_ops', attribute.attname, width) END);
 END
 $$;
 
@@ -306,7 +387,11 @@ BEGIN
         RAISE EXCEPTION '%has no column that vectuned tunes',
             p_relation || ' ' || coalesce('(asked for "' || p_column || '") ', '')
             USING ERRCODE = 'undefined_object',
-                  HINT = format('SELECT vectuned.enable(%L, ''the vector column'')', p_relation::text);
+                  HINT = coalesce((
+                      SELECT format('SELECT vectuned.enable(%L, %L)', p_relation::text, a.attname) FROM pg_attribute a
+                      WHERE a.attrelid = p_relation AND NOT a.attisdropped AND a.attname = coalesce(p_column, a.attname)
+                        AND a.atttypid IN ('@extschema@.vector'::regtype, '@extschema@.halfvec'::regtype)
+                      ORDER BY a.attnum LIMIT 1), 'It has no vector column.');
     END IF;
     IF cardinality(matches) > 1 THEN
         RAISE EXCEPTION '% has % tuned columns; say which one by column_name', p_relation, cardinality(matches)

@@ -36,7 +36,7 @@ FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
         enable disable refresh _default_tail auto_tune benchmark_recall benchmark_latency request_result
-        cancel_request _inspect _policy_note _drop_generated _forget_column""",
+        cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_missing _set_alert _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
