@@ -67,6 +67,7 @@ def sample_searches(
     *,
     filtered: bool | None = False,
     perturbed: bool = False,
+    alternative: str = "ask for perturbed rows (--perturbed, or perturbed => true), which are no fair sample",
     seed: int = 0,
 ) -> SearchSample:
     """Return the newest recorded searches, each different one once, up to `count`.
@@ -98,8 +99,7 @@ def sample_searches(
         raise VectunedError(
             f"Only {len(usable)} different searches {kind} of {tuned.column} are recorded with their "
             f"vectors, and at least {MIN_SEARCHES} are needed: use vectuned.search for a while (it records a "
-            "share of the searches, sample_rate of vectuned.enable), or ask for perturbed rows, which are "
-            "not a fair sample."
+            f"share of the searches, sample_rate of vectuned.enable), or {alternative}."
         )
     return sample
 

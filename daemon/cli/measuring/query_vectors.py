@@ -31,7 +31,9 @@ def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace
 
     column_id = find_column_id(conn, options.relation, options.column)
     execute(conn, "refresh_column", {"column_id": column_id})
-    tuned = read_tuned_columns(conn, column_id)[0]
+    tuned = next(iter(read_tuned_columns(conn, column_id)), None)
+    if tuned is None:
+        raise VectunedError(f"The column of {options.relation} is missing: see `vectuned status`.")
     if not tuned.indexes:
         raise VectunedError(
             f"{tuned.column} has no index: create an HNSW or IVFFlat index over all its rows, then "
@@ -52,7 +54,8 @@ def load_queries(conn: psycopg.Connection[Any], tuned: TunedColumn, options: arg
         if not MIN_SEARCHES <= count <= _MOST_QUERIES:
             raise UsageError(f"--queries must be between {MIN_SEARCHES} and {_MOST_QUERIES}, got {count}.")
         drain(conn)
-        return sample_searches(conn, tuned, count, seed=options.seed).vectors
+        other = "name a file of query vectors: --queries FILE"
+        return sample_searches(conn, tuned, count, seed=options.seed, alternative=other).vectors
     vectors = read_query_vectors(Path(source), tuned.column)
     if not MIN_SEARCHES <= len(vectors) <= _MOST_QUERIES:
         raise UsageError(

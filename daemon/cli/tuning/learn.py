@@ -54,7 +54,8 @@ def _run(context: Context) -> None:
             replayed, result = outcome
             report.append(_describe(tuned, replayed, result))
             published = (
-                f"{result.replays} of {tuned.min_samples} replays needed: nothing published yet"
+                f"{result.replays} of {tuned.min_samples} replays needed: nothing published yet; each is one "
+                "recorded search by vectuned.search"
                 if result.version is None
                 else f"version {result.version} published"
             )

@@ -26,7 +26,11 @@ def _run(context: Context) -> None:
         console.document({"relation": options.relation, "recommendations": rows})
         return
     if not rows:
-        console.line(f"nothing has been learned about {options.relation} yet: run `vectuned learn --once`")
+        console.line(
+            f"nothing has been learned about {options.relation} yet: let the application search it by "
+            "vectuned.search, of which a share is recorded, while `vectuned run` learns; `vectuned evaluate "
+            f"{options.relation} --queries FILE` measures with query vectors of your own at once"
+        )
     for kind in dict.fromkeys(row["kind"] for row in rows):
         console.line(f"\n{_HEADINGS[kind]}")
         for row in (row for row in rows if row["kind"] == kind):

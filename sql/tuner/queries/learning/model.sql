@@ -16,14 +16,14 @@ ORDER BY c.id;
 
 -- name: tuned_indexes
 -- The indexes of a tuned column that still exist; the main index, used until something has been learned, comes first. None
--- while the main index is gone: nothing can be learned then, even if partial ones are left.
+-- while there is none over all rows: nothing can be learned then, even if partial ones are left.
 SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
        vectuned._generation(i.index_relation) AS generation
 FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id
 WHERE i.column_id = %(column_id)s AND vectuned._generation(i.index_relation) IS NOT NULL
   AND EXISTS (SELECT FROM vectuned.tuned_index m JOIN pg_class r ON r.oid = m.index_relation
-              WHERE m.column_id = c.id AND m.index_relation = c.index_relation)
-ORDER BY i.index_relation = c.index_relation DESC, i.index_no;
+              WHERE m.column_id = c.id AND m.requires IS NULL)
+ORDER BY i.index_relation = c.index_relation DESC, i.requires IS NOT NULL, i.index_no;
 
 -- name: drain
 -- Moves up to `batch` recorded searches from the inbox to the trajectories and returns how many.

@@ -180,4 +180,4 @@ def test_main_index_dropped_beside_a_partial_one_does_not_stop_other_columns(con
         conn, "SELECT state FROM vectuned.status WHERE relation = 'items'::regclass"
     )
     conn.execute("CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops)")
-    assert daemon.replay_all() == 1
+    assert Worker(conn, load_settings(None, {}, {})).replay_all() == 1
