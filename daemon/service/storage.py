@@ -118,12 +118,6 @@ def requeue_request(conn: Connection, request_id: int) -> None:
 # Tuned columns
 
 
-def set_target(conn: Connection, tuned: TunedColumn, target: float) -> bool:
-    """Change the target recall of a column; return False if it has changed since it was read."""
-    values = {"column_id": tuned.column.id, "old": tuned.target_recall, "new": target}
-    return execute(conn, "set_target", values) == 1
-
-
 def refresh_column(conn: Connection, tuned: TunedColumn) -> bool:
     """Update what is recorded of a column's indexes; return whether they have changed."""
     return bool(fetch_value(conn, "refresh_column", {"column_id": tuned.column.id}))

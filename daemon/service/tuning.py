@@ -22,7 +22,6 @@ from vectuned.learning.policy.tuning import (
     price_targets,
 )
 
-from .storage import set_target
 from .worker import Worker
 
 Progress = Callable[[int], None]
@@ -57,7 +56,7 @@ class Tuning:
         return cls(worker, tuned, objective, apply, min(worker.count_waiting(tuned), sample_queries))
 
     def run(self, progress: Progress) -> dict[str, Any]:
-        """Replay and choose; with `apply` set the target, learn and publish in one transaction.
+        """Replay and choose; with `apply` learn, and publish with that target in one transaction.
 
         Returns a report on what was measured and changed, serialisable as JSON. The replays stay in any case,
         since the daemon would make them later.
@@ -105,18 +104,15 @@ class Tuning:
     def _apply(
         self, tuned: TunedColumn, replays: Loaded, chosen: TargetPrice, report: dict[str, Any]
     ) -> dict[str, Any]:
-        """Set the target, learn, publish and record the event; return the changed parts of the report."""
+        """Learn, publish with the target and record the event; return the changed parts of the report."""
         conn = self.worker.conn
-        with conn.transaction():
-            if chosen.target != tuned.target_recall and not set_target(conn, tuned, chosen.target):
-                raise VectunedError(f"The target of {tuned.column} was changed meanwhile: tune it again.")
-            result = self.worker.learn(tuned)
-            if result.version is None:
-                raise VectunedError(f"The replays of {tuned.column} were dropped meanwhile: tune it again.")
-            now = self._serving(tuned, replays, chosen.settings)
-            changed = {"applied": True, "version": result.version, "new": now}
-            details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
-            record_event(conn, tuned.column.id, "auto_tune", details)
+        result = self.worker.learn(tuned, chosen.target)
+        if result.version is None:
+            raise VectunedError(f"The replays of {tuned.column} were dropped meanwhile: tune it again.")
+        now = self._serving(tuned, replays, chosen.settings)
+        changed = {"applied": True, "version": result.version, "new": now}
+        details = {name: report[name] for name in ("optimize_for", "target", "why", "old")} | changed
+        record_event(conn, tuned.column.id, "auto_tune", details)
         return changed
 
     def _serving(self, tuned: TunedColumn, replays: Loaded, classes: Iterable[int]) -> dict[str, Any]:

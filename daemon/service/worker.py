@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from vectuned.learning.exchange import (
     prepare_export_folder,
 )
 from vectuned.learning.model.events import record_event
-from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
+from vectuned.learning.model.trajectory import Trajectories, claim_pending, drain, release_pending
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.oversight.alarms import OversightLimits
 from vectuned.learning.oversight.fallback import end_alert
@@ -220,10 +221,11 @@ class Worker:
             if self.pace is not None and not self.pace.wait_for_server(reader or self.conn):
                 break
             size = self._sizes[tuned.column.id].size(min(count - done, self.settings.learning.replay_batch))
-            trajectories = read_pending(self.conn, tuned.column, size)
+            trajectories = claim_pending(self.conn, tuned.column, size)
             replayed = self._replay_pass(tuned, trajectories, reader, progress and _offset(progress, done))
             done += replayed
             if replayed < len(trajectories):
+                release_pending(self.conn, tuned.column)
                 log.info(
                     "replaying %s gave way after %d of %d searches to a session that waits for a lock",
                     tuned.column,
@@ -273,13 +275,19 @@ class Worker:
             total += judged
         return total
 
-    def learn(self, tuned: TunedColumn) -> LearningResult:
-        """Learn about a column and publish, if there are enough replays."""
+    def learn(self, tuned: TunedColumn, target: float | None = None) -> LearningResult:
+        """Learn about a column and publish, if there are enough replays; with a new target, if one is given.
+
+        Raises VectunedError if the target is not that of `tuned` any more.
+        """
+        former_target = None if target is None else tuned.target_recall
         if self.pace is not None:
             self.pace.wait_for_budget()
         with self._work():
             tuned = self.refresh(tuned)
-            result = learn(self.conn, tuned, self.options)
+            if target is not None:
+                tuned = replace(tuned, target_recall=target)
+            result = learn(self.conn, tuned, self.options, former_target=former_target)
             if result.version is not None:
                 end_alert(self.conn, tuned)
         return result

@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 import psycopg
 
-from vectuned.sql.rows import fetch_rows, fetch_value
+from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
 from .arrays import Singles
 from .column import VectorColumn
@@ -65,9 +65,12 @@ def drain(conn: psycopg.Connection[Any], batch: int = 5000) -> int:
             return total
 
 
-def read_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
-    """Read up to `count` searches that were not replayed yet, the newest first."""
-    rows = fetch_rows(conn, "pending", {"column_id": column.id, "count": count})
+def claim_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int) -> Trajectories:
+    """Claim and read up to `count` searches that were not replayed yet, the newest first.
+
+    Other sessions then claim other searches, until this one has replayed or released them, or has ended.
+    """
+    rows = fetch_rows(conn, "claim_pending", {"column_id": column.id, "count": count})
     vectors = np.array([to_array(row.query) for row in rows], dtype=np.float32)
     return Trajectories(
         [row.query_id for row in rows],
@@ -79,3 +82,8 @@ def read_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: int
         [row.fraction for row in rows],
         [row.fresh for row in rows],
     )
+
+
+def release_pending(conn: psycopg.Connection[Any], column: VectorColumn) -> None:
+    """Let other sessions claim the searches that this session has claimed and not replayed."""
+    execute(conn, "release_pending", {"column_id": column.id})

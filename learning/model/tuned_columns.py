@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import psycopg
 
-from vectuned.sql.rows import fetch_rows
+from vectuned.sql.rows import execute, fetch_rows
 
 from .column import VectorColumn
 from .ladder import RUNGS, probe_rungs
@@ -90,6 +90,14 @@ class TunedColumn:
     def default_effort(self, index: TunedIndex, k: int) -> int:
         """Return the effort of a search for k rows through an index until something has been learned."""
         return max(k, self.default_ef) if index.method == "hnsw" else self.default_probes
+
+
+def lock_tuning(conn: psycopg.Connection[Any]) -> None:
+    """Take the lock of vectuned.enable and vectuned.disable until the transaction ends.
+
+    A transaction that changes what serves a column takes it before it locks any row.
+    """
+    execute(conn, "lock_tuning")
 
 
 def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[TunedColumn]:

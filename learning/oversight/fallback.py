@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from vectuned.learning.model.events import notify, record_event
-from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
 from vectuned.learning.policy.growth import USUAL_POWER
 from vectuned.learning.policy.limits import EffortCaps
 from vectuned.sql.rows import execute, fetch_value
@@ -42,8 +42,9 @@ def fall_back(
     """Serve searches without relying on what was learned, check more of them, and notify listeners.
 
     The claim about their recall starts over. `action` names the event, and `figures` go into its details. Run
-    it in a transaction, before the baseline is set again.
+    it in a transaction that has locked no rows yet or has called `lock_tuning`, before the baseline is set.
     """
+    lock_tuning(conn)
     searches = {"column_id": tuned.column.id, "k_class": fallback.k_class, "shape": fallback.shape}
     caps = fallback.caps.tighten(tuned.max_effort, tuned.max_ms)
     values = {

@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 
 from vectuned.learning.model.arrays import Floats
-from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
 from vectuned.learning.statistics.claims import RecallClaim, claim_from_checks
 from vectuned.learning.statistics.sequential import Alarm
 from vectuned.sql.rows import execute, fetch_rows, fetch_value
@@ -53,6 +53,8 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
         promised_recalls = checks.recalls if row.learned else checks.recalls[:0]
         alarm = detect_alarm(promised_recalls, promise, limits)
         with conn.transaction():
+            if alarm.raised:
+                lock_tuning(conn)
             _store_claim(conn, tuned, row, checks, claim, alarm)
             if alarm.raised:
                 raised += 1

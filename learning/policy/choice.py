@@ -62,6 +62,8 @@ def choose_candidate(run: PublishRun, offer: Offer, least_saving: float) -> tupl
     fixed = choose_index(run, offer)
     if offer.adaptive is None or fixed.policy.index_no != offer.fixed[0].policy.index_no:
         return fixed, None
+    if not len(run.query_vectors):
+        return choose_between(fixed, offer.adaptive, None, least_saving), None
     insert_class(run.conn, run.tuned, run.version, offer.adaptive, None)
     saving = measure_saving(run.conn, run.tuned, fixed.policy.k_class, run.query_vectors, seed=run.seed)
     delete_class(run.conn, run.tuned, fixed.policy.k_class)

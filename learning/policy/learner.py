@@ -76,11 +76,16 @@ class LearningResult:
 
 
 def learn(
-    conn: psycopg.Connection[Any], tuned: TunedColumn, options: LearningOptions = LearningOptions()
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    options: LearningOptions = LearningOptions(),
+    *,
+    former_target: float | None = None,
 ) -> LearningResult:
     """Learn from a column's replays and publish, if there are enough of them.
 
-    `conn` must be in autocommit mode; the publish is one transaction.
+    `conn` must be in autocommit mode; the publish is one transaction. With `former_target` it also changes
+    the target of the column from it to that of `tuned`.
     """
     replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
     count = int(np.count_nonzero(replays[0][1].current)) if replays else 0
@@ -118,6 +123,7 @@ def learn(
         least_saving=options.step_aside,
         seed=options.seed,
         unchanged_classes=unchanged_classes,
+        former_target=former_target,
     )
     trim_replays(conn, tuned)
     log.info(

@@ -1,9 +1,10 @@
-"""The publish: a column's bank is chosen, measured and replaced as a whole, in one transaction."""
+"""The publish: a column's bank is chosen and measured, and then replaced as a whole in one transaction."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -11,20 +12,26 @@ import psycopg
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.events import notify, record_event
-from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
 from vectuned.learning.patterns.optimizer import Policy
+from vectuned.learning.replay.lock_watch import LockWaitError, give_way
 from vectuned.sql.rows import execute, fetch_value
 
+from .calibration import Candidate
 from .choice import Offer, PublishRun, choose_candidate
 from .filtering import MeasuredPath
 from .statement_settings import publish_settings
 from .storage import (
     delete_bank,
+    delete_class,
     insert_class,
     insert_measured_paths,
     read_last_replay,
     read_next_version,
+    set_target,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,30 +56,38 @@ def publish(
     least_saving: float = 0.05,
     seed: int = 0,
     unchanged_classes: Collection[int] = (),
+    former_target: float | None = None,
 ) -> tuple[int, dict[int, ServedPolicy]]:
     """Replace a column's bank in one transaction and notify listeners; return its version and what serves.
 
     `offers` by class of k. Indexes, and an adaptive offer against the fixed one, are measured end to end by
-    searching for `query_vectors` (n, d) through the column's own function, inside the transaction that
-    publishes them. Adaptive effort steps aside unless it saves `least_saving`. Other sessions see the old
-    bank until the commit, and other publishers wait for it. The classes in `unchanged_classes` stay as they
-    are.
+    searching for `query_vectors` (n, d) through the column's own function, in transactions that are rolled
+    back and end when another session waits for a lock of theirs. Adaptive effort steps aside unless it saves
+    `least_saving`. Other sessions see the old bank until the commit, and other publishers wait for it. The
+    classes in `unchanged_classes` stay as they are. With `former_target` the publish also changes the target
+    of the column from it to that of `tuned`.
 
-    Raises VectunedError if the column is no longer enabled.
+    Raises VectunedError if the column is no longer enabled, or no longer has that target.
     """
     served: dict[int, ServedPolicy] = {}
     column = {"column_id": tuned.column.id}
+    run = PublishRun(conn, tuned, read_next_version(conn, tuned), query_vectors, seed)
+    choices = {
+        k: _measure_and_choose(run, k, offer, least_saving) for k, offer in offers.items() if offer.fixed
+    }
     with conn.transaction():
+        lock_tuning(conn)
         if not fetch_value(conn, "lock_column", column):
             raise VectunedError(f"{tuned.column} was disabled meanwhile: nothing is published for it.")
+        if former_target is not None and not set_target(conn, tuned, former_target):
+            raise VectunedError(f"The target of {tuned.column} was changed meanwhile: tune it again.")
         version, last_replay = read_next_version(conn, tuned), read_last_replay(conn, tuned)
         execute(conn, "refresh_statistics", column)
         delete_bank(conn, tuned, unchanged_classes)
-        run = PublishRun(conn, tuned, version, query_vectors, seed)
         for k, offer in offers.items():
             policy = None
-            if offer.fixed:
-                chosen, saving = choose_candidate(run, offer, least_saving)
+            if k in choices:
+                chosen, saving = choices[k]
                 policy = chosen.policy
                 insert_class(conn, tuned, version, chosen, saving)
                 served[k] = ServedPolicy(policy, len(chosen.patterns), saving, offer.filtered)
@@ -81,6 +96,19 @@ def publish(
         publish_settings(conn, tuned.column.id)
         _announce(conn, tuned, version, last_replay, served)
     return version, served
+
+
+def _measure_and_choose(
+    run: PublishRun, k: int, offer: Offer, least_saving: float
+) -> tuple[Candidate, float | None]:
+    """Choose what serves a class of k, without measuring it if another session waits for a lock."""
+    try:
+        with run.conn.transaction(force_rollback=True), give_way(run.conn):
+            delete_class(run.conn, run.tuned, k)
+            return choose_candidate(run, offer, least_saving)
+    except LockWaitError as error:
+        log.info("what serves %s is not measured: %s", run.tuned.column, error, extra={"action": "gave_way"})
+        return choose_candidate(replace(run, query_vectors=run.query_vectors[:0]), offer, least_saving)
 
 
 def _announce(

@@ -245,6 +245,12 @@ def trim_replays(conn: psycopg.Connection[Any], tuned: TunedColumn) -> None:
     execute(conn, "trim_replays", {**window, "generations": tuned.generations})
 
 
+def set_target(conn: psycopg.Connection[Any], tuned: TunedColumn, former: float) -> bool:
+    """Change the target recall of a column from `former` to that of `tuned`; False if it has changed."""
+    values = {"column_id": tuned.column.id, "old": former, "new": tuned.target_recall}
+    return execute(conn, "set_target", values) == 1
+
+
 def read_next_version(conn: psycopg.Connection[Any], tuned: TunedColumn) -> int:
     """Return the version of the bank that is published next."""
     return int(fetch_value(conn, "next_bank_version", {"column_id": tuned.column.id}))

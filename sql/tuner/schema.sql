@@ -139,8 +139,11 @@ CREATE TABLE vectuned.trajectory (
     verdict             text CHECK (verdict IN ('success', 'failure', 'unknown')),
     verdict_confidence  real CHECK (verdict_confidence BETWEEN 0 AND 1),
     recommendation      text,
+    claimed_by          int,
     PRIMARY KEY (query_id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
+COMMENT ON COLUMN vectuned.trajectory.claimed_by IS
+    'process id of the session that replays the search now; the search is free once that session has ended';
 COMMENT ON COLUMN vectuned.trajectory.verdict IS 'outcome by learning/oversight/verdict.py; NULL = not judged yet, which counts as unknown';
 
 CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAULT;

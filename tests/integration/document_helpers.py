@@ -23,7 +23,7 @@ from tests.integration.table_helpers import (
     text,
 )
 
-from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.policy.learner import LearningOptions, learn
 from vectuned.learning.replay.replay import replay
 
@@ -76,7 +76,7 @@ def search_and_replay(conn: Connection, count: int, *, seed: int = 5, condition:
         )
     drain(conn)
     tuned = only(conn)
-    assert replay(conn, tuned, read_pending(conn, tuned.column, count)) == count
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, count)) == count
 
 
 def exported(conn: Connection) -> Document:

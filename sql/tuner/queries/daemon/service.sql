@@ -113,10 +113,6 @@ FROM finished f;
 UPDATE vectuned.request SET state = 'queued', started_at = NULL, attempts = attempts - 1, done = 0, total = NULL
 WHERE request_id = %(request_id)s AND state = 'running';
 
--- name: set_target
--- Sets the target recall of a column, unless it has changed meanwhile.
-UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;
-
 -- name: refresh_column
 -- Updates what is known of a column, its names and its indexes; returns whether any of that has changed.
 SELECT vectuned._refresh_column(%(column_id)s);

@@ -29,11 +29,30 @@ ORDER BY i.index_relation = c.index_relation DESC, i.requires IS NOT NULL, i.ind
 -- Moves up to `batch` recorded searches from the inbox to the trajectories and returns how many.
 SELECT vectuned._drain(%(batch)s) AS moved;
 
--- name: pending
--- Sampled searches that were not replayed yet, the newest first, because these say most about the present workload.
-SELECT query_id, query, k, distances, recorded_at, filter::text, fraction, recall IS NULL AS fresh FROM vectuned.trajectory
-WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL
-ORDER BY recorded_at DESC LIMIT %(count)s;
+-- name: claim_pending
+-- Sampled searches that were not replayed yet, the newest first, because these say most about the present workload. They are
+-- claimed for this session: another one that replays meanwhile takes others.
+WITH chosen AS (
+    SELECT t.query_id, t.recorded_at FROM vectuned.trajectory t
+    WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT NULL
+      AND (t.claimed_by IS NULL OR t.claimed_by = pg_backend_pid()
+           OR t.claimed_by <> ALL (ARRAY(SELECT a.pid FROM pg_stat_activity a)))
+    ORDER BY t.recorded_at DESC LIMIT %(count)s FOR UPDATE SKIP LOCKED),
+claimed AS (
+    UPDATE vectuned.trajectory t SET claimed_by = pg_backend_pid() FROM chosen c
+    WHERE t.query_id = c.query_id AND t.recorded_at = c.recorded_at
+    RETURNING t.query_id, t.query, t.k, t.distances, t.recorded_at, t.filter::text, t.fraction, t.recall IS NULL AS fresh)
+SELECT * FROM claimed ORDER BY recorded_at DESC;
+
+-- name: release_pending
+-- Gives the searches that this session has claimed and not replayed to other sessions.
+UPDATE vectuned.trajectory SET claimed_by = NULL
+WHERE column_id = %(column_id)s AND replayed_at IS NULL AND claimed_by = pg_backend_pid();
+
+-- name: lock_tuning
+-- Takes the lock of vectuned.enable and vectuned.disable until the end of the transaction. A transaction that changes what
+-- serves takes it first, before it locks any row, so that no two of them wait for each other.
+SELECT pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
 
 -- name: notify
 -- Sends a notification on the channel `vectuned` when the transaction commits.

@@ -76,6 +76,10 @@ WHERE b.column_id = %(column_id)s AND NOT m.proven_here;
 -- Whether the column is enabled. The row lock lets one publish run at a time and none while the column is being disabled.
 SELECT enabled FROM vectuned.tuned_column WHERE id = %(column_id)s FOR NO KEY UPDATE;
 
+-- name: set_target
+-- Sets the target recall of a column, unless it has changed meanwhile.
+UPDATE vectuned.tuned_column SET target_recall = %(new)s WHERE id = %(column_id)s AND target_recall = %(old)s;
+
 -- name: next_bank_version
 -- The version of the bank that is published next.
 SELECT coalesce(max(b.version), 0) + 1 AS version FROM vectuned.bank b WHERE b.column_id = %(column_id)s;

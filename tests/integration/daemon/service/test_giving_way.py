@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
+from tests.integration.embedded_helpers import eventually
 from tests.integration.table_helpers import Connection, clustered, enable, make, one, search, text
 
 from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon.database.session import in_snapshot, snapshot
+from vectuned.daemon.database.session import in_snapshot, open_session, snapshot
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.trajectory import claim_pending, release_pending
+from vectuned.learning.oversight.promises import check_promises
+from vectuned.learning.policy.choice import choose_candidate
 from vectuned.learning.replay.lock_watch import LockWaitError, LockWatch
 
 DIMENSIONS = 16
@@ -156,3 +162,82 @@ def test_snapshot_without_a_waiting_session_is_left_alone(conn: Connection, data
             other.execute("INSERT INTO items SELECT id + 1000, embedding FROM items")
             conn.execute("SELECT pg_sleep(2.5)")  # two looks
         assert one(conn, "SELECT count(*) FROM items") == 800
+
+
+def test_two_workers_replay_different_searches(conn: Connection, database: str) -> None:
+    table(conn, 40)
+    worker = Worker(conn, settings())
+    worker.drain()
+    (tuned,) = worker.columns()
+    beside: list[int] = []
+
+    def progress(done: int) -> None:
+        if done == 1:  # as auto_tune does beside the daemon's pass
+            with open_session(database) as other:
+                beside.append(Worker(other, settings()).replay(tuned, 15))
+
+    assert worker.replay(tuned, 20, progress) == 20
+    assert beside == [15]
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 35
+    assert one(conn, "SELECT count(DISTINCT query_id) FROM vectuned.recall_check") == 35
+    assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 35
+
+
+def test_searches_claimed_by_a_session_that_has_ended_are_replayed(conn: Connection, database: str) -> None:
+    table(conn, 12)
+    worker = Worker(conn, settings())
+    worker.drain()
+    (tuned,) = worker.columns()
+    with open_session(database) as other:
+        assert len(claim_pending(other, tuned.column, 10)) == 10
+        assert len(claim_pending(other, tuned.column, 12)) == 12  # its own ones again
+        assert len(claim_pending(conn, tuned.column, 10)) == 0
+        release_pending(other, tuned.column)
+        assert len(claim_pending(conn, tuned.column, 5)) == 5
+        assert len(claim_pending(other, tuned.column, 12)) == 7
+    assert eventually(lambda: len(claim_pending(conn, tuned.column, 12)) == 12)
+    assert worker.replay(tuned, 12) == 12
+
+
+def test_alarm_and_enable_do_not_deadlock(conn: Connection, database: str) -> None:
+    table(conn, 30)
+    worker = Worker(conn, settings())
+    worker.drain()
+    worker.replay_all()
+    assert worker.learn_all() == 1
+    (tuned,) = worker.columns()
+    conn.execute("DELETE FROM vectuned.recall_check")
+    conn.execute(
+        "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
+        "SELECT 1, gen_random_uuid(), 10, '', 1, 0.1 FROM generate_series(1, 60)"
+    )
+    with psycopg.connect(database) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0))")
+        checking = pool.submit(check_promises, conn, tuned, worker.limits)
+        with psycopg.connect(database, autocommit=True) as looker:
+            assert eventually(lambda: one(looker, WAITING) == 1)
+        # What vectuned.enable does next, then vectuned.disable.
+        other.execute("UPDATE vectuned.tuned_column SET sample_rate = 0.5")
+        other.execute("DELETE FROM vectuned.promise")
+        other.commit()
+        assert checking.result(60) == 1
+
+
+def test_publish_holds_no_lock_while_it_measures(
+    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(conn, 30)
+    worker = Worker(conn, settings())
+    worker.drain()
+    worker.replay_all()
+    enabled = Statement(database, "SELECT vectuned.enable('items', 'embedding', target_recall => 0.9)")
+
+    def measure(*arguments: Any) -> Any:
+        if not enabled.ended.is_set():
+            enabled.start()
+        assert enabled.ended.wait(DEADLINE)  # while searches are measured
+        return choose_candidate(*arguments)
+
+    monkeypatch.setattr("vectuned.learning.policy.publication.choose_candidate", measure)
+    assert worker.learn_all() == 1
+    assert one(conn, "SELECT target_recall FROM vectuned.tuned_column") == 0.9

@@ -15,7 +15,7 @@ from tests.integration.table_helpers import Connection, build, clustered, enable
 
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS, k_class
-from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.model.vectors import to_array
 from vectuned.learning.policy.filtering import OTHER_PATHS, choose_paths, selectivity_buckets
@@ -72,7 +72,7 @@ def practise(conn: Connection, tuned: TunedColumn, queries: Singles, k: int = 10
     for number, query in enumerate(queries):
         found(conn, query, k, {"category": f"c{number % len(SHARES)}"})
     assert drain(conn) == len(queries)
-    assert replay(conn, tuned, read_pending(conn, tuned.column, len(queries))) == len(queries)
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, len(queries))) == len(queries)
 
 
 def test_selectivity_buckets_are_the_same_in_sql(conn: Connection) -> None:
@@ -365,7 +365,7 @@ def test_replay_skips_a_filter_that_no_longer_compiles(
     assert drain(conn) == 7
     conn.execute(change.encode())
     (tuned,) = read_tuned_columns(conn)  # a change of type rewrites the table, and its index
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 10)) == 7
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 10)) == 7
     rows = conn.execute(
         "SELECT t.filter, t.recall, r.fraction IS NULL FROM vectuned.trajectory t "
         "LEFT JOIN vectuned.replay r USING (query_id) WHERE t.replayed_at IS NOT NULL"
@@ -385,7 +385,7 @@ def test_replay_of_many_filters_and_classes_in_one_chunk(conn: Connection, tuned
     for number, query in enumerate(queries):
         found(conn, query, [1, 7, 100, 1000][number % 4], {"id": {">": number * 80}, "category": "c0"})
     assert drain(conn) == len(queries)
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 100)) == len(queries)
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 100)) == len(queries)
     assert one(conn, "SELECT min(recall) FROM vectuned.trajectory") == 1
     seen = replays(conn, tuned)
     assert seen.k_classes == K_CLASSES
@@ -405,7 +405,7 @@ def test_paths_without_rungs_are_scored_at_the_searches_own_k(
     for query in queries:
         found(conn, query, k, {"category": "c4"})
     drain(conn)
-    replay(conn, tuned, read_pending(conn, tuned.column, len(queries)))
+    replay(conn, tuned, claim_pending(conn, tuned.column, len(queries)))
     (index,) = tuned.indexes
     read = replays(conn, tuned)
     own = k_class(k)
@@ -457,7 +457,7 @@ def test_costs_of_paths_agree_with_what_a_client_measures(conn: Connection, tune
     for query in queries:
         found(conn, query, 10, {"category": "c0"})
     drain(conn)
-    replay(conn, tuned, read_pending(conn, tuned.column, len(queries)))
+    replay(conn, tuned, claim_pending(conn, tuned.column, len(queries)))
     sample = replays(conn, tuned).filtered_sample(10)
     efforts = [ef for ef in RUNGS if 40 <= ef <= 400]
     places = [RUNGS.index(ef) for ef in efforts]

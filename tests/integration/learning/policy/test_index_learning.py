@@ -24,7 +24,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.model.arrays import Singles
-from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.replay.replay import replay
@@ -110,7 +110,7 @@ def test_learn_covers_every_index(conn: Connection) -> None:
         PART,
     )
     practise(conn, clustered(300, DIMENSIONS, seed=3))
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 300
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 1000)) == 300
     whole = dict.fromkeys(("items_embedding_idx", "half", "lists", "bits"), 300)
     assert replays(conn) == {**whole, "part": 150}
     lesson = learn(conn, tuned)
@@ -139,7 +139,7 @@ def test_learn_covers_every_index(conn: Connection) -> None:
 def test_learn_serves_a_partial_index_where_it_is_cheapest(conn: Connection) -> None:
     tuned = table(conn, PART)
     practise(conn, clustered(120, DIMENSIONS, seed=3), every=1)
-    replay(conn, tuned, read_pending(conn, tuned.column, 1000))
+    replay(conn, tuned, claim_pending(conn, tuned.column, 1000))
     for exact_ms, read in ((1000.0, {"part"}), (1e-6, set())):
         # Tests must not depend on which is cheaper, so it is set.
         conn.execute("UPDATE vectuned.replay SET exact_ms = %s", (exact_ms,))
@@ -171,7 +171,7 @@ def test_learn_with_an_ivfflat_index_only(conn: Connection) -> None:
         == f"ivfflat_continued{default}"
     )
     practise(conn, clustered(240, DIMENSIONS, seed=3))
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 240
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 1000)) == 240
     policy = learn(conn, tuned).served[10].policy
     assert (policy.method, policy.certified, policy.index_no) == ("ivfflat", True, index.number)
     row = conn.execute(statement, (query,)).fetchone()

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.table_helpers import Connection, clustered, enable, exact, make, one, search, text
 
 from vectuned.learning.model.ladder import probe_rungs, setting_at
-from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
@@ -38,7 +38,7 @@ def tuned(conn: Connection) -> TunedColumn:
         search(conn, query)
     drain(conn)
     (tuned,) = read_tuned_columns(conn)
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 180
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 1000)) == 180
     return tuned
 
 

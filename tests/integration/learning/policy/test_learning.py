@@ -26,7 +26,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.ladder import PROBES, RUNGS
-from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
@@ -62,7 +62,7 @@ def practise(conn: Connection, tuned: TunedColumn, count: int, *, seed: int = 10
     for query in drawn(count, seed):
         search(conn, query, k)
     assert drain(conn) == count
-    assert replay(conn, tuned, read_pending(conn, tuned.column, count)) == count
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, count)) == count
 
 
 def replays(conn: Connection, tuned: TunedColumn) -> list[tuple[TunedIndex, Replays]]:

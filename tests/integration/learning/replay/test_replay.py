@@ -28,7 +28,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.errors import VectunedError
 from vectuned.learning.model.ladder import K_CLASSES, PROBES, RUNGS, k_class
-from vectuned.learning.model.trajectory import Trajectories, drain, read_pending
+from vectuned.learning.model.trajectory import Trajectories, claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.model.vectors import to_array
 from vectuned.learning.policy.replays import load_replays
@@ -64,7 +64,7 @@ def record(conn: Connection, queries: Singles, ks: list[int] | None = None) -> N
 
 def replayed(conn: Connection, tuned: TunedColumn, count: int = 1000) -> Trajectories:
     """Replay the pending searches and return them."""
-    trajectories = read_pending(conn, tuned.column, count)
+    trajectories = claim_pending(conn, tuned.column, count)
     assert replay(conn, tuned, trajectories) == len(trajectories)
     return trajectories
 
@@ -209,7 +209,7 @@ def test_replay_computes_truth_and_scans_in_one_snapshot(
 
 def test_replay_refuses_an_index_that_is_gone(conn: Connection, tuned: TunedColumn, queries: Singles) -> None:
     record(conn, queries[:3])
-    trajectories = read_pending(conn, tuned.column, 10)
+    trajectories = claim_pending(conn, tuned.column, 10)
     conn.execute("DROP INDEX items_embedding_idx")
     with pytest.raises(VectunedError, match=r"index items_embedding_idx of public\.items\.embedding is gone"):
         replay(conn, tuned, trajectories)
@@ -217,7 +217,7 @@ def test_replay_refuses_an_index_that_is_gone(conn: Connection, tuned: TunedColu
         replay(conn, only(conn), trajectories)
     assert only(conn).generation is None
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
-    assert len(read_pending(conn, tuned.column, 10)) == 3
+    assert len(claim_pending(conn, tuned.column, 10)) == 3
 
 
 def test_replay_refuses_an_index_that_was_rebuilt(
@@ -228,7 +228,7 @@ def test_replay_refuses_an_index_that_was_rebuilt(
     with pytest.raises(
         VectunedError, match=r"index items_embedding_idx of public\.items\.embedding was rebuilt meanwhile"
     ):
-        replay(conn, tuned, read_pending(conn, tuned.column, 10))
+        replay(conn, tuned, claim_pending(conn, tuned.column, 10))
     replayed(conn, only(conn))
     assert len(load_replays(conn, only(conn), only(conn).indexes[0])) == 3
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 0
@@ -243,7 +243,7 @@ def test_replay_refuses_a_plan_that_does_not_scan_the_index(
     with pytest.raises(
         VectunedError, match=r"should scan index public\.items_embedding_idx,.*vectuned\.enable again"
     ):
-        replay(conn, tuned, read_pending(conn, tuned.column, 10))
+        replay(conn, tuned, claim_pending(conn, tuned.column, 10))
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
 
 
@@ -255,7 +255,7 @@ def test_replay_deletes_vectors_unless_the_column_stores_them(
     replayed(conn, replace(tuned, store_vectors=kept))
     assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (5 if kept else 0)
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 5
-    assert len(read_pending(conn, tuned.column, 10)) == 0
+    assert len(claim_pending(conn, tuned.column, 10)) == 0
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 5
 
 
@@ -278,11 +278,11 @@ def test_replay_passes_over_a_scan_that_takes_too_long(
     replay_search = statements["replay_search"] + sql.SQL(" WHERE slowly(%(query)s) = 0")
     monkeypatch.setattr("vectuned.sql.rows.queries", lambda: {**statements, "replay_search": replay_search})
     with caplog.at_level("WARNING"):
-        assert replay(conn, tuned, read_pending(conn, tuned.column, 10), timeout_ms=5000) == 4
+        assert replay(conn, tuned, claim_pending(conn, tuned.column, 10), timeout_ms=5000) == 4
     assert "took longer than 5000 ms" in caplog.text
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 3
     # It is marked replayed, or it would be tried for ever; its recall is known nevertheless.
-    assert len(read_pending(conn, tuned.column, 10)) == 0
+    assert len(claim_pending(conn, tuned.column, 10)) == 0
     assert one(conn, "SELECT count(recall) FROM vectuned.trajectory") == 4
     assert one(conn, "SHOW statement_timeout") == "0"
 
@@ -292,13 +292,13 @@ def test_replay_reports_progress_and_repeats_without_effect(
 ) -> None:
     record(conn, queries[:6])
     told: list[int] = []
-    trajectories = read_pending(conn, tuned.column, 4)
+    trajectories = claim_pending(conn, tuned.column, 4)
     assert replay(conn, tuned, trajectories, progress=told.append) == 4
     assert told == [1, 2, 3, 4]
     assert replay(conn, tuned, trajectories) == 4  # a second time changes nothing
     assert len(load_replays(conn, tuned, tuned.indexes[0])) == 4
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 0)) == 0
-    assert len(read_pending(conn, tuned.column, 100)) == 2
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 0)) == 0
+    assert len(claim_pending(conn, tuned.column, 100)) == 2
 
 
 def test_load_replays_reads_only_the_trajectory_window(
@@ -324,7 +324,7 @@ def test_read_pending_returns_the_newest_first(conn: Connection, tuned: TunedCol
             (query_id, tuned.column.id, at),
         )
     expected: list[UUID] = [made[1][0], made[2][0], made[0][0]]
-    assert read_pending(conn, tuned.column, 10).query_ids == expected
+    assert claim_pending(conn, tuned.column, 10).query_ids == expected
 
 
 def test_replay_of_a_halfvec_column(conn: Connection, queries: Singles) -> None:

@@ -26,7 +26,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
-from vectuned.learning.model.trajectory import drain, read_pending
+from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.replay.replay import replay
@@ -155,7 +155,7 @@ def recalls(conn: Connection, tuned: TunedColumn, queries: Singles) -> float:
 def test_learned_policy_of_a_partitioned_table_meets_the_target(conn: Connection, tuned: TunedColumn) -> None:
     heldout = clustered(100, DIMENSIONS, seed=9)
     practise(conn, clustered(300, DIMENSIONS, seed=3))
-    assert replay(conn, tuned, read_pending(conn, tuned.column, 1000)) == 300
+    assert replay(conn, tuned, claim_pending(conn, tuned.column, 1000)) == 300
     lesson = learn(conn, tuned)
     served = lesson.served[10].policy
     assert (served.access_path, served.certified) == ("hnsw", True)
