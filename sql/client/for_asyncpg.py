@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from .snapshot import LOAD, PROBE, PROBED, Snapshot
+from .snapshot import BOUND, LOAD, PROBE, PROBED, Snapshot
 
 _plain_execute = asyncpg.Connection.execute
 
@@ -40,7 +40,9 @@ async def refresh(conn: Any, snapshot: Snapshot) -> None:
     rows = None
     try:
         if await asyncpg.Connection.fetchval(conn, PROBE) == PROBED:
-            rows = [tuple(row) for row in await asyncpg.Connection.fetch(conn, LOAD)]
+            async with conn.transaction():
+                await _plain_execute(conn, BOUND)
+                rows = [tuple(row) for row in await asyncpg.Connection.fetch(conn, LOAD)]
     except (asyncpg.PostgresError, asyncpg.InterfaceError):
         rows = None
     if rows is None:

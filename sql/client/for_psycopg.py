@@ -6,6 +6,8 @@ settings that are local to it end with the statement; inside of one they are put
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ import psycopg
 from psycopg import pq
 from psycopg.sql import Composable
 
-from .snapshot import LOAD, PROBE, PROBED, LocalSettings, Snapshot
+from .snapshot import BOUND, LOAD, PROBE, PROBED, LocalSettings, Snapshot
 
 IDLE = pq.TransactionStatus.IDLE
 INTRANS = pq.TransactionStatus.INTRANS
@@ -61,8 +63,10 @@ def refresh(conn: psycopg.Connection[Any], snapshot: Snapshot) -> None:
     Below psycopg, so that its transaction, row factory and adapters are left alone.
     """
     with conn.lock:
-        probed = _fetch(conn.pgconn, PROBE)
-        rows = _fetch(conn.pgconn, LOAD) if probed and int(probed[0][0] or 0) == PROBED else None
+        probed = _fetch(conn.pgconn, PROBE) or []
+        rows = (
+            _fetch(conn.pgconn, f"{BOUND}; {LOAD}") if probed and int(probed[0][0] or 0) == PROBED else None
+        )
     _take_over(snapshot, rows)
 
 
@@ -78,7 +82,10 @@ async def refresh_async(conn: Any, snapshot: Snapshot) -> None:
         reader = psycopg.AsyncCursor(conn, row_factory=psycopg.rows.tuple_row)
         probed = await (await reader.execute(PROBE)).fetchone()
         if probed == (PROBED,):
-            rows = await (await reader.execute(LOAD)).fetchall()
+            await reader.execute(f"{BOUND}; {LOAD}".encode())
+            while reader.nextset():  # to the rows of LOAD
+                pass
+            rows = await reader.fetchall()
     except psycopg.Error:
         rows = None
     finally:
@@ -88,7 +95,7 @@ async def refresh_async(conn: Any, snapshot: Snapshot) -> None:
 
 
 def _fetch(pgconn: pq.abc.PGconn, statement: str) -> list[tuple[str | None, ...]] | None:
-    """Run a statement and return its rows as texts, None if it fails."""
+    """Run statements and return the last one's rows as texts, None if one fails."""
     result = pgconn.exec_(statement.encode())
     if result.status != pq.ExecStatus.TUPLES_OK:
         return None
@@ -110,10 +117,14 @@ def _take_over(snapshot: Snapshot, rows: list[tuple[str | None, ...]] | None) ->
 class _Attachment:
     """What a tuned connection carries: the snapshot, and a cursor that sends the settings."""
 
-    __slots__ = ("_conn", "_sender", "snapshot")
+    __slots__ = ("_conn", "_sender", "async_lock", "lock", "snapshot")
 
     def __init__(self, snapshot: Snapshot, conn: Any) -> None:
         self.snapshot = snapshot
+        # Held while the settings are in force, against statements of other threads or tasks that share the
+        # connection: they would be sent in the same pipeline.
+        self.lock = threading.RLock()
+        self.async_lock = asyncio.Lock()
         self._conn = conn
         self._sender: Any = None
 
@@ -159,6 +170,12 @@ class TunedCursor(_Cursor):
         attachment: _Attachment | None = getattr(self._conn, "_vectuned", None)
         if attachment is None:
             return super().execute(query, params, **options)
+        with attachment.lock:
+            return self._execute_tuned(attachment, query, params, options)
+
+    def _execute_tuned(
+        self, attachment: _Attachment, query: Any, params: Any, options: dict[str, Any]
+    ) -> Any:
         if attachment.snapshot.is_due and self._conn.pgconn.transaction_status == IDLE:
             self._refresh(attachment.snapshot)
         query, settings = _find(self, query, params)
@@ -204,6 +221,12 @@ class TunedAsyncCursor(_AsyncCursor):
         attachment: _Attachment | None = getattr(self._conn, "_vectuned", None)
         if attachment is None:
             return await super().execute(query, params, **options)
+        async with attachment.async_lock:
+            return await self._execute_tuned(attachment, query, params, options)
+
+    async def _execute_tuned(
+        self, attachment: _Attachment, query: Any, params: Any, options: dict[str, Any]
+    ) -> Any:
         if attachment.snapshot.is_due and self._conn.pgconn.transaction_status == IDLE:
             await refresh_async(self._conn, attachment.snapshot)
         query, settings = _find(self, query, params)

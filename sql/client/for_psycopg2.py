@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2 import extensions
 from psycopg2.sql import Composable
 
-from .snapshot import LOAD, PROBE, PROBED, LocalSettings, Snapshot
+from .snapshot import BOUND, LOAD, PROBE, PROBED, LocalSettings, Snapshot
 
 IDLE: Final = extensions.TRANSACTION_STATUS_IDLE
 INTRANS: Final = extensions.TRANSACTION_STATUS_INTRANS
@@ -67,7 +67,7 @@ def refresh(conn: Any, snapshot: Snapshot) -> None:
         with extensions.cursor(conn) as reader:
             reader.execute(PROBE)
             if reader.fetchone() == (PROBED,):
-                reader.execute(LOAD)
+                reader.execute(f"{BOUND}; {LOAD}")
                 rows = reader.fetchall()
     except psycopg2.Error:
         rows = None

@@ -7,6 +7,7 @@ whose cursors are SQLAlchemy's own, events around each execution set and put bac
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 
@@ -14,16 +15,26 @@ from .snapshot import LocalSettings, Snapshot
 
 _DRIVERS = ("psycopg", "psycopg2", "asyncpg")
 
+_tuned: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()
+
+
+def find_snapshot(engine: Any) -> Snapshot | None:
+    """Return the snapshot of an engine that was tuned before."""
+    return _tuned.get(getattr(engine, "sync_engine", engine))
+
 
 def tune_engine(engine: Any, snapshot: Snapshot) -> None:
     """Let an engine, sync or async, send learned settings; TypeError if its driver is none of ours."""
     sync_engine = getattr(engine, "sync_engine", engine)
+    if _tuned.get(sync_engine) is snapshot:
+        return
     driver = sync_engine.dialect.driver
     if sync_engine.dialect.name != "postgresql" or driver not in _DRIVERS:
         raise TypeError(
             f"vectuned cannot tune an engine of {sync_engine.dialect.name}+{driver}: "
             "use postgresql with psycopg, psycopg2 or asyncpg."
         )
+    _tuned[sync_engine] = snapshot
     event.listen(sync_engine, "checkout", _Checkout(driver, snapshot))
     if driver == "asyncpg":
         events = _AsyncpgEvents(snapshot)

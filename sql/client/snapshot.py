@@ -29,6 +29,12 @@ PROBE: Final = (
     "AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')"
 )
 PROBED: Final = 3  # the columns that PROBE looks for
+# Sent before LOAD, in its transaction: a table that is locked, as during an upgrade, must not hold up the
+# application. A twentieth of a second is little beside the refresh interval, and plenty for a small table.
+BOUND: Final = (
+    "SELECT pg_catalog.set_config('lock_timeout', '50ms', true), "
+    "pg_catalog.set_config('statement_timeout', '1s', true)"
+)
 LOAD: Final = (
     "SELECT s.fingerprint, s.k_class, s.settings::pg_catalog.text FROM vectuned.statement s "
     "WHERE s.settings IS NOT NULL"

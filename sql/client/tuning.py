@@ -41,10 +41,14 @@ def tune(
     Returns the snapshot of the settings, with counters. Statements that nothing was learned for go out as
     they come. Raises TypeError for other targets.
     """
-    attach, key = _adapter(target)
-    if snapshot is None:
+    attach, shared = _adapter(target)
+    if snapshot is None and isinstance(shared, Snapshot):
+        snapshot = shared
+    elif snapshot is None:
         with _lock:
-            snapshot = _snapshots.setdefault(key, Snapshot(max_age))
+            snapshot = (
+                Snapshot(max_age) if shared is None else _snapshots.setdefault(shared, Snapshot(max_age))
+            )
     snapshot.max_age = max_age
     if dsn is not None:
         _listen(dsn, snapshot)
@@ -72,14 +76,17 @@ async def tune_async(target: Any, **options: Any) -> Snapshot:
 
 
 def _adapter(target: Any) -> tuple[Any, object]:
-    """Return what tunes a target, and the key that targets of the same database share a snapshot by."""
+    """Return what tunes a target, and the key that targets of the same database share a snapshot by.
+
+    Instead of a key: the snapshot that the target has already, or None for one of its own.
+    """
     package = _packages(target)
     if "sqlalchemy" in package:
-        from .for_sqlalchemy import tune_engine
+        from .for_sqlalchemy import find_snapshot, tune_engine
 
         engine = getattr(target, "sync_engine", target)
         if hasattr(engine, "dialect") and hasattr(engine, "pool"):
-            return tune_engine, engine.url.render_as_string(hide_password=True)
+            return tune_engine, find_snapshot(engine)
     if "django" in package and hasattr(target, "get_new_connection"):
         from .for_django import tune_wrapper
 
@@ -104,7 +111,7 @@ def _adapter(target: Any) -> tuple[Any, object]:
         from . import for_asyncpg
 
         if isinstance(target, asyncpg.Pool):
-            return for_asyncpg.tune_pool, ("pool", id(target))
+            return for_asyncpg.tune_pool, getattr(target._connection_class, "_vectuned", None)
         if isinstance(target, asyncpg.Connection):
             return for_asyncpg.tune_connection, ("asyncpg", str(target._addr), target._params.database)
     raise TypeError(
@@ -157,7 +164,10 @@ def _follow(dsn: str, snapshot: Snapshot) -> None:
     from .for_psycopg import refresh
 
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(f"LISTEN {CHANNEL}".encode())
+        try:
+            conn.execute(f"LISTEN {CHANNEL}".encode())
+        except psycopg.Error:  # a standby cannot listen; the age decides there
+            snapshot.counters.count_failure("listen")
         while True:
             refresh(conn, snapshot)
             snapshot.postpone()

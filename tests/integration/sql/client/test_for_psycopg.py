@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -301,6 +302,58 @@ def test_snapshot_is_refreshed_by_age_and_by_notification(conn: Connection) -> N
         wait_until(lambda: one(conn, listening) == 1)
         publish(conn, column, search(), {"hnsw.ef_search": "95"})
         wait_until(lambda: in_force(connection) == "95")
+
+
+def test_locked_table_does_not_hold_up_the_application(conn: Connection) -> None:
+    prepare(conn)
+    with conn.transaction(), psycopg.connect(conn.info.dsn, autocommit=True) as connection:
+        conn.execute("LOCK TABLE vectuned.statement")
+        snapshot = client.tune(connection, snapshot=Snapshot())
+        assert in_force(connection) == DEFAULT
+        assert snapshot.counters.failures == {"no table to read": 1}
+        assert one(connection, "SELECT current_setting('statement_timeout')") == "0"
+
+
+def test_threads_that_share_a_connection_do_not_share_settings(tuned: Connection) -> None:
+    def foreign() -> set[Any]:
+        return {one(tuned, FOREIGN) for _ in range(300)}
+
+    def ours() -> set[Any]:
+        return {in_force(tuned) for _ in range(300)}
+
+    in_force(tuned)
+    with ThreadPoolExecutor(4) as pool:
+        found = [(run, pool.submit(run)) for run in (foreign, ours, foreign, ours)]
+        for run, future in found:
+            assert future.result() == ({DEFAULT} if run is foreign else {"80"})
+
+
+def test_tasks_that_share_a_connection_do_not_share_settings(conn: Connection) -> None:
+    prepare(conn)
+
+    async def values(connection: Any, statement: str, given: Any, at: int) -> set[Any]:
+        found = set()
+        for _ in range(100):
+            try:
+                row = await (await connection.execute(statement, given)).fetchone()
+                found.add(row[at])
+            except psycopg.errors.DivisionByZero:
+                found.add("failed")
+        return found
+
+    async def run() -> None:
+        async with await psycopg.AsyncConnection.connect(conn.info.dsn, autocommit=True) as connection:
+            await client.tune_async(connection, snapshot=Snapshot())
+            await connection.execute(search(), VALUES)
+            found = await asyncio.gather(
+                values(connection, FOREIGN, None, 0),
+                values(connection, search(), VALUES, 1),
+                values(connection, FOREIGN, None, 0),
+                values(connection, search(), FAILING, 1),
+            )
+            assert list(found) == [{DEFAULT}, {"80"}, {DEFAULT}, {"failed"}]
+
+    asyncio.run(run())
 
 
 def wait_until(condition: Any) -> None:

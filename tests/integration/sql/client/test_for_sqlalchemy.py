@@ -40,7 +40,8 @@ def test_sync_engines_send_settings_and_leave_none_behind(conn: Connection, driv
     pytest.importorskip(driver, reason=f"{driver} is not installed")
     set_up(conn)
     engine = create_engine(url(conn, driver))
-    snapshot = client.tune(engine, snapshot=Snapshot())
+    snapshot = client.tune(engine)
+    assert client.tune(engine) is snapshot  # twice does no harm
     with engine.connect() as connection:
         for _ in range(7):
             assert connection.execute(text(SEARCH), VALUES).first()[1] == "80"  # type: ignore[index]

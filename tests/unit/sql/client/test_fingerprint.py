@@ -5,7 +5,7 @@ from __future__ import annotations
 import timeit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vectuned.sql.client.fingerprint import fingerprint, normalize
@@ -34,6 +34,7 @@ values = st.builds(lambda value, cast: value + cast, st.one_of(literals, markers
 spaces = st.sampled_from([" ", "\n", "\t ", " -- a 'comment'\n", " /* a /* nested */ $1 */ "])
 
 
+@settings(derandomize=True, deadline=None, database=None)
 @given(st.lists(values, min_size=6, max_size=6), st.lists(values, min_size=1, max_size=30))
 def test_fingerprint_is_equal_for_literals_and_parameters(each: list[str], listed: list[str]) -> None:
     first, second, third, *rest = each
@@ -41,6 +42,7 @@ def test_fingerprint_is_equal_for_literals_and_parameters(each: list[str], liste
     assert fingerprint(text) == fingerprint(STATEMENT)
 
 
+@settings(derandomize=True, deadline=None, database=None)
 @given(st.data())
 def test_fingerprint_ignores_white_space_comments_and_case(data: st.DataObject) -> None:
     words = STATEMENT.split(" ")
@@ -50,6 +52,7 @@ def test_fingerprint_ignores_white_space_comments_and_case(data: st.DataObject) 
     assert fingerprint(STATEMENT.upper() + " ; ") == fingerprint(STATEMENT)
 
 
+@settings(derandomize=True, deadline=None, database=None)
 @given(st.text())
 def test_normalize_takes_any_text_and_is_idempotent(text: str) -> None:
     once = normalize(text)
@@ -57,6 +60,7 @@ def test_normalize_takes_any_text_and_is_idempotent(text: str) -> None:
     assert fingerprint(once) == fingerprint(text)
 
 
+@settings(derandomize=True, deadline=None, database=None)
 @given(st.lists(st.one_of(quoted, escaped, dollars), min_size=1, max_size=5))
 def test_normalize_keeps_no_literal(strings: list[str]) -> None:
     text = f"SELECT a FROM b WHERE c = ANY (ARRAY[{', '.join(strings)}]) AND d = {strings[0]} LIMIT 7"
