@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from tests.integration.table_helpers import Connection, clustered, enable, make, one, plain_role
+from tests.integration.table_helpers import Connection, clustered, enable, make, one, plain_role, serve
 
 from vectuned.daemon.cli.main import main
 from vectuned.learning.policy.statement_settings import StatementCalls, count_calls, publish_settings
@@ -104,6 +104,7 @@ def test_publish_settings_derives_what_the_client_reads(learned: Connection) -> 
 
 
 def test_fall_back_serves_statements_without_what_was_learned(learned: Connection) -> None:
+    serve(learned, 1, None, 56)
     publish_settings(learned)
     learned.execute("SELECT vectuned._fall_back(1, NULL, NULL, 'why')")
     rows = learned.execute("SELECT settings, certified FROM vectuned.statement ORDER BY shape").fetchall()
