@@ -255,6 +255,9 @@ def replaying(conn: Connection, tuned: TunedColumn, options: argparse.Namespace)
         [None] * len(vectors),
         [None] * len(vectors),
         [False] * len(vectors),
+        [True] * len(vectors),
+        [None] * len(vectors),
+        [None] * len(vectors),
     )
     marks: list[float] = []
 

@@ -42,6 +42,7 @@ FUNCTION_FILES = (
     "exchange/check",
     "exchange/merge",
     "daemon/retention",
+    "daemon/calls",
 )
 
 

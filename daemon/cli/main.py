@@ -18,7 +18,7 @@ import vectuned
 from vectuned.config.errors import UsageError, VectunedError, printable
 from vectuned.config.settings import Settings
 from vectuned.daemon.cli.administration import config, migrate, report, run, status
-from vectuned.daemon.cli.measuring import advise, benchmark, check, demo, evaluate
+from vectuned.daemon.cli.measuring import advise, benchmark, check, demo, evaluate, observe
 from vectuned.daemon.cli.reasoning import ask, entities, wordnet
 from vectuned.daemon.cli.tuning import adopt, disable, enable, export, import_, learn, recommend, tune
 from vectuned.daemon.console import Console
@@ -31,7 +31,7 @@ from .configuration import load_with_options, parse_assignment
 COMMANDS: Final = tuple(
     module.COMMAND
     for module in (
-        *(demo, check, migrate, run, config, status, report),
+        *(demo, check, observe, migrate, run, config, status, report),
         *(enable, disable, learn, tune, recommend, adopt, export, import_),
         *(benchmark, evaluate, advise),
         *(entities, wordnet, ask),

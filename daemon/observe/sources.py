@@ -126,7 +126,7 @@ class FileReader:
 
     @property
     def position(self) -> Position:
-        """Where the statements end that were yielded; valid between two calls of `statements`."""
+        """Where the statements end that were yielded."""
         held = 0 if self._reader is None else self._reader.records.held
         length = min(_HEAD, self._read)
         return Position(self.file.identity, _hash(self.file, length), length, self._read - held)
@@ -137,10 +137,15 @@ class FileReader:
         return 0 if self._reader is None else self._reader.records.damaged
 
     def statements(self, *, is_final: bool = True) -> Iterator[LoggedStatement]:
-        """Yield the statements up to the file's present end; call it again when there is more.
+        """Yield the statements up to the file's present end; see `pieces`."""
+        for piece in self.pieces(is_final=is_final):
+            yield from piece
 
-        Unless it is final, the last record waits until a call finds nothing more: the server writes a record
-        line by line.
+    def pieces(self, *, is_final: bool = True) -> Iterator[list[LoggedStatement]]:
+        """Yield lists of statements up to the file's present end; `position` is valid after each.
+
+        Call it again when there is more. Unless it is final, the last record waits until a call finds nothing
+        more: the server writes a record line by line.
         """
         end, before = self.file.size(), self._read
         if end < self._read:  # truncated, and perhaps written again
@@ -153,10 +158,9 @@ class FileReader:
                 start = data if self._read == 0 else self.file.read(0, _HEAD)
                 self._reader = StatementReader(open_reader(find_format(start), self._settings))
             self._read += len(data)
-            yield from self._reader.feed(data)
-        if self._reader is not None:
-            is_idle = is_final or self._read == before
-            yield from self._reader.finish() if is_idle else self._reader.flush()
+            yield [*self._reader.feed(data), *self._reader.flush()]
+        if self._reader is not None and (is_final or self._read == before):
+            yield list(self._reader.finish())
 
 
 def _resume(file: LogFile, positions: Mapping[str, Position]) -> int:

@@ -23,7 +23,9 @@ class Trajectories:
 
     `vectors` float32 (n, d); `ks`, the LIMIT of each search; `distances`, those of its answer, ascending;
     `filters`, JSON texts, None without a filter; `fractions`, the estimated share of rows that match the
-    filter; `fresh`, True for a search that was never replayed.
+    filter; `fresh`, True for a search that was never replayed. A call, SQL of an application, is not
+    `answered`: what it returned is not known. `conditions` are SQL over the table's row, with the table
+    called t, and `shapes` the same without values; None without.
     """
 
     query_ids: list[UUID]
@@ -34,6 +36,9 @@ class Trajectories:
     filters: list[str | None]
     fractions: list[float | None]
     fresh: list[bool]
+    answered: list[bool]
+    conditions: list[str | None]
+    shapes: list[str | None]
 
     def __len__(self) -> int:
         return len(self.query_ids)
@@ -49,6 +54,9 @@ class Trajectories:
             self.filters[part],
             self.fractions[part],
             self.fresh[part],
+            self.answered[part],
+            self.conditions[part],
+            self.shapes[part],
         )
 
 
@@ -81,6 +89,9 @@ def claim_pending(conn: psycopg.Connection[Any], column: VectorColumn, count: in
         [row.filter for row in rows],
         [row.fraction for row in rows],
         [row.fresh for row in rows],
+        [row.is_answered for row in rows],
+        [row.condition for row in rows],
+        [row.shape for row in rows],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from vectuned.learning.model.arrays import Bools, Floats, Ints, Singles
 from vectuned.learning.model.ladder import K_CLASSES, k_class
 from vectuned.learning.model.trajectory import Trajectories
 from vectuned.learning.model.tuned_columns import TunedColumn
+from vectuned.learning.statements.guard import find_untrusted_condition
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import Truth, exact_among, exact_neighbors
 from vectuned.sql.files import trusted
@@ -30,7 +32,8 @@ class ReplayBatch:
     """Hold n searches that are replayed in one snapshot, and their exact answers in it.
 
     `ks` int64 (n,); `classes`, the classes of k that the exact answers reach; `conditions` and `shapes`, the
-    compiled filters, None without a valid filter; `filtered` bool (n,), the searches with a valid filter;
+    compiled filters, None without a valid filter; `fractions`, the estimated share of the rows that match;
+    `filtered` bool (n,), the searches with a valid filter;
     `truth`, the exact answers without filters; `filtered_truth`, those of the filtered searches, where search
     i is at `filtered_place[i]`, int64 (n,); `complete` bool (n,), the searches replayed at every rung.
     """
@@ -41,6 +44,7 @@ class ReplayBatch:
     classes: list[int]
     conditions: list[sql.Composable | None]
     shapes: list[str | None]
+    fractions: list[float | None]
     filtered: Bools
     filtered_place: Ints
     truth: Truth
@@ -59,9 +63,17 @@ class ReplayBatch:
         # The budget is a share of one core.
         reader.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         conditions, shapes = compile_filters(reader, tuned, searches.filters)
-        filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
+        fractions = list(searches.fractions)
+        for i, call in _compile_conditions(reader, tuned, searches):
+            conditions[i], shapes[i], fractions[i] = call
         truth = exact_neighbors(reader, tuned.column, searches.vectors, depth)
-        filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth)
+        try:
+            with reader.transaction():
+                filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth)
+        except psycopg.errors.DataError:
+            _drop_failing(reader, tuned, conditions, shapes)
+            filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth)
+        filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
         reader.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
         return cls(
             tuned=tuned,
@@ -70,6 +82,7 @@ class ReplayBatch:
             classes=[k for k in K_CLASSES if k <= depth],
             conditions=conditions,
             shapes=shapes,
+            fractions=fractions,
             filtered=filtered,
             filtered_place=np.cumsum(filtered) - 1,
             truth=truth,
@@ -83,7 +96,11 @@ class ReplayBatch:
     @property
     def valid(self) -> Bools:
         """Return which searches (n,) have no filter, or a filter that still fits the table."""
-        has_filter = [text is not None for text in self.searches.filters]
+        searches = self.searches
+        has_filter = [
+            filter_ is not None or shape is not None
+            for filter_, shape in zip(searches.filters, searches.shapes, strict=True)
+        ]
         return np.asarray(self.filtered == np.array(has_filter, dtype=np.bool_))
 
     def recall(self, distances: list[list[float]]) -> Floats:
@@ -132,6 +149,88 @@ def _compile_filter(
             extra={"action": "replay"},
         )
         return None, None
+
+
+def _compile_conditions(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, searches: Trajectories
+) -> Iterator[tuple[int, tuple[sql.Composable, str, float]]]:
+    """Yield the place, condition, shape and matching share of each call whose condition fits the table.
+
+    The share is the planner's estimate. A condition that no longer fits, or that calls functions that are
+    not trusted, is logged and counts as none.
+    """
+    checked: dict[str, float | None] = {}
+    for i, (condition, shape) in enumerate(zip(searches.conditions, searches.shapes, strict=True)):
+        if condition is None or shape is None:
+            continue
+        if condition not in checked:
+            checked[condition] = _estimate_share(conn, tuned, condition)
+        share = checked[condition]
+        if share is not None:
+            yield i, (trusted(condition), shape, share)
+
+
+def _estimate_share(conn: psycopg.Connection[Any], tuned: TunedColumn, condition: str) -> float | None:
+    """Estimate the share of rows that meet a condition; None if it cannot be run."""
+    try:
+        with conn.transaction():
+            reason = find_untrusted_condition(conn, condition)
+            if reason is None:
+                # Planning shows whether the condition fits the table; nothing is run.
+                plans = [
+                    fetch_value(conn, _EXPLAIN.format(tuned.column.relation, trusted(text)))
+                    for text in (condition, "true")
+                ]
+                matching, rows = (float(plan[0]["Plan"]["Plan Rows"]) for plan in plans)
+                return min(matching / max(rows, 1.0), 1.0)
+    except psycopg.errors.SerializationFailure:
+        raise  # a standby ended the transaction, which says nothing about the condition
+    except psycopg.errors.Error as error:
+        if conn.closed:
+            raise
+        reason = error.diag.message_primary or str(error)
+    log.warning("a condition on %s is passed over: %s", tuned.column, reason, extra={"action": "replay"})
+    return None
+
+
+def _drop_failing(
+    conn: psycopg.Connection[Any],
+    tuned: TunedColumn,
+    conditions: list[sql.Composable | None],
+    shapes: list[str | None],
+) -> None:
+    """Remove the conditions that fail on a row, as a cast of a text that is no number does.
+
+    The application's statement may never have reached that row. Each condition is run over the whole table.
+    """
+    failing: dict[str, bool] = {}
+    for i, condition in enumerate(conditions):
+        if condition is None:
+            continue
+        text = condition.as_string(conn)
+        if text not in failing:
+            failing[text] = _fails(conn, tuned, condition)
+        if failing[text]:
+            conditions[i] = shapes[i] = None
+
+
+def _fails(conn: psycopg.Connection[Any], tuned: TunedColumn, condition: sql.Composable) -> bool:
+    try:
+        with conn.transaction():
+            fetch_value(conn, _COUNT.format(tuned.column.relation, condition))
+    except psycopg.errors.DataError as error:
+        log.warning(
+            "a condition on %s is passed over: %s",
+            tuned.column,
+            error.diag.message_primary,
+            extra={"action": "replay"},
+        )
+        return True
+    return False
+
+
+_COUNT: Final = sql.SQL("SELECT count(*) FILTER (WHERE {1}) FROM {0} AS t")
+_EXPLAIN: Final = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} AS t WHERE {}")
 
 
 def _filtered_truth(

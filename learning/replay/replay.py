@@ -147,7 +147,9 @@ class _SnapshotReplay:
         self._failed: set[TunedIndex] = set()
         self._probes = np.full((count, PROBE_WIDTH), np.inf) if main.probed else None
         # Searches that were replayed before are not checked: what is served may have been learned from them.
-        self._checked = self.batch.valid & np.array(searches.fresh, dtype=np.bool_)
+        # Calls are served by the settings of their application, not by vectuned.search.
+        fresh, answered = (np.array(part, dtype=np.bool_) for part in (searches.fresh, searches.answered))
+        self._checked = self.batch.valid & fresh & answered
         self._answers: list[list[float] | None] = [None] * count
         self._done = 0
 

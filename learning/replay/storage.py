@@ -106,7 +106,7 @@ def _replay_rows(
             "blocks": scans.blocks[i].tolist(),
             "ms": scans.ms[i].tolist(),
             "shape": batch.shapes[i],
-            "fraction": min((searches.fractions[i] or 0.0) / index.share, 1.0) if filtered else None,
+            "fraction": min((batch.fractions[i] or 0.0) / index.share, 1.0) if filtered else None,
             "filtered_recall": filtered_recall[i, :known].tolist() if filtered else None,
             "matches": matches[i].tolist() if filtered else None,
             "exact_ms": float(scans.exact_ms[i]) if filtered else None,
@@ -182,7 +182,7 @@ def _served_rows(batch: ReplayBatch, done: int) -> Iterator[dict[str, Any]]:
         yield {
             "query_id": searches.query_ids[i],
             "recorded_at": searches.recorded_at[i],
-            # The exact answer to a filter that no longer fits the table is unknown.
-            "recall": float(recall[i]) if valid[i] else None,
+            # The answer of a call is unknown, as is the exact one to a filter that no longer fits the table.
+            "recall": float(recall[i]) if valid[i] and searches.answered[i] else None,
             "keep": batch.tuned.store_vectors,
         }

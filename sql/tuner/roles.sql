@@ -47,10 +47,10 @@ GRANT INSERT ON vectuned.event TO vectuned_admin;
 GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectuned.inbox, vectuned.feedback, vectuned.imported
     TO vectuned_admin;
 GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
-GRANT SELECT (column_id, replayed_at), UPDATE (query, replayed_at) ON vectuned.trajectory TO vectuned_admin;
+GRANT SELECT (column_id, replayed_at), UPDATE (query, condition, replayed_at) ON vectuned.trajectory TO vectuned_admin;
 
 -- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
-GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._recorded_searches, vectuned._settle_inbox, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
+GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._record_calls, vectuned._recorded_searches, vectuned._settle_inbox, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_missing, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._generate, vectuned._generate_dispatch, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort, vectuned._restart_checks,
@@ -74,7 +74,7 @@ GRANT UPDATE (relation, relation_schema, relation_name, column_name, column_numb
     ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;
-GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement TO vectuned_daemon;
+GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement, vectuned.log_position TO vectuned_daemon;
 GRANT INSERT, DELETE ON vectuned.event, vectuned.recall_check TO vectuned_daemon;
 GRANT UPDATE, DELETE ON vectuned.request TO vectuned_daemon;
 DO $$

@@ -134,14 +134,23 @@ CREATE TABLE vectuned.trajectory (
     latency_ms    real NOT NULL,
     filter        jsonb,
     fraction      float8,
+    source        text NOT NULL DEFAULT 'function' CHECK (source IN ('function', 'log', 'client')),
+    condition     text,
+    shape         text,
     recall        real,
     replayed_at   timestamptz,
     verdict             text CHECK (verdict IN ('success', 'failure', 'unknown')),
     verdict_confidence  real CHECK (verdict_confidence BETWEEN 0 AND 1),
     recommendation      text,
     claimed_by          int,
-    PRIMARY KEY (query_id, recorded_at)
+    PRIMARY KEY (query_id, recorded_at),
+    CHECK (condition IS NULL OR (shape IS NOT NULL AND filter IS NULL))
 ) PARTITION BY RANGE (recorded_at);
+COMMENT ON COLUMN vectuned.trajectory.source IS
+    'function = vectuned.search recorded it; log and client = a call, SQL of an application, whose answer is not known';
+COMMENT ON COLUMN vectuned.trajectory.condition IS
+    'calls: SQL over the row, with the table called t, valid with search_path = pg_catalog; deleted with the query';
+COMMENT ON COLUMN vectuned.trajectory.shape IS 'calls with a condition: the condition with $1, $2 ... in place of its literals';
 COMMENT ON COLUMN vectuned.trajectory.claimed_by IS
     'process id of the session that replays the search now; the search is free once that session has ended';
 COMMENT ON COLUMN vectuned.trajectory.verdict IS 'outcome by learning/oversight/verdict.py; NULL = not judged yet, which counts as unknown';
@@ -510,6 +519,17 @@ CREATE INDEX request_waiting ON vectuned.request (request_id) WHERE state IN ('q
 CREATE INDEX request_of_column ON vectuned.request (column_id);
 COMMENT ON COLUMN vectuned.request.done IS 'searches done so far, of total';
 COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon started it; given up if the daemon dies while running it';
+
+-- How far `vectuned observe` has read the files of a log, so that it reads no call twice.
+CREATE TABLE vectuned.log_position (
+    identity     text PRIMARY KEY,
+    head         text NOT NULL,
+    head_length  int NOT NULL CHECK (head_length >= 0),
+    byte_offset  bigint NOT NULL CHECK (byte_offset >= 0),
+    read_at      timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN vectuned.log_position.identity IS 'device and inode of a file, or its name on the server';
+COMMENT ON COLUMN vectuned.log_position.head IS 'SHA-256 of the first head_length bytes';
 
 -- Status of the daemon's jobs. Runs that find nothing to do are recorded once a minute, others each time.
 CREATE TABLE vectuned.job (

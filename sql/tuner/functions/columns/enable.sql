@@ -72,7 +72,8 @@ BEGIN
     END IF;
 
     IF NOT store_vectors THEN
-        UPDATE vectuned.trajectory t SET query = NULL WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
+        UPDATE vectuned.trajectory t SET query = NULL, condition = NULL
+        WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
     END IF;
     PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._refresh_indexes(column_id);
@@ -129,7 +130,7 @@ BEGIN
         -- A vector is deleted after its replay; as no more replays come, delete the waiting ones now.
         IF NOT c.store_vectors THEN
             DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
-            UPDATE vectuned.trajectory t SET query = NULL, replayed_at = now()
+            UPDATE vectuned.trajectory t SET query = NULL, condition = NULL, replayed_at = now()
             WHERE t.column_id = c.id AND t.replayed_at IS NULL;
         END IF;
         DELETE FROM vectuned.promise p WHERE p.column_id = c.id;

@@ -144,7 +144,7 @@ BEGIN
     IF stored.dimensions <> live.dimensions THEN
         -- Recorded searches have vectors of another length, which cannot be searched for any more.
         DELETE FROM vectuned.inbox i WHERE i.column_id = stored.id;
-        UPDATE vectuned.trajectory t SET query = NULL, replayed_at = coalesce(t.replayed_at, now())
+        UPDATE vectuned.trajectory t SET query = NULL, condition = NULL, replayed_at = coalesce(t.replayed_at, now())
         WHERE t.column_id = stored.id AND t.query IS NOT NULL;
     END IF;
     change := vectuned._outdated(stored, live);

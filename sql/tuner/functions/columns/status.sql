@@ -158,7 +158,7 @@ BEGIN
     FROM (SELECT r.recall FROM vectuned.trajectory r WHERE r.column_id = c.id AND r.recall IS NOT NULL
           ORDER BY r.recorded_at DESC LIMIT 1000) t;
     SELECT avg(t.latency_ms) INTO recent_latency_ms
-    FROM (SELECT r.latency_ms FROM vectuned.trajectory r WHERE r.column_id = c.id
+    FROM (SELECT r.latency_ms FROM vectuned.trajectory r WHERE r.column_id = c.id AND r.source = 'function'
           ORDER BY r.recorded_at DESC LIMIT 1000) t;
     SELECT count(*) FILTER (WHERE t.verdict = 'success'), count(*) FILTER (WHERE t.verdict = 'failure'),
            count(*) FILTER (WHERE t.verdict = 'unknown')

@@ -2,11 +2,12 @@
 
 -- name: recorded_searches
 -- The newest recorded searches whose vectors are stored, of equal ones the newest: without a filter, with one, or both (NULL).
--- Five times as many are read, so that repeated searches do not make the sample smaller.
+-- Calls with a
+-- condition in SQL are left out. Five times as many are read, so that repeated searches do not make the sample smaller.
 SELECT d.query, d.filter::text
 FROM (SELECT DISTINCT ON (o.query, o.filter) o.query, o.filter, o.recorded_at
       FROM (SELECT t.query, t.filter, t.recorded_at FROM vectuned.trajectory t
-            WHERE t.column_id = %(column_id)s AND t.query IS NOT NULL
+            WHERE t.column_id = %(column_id)s AND t.query IS NOT NULL AND t.shape IS NULL
               AND (%(filtered)s::boolean IS NULL OR (t.filter IS NOT NULL) = %(filtered)s)
             ORDER BY t.recorded_at DESC LIMIT 5 * %(count)s) o
       ORDER BY o.query, o.filter, o.recorded_at DESC) d

@@ -134,7 +134,8 @@ WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL;
 -- name: skip_old_searches
 -- Marks waiting searches that are older than the newest `window` as done without a replay: what they would show is not
 -- used any more.
-UPDATE vectuned.trajectory t SET replayed_at = now(), query = CASE WHEN %(keep)s THEN t.query END
+UPDATE vectuned.trajectory t
+SET replayed_at = now(), query = CASE WHEN %(keep)s THEN t.query END, condition = CASE WHEN %(keep)s THEN t.condition END
 WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT NULL AND t.recorded_at < (
     SELECT o.recorded_at FROM vectuned.trajectory o WHERE o.column_id = %(column_id)s
     ORDER BY o.recorded_at DESC OFFSET %(window)s - 1 LIMIT 1);

@@ -31,7 +31,7 @@ SELECT vectuned._drain(%(batch)s) AS moved;
 
 -- name: claim_pending
 -- Sampled searches that were not replayed yet, the newest first, because these say most about the present workload. They are
--- claimed for this session: another one that replays meanwhile takes others.
+-- claimed for this session: another one that replays meanwhile takes others. The answer of a call is not known.
 WITH chosen AS (
     SELECT t.query_id, t.recorded_at FROM vectuned.trajectory t
     WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT NULL
@@ -41,7 +41,8 @@ WITH chosen AS (
 claimed AS (
     UPDATE vectuned.trajectory t SET claimed_by = pg_backend_pid() FROM chosen c
     WHERE t.query_id = c.query_id AND t.recorded_at = c.recorded_at
-    RETURNING t.query_id, t.query, t.k, t.distances, t.recorded_at, t.filter::text, t.fraction, t.recall IS NULL AS fresh)
+    RETURNING t.query_id, t.query, t.k, t.distances, t.recorded_at, t.filter::text, t.fraction, t.recall IS NULL AS fresh,
+              t.condition, t.shape, t.source = 'function' AS is_answered)
 SELECT * FROM claimed ORDER BY recorded_at DESC;
 
 -- name: release_pending

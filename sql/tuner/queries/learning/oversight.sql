@@ -14,10 +14,11 @@ WHERE t.query_id = o.query_id AND t.recorded_at = o.recorded_at AND t.replayed_a
 
 -- name: searches_to_judge
 -- Searches that were replayed but not judged since, and searches whose feedback has changed since they were judged, with
--- everything that a verdict depends on.
+-- everything that a verdict depends on. Calls are not judged: their answers are not known.
 WITH due AS (
     (SELECT t.query_id, t.recorded_at FROM vectuned.trajectory t
-     WHERE t.column_id = %(column_id)s AND t.replayed_at IS NOT NULL AND t.verdict IS NULL LIMIT %(count)s)
+     WHERE t.column_id = %(column_id)s AND t.replayed_at IS NOT NULL AND t.verdict IS NULL AND t.source = 'function'
+     LIMIT %(count)s)
     UNION
     (SELECT t.query_id, t.recorded_at FROM vectuned.feedback f
      JOIN vectuned.trajectory t ON t.query_id = f.query_id AND t.recorded_at = f.recorded_at
@@ -43,7 +44,7 @@ SELECT vectuned._k_class(t.k) AS k_class, t.filtered,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY t.latency_ms) AS usual,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY t.latency_ms) AS slow
 FROM (SELECT o.k, o.filter IS NOT NULL AS filtered, o.latency_ms FROM vectuned.trajectory o
-      WHERE o.column_id = %(column_id)s ORDER BY o.recorded_at DESC LIMIT %(count)s) t
+      WHERE o.column_id = %(column_id)s AND o.source = 'function' ORDER BY o.recorded_at DESC LIMIT %(count)s) t
 GROUP BY 1, 2 HAVING count(*) >= %(least)s;
 
 -- name: store_verdicts
@@ -135,7 +136,7 @@ WHERE column_id = %(column_id)s;
 
 -- name: delete_query_vectors
 -- Deletes the recorded query vectors: those of an embedding model that is no longer in use say nothing.
-UPDATE vectuned.trajectory SET query = NULL, replayed_at = coalesce(replayed_at, now())
+UPDATE vectuned.trajectory SET query = NULL, condition = NULL, replayed_at = coalesce(replayed_at, now())
 WHERE column_id = %(column_id)s AND query IS NOT NULL;
 
 -- name: delete_replays

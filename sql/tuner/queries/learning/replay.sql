@@ -69,7 +69,8 @@ WHERE o.replay_no < (SELECT b.first_replay FROM base b);
 -- removed, so that it is judged again. A recall that was known stays: the table may have changed since, and its exact
 -- answers now do not show what the answer was worth then.
 UPDATE vectuned.trajectory
-SET replayed_at = now(), claimed_by = NULL, query = CASE WHEN %(keep)s THEN query END, recall = coalesce(recall, %(recall)s),
+SET replayed_at = now(), claimed_by = NULL, query = CASE WHEN %(keep)s THEN query END,
+    condition = CASE WHEN %(keep)s THEN condition END, recall = coalesce(recall, %(recall)s),
     verdict = CASE WHEN recall IS NOT NULL THEN verdict END,
     verdict_confidence = CASE WHEN recall IS NOT NULL THEN verdict_confidence END,
     recommendation = CASE WHEN recall IS NOT NULL THEN recommendation END

@@ -41,7 +41,7 @@ FUNCTIONS = {
         _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_missing _set_alert _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
-        _replay_fresh _elapsed_ms""",
+        _replay_fresh _elapsed_ms _record_calls""",
 }
 
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
@@ -59,22 +59,24 @@ TABLES = {
             replay(blocks,column_id,exact_ms,filtered_recall,fraction,fresh_ms,fresh_place,generation,is_counter_example,k_class,\
 k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,shape)""",
         "INSERT": "tuned_column tuned_index filter_statistics event adoption",
-        "UPDATE": """tuned_column tuned_index filter_statistics adoption trajectory(query,replayed_at)
+        "UPDATE": """tuned_column tuned_index filter_statistics adoption
+            trajectory(condition,query,replayed_at)
             statement(certified,expected_recall,figures,published_at,recall_bound,settings)""",
         "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback imported",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            event request job column_failure statement adoption filter_statistics(attribute,column_id)""",
+            event request job column_failure statement adoption log_position
+            filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            replay event recall_check job column_failure statement""",
+            replay event recall_check job column_failure statement log_position""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
-            measured_path replay request job column_failure statement feedback(judged)
+            measured_path replay request job column_failure statement log_position feedback(judged)
             tuned_column(alert,column_name,column_number,default_probes,dimensions,home,index_relation,\
 key_columns,last_index_no,missing_since,passed_over,relation,relation_name,relation_schema,\
 target_recall,vector_type)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
-            column_failure statement",
+            column_failure statement log_position",
         "MAINTAIN": "inbox",
     },
 }

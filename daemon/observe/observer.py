@@ -1,0 +1,167 @@
+"""Counts the statements of a log by what they are, and keeps the calls that can be learned from."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+
+from vectuned.learning.statements.calls import Call
+from vectuned.learning.statements.recognition import Recognizer
+
+from .sources import Position
+from .statements import LoggedStatement
+from .storage import Database, ObservedColumn, enable, read_columns, store
+
+_MOST_SHAPES: Final = 1_000  # kinds of searches counted one by one
+_MOST_REASONS: Final = 200
+_REST: Final = "other reasons"
+_LARGEST_K: Final = 1_000  # rows: what a replay looks at
+
+
+@dataclass
+class SearchKind:
+    """Searches of one column by one operator whose conditions have one shape, None without a condition.
+
+    `timed_ms` is the sum of `timed` durations.
+    """
+
+    table: str
+    column: str
+    operator: str
+    shape: str | None
+    is_tuned: bool = False
+    calls: int = 0
+    ks: Counter[int] = field(default_factory=Counter)
+    timed: int = 0
+    timed_ms: float = 0.0
+
+    @property
+    def mean_ms(self) -> float | None:
+        """Return the mean duration in milliseconds, None if none was logged."""
+        return self.timed_ms / self.timed if self.timed else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "table": self.table,
+            "column": self.column,
+            "operator": self.operator,
+            "condition": self.shape,
+            "is_tuned": self.is_tuned,
+            "calls": self.calls,
+            "k": dict(sorted(self.ks.items())),
+            "mean_ms": self.mean_ms,
+        }
+
+
+class Observer:
+    """Takes statements, recognises them, and stores calls of tuned columns.
+
+    With `enables` it tunes the columns of calls. Nothing is kept of statements that are no vector searches.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], database: Database, *, enables: bool = False) -> None:
+        self._conn, self._database, self._enables = conn, database, enables
+        self._recognizer = Recognizer(conn)
+        self._columns: dict[tuple[int, str], ObservedColumn] = {}
+        self._waiting: dict[int, list[tuple[Call, LoggedStatement]]] = defaultdict(list)
+        self._refused: set[tuple[int, str]] = set()
+        self.statements = 0
+        self.other_databases = 0
+        self.no_searches = 0
+        self.stored = 0
+        self.bytes = 0
+        self.kinds: OrderedDict[tuple[int, str, str, str | None], SearchKind] = OrderedDict()
+        self.left_out: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.messages: list[str] = []
+        self.refresh()
+
+    @property
+    def is_storing(self) -> bool:
+        """Say whether calls are stored: whether vectuned is installed."""
+        return self._database.is_installed
+
+    def refresh(self) -> None:
+        """Read the tuned columns again."""
+        if self._database.is_installed:
+            self._columns = read_columns(self._conn)
+
+    def add(self, statements: Sequence[LoggedStatement], position: Position | None = None) -> None:
+        """Recognise statements, store the calls among them, and how far the log was read."""
+        for statement in statements:
+            self._add(statement)
+        if self._database.is_installed and (self._waiting or position is not None):
+            self.stored += store(self._conn, self._waiting, position)
+        self._waiting.clear()
+
+    def _add(self, statement: LoggedStatement) -> None:
+        self.statements += 1
+        if statement.database not in (None, self._database.name):
+            self.other_databases += 1
+            return
+        path = self._database.search_path(statement.user)
+        found = self._recognizer.recognize(statement.text, statement.values, search_path=path)
+        if found is None:
+            self.no_searches += 1
+            return
+        self.bytes += len(statement.text) + sum(len(value or "") + 8 for value in statement.values or ())
+        if isinstance(found, Call):
+            self._count(found, statement)
+            return
+        reason = found.reason
+        if statement.is_cut:
+            reason = "a value was cut: log_parameter_max_length is too small"
+        _count_reason(self.left_out if found.is_search else self.failed, reason)
+
+    def _count(self, call: Call, statement: LoggedStatement) -> None:
+        column = self._column(call)
+        key = (call.relation, call.column, call.operator, call.shape)
+        kind = self.kinds.get(key)
+        if kind is None:
+            if len(self.kinds) >= _MOST_SHAPES:
+                key = (0, "", "", None)
+                kind = self.kinds.setdefault(key, SearchKind("other searches", "", "", None))
+            else:
+                kind = SearchKind(f"{call.schema}.{call.table}", call.column, call.operator, call.shape)
+                self.kinds[key] = kind
+        kind.calls += 1
+        kind.ks[call.k] += 1
+        if statement.duration_ms is not None:
+            kind.timed += 1
+            kind.timed_ms += statement.duration_ms
+        if column is None:
+            return
+        if column.metric != call.metric:
+            reason = f"ordered by {call.operator}, while {kind.table} is tuned for {column.metric}"
+            _count_reason(self.left_out, reason)
+        elif column.dimensions != len(call.vector):
+            _count_reason(self.left_out, f"a vector of {len(call.vector)} dimensions for {kind.table}")
+        elif call.k > _LARGEST_K:
+            _count_reason(self.left_out, f"more than {_LARGEST_K:,} rows")
+        else:
+            kind.is_tuned = True
+            self._waiting[column.id].append((call, statement))
+
+    def _column(self, call: Call) -> ObservedColumn | None:
+        """Return the tuned column of a call; tune it first where that is wanted."""
+        key = (call.relation, call.column)
+        if self._enables and key not in self._columns and key not in self._refused:
+            try:
+                self.messages.append(enable(self._conn, call))
+                self.refresh()
+            except psycopg.Error as error:
+                if self._conn.closed:
+                    raise
+                self._refused.add(key)
+                why = error.diag.message_primary or str(error)
+                self.messages.append(f"{call.schema}.{call.table}.{call.column} cannot be tuned: {why}")
+        return self._columns.get(key)
+
+
+def _count_reason(reasons: Counter[str], reason: str) -> None:
+    reasons[reason if reason in reasons or len(reasons) < _MOST_REASONS else _REST] += 1
