@@ -241,7 +241,7 @@ def test_replay_refuses_a_plan_that_does_not_scan_the_index(
     build(conn)  # two indexes on one expression: the planner may take either
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass")
     with pytest.raises(
-        VectunedError, match=r"should scan index public\.items_embedding_idx,.*vectuned\.enable again"
+        VectunedError, match=r"should scan index public\.items_embedding_idx,.*vectuned\.refresh"
     ):
         replay(conn, tuned, claim_pending(conn, tuned.column, 10))
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0

@@ -113,7 +113,8 @@ def test_replay_rejects_another_plan(conn: Connection) -> None:
     conn.execute("DROP INDEX items_embedding_idx1")
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="but the plan is Sort") as raised:
         replayed(conn, column, QUERIES[0])
-    assert raised.value.diag.message_hint == "Run vectuned.enable again if the column has another index now."
+    hint = "SELECT vectuned.refresh('public.items', 'embedding') lists the indexes again."
+    assert raised.value.diag.message_hint == hint
     build(conn)
     assert enable(conn) == column
     # An index of the same definition as the dropped one gets its number.
