@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from tests.integration.table_helpers import clustered, raw, text
 
+from vectuned import client
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.observe.observer import Observer
 from vectuned.daemon.observe.server_settings import ServerLogging, statements_to_copy
@@ -20,6 +21,7 @@ from vectuned.daemon.observe.statements import LoggedStatement
 from vectuned.daemon.observe.storage import read_columns, read_database
 from vectuned.learning.model.trajectory import claim_pending
 from vectuned.learning.model.tuned_columns import read_tuned_columns
+from vectuned.sql.client.snapshot import Snapshot
 
 Connection = psycopg.Connection[Any]
 
@@ -123,6 +125,19 @@ def test_observe_then_learn_publishes_paths_for_the_shape(
     assert np.allclose([row[0] for row in shares], 0.25, atol=0.05)
     statements = conn.execute("SELECT shape, calls FROM vectuned.statement ORDER BY shape").fetchall()
     assert statements == [("", CALLS), ("(t.category = $1)", CALLS)]
+    # The loop is closed: the application's statements go out with what was learned from its log.
+    with psycopg.connect(dsn_of(conn), autocommit=True) as application:
+        snapshot = client.tune(application, snapshot=Snapshot())
+        query, category = calls(1)[0][1]
+        exact = "SELECT id FROM docs WHERE category = %s ORDER BY embedding <=> %s::vector(8), id LIMIT 10"
+        truth = application.execute(exact, (category, query)).fetchall()
+        sent = "SELECT id FROM docs WHERE category = %s ORDER BY embedding <=> %s LIMIT 10"
+        answer = application.execute(sent, (category, query)).fetchall()
+        assert len(set(answer) & set(truth)) >= 9
+        assert snapshot.counters.tuned == 1
+    capsys.readouterr()
+    assert run("adopt", "--dsn", database, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["outlook"]) == 2
 
 
 def test_observe_learns_the_recall_of_conditions(conn: Connection, database: str, tmp_path: Path) -> None:
