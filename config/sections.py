@@ -169,6 +169,12 @@ class ScheduleSettings(Section):
         le=36_500,
         description="Days to keep trajectories, their query vectors and finished requests.",
     )
+    trajectory_mb: int = Field(
+        default=2048,
+        ge=1,
+        le=1_048_576,
+        description="Size in MB of a column's recorded searches above which the oldest are deleted.",
+    )
 
 
 class BudgetSettings(Section):

@@ -17,6 +17,7 @@ from vectuned.sql.rows import fetch_value
 from .backlog import Backlog
 from .cpu_budget import CpuBudget
 from .pass_size import PassSize
+from .recording import RecordingLimit
 
 _LOOK_SECONDS: Final = 5.0  # between two looks at pg_stat_activity
 _LOOKS: Final = 12  # looks before giving up: about a minute
@@ -44,6 +45,7 @@ class Pace:
         self.budget = CpuBudget(settings.core_share, clock=clock)
         self.sizes: defaultdict[int, PassSize] = defaultdict(PassSize)
         self.backlogs: defaultdict[int, Backlog] = defaultdict(lambda: Backlog(clock))
+        self.recording: defaultdict[int, RecordingLimit] = defaultdict(lambda: RecordingLimit(clock))
         self.replayed: defaultdict[int, int] = defaultdict(int)
         self.busy = False
 

@@ -34,6 +34,7 @@ _COLUMN_METRICS: Final = {
     "trajectories": "Recorded searches in store.",
     "awaiting_replay": "Recorded searches that wait to be replayed.",
     "in_inbox": "Recorded searches that wait to be drained.",
+    "recorded_share": "The share of searches that is recorded now: no more than can be replayed.",
     "refused": "Sampled searches that were not recorded since the last crash of the server.",
     "replays": "Replays in store.",
     "patterns": "Published learned patterns.",

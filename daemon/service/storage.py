@@ -148,13 +148,24 @@ def count_waiting(conn: Connection, tuned: TunedColumn) -> int:
 
 
 def skip_old_searches(conn: Connection, tuned: TunedColumn) -> int:
-    """Skip the replay of searches beyond a column's window; return how many."""
-    values = {
-        "column_id": tuned.column.id,
-        "window": tuned.trajectory_window,
-        "keep": tuned.store_vectors,
-    }
+    """Skip the replay of searches beyond a column's window, and delete their vectors; return how many."""
+    values = {"column_id": tuned.column.id, "window": tuned.trajectory_window}
     return execute(conn, "skip_old_searches", values)
+
+
+def read_recording(conn: Connection, tuned: TunedColumn) -> Any:
+    """Return the share recorded now (`share`), its limit (`record_at_most`), and the number in store."""
+    return fetch_row(conn, "recording", {"column_id": tuned.column.id})
+
+
+def limit_recording(conn: Connection, tuned: TunedColumn, share: float | None) -> None:
+    """Set the largest share of a column's searches that is recorded; None for no limit."""
+    execute(conn, "limit_recording", {"column_id": tuned.column.id, "share": share})
+
+
+def trim_trajectories(conn: Connection, tuned: TunedColumn, size: int) -> int:
+    """Delete the oldest recorded searches of a column beyond `size` bytes; return how many."""
+    return int(fetch_value(conn, "trim_trajectories", {"column_id": tuned.column.id, "bytes": size}))
 
 
 def read_learning_state(conn: Connection, tuned: TunedColumn) -> Any:

@@ -346,6 +346,9 @@ class Worker:
         """
         days = self.settings.schedule.retention_days
         storage.delete_old_records(self.conn, days)
+        size = self.settings.schedule.trajectory_mb * _MB
+        for tuned in self.columns():
+            storage.trim_trajectories(self.conn, tuned, size)
         # With no index left, all replays of a column would be deleted.
         columns = [tuned for tuned in self.columns() if tuned.indexes and not self.settings.learning.enabled]
         for _ in self.column_jobs.run_each(
@@ -371,7 +374,9 @@ class Worker:
 
     def _report_backlog(self, tuned: TunedColumn, pace: Pace) -> None:
         column_id = tuned.column.id
-        lag = pace.backlogs[column_id].observe(self.count_waiting(tuned), pace.replayed.pop(column_id, 0))
+        waiting, replayed = self.count_waiting(tuned), pace.replayed.pop(column_id, 0)
+        self._limit_recording(tuned, pace, waiting, replayed)
+        lag = pace.backlogs[column_id].observe(waiting, replayed)
         if lag is None:
             storage.record_event_end(self.conn, column_id, "behind", "caught_up")
         elif lag.due:
@@ -379,6 +384,17 @@ class Worker:
             log.warning("%s is behind: %s; %s", tuned.column, lag, advice, extra={"action": "behind"})
             details = {"waiting": lag.waiting, "per_minute": lag.per_minute, "advice": advice}
             record_event(self.conn, column_id, "behind", details)
+
+    def _limit_recording(self, tuned: TunedColumn, pace: Pace, waiting: int, replayed: int) -> None:
+        """Record no more searches than can be replayed."""
+        now = storage.read_recording(self.conn, tuned)
+        limit = pace.recording[tuned.column.id].observe(
+            now.searches, replayed, waiting, now.share, now.record_at_most
+        )
+        if limit != now.record_at_most:
+            storage.limit_recording(self.conn, tuned, limit)
+            share = "its sample_rate" if limit is None else f"at most {limit:.2%}"
+            log.info("%s: %s of the searches is recorded", tuned.column, share, extra={"action": "recording"})
 
     def _replay_pass(
         self,

@@ -50,7 +50,8 @@ GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
 GRANT SELECT (column_id, replayed_at), UPDATE (query, condition, replayed_at) ON vectuned.trajectory TO vectuned_admin;
 
 -- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
-GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._record_calls, vectuned._recorded_searches, vectuned._settle_inbox, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
+GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._record_calls, vectuned._recorded_searches, vectuned._settle_inbox,
+    vectuned._trim_trajectories, vectuned._limit_recording, vectuned._recorded_share, vectuned._partition, vectuned._bound_inbox, vectuned._refresh_column,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_missing, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._generate, vectuned._generate_dispatch, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort, vectuned._restart_checks,
@@ -68,9 +69,10 @@ GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_ad
 GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
 GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
     TO vectuned_daemon;
+GRANT SELECT, INSERT, UPDATE ON vectuned.recorded TO vectuned_daemon;
 GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
 GRANT UPDATE (relation, relation_schema, relation_name, column_name, column_number, home, vector_type, dimensions, key_columns,
-              index_relation, last_index_no, passed_over, default_probes, target_recall, alert, missing_since)
+              index_relation, last_index_no, passed_over, default_probes, target_recall, alert, record_at_most, missing_since)
     ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;

@@ -37,6 +37,7 @@ CREATE TABLE vectuned.tuned_column (
     max_ms             float8 CHECK (max_ms > 0),
     enabled            boolean NOT NULL DEFAULT true,
     alert              boolean NOT NULL DEFAULT false,
+    record_at_most     float8 CHECK (record_at_most > 0 AND record_at_most <= 1),
     missing_since      timestamptz,
     created_at         timestamptz NOT NULL DEFAULT now(),
     -- Deferred: a refresh may follow columns that exchanged their names one after the other.
@@ -55,6 +56,8 @@ COMMENT ON COLUMN vectuned.tuned_column.alert IS
 COMMENT ON COLUMN vectuned.tuned_column.max_effort IS 'highest ef_search or probes that may serve, proven or not; NULL = no cap';
 COMMENT ON COLUMN vectuned.tuned_column.max_ms IS
     'highest mean time of a search, in milliseconds by its replays, at the effort that serves; NULL = no cap';
+COMMENT ON COLUMN vectuned.tuned_column.record_at_most IS
+    'largest share of the searches that is worth recording, because no more can be replayed; set by the daemon, NULL = no limit';
 COMMENT ON COLUMN vectuned.tuned_column.max_tail IS 'highest tolerated share of searches with a recall under 0.8';
 COMMENT ON COLUMN vectuned.tuned_column.index_relation IS
     'main index: it serves until something has been learned. oid, not regclass, because a dump restores rows before '
@@ -160,6 +163,16 @@ CREATE TABLE vectuned.trajectory_default PARTITION OF vectuned.trajectory DEFAUL
 CREATE INDEX trajectory_recent ON vectuned.trajectory (column_id, recorded_at DESC);
 CREATE INDEX trajectory_pending ON vectuned.trajectory (column_id, recorded_at) WHERE replayed_at IS NULL;
 CREATE INDEX trajectory_unjudged ON vectuned.trajectory (column_id) WHERE replayed_at IS NOT NULL AND verdict IS NULL;
+
+-- How much vectuned.trajectory holds, by column and day (UTC): searches, and bytes of their rows as they were drained. Counting
+-- the table itself would read all of it.
+CREATE TABLE vectuned.recorded (
+    column_id  int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    day        date NOT NULL,
+    searches   bigint NOT NULL,
+    bytes      bigint NOT NULL,
+    PRIMARY KEY (column_id, day)
+);
 
 -- Users' feedback on the results of recorded searches. Partitioned by the day of the search, so that it is dropped with the
 -- trajectories of that day. No foreign key, because feedback may arrive before its search is drained.

@@ -84,10 +84,10 @@ CREATE OR REPLACE FUNCTION vectuned._recorded_share(c vectuned.tuned_column) RET
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN NOT c.enabled THEN 0
+    SELECT least(c.record_at_most, CASE WHEN NOT c.enabled THEN 0
                 -- On an alert at least every fifth search, until recall is proven again; none if none is to be recorded.
                 WHEN c.alert AND c.sample_rate > 0 THEN least(greatest(5 * c.sample_rate, 0.2), 1)
-                ELSE c.sample_rate END
+                ELSE c.sample_rate END)
 $$;
 
 -- The expression that draws a share of the searches: a hash of the time in microseconds and the session. random() would

@@ -130,7 +130,7 @@ $$;
 
 -- Counters of one tuned column. successes, failures and unknown count the verdicts on the searches of its window; searches
 -- not judged yet are in none of them. feedback counts the searches with feedback. behind is NULL if replaying keeps up.
--- refused counts the sampled searches since the last crash of the server that were not recorded, because the inbox was full or
+-- recorded_share is the share of the searches that is recorded now. refused counts the sampled searches since the last crash of the server that were not recorded, because the inbox was full or
 -- locked, or its transaction had recorded its share. in_inbox and refused are NULL on a standby, which cannot read unlogged
 -- tables. It runs with the owner's rights, so that callers need no
 -- right to the recorded vectors.
@@ -141,7 +141,7 @@ CREATE OR REPLACE FUNCTION vectuned.stats(
     OUT recent_latency_ms float8,
     OUT last_search timestamptz, OUT last_published timestamptz,
     OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
-    OUT behind text, OUT refused bigint)
+    OUT behind text, OUT refused bigint, OUT recorded_share float8)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -151,9 +151,12 @@ DECLARE
 BEGIN
     PERFORM vectuned._check_may_see(c.relation);
     max_tail := c.max_tail;
-    SELECT count(*), count(*) FILTER (WHERE t.replayed_at IS NULL AND t.query IS NOT NULL), max(t.recorded_at)
-    INTO trajectories, awaiting_replay, last_search
-    FROM vectuned.trajectory t WHERE t.column_id = c.id;
+    recorded_share := vectuned._recorded_share(c);
+    SELECT coalesce(sum(r.searches), 0) INTO trajectories FROM vectuned.recorded r WHERE r.column_id = c.id;
+    SELECT count(*) INTO awaiting_replay
+    FROM vectuned.trajectory t WHERE t.column_id = c.id AND t.replayed_at IS NULL AND t.query IS NOT NULL;
+    SELECT t.recorded_at INTO last_search
+    FROM vectuned.trajectory t WHERE t.column_id = c.id ORDER BY t.recorded_at DESC LIMIT 1;
     SELECT avg(t.recall), avg((t.recall < 0.8)::int) INTO recent_recall, recent_below_08
     FROM (SELECT r.recall FROM vectuned.trajectory r WHERE r.column_id = c.id AND r.recall IS NOT NULL
           ORDER BY r.recorded_at DESC LIMIT 1000) t;

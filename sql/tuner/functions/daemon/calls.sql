@@ -27,6 +27,10 @@ AS $$
                FROM vectuned.tuned_column c
                LEFT JOIN vectuned.trajectory t ON t.column_id = c.id AND t.replayed_at IS NULL AND t.query IS NOT NULL
                WHERE c.id = p_column_id GROUP BY c.trajectory_window)
-        RETURNING 1)
+        RETURNING trajectory.column_id, (trajectory.recorded_at AT TIME ZONE 'UTC')::date AS day, pg_column_size(trajectory.*) AS bytes),
+    counted AS (
+        INSERT INTO vectuned.recorded AS r (column_id, day, searches, bytes)
+        SELECT s.column_id, s.day, count(*), sum(s.bytes) FROM stored s GROUP BY s.column_id, s.day ORDER BY s.column_id, s.day
+        ON CONFLICT (column_id, day) DO UPDATE SET searches = r.searches + excluded.searches, bytes = r.bytes + excluded.bytes)
     SELECT count(*) FROM stored
 $$;

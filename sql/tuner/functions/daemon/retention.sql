@@ -27,7 +27,12 @@ BEGIN
         JOIN vectuned.tuned_column c ON c.id = t.column_id AND c.dimensions = @extschema@.vector_dims(t.query)
         WHERE t.k BETWEEN 1 AND 1000 AND cardinality(t.distances) = cardinality(t.result_ids)
           AND coalesce(array_ndims(t.distances), 1) = 1 AND NOT EXISTS (SELECT FROM unnest(t.distances) d WHERE d IS NULL)
-          AND coalesce(jsonb_typeof(t.filter), 'object') = 'object')
+          AND coalesce(jsonb_typeof(t.filter), 'object') = 'object'
+        RETURNING column_id, (recorded_at AT TIME ZONE 'UTC')::date AS day, pg_column_size(trajectory.*) AS bytes),
+    counted AS (
+        INSERT INTO vectuned.recorded AS r (column_id, day, searches, bytes)
+        SELECT s.column_id, s.day, count(*), sum(s.bytes) FROM stored s GROUP BY s.column_id, s.day ORDER BY s.column_id, s.day
+        ON CONFLICT (column_id, day) DO UPDATE SET searches = r.searches + excluded.searches, bytes = r.bytes + excluded.bytes)
     SELECT count(*), sum(pg_column_size(t.*)) INTO moved, bytes FROM taken t;
     PERFORM vectuned._settle_inbox(recorded, moved, bytes, moved < batch);
     RETURN moved;
@@ -82,6 +87,7 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.partition', 0));
     PERFORM vectuned._partition_table('feedback', days_ahead, retention);
+    DELETE FROM vectuned.recorded r WHERE r.day < (now() AT TIME ZONE 'UTC')::date - retention;
     RETURN vectuned._partition_table('trajectory', days_ahead, retention);
 END
 $$;
@@ -121,5 +127,62 @@ BEGIN
     END LOOP;
     EXECUTE format('DELETE FROM vectuned.%I t WHERE t.recorded_at < now() - $1', parent || '_default') USING retention;
     RETURN changed;
+END
+$$;
+
+-- Deletes the oldest recorded searches of a column until it holds at most max_bytes; returns how many. Runs with the owner's
+-- rights, because no other role may delete what was recorded.
+CREATE OR REPLACE FUNCTION vectuned._trim_trajectories(p_column_id int, max_bytes bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    excess bigint := (SELECT sum(r.bytes) - max_bytes FROM vectuned.recorded r WHERE r.column_id = p_column_id);
+    oldest vectuned.recorded;
+    share float8;
+    number bigint;
+    total bigint := 0;
+BEGIN
+    PERFORM vectuned._check_range('the size of recorded searches', max_bytes, 1024 * 1024, 1024::float8 ^ 4);
+    FOR oldest IN SELECT * FROM vectuned.recorded r WHERE r.column_id = p_column_id ORDER BY r.day LOOP
+        EXIT WHEN excess <= 0;
+        share := least(excess / greatest(oldest.bytes, 1)::float8, 1);
+        DELETE FROM vectuned.trajectory t
+        WHERE t.column_id = p_column_id AND t.recorded_at >= oldest.day::timestamp AT TIME ZONE 'UTC'
+          AND t.recorded_at < (oldest.day + 1)::timestamp AT TIME ZONE 'UTC'
+          AND (share >= 1 OR (t.query_id, t.recorded_at) IN (
+              SELECT o.query_id, o.recorded_at FROM vectuned.trajectory o
+              WHERE o.column_id = p_column_id AND o.recorded_at >= oldest.day::timestamp AT TIME ZONE 'UTC'
+                AND o.recorded_at < (oldest.day + 1)::timestamp AT TIME ZONE 'UTC'
+              ORDER BY o.recorded_at LIMIT ceil(share * oldest.searches)));
+        GET DIAGNOSTICS number = ROW_COUNT;
+        total := total + number;
+        excess := excess - oldest.bytes;
+        IF share >= 1 THEN
+            DELETE FROM vectuned.recorded r WHERE r.column_id = p_column_id AND r.day = oldest.day;
+        ELSE
+            UPDATE vectuned.recorded r
+            SET searches = greatest(r.searches - number, 0),
+                bytes = greatest(r.bytes - number * oldest.bytes / greatest(oldest.searches, 1), 0)
+            WHERE r.column_id = p_column_id AND r.day = oldest.day;
+        END IF;
+    END LOOP;
+    RETURN total;
+END
+$$;
+
+-- Sets the largest share of a column's searches that is recorded, NULL for no limit.
+CREATE OR REPLACE FUNCTION vectuned._limit_recording(p_column_id int, p_share float8) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM '[1]'::@extschema@.vector;
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    UPDATE vectuned.tuned_column t SET record_at_most = p_share
+    WHERE t.id = p_column_id AND t.record_at_most IS DISTINCT FROM p_share;
+    IF FOUND THEN
+        PERFORM vectuned._generate(p_column_id);
+    END IF;
 END
 $$;

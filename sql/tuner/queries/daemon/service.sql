@@ -131,11 +131,24 @@ SELECT vectuned._unreadable(c.relation, current_user) FROM vectuned.tuned_column
 SELECT count(*) FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL;
 
+-- name: recording
+-- Returns the share of a column's searches that is recorded now, its limit, and how many are recorded.
+SELECT vectuned._recorded_share(c) AS share, c.record_at_most,
+       (SELECT coalesce(sum(r.searches), 0)::bigint FROM vectuned.recorded r WHERE r.column_id = c.id) AS searches
+FROM vectuned.tuned_column c WHERE c.id = %(column_id)s;
+
+-- name: limit_recording
+-- Sets the largest share of a column's searches that is recorded, NULL for no limit.
+SELECT vectuned._limit_recording(%(column_id)s, %(share)s);
+
+-- name: trim_trajectories
+-- Deletes the oldest recorded searches of a column until it holds at most `bytes`; returns how many.
+SELECT vectuned._trim_trajectories(%(column_id)s, %(bytes)s) AS deleted;
+
 -- name: skip_old_searches
--- Marks waiting searches that are older than the newest `window` as done without a replay: what they would show is not
--- used any more.
-UPDATE vectuned.trajectory t
-SET replayed_at = now(), query = CASE WHEN %(keep)s THEN t.query END, condition = CASE WHEN %(keep)s THEN t.condition END
+-- Marks waiting searches that are older than the newest `window` as done without a replay, and deletes their vectors and
+-- conditions: what they would show is not used any more.
+UPDATE vectuned.trajectory t SET replayed_at = now(), query = NULL, condition = NULL
 WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT NULL AND t.recorded_at < (
     SELECT o.recorded_at FROM vectuned.trajectory o WHERE o.column_id = %(column_id)s
     ORDER BY o.recorded_at DESC OFFSET %(window)s - 1 LIMIT 1);

@@ -16,6 +16,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import Settings, load_settings
+from vectuned.daemon.service.storage import limit_recording, skip_old_searches, trim_trajectories
 from vectuned.daemon.service.worker import Worker
 
 DIMENSIONS = 16
@@ -143,3 +144,44 @@ def test_maintain_deletes_old_events_except_the_newest_of_each_kind(conn: Connec
     conn.execute("DROP INDEX items_embedding_idx")
     worker.maintain()
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 20
+
+
+def test_maintain_deletes_the_oldest_searches_beyond_the_size_of_a_column(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings())
+    ask(conn, 30, seed=2)
+    worker.drain()
+    assert one(conn, "SELECT trajectories FROM vectuned.stats('items')") == 30
+    conn.execute("UPDATE vectuned.recorded SET bytes = 1000 * bytes")  # as if the vectors were large
+    size = one(conn, "SELECT sum(bytes)::bigint FROM vectuned.recorded")
+    (tuned,) = worker.columns()
+    assert trim_trajectories(conn, tuned, size) == 0
+    newest = one(conn, "SELECT max(recorded_at) FROM vectuned.trajectory")
+    assert 10 <= trim_trajectories(conn, tuned, size // 2) <= 20
+    left = one(conn, "SELECT count(*) FROM vectuned.trajectory")
+    assert one(conn, "SELECT trajectories FROM vectuned.stats('items')") == left
+    assert one(conn, "SELECT max(recorded_at) FROM vectuned.trajectory") == newest
+
+
+def test_limit_recording_is_visible_and_bounds_the_share(conn: Connection) -> None:
+    table(conn)
+    worker = Worker(conn, settings())
+    (tuned,) = worker.columns()
+    assert one(conn, "SELECT recorded_share FROM vectuned.stats('items')") == 1.0
+    limit_recording(conn, tuned, 0.0001)
+    assert one(conn, "SELECT recorded_share FROM vectuned.stats('items')") == 0.0001
+    ask(conn, 40, seed=2)
+    assert one(conn, "SELECT count(*) < 10 FROM vectuned.inbox")
+    limit_recording(conn, tuned, None)
+    assert one(conn, "SELECT recorded_share FROM vectuned.stats('items')") == 1.0
+
+
+def test_replay_deletes_the_vectors_of_searches_it_skips(conn: Connection) -> None:
+    make(conn, clustered(800, DIMENSIONS, seed=1))
+    enable(conn, sample_rate=1.0, min_samples=20, trajectory_window=100)
+    worker = Worker(conn, settings())
+    ask(conn, 130, seed=2)
+    worker.drain()
+    (tuned,) = worker.columns()
+    assert skip_old_searches(conn, tuned) == 30
+    assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE query IS NULL") == 30

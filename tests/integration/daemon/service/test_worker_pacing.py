@@ -203,7 +203,7 @@ def test_replay_skips_searches_older_than_the_window(conn: Connection, store_vec
     newest = "recorded_at >= (SELECT recorded_at FROM vectuned.trajectory ORDER BY 1 DESC OFFSET 29 LIMIT 1)"
     assert one(conn, f"SELECT count(*) FROM vectuned.trajectory WHERE recall IS NOT NULL AND {newest}") == 30
     assert one(conn, "SELECT awaiting_replay FROM vectuned.stats('items')") == 0
-    assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (50 if store_vectors else 0)
+    assert one(conn, "SELECT count(query) FROM vectuned.trajectory") == (30 if store_vectors else 0)
     worker.judge()
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE verdict = 'unknown'") >= 20
     assert (

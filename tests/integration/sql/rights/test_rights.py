@@ -38,7 +38,8 @@ FUNCTIONS = {
         enable disable refresh _default_tail auto_tune benchmark_recall benchmark_latency request_result
         cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
-        _drain _recorded_searches _settle_inbox _partition _bound_inbox _refresh_missing _set_alert _fall_back
+        _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
+        _partition _bound_inbox _refresh_missing _set_alert _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
         _replay_fresh _elapsed_ms _record_calls""",
@@ -66,14 +67,14 @@ k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,sh
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            event request job column_failure statement adoption log_position
+            recorded event request job column_failure statement adoption log_position
             filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            replay event recall_check job column_failure statement log_position""",
+            recorded replay event recall_check job column_failure statement log_position""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
-            measured_path replay request job column_failure statement log_position feedback(judged)
+            recorded measured_path replay request job column_failure statement log_position feedback(judged)
             tuned_column(alert,column_name,column_number,default_probes,dimensions,home,index_relation,\
-key_columns,last_index_no,missing_since,passed_over,relation,relation_name,relation_schema,\
+key_columns,last_index_no,missing_since,passed_over,record_at_most,relation,relation_name,relation_schema,\
 target_recall,vector_type)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
             column_failure statement log_position",
@@ -90,6 +91,7 @@ DEFINERS = {
     "_refresh_missing": "the daemon may not delete tuned columns",
     "_drop_generated": "only their owner may drop functions",
     "_recorded_searches": "no other role has rights on sequences",
+    "_trim_trajectories": "no other role may delete what was recorded",
     "_settle_inbox": "only its owner may truncate a table and set sequences",
     "_bound_inbox": "only its owner may replace a function",
     "_partition": "only its owner may add and drop partitions of a table",
