@@ -18,13 +18,13 @@ def convert_ms(ms: Floats, efforts: npt.ArrayLike, place: Ints, fresh: Floats) -
 
     `fresh` (p,) are the times of searches by themselves, at the rungs `place` (p,) of `efforts` (rungs,).
     What such a search takes is close to a line in its effort; what a continued scan takes is not. The mean of
-    each rung becomes that line, and the searches keep their proportions. Without MIN_TIMED searches nothing
-    is converted.
+    each rung becomes about that line: the searches keep their proportions, but none takes less time for more
+    effort. Without MIN_TIMED searches nothing is converted.
     """
     line = _fit(np.asarray(efforts, dtype=np.float64), place, fresh)
     if line is None or not len(ms):
         return ms
-    converted: Floats = ms * (line / ms.mean(axis=0))
+    converted: Floats = np.maximum.accumulate(ms * (line / ms.mean(axis=0)), axis=1)
     return converted
 
 

@@ -236,6 +236,7 @@ def test_search_of_a_table_without_partitions(conn: Connection) -> None:
     conn.execute("CREATE TABLE part PARTITION OF items FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
     conn.execute("INSERT INTO items VALUES (1, '[1,2,3,4]')")
     assert [row[0] for row in search(conn, [1, 2, 3, 4])] == ["1"]
+    worker = Worker(conn, load_settings(None, {}, {}))  # one that does not wait after the failure before
     worker.drain()
     assert worker.replay_all() == 2
 

@@ -71,8 +71,9 @@ def test_replay_reports_the_cost_of_the_index(conn: Connection) -> None:
     for query in QUERIES[:5]:
         with counted(conn, "items_embedding_idx") as index, counted(conn, "items") as table:
             distances, counts, blocks, ms = replayed(conn, column, query)
-        assert (index["scans"], table["scans"]) == (1, 0)
-        assert blocks[-1] <= index["blocks"] <= blocks[-1] + 10  # opening reads the first page
+        # The scan that goes on from rung to rung, and one search by itself at one of the rungs.
+        assert (index["scans"], table["scans"]) == (2, 0)
+        assert blocks[-1] <= index["blocks"] <= 2 * blocks[-1] + 20  # opening reads the first page
         assert blocks == sorted(blocks)
         assert blocks[0] > 0
         assert ms == sorted(ms)
