@@ -71,8 +71,7 @@ GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise
     TO vectuned_daemon;
 GRANT SELECT, INSERT, UPDATE ON vectuned.recorded TO vectuned_daemon;
 GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
-GRANT UPDATE (relation, relation_schema, relation_name, column_name, column_number, home, vector_type, dimensions, key_columns,
-              index_relation, last_index_no, passed_over, default_probes, target_recall, alert, record_at_most, missing_since)
+GRANT UPDATE (index_relation, last_index_no, passed_over, default_probes, target_recall, alert, record_at_most)
     ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;

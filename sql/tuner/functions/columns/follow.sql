@@ -109,9 +109,10 @@ RETURN CASE WHEN stored.relation <> live.relation THEN 'table replaced'
             WHEN stored.key_columns <> live.key_columns THEN 'primary key changed'
             WHEN to_regproc('vectuned._search_' || stored.id) IS NULL THEN 'search functions missing' END;
 
--- Brings the row of a tuned column up to date with the catalogs. Returns whether anything changed.
+-- Brings the row of a tuned column up to date with the catalogs. Returns whether anything changed. It runs with the owner's
+-- rights, so that the daemon follows a table without the right to point a tuned column to any other.
 CREATE OR REPLACE FUNCTION vectuned._follow_column(p_column_id int) RETURNS boolean
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE

@@ -73,9 +73,8 @@ k_classes,matches,ms,other_ms,other_recall,probe,recall,replay_no,replayed_at,sh
             recorded replay event recall_check job column_failure statement log_position""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
             recorded measured_path replay request job column_failure statement log_position feedback(judged)
-            tuned_column(alert,column_name,column_number,default_probes,dimensions,home,index_relation,\
-key_columns,last_index_no,missing_since,passed_over,record_at_most,relation,relation_name,relation_schema,\
-target_recall,vector_type)""",
+            tuned_column(alert,default_probes,index_relation,last_index_no,passed_over,record_at_most,\
+target_recall)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
             column_failure statement log_position",
         "MAINTAIN": "inbox",
@@ -88,6 +87,7 @@ DEFINERS = {
     "record_feedback": "callers have no right to what was recorded",
     "_generate": "only the schema's owner may create functions in it",
     "_generate_dispatch": "the same",
+    "_follow_column": "the daemon may not point a tuned column to another table",
     "_refresh_missing": "the daemon may not delete tuned columns",
     "_drop_generated": "only their owner may drop functions",
     "_recorded_searches": "no other role has rights on sequences",
