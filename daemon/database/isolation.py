@@ -15,6 +15,7 @@ from .standby import StandbyUnreadyError
 
 T = TypeVar("T")
 
+_SHUTDOWNS: Final = ("57P01", "57P02", "57P03")  # admin_shutdown, crash_shutdown, cannot_connect_now
 # Errors that concern all columns, whichever was worked on.
 _OF_ALL: Final = (Halt, StandbyUnreadyError, DatabaseUnavailableError)
 
@@ -29,6 +30,14 @@ class Failure:
     def reason(self) -> str:
         """Return the error as one line."""
         return describe_error(self.error).strip() or type(self.error).__name__
+
+    @property
+    def is_passing(self) -> bool:
+        """Return whether the cause is gone by the next attempt: a conflict, or a standby that went away."""
+        if not isinstance(self.error, psycopg.OperationalError):
+            return False
+        state = self.error.sqlstate or "08000"  # without one, the connection was lost
+        return state[:2] in ("08", "40") or state in _SHUTDOWNS
 
     @property
     def is_bug(self) -> bool:

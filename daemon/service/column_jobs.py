@@ -66,8 +66,9 @@ class ColumnJobs:
         result = attempt(self._conn, lambda: work(tuned))
         if isinstance(result, Failure):
             self._check_halt()  # the end of all work cancels statements
-            pause = min(_PAUSE_FACTOR * (self._clock() - started), _LONGEST_PAUSE)
-            self._due_at[job, tuned.column.id] = self._clock() + pause
+            if not result.is_passing:
+                pause = min(_PAUSE_FACTOR * (self._clock() - started), _LONGEST_PAUSE)
+                self._due_at[job, tuned.column.id] = self._clock() + pause
             self._record(job, tuned, result, former)
         else:
             self._due_at.pop((job, tuned.column.id), None)
