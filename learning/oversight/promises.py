@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import psycopg
+from psycopg.types.json import Jsonb
 
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
@@ -17,20 +18,21 @@ from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
 from .alarms import OversightLimits, describe_alarm, detect_alarm, promise_of
 from .fallback import Fallback, fall_back
-
-# An effort under this share of the promised one is another setting, for which the claim starts over. More
-# effort, or a little less, still tests the same promise.
-_LOWERED_EFFORT: Final = 0.9
+from .served_rows import ServedRow, raise_served, serves_otherwise
 
 
 @dataclass(frozen=True)
 class _Checks:
-    """The checks that a claim is made from: the number it starts at, and numbers, times and recalls in order.
+    """The checks that a claim is made from: numbers, times and recalls in order.
 
-    `recalls` float64 (n,), NaN where a check was given up.
+    `first`, the number it starts at, and `since`, the time that the searches were recorded from, None if
+    unknown; `served`, what serves them, with the largest effort since; `recalls` float64 (n,), NaN where a
+    check was given up.
     """
 
     first: int
+    since: datetime | None
+    served: list[ServedRow]
     numbers: list[int]
     times: list[datetime]
     recalls: Floats
@@ -41,8 +43,8 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
 
     A class of searches shares its class of k and its filter's columns and operators. On an alarm it falls
     back, more searches are checked, and only replays from the change on are evidence about it. A claim starts
-    over when another index or path serves, or clearly less effort, and when its first checks have left the
-    column's window.
+    over when another index or path serves, also for some selectivity of the filters, or clearly less effort,
+    and when its first checks have left the column's window.
     """
     raised = 0
     for row in fetch_rows(conn, "promises", {"column_id": tuned.column.id}):
@@ -75,27 +77,39 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
 
 
 def _read_checks(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) -> _Checks:
-    """Read the checks that the claim about a class of searches is made from."""
+    """Read the checks that the claim about a class of searches is made from.
+
+    Only checks of searches recorded since the claim began say what was served since.
+    """
     searches = {"column_id": tuned.column.id, "k_class": row.k_class, "shape": row.shape}
-    first = row.first_check or 0
-    if row.counted_checks and _is_other_policy(row):
+    first, since, served = row.first_check, row.since, raise_served(row.served, row.promised)
+    if first is None:
+        first, since = 0, row.published_at if row.learned else None
+    elif row.promised is not None and row.counted_checks and _is_other_policy(row):
         first = int(fetch_value(conn, "first_check", searches))
-    checks = fetch_rows(conn, "checks_of_class", {**searches, "first_check": first})
+        since, served = row.published_at, row.served
+    checks = fetch_rows(conn, "checks_of_class", {**searches, "first_check": first, "since": since})
     if first == row.first_check and len(checks) < row.counted_checks:
         # The first checks were deleted. A sliding window would be a test without end, and nothing would bound
         # its false alarms: so the claim starts over with the next check.
-        first, checks = checks[-1].check_no + 1 if checks else first, []
+        first = checks[-1].check_no + 1 if checks else first
+        since, served, checks = datetime.now(UTC), row.served, []
+    if since is None and checks:
+        since = min(check.recorded_at for check in checks)
     recalls = np.array([check.recall for check in checks], dtype=np.float64)  # None becomes NaN
     return _Checks(
-        first, [check.check_no for check in checks], [check.checked_at for check in checks], recalls
+        first,
+        since,
+        served,
+        [check.check_no for check in checks],
+        [check.checked_at for check in checks],
+        recalls,
     )
 
 
 def _is_other_policy(row: Any) -> bool:
-    """Say whether the policy that serves has another path, target or lower effort than the promised one."""
-    served = (row.access_path, row.index_no, row.target)
-    promised = (row.promised_path, row.promised_index, row.promised_target)
-    return served != promised or (row.effort or 0) < _LOWERED_EFFORT * (row.promised_effort or 0)
+    """Say whether the claim about a class of searches has to start over with what serves it now."""
+    return row.target != row.promised_target or serves_otherwise(row.served, row.promised)
 
 
 def _store_claim(
@@ -113,10 +127,10 @@ def _store_claim(
         "k_class": row.k_class,
         "shape": row.shape,
         "first_check": checks.first,
-        "access_path": row.access_path,
-        "index_no": row.index_no,
-        "effort": row.effort,
+        "since": checks.since,
+        "served": Jsonb(checks.served),
         "target": row.target,
+        "block": claim.block,
         "checks": claim.checks,
         "unknown": claim.unknown,
         "recall": claim.mean if claim.checks else None,

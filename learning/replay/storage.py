@@ -167,6 +167,7 @@ def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str
         yield {
             "column_id": batch.tuned.column.id,
             "query_id": batch.searches.query_ids[i],
+            "recorded_at": batch.searches.recorded_at[i],
             "k_class": k_class(int(batch.ks[i])),
             "shape": batch.shapes[i] or "",
             "version": results.version,

@@ -434,6 +434,7 @@ CREATE TABLE vectuned.recall_check (
     check_no    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     column_id   int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
     query_id    uuid NOT NULL,
+    recorded_at timestamptz NOT NULL,
     checked_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     k_class     int NOT NULL,
     shape       text NOT NULL,
@@ -441,6 +442,7 @@ CREATE TABLE vectuned.recall_check (
     recall      real CHECK (recall BETWEEN 0 AND 1)
 );
 CREATE INDEX recall_check_recent ON vectuned.recall_check (column_id, k_class, shape, check_no);
+COMMENT ON COLUMN vectuned.recall_check.recorded_at IS 'when the search was recorded';
 COMMENT ON COLUMN vectuned.recall_check.shape IS 'columns and operators of the filter; empty without a filter';
 COMMENT ON COLUMN vectuned.recall_check.recall IS 'NULL = the check was abandoned, so the recall is unknown';
 
@@ -450,11 +452,10 @@ CREATE TABLE vectuned.promise (
     k_class         int NOT NULL,
     shape           text NOT NULL,
     first_check     bigint NOT NULL,
-    since           timestamptz NOT NULL DEFAULT now(),
-    access_path     text,
-    index_no        int,
-    effort          int,
+    since           timestamptz NOT NULL,
+    served          jsonb,
     target_recall   float8,
+    block           int NOT NULL DEFAULT 1,
     checks          int NOT NULL DEFAULT 0,
     unknown         int NOT NULL DEFAULT 0,
     recall          float8,
@@ -473,6 +474,13 @@ CREATE TABLE vectuned.promise (
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class, shape)
 );
+COMMENT ON COLUMN vectuned.promise.since IS
+    'checks count only of searches that were recorded since: when what serves was published, or the claim started over';
+COMMENT ON COLUMN vectuned.promise.served IS
+    'what serves the class: path, index and effort, of filtered searches for each selectivity bucket; effort is the largest '
+    'since the first check';
+COMMENT ON COLUMN vectuned.promise.block IS
+    'consecutive checks that count as one, because recall came in bursts; 1 = every check counts for itself';
 COMMENT ON COLUMN vectuned.promise.recall_bound IS
     'lower bound of the mean recall of what was served since, valid with this confidence whenever and however often it is '
     'read, also if recall drifts; never above recall';

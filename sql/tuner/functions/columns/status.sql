@@ -191,11 +191,14 @@ SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.si
               p.k_class, ' by ' || nullif(p.shape, ''), to_char(p.since, 'YYYY-MM-DD HH24:MI'),
               coalesce(round(p.recall::numeric, 3)::text, 'unknown'), trunc(p.recall_bound::numeric, 3),
               round(100 * p.confidence::numeric, 3)::float8, p.checks)
+       || CASE WHEN p.block > 1 THEN format(' in blocks of %s, because recall comes in bursts', p.block) ELSE '' END
        || CASE WHEN p.epoch_ended IS NULL THEN ''
                ELSE format('; the last epoch of 500 checks, up to %s: %s, at least %s', to_char(p.epoch_ended, 'YYYY-MM-DD HH24:MI'),
                            round(p.epoch_recall::numeric, 3), trunc(p.epoch_bound::numeric, 3)) END
        || CASE WHEN l.checked_at < now() - interval '1 hour'
-               THEN format('; no check since %s', to_char(l.checked_at, 'YYYY-MM-DD HH24:MI')) ELSE '' END AS claim,
+               THEN format('; no check since %s', to_char(l.checked_at, 'YYYY-MM-DD HH24:MI')) ELSE '' END
+       || '; searches in read-only or rolled-back transactions, on standbys, under row level security or with filters over '
+          '64 kB are never recorded, and so not part of this' AS claim,
        l.checked_at AS last_check
 FROM vectuned.promise p JOIN vectuned.tuned_column c ON c.id = p.column_id
 LEFT JOIN LATERAL (

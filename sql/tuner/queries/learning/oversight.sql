@@ -144,24 +144,34 @@ WHERE column_id = %(column_id)s AND query IS NOT NULL;
 DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 
 -- name: promises
--- The promise of each class of searches that has checks, and the policy that serves the class now.
-SELECT k.k_class, k.shape, p.first_check, p.access_path AS promised_path, p.index_no AS promised_index,
-       p.effort AS promised_effort, p.target_recall AS promised_target,
-       coalesce(b.target_recall, (SELECT max(o.target_recall) FROM vectuned.bank o WHERE o.column_id = %(column_id)s)) AS target,
-       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks + p.unknown, 0) AS counted_checks,
-       b.access_path, b.index_no, coalesce(b.ef_search, b.probes) AS effort,
+-- The promise of each class of searches that has checks, and what serves the class now: path, index and effort, of filtered
+-- searches for each selectivity bucket. Without a policy of its own a class is served with the default effort.
+SELECT k.k_class, k.shape, p.first_check, p.since, p.served AS promised, p.target_recall AS promised_target,
+       coalesce(b.target_recall, v.target_recall) AS target,
+       coalesce(p.alarms, 0) AS alarms, coalesce(p.checks + p.unknown, 0) AS counted_checks, v.published_at,
        b.access_path IS NOT NULL OR EXISTS (
            SELECT FROM vectuned.measured_path m
-           WHERE m.column_id = %(column_id)s AND m.k_class = k.k_class AND m.shape = k.shape) AS learned
+           WHERE m.column_id = %(column_id)s AND m.k_class = k.k_class AND m.shape = k.shape) AS learned,
+       CASE WHEN k.shape <> '' THEN
+                (SELECT jsonb_agg(jsonb_build_object('bucket', m.bucket, 'path', m.access_path, 'index', m.index_no,
+                                                     'effort', m.effort))
+                 FROM vectuned.measured_path m
+                 WHERE m.column_id = %(column_id)s AND m.k_class = k.k_class AND m.shape = k.shape AND m.serves)
+            WHEN b.access_path IS NOT NULL THEN
+                jsonb_build_array(jsonb_build_object('bucket', NULL, 'path', b.access_path, 'index', b.index_no,
+                                                     'effort', coalesce(b.ef_search, b.probes))) END AS served
 FROM (SELECT DISTINCT o.k_class, o.shape FROM vectuned.recall_check o WHERE o.column_id = %(column_id)s) k
+CROSS JOIN (SELECT max(o.target_recall) AS target_recall, max(o.published_at) AS published_at
+            FROM vectuned.bank o WHERE o.column_id = %(column_id)s) v
 LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = k.k_class AND p.shape = k.shape
 LEFT JOIN vectuned.bank b ON b.column_id = %(column_id)s AND b.k_class = k.k_class AND k.shape = ''
 ORDER BY k.k_class, k.shape;
 
 -- name: checks_of_class
--- The recall checks of a class of searches from a given check on, oldest first.
-SELECT check_no, checked_at, recall FROM vectuned.recall_check
+-- The recall checks of a class of searches from a given check on, oldest first; only of searches recorded since a time.
+SELECT check_no, recorded_at, checked_at, recall FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
+  AND recorded_at >= coalesce(%(since)s::timestamptz, '-infinity')
 ORDER BY check_no;
 
 -- name: first_check
@@ -172,20 +182,20 @@ WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(sh
   AND k.version = (SELECT max(b.version) FROM vectuned.bank b WHERE b.column_id = k.column_id);
 
 -- name: upsert_promise
--- Stores the promise of a class of searches; `since` becomes now when the first check changes.
-INSERT INTO vectuned.promise AS p (column_id, k_class, shape, first_check, access_path, index_no, effort, target_recall, checks, unknown,
-                                   recall, recall_bound, below_08, below_08_bound, epoch_recall, epoch_bound, epoch_ended, e_value,
-                                   alarms, confidence)
-VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, %(access_path)s, %(index_no)s, %(effort)s, %(target)s,
+-- Stores the promise of a class of searches.
+INSERT INTO vectuned.promise AS p (
+    column_id, k_class, shape, first_check, since, served, target_recall, block, checks, unknown, recall, recall_bound,
+    below_08, below_08_bound, epoch_recall, epoch_bound, epoch_ended, e_value, alarms, confidence)
+VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, coalesce(%(since)s::timestamptz, now()), %(served)s, %(target)s, %(block)s,
         %(checks)s, %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s,
         %(epoch_recall)s, %(epoch_bound)s, %(epoch_ended)s, %(e_value)s, %(alarms)s, %(confidence)s)
 ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
-    since = CASE WHEN p.first_check = excluded.first_check THEN p.since ELSE now() END,
-    first_check = excluded.first_check, access_path = excluded.access_path, index_no = excluded.index_no,
-    effort = excluded.effort, target_recall = excluded.target_recall, checks = excluded.checks, unknown = excluded.unknown, recall = excluded.recall,
-    recall_bound = excluded.recall_bound, below_08 = excluded.below_08, below_08_bound = excluded.below_08_bound,
-    epoch_recall = excluded.epoch_recall, epoch_bound = excluded.epoch_bound, epoch_ended = excluded.epoch_ended,
-    e_value = excluded.e_value, alarms = excluded.alarms, confidence = excluded.confidence, updated_at = now();
+    first_check = excluded.first_check, since = excluded.since, served = excluded.served,
+    target_recall = excluded.target_recall, block = excluded.block, checks = excluded.checks, unknown = excluded.unknown,
+    recall = excluded.recall, recall_bound = excluded.recall_bound, below_08 = excluded.below_08,
+    below_08_bound = excluded.below_08_bound, epoch_recall = excluded.epoch_recall, epoch_bound = excluded.epoch_bound,
+    epoch_ended = excluded.epoch_ended, e_value = excluded.e_value, alarms = excluded.alarms,
+    confidence = excluded.confidence, updated_at = now();
 
 -- name: trim_checks
 -- Deletes the checks that have left the column's window.

@@ -84,8 +84,8 @@ CROSS JOIN LATERAL vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, %(f
 
 -- name: insert_check
 -- Stores the recall of a search as it is served now, NULL where the check failed.
-INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall)
-VALUES (%(column_id)s, %(query_id)s, %(k_class)s, %(shape)s,
+INSERT INTO vectuned.recall_check (column_id, query_id, recorded_at, k_class, shape, version, recall)
+VALUES (%(column_id)s, %(query_id)s, %(recorded_at)s, %(k_class)s, %(shape)s,
         %(version)s, %(recall)s);
 
 -- name: bank_version

@@ -52,9 +52,10 @@ def insert_checks(conn: Connection, recalls: Any, shape: str = "") -> None:
     """Store checks of the searches for up to 10 rows, as if a replay had made them."""
     with conn.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
-            "SELECT id, gen_random_uuid(), 10, %s, (SELECT max(version) FROM vectuned.bank), %s "
-            "FROM vectuned.tuned_column",
+            "INSERT INTO vectuned.recall_check "
+            "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
+            "SELECT id, gen_random_uuid(), clock_timestamp(), 10, %s, "
+            "(SELECT max(version) FROM vectuned.bank), %s FROM vectuned.tuned_column",
             [(shape, float(recall)) for recall in recalls],
         )
 
@@ -370,8 +371,9 @@ def fail(worker: Worker, k_class: int, shape: str = "") -> None:
     """Let checks of a class of searches miss everything, until there is an alarm."""
     alarms = actions(worker.conn).count("alarm")
     worker.conn.execute(
-        "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
-        "SELECT c.id, gen_random_uuid(), %s, %s, (SELECT max(version) FROM vectuned.bank), 0 "
+        "INSERT INTO vectuned.recall_check "
+        "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
+        "SELECT c.id, gen_random_uuid(), clock_timestamp(), %s, %s, (SELECT max(version) FROM vectuned.bank), 0 "
         "FROM vectuned.tuned_column c, generate_series(1, 60)",
         (k_class, shape),
     )
@@ -444,3 +446,76 @@ def test_check_promises_takes_evidence_from_the_alarmed_class_only(conn: Connect
     assert all(after[k][1] for k in (1, 3, 10, 30, 100))
     assert after[1][0] <= 1.5 * before[1][0]
     assert not alert(conn)
+
+
+def claim_of(conn: Connection, worker: Worker, shape: str = "") -> tuple[int, Any]:
+    """Update the promises; return the number of checks and the recall of a class of searches."""
+    check_promises(conn, worker.columns()[0], worker.limits)
+    row = conn.execute(
+        "SELECT checks, recall FROM vectuned.promise WHERE shape = %s AND k_class = 10", (shape,)
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def serve_filter(conn: Connection, *rows: tuple[int, str, int | None, int | None]) -> None:
+    """Publish paths for searches filtered by `seen =`: bucket, path, index and effort of each."""
+    conn.execute("DELETE FROM vectuned.measured_path WHERE shape = 'seen ='")
+    conn.execute("UPDATE vectuned.bank SET version = version + 1, published_at = clock_timestamp()")
+    for bucket, path, index_no, effort in rows:
+        conn.execute(
+            "INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, "
+            "effort, proven, samples, serves) SELECT id, 10, 'seen =', %s, %s, %s, %s, true, 100, true "
+            "FROM vectuned.tuned_column",
+            (bucket, path, index_no, effort),
+        )
+
+
+def test_check_promises_starts_over_when_another_path_serves_filtered_searches(
+    conn: Connection, worker: Worker
+) -> None:
+    shape = "seen ="
+    conn.execute("UPDATE vectuned.tuned_column SET target_recall = 0.7")
+    serve_filter(conn, (3, "hnsw", 1, 300), (4, "exact", None, None))
+    insert_checks(conn, [1.0] * 100, shape)
+    assert claim_of(conn, worker, shape) == (100, 1.0)
+    serve_filter(conn, (3, "hnsw", 1, 290), (4, "exact", None, None))  # hardly less effort
+    insert_checks(conn, [1.0] * 20, shape)
+    assert claim_of(conn, worker, shape) == (120, 1.0)
+    serve_filter(conn, (3, "hnsw_continued", 1, 200), (4, "exact", None, None))
+    insert_checks(conn, [0.9] * 60, shape)
+    assert claim_of(conn, worker, shape) == (60, pytest.approx(0.9))
+    serve_filter(conn, (3, "hnsw_continued", 1, 200), (4, "planner", None, None))  # in one bucket only
+    insert_checks(conn, [0.8] * 10, shape)
+    assert claim_of(conn, worker, shape) == (10, pytest.approx(0.8))
+
+
+def test_check_promises_starts_over_when_effort_creeps_down(conn: Connection, worker: Worker) -> None:
+    conn.execute("UPDATE vectuned.bank SET ef_search = 200, version = 2, published_at = clock_timestamp()")
+    insert_checks(conn, [1.0] * 50)
+    claim_of(conn, worker)
+    total, before, effort = 50, 50, 200
+    while effort > 110:
+        effort = int(effort * 0.95)
+        conn.execute(
+            "UPDATE vectuned.bank SET ef_search = %s, version = version + 1, "
+            "published_at = clock_timestamp()",
+            (effort,),
+        )
+        insert_checks(conn, [1.0] * 50)
+        total += 50
+        counted, _ = claim_of(conn, worker)
+        assert counted <= 150  # at most three steps of 5 % belong to one claim
+        before = counted
+    assert before < total
+
+
+def test_check_promises_does_not_count_searches_recorded_before_what_serves(
+    conn: Connection, worker: Worker
+) -> None:
+    insert_checks(conn, [1.0] * 30)
+    conn.execute("UPDATE vectuned.recall_check SET recorded_at = recorded_at - interval '1 day'")
+    insert_checks(conn, [0.9] * 20)
+    assert claim_of(conn, worker) == (20, pytest.approx(0.9))
+    since = one(conn, "SELECT since FROM vectuned.promise WHERE shape = ''")
+    assert since == one(conn, "SELECT max(published_at) FROM vectuned.bank")

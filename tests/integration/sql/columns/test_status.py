@@ -76,11 +76,11 @@ def test_status_shows_each_columns_own_promises(conn: Connection) -> None:
     assert first["promises"] == []
     (promise,) = second["promises"]
     assert promise["checks"] == 5
-    assert promise["claim"].endswith("from 5 exact checks")
+    assert "from 5 exact checks; searches in read-only" in promise["claim"]
     # A claim whose checks stopped says since when.
     conn.execute("UPDATE vectuned.recall_check SET checked_at = '2026-01-02 12:00'")
     (promise,) = status.read(conn)[1]["promises"]
-    assert promise["claim"].endswith("from 5 exact checks; no check since 2026-01-02 12:00")
+    assert "from 5 exact checks; no check since 2026-01-02 12:00; searches in" in promise["claim"]
 
 
 def test_status_shows_backlog_and_standby(conn: Connection, capsys: pytest.CaptureFixture[str]) -> None:
