@@ -52,11 +52,16 @@ class ScanGoal:
 
 
 def _answer_extent(truth: Truth, i: int, k: int) -> tuple[int, float]:
-    """Return the number of rows in the exact answer of search `i` at k, and its largest distance."""
+    """Return the number of rows in the exact answer of search `i` at k, and its largest distance.
+
+    Rows that tie with the last one are counted too: without them, they could stand in for nearer rows that
+    the scan has yet to return.
+    """
     rows = min(k, int(truth.counts[i]))
     if rows == 0:
         return 0, -np.inf
-    return rows, float(truth.distances[i, rows - 1] + truth.tolerances[i, rows - 1])
+    distance = float(truth.distances[i, rows - 1] + truth.tolerances[i, rows - 1])
+    return int(np.count_nonzero(truth.distances[i] <= distance)), distance
 
 
 class IndexScans:

@@ -27,9 +27,32 @@ def test_recall_at_k_counts_rows_no_farther_than_the_kth() -> None:
 
 def test_recall_at_k_accepts_any_of_equally_distant_rows() -> None:
     truth = truth_of([[0.1, 0.2, 0.2]], tolerance=1e-6)
-    assert recall_at_k([[0.2 + 5e-7, 0.2, 0.2, 0.2]], truth, 2) == [1.0]
+    assert recall_at_k([[0.1, 0.2 + 5e-7, 0.2, 0.2]], truth, 2) == [1.0]
     assert recall_at_k([[0.2 + 5e-7, 0.2 + 5e-7]], truth, 3, tolerance=0.0) == [0.0]
     assert recall_at_k([[0.2 + 5e-7, 0.3, 0.3]], truth, 3) == [1 / 3]
+
+
+def test_recall_at_k_does_not_let_ties_stand_in_for_nearer_rows() -> None:
+    # Five nearer rows were missed, and ten rows as far as the tenth returned: not a recall of 1.
+    nearer, tied = [0.1, 0.11, 0.12, 0.13, 0.14], [0.2] * 5
+    truth = truth_of([nearer + tied], tolerance=1e-6)
+    assert recall_at_k([[0.2] * 10], truth, 10) == [0.5]
+    assert recall_at_k([[*nearer[:2], *[0.2 + 9e-7] * 8]], truth, 10) == [0.7]
+    assert recall_at_k([[*nearer, *[0.2 - 9e-7] * 20]], truth, 10) == [1.0]
+    curve = recall_curve([[*[0.2] * 10, *nearer]], [5, 10, 12, 15], truth, 10)
+    assert curve.tolist() == [[0.5, 0.5, 0.7, 1.0]]
+
+
+def test_recall_at_k_allows_for_rounding_of_distances_near_the_kth() -> None:
+    # A row nearer by less than twice the tolerance may be returned with the distance of the k-th, or the
+    # other way round.
+    truth = truth_of([[0.1, 0.2 - 1.5e-6, 0.2, 0.3]], tolerance=1e-6)
+    for returned in (
+        [0.1, 0.2 - 0.6e-6, 0.2],
+        [0.1, 0.2 - 2.4e-6, 0.2 + 0.9e-6],
+        [0.1, 0.2 - 1.5e-6, 0.2 - 0.9e-6],
+    ):
+        assert recall_at_k([returned], truth, 3) == [1.0]
 
 
 def test_recall_at_k_is_1_where_fewer_rows_exist_and_all_are_returned() -> None:
