@@ -24,6 +24,7 @@ from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import fit_signature
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
 from vectuned.learning.statistics.demand import Demand, above_tail, find_smallest_proven
+from vectuned.learning.statistics.dependence import block_length, block_means
 
 from .limits import MAX_RISE, NO_LIMITS, EffortCaps, EffortLimits, guess_effort
 
@@ -32,6 +33,8 @@ _PRICE_RANGE: Final = (
     1e-5  # of the steepest gain: at this price recall is bought where its curve is almost flat
 )
 _TRAINING_SHARE: Final = 1 / 3  # of the replays; a proof needs more of them than training does
+# A day sees most of what is asked. Evidence from less is proof for its own time, and the reason says so.
+_ENOUGH_SECONDS: Final = 86_400.0
 _FEW: Final = 20  # replays: with fewer, means are too noisy to contradict a proof or to learn patterns from
 _SETTINGS: Final = 160  # fixed settings to choose from, in geometric steps of 3 %
 _PROBE_MARGIN: Final = 4  # a probe sees this many rows beyond k at least: the features need ranks there
@@ -54,6 +57,7 @@ class ReplaySample:
     (n, rungs), index buffers; `ms` float64 (n, rungs), milliseconds; `own` bool (n,), whether the search
     belongs to the class itself or is pooled with it, None if all belong to it; `weight` float64 (n,) from 0
     to 1, how much each counts in training, None if all count alike. In proofs all always count alike.
+    `recorded_at` float64 (n,), seconds since 1970, None if unknown. The replays are in order of time.
     """
 
     k: int
@@ -63,6 +67,25 @@ class ReplaySample:
     ms: Floats
     own: Bools | None = None
     weight: Floats | None = None
+    recorded_at: Floats | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Say whether searches of another class of k, or with a filter, are among them."""
+        return self.own is not None and not bool(self.own.all())
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the time between the first and the last search, None if unknown."""
+        return float(np.ptp(self.recorded_at)) if self.recorded_at is not None and len(self) else None
+
+    def block_length(self, seed: int) -> int:
+        """Return how many consecutive replays count as one draw, because searches come in bursts.
+
+        The mean recall over all rungs shows how hard a query is also where most efforts find everything.
+        Pooled searches prove nothing, and classes that follow each other are no bursts: they count singly.
+        """
+        return 1 if self.pooled else block_length(self.recall.mean(axis=1), seed)
 
     def recall_at(self, efforts: Floats) -> tuple[Floats, Floats]:
         """Return recall at positions (m,) or (n, m) on the ladder, and if it is above the tail, (n, m)."""
@@ -73,6 +96,7 @@ class ReplaySample:
         probes = {length: distances[rows] for length, distances in self.probes.items()}
         own = None if self.own is None else self.own[rows]
         weight = None if self.weight is None else self.weight[rows]
+        recorded_at = None if self.recorded_at is None else self.recorded_at[rows]
         return replace(
             self,
             probes=probes,
@@ -81,6 +105,7 @@ class ReplaySample:
             ms=self.ms[rows],
             own=own,
             weight=weight,
+            recorded_at=recorded_at,
         )
 
     def with_probe(self, probe_ef: int) -> ReplaySample:
@@ -133,12 +158,16 @@ class ReplaySample:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy and its patterns, with its mean cost on replays: index buffers and milliseconds."""
+    """A policy and its patterns, with its mean cost on replays: index buffers and milliseconds.
+
+    A `pooled` one is what searches of other classes prove; its policy is not certified.
+    """
 
     policy: Policy
     patterns: Patterns
     cost: float
     ms: float
+    pooled: bool = False
 
 
 def find_fixed_policy(
@@ -150,18 +179,28 @@ def find_fixed_policy(
 ) -> Candidate:
     """Find the smallest fixed setting proven to meet the demand, or an uncertified one if none is proven.
 
-    A setting is an ef_search of at least k for HNSW, and a number of probes for an IVFFlat `index`. If the
-    replays are pooled, the class's own searches must confirm it. Without a proof, or with one that takes over
-    1.5 times as much, the setting is what the replays' own means ask for, plus one standard error, within the
-    `limits`; nothing is claimed about it.
+    A setting is an ef_search of at least k for HNSW, and a number of probes for an IVFFlat `index`. Only the
+    class's own searches prove a setting. If they do not, the setting that all pooled would prove serves,
+    unless the mean of its own contradicts it; it is called pooled and is not certified. Replays of bursts
+    count in blocks. Without a proof, or with one that takes over 1.5 times as much, the setting is what the
+    replays' own means ask for, plus one standard error, within the `limits`; nothing is claimed about it.
     """
+    if sample.pooled:
+        own = sample.own_only()
+        if len(own) >= demand.min_replays:
+            candidate = find_fixed_policy(own, demand, index=index, limits=limits)
+            if candidate.policy.certified:
+                return candidate
     rungs = ladder.RUNGS if index is None else index.rungs
     method = "hnsw" if index is None else index.method
     least = max(rungs[0], sample.k if method == "hnsw" else 1)
     settings = _settings(sample, rungs, least, limits.caps)
     efforts = ladder.position_of(settings, rungs)
     recall, above = sample.recall_at(efforts)
-    safe = find_smallest_proven(recall, above, demand) if len(sample) >= demand.min_replays else None
+    block = sample.block_length(demand.seed)
+    safe = None
+    if len(sample) // block >= demand.min_replays:
+        safe = find_smallest_proven(block_means(recall, block), block_means(above, block), demand)
     if safe is not None:
         safe = sample.confirm_for_class(recall, above, safe, demand)
         if safe is None:
@@ -170,8 +209,10 @@ def find_fixed_policy(
     proof = None if safe is None else int(settings[safe])
     if proof is not None and proof > _MAX_EXCESS * settings[guess]:
         safe = None
-    if safe is None:
-        setting = limits.limit_unproven(int(settings[guess]), sample.k if method == "hnsw" else 1)
+    pooled = sample.pooled and safe is not None
+    if safe is None or pooled:
+        asked = int(settings[guess if safe is None else safe])
+        setting = limits.limit_unproven(asked, sample.k if method == "hnsw" else 1)
     else:
         setting = int(settings[safe])
     policy = Policy(
@@ -179,7 +220,7 @@ def find_fixed_policy(
         setting,
         float("nan"),
         0.0,
-        safe is not None,
+        safe is not None and not pooled,
         len(sample),
         demand.target,
         "",
@@ -188,19 +229,22 @@ def find_fixed_policy(
         rungs=rungs,
     )
     effort = np.atleast_1d(ladder.position_of(setting, rungs))
-    if safe is not None:
-        policy = _with_measurements(policy, recall, above, safe, demand)
+    if policy.certified and safe is not None:
+        policy = _with_measurements(policy, recall, above, safe, demand, block)
     else:
         policy = _with_means(policy, *sample.recall_at(effort))
     cost, ms = (float(ladder.interpolate(curve, effort).mean()) for curve in (sample.cost, sample.ms))
-    if safe is None:
+    if policy.certified:
+        evidence = _describe_evidence(sample, block)
+        reason = f"{policy.setting} is the smallest proven to reach {demand}{evidence}"
+    elif pooled:
+        reason = _reason_pooled(policy, demand, sample, int(settings[safe or 0]))
+    else:
         within = f" within {limits.caps}" if settings[-1] < rungs[-1] else ""
         reason = _reason_unproven(
-            policy, f"{demand}{within}", demand.min_replays, int(settings[guess]), proof
+            policy, f"{demand}{within}", demand.min_replays, int(settings[guess]), proof, block
         )
-    else:
-        reason = f"{policy.setting} is the smallest proven to reach {demand}"
-    return Candidate(replace(policy, reason=reason), Patterns.empty(), cost, ms)
+    return Candidate(replace(policy, reason=reason), Patterns.empty(), cost, ms, pooled)
 
 
 def _settings(sample: ReplaySample, rungs: Sequence[int], least: int, caps: EffortCaps) -> Ints:
@@ -213,24 +257,61 @@ def _settings(sample: ReplaySample, rungs: Sequence[int], least: int, caps: Effo
     return settings
 
 
-def _reason_unproven(policy: Policy, goal: str, least: int, guess: int, proof: int | None) -> str:
+def _reason_unproven(
+    policy: Policy, goal: str, least: int, guess: int, proof: int | None, block: int
+) -> str:
     """Say why an unproven setting serves.
 
-    The `goal` takes at least `least` replays to prove; their means ask for `guess`, a proof for `proof`.
+    The `goal` takes at least `least` replays, or blocks of `block` replays, to prove; their means ask for
+    `guess`, a proof for `proof`.
     """
-    few = f" (it takes at least {least})" if policy.samples < least else ""
-    reason = f"no {policy.effort_name} is proven to reach {goal} with {policy.samples} replays{few}"
+    few = f" (it takes at least {least})" if policy.samples // block < least else ""
+    bursts = f" in blocks of {block}, because searches come in bursts" if block > 1 else ""
+    reason = f"no {policy.effort_name} is proven to reach {goal} with {policy.samples} replays{bursts}{few}"
     if proof is not None:
         reason = (
-            f"{policy.samples} replays are too few to prove {goal} below {policy.effort_name} {proof}, over "
-            f"{_MAX_EXCESS:g} times what they ask for"
+            f"{policy.samples} replays{bursts} are too few to prove {goal} below {policy.effort_name} {proof}, "
+            f"over {_MAX_EXCESS:g} times what they ask for"
         )
     reason = f"{reason}: their mean with a margin of one standard error asks for {guess}"
-    if policy.fixed_ef < guess:
-        return f"{reason}; {policy.fixed_ef} serves, at most {MAX_RISE} times what served before"
-    if policy.fixed_ef > guess:
-        return f"{reason}; {policy.fixed_ef} serves until less is proven"
-    return reason
+    return f"{reason}{_describe_limit(policy, guess)}"
+
+
+def _reason_pooled(policy: Policy, demand: Demand, sample: ReplaySample, asked: int) -> str:
+    """Say that pooled searches ask for an effort, which proves nothing about those of the class."""
+    own = 0 if sample.own is None else np.count_nonzero(sample.own)
+    return (
+        f"{policy.effort_name} {asked} reaches {demand} for {policy.samples} searches pooled, of which only {own} "
+        f"are for up to {policy.k_class} rows without a filter: unproven for these alone (it takes at least "
+        f"{demand.min_replays}){_describe_limit(policy, asked)}"
+    )
+
+
+def _describe_limit(policy: Policy, asked: int) -> str:
+    """Say why an unproven policy has another effort than was `asked` for."""
+    if policy.fixed_ef < asked:
+        return f"; {policy.fixed_ef} serves, at most {MAX_RISE} times what served before"
+    if policy.fixed_ef > asked:
+        return f"; {policy.fixed_ef} serves until less is proven"
+    return ""
+
+
+def _describe_evidence(sample: ReplaySample, block: int) -> str:
+    """Say what limits the evidence behind a proof: bursts, and a time too short to know all that is asked."""
+    limits = ""
+    if block > 1:
+        limits = f", where {block} consecutive replays count as one because searches come in bursts"
+    if sample.seconds is not None and sample.seconds < _ENOUGH_SECONDS:
+        limits += f", by searches of {_format_seconds(sample.seconds)}: other times may ask for other things"
+    return limits
+
+
+def _format_seconds(seconds: float) -> str:
+    """Return a time in the largest unit of which it has two: "40 seconds", "90 minutes", "5 hours"."""
+    for unit, length in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "one second"
 
 
 def extrapolate_policy(learned: Sequence[Policy], k: int, limits: EffortLimits = NO_LIMITS) -> Policy:
@@ -277,8 +358,11 @@ def learn_adaptive_policy(
     `max_effort`, an ef_search or probes. Returns None if nothing is proven: too few replays, or no probe
     shorter than the fixed setting.
     """
-    order = np.random.default_rng(demand.seed).permutation(len(sample))
-    cut = int(len(order) * _TRAINING_SHARE)
+    block = sample.block_length(demand.seed)
+    blocks = np.random.default_rng(demand.seed).permutation(len(sample) // block)
+    # Whole blocks are trained on or held out: the searches of a burst are too much alike to be divided.
+    order = (blocks[:, None] * block + np.arange(block)).ravel()
+    cut = int(len(blocks) * _TRAINING_SHARE) * block
     heldout = sample.take(order[cut:])
     highest = ladder.HIGHEST_POSITION
     if max_effort is not None:
@@ -288,13 +372,13 @@ def learn_adaptive_policy(
     if trial is None:
         return None
     recall, above, cost = trial.outcomes(heldout)
-    safe = find_smallest_proven(recall, above, demand)
+    safe = find_smallest_proven(block_means(recall, block), block_means(above, block), demand)
     if safe is not None:
         safe = heldout.confirm_for_class(recall, above, safe, demand)
     if safe is None:
         return None
     policy = replace(trial.policy, price=float(trial.prices[safe]), samples=len(heldout))
-    policy = _with_measurements(policy, recall, above, safe, demand)
+    policy = _with_measurements(policy, recall, above, safe, demand, block)
     patterns = replace(
         trial.bank.patterns, effort=trial.effort[:, safe], expected_recall=trial.expected[:, safe]
     )
@@ -332,17 +416,21 @@ def _choose_trial(training: _Training, fixed: Policy, demand: Demand) -> _Trial 
     return None if best is None else best[1]
 
 
-def _with_measurements(policy: Policy, recall: Floats, above: Floats, safe: int, demand: Demand) -> Policy:
+def _with_measurements(
+    policy: Policy, recall: Floats, above: Floats, safe: int, demand: Demand, block: int
+) -> Policy:
     """Return the policy with what was measured and what is proven at the effort chosen, number `safe`.
 
     `recall` and `above` are (n, efforts). What is proven is the demand itself: a bound computed at an effort
     that the same sample has chosen would exceed the true mean too often (in 7 % instead of 5 % of the cases
-    counted). Only at the first effort, below which there is no other, the sample's own bound is valid.
+    counted). Only at the first effort, below which there is no other, the sample's own bound is valid, by
+    means of each `block` of consecutive replays.
     """
     recall_bound, tail_bound = demand.target, demand.max_tail
     if safe == 0:
-        recall_bound = lower_bound(recall[:, 0], demand.confidence, demand.seed)
-        tail_bound = upper_bound(1.0 - above[:, 0], demand.confidence, demand.seed)
+        means, tails = block_means(recall[:, 0], block), block_means(1.0 - above[:, 0], block)
+        recall_bound = lower_bound(means, demand.confidence, demand.seed)
+        tail_bound = upper_bound(tails, demand.confidence, demand.seed)
     measured = _with_means(policy, recall[:, [safe]], above[:, [safe]])
     return replace(measured, recall_bound=recall_bound, tail_bound=tail_bound)
 

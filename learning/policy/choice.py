@@ -73,11 +73,13 @@ def choose_candidate(run: PublishRun, offer: Offer, least_saving: float) -> tupl
 def choose_index(run: PublishRun, offer: Offer) -> Candidate:
     """Choose the quickest index of those whose fixed setting is proven; the main index if none is.
 
-    If the class is worth measuring, indexes are measured end to end, otherwise compared by their replays. To
-    replace a proven main index, another has to be 5 % quicker.
+    If none is proven, settings that pooled searches would prove are chosen from in the same way. If the class
+    is worth measuring, indexes are measured end to end, otherwise compared by their replays. To replace a
+    proven main index, another has to be 5 % quicker.
     """
     main = offer.fixed[0]
     proven = [candidate for candidate in offer.fixed if candidate.policy.certified]
+    proven = proven or [candidate for candidate in offer.fixed if candidate.pooled]
     if len(proven) < 2:
         return proven[0] if proven else main
     if offer.worth_measuring and len(run.query_vectors):

@@ -20,6 +20,7 @@ from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.replay.client_ms import bound_delays
 from vectuned.learning.statistics.bounds import lower_bound
 from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand, above_tail, find_smallest_proven
+from vectuned.learning.statistics.dependence import block_length, block_means
 
 from .limits import guess_effort
 
@@ -47,8 +48,9 @@ class FilteredReplaySample:
     the matching rows among the first of the scan; `short` bool (n, rungs), whether those are fewer than k;
     `known` bool (n, rungs), False where the scan was given up before, and `recall` is what it had reached by
     then; `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others) of
-    OTHER_PATHS, NaN where not tried; `shape` (n,) the filter's columns and operators. Efforts above
-    `max_effort` are not considered, except the lowest; None: no cap.
+    OTHER_PATHS, NaN where not tried; `shape` (n,) the filter's columns and operators; `own` bool (n,), which
+    searches belong to the class itself, None if all do. Efforts above `max_effort` are not considered, except
+    the lowest; None: no cap.
     """
 
     k: int
@@ -61,10 +63,22 @@ class FilteredReplaySample:
     other_recall: Floats
     other_ms: Floats
     shape: npt.NDArray[np.str_]
+    own: Bools | None = None
     max_effort: int | None = None
 
     def __len__(self) -> int:
         return len(self.fraction)
+
+    @property
+    def pooled(self) -> bool:
+        """Say whether searches of other classes of k are among them."""
+        return self.own is not None and not bool(self.own.all())
+
+    def prefer_own(self) -> FilteredReplaySample:
+        """Return only the replays of searches of the class itself, if they are enough to choose a path by."""
+        if self.own is None or np.count_nonzero(self.own) < _MIN_REPLAYS:
+            return self
+        return self.take(self.own)
 
     def take(self, rows: Bools) -> FilteredReplaySample:
         """Return the replays at `rows`."""
@@ -79,6 +93,7 @@ class FilteredReplaySample:
             self.other_recall[rows],
             self.other_ms[rows],
             self.shape[rows],
+            None if self.own is None else self.own[rows],
             self.max_effort,
         )
 
@@ -97,8 +112,9 @@ class MeasuredPath:
     """What one access path was measured to give for filters of a shape and bucket.
 
     `effort` is the ef_search or the probes, None for paths without; `recall` and its lower `bound` are 1 for
-    the exact path; `requires` is the filter of a partial index and `share` its share of the rows. One path
-    `serves` a bucket.
+    the exact path; `requires` is the filter of a partial index and `share` its share of the rows. A path is
+    `proven` by the filters' own replays; a `pooled` one was chosen by those of similar filters or other
+    classes of k, which proves nothing about these. One path `serves` a bucket.
     """
 
     shape: str
@@ -114,6 +130,7 @@ class MeasuredPath:
     serves: bool = False
     requires: str | None = None
     share: float = 1.0
+    pooled: bool = False
 
 
 def selectivity_buckets(fraction: Floats) -> Ints:
@@ -129,9 +146,10 @@ def choose_paths(
 ) -> tuple[MeasuredPath, ...]:
     """Measure every path for each shape and bucket of filters with 30 replays, and choose which one serves.
 
-    That is the cheapest path proven to meet the demand, by the replays of the shape and bucket or, if those
-    are few, by a pool that they belong to. A partial index serves its filters if it is cheaper than exact
-    search for the same replays. `samples` by index, the main one first.
+    That is the cheapest path proven to meet the demand by the replays of the shape and bucket or, if those
+    are few, the cheapest that a pool they belong to would prove. As the cheapest of several paths serves,
+    each has its part of the probability of error. A partial index serves its filters if it is cheaper than
+    exact search for the same replays. `samples` by index, the main one first.
 
     Filters that match more than any that were replayed are served like the densest replayed, if that path is
     a scan of an index, which then finds even more of their rows. For filters that nothing is known about, the
@@ -151,7 +169,7 @@ def _split_by_kind(sample: FilteredReplaySample) -> _Cells:
     """
     buckets = selectivity_buckets(sample.fraction)
     cells = {
-        (shape, bucket): sample.take((sample.shape == shape) & (buckets == bucket))
+        (shape, bucket): sample.take((sample.shape == shape) & (buckets == bucket)).prefer_own()
         for shape, bucket in sorted(set(zip(sample.shape.tolist(), buckets.tolist(), strict=True)))
     }
     return {
@@ -176,9 +194,10 @@ def _choose_for_shape(
                 partial.setdefault((bucket, index.rungs), []).append((index, outcomes))
                 continue
             paths = general.setdefault(bucket, [])
+            each = demand.divide(_count_rivals(cells, kind))
             if not paths:
-                paths += [_exact_path(sample, kind), *_measure_other_paths(index, by_kind, kind, demand)]
-            paths.append(_measure_index(index, by_kind, kind, demand))
+                paths += [_exact_path(sample, kind), *_measure_other_paths(index, by_kind, kind, each)]
+            paths.append(_measure_index(index, by_kind, kind, each))
     chosen = [path for bucket in sorted(general) for path in _mark_cheapest(general[bucket])]
     densest = next((path for path in chosen if path.serves), None)
     if densest is not None and densest.access_path not in _COST_BY_MATCHES:
@@ -190,9 +209,26 @@ def _choose_for_shape(
     return sorted(chosen, key=lambda path: (path.bucket, path.ms))
 
 
+def _count_rivals(cells: list[tuple[TunedIndex, _Cells]], kind: _FilterKind) -> int:
+    """Count the paths that may serve filters of a kind: those that are cheaper than exact search."""
+    rivals: list[_Outcomes] = []
+    for index, by_kind in cells:
+        sample = by_kind.get(kind)
+        if index.requires is not None or sample is None or len(sample) < _MIN_REPLAYS:
+            continue
+        if not rivals:
+            rivals += [
+                _Outcomes.of_other_path(sample, number)
+                for number in range(len(OTHER_PATHS))
+                if np.isfinite(sample.other_ms[:, number]).sum() >= _MIN_REPLAYS
+            ]
+        rivals.append(_Outcomes.of_index(index, sample))
+    return max(sum(each.cheaper_efforts() > 0 for each in rivals), 1)
+
+
 def _mark_cheapest(paths: list[MeasuredPath]) -> list[MeasuredPath]:
-    """Let the cheapest proven path serve."""
-    best = min((path for path in paths if path.proven), key=lambda path: path.ms)
+    """Let the cheapest path serve that is proven, or would be by a pool."""
+    best = min((path for path in paths if path.proven or path.pooled), key=lambda path: path.ms)
     return [replace(path, serves=path is best) for path in paths]
 
 
@@ -204,7 +240,7 @@ def _measure_partial_indexes(
     paths = []
     for index, own in group:
         path = _choose_effort(index, index.method, kind, own, [pooled], demand)
-        paths.append(replace(path, serves=path.proven and path.ms < own.exact_ms.mean()))
+        paths.append(replace(path, serves=(path.proven or path.pooled) and path.ms < own.exact_ms.mean()))
     return paths
 
 
@@ -258,13 +294,14 @@ class _Outcomes:
     """What each effort that can serve would have given n filtered searches.
 
     `efforts` (m,), None for a path without; `recall` and `ms` float64 (n, m); `exact_ms` float64 (n,), of the
-    exact answer.
+    exact answer; `pooled`, whether other searches than those of the filters and the class are among them.
     """
 
     efforts: tuple[int | None, ...]
     recall: Floats
     ms: Floats
     exact_ms: Floats
+    pooled: bool = False
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -280,7 +317,7 @@ class _Outcomes:
         usable = sample.usable_rungs(index)
         recall = np.where(sample.short & sample.known, 1.0, sample.recall)[:, usable]
         ms = (sample.scan_ms + (sample.short | ~sample.known) * sample.exact_ms[:, None])[:, usable]
-        return cls(tuple(index.rungs[at] for at in usable), recall, ms, sample.exact_ms)
+        return cls(tuple(index.rungs[at] for at in usable), recall, ms, sample.exact_ms, sample.pooled)
 
     @classmethod
     def of_other_path(cls, sample: FilteredReplaySample, number: int) -> _Outcomes:
@@ -294,7 +331,7 @@ class _Outcomes:
         measured, exact_ms = np.isfinite(sample.other_ms[tried, number]), sample.exact_ms[tried]
         recall = np.where(measured, sample.other_recall[tried, number], 0.0)
         ms = np.where(measured, sample.other_ms[tried, number], exact_ms)
-        return cls((OTHER_PATHS[number][1],), recall[:, None], ms[:, None], exact_ms)
+        return cls((OTHER_PATHS[number][1],), recall[:, None], ms[:, None], exact_ms, sample.pooled)
 
     @classmethod
     def pool(cls, parts: Iterable[_Outcomes]) -> _Outcomes:
@@ -303,14 +340,24 @@ class _Outcomes:
         recall, ms, exact_ms = (
             np.concatenate([getattr(part, name) for part in pooled]) for name in ("recall", "ms", "exact_ms")
         )
-        return cls(pooled[0].efforts, recall, ms, exact_ms)
+        return cls(pooled[0].efforts, recall, ms, exact_ms, len(pooled) > 1 or pooled[0].pooled)
+
+    def cheaper_efforts(self) -> int:
+        """Count the efforts up to the highest that is cheaper than exact search."""
+        cheaper = np.flatnonzero(self.ms.mean(axis=0) < self.exact_ms.mean())
+        return int(cheaper[-1]) + 1 if len(cheaper) else 0
 
     def proven(self, demand: Demand) -> Bools:
-        """Say which efforts are proven to meet a demand, up to the highest cheaper than exact search."""
-        cheaper = np.flatnonzero(self.ms.mean(axis=0) < self.exact_ms.mean())
-        highest = int(cheaper[-1]) + 1 if len(cheaper) else 0
-        recall = self.recall[:, :highest]
-        safe = find_smallest_proven(recall, above_tail(recall), demand)
+        """Say which efforts are proven to meet a demand, up to the highest cheaper than exact search.
+
+        Replays of bursts count in blocks. A pool proves nothing about its parts: its replays count singly.
+        """
+        highest = self.cheaper_efforts()
+        block = 1 if self.pooled else block_length(self.recall.mean(axis=1), demand.seed)
+        recall, above = (
+            block_means(values[:, :highest], block) for values in (self.recall, above_tail(self.recall))
+        )
+        safe = find_smallest_proven(recall, above, demand)
         at = np.arange(len(self.efforts))
         proven: Bools = (at >= (highest if safe is None else safe)) & (at < highest)
         return proven
@@ -326,26 +373,25 @@ def _choose_effort(
 ) -> MeasuredPath:
     """Choose the cheapest proven effort of a path; what its own means ask for, unproven, if none is proven.
 
-    If the `own` replays of the filters are few, what is proven for a pool that they belong to serves, unless
-    their own means contradict it. That pool is the first of `pools` with enough replays, otherwise the
-    largest, whatever its outcomes. Only one pool is tested, besides the replays alone; each of the two tests
-    may err half as often.
+    If the `own` replays of the filters are few, what a pool that they belong to proves serves, unless their
+    own means contradict it. That pool is the first of `pools` with enough replays, otherwise the largest,
+    whatever its outcomes. It is called pooled and not proven: the pool is another population.
     """
     enough = AMPLE_FACTOR * demand.min_replays
     pool = max(pools, key=lambda pool: min(len(pool), enough)) if len(own) < enough else own
-    pooled = len(pool) > len(own)
-    each_test = replace(demand, confidence=(1.0 + demand.confidence) / 2.0) if pooled else demand
     ms = own.ms.mean(axis=0)
-    tested, usable = own, own.proven(each_test)
-    if pooled and not usable.any():
-        tested = pool
-        usable = pool.proven(each_test) & demand.is_met_by(own.recall, above_tail(own.recall))
-    proven = bool(usable.any())
-    if proven:
+    usable, pooled = own.proven(demand), own.pooled
+    if len(pool) > len(own) and not usable.any():
+        usable = pool.proven(demand) & demand.is_met_by(own.recall, above_tail(own.recall))
+        pooled = True
+    found, bound = bool(usable.any()), 0.0
+    if found:
         at = int(np.argmin(np.where(usable, ms, np.inf)))
-        bound = lower_bound(tested.recall[:, at], demand.confidence, demand.seed)
     else:
-        at, bound = guess_effort(own.recall, above_tail(own.recall), demand), 0.0
+        at = guess_effort(own.recall, above_tail(own.recall), demand)
+    if found and not pooled:
+        block = block_length(own.recall.mean(axis=1), demand.seed)
+        bound = lower_bound(block_means(own.recall[:, at], block), demand.confidence, demand.seed)
     return MeasuredPath(
         *kind,
         path,
@@ -353,9 +399,10 @@ def _choose_effort(
         own.efforts[at],
         float(own.recall[:, at].mean()),
         bound,
-        proven,
+        found and not pooled,
         float(ms[at]),
         len(own),
         requires=index.requires,
         share=index.share,
+        pooled=found and pooled,
     )

@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 # Patterns are offered only if the held-out replays predict at least this saving of index buffers: less could
 # not pay for probe and lookup.
 _LEAST_PREDICTED_SAVING = 1.05
+# Part of the probability of error that effort by query may spend: it seldom serves, so that it gets less than
+# the fixed setting, which then needs only 7 % more replays.
+_ADAPTIVE_ERRORS = 0.2
 # Query vectors that a bank is measured with: 24 blocks of 40 searches.
 _MEASURED_QUERIES = 960
 
@@ -148,9 +151,9 @@ def build_offers(
     """Work out what each class of k may be served with, from the replays by index, the main index first.
 
     Every class with enough replays gets its fixed setting on every index that holds all rows, by its own
-    searches if those suffice, otherwise by all searches pooled. Patterns are learned on the main index for
-    the classes that enough searches belong to, if the held-out replays predict a saving. Classes above all
-    that were replayed are extrapolated.
+    searches if those suffice, otherwise by all searches pooled, which proves nothing. Patterns are learned on
+    the main index for the classes that enough searches belong to, if the held-out replays predict a saving.
+    Classes above all that were replayed are extrapolated.
 
     `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
     from the `past` by class of k. What is not proven moves only within limits from what is `serving` the
@@ -162,15 +165,18 @@ def build_offers(
     offers = {}
     for k in sorted({k for _, each in replays for k in each.k_classes}):
         limits = {index: _limits(tuned, index, k, serving.get(k), caps) for index, _ in replays}
-        fixed = find_fixed_settings(replays, k, tuned, demand, limits)
         searches = main_replays.count_searches(k)
         worth_measuring = k in main_replays.k_classes and searches >= tuned.min_samples
+        # Of fixed setting and effort by query one serves, so both together may err as often as one alone.
+        by_query = worth_measuring and bool(main_replays.probes)
+        fixed_demand = demand.divide(1.0 / (1.0 - _ADAPTIVE_ERRORS)) if by_query else demand
+        fixed = find_fixed_settings(replays, k, tuned, fixed_demand, limits)
         adaptive = None
-        if worth_measuring and main_replays.probes and fixed and fixed[0].policy.index_no == main.number:
+        if by_query and fixed and fixed[0].policy.index_no == main.number:
             adaptive = _learn_adaptive(
-                main_replays.sample(k, _enough_replays(tuned, demand)),
+                main_replays.sample(k, _enough_replays(tuned, demand)).own_only(),
                 fixed[0],
-                demand,
+                demand.divide(1.0 / _ADAPTIVE_ERRORS),
                 options.clusters,
                 _extra_training(main_replays, counter_examples, k),
                 (past or {}).get(k),
@@ -233,17 +239,23 @@ def find_fixed_settings(
 ) -> tuple[Candidate, ...]:
     """Find the fixed setting of a class of k on every index that holds all rows and has enough replays.
 
-    What is not proven keeps within the `limits` of its index.
+    What is not proven keeps within the `limits` of its index. As one of the indexes serves, each has its part
+    of the probability of error.
     """
+    eligible = [
+        (index, each)
+        for index, each in replays
+        if index.requires is None and each.count_replays(k) >= tuned.min_samples
+    ]
+    divided = demand.divide(max(len(eligible), 1))
     return tuple(
         find_fixed_policy(
-            each.sample(k, _enough_replays(tuned, demand)),
-            demand,
+            each.sample(k, _enough_replays(tuned, divided)),
+            divided,
             index=index,
             limits=NO_LIMITS if limits is None else limits[index],
         )
-        for index, each in replays
-        if index.requires is None and each.count_replays(k) >= tuned.min_samples
+        for index, each in eligible
     )
 
 

@@ -27,6 +27,18 @@ _ENDS: Final = tuple(accumulate(PROBES))
 
 
 @dataclass(frozen=True)
+class AskedRecall:
+    """Recall of n replays at the k that each search asked for, where `Replays` has that of classes of k.
+
+    `ks` int64 (n,); `recall` and `filtered_recall` float64 (n, rungs).
+    """
+
+    ks: Ints
+    recall: Floats
+    filtered_recall: Floats
+
+
+@dataclass(frozen=True)
 class Replays:
     """Hold n replays through one index, as it was built last.
 
@@ -47,6 +59,8 @@ class Replays:
     replays, `rows` float64 (n,) the sizes of the table then, NaN if unknown. Replays below `first`, or below
     `starts` for their class of k and shape, '' without a filter, are trained on but are no evidence: they
     were on another table, or before an alarm.
+    `asked`, the recall at the k that was asked; None if that is k_class itself. `recorded_at` float64 (n,),
+    when each search was recorded, in seconds since 1970; None if unknown: then they are in that order.
     """
 
     search_classes: Ints
@@ -67,6 +81,8 @@ class Replays:
     rows: Floats | None = None
     first: int = 0
     starts: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    asked: AskedRecall | None = None
+    recorded_at: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.search_classes)
@@ -95,16 +111,22 @@ class Replays:
         return np.asarray(known & self._since(max(self.first, self.starts.get((k, ""), 0))))
 
     def sample(self, k: int, enough: int | None = None) -> ReplaySample:
-        """Return the replays that are evidence about class `k`, one of `k_classes`.
+        """Return the replays that are evidence about class `k`, one of `k_classes`, in order of time.
 
-        With at least `enough` replays of searches of the class itself, return only those: searches with
-        another k may be another kind of query.
+        Those of unfiltered searches of the class itself are its own, with the recall at the k that they asked
+        for. With at least `enough` of them, return only those: searches with another k or with a filter may
+        be another kind of query.
         """
         recall = self.recall[:, self.k_classes.index(k)]
-        known, own = self._evidence(k), self.search_classes == k
+        own = (self.search_classes == k) & ~np.isfinite(self.fraction)
+        if self.asked is not None:
+            recall = np.where(own[:, None], self.asked.recall, recall)
+        known = self._evidence(k)
         own_suffice = enough is not None and np.count_nonzero(known & own) >= enough
-        sample = ReplaySample(k, self.probes, recall, self.blocks, self.ms, own, self.weight)
-        return sample.take(known & own if own_suffice else known)
+        sample = ReplaySample(
+            k, self.probes, recall, self.blocks, self.ms, own, self.weight, recorded_at=self.recorded_at
+        )
+        return sample.take(self._in_order_of_time(known & own if own_suffice else known))
 
     def earlier_sample(self, k: int) -> ReplaySample:
         """Return the replays of searches of class `k` that are trained on, but are no evidence any more."""
@@ -113,28 +135,44 @@ class Replays:
         return ReplaySample(k, self.probes, recall, self.blocks, self.ms, weight=self.weight).take(earlier)
 
     def filtered_sample(self, k: int, max_effort: int | None = None) -> FilteredReplaySample:
-        """Return the replays of filtered searches that are evidence about class `k`; `max_effort` caps."""
+        """Return the replays of filtered searches that are evidence about class `k`, in order of time.
+
+        Those of searches of the class itself are its own, scored at the k that they asked for. `max_effort`
+        caps.
+        """
         column = self.k_classes.index(k)
-        recall = self.filtered_recall[:, column]
-        # The paths without rungs return as many rows as the search, so other classes learn nothing from them.
-        own = (self.search_classes == k)[:, None]
-        filtered = np.isfinite(self.fraction) & np.isfinite(recall[:, 0]) & self.current
+        own, recall = self.search_classes == k, self.filtered_recall[:, column]
+        ks = np.full(len(self), k)
+        if self.asked is not None:
+            ks = np.where(own, self.asked.ks, k)
+            recall = np.where(own[:, None], self.asked.filtered_recall, recall)
+        evidence = np.isfinite(self.fraction) & np.isfinite(recall[:, 0]) & self.current
         for (k_class, shape), start in self.starts.items():
             if k_class == k and shape:
-                filtered &= self._since(start) | (np.array(self.shapes) != shape)
+                evidence &= self._since(start) | (np.array(self.shapes) != shape)
+        filtered = self._in_order_of_time(evidence)
         return FilteredReplaySample(
             k,
             self.fraction[filtered],
             recall[filtered],
-            self.matches[filtered] < k,
+            self.matches[filtered] < ks[filtered, None],
             self.matches[filtered] >= 0,
             self.ms[filtered],
             self.exact_ms[filtered],
-            np.where(own, self.other_recall, np.nan)[filtered],
-            np.where(own, self.other_ms, np.nan)[filtered],
+            # The paths without rungs return as many rows as the search, so other classes learn nothing from them.
+            np.where(own[:, None], self.other_recall, np.nan)[filtered],
+            np.where(own[:, None], self.other_ms, np.nan)[filtered],
             np.array([shape or "" for shape in self.shapes])[filtered],
+            own[filtered],
             max_effort,
         )
+
+    def _in_order_of_time(self, chosen: Bools) -> Ints:
+        """Return the indices of the chosen replays (n,), the oldest search first."""
+        places = np.flatnonzero(chosen)
+        if self.recorded_at is None:
+            return places
+        return places[np.argsort(self.recorded_at[places], kind="stable")]
 
 
 def load_replays(
@@ -184,7 +222,20 @@ def load_replays(
             (row.k_class, row.shape): row.learn_from
             for row in fetch_rows(conn, "evidence_starts", {"column_id": tuned.column.id})
         },
+        asked=_asked_recall(rows, len(index.rungs)),
+        recorded_at=_floats([row.recorded_at.timestamp() for row in rows]),
     )
+
+
+def _asked_recall(rows: Sequence[Any], rungs: int) -> AskedRecall:
+    """Return the recall of each search at its own k, NaN where nothing is known."""
+    recall, filtered_recall = (np.full((len(rows), rungs), np.nan) for _ in range(2))
+    for i, row in enumerate(rows):
+        if row.asked_recall is not None:
+            recall[i] = row.asked_recall
+        if row.asked_filtered_recall is not None:
+            filtered_recall[i] = row.asked_filtered_recall
+    return AskedRecall(np.array([row.k for row in rows], dtype=np.int64), recall, filtered_recall)
 
 
 def _size_weights(rows: Floats, rows_now: float | None) -> Floats:

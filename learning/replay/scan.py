@@ -202,7 +202,7 @@ class IndexScans:
         """
         return _pad(self._rows, self.index.rungs[-1]), self._counts
 
-    def recall(self, chosen: Bools, truth: Truth, k: int) -> Floats:
+    def recall(self, chosen: Bools, truth: Truth, k: int | Ints) -> Floats:
         """Score the searches at `chosen` (n,) at every rung, without filters. Returns (m, rungs).
 
         `truth` holds the exact answers of the m chosen searches.
@@ -210,12 +210,12 @@ class IndexScans:
         places = np.flatnonzero(chosen)
         return self._curves(places, truth, k, [None] * len(places))
 
-    def filtered_recall(self, chosen: Bools, truth: Truth, k: int) -> Floats:
+    def filtered_recall(self, chosen: Bools, truth: Truth, k: int | Ints) -> Floats:
         """Score the filtered searches at `chosen` (n,) by their matching rows. Returns (m, rungs)."""
         places = np.flatnonzero(chosen)
         return self._curves(places, truth, k, [self._matched[i] for i in places])
 
-    def _curves(self, places: Ints, truth: Truth, k: int, matched: list[Bools] | list[None]) -> Floats:
+    def _curves(self, places: Ints, truth: Truth, k: int | Ints, matched: list[Bools] | list[None]) -> Floats:
         if not self.index.resumable:
             return np.stack(
                 [

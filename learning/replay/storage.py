@@ -91,6 +91,7 @@ def _replay_rows(
     index, searches = scans.index, batch.searches
     recall, has_recall = _recall(batch, scans)
     filtered_recall = _filtered_recall(batch, scans)
+    asked, asked_filtered = _asked_recall(batch, scans)
     matches = np.where(scans.cut_short, -1, scans.matches)
     for i in np.flatnonzero(scans.finished[:done]).tolist():
         known = _known_classes(batch, i)
@@ -98,7 +99,9 @@ def _replay_rows(
         yield {
             "query_id": searches.query_ids[i],
             "column_id": batch.tuned.column.id,
+            "recorded_at": searches.recorded_at[i],
             "generation": index.generation,
+            "k": int(batch.ks[i]),
             "k_class": k_class(int(batch.ks[i])),
             "k_classes": batch.classes[:known],
             "probe": [] if probes is None else probes[i].tolist(),
@@ -114,6 +117,8 @@ def _replay_rows(
             "other_ms": scans.other_ms[i] or None,
             "fresh_place": None if fresh is None else fresh[0],
             "fresh_ms": None if fresh is None else fresh[1],
+            "asked_recall": asked[i].tolist() if has_recall[i] else None,
+            "asked_filtered_recall": asked_filtered[i].tolist() if filtered else None,
         }
 
 
@@ -125,18 +130,37 @@ def _known_classes(batch: ReplayBatch, i: int) -> int:
 
 
 def _recall(batch: ReplayBatch, scans: IndexScans) -> tuple[Floats, Bools]:
-    """Score the searches without their filters: (n, classes, rungs), and bool (n,), which have a recall.
+    """Score the searches without their filters: (n, classes, rungs), and bool (n,), which have a recall."""
+    scored = _scored(batch, scans)
+    recall = np.full((len(batch), len(batch.classes), len(scans.index.rungs)), np.nan)
+    if scored.any():
+        truth = batch.truth.take(scored)
+        recall[scored] = np.stack([scans.recall(scored, truth, k) for k in batch.classes], axis=1)
+    return recall, scored
+
+
+def _asked_recall(batch: ReplayBatch, scans: IndexScans) -> tuple[Floats, Floats]:
+    """Score every search at its own k, without and with its filter: (n, rungs) each, NaN where unknown."""
+    scored = _scored(batch, scans)
+    recall = np.full((len(batch), len(scans.index.rungs)), np.nan)
+    filtered_recall = np.full(recall.shape, np.nan)
+    if scored.any():
+        recall[scored] = scans.recall(scored, batch.truth.take(scored), batch.ks[scored])
+    filtered = scans.finished & batch.filtered
+    if filtered.any() and batch.filtered_truth is not None:
+        truth = batch.filtered_truth.take(filtered[batch.filtered])
+        filtered_recall[filtered] = scans.filtered_recall(filtered, truth, batch.ks[filtered])
+    return recall, filtered_recall
+
+
+def _scored(batch: ReplayBatch, scans: IndexScans) -> Bools:
+    """Say which searches have a recall without their filter, bool (n,).
 
     A filtered search has none where the index applied the filter itself, as restarted scans do, or lacks
     rows, as a partial index does.
     """
     index = scans.index
-    scored = scans.finished & (~batch.filtered | (index.resumable and index.requires is None))
-    recall = np.full((len(batch), len(batch.classes), len(index.rungs)), np.nan)
-    if scored.any():
-        truth = batch.truth.take(scored)
-        recall[scored] = np.stack([scans.recall(scored, truth, k) for k in batch.classes], axis=1)
-    return recall, scored
+    return scans.finished & (~batch.filtered | (index.resumable and index.requires is None))
 
 
 def _filtered_recall(batch: ReplayBatch, scans: IndexScans) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -35,6 +35,10 @@ class Demand:
     def __str__(self) -> str:
         tail = f" and at most {100 * self.max_tail:g} % under {TAIL_RECALL}" if self.max_tail < 1.0 else ""
         return f"{self.target:g}{tail}"
+
+    def divide(self, parts: float) -> Demand:
+        """Return the demand on one of several proofs, of which one may serve: each errs less often."""
+        return replace(self, confidence=1.0 - (1.0 - self.confidence) / parts)
 
     @property
     def min_replays(self) -> int:

@@ -206,8 +206,10 @@ CREATE TABLE vectuned.replay (
     replay_no    bigint GENERATED ALWAYS AS IDENTITY,
     query_id     uuid NOT NULL,
     column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    recorded_at  timestamptz NOT NULL,
     replayed_at  timestamptz NOT NULL DEFAULT now(),
     generation   oid NOT NULL,
+    k            int NOT NULL,
     k_class      int NOT NULL,
     k_classes    int[] NOT NULL,
     probe        float8[] NOT NULL,
@@ -221,6 +223,8 @@ CREATE TABLE vectuned.replay (
     exact_ms         real,
     other_recall     real[],
     other_ms         real[],
+    asked_recall           real[],
+    asked_filtered_recall  real[],
     fresh_place      int,
     fresh_ms         real,
     is_counter_example boolean NOT NULL DEFAULT false,
@@ -238,6 +242,8 @@ COMMENT ON COLUMN vectuned.replay.matches IS
 COMMENT ON COLUMN vectuned.replay.rows IS 'number of rows of the table at the time, by its baseline; NULL = unknown';
 COMMENT ON COLUMN vectuned.replay.recall IS
     'two dimensions, k_classes x rungs; NULL if only the filtered search was replayed';
+COMMENT ON COLUMN vectuned.replay.asked_recall IS
+    'recall at the k of the search itself, by rung, where recall is that of each class of k; asked_filtered_recall likewise';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
     'filtered searches: recall at their own k of each access path without rungs (OTHER_PATHS in learning/policy/filtering.py)';
 COMMENT ON COLUMN vectuned.replay.fresh_place IS

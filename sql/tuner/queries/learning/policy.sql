@@ -3,8 +3,8 @@
 -- name: recent_replays
 -- The newest replays through one build of an index (generation), newest first; or, with is_counter_example, the
 -- counter-examples kept of it. Replays that were taken with another probe length are left out.
-SELECT replay_no, rows, k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches, exact_ms,
-       other_recall, other_ms, shape, fresh_place, fresh_ms
+SELECT replay_no, rows, recorded_at, k, k_class, k_classes, probe, recall, blocks, ms, fraction, filtered_recall, matches,
+       exact_ms, other_recall, other_ms, asked_recall, asked_filtered_recall, shape, fresh_place, fresh_ms
 FROM vectuned.replay
 WHERE column_id = %(column_id)s AND generation = %(generation)s AND cardinality(probe) IN (0, %(width)s)
   AND is_counter_example = %(is_counter_example)s

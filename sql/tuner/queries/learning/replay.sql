@@ -50,17 +50,19 @@ SELECT set_config('statement_timeout', %(milliseconds)s, true);
 -- Stores the replay of one search on one index, unless it is there already; one of the table as it was before it changed is
 -- replaced.
 WITH base AS (SELECT b.rows, b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s)
-INSERT INTO vectuned.replay AS o (query_id, column_id, generation, k_class, k_classes, probe, recall, blocks, ms,
-                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms, rows,
-                                  fresh_place, fresh_ms)
-VALUES (%(query_id)s, %(column_id)s, %(generation)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
+INSERT INTO vectuned.replay AS o (query_id, column_id, recorded_at, generation, k, k_class, k_classes, probe, recall, blocks, ms,
+                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
+                                  asked_recall, asked_filtered_recall, rows, fresh_place, fresh_ms)
+VALUES (%(query_id)s, %(column_id)s, %(recorded_at)s, %(generation)s, %(k)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
         %(blocks)s, %(ms)s, %(shape)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
-        %(other_recall)s, %(other_ms)s, (SELECT b.rows FROM base b), %(fresh_place)s, %(fresh_ms)s)
+        %(other_recall)s, %(other_ms)s, %(asked_recall)s, %(asked_filtered_recall)s,
+        (SELECT b.rows FROM base b), %(fresh_place)s, %(fresh_ms)s)
 ON CONFLICT (column_id, query_id, generation) DO UPDATE SET
     replay_no = DEFAULT, replayed_at = now(), k_class = excluded.k_class, k_classes = excluded.k_classes, probe = excluded.probe,
     recall = excluded.recall, blocks = excluded.blocks, ms = excluded.ms, shape = excluded.shape, fraction = excluded.fraction,
     filtered_recall = excluded.filtered_recall, matches = excluded.matches, exact_ms = excluded.exact_ms,
-    other_recall = excluded.other_recall, other_ms = excluded.other_ms, rows = excluded.rows,
+    other_recall = excluded.other_recall, other_ms = excluded.other_ms, k = excluded.k,
+    asked_recall = excluded.asked_recall, asked_filtered_recall = excluded.asked_filtered_recall, rows = excluded.rows,
     fresh_place = excluded.fresh_place, fresh_ms = excluded.fresh_ms, is_counter_example = false
 WHERE o.replay_no < (SELECT b.first_replay FROM base b);
 
