@@ -131,7 +131,9 @@ def _promise_chart(conn: psycopg.Connection[Any], tuned: TunedColumn, promise: d
     if not checks:
         return ""
     recall = np.array([check.recall for check in checks], dtype=np.float64)
-    means, lower = claim_curve(recall, promise["confidence"])
+    means, lower = claim_curve(
+        recall, promise["confidence"], np.array([check.hardness for check in checks], dtype=np.float64)
+    )
     ends = np.unique(np.linspace(0, len(checks) - 1, min(_PROMISE_POINTS, len(checks))).astype(int))
     line = Line(
         "mean so far, and its proven lower bound",

@@ -27,7 +27,7 @@ class _Checks:
 
     `first`, the number it starts at, and `since`, the time that the searches were recorded from, None if
     unknown; `served`, what serves them, with the largest effort since; `recalls` float64 (n,), NaN where a
-    check was given up.
+    check was given up; `hardness` float64 (n,) of their queries.
     """
 
     first: int
@@ -36,6 +36,7 @@ class _Checks:
     numbers: list[int]
     times: list[datetime]
     recalls: Floats
+    hardness: Floats
 
 
 def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: OversightLimits) -> int:
@@ -49,7 +50,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
     raised = 0
     for row in fetch_rows(conn, "promises", {"column_id": tuned.column.id}):
         checks = _read_checks(conn, tuned, row)
-        claim = claim_from_checks(checks.recalls, limits.confidence)
+        claim = claim_from_checks(checks.recalls, limits.confidence, checks.hardness)
         promise = promise_of(tuned, row.target)
         # Before anything was learned nothing was promised.
         promised_recalls = checks.recalls if row.learned else checks.recalls[:0]
@@ -104,6 +105,7 @@ def _read_checks(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) ->
         [check.check_no for check in checks],
         [check.checked_at for check in checks],
         recalls,
+        np.array([check.hardness for check in checks], dtype=np.float64),
     )
 
 

@@ -196,7 +196,17 @@ def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str
             "shape": batch.shapes[i] or "",
             "version": results.version,
             "recall": None if np.isnan(recall) else recall,
+            "hardness": _last_distance(batch, i),
         }
+
+
+def _last_distance(batch: ReplayBatch, i: int) -> float | None:
+    """Return the distance of the last row of the exact answer to search `i`, None without rows."""
+    truth, place = batch.truth, i
+    if batch.filtered[i] and batch.filtered_truth is not None:
+        truth, place = batch.filtered_truth, int(batch.filtered_place[i])
+    rows = min(int(batch.ks[i]), int(truth.counts[place]))
+    return float(truth.distances[place, rows - 1]) if rows else None
 
 
 def _served_rows(batch: ReplayBatch, done: int) -> Iterator[dict[str, Any]]:

@@ -56,7 +56,9 @@ class RecallClaim:
     epoch: EpochClaim | None = None
 
 
-def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> RecallClaim:
+def claim_from_checks(
+    recalls: npt.ArrayLike, confidence: float = 0.95, hardness: npt.ArrayLike | None = None
+) -> RecallClaim:
     """Make the claim that the checks so far prove; valid after every check and with any stopping rule.
 
     `recalls` (n,) in order of arrival, 0 to 1, NaN where a check timed out. Such a check counts as unknown
@@ -67,7 +69,9 @@ def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> Recal
     bound falls after a drop.
 
     Where checks come in bursts (see `block_length`), each block of them counts as one draw, so that the claim
-    holds for the searches that might have come, too. This step is approximate. Each closed epoch of EPOCH
+    holds for the searches that might have come, too. This step is approximate. `hardness` (n,) is any
+    property of the queries that like queries share, such as the distance of the k-th row, NaN if unknown: it
+    shows bursts also where every recall is 1. Each closed epoch of EPOCH
     checks has a bound of its own, which holds for that epoch with `confidence`. Raises UsageError for values
     that are not recalls.
 
@@ -77,7 +81,7 @@ def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> Recal
     checks, known = validate_checks(recalls)
     values = checks[known]
     above = (values >= TAIL_RECALL).astype(np.float64)
-    block = block_length(values)
+    block = _block_length(values, known, hardness)
     return RecallClaim(
         checks=len(values),
         unknown=len(checks) - len(values),
@@ -91,7 +95,9 @@ def claim_from_checks(recalls: npt.ArrayLike, confidence: float = 0.95) -> Recal
     )
 
 
-def claim_curve(recalls: npt.ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
+def claim_curve(
+    recalls: npt.ArrayLike, confidence: float = 0.95, hardness: npt.ArrayLike | None = None
+) -> tuple[Floats, Floats]:
     """Return mean recall and its lower bound after every check, as `claim_from_checks` claims them.
 
     Float64 (n,) each; the mean is NaN before the first known check. Blocks are as long as all checks together
@@ -100,7 +106,7 @@ def claim_curve(recalls: npt.ArrayLike, confidence: float = 0.95) -> tuple[Float
     checks, known = validate_checks(recalls)
     values = checks[known]
     number = np.arange(1, len(values) + 1)
-    block = block_length(values)
+    block = _block_length(values, known, hardness)
     bounds = running_bounds(block_means(values, block), required_log_capital(confidence))
     closed = number // block
     lower = np.concatenate([[0.0], bounds])[closed] * closed * block / number
@@ -148,6 +154,15 @@ def validate_checks(recalls: npt.ArrayLike) -> tuple[Floats, Bools]:
     known = ~np.isnan(checks)
     validate_sample(checks[known], 1)
     return checks, known
+
+
+def _block_length(values: Floats, known: Bools, hardness: npt.ArrayLike | None) -> int:
+    """Return how many checks count as one draw, by their recalls or by the hardness of their queries."""
+    block = block_length(values)
+    if hardness is None:
+        return block
+    queries = np.asarray(hardness, dtype=np.float64)[known]
+    return max(block, block_length(queries)) if np.isfinite(queries).all() else block
 
 
 def _last_bound(values: Floats, log_capital: float, block: int) -> float:

@@ -10,7 +10,7 @@ from vectuned.learning.model.arrays import Floats
 
 _SHUFFLES: Final = 99  # random orders: an independent sample is taken for a dependent one once in 100 times
 _LEAST_BLOCKS: Final = 16  # fewer block means do not show how much they vary
-_NEWEST: Final = 2000  # values that are tested: they show slight dependence too, and the test stays quick
+_NEWEST: Final = 1000  # values that are tested: they show slight dependence too, and the test stays quick
 
 
 def block_length(series: Floats, seed: int = 0) -> int:

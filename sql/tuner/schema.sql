@@ -445,11 +445,14 @@ CREATE TABLE vectuned.recall_check (
     k_class     int NOT NULL,
     shape       text NOT NULL,
     version     int,
-    recall      real CHECK (recall BETWEEN 0 AND 1)
+    recall      real CHECK (recall BETWEEN 0 AND 1),
+    hardness    float8
 );
 CREATE INDEX recall_check_recent ON vectuned.recall_check (column_id, k_class, shape, check_no);
 COMMENT ON COLUMN vectuned.recall_check.recorded_at IS 'when the search was recorded';
 COMMENT ON COLUMN vectuned.recall_check.shape IS 'columns and operators of the filter; empty without a filter';
+COMMENT ON COLUMN vectuned.recall_check.hardness IS
+    'distance of the last row of the exact answer: like queries share it, so that bursts of them can be told';
 COMMENT ON COLUMN vectuned.recall_check.recall IS 'NULL = the check was abandoned, so the recall is unknown';
 
 -- Claims about the recall that each class of searches gets, proven by exact checks since its policy last changed.

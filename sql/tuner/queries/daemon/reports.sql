@@ -40,7 +40,7 @@ SELECT current_database() AS database, current_setting('server_version') AS post
 
 -- name: checks_of_promise
 -- The exact checks since a promise last started over, oldest first: the evidence behind its present claim.
-SELECT k.checked_at, k.recall FROM vectuned.recall_check k
+SELECT k.checked_at, k.recall, k.hardness FROM vectuned.recall_check k
 JOIN vectuned.promise p ON p.column_id = k.column_id AND p.k_class = k.k_class AND p.shape = k.shape
 WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(shape)s AND k.check_no >= p.first_check
   AND k.recorded_at >= p.since

@@ -169,7 +169,7 @@ ORDER BY k.k_class, k.shape;
 
 -- name: checks_of_class
 -- The recall checks of a class of searches from a given check on, oldest first; only of searches recorded since a time.
-SELECT check_no, recorded_at, checked_at, recall FROM vectuned.recall_check
+SELECT check_no, recorded_at, checked_at, recall, hardness FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
   AND recorded_at >= coalesce(%(since)s::timestamptz, '-infinity')
 ORDER BY check_no;

@@ -56,7 +56,7 @@ TABLES = {
         "SELECT": f"""{PUBLISHED} promises requests event promise job column_failure statement adoption
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
-            recall_check(check_no,checked_at,column_id,k_class,recall,recorded_at,shape,version)
+            recall_check(check_no,checked_at,column_id,hardness,k_class,recall,recorded_at,shape,version)
             replay(asked_filtered_recall,asked_recall,blocks,column_id,exact_ms,filtered_recall,fraction,\
 fresh_ms,fresh_place,generation,is_counter_example,k,k_class,k_classes,matches,ms,other_ms,other_recall,\
 probe,recall,recorded_at,replay_no,replayed_at,shape)""",
