@@ -257,9 +257,7 @@ def _settings(sample: ReplaySample, rungs: Sequence[int], least: int, caps: Effo
     return settings
 
 
-def _reason_unproven(
-    policy: Policy, goal: str, least: int, guess: int, proof: int | None, block: int
-) -> str:
+def _reason_unproven(policy: Policy, goal: str, least: int, guess: int, proof: int | None, block: int) -> str:
     """Say why an unproven setting serves.
 
     The `goal` takes at least `least` replays, or blocks of `block` replays, to prove; their means ask for
@@ -270,8 +268,8 @@ def _reason_unproven(
     reason = f"no {policy.effort_name} is proven to reach {goal} with {policy.samples} replays{bursts}{few}"
     if proof is not None:
         reason = (
-            f"{policy.samples} replays{bursts} are too few to prove {goal} below {policy.effort_name} {proof}, "
-            f"over {_MAX_EXCESS:g} times what they ask for"
+            f"{policy.samples} replays{bursts} are too few to prove {goal} below {policy.effort_name} "
+            f"{proof}, over {_MAX_EXCESS:g} times what they ask for"
         )
     reason = f"{reason}: their mean with a margin of one standard error asks for {guess}"
     return f"{reason}{_describe_limit(policy, guess)}"
@@ -281,9 +279,9 @@ def _reason_pooled(policy: Policy, demand: Demand, sample: ReplaySample, asked: 
     """Say that pooled searches ask for an effort, which proves nothing about those of the class."""
     own = 0 if sample.own is None else np.count_nonzero(sample.own)
     return (
-        f"{policy.effort_name} {asked} reaches {demand} for {policy.samples} searches pooled, of which only {own} "
-        f"are for up to {policy.k_class} rows without a filter: unproven for these alone (it takes at least "
-        f"{demand.min_replays}){_describe_limit(policy, asked)}"
+        f"{policy.effort_name} {asked} reaches {demand} for {policy.samples} searches pooled, of which only "
+        f"{own} are for up to {policy.k_class} rows without a filter: unproven for these alone (it takes at "
+        f"least {demand.min_replays}){_describe_limit(policy, asked)}"
     )
 
 

@@ -373,7 +373,8 @@ def fail(worker: Worker, k_class: int, shape: str = "") -> None:
     worker.conn.execute(
         "INSERT INTO vectuned.recall_check "
         "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
-        "SELECT c.id, gen_random_uuid(), clock_timestamp(), %s, %s, (SELECT max(version) FROM vectuned.bank), 0 "
+        "SELECT c.id, gen_random_uuid(), clock_timestamp(), %s, %s, "
+        "(SELECT max(version) FROM vectuned.bank), 0 "
         "FROM vectuned.tuned_column c, generate_series(1, 60)",
         (k_class, shape),
     )
