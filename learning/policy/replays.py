@@ -159,7 +159,7 @@ class Replays:
             self.matches[filtered] >= 0,
             self.ms[filtered],
             self.exact_ms[filtered],
-            # The paths without rungs return as many rows as the search, so other classes learn nothing from them.
+            # Paths without rungs return as many rows as the search: other classes learn nothing from them.
             np.where(own[:, None], self.other_recall, np.nan)[filtered],
             np.where(own[:, None], self.other_ms, np.nan)[filtered],
             np.array([shape or "" for shape in self.shapes])[filtered],
