@@ -409,3 +409,15 @@ def ascending(found: Sequence[tuple[str, float]]) -> bool:
     """Return whether distances ascend, up to the float4 precision of an index."""
     distances = np.array([distance for _, distance in found])
     return bool((np.diff(distances) >= -1e-6 * np.abs(distances[1:])).all())
+
+
+def replace_search(conn: Connection, statement: str) -> None:
+    """Let the searches of column 1 do nothing but this PL/pgSQL statement."""
+    conn.execute(
+        raw(
+            "CREATE OR REPLACE FUNCTION vectuned._search_1(query vector, k int, "
+            "caller_path text DEFAULT current_setting('search_path')) "
+            "RETURNS TABLE (id text, distance float8, query_id uuid) "
+            f"LANGUAGE plpgsql AS $$ BEGIN {statement}; END $$"
+        )
+    )

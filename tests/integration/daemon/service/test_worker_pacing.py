@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests.integration.embedded_helpers import eventually
-from tests.integration.table_helpers import Connection, clustered, enable, make, one, search
+from tests.integration.table_helpers import Connection, clustered, enable, make, one, replace_search, search
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.pacing.pace import Pace
@@ -217,10 +217,7 @@ def test_replay_a_check_that_times_out_is_unknown(conn: Connection) -> None:
     ask(conn, 3, seed=2)
     worker = Worker(conn, load_settings(None, {"budget.statement_timeout_seconds": 0.5}, {}))
     worker.drain()
-    conn.execute(
-        "CREATE OR REPLACE FUNCTION vectuned._search_1(query vector, k int) RETURNS TABLE (id text, "
-        "distance float8, query_id uuid) LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3600); END $$"
-    )
+    replace_search(conn, "PERFORM pg_sleep(3600)")
     assert worker.replay_all() == 3
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check") == 3
     assert one(conn, "SELECT count(recall) FROM vectuned.recall_check") == 0

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from tests.integration.table_helpers import Connection, build, enable, make, one, raw, search, text
+from tests.integration.table_helpers import (
+    Connection,
+    build,
+    enable,
+    make,
+    one,
+    raw,
+    replace_search,
+    search,
+    text,
+)
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
@@ -263,10 +273,7 @@ def test_check_promises_counts_abandoned_checks_as_unknown(conn: Connection, wor
     for query in points(3, seed=40):
         search(conn, query)
     worker.drain()
-    conn.execute(
-        "CREATE OR REPLACE FUNCTION vectuned._search_1(query vector, k int) RETURNS TABLE (id text, "
-        "distance float8, query_id uuid) LANGUAGE plpgsql AS $$ BEGIN RAISE division_by_zero; END $$"
-    )
+    replace_search(conn, "RAISE division_by_zero")
     worker.replay_all()
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check WHERE recall IS NULL") == 3
     assert one(conn, "SELECT unknown FROM vectuned.promise") == 3
