@@ -22,7 +22,7 @@ class Installed:
     environment: Mapping[str, str]
 
     def run(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 120
+        self, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.program, *arguments],

@@ -104,13 +104,13 @@ def test_run_learns_from_searches_and_stops_on_a_signal(
         daemon = vectuned.start("run", "--dsn", plain_database, "--config", str(config))
         try:
             search(conn, 300, seed=4)
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while conn.execute("SELECT count(*) FROM vectuned.bank").fetchone() == (0,):
                 assert daemon.poll() is None, daemon.communicate()[1]
-                assert time.monotonic() < deadline, "nothing was published within a minute"
+                assert time.monotonic() < deadline, "nothing was published"
                 time.sleep(0.2)
             daemon.send_signal(number)
-            _, log = daemon.communicate(timeout=20)
+            _, log = daemon.communicate(timeout=300)
         finally:
             daemon.kill()
             daemon.wait()
@@ -130,7 +130,7 @@ def test_run_reconnects_after_a_lost_connection(
         try:
             for seed in (5, 6):
                 search(conn, 20, seed=seed)
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 300
                 while conn.execute("SELECT in_inbox FROM vectuned.stats('items')").fetchone() != (0,):
                     assert daemon.poll() is None, daemon.communicate()[1]
                     assert time.monotonic() < deadline
@@ -140,7 +140,7 @@ def test_run_reconnects_after_a_lost_connection(
                     " WHERE application_name = 'vectuned' AND datname = current_database()"
                 )
             daemon.terminate()
-            _, log = daemon.communicate(timeout=20)
+            _, log = daemon.communicate(timeout=300)
         finally:
             daemon.kill()
             daemon.wait()
@@ -217,7 +217,7 @@ def test_help_piped_to_a_reader_that_closes_succeeds(vectuned: Installed) -> Non
         env=dict(vectuned.environment),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr

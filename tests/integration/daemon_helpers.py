@@ -49,7 +49,7 @@ class Daemon:
         """The log so far."""
         return os.pread(self._log.fileno(), 1 << 20, 0).decode()
 
-    def logs(self, text: str, *, seconds: float = 60, count: int = 1) -> None:
+    def logs(self, text: str, *, seconds: float = 300, count: int = 1) -> None:
         """Wait until the log contains a text `count` times."""
         until = time.monotonic() + seconds
         while self.log.count(text) < count:
@@ -57,7 +57,7 @@ class Daemon:
             assert time.monotonic() < until, f"no {text!r} in:\n{self.log}"
             time.sleep(0.02)
 
-    def stop(self, *, seconds: float = 60) -> None:
+    def stop(self, *, seconds: float = 300) -> None:
         """End it by SIGTERM; it must end in time and without an error."""
         self.process.terminate()
         assert self.process.wait(seconds) == 0, self.log
@@ -93,7 +93,7 @@ class Manager:
         self.received += heard
         return heard
 
-    def wait_for(self, wanted: str | Callable[[str], bool], *, seconds: float = 60) -> str:
+    def wait_for(self, wanted: str | Callable[[str], bool], *, seconds: float = 300) -> str:
         """Listen until a wanted datagram arrives, and return it."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:

@@ -139,7 +139,7 @@ def copy_home(folder: Path) -> Path:
     return home
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 60) -> bool:
+def eventually(condition: Callable[[], bool], *, seconds: float = 300) -> bool:
     """Tell whether a condition comes true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -88,7 +88,7 @@ class HotStandby:
             },
             self._account,
             self._home / "standby.log",
-            timeout=60,
+            timeout=300,
             patience=20,
         )
 

@@ -101,9 +101,9 @@ def test_log_context_is_separate_in_each_thread(capsys: pytest.CaptureFixture[st
 
     def work(name: str) -> None:
         with log_context(name) as runs[name]:
-            both.wait(timeout=60)
+            both.wait(timeout=300)
             log.info("of %s", name)
-            both.wait(timeout=60)
+            both.wait(timeout=300)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in ("drain", "judge")]
     with log_context("main"):

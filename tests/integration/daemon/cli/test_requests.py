@@ -31,7 +31,7 @@ def run(
         text=True,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

@@ -19,7 +19,7 @@ Metrics = dict[str, list[tuple[dict[str, str], float]]]
 
 
 def scrape(port: int) -> Metrics:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {f.name: [(s.labels, s.value) for s in f.samples] for f in families}
 

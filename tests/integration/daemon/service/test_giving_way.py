@@ -22,7 +22,7 @@ from vectuned.learning.replay.lock_watch import LockWaitError, LockWatch
 
 DIMENSIONS = 16
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-DEADLINE = 60.0  # seconds after which a test gives up; it ends as soon as what it waits for has happened
+DEADLINE = 300.0  # seconds after which a test gives up; it ends as soon as what it waits for has happened
 
 
 def settings() -> Settings:

@@ -131,7 +131,7 @@ def test_check_promises_raises_an_alarm_for_a_broken_promise(conn: Connection, w
     assert "promised" in one(conn, "SELECT reason FROM vectuned.bank WHERE k_class = 10")
     assert one(conn, "SELECT checks FROM vectuned.promise") == 0
     assert one(conn, "SELECT alarms FROM vectuned.promise") == 1
-    heard = [json.loads(n.payload)["action"] for n in listener.notifies(timeout=5, stop_after=1)]
+    heard = [json.loads(n.payload)["action"] for n in listener.notifies(timeout=300, stop_after=1)]
     listener.close()
     assert heard == ["alarm"]
 

@@ -357,7 +357,7 @@ def test_publish_notifies_listeners(conn: Connection, tuned: TunedColumn, databa
     with psycopg.connect(database, autocommit=True) as other:
         other.execute("LISTEN vectuned")
         lesson = learn(conn, tuned)
-        (notification,) = list(other.notifies(timeout=10, stop_after=1))
+        (notification,) = list(other.notifies(timeout=300, stop_after=1))
     assert json.loads(notification.payload) == {
         "action": "publish",
         "column_id": tuned.column.id,

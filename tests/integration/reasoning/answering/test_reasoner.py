@@ -229,7 +229,7 @@ def test_ask_cancels_the_statement_of_a_slow_node(own: Reasoner, tuned: EntitySt
     assert time.monotonic() - began < 25  # it did not wait for the statement
     assert raised.value.trace is not None
     assert "identify: timed_out" in outline(raised.value.trace)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     count = (
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s "
         "AND pid <> pg_backend_pid()"

@@ -357,7 +357,7 @@ def test_tasks_that_share_a_connection_do_not_share_settings(conn: Connection) -
 
 
 def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

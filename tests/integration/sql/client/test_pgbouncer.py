@@ -66,7 +66,7 @@ ignore_startup_parameters = extra_float_digits
         dsn = make_conninfo(
             host="127.0.0.1", port=port, user=conn.info.user, dbname=conn.info.dbname, gssencmode="disable"
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             try:
                 psycopg.connect(dsn).close()

@@ -121,7 +121,7 @@ def test_import_on_another_index_is_an_unproven_prior(world: World, here: Connec
     event = one(here, "SELECT details FROM vectuned.event WHERE action = 'import'")
     assert event["as"] == "prior"
     assert event["why"].endswith(", not proven here")
-    (note,) = list(here.notifies(timeout=5, stop_after=1))
+    (note,) = list(here.notifies(timeout=300, stop_after=1))
     assert json.loads(note.payload)["action"] == "import"
     here.execute("SELECT vectuned.disable('items', 'embedding')")
     assert one(here, "SELECT count(*) FROM vectuned.imported") == 0

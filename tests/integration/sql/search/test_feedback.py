@@ -220,7 +220,7 @@ def test_record_feedback_from_two_sessions_at_once(conn: Connection, column: int
         time.sleep(0.3)
         assert not second.done()  # the second waits for the first, so that no feedback is lost
         first.commit()
-        assert second.result(timeout=30) == "recorded"
+        assert second.result(timeout=300) == "recorded"
     assert stored(conn, query_id) == (sorted(ids[:2]), [ids[2]])
 
 

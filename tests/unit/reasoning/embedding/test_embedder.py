@@ -149,7 +149,7 @@ assert os.waitpid(child, 0)[1] == 0
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": str(Path(__file__).parents[4] / ".pkg")},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

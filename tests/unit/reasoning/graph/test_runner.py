@@ -66,7 +66,7 @@ def test_run_with_a_wrong_result_raises() -> None:
 
 
 def test_run_executes_independent_nodes_in_parallel() -> None:
-    meeting = threading.Barrier(2, timeout=60)
+    meeting = threading.Barrier(2, timeout=300)
 
     def meet(name: str) -> Callable[[Any, Context], Any]:
         def action(inputs: Any, context: Context) -> Any:
