@@ -48,8 +48,9 @@ def learned(conn: Connection) -> Connection:
             (column, shape, bucket, path, index_no, effort, recall, recall - 0.01, proven, ms),
         )
     conn.execute(
-        "INSERT INTO vectuned.replay (query_id, column_id, generation, k_class, k_classes, probe, blocks, "
-        "ms, shape, fraction) SELECT gen_random_uuid(), %s, 1, 10, '{10}', '{}', '{}', '{}', %s, 0.24 "
+        "INSERT INTO vectuned.replay (query_id, column_id, recorded_at, generation, k, k_class, k_classes, "
+        "probe, blocks, ms, shape, fraction) "
+        "SELECT gen_random_uuid(), %s, now(), 1, 10, 10, '{10}', '{}', '{}', '{}', %s, 0.24 "
         "FROM generate_series(1, 40)",
         (column, SHAPE),
     )
