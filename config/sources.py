@@ -21,6 +21,7 @@ from .errors import printable
 
 PREFIX: Final = "VECTUNED_"
 HOME_VARIABLE: Final = "VECTUNED_HOME"
+PROGRAMS_VARIABLE: Final = "VECTUNED_PROGRAMS"
 CONFIG_VARIABLE: Final = "VECTUNED_CONFIG"
 COMMAND_LINE: Final = "command line"
 
@@ -128,7 +129,7 @@ def read_environment(environ: Mapping[str, str], schema: Schema, members: Iterab
     keys = schema.every_key([*_find_members(environ, schema), *members])
     known = {_variable_name(section, key): (section, key) for section, key in keys}
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in (HOME_VARIABLE, CONFIG_VARIABLE):
+        if not name.startswith(PREFIX) or name in (HOME_VARIABLE, PROGRAMS_VARIABLE, CONFIG_VARIABLE):
             continue
         if name not in known:
             reading.problems.append(f"unknown variable {printable(name)}{_suggest(name, known)}")

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, Self
 
 import psycopg
 import pytest
@@ -19,16 +20,87 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
+from vectuned.config.sources import PROGRAMS_VARIABLE
 from vectuned.daemon.server.embedded import EmbeddedServer
 
 _numbers = itertools.count(1)
-_ROOM = 4 << 30
+_ROOM: Final = 4 << 30  # bytes of memory that must be free to hold the server's data
+_TEMPLATES: Final = ("template_plain", "template_vectuned", "template_entities")
 
 
-def pytest_configure() -> None:
-    """Make Ctrl-C reach the tests' child processes, since a script's background jobs ignore SIGINT."""
+class NamedServer(EmbeddedServer):
+    """A server that runs already, named by `--server DSN`: it is neither started nor stopped here.
+
+    The role must be a superuser. Databases and roles of the tests are made on it and dropped again.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(Path(tempfile.gettempdir(), "vectuned-test-unused"))
+        self._dsn = dsn
+
+    @property
+    def dsn(self) -> str:
+        """The connection string as it was named."""
+        return self._dsn
+
+    def __enter__(self) -> Self:
+        _drop_templates(self._dsn)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _drop_templates(self._dsn)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that names another server than the wheel's."""
+    parser.addoption(
+        "--server",
+        metavar="DIR|DSN",
+        help="run on the PostgreSQL whose programs are in a folder (postgres or bin/postgres), or on a "
+        "running server, as a superuser, by its connection string; the default is the installed wheel",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make Ctrl-C reach the tests' child processes, since a script's background jobs ignore SIGINT.
+
+    And have every server that a test starts run the programs of `--server`.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    named = config.getoption("--server")
+    if named is None:
+        return
+    if Path(named).is_dir():
+        os.environ[PROGRAMS_VARIABLE] = str(Path(named).absolute())
+    elif "=" not in named and "://" not in named:
+        raise pytest.UsageError(f"--server {named} is neither a folder nor a connection string")
+    elif hasattr(config, "workerinput") or config.getoption("numprocesses", None):
+        # Their templates would meet on the one server.
+        raise pytest.UsageError("--server with a connection string runs in one process: add -n0")
+
+
+def _drop_templates(dsn: str) -> None:
+    """Drop the template databases, which an interrupted run leaves behind."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        for name in _TEMPLATES:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def available_extensions(server: EmbeddedServer) -> frozenset[str]:
+    """The names of the extensions that can be created on the server."""
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        return frozenset(name for (name,) in admin.execute("SELECT name FROM pg_available_extensions"))
+
+
+@pytest.fixture(autouse=True)
+def skip_without_extension(request: pytest.FixtureRequest) -> None:
+    """Skip a test that is marked `needs_extension` if the server has no such extension."""
+    for marker in request.node.iter_markers("needs_extension"):
+        missing = sorted(set(marker.args) - request.getfixturevalue("available_extensions"))
+        if missing:
+            pytest.skip(f"the server has no extension {', '.join(missing)}")
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +115,13 @@ def logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
-    """The session's PostgreSQL server, without durability."""
+def server(pytestconfig: pytest.Config) -> Iterator[EmbeddedServer]:
+    """The session's PostgreSQL server, without durability if it is ours."""
+    named = pytestconfig.getoption("--server")
+    if named is not None and not Path(named).is_dir():
+        with NamedServer(named) as running:
+            yield running
+        return
     # Not pytest's own folder: that is closed to the account that runs the server where we are root. In
     # memory, where there is room, a database for each test takes a quarter of the time.
     home = Path(tempfile.mkdtemp(prefix="vectuned-test-", dir=_in_memory()))

@@ -22,7 +22,8 @@ Every command with its arguments. This page is generated from the commands; `--h
 
 - `--dsn` names the database. Without it libpq's variables do (`PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGDATABASE`,
   `PGSERVICE`), and without those it is the embedded server in `VECTUNED_HOME` (by default `/var/lib/vectuned`
-  for root, otherwise `vectuned` in the user's data folder).
+  for root, otherwise `vectuned` in the user's data folder). It runs the wheel's PostgreSQL, or the one, with
+  pgvector, whose programs are in the folder that `VECTUNED_PROGRAMS` names.
 - Answers go to stdout; messages, progress and logs go to stderr. With `--json` the answer is one document.
 - Exit codes: 0 done, 1 failed, 2 wrong usage, 69 database unavailable, 78 wrong configuration, 130
   interrupted."""

