@@ -130,7 +130,8 @@ def test_learn_covers_every_index(conn: Connection) -> None:
             of_parts = [row for row in paths if names.get(row[4]) == "part"]
             assert sum(row[6] for row in paths if row not in of_parts) <= 1
             assert sum(row[6] for row in of_parts) <= 1
-            assert all(row[5] for row in paths if row[6])
+            # Searches for one or three rows were never made, so that nothing is proven for them.
+            assert all(row[5] if k_class == 10 else row[7] >= TARGET for row in paths if row[6])
         assert {names.get(row[4]) for row in filtered} == {None, "part", *whole}
     assert recall(conn) >= TARGET - 0.02
     assert recall(conn, "kind = 0", {"kind": 0}) >= TARGET - 0.02
@@ -149,7 +150,8 @@ def test_learn_serves_a_partial_index_where_it_is_cheapest(conn: Connection) -> 
         assert set(seen) == read
         assert recall(conn, "kind = 0", {"kind": 0}) >= TARGET - 0.02
     conn.execute(
-        "UPDATE vectuned.replay SET filtered_recall = array_fill(0.5::real, ARRAY[5, 14]), exact_ms = 1000"
+        "UPDATE vectuned.replay SET filtered_recall = array_fill(0.5::real, ARRAY[5, 14]), "
+        "asked_filtered_recall = array_fill(0.5::real, ARRAY[14]), exact_ms = 1000"
     )
     learn(conn, tuned)
     row = conn.execute("SELECT bool_or(proven), bool_or(serves) FROM vectuned.measured_path WHERE share < 1")
@@ -225,6 +227,10 @@ def test_refresh_finds_and_replays_new_indexes(conn: Connection) -> None:
     settle(work)
     assert replays(conn) == {"items_embedding_idx": 100}
     assert states(conn) == {"serving"}
+    # Too few for a proof, which alone may raise the effort to more than twice the default at once.
+    assert one(conn, "SELECT bool_or(certified) FROM vectuned.bank") is False
+    practise(conn, clustered(300, DIMENSIONS, seed=4))
+    settle(work)
     assert recall(conn) >= TARGET - 0.03
 
 
