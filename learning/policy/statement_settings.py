@@ -24,6 +24,16 @@ Settings = Mapping[str, str]
 # Without index scans no vector index is used, and the planner ranks what the condition matches. A plan kept
 # from before would ignore that.
 EXACT: Final[Settings] = {"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}
+# The planner is free within a path. So that it chooses as in the replays, a statement is also sent with the
+# planner's settings that these have, whatever the application or its database sets.
+_EXACT_PLANNING: Final[Settings] = {"enable_bitmapscan": "on", "enable_seqscan": "on", "enable_sort": "on"}
+_FREE_PLANNING: Final[Settings] = {
+    "enable_bitmapscan": "on",
+    "enable_indexscan": "on",
+    "enable_seqscan": "on",
+    "enable_sort": "on",
+    "plan_cache_mode": "force_custom_plan",
+}
 _TUPLES_PER_EFFORT: Final = 100  # max_scan_tuples of a continued scan; replays use the same, see replay.sql
 _HIGHEST_EF: Final = 1000  # pgvector's limit
 
@@ -242,6 +252,24 @@ def path_settings(path: str, effort: int | None, k_class: int, column: Any) -> S
     return {"hnsw.ef_search": str(ef), "hnsw.iterative_scan": "off"}
 
 
+def sent_settings(option: PathOption) -> Settings:
+    """Return what a statement is sent with for an option: its settings, and those it was measured with.
+
+    The planner's choice may still differ from that in the replays, since it also depends on costs that roles
+    and databases set. If it takes the vector index where it did not, an iterative scan leaves no rows out.
+    """
+    if option.path == "exact":
+        return {**option.settings, **_EXACT_PLANNING}
+    if option.path != "planner":
+        return option.settings
+    scans = {
+        name: "relaxed_order"
+        for name in option.settings
+        if name in ("hnsw.iterative_scan", "ivfflat.iterative_scan")
+    }
+    return {**option.settings, **scans, **_FREE_PLANNING}
+
+
 def _by_fingerprint(statements: Iterable[Statement]) -> list[list[Statement]]:
     groups: dict[tuple[str, int], list[Statement]] = defaultdict(list)
     for statement in statements:
@@ -264,7 +292,7 @@ def _store(conn: psycopg.Connection[Any], statement: Statement, chosen: Settings
             "column_id": statement.column_id,
             "k_class": statement.k_class,
             "shape": statement.shape,
-            "settings": None if option is None else _key(option.settings),
+            "settings": None if option is None else _key(sent_settings(option)),
             "expected_recall": None if option is None else option.recall,
             "recall_bound": None if option is None else option.bound,
             "certified": option is not None,

@@ -186,7 +186,8 @@ BEGIN
               WHEN NOT EXISTS (SELECT FROM vectuned.measured_path m
                                WHERE m.column_id = o.column_id AND m.k_class = o.k_class AND m.shape = o.shape
                                  AND m.serves AND m.access_path <> 'exact')
-                  THEN '{"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}'::jsonb END AS settings
+                  THEN '{"enable_bitmapscan": "on", "enable_indexscan": "off", "enable_seqscan": "on", "enable_sort": "on",
+                         "plan_cache_mode": "force_custom_plan"}'::jsonb END AS settings
           FROM vectuned.statement o
           WHERE o.column_id = p_column_id AND (p_k_class IS NULL OR o.k_class = p_k_class)
             AND (p_shape IS NULL OR o.shape = p_shape) AND o.settings IS NOT NULL AND o.settings <> '{}') n

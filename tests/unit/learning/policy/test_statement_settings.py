@@ -15,7 +15,9 @@ from vectuned.learning.policy.statement_settings import (
     conditional_options,
     path_settings,
     plain_options,
+    sent_settings,
 )
+from vectuned.sql.client.snapshot import ALLOWED
 
 COLUMN = SimpleNamespace(target_recall=0.95, default_ef=40, default_probes=1, method="hnsw")
 CONTINUED = {
@@ -121,3 +123,19 @@ def test_choose_settings_takes_the_cheapest_proven_for_all_statements_of_a_text(
     assert choose_settings([one, other]) == {"hnsw.ef_search": "160"}
     assert choose_settings([one, statement(option(1, 40), column=2)]) is None
     assert choose_settings([statement()]) is None
+
+
+def test_sent_settings_leave_the_planner_what_the_path_was_measured_with() -> None:
+    """Otherwise an application that switches sorts or scans off gets another plan than was proven."""
+    exact = sent_settings(PathOption("exact", EXACT, 1.0, 1.0, 1.0, True))
+    assert exact == {**EXACT, "enable_bitmapscan": "on", "enable_seqscan": "on", "enable_sort": "on"}
+    planner = sent_settings(
+        PathOption("planner", path_settings("planner", None, 10, COLUMN), 1.0, 1.0, 1.0, True)
+    )
+    # If the planner takes the vector index where it did not, no rows are left out.
+    assert planner["hnsw.iterative_scan"] == "relaxed_order"
+    assert planner["plan_cache_mode"] == "force_custom_plan"
+    assert {planner[f"enable_{name}"] for name in ("bitmapscan", "indexscan", "seqscan", "sort")} == {"on"}
+    index = option(1.0, 80)
+    assert sent_settings(index) == index.settings
+    assert all(ALLOWED[name].fullmatch(value) for name, value in {**exact, **planner}.items())

@@ -19,6 +19,7 @@ from vectuned.learning.policy.statement_settings import StatementCalls, count_ca
 SEARCH = "SELECT id FROM items WHERE kind = 3 ORDER BY embedding <=> '[1]' LIMIT 10"
 PLAIN = "SELECT id FROM items ORDER BY embedding <=> $1 LIMIT 10"
 SHAPE = "(kind = $1)"
+PLANNING = {"enable_bitmapscan": "on", "enable_seqscan": "on", "enable_sort": "on"}
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_fall_back_serves_statements_without_what_was_learned(learned: Connectio
     rows = learned.execute("SELECT settings, certified FROM vectuned.statement ORDER BY shape").fetchall()
     assert rows == [
         ({"hnsw.ef_search": "112"}, False),
-        ({"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}, False),
+        ({"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"} | PLANNING, False),
     ]
     learned.execute("SELECT vectuned.disable('items', 'embedding')")
     assert one(learned, "SELECT count(settings) FROM vectuned.statement") == 0
