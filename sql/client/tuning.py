@@ -32,8 +32,9 @@ def tune(
     """Send the statements of a connection, pool or engine with the settings that were learned for them.
 
     target: a connection of psycopg (sync or async), psycopg2 or asyncpg; a pool of asyncpg; an engine of
-    SQLAlchemy (sync or async); a database connection of Django, `connections["default"]`. Pools of psycopg
-    take it as their `configure`: `ConnectionPool(..., configure=client.tune)`.
+    SQLAlchemy (sync or async); a PGEngine or PGVector of LangChain, a PGVectorStore of LlamaIndex; a database
+    connection of Django, `connections["default"]`. Pools of psycopg take it as their `configure`:
+    `ConnectionPool(..., configure=client.tune)`.
     dsn: opens a connection of its own in a background thread, which listens and so learns of a publish at
     once. Without it the settings are read over the target's connections, when these are idle, every
     `max_age` seconds.
@@ -81,6 +82,13 @@ def _adapter(target: Any) -> tuple[Any, object]:
     Instead of a key: the snapshot that the target has already, or None for one of its own.
     """
     package = _packages(target)
+    if not package.isdisjoint(("langchain_postgres", "llama_index")):
+        from .for_frameworks import find_engines, tune_engines
+        from .for_sqlalchemy import find_snapshot
+
+        engines = find_engines(target)
+        if engines:
+            return tune_engines, find_snapshot(engines[0])
     if "sqlalchemy" in package:
         from .for_sqlalchemy import find_snapshot, tune_engine
 
@@ -116,7 +124,8 @@ def _adapter(target: Any) -> tuple[Any, object]:
             return for_asyncpg.tune_connection, ("asyncpg", str(target._addr), target._params.database)
     raise TypeError(
         f"vectuned cannot tune a {type(target).__module__}.{type(target).__qualname__}: give it a connection "
-        "of psycopg, psycopg2, asyncpg or Django, a pool of asyncpg, or an engine of SQLAlchemy."
+        "of psycopg, psycopg2, asyncpg or Django, a pool of asyncpg, an engine of SQLAlchemy, or a PGEngine, "
+        "PGVector or PGVectorStore."
     )
 
 
