@@ -30,6 +30,7 @@ DIMENSIONS = 32
 SEARCHES = 240  # more than the 200 replays that a first publish needs
 QUERIES = clustered(SEARCHES, DIMENSIONS, seed=2)
 REASONING = Path("reasoning/README.md")
+FRAMEWORKS = Path("sql/docs/frameworks")  # tests/integration/frameworks runs these, on tables of their own
 RUN = {"sql": True, "python": True, "sh": False}  # languages, and whether they run without being marked
 TEMPLATES = {
     Path("README.md"): "documents_plain",
@@ -38,7 +39,9 @@ TEMPLATES = {
 WITH_EXAMPLES = [
     page
     for page in PAGES
-    if page != REASONING and any(RUN.get(each.language) or each.directive == "run" for each in examples(page))
+    if page != REASONING
+    and page.parent != FRAMEWORKS
+    and any(RUN.get(each.language) or each.directive == "run" for each in examples(page))
 ]
 
 
