@@ -7,13 +7,14 @@ the usual index on the vectors and an index for its filter. Needs the extra `fra
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import psycopg
+from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
@@ -217,22 +218,14 @@ def load(place: Place, owner: str, data: VectorSet, console: Console) -> None:
     store._initialize()
     store.client.dispose()
     with psycopg.connect(place.dsn(owner), autocommit=True) as conn:
+        register_vector(conn)
         conn.execute("CREATE TABLE categories (name text PRIMARY KEY, grouping int NOT NULL)")
         with conn.cursor().copy("COPY categories FROM STDIN") as copy:
             for category in sorted({*data.categories.tolist(), *data.heldout_categories.tolist()}):
                 copy.write_row((name_of(category), category % _GROUPS))
         with console.progress("loading rows", 2 * len(data.rows)) as progress:
-            done = 0
-            for table, columns in (
-                (LANGCHAIN_TABLE, "id, content, embedding, category"),
-                (LLAMAINDEX_TABLE, "node_id, text, embedding, metadata_"),
-            ):
-                with conn.cursor().copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
-                    for row in _rows(data, as_json=table == LLAMAINDEX_TABLE):
-                        copy.write_row(row)
-                        done += 1
-                        if done % _SHOWN_ROWS == 0:
-                            progress(done)
+            _copy(conn, f"{LANGCHAIN_TABLE} (id, content, embedding, category)", "text", data, progress)
+            _copy(conn, f"{LLAMAINDEX_TABLE} (node_id, text, embedding, metadata_)", "jsonb", data, progress)
         console.say("indexing")
         for statement in (
             "CREATE INDEX ON documents USING hnsw (embedding vector_cosine_ops)",
@@ -244,8 +237,15 @@ def load(place: Place, owner: str, data: VectorSet, console: Console) -> None:
             conn.execute(statement.encode())
 
 
-def _rows(data: VectorSet, *, as_json: bool) -> Iterator[tuple[Any, ...]]:
-    for number, (category, vector) in enumerate(zip(data.categories, data.rows, strict=True)):
-        name = name_of(int(category))
-        told = f'{{"category": "{name}"}}' if as_json else name
-        yield (str(number), f"text {number % _ENDINGS:02}", Vector(vector).to_text(), told)
+def _copy(
+    conn: psycopg.Connection[Any], table: str, kind: str, data: VectorSet, progress: Callable[[int], None]
+) -> None:
+    """Fill a table whose last column, of type text or jsonb, holds the category."""
+    with conn.cursor().copy(f"COPY {table} FROM STDIN (FORMAT BINARY)".encode()) as copy:
+        copy.set_types(["text", "text", "vector", kind])
+        for number, (category, vector) in enumerate(zip(data.categories, data.rows, strict=True)):
+            name = name_of(int(category))
+            told = Jsonb({"category": name}) if kind == "jsonb" else name
+            copy.write_row((str(number), f"text {number % _ENDINGS:02}", Vector(vector), told))
+            if number % _SHOWN_ROWS == 0:
+                progress(number + (len(data.rows) if kind == "jsonb" else 0))

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -73,6 +74,12 @@ class Applications:
     within: float
     seen: dict[str, Any] = field(default_factory=dict)
     first_proofs: dict[str, dict[str, int | None]] = field(default_factory=dict)
+
+    @cached_property
+    def units(self) -> Singles:
+        """Return the rows, each of length 1."""
+        units: Singles = self.data.rows / np.linalg.norm(self.data.rows, axis=1, keepdims=True)
+        return units
 
     def questions(self, vectors: Singles, categories: Any) -> list[Question]:
         """Return queries with the values of all conditions."""
@@ -150,11 +157,10 @@ class Applications:
 
     def find_truth(self, kind: str, questions: Sequence[Question]) -> Truth:
         """Compare every query with every row that meets the condition."""
-        units = self.data.rows / np.linalg.norm(self.data.rows, axis=1, keepdims=True)
         distances = np.full((len(questions), K), np.inf)
         for at, question in enumerate(questions):
             vector = np.array(question.vector, dtype=np.float32)
-            every: Floats = 1.0 - (units @ (vector / np.linalg.norm(vector))).astype(np.float64)
+            every: Floats = 1.0 - (self.units @ (vector / np.linalg.norm(vector))).astype(np.float64)
             found = every[matching(kind, question, self.data, every)]
             nearest = np.sort(found[np.argpartition(found, K)[:K]] if len(found) > K else found)
             distances[at, : len(nearest)] = nearest
