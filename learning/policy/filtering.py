@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectuned.learning.model.arrays import Bools, Floats, Ints
+from vectuned.learning.model.scan_settings import CONTINUED_EFFORTS, CONTINUED_PROBES
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.replay.client_ms import bound_delays
 from vectuned.learning.statistics.bounds import lower_bound
@@ -24,17 +25,16 @@ from vectuned.learning.statistics.dependence import block_length, block_means
 
 from .limits import guess_effort
 
-FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]
+FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "ivfflat_continued", "exact", "planner"]
 _FilterKind = tuple[str, int]  # the shape and selectivity bucket that filters share
 
 BUCKET_COUNT: Final = 40  # half-octaves: the last one holds all filters that match less than 1 row in 2**19.5
-# The paths that have no rungs, in the order in which a replay in the database tries them: plain SQL, planned
-# by the database, and scans that go on until k rows match.
-OTHER_PATHS: Final[tuple[tuple[FilteredPath, int | None], ...]] = (
-    ("planner", None),
-    ("hnsw_continued", 200),
-    ("hnsw_continued", 800),
-)
+# The paths that have no rungs, by the method of the main index, in the order in which a replay tries them:
+# plain SQL, planned by the database, and scans that go on until k rows match.
+_OTHER_PATHS: Final[dict[str, tuple[tuple[FilteredPath, int | None], ...]]] = {
+    "hnsw": (("planner", None), *(("hnsw_continued", ef) for ef in CONTINUED_EFFORTS)),
+    "ivfflat": (("planner", None), *(("ivfflat_continued", probes) for probes in CONTINUED_PROBES)),
+}
 # Paths whose cost grows with the matching rows, so that it says nothing about filters that match more.
 _COST_BY_MATCHES: Final = ("exact", "planner")
 _MIN_REPLAYS: Final = 30  # of a shape and bucket, before a path is chosen for it
@@ -48,9 +48,9 @@ class FilteredReplaySample:
     the matching rows among the first of the scan; `short` bool (n, rungs), whether those are fewer than k;
     `known` bool (n, rungs), False where the scan was given up before, and `recall` is what it had reached by
     then; `scan_ms` (n, rungs) and `exact_ms` (n,) milliseconds; `other_recall` and `other_ms` (n, others) of
-    OTHER_PATHS, NaN where not tried; `shape` (n,) the filter's columns and operators; `own` bool (n,), which
-    searches belong to the class itself, None if all do. Efforts above `max_effort` are not considered, except
-    the lowest; None: no cap.
+    `other_paths`, NaN where not tried; `shape` (n,) the filter's columns and operators; `own` bool (n,),
+    which searches belong to the class itself, None if all do. Efforts above `max_effort` are not considered,
+    except the lowest; None: no cap.
     """
 
     k: int
@@ -105,6 +105,11 @@ class FilteredReplaySample:
 
 
 _Cells = dict[_FilterKind, FilteredReplaySample]
+
+
+def other_paths(method: str) -> tuple[tuple[FilteredPath, int | None], ...]:
+    """Return the paths without rungs, with their efforts, that replays through an index of a method try."""
+    return _OTHER_PATHS[method]
 
 
 @dataclass(frozen=True)
@@ -217,11 +222,7 @@ def _count_rivals(cells: list[tuple[TunedIndex, _Cells]], kind: _FilterKind) -> 
         if index.requires is not None or sample is None or len(sample) < _MIN_REPLAYS:
             continue
         if not rivals:
-            rivals += [
-                _Outcomes.of_other_path(sample, number)
-                for number in range(len(OTHER_PATHS))
-                if np.isfinite(sample.other_ms[:, number]).sum() >= _MIN_REPLAYS
-            ]
+            rivals += [each for each in _Outcomes.of_other_paths(index, sample) if len(each) >= _MIN_REPLAYS]
         rivals.append(_Outcomes.of_index(index, sample))
     return max(sum(each.cheaper_efforts() > 0 for each in rivals), 1)
 
@@ -253,23 +254,25 @@ def _exact_path(sample: FilteredReplaySample, kind: _FilterKind) -> MeasuredPath
 def _measure_other_paths(
     index: TunedIndex, by_kind: _Cells, kind: _FilterKind, demand: Demand
 ) -> list[MeasuredPath]:
-    """Measure the paths without rungs that were tried on enough replays."""
+    """Measure the paths without rungs that were tried on enough replays, continued scans at every effort.
+
+    A statement of an application is sent with one effort for filters of every selectivity, so each is told.
+    """
     paths = []
-    cap = by_kind[kind].max_effort
-    for number, (path, effort) in enumerate(OTHER_PATHS):
-        if cap is not None and effort is not None and effort > cap:
+    families = _Outcomes.of_other_paths(index, by_kind[kind])
+    for place, own in enumerate(families):
+        if len(own) < _MIN_REPLAYS:
             continue
-        if np.isfinite(by_kind[kind].other_ms[:, number]).sum() >= _MIN_REPLAYS:
-            own = _Outcomes.of_other_path(by_kind[kind], number)
-            pools = (
-                _Outcomes.pool(
-                    _Outcomes.of_other_path(sample, number)
-                    for sample in pool
-                    if np.isfinite(sample.other_ms[:, number]).any()
-                )
-                for pool in _pools(by_kind, kind)
+        pools = [
+            _Outcomes.pool(
+                outcomes for sample in pool if len(outcomes := _Outcomes.of_other_paths(index, sample)[place])
             )
-            paths.append(_choose_effort(index, path, kind, own, pools, demand))
+            for pool in _pools(by_kind, kind)
+        ]
+        name = other_paths(index.method)[place][0]
+        usable, pooled = _usable_efforts(own, pools, demand)
+        for at in range(len(own.efforts)):
+            paths.append(_path_at(index, name, kind, own, at, demand, found=bool(usable[at]), pooled=pooled))
     return paths
 
 
@@ -320,18 +323,34 @@ class _Outcomes:
         return cls(tuple(index.rungs[at] for at in usable), recall, ms, sample.exact_ms, sample.pooled)
 
     @classmethod
-    def of_other_path(cls, sample: FilteredReplaySample, number: int) -> _Outcomes:
-        """Return the outcomes of a path without rungs, the `number`-th of OTHER_PATHS.
+    def of_other_paths(cls, index: TunedIndex, sample: FilteredReplaySample) -> tuple[_Outcomes, _Outcomes]:
+        """Return the outcomes of the planner's choice, and of continued scans at each of their efforts.
 
-        The planner's path is tried first on every such replay. A path left out after it would have been
-        slower than exact search: it is charged the time of exact search, and its recall, which is unknown,
-        counts as 0.
+        The planner's path is tried first on every such replay. An effort that was left out, because a scan
+        with less was slower than exact search, is credited with what that scan found, as it would have found
+        no less, and charged its time.
         """
         tried = np.isfinite(sample.other_ms[:, 0])
-        measured, exact_ms = np.isfinite(sample.other_ms[tried, number]), sample.exact_ms[tried]
-        recall = np.where(measured, sample.other_recall[tried, number], 0.0)
-        ms = np.where(measured, sample.other_ms[tried, number], exact_ms)
-        return cls((OTHER_PATHS[number][1],), recall[:, None], ms[:, None], exact_ms, sample.pooled)
+        recall, ms, exact_ms = sample.other_recall[tried], sample.other_ms[tried], sample.exact_ms[tried]
+        planner = cls((None,), recall[:, :1], ms[:, :1], exact_ms, sample.pooled)
+        efforts = [effort for _, effort in other_paths(index.method) if effort is not None]
+        allowed = [
+            at
+            for at, effort in enumerate(efforts, 1)
+            if sample.max_effort is None or effort <= sample.max_effort
+        ]
+        last = np.isfinite(ms[:, 1:]).sum(axis=1)
+        scanned = last > 0
+        recall, ms, last = recall[scanned], ms[scanned], last[scanned]
+        at = np.minimum(np.array(allowed, dtype=np.int64)[None, :], last[:, None])
+        continued = cls(
+            tuple(efforts[at - 1] for at in allowed),
+            np.take_along_axis(recall, at, axis=1),
+            np.take_along_axis(ms, at, axis=1),
+            exact_ms[scanned],
+            sample.pooled,
+        )
+        return planner, continued
 
     @classmethod
     def pool(cls, parts: Iterable[_Outcomes]) -> _Outcomes:
@@ -371,7 +390,17 @@ def _choose_effort(
     pools: Iterable[_Outcomes],
     demand: Demand,
 ) -> MeasuredPath:
-    """Choose the cheapest proven effort of a path; what its own means ask for, unproven, if none is proven.
+    """Choose the cheapest proven effort of a path; if none is, what its own means ask for, unproven."""
+    usable, pooled = _usable_efforts(own, pools, demand)
+    if usable.any():
+        at = int(np.argmin(np.where(usable, own.ms.mean(axis=0), np.inf)))
+    else:
+        at = guess_effort(own.recall, above_tail(own.recall), demand)
+    return _path_at(index, path, kind, own, at, demand, found=bool(usable.any()), pooled=pooled)
+
+
+def _usable_efforts(own: _Outcomes, pools: Iterable[_Outcomes], demand: Demand) -> tuple[Bools, bool]:
+    """Return which efforts of a path may serve, and whether that is only by a pool.
 
     If the `own` replays of the filters are few, what a pool that they belong to proves serves, unless their
     own means contradict it. That pool is the first of `pools` with enough replays, otherwise the largest,
@@ -379,16 +408,26 @@ def _choose_effort(
     """
     enough = AMPLE_FACTOR * demand.min_replays
     pool = max(pools, key=lambda pool: min(len(pool), enough)) if len(own) < enough else own
-    ms = own.ms.mean(axis=0)
     usable, pooled = own.proven(demand), own.pooled
     if len(pool) > len(own) and not usable.any():
         usable = pool.proven(demand) & demand.is_met_by(own.recall, above_tail(own.recall))
         pooled = True
-    found, bound = bool(usable.any()), 0.0
-    if found:
-        at = int(np.argmin(np.where(usable, ms, np.inf)))
-    else:
-        at = guess_effort(own.recall, above_tail(own.recall), demand)
+    return usable, pooled
+
+
+def _path_at(
+    index: TunedIndex,
+    path: FilteredPath,
+    kind: _FilterKind,
+    own: _Outcomes,
+    at: int,
+    demand: Demand,
+    *,
+    found: bool,
+    pooled: bool,
+) -> MeasuredPath:
+    """Return what a path gives at the effort at a place, which was found to be usable or not."""
+    bound = 0.0
     if found and not pooled:
         block = block_length(own.recall.mean(axis=1), demand.seed)
         bound = lower_bound(block_means(own.recall[:, at], block), demand.confidence, demand.seed)
@@ -400,7 +439,7 @@ def _choose_effort(
         float(own.recall[:, at].mean()),
         bound,
         found and not pooled,
-        float(ms[at]),
+        float(own.ms[:, at].mean()),
         len(own),
         requires=index.requires,
         share=index.share,

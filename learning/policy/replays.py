@@ -20,7 +20,7 @@ from vectuned.sql.files import queries
 from vectuned.sql.rows import fetch_row, fetch_rows
 
 from .calibration import ReplaySample
-from .filtering import OTHER_PATHS, FilteredReplaySample
+from .filtering import FilteredReplaySample, other_paths
 
 # Where each length of probe ends among the distances stored for a search, which hold all lengths in a row.
 _ENDS: Final = tuple(accumulate(PROBES))
@@ -51,7 +51,7 @@ class Replays:
     filter; `filtered_recall` (n, c, rungs) of the matching rows among the first of the scan; `matches` int64
     (n, rungs), the number of those, -1 where the scan was given up before; `exact_ms` float64 (n,), of the
     exact answer through the filter; `other_recall`, at each search's own k, and `other_ms` (n, others) of
-    OTHER_PATHS, the paths without rungs, NaN where they were not tried; `shapes`, each filter's columns and
+    `other_paths`, the paths without rungs, NaN where they were not tried; `shapes`, each filter's columns and
     operators.
 
     `weight` float64 (n,) says how much each replay counts in training: the less, the older it is and the more
@@ -211,8 +211,8 @@ def load_replays(
         filtered_recall=filtered_recall,
         matches=_matches(rows, len(index.rungs)),
         exact_ms=_floats([row.exact_ms for row in rows]),
-        other_recall=_by_other_path([row.other_recall for row in rows]),
-        other_ms=_by_other_path([row.other_ms for row in rows]),
+        other_recall=_by_other_path([row.other_recall for row in rows], index.method),
+        other_ms=_by_other_path([row.other_ms for row in rows], index.method),
         shapes=tuple(row.shape for row in rows),
         weight=COUNTER_EXAMPLE_WEIGHT * weight if counter_examples else weight,
         numbers=np.array([row.replay_no for row in rows], dtype=np.int64),
@@ -277,9 +277,9 @@ def _matches(rows: Sequence[Any], rungs: int) -> Ints:
     return matches
 
 
-def _by_other_path(figures: Sequence[Any]) -> Floats:
+def _by_other_path(figures: Sequence[Any], method: str) -> Floats:
     """Return figures of the paths without rungs, (n, others), NaN where these were not tried."""
-    table = np.full((len(figures), len(OTHER_PATHS)), np.nan)
+    table = np.full((len(figures), len(other_paths(method))), np.nan)
     for i, row in enumerate(figures):
         if row:
             table[i, : len(row)] = row

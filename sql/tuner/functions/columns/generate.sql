@@ -114,7 +114,7 @@ DECLARE
     -- an IVFFlat index that is created beside an HNSW index look expensive, until a refresh finds it.
     settings constant text := 'SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off '
         'SET hnsw.iterative_scan = off SET hnsw.ef_search = 40 SET ivfflat.probes = 32768';
-    ivfflat_settings constant text := ' SET ivfflat.iterative_scan = off';
+    ivfflat_settings constant text := ' SET ivfflat.iterative_scan = off SET ivfflat.max_probes = 32768';
     both_methods constant boolean := vectuned._has_both_methods(c.relation);
     has_ivfflat constant boolean := EXISTS (
         SELECT FROM pg_index x JOIN pg_class r ON r.oid = x.indexrelid JOIN pg_am a ON a.oid = r.relam

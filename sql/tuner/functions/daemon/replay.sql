@@ -75,9 +75,10 @@ BEGIN
 END
 $$;
 
--- Answers a filtered search by the access paths that have no rungs: the planner's own choice, and two iterative scans that
--- go on until they found k matching rows. counts[n] is where the distances of the n-th end, ms[n] how long it took. An
--- iterative scan takes at least twice as long as the path before it, so none is tried once exact search is quicker.
+-- Answers a filtered search by the access paths that have no rungs: the planner's own choice, and iterative scans that go on
+-- until they found k matching rows. counts[n] is where the distances of the n-th end, ms[n] how long it took. They ascend in
+-- effort, and so in time: none is tried once exact search is quicker than the scan before. The statement is plain SQL, so
+-- the planner may take a partial index whose predicate the condition implies.
 CREATE OR REPLACE FUNCTION vectuned._replay_other_paths(
     c vectuned.tuned_column, i vectuned.tuned_index, query @extschema@.vector, condition text, k int, exact_ms float8,
     OUT distances float8[], OUT counts int[], OUT ms float8[])
@@ -89,6 +90,8 @@ SET enable_bitmapscan = on
 SET hnsw.iterative_scan = off
 SET hnsw.ef_search = 40
 SET hnsw.max_scan_tuples = 20000
+SET ivfflat.iterative_scan = off
+SET ivfflat.max_probes = 32768
 SET ivfflat.probes = 1
 AS $$
 DECLARE
@@ -104,23 +107,31 @@ BEGIN
     statement := format('SELECT array_agg(n.distance) FROM (SELECT %s AS distance FROM %s t WHERE %s AND %s ORDER BY %s LIMIT $2) n',
                         f.distance, f.relation, n.narrow, condition, n.ordering);
     PERFORM set_config('ivfflat.probes', c.default_probes::text, true);
+    -- The efforts of learning/model/scan_settings.py; a test compares the two.
     FOR path IN
-        SELECT p.* FROM (VALUES (1, 'off', c.default_ef, 20000, 'on'),
-                                (2, 'relaxed_order', 200, 20000, 'off'),
-                                (3, 'relaxed_order', 800, 80000, 'off'))
-            AS p (number, iterative_scan, ef_search, max_scan_tuples, sort)
+        SELECT p.number, p.effort
+        FROM unnest(CASE i.method WHEN 'ivfflat' THEN ARRAY[NULL, 1, 3, 8, 20, 50]
+                                  ELSE ARRAY[NULL, 40, 80, 140, 240, 400, 800] END) WITH ORDINALITY AS p (effort, number)
         ORDER BY p.number
     LOOP
-        PERFORM set_config('hnsw.iterative_scan', path.iterative_scan, true),
-                set_config('hnsw.ef_search', greatest(k, path.ef_search)::text, true),
-                set_config('hnsw.max_scan_tuples', path.max_scan_tuples::text, true),
-                set_config('enable_sort', path.sort, true);
+        IF path.effort IS NULL THEN
+            PERFORM set_config('hnsw.ef_search', greatest(k, c.default_ef)::text, true);
+        ELSIF i.method = 'ivfflat' THEN
+            PERFORM set_config('ivfflat.iterative_scan', 'relaxed_order', true),
+                    set_config('ivfflat.probes', path.effort::text, true),
+                    set_config('enable_sort', 'off', true);
+        ELSE
+            PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                    set_config('hnsw.ef_search', greatest(k, path.effort)::text, true),
+                    set_config('hnsw.max_scan_tuples', greatest(20000, 100 * path.effort)::text, true),
+                    set_config('enable_sort', 'off', true);
+        END IF;
         started := clock_timestamp();
         EXECUTE statement INTO path_distances USING query, k;
         ms := ms || vectuned._elapsed_ms(started);
         distances := distances || path_distances;
         counts := counts || coalesce(cardinality(distances), 0);
-        EXIT WHEN i.method = 'ivfflat' OR exact_ms < 2 * ms[path.number];
+        EXIT WHEN path.effort IS NOT NULL AND exact_ms < ms[path.number];
     END LOOP;
 END
 $$;

@@ -191,7 +191,7 @@ BEGIN
     PERFORM vectuned._check_members('$.paths', document -> 'paths', jsonb_build_object(
         'k', '{"is": "integer", "from": 1, "to": 1000}'::jsonb, 'shape', long_text || maybe,
         'bucket', '{"is": "integer", "from": 0, "to": 39, "null": true}'::jsonb,
-        'access_path', '{"is": "text", "from": 1, "to": 63, "of": ["hnsw", "hnsw_continued", "ivfflat", "exact", "planner"]}'::jsonb,
+        'access_path', '{"is": "text", "from": 1, "to": 63, "of": ["hnsw", "hnsw_continued", "ivfflat", "ivfflat_continued", "exact", "planner"]}'::jsonb,
         'index', count || maybe, 'effort', size || maybe, 'expected_recall', share || maybe, 'recall_bound', share || maybe,
         'proven', truth, 'ms', amount || maybe, 'samples', count, 'serves', truth));
     SELECT r.place, r.problem INTO wrong FROM vectuned._contradictions(document) r LIMIT 1;
@@ -262,7 +262,7 @@ AS $$
         ('access_path', p.shape IS NULL AND p.access_path NOT IN ('hnsw', 'ivfflat'), 'is for filtered searches only'),
         ('index', p.index IS NOT NULL AND p.method IS NULL, 'is not the number of an index in $.indexes'),
         ('index', (p.index IS NULL) <> (p.access_path = 'exact'), 'must be null for exact search, and set for others'),
-        ('access_path', p.access_path IN ('hnsw', 'hnsw_continued', 'ivfflat') AND split_part(p.access_path, '_', 1) <> p.method,
+        ('access_path', p.access_path NOT IN ('exact', 'planner') AND split_part(p.access_path, '_', 1) <> p.method,
          'does not suit the method of its index'),
         ('effort', (p.effort IS NULL) <> (p.access_path IN ('exact', 'planner')), 'must be null for exact search and the planner''s choice, and set for others'),
         ('effort', p.access_path LIKE 'hnsw%' AND p.effort > 1000, 'must be at most 1000')

@@ -60,10 +60,13 @@ BEGIN
     BEGIN
         LOOP
             IF path OPERATOR(pg_catalog.<>) 'exact' THEN
-                IF path OPERATOR(pg_catalog.=) 'ivfflat' THEN
+                IF path OPERATOR(pg_catalog.=) ANY ('{ivfflat,ivfflat_continued}'::pg_catalog.text[]) THEN
                     probes := effort;
                     PERFORM pg_catalog.set_config('ivfflat.probes', probes::pg_catalog.text, true),
                             pg_catalog.set_config('hnsw.ef_search', '1000', true);
+                    IF path OPERATOR(pg_catalog.=) 'ivfflat_continued' THEN
+                        PERFORM pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true);
+                    END IF;
                 ELSIF path OPERATOR(pg_catalog.=) 'planner' THEN
                     -- The statement as vectuned._replay measured it, with the planner free to choose.
                     probes := {main_probes};
@@ -75,7 +78,8 @@ BEGIN
                     PERFORM pg_catalog.set_config('hnsw.ef_search', ef::pg_catalog.text, true);
                     IF path OPERATOR(pg_catalog.=) 'hnsw_continued' THEN
                         PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),
-                                pg_catalog.set_config('hnsw.max_scan_tuples', (100 OPERATOR(pg_catalog.*) effort)::pg_catalog.text, true);
+                                pg_catalog.set_config('hnsw.max_scan_tuples',
+                                                      greatest(20000, 100 OPERATOR(pg_catalog.*) effort)::pg_catalog.text, true);
                     END IF;
                 END IF;
                 IF path OPERATOR(pg_catalog.<>) 'planner' THEN

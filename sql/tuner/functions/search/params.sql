@@ -101,7 +101,7 @@ BEGIN
     IF access_path = 'planner' THEN
         SELECT e.ef_search, e.probes INTO ef_search, probes FROM vectuned._default_effort(c) e;
         ef_search := CASE WHEN probes IS NULL THEN greatest(ef_search, k) END;
-    ELSIF access_path = 'ivfflat' THEN
+    ELSIF access_path LIKE 'ivfflat%' THEN
         probes := learned.effort;
     ELSIF access_path <> 'exact' THEN
         ef_search := least(greatest(learned.effort, k), 1000);

@@ -13,16 +13,17 @@ from tests.unit.samples_helpers import hnsw, ivfflat, partial
 from vectuned.learning.model.ladder import RUNGS, probe_rungs
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.policy.filtering import (
-    OTHER_PATHS,
     FilteredReplaySample,
     MeasuredPath,
     choose_paths,
+    other_paths,
     selectivity_buckets,
 )
 from vectuned.learning.statistics.demand import Demand
 
 SHAPE = np.array(RUNGS, dtype=np.float64)
 MAIN = hnsw(1)
+OTHER_PATHS = other_paths("hnsw")
 NONE = np.full(len(OTHER_PATHS), np.nan)
 
 
@@ -330,31 +331,36 @@ def test_choose_paths_considers_paths_without_rungs_where_tried() -> None:
 
 def test_choose_paths_distinguishes_continued_scans_by_effort() -> None:
     given = filtered_replays(200, at=2000)
-    for place, ms in enumerate((4.0, 1.0, 2.0)):
-        given = others(given, place, 60, recall=1.0 if place else 0.5, ms=ms)
+    for place, (recall, ms) in enumerate([(0.5, 4.0), (0.6, 0.5), (1.0, 1.0), (1.0, 2.0), (1.0, 6.0)]):
+        given = others(given, place, 60, recall=recall, ms=ms)
     found = choose_paths([(MAIN, given)], Demand(0.9))
-    tried = [(w.access_path, w.effort, w.index_no, w.serves) for w in found if w.bucket == 3]
+    tried = [(w.access_path, w.effort, w.proven, w.serves) for w in found if w.bucket == 3]
     assert tried == [
-        ("hnsw", 10, 1, False),
-        ("hnsw_continued", 200, 1, True),
-        ("hnsw_continued", 800, 1, False),
-        ("planner", None, 1, False),
-        ("exact", None, None, False),
+        ("hnsw", 10, False, False),
+        ("hnsw_continued", 40, False, False),
+        ("hnsw_continued", 80, True, True),
+        ("hnsw_continued", 140, True, False),
+        ("planner", None, False, False),
+        ("exact", None, True, False),
+        # Slower than exact search, and those above it were not tried.
+        ("hnsw_continued", 240, False, False),
+        ("hnsw_continued", 400, False, False),
+        ("hnsw_continued", 800, False, False),
     ]
     # A continued scan finds more of denser filters' rows, too.
-    assert {(w.access_path, w.effort) for w in found if w.bucket < 3} == {("hnsw_continued", 200)}
+    assert {(w.access_path, w.effort) for w in found if w.bucket < 3} == {("hnsw_continued", 80)}
 
 
-def test_choose_paths_charges_untried_scans_as_exact_search() -> None:
-    # 100 of the replays tried the planner's path, 60 of them the continued scan as well.
-    given = others(filtered_replays(200, at=2000), 0, 100, recall=0.5, ms=4.0)
-    given = others(given, 1, 60, recall=1.0, ms=1.0)
-    found = choose_paths([(MAIN, given)], Demand(0.9))
-    left_out = only_path(found, 1, "hnsw_continued")
-    assert (left_out.proven, left_out.serves, left_out.samples) == (False, False, 100)
-    assert left_out.recall == pytest.approx(0.6)
-    assert left_out.ms == pytest.approx(0.6 * 1.0 + 0.4 * 5.0)
-    assert only(found).access_path == "exact"
+def test_choose_paths_takes_scans_left_out_for_the_one_before() -> None:
+    # All replays tried the lowest effort; exact search was quicker for some of them, which stopped there.
+    given = others(filtered_replays(200, at=2000), 0, 200, recall=0.5, ms=4.0)
+    given = others(others(given, 1, 200, recall=0.9, ms=6.0), 2, 150, recall=1.0, ms=3.0)
+    found = {
+        w.effort: w for w in choose_paths([(MAIN, given)], Demand(0.9)) if w.access_path == "hnsw_continued"
+    }
+    assert found[80].recall == pytest.approx(0.75 * 1.0 + 0.25 * 0.9)
+    assert found[80].ms == pytest.approx(0.75 * 3.0 + 0.25 * 6.0)
+    assert [found[effort].samples for effort in (40, 80, 800)] == [200, 200, 200]
 
 
 def test_choose_paths_counts_paths_without_rungs_once() -> None:

@@ -10,7 +10,7 @@ from tests.unit.samples_helpers import hnsw, tuned_column
 
 from vectuned.learning.model.ladder import RUNGS
 from vectuned.learning.policy.calibration import find_fixed_policy
-from vectuned.learning.policy.filtering import OTHER_PATHS
+from vectuned.learning.policy.filtering import other_paths
 from vectuned.learning.policy.learner import LearningOptions, _meets_demand, build_offers
 from vectuned.learning.policy.replays import AskedRecall, Replays
 from vectuned.learning.statistics.demand import Demand
@@ -42,8 +42,8 @@ def replays(own: int, others: int, *, own_at: int = 448, others_at: int = 56) ->
         np.full(recall.shape, np.nan),
         np.zeros((count, len(RUNGS)), dtype=np.int64),
         nothing,
-        np.full((count, len(OTHER_PATHS)), np.nan),
-        np.full((count, len(OTHER_PATHS)), np.nan),
+        np.full((count, len(other_paths("hnsw"))), np.nan),
+        np.full((count, len(other_paths("hnsw"))), np.nan),
         (None,) * count,
     )
 
