@@ -13,7 +13,8 @@ class PathOption:
 
     `recall` is the mean over the calls, 0 counted for calls that nothing is known about, and `bound` likewise
     of the lower bounds; `ms` the mean of the calls that were measured. `proven` says whether it meets the
-    demand in every selectivity bucket measured, and the target on the whole.
+    demand in every selectivity bucket measured, and the target on the whole. `effort` is its ef_search or
+    probes, None for paths without.
     """
 
     path: str
@@ -22,3 +23,4 @@ class PathOption:
     bound: float
     ms: float
     proven: bool
+    effort: int | None = None

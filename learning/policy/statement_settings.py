@@ -15,15 +15,21 @@ from typing import Any, Final
 
 import psycopg
 
+from vectuned.learning.model.scan_settings import (
+    EXACT,
+    Settings,
+    continued_hnsw_settings,
+    continued_ivfflat_settings,
+    hnsw_settings,
+    ivfflat_settings,
+)
+from vectuned.learning.statistics.demand import Demand
 from vectuned.sql.client.fingerprint import fingerprint, normalize
 from vectuned.sql.rows import execute, fetch_rows
 
-Settings = Mapping[str, str]
-"""Values of server settings by name."""
+from .path_option import PathOption
+from .text_paths import text_options
 
-# Without index scans no vector index is used, and the planner ranks what the condition matches. A plan kept
-# from before would ignore that.
-EXACT: Final[Settings] = {"enable_indexscan": "off", "plan_cache_mode": "force_custom_plan"}
 # The planner is free within a path. So that it chooses as in the replays, a statement is also sent with the
 # planner's settings that these have, whatever the application or its database sets.
 _EXACT_PLANNING: Final[Settings] = {"enable_bitmapscan": "on", "enable_seqscan": "on", "enable_sort": "on"}
@@ -34,7 +40,6 @@ _FREE_PLANNING: Final[Settings] = {
     "enable_sort": "on",
     "plan_cache_mode": "force_custom_plan",
 }
-_TUPLES_PER_EFFORT: Final = 100  # max_scan_tuples of a continued scan; replays use the same, see replay.sql
 _HIGHEST_EF: Final = 1000  # pgvector's limit
 
 
@@ -43,7 +48,7 @@ class StatementCalls:
     """Calls of a statement that come down to a search of a tuned column.
 
     `text` may hold values: only the normalised text is stored. `shape` is the condition without its values,
-    empty without a condition.
+    empty without a condition. Calls replayed `as_text` have the reason for it as their shape.
     """
 
     text: str
@@ -53,28 +58,15 @@ class StatementCalls:
     calls: int
     first_seen: datetime
     last_seen: datetime
-
-
-@dataclass(frozen=True)
-class PathOption:
-    """What an access path, chosen by `settings`, gives the calls of a statement.
-
-    `recall` is the mean over the calls, 0 counted for calls that nothing is known about, and `bound` likewise
-    of the lower bounds; `ms` the mean of the calls that were measured. `proven` says whether it meets the
-    demand in every selectivity bucket measured, and the target on the whole.
-    """
-
-    path: str
-    settings: Settings
-    recall: float
-    bound: float
-    ms: float
-    proven: bool
+    as_text: bool = False
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A known statement with the paths that settings can choose for it, the cheapest first."""
+    """A known statement with the paths that settings can choose for it, the cheapest first.
+
+    `by_bucket` has the same for its calls in each selectivity bucket alone.
+    """
 
     fingerprint: str
     column_id: int
@@ -84,6 +76,8 @@ class Statement:
     calls: int
     target_recall: float
     options: tuple[PathOption, ...] = field(default=())
+    as_text: bool = False
+    by_bucket: Mapping[int, tuple[PathOption, ...]] = field(default_factory=dict)
 
     @property
     def proven(self) -> tuple[PathOption, ...]:
@@ -103,6 +97,7 @@ def count_calls(conn: psycopg.Connection[Any], calls: Iterable[StatementCalls]) 
                 "k_class": each.k_class,
                 "shape": each.shape,
                 "text": normalize(each.text),
+                "as_text": each.as_text,
                 "calls": each.calls,
                 "first_seen": each.first_seen,
                 "last_seen": each.last_seen,
@@ -120,8 +115,22 @@ def publish_settings(conn: psycopg.Connection[Any], column_id: int | None = None
         chosen = choose_settings(group)
         served += len(group) if chosen is not None else 0
         for statement in group:
-            _store(conn, statement, chosen)
+            # Of a text that stands for several statements, values do not say which one is called.
+            by_share = choose_by_share(statement, chosen) if len(group) == 1 else {}
+            _store(conn, statement, chosen, by_share)
+    execute(conn, "forget_condition_shares", {"column_id": column_id})
+    execute(conn, "publish_condition_shares", {"column_id": column_id})
     return served
+
+
+def choose_by_share(statement: Statement, chosen: Settings | None) -> dict[int, Settings]:
+    """Choose the cheapest proven settings for each selectivity bucket, where others than for all."""
+    found: dict[int, Settings] = {}
+    for bucket, options in statement.by_bucket.items():
+        best = min((option for option in options if option.proven), key=lambda o: o.ms, default=None)
+        if best is not None and best.settings != chosen:
+            found[bucket] = sent_settings(best)
+    return found
 
 
 def choose_settings(statements: Sequence[Statement]) -> Settings | None:
@@ -156,13 +165,26 @@ def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None)
         conditional[row.column_id, row.k_class, row.shape].append(row)
     for row in fetch_rows(conn, "condition_buckets", columns):
         buckets[row.column_id, row.shape][row.bucket] = row.calls
+    texts: dict[tuple[str, int, int, str], list[Any]] = defaultdict(list)
+    for row in fetch_rows(conn, "text_outcomes", columns):
+        texts[row.fingerprint, row.column_id, row.k_class, row.shape].append(row.outcomes)
     statements = []
     for row in rows:
         column = described.get(row.column_id)
         options: list[PathOption] = []
-        if column is not None and row.shape:
+        by_bucket: dict[int, tuple[PathOption, ...]] = {}
+        if column is not None and row.as_text:
+            demand = Demand(column.target_recall, max_tail=column.max_tail)
+            calls = texts[row.fingerprint, row.column_id, row.k_class, row.shape]
+            options = text_options(calls, demand)
+        elif column is not None and row.shape:
             paths = conditional[row.column_id, row.k_class, row.shape]
-            options = conditional_options(paths, buckets[row.column_id, row.shape], column)
+            calls_by_bucket = buckets[row.column_id, row.shape]
+            options = conditional_options(paths, calls_by_bucket, column)
+            by_bucket = {
+                bucket: tuple(conditional_options(paths, {bucket: count}, column))
+                for bucket, count in calls_by_bucket.items()
+            }
         elif column is not None:
             options = plain_options(plain[row.column_id, row.k_class])
         statements.append(
@@ -175,6 +197,8 @@ def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None)
                 row.calls,
                 column.target_recall if column is not None else 1.0,
                 tuple(sorted(options, key=lambda option: option.ms)),
+                row.as_text,
+                by_bucket,
             )
         )
     return statements
@@ -226,7 +250,7 @@ def conditional_options(
         ms = _weighted(weights, [cell.ms for cell in cells]) / sum(weights)
         proven = all(cell.proven for cell in cells) and bound >= column.target_recall
         settings = path_settings(name, effort, cells[0].k_class, column)
-        options.append(PathOption(name, settings, recall, bound, ms, proven))
+        options.append(PathOption(name, settings, recall, bound, ms, proven, effort))
     return options
 
 
@@ -240,16 +264,12 @@ def path_settings(path: str, effort: int | None, k_class: int, column: Any) -> S
     if path == "exact":
         return EXACT
     if path == "hnsw_continued":
-        tuples = _TUPLES_PER_EFFORT * (effort or 0)
-        return {
-            "hnsw.ef_search": str(min(max(effort or 0, k_class), _HIGHEST_EF)),
-            "hnsw.iterative_scan": "relaxed_order",
-            "hnsw.max_scan_tuples": str(tuples),
-        }
+        return continued_hnsw_settings(effort or 0, k_class)
+    if path == "ivfflat_continued":
+        return continued_ivfflat_settings(effort or 1)
     if column.method == "ivfflat":
-        return {"ivfflat.iterative_scan": "off", "ivfflat.probes": str(column.default_probes)}
-    ef = min(max(column.default_ef, k_class), _HIGHEST_EF)
-    return {"hnsw.ef_search": str(ef), "hnsw.iterative_scan": "off"}
+        return ivfflat_settings(column.default_probes)
+    return hnsw_settings(column.default_ef, k_class)
 
 
 def sent_settings(option: PathOption) -> Settings:
@@ -281,7 +301,12 @@ def _key(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _store(conn: psycopg.Connection[Any], statement: Statement, chosen: Settings | None) -> None:
+def _store(
+    conn: psycopg.Connection[Any],
+    statement: Statement,
+    chosen: Settings | None,
+    by_share: Mapping[int, Settings],
+) -> None:
     option = next((o for o in statement.proven if chosen is not None and o.settings == chosen), None)
     figures = [asdict(each) for each in statement.options]
     execute(
@@ -293,6 +318,7 @@ def _store(conn: psycopg.Connection[Any], statement: Statement, chosen: Settings
             "k_class": statement.k_class,
             "shape": statement.shape,
             "settings": None if option is None else _key(sent_settings(option)),
+            "by_share": json.dumps(by_share) if by_share else None,
             "expected_recall": None if option is None else option.recall,
             "recall_bound": None if option is None else option.bound,
             "certified": option is not None,

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 _EFFORTS: Final = (80, 160, 320, 640)
 _PROBES: Final = (3, 8, 20, 50)  # the same of IVFFlat
 _EPSILON: Final = 1e-9  # relative, between distances of the same rows: the same function computes both
+# Errors whose messages quote names only: no such table, column or function, and no right.
+_ABOUT_NAMES: Final = ("42P01", "42703", "42883", "42501")
 _MOST_ROWS: Final = 1_000  # rows compared: the largest k that is tuned
 
 
@@ -181,8 +183,14 @@ def _replay(
     except (psycopg.Error, UnicodeError) as error:
         if isinstance(error, psycopg.Error) and is_fatal(conn, error, perf_counter() - started, timeout_ms):
             raise
-        message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        raise _RefusedError(message or str(error).strip().partition("\n")[0]) from error
+        raise _RefusedError(_describe(error)) from error
+
+
+def _describe(error: psycopg.Error | UnicodeError) -> str:
+    """Return an error in words that hold no values of the call: messages of the server may quote them."""
+    if isinstance(error, psycopg.Error) and error.sqlstate in _ABOUT_NAMES and error.diag.message_primary:
+        return error.diag.message_primary
+    return f"the server refused it: {type(error).__name__}"
 
 
 def _require_trusted(conn: psycopg.Connection[Any], call: PendingText) -> None:
@@ -244,7 +252,8 @@ class _TextRun:
         result, rows = cursor.pgresult, range(min(cursor.rowcount, _MOST_ROWS))
         if result is None:
             return _Answer(None, [], ms)
-        if self._distance is not None:
+        # A plan's output has also what is sorted by and not returned, at its end.
+        if self._distance is not None and self._distance[0] < result.nfields:
             place, sign = self._distance
             values = [result.get_value(row, place) for row in rows]
             return _Answer(sorted(sign * float(value) for value in values if value is not None), [], ms)

@@ -35,9 +35,14 @@ class TextCall:
     """A call that does not come down to the rows of one table: its text and values, and the reason.
 
     `is_search` is False where it orders no rows by a distance at all, or where the server refused to plan it.
+    `query` is what can be replayed of the text, `k` its last LIMIT, and `columns` are the vector columns, by
+    the table's oid and their name, that it searches; none if it cannot be replayed.
     """
 
     text: str
     values: Sequence[str | None] | None
     reason: str
     is_search: bool = True
+    query: str = ""
+    k: int = 0
+    columns: tuple[tuple[int, str], ...] = ()

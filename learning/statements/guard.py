@@ -66,10 +66,14 @@ def find_untrusted_condition(
         return "a parameter"
     if not _is_balanced(tokens):
         return "brackets or quotes that do not match"
-    volatile = fetch_values(conn, "statement_volatile", {"functions": called_functions(tokens)})
-    if volatile:
-        return f"the volatile function {volatile[0]}"
-    return find_untrusted(conn, tokens)
+    volatile = find_volatile(conn, tokens)
+    return find_untrusted(conn, tokens) if volatile is None else volatile
+
+
+def find_volatile(conn: psycopg.Connection[Any], tokens: Sequence[Token]) -> str | None:
+    """Return the first volatile function that a text calls, in words; None if it calls none."""
+    found = fetch_values(conn, "statement_volatile", {"functions": called_functions(tokens)})
+    return f"the volatile function {found[0]}" if found else None
 
 
 def called_functions(tokens: Sequence[Token]) -> list[str]:

@@ -72,6 +72,15 @@ def find_limits(tokens: Sequence[Token]) -> Limits | str:
     return Limits(limit, offset)
 
 
+def last_limit(tokens: Sequence[Token], values: Sequence[str | None]) -> int | None:
+    """Return the last LIMIT of a text with these values, as the client finds it; None if that is none."""
+    at = max((at for at, token in enumerate(tokens) if token.keyword in ("limit", "fetch")), default=None)
+    if at is None:
+        return None
+    count = _row_count(tokens, at + 1 if tokens[at].keyword == "limit" else at + 2)
+    return None if count is None else count.read(values)
+
+
 def _row_count(tokens: Sequence[Token], at: int) -> RowCount | None:
     """Read a number or parameter with its casts and brackets; None if it is anything else."""
     if at < len(tokens) and tokens[at].keyword in ("all", "null"):

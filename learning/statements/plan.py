@@ -74,8 +74,72 @@ def nodes_of(plan: Plan) -> Iterator[Plan]:
 
 
 def orders_by_distance(plan: Plan) -> bool:
-    """Say whether anything in a plan is sorted by a distance between vectors."""
-    return any(_is_distance(str(key)) for node in nodes_of(plan) for key in node.get("Sort Key", ()))
+    """Say whether anything in a plan is sorted by a distance between vectors, one of a subquery included."""
+    nodes = list(nodes_of(plan))
+    keys = [str(key) for node in nodes for key in node.get("Sort Key", ())]
+    if any(_is_distance(key) for key in keys):
+        return True
+    aliases = {node["Alias"] for node in nodes if node["Node Type"] in _SUBQUERY_SCANS and "Alias" in node}
+    sorts_subquery = any(not aliases.isdisjoint(token.name for token in tokenize(key)) for key in keys)
+    return sorts_subquery and any(
+        _is_distance(str(each)) for node in nodes for each in node.get("Output", ())
+    )
+
+
+def searched_columns(plan: Plan) -> set[tuple[str, str, str]]:
+    """Return the columns in the distances of a plan, by schema, table and name; none if it writes."""
+    nodes = list(nodes_of(plan))
+    if any(node["Node Type"] in ("ModifyTable", "LockRows") for node in nodes):
+        return set()
+    tables = {
+        node["Alias"]: (str(node["Schema"]), str(node["Relation Name"]))
+        for node in nodes
+        if "Alias" in node and "Schema" in node and "Relation Name" in node
+    }
+    texts = {
+        str(text)
+        for node in nodes
+        for part in ("Sort Key", "Output", "Filter", "Join Filter")
+        for text in (node[part] if isinstance(node.get(part), list) else [node.get(part, "")])
+    }
+    found = set()
+    for text in texts:
+        tokens = tokenize(text)
+        if not _is_distance(text):
+            continue
+        for at in range(len(tokens) - 2):
+            if tokens[at + 1].text == "." and tokens[at].name in tables and tokens[at + 2].name:
+                found.add((*tables[tokens[at].name], tokens[at + 2].name))
+    return found
+
+
+def output_distance(plan: Plan) -> tuple[int, float] | None:
+    """Return the place among a plan's output of the distance that it sorts by, and 1.0, or -1.0 if negated.
+
+    The distance may be in the output as it is, or taken from a number, as in `1 - (a <=> b)`. None if it is
+    not in the output.
+    """
+    keys = [node["Sort Key"][0] for node in nodes_of(plan) if node.get("Sort Key")]
+    # The value that a subquery is sorted by may be a score, which depends on the other rows that were found.
+    if not keys or not _is_distance(str(keys[0])) or tokenize(str(keys[0]))[-1].keyword == "desc":
+        return None
+    key = _texts(_strip_brackets(tokenize(str(keys[0]))))
+    for place, text in enumerate(plan.get("Output", ())):
+        tokens = _strip_brackets(tokenize(str(text)))
+        if _texts(tokens) == key:
+            return place, 1.0
+        end = literal_end(tokens, 0)
+        is_difference = end is not None and end < len(tokens) and tokens[end].text == "-"
+        if end is not None and is_difference and _texts(_strip_brackets(tokens[end + 1 :])) == key:
+            return place, -1.0
+    return None
+
+
+def _texts(tokens: Sequence[Token]) -> list[str]:
+    return [token.text for token in tokens]
+
+
+_SUBQUERY_SCANS: Final = ("Subquery Scan", "CTE Scan")
 
 
 def _is_distance(key: str) -> bool:

@@ -18,11 +18,12 @@ import numpy as np
 import psycopg
 
 from vectuned.learning.model.arrays import Singles
-from vectuned.sql.rows import fetch_row, fetch_values
+from vectuned.learning.model.ladder import K_CLASSES
+from vectuned.sql.rows import fetch_row, fetch_rows, fetch_values
 
 from .calls import Call, TextCall
-from .guard import find_untrusted, find_untrusted_condition
-from .limits import Limits, find_limits
+from .guard import find_untrusted, find_untrusted_condition, find_volatile
+from .limits import Limits, find_limits, last_limit
 from .plan import (
     DISTANCE_FUNCTIONS,
     DISTANCE_OPERATORS,
@@ -32,6 +33,7 @@ from .plan import (
     TableScan,
     orders_by_distance,
     read_search,
+    searched_columns,
 )
 from .preparation import NAME, Plan, explain, plan_settings, prepared_statement, quote
 from .qualification import qualify
@@ -102,8 +104,8 @@ class _Template:
 class _Form:
     """What is known of a text, whatever its values are.
 
-    `outcome` of a text that has no parameters, or has the same outcome with all values; `reason` in place of
-    it for what cannot be brought down to one table.
+    `template` or `call`, of a text that has no parameters; `reason` in place of them for what cannot be
+    brought down to one table, and `columns`, the vector columns that it searches if it can be replayed.
     """
 
     made_at: float
@@ -113,6 +115,7 @@ class _Form:
     is_search: bool = True
     is_none: bool = False
     reason: str | None = None
+    columns: tuple[tuple[int, str], ...] = ()
     template: _Template | None = None
     call: Call | None = None
 
@@ -160,7 +163,7 @@ class Recognizer:
         elif reason is None and len(values or ()) < len(form.types):
             reason = f"{len(values or ())} values for {len(form.types)} parameters"
         if reason is not None:
-            return TextCall(text, values, reason, is_search=form.is_search)
+            return self._text_call(form, text, values, reason)
         if form.call is not None:
             return form.call
         return self._call(form, text, tuple(values or ()), search_path)
@@ -213,11 +216,15 @@ class Recognizer:
             return True
         form.is_search = orders_by_distance(plan)
         form.is_none = not form.is_search
-        if form.is_search and form.types:
-            form.template = self._template(plan, form, search_path)
-        elif form.is_search:
-            form.call = self._reduce(plan, form, (), search_path)
-            form.is_none = form.call is None
+        try:
+            if form.is_search and form.types:
+                form.template = self._template(plan, form, search_path)
+            elif form.is_search:
+                form.call = self._reduce(plan, form, (), search_path)
+                form.is_none = form.call is None
+        except NotReducibleError:
+            form.columns = self._columns(plan, tokens)
+            raise
         return True
 
     def _template(self, plan: Plan, form: _Form, search_path: str | None) -> _Template | None:
@@ -249,7 +256,7 @@ class Recognizer:
         self, form: _Form, text: str, values: Values, search_path: str | None
     ) -> Call | TextCall | None:
         """Return the call by the template of its text, or else by the plan with its values."""
-        is_search = True
+        is_search, plan = True, None
         try:
             template = form.template
             if template is not None and all(values[at - 1] is not None for at in template.parameters):
@@ -266,10 +273,31 @@ class Recognizer:
         except NotReducibleError as error:
             if error.is_lasting:
                 form.reason = str(error)
-            return TextCall(text, values, str(error), is_search=is_search)
+            if plan is not None and not form.columns:
+                form.columns = self._columns(plan, tokenize(form.query))
+            return self._text_call(form, text, values, str(error))
         except (psycopg.Error, UnicodeError) as error:
             reason, _ = self._describe(error)
             return TextCall(text, values, reason, is_search=False)
+
+    def _text_call(self, form: _Form, text: str, values: Values | None, reason: str) -> TextCall:
+        """Return a call that is replayed as it was sent, if it can be and all of its values are known."""
+        columns, k = form.columns, 0
+        if columns and len(values or ()) >= len(form.types):
+            k = last_limit(tokenize(form.query), values or ()) or 0
+        if not 1 <= k <= K_CLASSES[-1]:
+            columns = ()
+        return TextCall(text, values, reason, form.is_search, form.query, k, columns)
+
+    def _columns(self, plan: Plan, tokens: Sequence[Token]) -> tuple[tuple[int, str], ...]:
+        """Return the vector columns that a plan searches; none if its text may not be run."""
+        found = searched_columns(plan)
+        if not found or find_volatile(self._conn, tokens) is not None:
+            return ()
+        schemas, tables, columns = (list(part) for part in zip(*sorted(found), strict=True))
+        values = {"schemas": schemas, "tables": tables, "columns": columns}
+        rows = fetch_rows(self._conn, "statement_searched", values)
+        return tuple((row.relation, row.column) for row in rows)
 
     def _reduce(self, plan: Plan, form: _Form, values: Values, search_path: str | None) -> Call | None:
         """Return the call that a plan with its values comes down to. Raises NotReducibleError."""

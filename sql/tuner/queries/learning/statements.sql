@@ -13,6 +13,18 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, true), set_config('plan_c
        set_config('constraint_exclusion', 'off', true), set_config('row_security', 'off', true),
        set_config('standard_conforming_strings', 'on', true), set_config('transaction_read_only', 'on', true);
 
+-- name: text_call_settings
+-- Sets, to the end of the transaction, what a call is run with besides its access path: read only, within a time, with the
+-- search_path of its role, and an error where a policy would hide rows.
+SELECT set_config('statement_timeout', %(timeout_ms)s, true), set_config('plan_cache_mode', 'force_custom_plan', true),
+       set_config('search_path', coalesce(%(search_path)s, current_setting('search_path')), true),
+       set_config('row_security', 'off', true), set_config('standard_conforming_strings', 'on', true),
+       set_config('transaction_read_only', 'on', true);
+
+-- name: text_call_path
+-- Sets, to the end of the savepoint, the settings by which a call takes an access path.
+SELECT set_config(s.name, s.value, true) FROM jsonb_each_text(%(settings)s) AS s (name, value);
+
 -- name: statement_parameters
 -- The types of the parameters of a prepared statement, by number; qualified by their schema unless that is pg_catalog.
 SELECT CASE WHEN n.nspname = 'pg_catalog' THEN format_type(t.oid, -1) ELSE format('%%I.%%I', n.nspname, t.typname) END AS type
@@ -49,6 +61,17 @@ CROSS JOIN (SELECT x.extnamespace AS extension_namespace, s.nspname AS extension
             FROM pg_extension x JOIN pg_namespace s ON s.oid = x.extnamespace WHERE x.extname = 'vector') e
 ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid))
 LIMIT 1;
+
+-- name: statement_searched
+-- The columns of pgvector's types among those given, with the ancestors of their tables where these are partitions.
+SELECT DISTINCT r.oid::bigint AS relation, s.name AS column
+FROM unnest(%(schemas)s::text[], %(tables)s::text[], %(columns)s::text[]) AS s (schema, relation, name)
+JOIN pg_namespace n ON n.nspname = s.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.relation AND c.relpersistence <> 't'
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.name AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid AND t.typname IN ('vector', 'halfvec')
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT p.relid FROM pg_partition_ancestors(c.oid) p) AS r (oid)
+ORDER BY 1, 2;
 
 -- name: statement_volatile
 -- Those of the given names of functions that are volatile in any form: their results say nothing about a later run.

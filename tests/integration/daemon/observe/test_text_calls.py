@@ -40,7 +40,7 @@ DISTINCT = (
     "WHERE category <> $2 ORDER BY similarity DESC LIMIT 3"
 )
 # A join that the planner answers through the vector index.
-NARROW = JOIN.replace("p.name = $2", "d.category = $2")
+NARROW = JOIN.replace("p.name = $2", "d.id % 20 = 7 AND d.category = $2")
 TEXTS = {JOIN: "p7", THRESHOLD: "c1", DISTINCT: "c2", NARROW: "c3"}
 
 
@@ -94,7 +94,7 @@ def test_text_calls_are_replayed_and_served(conn: Connection, database: str, sta
     assert certified
     assert recall >= 0.9
     query = text(clustered(1, DIMENSIONS, seed=9)[0])
-    sent = statement.replace("% 50", "%% 50").replace("$1", "%(v)s::vector").replace("$2", "%(c)s")
+    sent = statement.replace("%", "%%").replace("$1", "%(v)s::vector").replace("$2", "%(c)s")
     values = {"v": query, "c": TEXTS[statement]}
     with psycopg.connect(dsn_of(conn), autocommit=True) as application:
         snapshot = client.tune(application, snapshot=Snapshot())
@@ -105,13 +105,16 @@ def test_text_calls_are_replayed_and_served(conn: Connection, database: str, sta
 def test_text_outcomes_are_those_of_the_statement_itself(conn: Connection) -> None:
     """Recall by distance of a join: the share of the exact answer that each path's own rows hold."""
     tuned = enable(conn)
+    conn.execute("SET enable_sort = off")  # the planner takes the vector index where it may
     observe(conn, NARROW, 8)
     assert replay_texts(conn, tuned, 100) == 8
     recalls = set()
     for parameters, outcomes in conn.execute("SELECT parameters, outcomes FROM vectuned.text_call"):
         values = {"v": parameters[0], "c": parameters[1]}
-        sent = NARROW.replace("% 50", "%% 50").replace("$1", "%(v)s::vector").replace("$2", "%(c)s")
-        truth = conn.execute(sent.replace("LIMIT", ", d.id LIMIT"), values).fetchall()
+        sent = NARROW.replace("%", "%%").replace("$1", "%(v)s::vector").replace("$2", "%(c)s")
+        with conn.transaction(force_rollback=True):
+            conn.execute("SET LOCAL enable_indexscan = off")
+            truth = conn.execute(sent, values).fetchall()
         assert len(truth) == 10
         for outcome in outcomes:
             with conn.transaction(force_rollback=True):
@@ -214,7 +217,7 @@ def test_text_calls_that_may_not_be_run_are_only_counted(
     observer.add([LoggedStatement(statement, (text(np.ones(DIMENSIONS)), "p7"), 1.0, time=NOW)])
     assert stored(conn) == []
     if reason is None:
-        assert [each for each in observer.failed if "the function mine" in each]
+        assert observer.left_out == {"it may call what is not trusted: the function mine": 1}
     else:
         assert observer.left_out == {reason: 1}
 

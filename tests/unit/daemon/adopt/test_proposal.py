@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vectuned.daemon.adopt.proposal import propose
-from vectuned.learning.policy.statement_settings import EXACT, PathOption, Settings, Statement
+from vectuned.learning.model.scan_settings import EXACT, Settings
+from vectuned.learning.policy.path_option import PathOption
+from vectuned.learning.policy.statement_settings import Statement
 
 IN_FORCE = {
     "hnsw.ef_search": "40",

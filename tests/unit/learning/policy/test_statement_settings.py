@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from vectuned.learning.model.scan_settings import EXACT
+from vectuned.learning.policy.path_option import PathOption
 from vectuned.learning.policy.statement_settings import (
-    EXACT,
-    PathOption,
     Statement,
     choose_settings,
     conditional_options,
@@ -24,6 +24,7 @@ CONTINUED = {
     "hnsw.ef_search": "200",
     "hnsw.iterative_scan": "relaxed_order",
     "hnsw.max_scan_tuples": "20000",
+    "hnsw.scan_mem_multiplier": "4",
 }
 
 
