@@ -253,6 +253,30 @@ class ExportSettings(Section):
     )
 
 
+class ObserveSettings(Section):
+    """The statements of applications that the daemon learns from."""
+
+    log: Folder = Field(
+        default="",
+        description="Log of the server to observe: a file, a folder of log files, or server, for the "
+        "server's own log, read through the connection. Files are read from where the daemon stopped. Empty: "
+        "no log is observed.",
+    )
+    prefix: str = Field(
+        default="",
+        max_length=1000,
+        description="log_line_prefix of that log, if it is in the format stderr and of another server. "
+        "Empty: the server's.",
+    )
+    seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=604_800,
+        description="Seconds between two looks at the log and at the statements that vectuned.client "
+        "recorded.",
+    )
+
+
 class LoggingSettings(Section):
     """The log on stderr."""
 

@@ -21,6 +21,7 @@ from .sections import (
     LearningSettings,
     LoggingSettings,
     MetricsSettings,
+    ObserveSettings,
     ReasoningSettings,
     ScheduleSettings,
     Section,
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     budget: BudgetSettings = BudgetSettings()
     inbox: InboxSettings = InboxSettings()
     export: ExportSettings = ExportSettings()
+    observe: ObserveSettings = ObserveSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()

@@ -20,7 +20,8 @@ class LoggedStatement:
 
     `values` are the texts of $1, $2 ..., None for NULL; None altogether if they were not logged or are not
     readable. `is_cut` if a value ends in three dots, as those that log_parameter_max_length cut do.
-    `duration_ms`, `database`, `user` and `time` are None where the log does not say.
+    `duration_ms`, `database`, `user` and `time` are None where the log does not say, and so is `search_path`,
+    which only vectuned.client records.
     """
 
     text: str
@@ -30,6 +31,7 @@ class LoggedStatement:
     user: str | None = None
     time: datetime | None = None
     is_cut: bool = False
+    search_path: str | None = None
 
 
 class StatementReader:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import psycopg
 
 from vectuned.learning.model.column import Metric
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.policy.statement_settings import StatementCalls, count_calls
-from vectuned.learning.statements.calls import Call
+from vectuned.learning.statements.calls import Call, TextCall
+from vectuned.sql.client.fingerprint import fingerprint
+from vectuned.sql.client.values import value_key, value_slots
 from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value
 
 from .sources import Position
 from .statements import LoggedStatement
+
+Source = Literal["log", "client"]
+_MOST_TEXTS: Final = 1_000  # calls of a column that wait to be replayed as text: some proofs' worth
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,19 @@ class ObservedColumn:
     """A tuned column that calls are stored of."""
 
     id: int
+    table: str
+    name: str
     metric: Metric
     dimensions: int
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """A call to store that is replayed as text, with the search_path of the role that sent it."""
+
+    call: TextCall
+    statement: LoggedStatement
+    search_path: str | None
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,20 @@ def read_database(conn: psycopg.Connection[Any]) -> Database:
 def read_columns(conn: psycopg.Connection[Any]) -> dict[tuple[int, str], ObservedColumn]:
     """Read the tuned columns by relation and name."""
     rows = fetch_rows(conn, "observed_columns")
-    return {(row.relation, row.column): ObservedColumn(row.id, row.metric, row.dimensions) for row in rows}
+    return {
+        (row.relation, row.column): ObservedColumn(row.id, row.table, row.column, row.metric, row.dimensions)
+        for row in rows
+    }
 
 
-def enable(conn: psycopg.Connection[Any], call: Call) -> str:
-    """Tune the column of a call; return what vectuned.enable says. Raises psycopg.Error where that fails."""
-    return str(fetch_value(conn, "enable_observed", {"relation": call.relation, "column": call.column}))
+def enable(conn: psycopg.Connection[Any], relation: int, column: str) -> str:
+    """Tune a column; return what vectuned.enable says. Raises psycopg.Error where that fails."""
+    return str(fetch_value(conn, "enable_observed", {"relation": relation, "column": column}))
+
+
+def read_table(conn: psycopg.Connection[Any], relation: int) -> str:
+    """Return the name of a table."""
+    return str(fetch_value(conn, "observed_table", {"relation": relation}))
 
 
 def read_positions(conn: psycopg.Connection[Any]) -> dict[str, Position]:
@@ -77,18 +102,36 @@ def read_positions(conn: psycopg.Connection[Any]) -> dict[str, Position]:
 def store(
     conn: psycopg.Connection[Any],
     calls: Mapping[int, Sequence[tuple[Call, LoggedStatement]]],
+    texts: Mapping[int, Sequence[TextRecord]],
     position: Position | None,
+    source: Source = "log",
 ) -> int:
     """Store calls by the id of their column, and how far the log was read, in one transaction.
 
-    Returns how many calls were stored as trajectories: no more searches wait for a replay than the column's
-    window holds.
+    Returns how many calls were stored: no more searches wait for a replay than the column's window holds, and
+    no more `texts` than _MOST_TEXTS.
     """
     stored = 0
     with conn.transaction():
         for column_id, found in calls.items():
-            stored += int(fetch_value(conn, "record_calls", _arrays(column_id, found)))
-            count_calls(conn, _by_statement(column_id, found))
+            values = {**_arrays(column_id, found), "source": source}
+            stored += int(fetch_value(conn, "record_calls", values))
+            count_calls(
+                conn,
+                _by_statement(
+                    column_id, [(statement, k_class(call.k), call.shape or "") for call, statement in found]
+                ),
+            )
+        for column_id, records in texts.items():
+            values = {
+                "column_id": column_id,
+                "source": source,
+                "calls": json.dumps([_document(record) for record in records]),
+                "most": _MOST_TEXTS,
+            }
+            stored += int(fetch_value(conn, "record_text_calls", values))
+            seen = [(r.statement, k_class(r.call.k), r.call.reason) for r in records]
+            count_calls(conn, _by_statement(column_id, seen, as_text=True))
         if position is not None:
             values = {
                 "identity": position.identity,
@@ -98,6 +141,28 @@ def store(
             }
             execute(conn, "save_log_position", values)
     return stored
+
+
+def save_observation(conn: psycopg.Connection[Any], source: Source, counts: Mapping[str, int]) -> None:
+    """Add counts to what observing came to."""
+    execute(conn, "save_observation", {"source": source, **counts})
+
+
+def take_statements(conn: psycopg.Connection[Any], count: int) -> list[LoggedStatement]:
+    """Take statements that vectuned.client recorded; they are back if the transaction fails."""
+    rows = sorted(
+        fetch_rows(conn, "take_statements", {"count": count}), key=lambda row: int(row.statement_no)
+    )
+    return [
+        LoggedStatement(
+            row.text,
+            None if row.parameters is None else tuple(row.parameters),
+            row.latency_ms,
+            time=row.recorded_at,
+            search_path=row.search_path,
+        )
+        for row in rows
+    ]
 
 
 def _arrays(column_id: int, found: Sequence[tuple[Call, LoggedStatement]]) -> dict[str, Any]:
@@ -110,17 +175,40 @@ def _arrays(column_id: int, found: Sequence[tuple[Call, LoggedStatement]]) -> di
         "latencies": [statement.duration_ms for _, statement in found],
         "conditions": [call.condition for call, _ in found],
         "shapes": [call.shape for call, _ in found],
+        "value_keys": [
+            None if call.condition is None else _value_key(statement) for call, statement in found
+        ],
     }
 
 
-def _by_statement(column_id: int, found: Sequence[tuple[Call, LoggedStatement]]) -> list[StatementCalls]:
+def _value_key(statement: LoggedStatement) -> str | None:
+    """Return the key of a statement's values, as vectuned.client computes it."""
+    return value_key(fingerprint(statement.text), value_slots(statement.text), statement.values or ())
+
+
+def _document(record: TextRecord) -> dict[str, Any]:
+    call, statement = record.call, record.statement
+    return {
+        "fingerprint": fingerprint(statement.text),
+        "k_class": k_class(call.k),
+        "shape": call.reason,
+        "recorded_at": None if statement.time is None else statement.time.isoformat(),
+        "latency_ms": statement.duration_ms,
+        "text": call.query,
+        "parameters": None if call.values is None else list(call.values),
+        "search_path": record.search_path,
+    }
+
+
+def _by_statement(
+    column_id: int, found: Iterable[tuple[LoggedStatement, int, str]], *, as_text: bool = False
+) -> list[StatementCalls]:
     """Count the calls of each text, class of k and shape."""
     times: dict[tuple[str, int, str], list[datetime]] = {}
     now = datetime.now(UTC)
-    for call, statement in found:
-        key = (statement.text, k_class(call.k), call.shape or "")
-        times.setdefault(key, []).append(min(statement.time or now, now))
+    for statement, k, shape in found:
+        times.setdefault((statement.text, k, shape), []).append(min(statement.time or now, now))
     return [
-        StatementCalls(text, column_id, k, shape, len(seen), min(seen), max(seen))
+        StatementCalls(text, column_id, k, shape, len(seen), min(seen), max(seen), as_text)
         for (text, k, shape), seen in times.items()
     ]

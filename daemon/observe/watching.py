@@ -36,8 +36,11 @@ class LogWatch:
         """Records that were passed over."""
         return self._damaged + sum(reader.damaged for reader in self._readers.values())
 
-    def read(self, *, is_final: bool = True) -> int:
-        """Read what is there and return the number of statements; a file that is gone is read to its end."""
+    def read(self, *, is_final: bool = True, may_go_on: Callable[[], bool] = lambda: True) -> int:
+        """Read what is there and return the number of statements; a file that is gone is read to its end.
+
+        Asks `may_go_on` after each piece, whose calls are stored by then; the next call goes on from there.
+        """
         present, count = set(), 0
         for file in self._list_files():
             present.add(file.identity)
@@ -53,6 +56,8 @@ class LogWatch:
                     self._observer.add(statements, position)
                     self._saved[identity] = position
                 count += len(statements)
+                if not may_go_on():
+                    return count
             if is_gone:
                 self._damaged += reader.damaged
                 reader.file.close()

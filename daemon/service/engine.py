@@ -16,6 +16,7 @@ from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.database.standby import make_standby
+from vectuned.daemon.observe.job import ObserveJob
 from vectuned.daemon.pacing.pace import Halt, Pace
 
 from . import storage
@@ -73,6 +74,7 @@ class Engine:
         self._standby = make_standby(settings, self._runner.idle)
         self._worker: Worker | None = None
         self._drainer: Worker | None = None
+        self._observing: ObserveJob | None = None
         self._prepared = False
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._failures = 0
@@ -146,6 +148,19 @@ class Engine:
             self._drainer.settings = self.settings
             self._drainer.bound_inbox()
         return self._drainer
+
+    @property
+    def observing(self) -> ObserveJob:
+        """What observes applications, on a connection of its own and with the present settings."""
+        settings = self.settings.observe
+        if self._observing is not None and not self._observing.conn.closed:
+            if self._observing.settings == settings:
+                return self._observing
+            self._observing.close()
+            self._observing.conn.close()
+        conn = open_work_session(self.conninfo, self.settings)
+        self._observing = ObserveJob(conn, settings, lambda: self.progress(0))
+        return self._observing
 
     def progress(self, _done: int) -> None:
         """Report progress of the running job; raises Halt when jobs have to end."""
@@ -239,14 +254,17 @@ class Engine:
         for worker in (self._worker, self._drainer):
             if worker is not None:
                 worker.conn.close()
-        self._worker = self._drainer = None
+        if self._observing is not None:
+            self._observing.close()
+            self._observing.conn.close()
+        self._worker = self._drainer = self._observing = None
         if self._standby is not None:
             self._standby.close()
         self.leader.close()
 
     def _cancel(self) -> None:
         """Cancel running statements, so that the end does not wait for a long one."""
-        workers = (self._worker, self._drainer)
+        workers = (self._worker, self._drainer, self._observing)
         with suppress(psycopg.Error):
             for worker in workers:
                 if worker is not None and not worker.conn.closed:

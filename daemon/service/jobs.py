@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vectuned.config.settings import Settings
+from vectuned.daemon.observe.job import ObserveJob
 
 from . import storage
 from .leader import Leader
@@ -35,6 +36,10 @@ class JobContext(Protocol):
     @property
     def drainer(self) -> Worker:
         """A worker on a connection of its own, for the job that drains the inbox."""
+
+    @property
+    def observing(self) -> ObserveJob:
+        """What observes applications, on a connection of its own."""
 
     @property
     def leader(self) -> Leader: ...
@@ -89,6 +94,13 @@ JOBS: Final = (
         lambda s: s.schedule.drain_seconds,
         lambda c: c.drainer.drain(),
         queue="drain",
+        takes_turns=False,
+    ),
+    Job(
+        "observe",
+        lambda s: s.observe.seconds,
+        lambda c: c.observing.run(),
+        queue="observe",
         takes_turns=False,
     ),
     Job("refresh", lambda s: s.schedule.refresh_seconds, lambda c: c.worker.refresh_all()),

@@ -26,7 +26,8 @@ from vectuned.learning.exchange import (
 )
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.trajectory import Trajectories, claim_pending, drain, release_pending
-from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning, read_tuned_columns
+from vectuned.learning.oversight.adoptions import check_adoptions
 from vectuned.learning.oversight.alarms import OversightLimits
 from vectuned.learning.oversight.fallback import end_alert
 from vectuned.learning.oversight.judging import judge_searches, update_margins
@@ -38,8 +39,10 @@ from vectuned.learning.oversight.table_changes import (
 )
 from vectuned.learning.policy.learner import LearningOptions, LearningResult, learn
 from vectuned.learning.policy.limits import NO_CAPS, EffortCaps
+from vectuned.learning.policy.statement_settings import publish_settings
 from vectuned.learning.replay.lock_watch import LockWaitError
 from vectuned.learning.replay.replay import replay
+from vectuned.learning.replay.text_calls import count_pending_texts, replay_texts
 from vectuned.learning.replay.work_timer import WorkTimer
 
 from . import storage
@@ -48,6 +51,7 @@ from .column_jobs import ColumnJobs
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+_TEXT_BATCH: Final = 20  # calls replayed as text between two looks at the budget: each runs ten times
 _MB: Final = 1024 * 1024  # bytes
 _PARTITION_LOCK_TIMEOUT_MS: Final = 1000  # while it waits for its lock, feedback of searches waits behind it
 _ADVICE: Final = "raise budget.core_share or lower sample_rate"
@@ -235,10 +239,45 @@ class Worker:
                 )
             if not replayed or len(trajectories) < size:
                 break
+        texts = self._replay_texts(tuned, count)
+        if texts or done:
+            with self._work():
+                check_adoptions(self.conn, tuned, self.limits)
+        if texts:
+            log.info("replayed %d statements of %s", texts, tuned.column, extra={"action": "replay"})
         if done:
             with self._work():
                 check_promises(self.conn, tuned, self.limits)
             log.info("replayed %d searches of %s", done, tuned.column, extra={"action": "replay"})
+        return done
+
+    def _replay_texts(self, tuned: TunedColumn, count: int) -> int:
+        """Replay calls that are more than the rows of one table and choose their settings; return how many.
+
+        They do not take part in the publish: a column may have no other searches.
+        """
+        timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
+        done = 0
+        while done < count and count_pending_texts(self.conn, tuned):
+            reader = self._replay_connection()
+            if self.pace is not None and not self.pace.wait_for_server(reader or self.conn):
+                break
+            with self._work() as timer:
+                replayed = replay_texts(
+                    self.conn,
+                    tuned,
+                    min(count - done, _TEXT_BATCH),
+                    reader=reader,
+                    timeout_ms=timeout_ms,
+                    timer=timer,
+                )
+            if not replayed:
+                break
+            done += replayed
+        if done:
+            with self.conn.transaction():
+                lock_tuning(self.conn)
+                publish_settings(self.conn, tuned.column.id)
         return done
 
     def replay_all(self, progress: Progress | None = None) -> int:

@@ -58,6 +58,7 @@ def _run(context: Context) -> None:
         logging = ServerLogging.read(conn)
         observer = Observer(conn, database, enables=options.enable)
         damaged = _observe(conn, context, observer, logging)
+        observer.save_counts(damaged)
     if console.as_json:
         console.document(_as_dict(observer, logging, database.name, damaged))
     _print(console, observer, logging, database.name, damaged, is_installed=database.is_installed)

@@ -30,6 +30,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(context: Context) -> None:
     from vectuned.daemon.database.standby import using_standby
+    from vectuned.daemon.observe.job import ObserveJob
     from vectuned.daemon.pacing.pace import Pace
     from vectuned.daemon.service.worker import Worker
 
@@ -40,6 +41,7 @@ def _run(context: Context) -> None:
     with context.session() as conn, using_standby(context.settings) as standby:
         worker = Worker(conn, context.settings, pace=pace, standby=standby)
         worker.drain()
+        ObserveJob(conn, context.settings.observe).take_statements()
         columns = worker.columns()
         if not columns:
             raise UsageError(

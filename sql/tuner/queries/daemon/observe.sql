@@ -45,16 +45,22 @@ ORDER BY s.setrole, s.setdatabase DESC;
 
 -- name: observed_columns
 -- The tuned columns that calls are stored of.
-SELECT c.id, c.relation::oid::bigint AS relation, c.column_name::text AS column, c.metric, c.dimensions
+SELECT c.id, c.relation::oid::bigint AS relation, format('%%s.%%s', c.relation_schema, c.relation_name) AS table,
+       c.column_name::text AS column, c.metric, c.dimensions
 FROM vectuned.tuned_column c WHERE c.enabled;
 
 -- name: enable_observed
 -- Tunes a column with the default options; returns what vectuned.enable says.
 SELECT vectuned.enable(%(relation)s::oid::regclass, %(column)s);
 
+-- name: observed_table
+-- The name of a table.
+SELECT %(relation)s::oid::regclass::text AS name;
+
 -- name: record_calls
 -- Stores calls of a column, as far as there is room; returns how many.
-SELECT vectuned._record_calls(%(column_id)s, 'log', %(recorded_at)s, %(queries)s, %(ks)s, %(latencies)s, %(conditions)s, %(shapes)s);
+SELECT vectuned._record_calls(%(column_id)s, %(source)s, %(recorded_at)s, %(queries)s, %(ks)s, %(latencies)s, %(conditions)s, %(shapes)s,
+                              %(value_keys)s);
 
 -- name: log_positions
 -- How far the files of logs were read.
@@ -68,3 +74,19 @@ INSERT INTO vectuned.log_position AS p (identity, head, head_length, byte_offset
 VALUES (%(identity)s, %(head)s, %(head_length)s, %(byte_offset)s)
 ON CONFLICT (identity) DO UPDATE SET head = excluded.head, head_length = excluded.head_length,
     byte_offset = excluded.byte_offset, read_at = now();
+
+-- name: take_statements
+-- Takes the oldest statements that vectuned.client recorded; in a transaction with what becomes of them.
+DELETE FROM vectuned.statement_inbox i
+WHERE i.statement_no IN (SELECT o.statement_no FROM vectuned.statement_inbox o ORDER BY o.statement_no LIMIT %(count)s)
+RETURNING i.statement_no, i.recorded_at, i.text, i.parameters, i.latency_ms, i.search_path;
+
+-- name: save_observation
+-- Adds to the counts of what observing came to.
+INSERT INTO vectuned.observation AS o (source, statements, searches, stored, left_out, not_planned, other_databases, damaged)
+VALUES (%(source)s, %(statements)s, %(searches)s, %(stored)s, %(left_out)s, %(not_planned)s, %(other_databases)s, %(damaged)s)
+ON CONFLICT (source) DO UPDATE SET
+    statements = o.statements + excluded.statements, searches = o.searches + excluded.searches,
+    stored = o.stored + excluded.stored, left_out = o.left_out + excluded.left_out,
+    not_planned = o.not_planned + excluded.not_planned, other_databases = o.other_databases + excluded.other_databases,
+    damaged = o.damaged + excluded.damaged, observed_at = now();
