@@ -90,6 +90,21 @@ async def _run(
     snapshot: Snapshot = conn._vectuned
     if snapshot.is_due and not conn.is_in_transaction() and snapshot.claim_refresh():
         await refresh(conn, snapshot)
+    started = snapshot.start()
+    result = await _run_tuned(conn, method, query, args, options)
+    if started:
+        snapshot.record(query, args, started)
+    return result
+
+
+async def _run_tuned(
+    conn: Any,
+    method: Callable[..., Awaitable[Any]],
+    query: str,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
+    snapshot: Snapshot = conn._vectuned
     settings = snapshot.find(query, args)
     if settings is None:
         return await method(conn, query, *args, **options)

@@ -150,6 +150,13 @@ def _find(cursor: Any, query: Any, params: Any) -> tuple[Any, LocalSettings | No
     return query, snapshot.find(query, params)
 
 
+def _as_text(query: Any, conn: Any) -> Any:
+    """Return the text of a query, or what it is if it has none."""
+    if isinstance(query, Composable):
+        return query.as_string(conn)
+    return query.decode(errors="replace") if isinstance(query, bytes) else query
+
+
 def _is_alone(cursor: Any) -> bool | None:
     """Say whether the next statement will be a transaction of its own; None if it cannot have settings."""
     conn = cursor._conn
@@ -171,7 +178,11 @@ class TunedCursor(_Cursor):
         if attachment is None:
             return super().execute(query, params, **options)
         with attachment.lock:
-            return self._execute_tuned(attachment, query, params, options)
+            started = attachment.snapshot.start()
+            result = self._execute_tuned(attachment, query, params, options)
+            if started:
+                attachment.snapshot.record(_as_text(query, self._conn), params, started)
+            return result
 
     def _execute_tuned(
         self, attachment: _Attachment, query: Any, params: Any, options: dict[str, Any]
@@ -222,7 +233,11 @@ class TunedAsyncCursor(_AsyncCursor):
         if attachment is None:
             return await super().execute(query, params, **options)
         async with attachment.async_lock:
-            return await self._execute_tuned(attachment, query, params, options)
+            started = attachment.snapshot.start()
+            result = await self._execute_tuned(attachment, query, params, options)
+            if started:
+                attachment.snapshot.record(_as_text(query, self._conn), params, started)
+            return result
 
     async def _execute_tuned(
         self, attachment: _Attachment, query: Any, params: Any, options: dict[str, Any]

@@ -87,6 +87,14 @@ class TunedCursor(_Cursor):  # type: ignore[misc]
 
     def execute(self, query: Any, vars: Any = None) -> None:
         """Execute a query as the base class does, with its learned settings if there are any."""
+        snapshot = self._vectuned.snapshot
+        started = snapshot.start()
+        self._execute_tuned(query, vars)
+        if started:
+            text = query.as_string(self.connection) if isinstance(query, Composable) else query
+            snapshot.record(text, vars, started)
+
+    def _execute_tuned(self, query: Any, vars: Any) -> None:
         attachment, status = self._vectuned, self.connection.info.transaction_status
         snapshot = attachment.snapshot
         if status == IDLE:

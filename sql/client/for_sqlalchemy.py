@@ -84,6 +84,7 @@ class _AsyncpgEvents:
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> None:
         """Send the settings of a statement."""
+        context._vectuned_started = 0.0 if executemany else self._snapshot.start()
         settings = None if executemany else self._snapshot.find(statement, parameters)
         if settings is None:
             return
@@ -102,6 +103,8 @@ class _AsyncpgEvents:
         settings: LocalSettings | None = getattr(context, "_vectuned", None)
         if settings is not None:
             _send(conn, settings.restore)
+        if started := getattr(context, "_vectuned_started", 0.0):
+            self._snapshot.record(statement, parameters, started)
 
 
 def _obstacle(dbapi_connection: Any, cursor: Any) -> str:

@@ -16,19 +16,21 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .fingerprint import fingerprint
+from .recording import Recorder
+from .values import Slot, value_key, value_slots
 
-# Whether the table can be read: 3 if all of its columns are there and granted. Reads the catalogue alone, so
+# Whether the table can be read: 4 if all of its columns are there and granted. Reads the catalogue alone, so
 # it fails nowhere, and in no server's log stands an error.
 PROBE: Final = (
     "SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute a "
     "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
     "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
     "WHERE n.nspname = 'vectuned' AND c.relname = 'statement' "
-    "AND a.attname IN ('fingerprint', 'k_class', 'settings') "
+    "AND a.attname IN ('fingerprint', 'k_class', 'settings', 'by_share') "
     "AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') "
     "AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')"
 )
-PROBED: Final = 3  # the columns that PROBE looks for
+PROBED: Final = 4  # the columns that PROBE looks for
 # Sent before LOAD, in its transaction: a table that is locked, as during an upgrade, must not hold up the
 # application. A twentieth of a second is little beside the refresh interval, and plenty for a small table.
 BOUND: Final = (
@@ -37,7 +39,10 @@ BOUND: Final = (
 )
 LOAD: Final = (
     "SELECT s.fingerprint, s.k_class, s.settings::pg_catalog.text FROM vectuned.statement s "
-    "WHERE s.settings IS NOT NULL"
+    "WHERE s.settings IS NOT NULL "
+    "UNION ALL SELECT pg_catalog.concat('#', s.fingerprint), s.k_class, s.by_share::pg_catalog.text "
+    "FROM vectuned.statement s WHERE s.by_share IS NOT NULL "
+    "UNION ALL SELECT pg_catalog.concat('=', c.value_key), c.bucket, NULL FROM vectuned.condition_shares() c"
 )
 
 DEFAULT_MAX_AGE: Final = 30.0  # seconds until a copy is refreshed: a publish takes minutes anyway
@@ -80,12 +85,14 @@ _NEXT: Final = re.compile(r"%[sbt]\b|\?")
 class Counters:
     """What became of the statements and of the snapshot, since the process started.
 
-    `tuned`: sent with settings. `untouched`: ours, but sent as they came, by reason. `foreign` texts were
+    `tuned`: sent with settings, `by_share`: with those for the share of rows that their values match.
+    `untouched`: ours, but sent as they came, by reason. `foreign` texts were
     looked at and are none of ours; each is counted when it is first seen. `refreshes` of the snapshot, and
     `failures` of these by reason.
     """
 
     tuned: int = 0
+    by_share: int = 0
     foreign: int = 0
     refreshes: int = 0
     untouched: dict[str, int] = field(default_factory=dict)
@@ -165,13 +172,29 @@ class _Limit:
 
 
 @dataclass(frozen=True)
+class _ClassSettings:
+    """The settings of a statement for a class of k: for all values, and by the share of rows that they match.
+
+    `settings` is None where none are proven for all; `by_bucket` by selectivity bucket.
+    """
+
+    settings: LocalSettings | None
+    by_bucket: Mapping[int, LocalSettings] = field(default_factory=dict)
+
+
+_Classes = tuple[tuple[int, _ClassSettings], ...]
+
+
+@dataclass(frozen=True)
 class _Known:
-    """A text of ours: its settings by class of k, the smallest first."""
+    """A text of ours: its settings by class of k, the smallest first, and its values if these matter."""
 
+    name: str
     limit: _Limit
-    classes: tuple[tuple[int, LocalSettings], ...]
+    classes: _Classes
+    slots: tuple[Slot, ...] | None
 
-    def choose(self, parameters: Any) -> LocalSettings | None:
+    def choose(self, parameters: Any) -> _ClassSettings | None:
         """Choose the settings of the smallest class that holds the rows asked for."""
         rows = self.limit.read(parameters)
         if rows is None:  # for example FETCH FIRST, or a subquery: the most demanding is right for all
@@ -182,13 +205,15 @@ class _Known:
 class Snapshot:
     """The settings of all statements, by fingerprint. Safe for use by several threads.
 
-    max_age: seconds until a copy is refreshed.
+    max_age: seconds until a copy is refreshed. recorder: keeps a sample of the statements, None without.
     """
 
     def __init__(self, max_age: float = DEFAULT_MAX_AGE) -> None:
         self.counters = Counters()
         self.max_age = max_age
-        self._by_fingerprint: dict[str, tuple[tuple[int, LocalSettings], ...]] = {}
+        self.recorder: Recorder | None = None
+        self._by_fingerprint: dict[str, _Classes] = {}
+        self._buckets: dict[str, int] = {}  # by the key of values
         self._by_text: dict[str, _Known | None] = {}
         self._lock = threading.Lock()
         self._due = 0.0  # by time.monotonic()
@@ -215,6 +240,16 @@ class Snapshot:
         """Leave the next refresh to the listener; the targets' connections step in if it falls silent."""
         self._due = time.monotonic() + 3 * self.max_age
 
+    def start(self) -> float:
+        """Return the time now if the next statement is to be recorded, otherwise 0."""
+        recorder = self.recorder
+        return time.perf_counter() if recorder is not None and recorder.draws() else 0.0
+
+    def record(self, text: Any, parameters: Any, started: float) -> None:
+        """Record a statement that `start` drew, once it was executed."""
+        if self.recorder is not None and isinstance(text, str):
+            self.recorder.add(text, parameters, time.perf_counter() - started)
+
     def expire(self) -> None:
         """Let the copy be refreshed at the next occasion, for example after a notification."""
         self._due = 0.0
@@ -227,29 +262,51 @@ class Snapshot:
             known = self._recognise(text)
         if known is None:
             return None
-        settings = known.choose(parameters)
-        if settings is None:
+        chosen = known.choose(parameters)
+        if chosen is None:
             self.counters.count_untouched("more rows than proven")
-        return settings
+            return None
+        if chosen.by_bucket and known.slots is not None:
+            bucket = self._buckets.get(value_key(known.name, known.slots, parameters) or "", -1)
+            if bucket in chosen.by_bucket:
+                self.counters.by_share += 1
+                return chosen.by_bucket[bucket]
+        if chosen.settings is None:
+            self.counters.count_untouched("share of matching rows not known")
+        return chosen.settings
 
     def replace(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take over what the table holds: rows of (fingerprint, class of k, settings as JSON)."""
+        """Take over what the table holds: rows of (fingerprint, class of k, settings as JSON).
+
+        With # before the fingerprint the settings are by selectivity bucket; rows of ("=" and the key of
+        values, bucket, None) say which bucket values fall into.
+        """
         found: dict[str, dict[int, LocalSettings | None]] = {}
-        for name, k_class, document in rows:
-            settings = _parse(document)
-            if settings is None and document not in ("{}", {}):
-                self.counters.count_failure("invalid settings")
-            classes = found.setdefault(str(name), {})
-            # One text that stands for several statements is served only if they agree.
-            same = k_class not in classes or classes[k_class] == settings
-            classes[k_class] = settings if same else None
-        usable = {
-            name: tuple((k, settings) for k, settings in sorted(classes.items()) if settings is not None)
-            for name, classes in found.items()
+        by_share: dict[str, dict[int, dict[int, LocalSettings]]] = {}
+        buckets: dict[str, int] = {}
+        for name, number, document in rows:
+            text = str(name)
+            if text.startswith("="):
+                buckets[text[1:]] = number
+            elif text.startswith("#"):
+                shares = by_share.setdefault(text[1:], {})
+                shares[number] = {} if number in shares else _parse_buckets(document)
+            else:
+                settings = _parse(document)
+                if settings is None and document not in ("{}", {}):
+                    self.counters.count_failure("invalid settings")
+                known = found.setdefault(text, {})
+                # One text that stands for several statements is served only if they agree.
+                same = number not in known or known[number] == settings
+                known[number] = settings if same else None
+        by_fingerprint = {
+            name: classes
+            for name in {*found, *by_share}
+            if (classes := _join(found.get(name, {}), by_share.get(name, {})))
         }
-        by_fingerprint = {name: classes for name, classes in usable.items() if classes}
         with self._lock:
             self.counters.refreshes += 1
+            self._buckets = buckets
             if by_fingerprint != self._by_fingerprint:
                 self._by_fingerprint, self._by_text = by_fingerprint, {}
 
@@ -257,16 +314,18 @@ class Snapshot:
         """Drop the copy, since the table cannot be read, and look for it again later."""
         with self._lock:
             self.counters.count_failure(reason)
-            self._by_fingerprint, self._by_text = {}, {}
+            self._by_fingerprint, self._by_text, self._buckets = {}, {}, {}
             self._due = time.monotonic() + _ABSENT_FACTOR * self.max_age
 
     def _recognise(self, text: str) -> _Known | None:
         known = None
         by_text = self._by_text
         if self._by_fingerprint and len(text) <= _LONGEST and any(each in text for each in _DISTANCES):
-            classes = self._by_fingerprint.get(fingerprint(text))
+            name = fingerprint(text)
+            classes = self._by_fingerprint.get(name)
             if classes:
-                known = _Known(_find_limit(text), classes)
+                has_buckets = any(each.by_bucket for _, each in classes)
+                known = _Known(name, _find_limit(text), classes, value_slots(text) if has_buckets else None)
         if known is None:
             self.counters.foreign += 1
         if len(text) <= _LONGEST_CACHED:
@@ -274,6 +333,24 @@ class Snapshot:
                 by_text.clear()
             by_text[text] = known
         return known
+
+
+def _join(
+    settings: Mapping[int, LocalSettings | None], by_share: Mapping[int, Mapping[int, LocalSettings]]
+) -> _Classes:
+    """Return the settings of a statement by class of k that has some, the smallest first."""
+    classes = [(k, _ClassSettings(settings.get(k), by_share.get(k, {}))) for k in {*settings, *by_share}]
+    usable = [(k, each) for k, each in classes if each.settings is not None or each.by_bucket]
+    return tuple(sorted(usable, key=lambda pair: pair[0]))
+
+
+def _parse_buckets(document: Any) -> dict[int, LocalSettings]:
+    try:
+        values = json.loads(document) if isinstance(document, str) else document
+        parsed = {int(bucket): LocalSettings.of(settings) for bucket, settings in values.items()}
+    except (ValueError, AttributeError):
+        return {}
+    return {bucket: settings for bucket, settings in parsed.items() if settings is not None}
 
 
 def _parse(document: Any) -> LocalSettings | None:

@@ -10,15 +10,17 @@ import threading
 import time
 from typing import Any, Final
 
+from .recording import SEND, Recorder
 from .snapshot import DEFAULT_MAX_AGE, Snapshot
 
 log = logging.getLogger(__name__)
 
 CHANNEL: Final = "vectuned"  # on which the daemon announces a publish
+_SEND: Final = 2.0  # seconds between two messages with recorded statements
 _RECONNECT: Final = 10.0  # seconds until a listener that lost its connection connects again
 
 _snapshots: dict[object, Snapshot] = {}
-_listeners: dict[str, threading.Thread] = {}
+_listeners: dict[tuple[str, int], threading.Thread] = {}
 _lock: Final = threading.Lock()
 
 
@@ -27,6 +29,7 @@ def tune(
     *,
     dsn: str | None = None,
     max_age: float = DEFAULT_MAX_AGE,
+    record: float = 0.0,
     snapshot: Snapshot | None = None,
 ) -> Snapshot:
     """Send the statements of a connection, pool or engine with the settings that were learned for them.
@@ -38,10 +41,14 @@ def tune(
     dsn: opens a connection of its own in a background thread, which listens and so learns of a publish at
     once. Without it the settings are read over the target's connections, when these are idle, every
     `max_age` seconds.
+    record: the share of the statements that order by a distance whose texts and values that connection sends
+    to the daemon to learn from, with vectuned.record_statements; 0: none.
 
     Returns the snapshot of the settings, with counters. Statements that nothing was learned for go out as
-    they come. Raises TypeError for other targets.
+    they come. Raises TypeError for other targets, and ValueError for `record` without `dsn`.
     """
+    if record and dsn is None:
+        raise ValueError("record needs the dsn of a connection of its own, which sends what is recorded")
     attach, shared = _adapter(target)
     if snapshot is None and isinstance(shared, Snapshot):
         snapshot = shared
@@ -51,6 +58,8 @@ def tune(
                 Snapshot(max_age) if shared is None else _snapshots.setdefault(shared, Snapshot(max_age))
             )
     snapshot.max_age = max_age
+    if record and (snapshot.recorder is None or snapshot.recorder.share != record):
+        snapshot.recorder = Recorder(record)
     if dsn is not None:
         _listen(dsn, snapshot)
     attach(target, snapshot)
@@ -140,14 +149,15 @@ def _database(info: Any) -> tuple[str, str, int, str]:
 
 
 def _listen(dsn: str, snapshot: Snapshot) -> None:
-    """Keep a snapshot fresh in a background thread, one for each dsn."""
+    """Keep a snapshot fresh in a background thread, one for each dsn and snapshot."""
+    key = (dsn, id(snapshot))  # the thread keeps the snapshot, so that no other has its id
     with _lock:
-        thread = _listeners.get(dsn)
+        thread = _listeners.get(key)
         if thread is None or not thread.is_alive():
             thread = threading.Thread(
                 target=_keep_fresh, args=(dsn, snapshot), name="vectuned-listener", daemon=True
             )
-            _listeners[dsn] = thread
+            _listeners[key] = thread
             thread.start()
 
 
@@ -180,5 +190,30 @@ def _follow(dsn: str, snapshot: Snapshot) -> None:
         while True:
             refresh(conn, snapshot)
             snapshot.postpone()
-            for _ in conn.notifies(timeout=snapshot.max_age, stop_after=1):
-                pass
+            if snapshot.recorder is None:
+                for _ in conn.notifies(timeout=snapshot.max_age, stop_after=1):
+                    pass
+                continue
+            end = time.monotonic() + snapshot.max_age
+            while time.monotonic() < end:
+                _send(conn, snapshot)
+                if any(True for _ in conn.notifies(timeout=min(snapshot.max_age, _SEND), stop_after=1)):
+                    break
+
+
+def _send(conn: Any, snapshot: Snapshot) -> None:
+    """Send what was recorded; what the database refuses is only counted."""
+    import psycopg
+
+    recorder = snapshot.recorder
+    while recorder is not None and (document := recorder.take()) is not None:
+        try:
+            with psycopg.RawCursor(conn) as cursor:
+                (taken,) = cursor.execute(SEND.encode(), (document,)).fetchone() or (0,)
+        except psycopg.Error:
+            if conn.closed:
+                raise
+            # Without the function, or on a standby: nothing is recorded there.
+            snapshot.counters.count_failure("record")
+            return
+        recorder.counts["taken"] += int(taken)

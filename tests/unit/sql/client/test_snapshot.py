@@ -10,6 +10,7 @@ import pytest
 
 from vectuned.sql.client.fingerprint import fingerprint
 from vectuned.sql.client.snapshot import LocalSettings, Snapshot
+from vectuned.sql.client.values import value_key, value_slots
 
 SEARCH = "SELECT id FROM items ORDER BY embedding <=> {} LIMIT {}"
 EF_80 = {"hnsw.ef_search": "80"}
@@ -120,3 +121,34 @@ def test_local_settings_restore_what_they_saved() -> None:
     )
     assert settings.save_and_apply.index("saved_1") < settings.save_and_apply.index("'80'")
     assert settings.restore.count("set_config") == 3
+
+
+def test_find_chooses_by_the_share_of_rows_that_values_match() -> None:
+    text = "SELECT id FROM items WHERE kind = %s ORDER BY embedding <=> %s LIMIT %s"
+    name = fingerprint(text)
+
+    def of(kind: str) -> str:
+        return f"={value_key(name, value_slots(text), (kind, '[1]', 10))}"
+
+    exact = {"enable_indexscan": "off"}
+    rows: list[tuple[str, int, Any]] = [
+        (name, 10, EF_200),
+        (f"#{name}", 10, json.dumps({"12": exact, "3": EF_80})),
+        (of("rare"), 12, None),
+        (of("common"), 3, None),
+        (of("other"), 7, None),
+    ]
+    snapshot = Snapshot()
+    snapshot.replace(rows)
+    for kind, expected in [("rare", exact), ("common", EF_80), ("other", EF_200), ("new", EF_200)]:
+        assert chosen(snapshot, text, (kind, "[2]", 10)) == expected
+    assert snapshot.counters.by_share == 2
+    assert chosen(snapshot, text, ("rare", "[2]", 11)) is None  # nothing is proven for that many rows
+    # Without settings for all values, only values that are known have some.
+    snapshot.replace(rows[1:])
+    assert chosen(snapshot, text, ("rare", "[2]", 10)) == exact
+    assert chosen(snapshot, text, ("new", "[2]", 10)) is None
+    assert snapshot.counters.untouched["share of matching rows not known"] == 1
+    # Settings that may not be sent, or are no settings, are left out.
+    snapshot.replace([(f"#{name}", 10, '{"12": {"work_mem": "1GB"}, "x": {}}'), *rows[2:]])
+    assert chosen(snapshot, text, ("rare", "[2]", 10)) is None
