@@ -11,7 +11,8 @@ from psycopg import sql
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.events import record_event
-from vectuned.learning.policy.statement_settings import Settings, read_statements
+from vectuned.learning.model.scan_settings import Settings
+from vectuned.learning.policy.statement_settings import read_statements
 from vectuned.sql.files import queries, trusted
 from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
@@ -177,6 +178,13 @@ def figures(proposal: Proposal) -> list[dict[str, Any]]:
     return [
         {
             "fingerprint": each.statement.fingerprint,
+            "column_id": each.statement.column_id,
+            "k_class": each.statement.k_class,
+            "shape": each.statement.shape,
+            "as_text": each.statement.as_text,
+            "path": None if each.then.by is None else each.then.by.path,
+            "effort": None if each.then.by is None else each.then.by.effort,
+            "settings": None if each.then.by is None else dict(each.then.by.settings),
             "statement": each.statement.text,
             "calls": each.statement.calls,
             "target_recall": each.statement.target_recall,

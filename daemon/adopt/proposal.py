@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from vectuned.learning.policy.statement_settings import PathOption, Settings, Statement
+from vectuned.learning.model.scan_settings import Settings
+from vectuned.learning.policy.path_option import PathOption
+from vectuned.learning.policy.statement_settings import Statement
 
 # The settings that a whole role can live with. Those of the planner would change every other statement.
 ADOPTABLE: Final = (
     "hnsw.ef_search",
     "hnsw.iterative_scan",
     "hnsw.max_scan_tuples",
+    "hnsw.scan_mem_multiplier",
     "ivfflat.iterative_scan",
+    "ivfflat.max_probes",
     "ivfflat.probes",
 )
 MOST_SLOWDOWN: Final = 2.0  # times that a statement at its target may take of what it takes now
@@ -30,13 +34,14 @@ _SCAN_RANKS: Final = {"off": 0.0, "strict_order": 1.0, "relaxed_order": 1.0}
 class Outlook:
     """What a statement gets under a group of settings; None where nothing was measured.
 
-    `proven`: it is proven to meet its target. `ms` is an upper estimate where the group asks for more than
-    was measured.
+    `proven`: it is proven to meet its target, `by` the cheapest measured path that says so. `ms` is an upper
+    estimate where the group asks for more than was measured.
     """
 
     recall: float | None
     ms: float | None
     proven: bool
+    by: PathOption | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,10 @@ def _outlook(statement: Statement, group: Settings) -> Outlook:
     nearest = max(covered, key=lambda option: _effort(option.settings))
     extra = max(1.0, _effort(group) / _effort(nearest.settings)) if _effort(nearest.settings) else 1.0
     return Outlook(
-        max(option.recall for option in covered), nearest.ms * extra, any(option.proven for option in covered)
+        max(option.recall for option in covered),
+        nearest.ms * extra,
+        any(option.proven for option in covered),
+        min((option for option in covered if option.proven), key=lambda option: option.ms, default=None),
     )
 
 

@@ -46,6 +46,10 @@ _COLUMN_METRICS: Final = {
     "last_published": "Time of the last publish, in seconds since 1970.",
     "feedback": "Searches with feedback.",
     "behind": "Whether replaying falls behind.",
+    "statements": "Known statements of applications.",
+    "statements_served": "Statements of applications with proven settings.",
+    "statement_calls": "Calls of these statements that were observed.",
+    "texts_awaiting_replay": "Calls that wait to be replayed as text.",
 }
 _CLASS_METRICS: Final = {
     "expected_recall": "The recall of the policy in service, expected from replays.",
@@ -65,6 +69,14 @@ _PROMISE_METRICS: Final = {
     "e_value": "Evidence that the target is missed, as an e-value: 1 is none, 20 is the 5 % level.",
     "checks": "Exact checks since the promise last started over.",
     "unknown": "Exact checks that were given up.",
+}
+_OBSERVED_METRICS: Final = {
+    "statements": "Statements of applications that were observed.",
+    "searches": "Vector searches among them that can be replayed.",
+    "stored": "Searches among them that were stored to be replayed.",
+    "left_out": "Vector searches among them that cannot be replayed.",
+    "not_planned": "Statements among them that the server refuses to plan.",
+    "damaged": "Records of a log that were cut or cannot be read.",
 }
 _JOB_METRICS: Final = {
     "failures": "Consecutive failures of the job.",
@@ -97,16 +109,17 @@ class StatusCollector(Collector):
         """Yield every family of metrics."""
         up = GaugeMetricFamily("vectuned_up", "Whether the database answers.", labels=["database"])
         columns: dict[str, list[dict[str, Any]]] = {}
-        jobs: dict[str, list[dict[str, Any]]] = {}
+        daemons: dict[str, dict[str, Any]] = {}
         with self._lock:
             for name in self._sources:
                 result = self._read(name)
                 up.add_metric([name], float(result is not None))
                 if result is not None:
-                    columns[name], jobs[name] = result
+                    columns[name], daemons[name] = result
         yield up
         yield from column_families(columns)
-        yield from job_families(jobs)
+        yield from job_families({name: daemon["jobs"] for name, daemon in daemons.items()})
+        yield from statement_families(daemons)
 
     def close(self) -> None:
         """Close the connections."""
@@ -115,13 +128,13 @@ class StatusCollector(Collector):
                 conn.close()
             self._conns.clear()
 
-    def _read(self, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    def _read(self, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
         try:
             conn = self._conns.get(name)
             if conn is None or conn.closed:
                 conn = self._conns[name] = self._sources[name]()
                 conn.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
-            return status.read(conn), status.read_daemon(conn)["jobs"]
+            return status.read(conn), status.read_daemon(conn)
         except (psycopg.Error, VectunedError) as error:
             log.warning("metrics of database %s cannot be read: %s", name, error, extra={"action": "metrics"})
             if name in self._conns:
@@ -190,6 +203,28 @@ def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]
     for labels, row in promises:
         alarms.add_metric(labels, row["alarms"])
     yield alarms
+
+
+def statement_families(daemons: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """Turn what observing and adopting came to in each database into metric families."""
+    seen = [([name, row["source"]], row) for name, daemon in daemons.items() for row in daemon["observed"]]
+    for key, text in _OBSERVED_METRICS.items():
+        counter = CounterMetricFamily(f"vectuned_observed_{key}", text, labels=("database", "source"))
+        for labels, row in seen:
+            counter.add_metric(labels, row[key])
+        yield counter
+    adopted = [
+        ([name, row["role"] or ""], {"alarms": len(row["alarms"])})
+        for name, daemon in daemons.items()
+        for row in daemon["adopted"]
+    ]
+    yield _gauge(
+        "adoption_alarms",
+        "Statements that adopted settings no longer serve as proven.",
+        ("database", "role"),
+        adopted,
+        "alarms",
+    )
 
 
 def job_families(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:

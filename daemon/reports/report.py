@@ -21,7 +21,7 @@ from vectuned.daemon.database.isolation import Failure, attempt
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.ladder import position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex, read_tuned_columns
-from vectuned.learning.policy.filtering import OTHER_PATHS
+from vectuned.learning.policy.filtering import other_paths
 from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.statistics.claims import claim_curve
 from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows
@@ -102,6 +102,7 @@ def _column_section(conn: psycopg.Connection[Any], tuned: TunedColumn, column: d
                 (_policy_cells(row) for row in column["classes"]),
             ),
             _advice_section("Filtered searches", advice, ("filtered search",)),
+            _advice_section("Statements of applications", advice, ("statement",)),
             _advice_section("Advice", advice, ("index", "filter index", "statistics")),
             "<h3>Patterns</h3>",
             _pattern_table(conn, tuned),
@@ -206,7 +207,7 @@ def _filter_lines(replays: IndexReplays, k: int, shape: str) -> list[Line]:
         if index is not replays[0][0]:
             continue
         lines.append(_point("exact, through the filter's index", sample.exact_ms, np.ones(len(sample))))
-        for place, (path, ef) in enumerate(OTHER_PATHS):
+        for place, (path, ef) in enumerate(other_paths(index.method)):
             name = path if ef is None else f"{path} {ef}"
             lines.append(_point(name, sample.other_ms[:, place], sample.other_recall[:, place]))
     return lines

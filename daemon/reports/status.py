@@ -94,12 +94,34 @@ def show(console: Console, columns: list[dict[str, Any]]) -> None:
 
 
 def read_daemon(conn: psycopg.Connection[Any]) -> dict[str, Any]:
-    """Return whether a daemon works on this database (`daemon`), and its `jobs` with their last runs."""
-    return {"daemon": bool(fetch_value(conn, "daemon_runs")), "jobs": fetch_dicts(conn, "jobs")}
+    """Return whether a daemon works on this database (`daemon`), and its `jobs` with their last runs.
+
+    And what observing applications came to by source (`observed`), and which settings are `adopted`.
+    """
+    may_read = fetch_value(conn, "may_read_observations")
+    return {
+        "daemon": bool(fetch_value(conn, "daemon_runs")),
+        "jobs": fetch_dicts(conn, "jobs"),
+        "observed": fetch_dicts(conn, "observations") if may_read else [],
+        "adopted": fetch_dicts(conn, "adoptions") if may_read else [],
+    }
 
 
 def show_daemon(console: Console, daemon: dict[str, Any]) -> None:
-    """Print the state of the daemon's jobs as text; nothing if no job ever ran."""
+    """Print what was observed and adopted, and the state of the daemon's jobs if one ever ran, as text."""
+    for seen in daemon["observed"]:
+        console.line(
+            f"observed by {seen['source']}: {seen['statements']:,} statements, {seen['searches']:,} "
+            f"searches, {seen['stored']:,} stored, {seen['left_out']:,} left out, "
+            f"{seen['not_planned']:,} not planned; {seen['damaged']:,} damaged"
+            f" records; the last at {seen['observed_at']:%Y-%m-%d %H:%M}"
+        )
+    for adopted in daemon["adopted"]:
+        whom = "the database" if adopted["role"] is None else f"the role {adopted['role']}"
+        values = ", ".join(f"{name} = {value}" for name, value in sorted(adopted["applied"].items()))
+        console.line(f"adopted for {whom} at {adopted['applied_at']:%Y-%m-%d %H:%M}: {values}")
+        for alarm in adopted["alarms"]:
+            console.line(f"  alarm: statement {alarm['fingerprint']} is no longer served so: {alarm['why']}")
     jobs = daemon["jobs"]
     if not jobs:
         return
@@ -143,6 +165,12 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         console.line(
             f"  verdicts: {column['successes']:,} successes, {column['failures']:,} failures, "
             f"{column['unknown']:,} unknown; {column['feedback']:,} searches with feedback"
+        )
+    if column["statements"]:
+        console.line(
+            f"  {column['statements']:,} statements of applications, {column['statement_calls']:,} calls; "
+            f"{column['statements_served']:,} have proven settings; "
+            f"{column['texts_awaiting_replay']:,} calls wait to be replayed as text"
         )
     if column["refused"]:
         console.line(

@@ -13,7 +13,7 @@ GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vect
     vectuned.status, vectuned.readable_statistics TO PUBLIC;
 GRANT SELECT (import_no, column_id, source, created_at, proven_here) ON vectuned.imported TO PUBLIC;
 -- What vectuned.client reads; not the texts.
-GRANT SELECT (fingerprint, column_id, k_class, shape, settings, expected_recall, recall_bound, certified, published_at)
+GRANT SELECT (fingerprint, column_id, k_class, shape, settings, by_share, expected_recall, recall_bound, certified, published_at)
     ON vectuned.statement TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
@@ -27,7 +27,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._marker, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
     vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned.search,
-    vectuned.search_rows, vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
+    vectuned.record_statements, vectuned.condition_shares, vectuned.search_rows, vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
     TO PUBLIC;
 
 -- The REVOKE above also took the grants on the generated functions of tuned columns: grant these again.

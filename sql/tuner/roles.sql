@@ -27,15 +27,17 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.refresh, v
     vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
     vectuned.export_patterns, vectuned.import_patterns,
     vectuned._check_range, vectuned._check_request, vectuned._default_tail, vectuned._inspect, vectuned._unreadable,
-    vectuned._policy_note, vectuned._index_advice,
+    vectuned._policy_note, vectuned._index_advice, vectuned._recommend_statements,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_column, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._generate,
     vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
-    vectuned.column_failure, vectuned.statement TO vectuned_admin;
+    vectuned.column_failure, vectuned.statement, vectuned.observation TO vectuned_admin;
 GRANT SELECT, INSERT, UPDATE ON vectuned.adoption TO vectuned_admin;
-GRANT UPDATE (settings, published_at, expected_recall, recall_bound, certified, figures) ON vectuned.statement TO vectuned_admin;
+GRANT DELETE ON vectuned.condition_share TO vectuned_admin;
+GRANT SELECT (column_id) ON vectuned.condition_share TO vectuned_admin;
+GRANT UPDATE (settings, by_share, published_at, expected_recall, recall_bound, certified, figures) ON vectuned.statement TO vectuned_admin;
 -- `vectuned report` needs the measurements, but not which search each belongs to.
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
               filtered_recall, matches, exact_ms, other_recall, other_ms, recorded_at, k, asked_recall, asked_filtered_recall,
@@ -48,6 +50,8 @@ GRANT DELETE ON vectuned.bank, vectuned.measured_path, vectuned.promise, vectune
     TO vectuned_admin;
 GRANT SELECT (column_id) ON vectuned.inbox, vectuned.feedback TO vectuned_admin;
 GRANT SELECT (column_id, replayed_at), UPDATE (query, condition, replayed_at) ON vectuned.trajectory TO vectuned_admin;
+GRANT SELECT (column_id, fingerprint, k_class, shape, recorded_at, source, latency_ms, replayed_at, generations, outcomes, failure),
+    UPDATE (text, parameters, replayed_at), DELETE ON vectuned.text_call TO vectuned_admin;
 
 -- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
 GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._record_calls, vectuned._recorded_searches, vectuned._settle_inbox,
@@ -75,7 +79,11 @@ GRANT UPDATE (index_relation, last_index_no, passed_over, default_probes, target
     ON vectuned.tuned_column TO vectuned_daemon;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;
-GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement, vectuned.log_position TO vectuned_daemon;
+GRANT UPDATE (alarms) ON vectuned.adoption TO vectuned_daemon;
+GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement, vectuned.text_call, vectuned.log_position TO vectuned_daemon;
+GRANT SELECT, INSERT, DELETE ON vectuned.condition_share TO vectuned_daemon;
+GRANT SELECT, INSERT, UPDATE ON vectuned.observation TO vectuned_daemon;
+GRANT SELECT, DELETE ON vectuned.statement_inbox TO vectuned_daemon;
 GRANT INSERT, DELETE ON vectuned.event, vectuned.recall_check TO vectuned_daemon;
 GRANT UPDATE, DELETE ON vectuned.request TO vectuned_daemon;
 DO $$

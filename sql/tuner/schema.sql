@@ -140,6 +140,7 @@ CREATE TABLE vectuned.trajectory (
     source        text NOT NULL DEFAULT 'function' CHECK (source IN ('function', 'log', 'client')),
     condition     text,
     shape         text,
+    value_key     text,
     recall        real,
     replayed_at   timestamptz,
     verdict             text CHECK (verdict IN ('success', 'failure', 'unknown')),
@@ -154,6 +155,8 @@ COMMENT ON COLUMN vectuned.trajectory.source IS
 COMMENT ON COLUMN vectuned.trajectory.condition IS
     'calls: SQL over the row, with the table called t, valid with search_path = pg_catalog; deleted with the query';
 COMMENT ON COLUMN vectuned.trajectory.shape IS 'calls with a condition: the condition with $1, $2 ... in place of its literals';
+COMMENT ON COLUMN vectuned.trajectory.value_key IS
+    'calls with a condition: hash of their values, see vectuned.condition_share; only where vectors are stored';
 COMMENT ON COLUMN vectuned.trajectory.claimed_by IS
     'process id of the session that replays the search now; the search is free once that session has ended';
 COMMENT ON COLUMN vectuned.trajectory.verdict IS 'outcome by learning/oversight/verdict.py; NULL = not judged yet, which counts as unknown';
@@ -245,7 +248,7 @@ COMMENT ON COLUMN vectuned.replay.recall IS
 COMMENT ON COLUMN vectuned.replay.asked_recall IS
     'recall at the k of the search itself, by rung, where recall is that of each class of k; asked_filtered_recall likewise';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
-    'filtered searches: recall at their own k of each access path without rungs (OTHER_PATHS in learning/policy/filtering.py)';
+    'filtered searches: recall at their own k of each access path without rungs (other_paths in learning/policy/filtering.py)';
 COMMENT ON COLUMN vectuned.replay.fresh_place IS
     'continued scans: place in the ladder, from 0, of the rung at which the search was also run by itself';
 COMMENT ON COLUMN vectuned.replay.fresh_ms IS
@@ -321,7 +324,8 @@ CREATE TABLE vectuned.measured_path (
     k_class          int NOT NULL,
     shape            text,
     bucket           int CHECK (bucket BETWEEN 0 AND 39),
-    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_continued', 'ivfflat', 'exact', 'planner')),
+    access_path      text NOT NULL CHECK (
+        access_path IN ('hnsw', 'hnsw_continued', 'ivfflat', 'ivfflat_continued', 'exact', 'planner')),
     index_no         int,
     effort           int,
     requires         jsonb,
@@ -358,10 +362,12 @@ CREATE TABLE vectuned.statement (
     k_class          int NOT NULL,
     shape            text NOT NULL,
     text             text NOT NULL,
+    as_text          boolean NOT NULL DEFAULT false,
     calls            bigint NOT NULL DEFAULT 0 CHECK (calls >= 0),
     first_seen       timestamptz NOT NULL DEFAULT now(),
     last_seen        timestamptz NOT NULL DEFAULT now(),
     settings         jsonb CHECK (jsonb_typeof(settings) = 'object'),
+    by_share         jsonb CHECK (jsonb_typeof(by_share) = 'object'),
     expected_recall  float8,
     recall_bound     float8,
     certified        boolean NOT NULL DEFAULT false,
@@ -373,10 +379,52 @@ CREATE TABLE vectuned.statement (
 CREATE INDEX statement_of_column ON vectuned.statement (column_id);
 COMMENT ON COLUMN vectuned.statement.fingerprint IS 'computed by sql/client/fingerprint.py from the text';
 COMMENT ON COLUMN vectuned.statement.text IS 'normalised: a ? in place of every literal and parameter, so it holds no values';
-COMMENT ON COLUMN vectuned.statement.shape IS 'the condition without its values; empty without a condition';
+COMMENT ON COLUMN vectuned.statement.shape IS
+    'the condition without its values, empty without a condition; of a statement that is replayed as text, why it is';
+COMMENT ON COLUMN vectuned.statement.as_text IS
+    'true: the statement is more than the rows of one table, such as a join, and its calls are in vectuned.text_call';
 COMMENT ON COLUMN vectuned.statement.settings IS
     'values of server settings by name, such as {"hnsw.ef_search": "80"}; NULL = nothing is proven, the statement goes out as it is';
+COMMENT ON COLUMN vectuned.statement.by_share IS
+    'settings by selectivity bucket of the values, where others than for all values are proven; for vectuned.client';
 COMMENT ON COLUMN vectuned.statement.figures IS 'the access paths compared for it, with recall, milliseconds and replays';
+
+-- How large a share of the rows the values of calls match: what vectuned.client chooses settings by. The key is a hash of a
+-- statement's fingerprint and its values (sql/client/values.py). Only of columns that store vectors.
+CREATE TABLE vectuned.condition_share (
+    column_id  int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    value_key  text NOT NULL,
+    bucket     int NOT NULL,
+    calls      bigint NOT NULL,
+    PRIMARY KEY (column_id, value_key)
+);
+COMMENT ON COLUMN vectuned.condition_share.bucket IS 'selectivity, as in vectuned.measured_path';
+
+-- Calls of statements that are more than the rows of one table, such as joins and thresholds on the distance. They are
+-- replayed as they were sent, with the settings that may serve them.
+CREATE TABLE vectuned.text_call (
+    call_no      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    column_id    int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    fingerprint  text NOT NULL,
+    k_class      int NOT NULL,
+    shape        text NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    source       text NOT NULL CHECK (source IN ('log', 'client')),
+    latency_ms   float8,
+    text         text,
+    parameters   text[],
+    search_path  text,
+    replayed_at  timestamptz,
+    generations  oid[],
+    outcomes     jsonb,
+    failure      text
+);
+CREATE INDEX text_call_of_column ON vectuned.text_call (column_id, call_no);
+COMMENT ON COLUMN vectuned.text_call.text IS 'with values where it holds any; deleted with the replay unless the column stores vectors';
+COMMENT ON COLUMN vectuned.text_call.search_path IS 'of the role that sent it; NULL = that of the daemon';
+COMMENT ON COLUMN vectuned.text_call.generations IS 'generations of the indexes of the column at the replay';
+COMMENT ON COLUMN vectuned.text_call.outcomes IS
+    'by path and effort: settings, recall and milliseconds; NULL = not replayed, or without an exact answer (failure)';
 
 -- Settings that `vectuned adopt --apply` gave to a role or the database, with the values before. Newest last.
 CREATE TABLE vectuned.adoption (
@@ -387,8 +435,11 @@ CREATE TABLE vectuned.adoption (
     figures      jsonb NOT NULL,
     applied_by   name NOT NULL DEFAULT current_user,
     applied_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    reverted_at  timestamptz
+    reverted_at  timestamptz,
+    alarms       jsonb NOT NULL DEFAULT '[]'
 );
+COMMENT ON COLUMN vectuned.adoption.alarms IS
+    'statements whose recall, by calls replayed since, is under what was proven for the settings: fingerprint, time and why';
 COMMENT ON COLUMN vectuned.adoption.role_name IS 'the role, in this database; NULL = every role in the database';
 COMMENT ON COLUMN vectuned.adoption.previous IS 'values before, by name of the setting; null = the setting was not set';
 COMMENT ON COLUMN vectuned.adoption.reverted_at IS 'when the previous values were put back; NULL = in force';
@@ -549,6 +600,35 @@ CREATE INDEX request_waiting ON vectuned.request (request_id) WHERE state IN ('q
 CREATE INDEX request_of_column ON vectuned.request (column_id);
 COMMENT ON COLUMN vectuned.request.done IS 'searches done so far, of total';
 COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon started it; given up if the daemon dies while running it';
+
+-- Statements that vectuned.client recorded, until the daemon takes them (vectuned.record_statements). Unlogged and bounded.
+CREATE UNLOGGED TABLE vectuned.statement_inbox (
+    statement_no  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    recorded_at   timestamptz NOT NULL,
+    text          text NOT NULL,
+    parameters    text[],
+    latency_ms    float8 NOT NULL,
+    search_path   text NOT NULL
+);
+COMMENT ON COLUMN vectuned.statement_inbox.text IS 'with $1, $2 ... for its parameters; may hold values';
+
+-- What observing the statements of applications came to, since the schema was installed.
+CREATE TABLE vectuned.observation (
+    source           text PRIMARY KEY CHECK (source IN ('log', 'client')),
+    statements       bigint NOT NULL DEFAULT 0,
+    searches         bigint NOT NULL DEFAULT 0,
+    stored           bigint NOT NULL DEFAULT 0,
+    left_out         bigint NOT NULL DEFAULT 0,
+    not_planned      bigint NOT NULL DEFAULT 0,
+    other_databases  bigint NOT NULL DEFAULT 0,
+    damaged          bigint NOT NULL DEFAULT 0,
+    observed_at      timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN vectuned.observation.searches IS 'vector searches that can be replayed, of tuned and other columns';
+COMMENT ON COLUMN vectuned.observation.stored IS 'searches of tuned columns that were stored to be replayed';
+COMMENT ON COLUMN vectuned.observation.left_out IS 'vector searches that cannot be replayed; `vectuned observe` says why';
+COMMENT ON COLUMN vectuned.observation.not_planned IS 'statements with a distance that this server refuses to plan';
+COMMENT ON COLUMN vectuned.observation.damaged IS 'records of a log that were cut or cannot be read';
 
 -- How far `vectuned observe` has read the files of a log, so that it reads no call twice.
 CREATE TABLE vectuned.log_position (

@@ -74,6 +74,9 @@ BEGIN
     IF NOT store_vectors THEN
         UPDATE vectuned.trajectory t SET query = NULL, condition = NULL
         WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
+        UPDATE vectuned.text_call t SET text = NULL, parameters = NULL
+        WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
+        DELETE FROM vectuned.condition_share s WHERE s.column_id = column_id;
     END IF;
     PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._refresh_indexes(column_id);
@@ -132,13 +135,16 @@ BEGIN
             DELETE FROM vectuned.inbox i WHERE i.column_id = c.id;
             UPDATE vectuned.trajectory t SET query = NULL, condition = NULL, replayed_at = now()
             WHERE t.column_id = c.id AND t.replayed_at IS NULL;
+            DELETE FROM vectuned.condition_share s WHERE s.column_id = c.id;
+            UPDATE vectuned.text_call t SET text = NULL, parameters = NULL, replayed_at = now()
+            WHERE t.column_id = c.id AND t.replayed_at IS NULL;
         END IF;
         DELETE FROM vectuned.promise p WHERE p.column_id = c.id;
         DELETE FROM vectuned.bank b WHERE b.column_id = c.id;
         DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id;
         DELETE FROM vectuned.imported m WHERE m.column_id = c.id;
         UPDATE vectuned.statement s
-        SET settings = NULL, published_at = NULL, expected_recall = NULL, recall_bound = NULL, certified = false, figures = NULL
+        SET settings = NULL, by_share = NULL, published_at = NULL, expected_recall = NULL, recall_bound = NULL, certified = false, figures = NULL
         WHERE s.column_id = c.id;
         PERFORM vectuned._follow_column(c.id);
         IF vectuned._missing_part(c) IS NULL THEN

@@ -147,6 +147,7 @@ BEGIN
         DELETE FROM vectuned.inbox i WHERE i.column_id = stored.id;
         UPDATE vectuned.trajectory t SET query = NULL, condition = NULL, replayed_at = coalesce(t.replayed_at, now())
         WHERE t.column_id = stored.id AND t.query IS NOT NULL;
+        DELETE FROM vectuned.text_call t WHERE t.column_id = stored.id;
     END IF;
     change := vectuned._outdated(stored, live);
     IF change IS NOT NULL THEN

@@ -15,6 +15,7 @@ BEGIN
     PERFORM vectuned._check_may_see(c.relation);
     RETURN QUERY SELECT * FROM vectuned._recommend_search(c);
     RETURN QUERY SELECT * FROM vectuned._recommend_filtered(c);
+    RETURN QUERY SELECT * FROM vectuned._recommend_statements(c);
     RETURN QUERY SELECT * FROM vectuned._recommend_indexes(c);
     IF (SELECT r.reltuples FROM pg_class r WHERE r.oid = c.relation) < 0 THEN
         RETURN QUERY SELECT 'statistics', c.relation::text, 'ANALYZE the table',
@@ -53,6 +54,31 @@ AS $$
     WHERE b.column_id = c.id ORDER BY b.k_class
 $$;
 
+-- For each statement of an application: the settings that are proven for it, as SQL that sets them to the end of a
+-- transaction.
+CREATE OR REPLACE FUNCTION vectuned._recommend_statements(c vectuned.tuned_column)
+RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'statement', s.text,
+           coalesce((SELECT string_agg(v.name || ' = ' || v.value, ', ' ORDER BY v.name)
+                     FROM jsonb_each_text(s.settings) AS v (name, value)), 'as it is'),
+           CASE WHEN s.settings IS NOT NULL THEN format('the cheapest settings proven to reach %s for it', c.target_recall)
+                WHEN jsonb_array_length(s.figures) > 0 THEN 'no settings are proven to reach the target'
+                ELSE 'nothing is measured yet' END
+           || CASE WHEN s.as_text THEN format('; replayed as it is sent, because it is more than one table: %s', s.shape) ELSE '' END,
+           (SELECT string_agg(format('SET LOCAL %s = %L', v.name, v.value), '; ' ORDER BY v.name)
+            FROM jsonb_each_text(s.settings) AS v (name, value)),
+           NULL::float8,
+           jsonb_build_object('calls', s.calls, 'expected_recall', round(s.expected_recall::numeric, 4),
+                              'at_least', round(s.recall_bound::numeric, 4), 'paths', s.figures)
+    FROM vectuned.statement s
+    WHERE s.column_id = c.id
+    ORDER BY s.calls DESC, s.fingerprint, s.k_class, s.shape
+    LIMIT 100
+$$;
+
 -- For each kind of filter that has been learned: what serves, and what the next best path would cost.
 CREATE OR REPLACE FUNCTION vectuned._recommend_filtered(c vectuned.tuned_column)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
@@ -64,7 +90,7 @@ AS $$
                   CASE WHEN p.requires IS NULL THEN format('%s %%', round((100 * 2 ^ (-p.bucket / 2.0))::numeric, 3))
                        ELSE format('%s: %s %%', p.requires, round((100 * p.share * 2 ^ (-p.bucket / 2.0))::numeric, 3)) END),
            CASE p.access_path WHEN 'exact' THEN 'exact, through the filter''s index' WHEN 'planner' THEN 'the planner''s choice'
-                ELSE format('%s %s on %s', CASE p.access_path WHEN 'ivfflat' THEN 'probes' ELSE 'ef_search' END, p.effort,
+                ELSE format('%s %s on %s', CASE WHEN p.access_path LIKE 'ivfflat%' THEN 'probes' ELSE 'ef_search' END, p.effort,
                             i.index_relation::regclass) END,
            CASE WHEN p.import_no IS NOT NULL THEN format('imported from %s; not yet proven here', m.source) ELSE
            format('the fastest proven access path, %s ms in %s replays%s', round(p.ms::numeric, 2), p.samples,

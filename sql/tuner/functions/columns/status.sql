@@ -141,7 +141,8 @@ CREATE OR REPLACE FUNCTION vectuned.stats(
     OUT recent_latency_ms float8,
     OUT last_search timestamptz, OUT last_published timestamptz,
     OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
-    OUT behind text, OUT refused bigint, OUT recorded_share float8)
+    OUT behind text, OUT refused bigint, OUT recorded_share float8,
+    OUT statements bigint, OUT statements_served bigint, OUT statement_calls bigint, OUT texts_awaiting_replay bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -179,6 +180,10 @@ BEGIN
     SELECT count(*) INTO patterns FROM vectuned.pattern p WHERE p.column_id = c.id;
     SELECT max(b.version), max(b.published_at) INTO bank_version, last_published
     FROM vectuned.bank b WHERE b.column_id = c.id;
+    SELECT count(*), count(s.settings), coalesce(sum(s.calls), 0) INTO statements, statements_served, statement_calls
+    FROM vectuned.statement s WHERE s.column_id = c.id;
+    SELECT count(*) INTO texts_awaiting_replay
+    FROM vectuned.text_call t WHERE t.column_id = c.id AND t.replayed_at IS NULL AND t.text IS NOT NULL;
 END
 $$;
 

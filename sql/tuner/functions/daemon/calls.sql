@@ -6,19 +6,19 @@
 -- wrong, becomes now. The conditions are SQL: learning/statements/guard.py reads them before each replay.
 CREATE OR REPLACE FUNCTION vectuned._record_calls(
     p_column_id int, p_source text, recorded_at timestamptz[], queries text[], ks int[], latencies float8[],
-    conditions text[], shapes text[])
+    conditions text[], shapes text[], value_keys text[] DEFAULT NULL)
 RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH stored AS (
         INSERT INTO vectuned.trajectory (query_id, column_id, recorded_at, query, k, access_path, result_ids, distances,
-                                         latency_ms, source, condition, shape)
+                                         latency_ms, source, condition, shape, value_key)
         SELECT vectuned._query_id(true), c.id, least(coalesce(u.recorded_at, now()), now()), v.query, u.k, 'unknown', '{}',
-               '{}', coalesce(u.latency, 'NaN'), p_source, u.condition, u.shape
+               '{}', coalesce(u.latency, 'NaN'), p_source, u.condition, u.shape, CASE WHEN c.store_vectors THEN u.value_key END
         FROM vectuned.tuned_column c
-        CROSS JOIN LATERAL unnest(recorded_at, queries, ks, latencies, conditions, shapes)
-            AS u (recorded_at, query, k, latency, condition, shape)
+        CROSS JOIN LATERAL unnest(recorded_at, queries, ks, latencies, conditions, shapes, value_keys)
+            AS u (recorded_at, query, k, latency, condition, shape, value_key)
         CROSS JOIN LATERAL (SELECT u.query::@extschema@.vector AS query) v
         WHERE c.id = p_column_id AND c.enabled AND u.k BETWEEN 1 AND 1000
           AND @extschema@.vector_dims(v.query) = c.dimensions AND coalesce(octet_length(u.condition), 0) <= 65536
@@ -33,4 +33,51 @@ AS $$
         SELECT s.column_id, s.day, count(*), sum(s.bytes) FROM stored s GROUP BY s.column_id, s.day ORDER BY s.column_id, s.day
         ON CONFLICT (column_id, day) DO UPDATE SET searches = r.searches + excluded.searches, bytes = r.bytes + excluded.bytes)
     SELECT count(*) FROM stored
+$$;
+
+-- Takes statements that vectuned.client recorded, as a JSON array of {"text", "parameters", "latency_ms", "age"}, age in
+-- seconds; returns how many were kept. Anyone who may read a tuned table may call it, so what the daemon takes from here it
+-- trusts no more than a log. It never waits, and keeps nothing once 2,000 statements or the bytes of the inbox wait.
+CREATE OR REPLACE FUNCTION vectuned.record_statements(statements jsonb, search_path text) RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    most constant int := 2000;
+    kept int;
+BEGIN
+    IF jsonb_typeof(statements) IS DISTINCT FROM 'array' OR search_path IS NULL THEN
+        RAISE EXCEPTION 'record_statements takes a JSON array and a search_path' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT EXISTS (SELECT FROM vectuned.tuned_column c JOIN pg_class r ON r.oid = c.relation
+                   WHERE c.enabled AND has_table_privilege(vectuned._caller(), r.oid, 'SELECT'))
+       OR pg_table_size('vectuned.statement_inbox') > vectuned._inbox_bytes()
+    THEN
+        RETURN 0;
+    END IF;
+    BEGIN
+        LOCK TABLE vectuned.statement_inbox IN ROW EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN 0;
+    END;
+    INSERT INTO vectuned.statement_inbox (recorded_at, text, parameters, latency_ms, search_path)
+    SELECT clock_timestamp() - make_interval(secs => least(greatest(coalesce(s.age, 0), 0), 86400)), s.text, s.parameters,
+           coalesce(s.latency_ms, 'NaN'), left(search_path, 1000)
+    FROM jsonb_to_recordset(statements) AS s (text text, parameters text[], latency_ms float8, age float8)
+    WHERE s.text IS NOT NULL AND length(s.text) <= 500000
+    LIMIT greatest(most - (SELECT count(*) FROM (SELECT FROM vectuned.statement_inbox LIMIT most) i), 0);
+    GET DIAGNOSTICS kept = ROW_COUNT;
+    RETURN kept;
+END
+$$;
+
+-- The selectivity buckets of values, for vectuned.client; of the columns whose tables the caller may read.
+CREATE OR REPLACE FUNCTION vectuned.condition_shares() RETURNS TABLE (value_key text, bucket int)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT s.value_key, s.bucket
+    FROM vectuned.condition_share s
+    JOIN vectuned.tuned_column c ON c.id = s.column_id AND c.enabled
+    JOIN pg_class r ON r.oid = c.relation AND has_table_privilege(vectuned._caller(), r.oid, 'SELECT')
 $$;

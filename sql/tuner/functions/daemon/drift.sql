@@ -162,7 +162,7 @@ BEGIN
         proven = m.access_path = 'exact', fell_back = true
     FROM (SELECT o.path_no, n.published, n.rows,
                  vectuned._fallback_effort(o.effort, n.published, rows_now / n.rows, p_power, p_alarm, least(
-                     CASE o.access_path WHEN 'ivfflat' THEN 32768 ELSE 1000 END, CASE WHEN p_max_effort > 0 THEN greatest(p_max_effort, o.k_class) END)) AS effort,
+                     CASE WHEN o.access_path LIKE 'ivfflat%' THEN 32768 ELSE 1000 END, CASE WHEN p_max_effort > 0 THEN greatest(p_max_effort, o.k_class) END)) AS effort,
                  p_alarm AND EXISTS (
                      SELECT FROM vectuned.measured_path e JOIN vectuned.measured_path s USING (column_id, k_class, shape, bucket)
                      WHERE (e.column_id, e.k_class, e.shape, e.bucket) = (o.column_id, o.k_class, o.shape, o.bucket)
@@ -177,6 +177,8 @@ BEGIN
     SET settings = n.settings, published_at = CASE WHEN n.settings IS NOT NULL THEN now() END,
         certified = false, recall_bound = 0, expected_recall = NULL
     FROM (SELECT o.fingerprint, o.k_class, o.shape, CASE
+              -- Of joins and the like nothing says how slow exact search would be.
+              WHEN o.as_text THEN o.settings
               WHEN o.shape = '' THEN (
                   SELECT jsonb_object_agg(e.key, greatest(e.value::int, CASE e.key WHEN 'hnsw.ef_search' THEN b.ef_search
                                                                                    WHEN 'ivfflat.probes' THEN b.probes END)::text)
@@ -192,6 +194,9 @@ BEGIN
           WHERE o.column_id = p_column_id AND (p_k_class IS NULL OR o.k_class = p_k_class)
             AND (p_shape IS NULL OR o.shape = p_shape) AND o.settings IS NOT NULL AND o.settings <> '{}') n
     WHERE s.column_id = p_column_id AND s.fingerprint = n.fingerprint AND s.k_class = n.k_class AND s.shape = n.shape;
+    UPDATE vectuned.statement s SET by_share = NULL
+    WHERE s.column_id = p_column_id AND (p_k_class IS NULL OR s.k_class = p_k_class) AND (p_shape IS NULL OR s.shape = p_shape)
+      AND s.by_share IS NOT NULL;
 END
 $$;
 

@@ -8,6 +8,20 @@ SELECT * FROM vectuned.recommend_params(%(relation)s::regclass, %(column_name)s)
 -- Counters of a column: searches, replays, verdicts, feedback, recent recall and latency.
 SELECT * FROM vectuned.stats(%(relation)s::regclass, %(column_name)s);
 
+-- name: observations
+-- What observing the statements of applications came to, by source; nothing for roles that may not read it.
+SELECT o.source, o.statements, o.searches, o.stored, o.left_out, o.not_planned, o.other_databases, o.damaged, o.observed_at
+FROM vectuned.observation o ORDER BY o.source;
+
+-- name: may_read_observations
+-- Whether this role may read what observing and adopting came to.
+SELECT has_table_privilege('vectuned.observation', 'SELECT') AND has_table_privilege('vectuned.adoption', 'SELECT');
+
+-- name: adoptions
+-- What `vectuned adopt --apply` set and is in force, with its alarms.
+SELECT a.role_name::text AS role, a.applied, a.applied_at, a.alarms FROM vectuned.adoption a
+WHERE a.reverted_at IS NULL ORDER BY a.adoption_no;
+
 -- name: status
 -- Settings of every tuned column, and the policy of each class of k in one row; k_class is NULL before anything is learned.
 -- relation_oid stands for the relation in further statements: its name cannot be used without rights on its schema.

@@ -209,7 +209,8 @@ WHERE e.happened_at < now() - make_interval(days => %(days)s)
               WHERE o.column_id IS NOT DISTINCT FROM e.column_id AND o.action = e.action AND o.id > e.id);
 
 -- name: delete_old_statements
--- Deletes statements that no application sent during the retention period.
+-- Deletes statements that no application sent during the retention period, and calls from before it.
+WITH calls AS (DELETE FROM vectuned.text_call WHERE recorded_at < now() - make_interval(days => %(days)s))
 DELETE FROM vectuned.statement WHERE last_seen < now() - make_interval(days => %(days)s);
 
 -- name: set_local_lock_timeout

@@ -140,7 +140,8 @@ UPDATE vectuned.trajectory SET query = NULL, condition = NULL, replayed_at = coa
 WHERE column_id = %(column_id)s AND query IS NOT NULL;
 
 -- name: delete_replays
--- Deletes all replays of a column.
+-- Deletes all replays of a column, and the calls that are replayed as text.
+WITH texts AS (DELETE FROM vectuned.text_call WHERE column_id = %(column_id)s)
 DELETE FROM vectuned.replay WHERE column_id = %(column_id)s;
 
 -- name: promises

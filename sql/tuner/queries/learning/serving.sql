@@ -2,15 +2,17 @@
 
 -- name: count_statement_calls
 -- Adds calls of a statement, which becomes known with the first.
-INSERT INTO vectuned.statement AS s (fingerprint, column_id, k_class, shape, text, calls, first_seen, last_seen)
-VALUES (%(fingerprint)s, %(column_id)s, %(k_class)s, %(shape)s, %(text)s, %(calls)s, %(first_seen)s, %(last_seen)s)
+INSERT INTO vectuned.statement AS s (fingerprint, column_id, k_class, shape, text, as_text, calls, first_seen,
+                                     last_seen)
+VALUES (%(fingerprint)s, %(column_id)s, %(k_class)s, %(shape)s, %(text)s, %(as_text)s, %(calls)s, %(first_seen)s,
+        %(last_seen)s)
 ON CONFLICT (fingerprint, column_id, k_class, shape) DO UPDATE
 SET calls = s.calls + excluded.calls, first_seen = least(s.first_seen, excluded.first_seen),
     last_seen = greatest(s.last_seen, excluded.last_seen);
 
 -- name: served_statements
 -- Every statement of a column, and of other columns where these have the same text. NULL = every statement.
-SELECT s.fingerprint, s.column_id, s.k_class, s.shape, s.text, s.calls, s.settings, s.certified
+SELECT s.fingerprint, s.column_id, s.k_class, s.shape, s.text, s.as_text, s.calls, s.settings, s.certified
 FROM vectuned.statement s
 WHERE %(column_id)s::int IS NULL
    OR s.fingerprint IN (SELECT o.fingerprint FROM vectuned.statement o WHERE o.column_id = %(column_id)s)
@@ -29,7 +31,24 @@ SELECT p.column_id, p.k_class, p.shape, p.bucket, p.access_path, p.effort, p.exp
        p.ms, p.samples
 FROM vectuned.measured_path p
 WHERE p.column_id = ANY (%(column_ids)s) AND p.shape IS NOT NULL AND p.import_no IS NULL
-  AND p.access_path IN ('exact', 'hnsw_continued', 'planner') AND p.ms IS NOT NULL;
+  AND p.access_path IN ('exact', 'hnsw_continued', 'ivfflat_continued', 'planner') AND p.ms IS NOT NULL;
+
+-- name: forget_condition_shares
+-- Deletes the buckets of values of a column, NULL of all, before publish_condition_shares counts them again.
+DELETE FROM vectuned.condition_share s WHERE %(column_id)s::int IS NULL OR s.column_id = %(column_id)s;
+
+-- name: publish_condition_shares
+-- Stores which selectivity bucket the values of replayed calls fall into, of the commonest 5,000 of each column.
+INSERT INTO vectuned.condition_share (column_id, value_key, bucket, calls)
+SELECT n.column_id, n.value_key, n.bucket, n.calls
+FROM (SELECT r.column_id, t.value_key, vectuned._filter_bucket(avg(r.fraction)) AS bucket, count(*) AS calls,
+             row_number() OVER (PARTITION BY r.column_id ORDER BY count(*) DESC, max(r.replay_no) DESC) AS place
+      FROM vectuned.replay r
+      JOIN vectuned.trajectory t ON t.query_id = r.query_id AND t.recorded_at = r.recorded_at
+      JOIN vectuned.tuned_column c ON c.id = r.column_id AND c.store_vectors
+      WHERE t.value_key IS NOT NULL AND r.fraction IS NOT NULL AND (%(column_id)s::int IS NULL OR r.column_id = %(column_id)s)
+      GROUP BY r.column_id, t.value_key) n
+WHERE n.place <= 5000;
 
 -- name: plain_index_paths
 -- What the indexes give that a statement without a condition can use as it is: complete ones over the column itself. The
@@ -49,7 +68,7 @@ WHERE i.column_id = ANY (%(column_ids)s) AND i.form = 'plain' AND i.requires IS 
 
 -- name: statement_columns
 -- What the choice of settings needs to know about columns: targets and the efforts until something was learned.
-SELECT c.id, c.target_recall, c.default_ef, c.default_probes, i.method
+SELECT c.id, c.target_recall, c.max_tail, c.default_ef, c.default_probes, i.method
 FROM vectuned.tuned_column c
 JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
 WHERE c.id = ANY (%(column_ids)s);
@@ -57,7 +76,7 @@ WHERE c.id = ANY (%(column_ids)s);
 -- name: publish_statement_settings
 -- Sets what serves a statement; settings NULL = it goes out as it is.
 UPDATE vectuned.statement
-SET settings = %(settings)s, expected_recall = %(expected_recall)s, recall_bound = %(recall_bound)s,
+SET settings = %(settings)s, by_share = %(by_share)s, expected_recall = %(expected_recall)s, recall_bound = %(recall_bound)s,
     certified = %(certified)s, figures = %(figures)s,
     published_at = CASE WHEN %(settings)s::jsonb IS NULL THEN NULL ELSE now() END
 WHERE fingerprint = %(fingerprint)s AND column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s;

@@ -93,6 +93,7 @@ def test_publish_settings_derives_what_the_client_reads(learned: Connection) -> 
                 "hnsw.ef_search": "200",
                 "hnsw.iterative_scan": "relaxed_order",
                 "hnsw.max_scan_tuples": "20000",
+                "hnsw.scan_mem_multiplier": "4",
             },
             0.97,
             True,
