@@ -75,9 +75,9 @@ ALLOWED: Final[Mapping[str, re.Pattern[str]]] = {
 _SAVED: Final = "pg_catalog.set_config('vectuned.saved', 'yes', true)"
 _RESTORED: Final = "pg_catalog.set_config('vectuned.saved', '', true)"
 _IS_SAVED: Final = "pg_catalog.current_setting('vectuned.saved', true) = 'yes'"
-_LIMIT: Final = re.compile(
-    r"\blimit\s+(?:(?P<literal>\d+)|\$(?P<number>\d+)|%\((?P<name>\w+)\)s|(?P<next>%[sbt]\b|\?))(?!\w)", re.I
-)
+_COUNT: Final = r"\s+(?:(?P<literal>\d+)|\$(?P<number>\d+)|%\((?P<name>\w+)\)s|(?P<next>%[sbt]\b|\?))(?!\w)"
+_LIMIT: Final = re.compile(rf"\blimit{_COUNT}", re.I)
+_OFFSET: Final = re.compile(rf"\boffset{_COUNT}", re.I)
 _NEXT: Final = re.compile(r"%[sbt]\b|\?")
 
 
@@ -86,9 +86,8 @@ class Counters:
     """What became of the statements and of the snapshot, since the process started.
 
     `tuned`: sent with settings, `by_share`: with those for the share of rows that their values match.
-    `untouched`: ours, but sent as they came, by reason. `foreign` texts were
-    looked at and are none of ours; each is counted when it is first seen. `refreshes` of the snapshot, and
-    `failures` of these by reason.
+    `untouched`: ours, but sent as they came, by reason. `foreign` texts were looked at and are none of ours;
+    each is counted when it is first seen. `refreshes` of the snapshot, and `failures` of these by reason.
     """
 
     tuned: int = 0
@@ -155,7 +154,7 @@ def _set(name: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class _Limit:
-    """Where the text says how many rows it asks for: a number, or the key of a parameter."""
+    """Where the text says how many rows it asks for, or passes over: a number, or the key of a parameter."""
 
     rows: int | None = None
     key: int | str | None = None
@@ -191,12 +190,16 @@ class _Known:
 
     name: str
     limit: _Limit
+    offset: _Limit | None
     classes: _Classes
     slots: tuple[Slot, ...] | None
 
     def choose(self, parameters: Any) -> _ClassSettings | None:
         """Choose the settings of the smallest class that holds the rows asked for."""
         rows = self.limit.read(parameters)
+        if rows is not None and self.offset is not None:
+            skipped = self.offset.read(parameters)
+            rows = None if skipped is None else rows + skipped
         if rows is None:  # for example FETCH FIRST, or a subquery: the most demanding is right for all
             return self.classes[-1][1]
         return next((settings for k_class, settings in self.classes if rows <= k_class), None)
@@ -325,7 +328,9 @@ class Snapshot:
             classes = self._by_fingerprint.get(name)
             if classes:
                 has_buckets = any(each.by_bucket for _, each in classes)
-                known = _Known(name, _find_limit(text), classes, value_slots(text) if has_buckets else None)
+                slots = value_slots(text) if has_buckets else None
+                offset = _find_count(text, _OFFSET) if _OFFSET.search(text) else None
+                known = _Known(name, _find_count(text, _LIMIT), offset, classes, slots)
         if known is None:
             self.counters.foreign += 1
         if len(text) <= _LONGEST_CACHED:
@@ -361,12 +366,12 @@ def _parse(document: Any) -> LocalSettings | None:
         return None
 
 
-def _find_limit(text: str) -> _Limit:
-    """Find the last LIMIT of a text, as written for any driver."""
-    limits = list(_LIMIT.finditer(text))
-    if not limits:
+def _find_count(text: str, pattern: re.Pattern[str]) -> _Limit:
+    """Find the last LIMIT or OFFSET of a text, as written for any driver."""
+    found = list(pattern.finditer(text))
+    if not found:
         return _Limit()
-    last = limits[-1]
+    last = found[-1]
     if last["literal"]:
         return _Limit(rows=int(last["literal"]))
     if last["number"]:

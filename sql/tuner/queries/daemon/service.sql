@@ -210,7 +210,8 @@ WHERE e.happened_at < now() - make_interval(days => %(days)s)
 
 -- name: delete_old_statements
 -- Deletes statements that no application sent during the retention period, and calls from before it.
-WITH calls AS (DELETE FROM vectuned.text_call WHERE recorded_at < now() - make_interval(days => %(days)s))
+WITH calls AS (DELETE FROM vectuned.text_call WHERE recorded_at < now() - make_interval(days => %(days)s)),
+waiting AS (DELETE FROM vectuned.statement_inbox WHERE recorded_at < now() - make_interval(days => %(days)s))
 DELETE FROM vectuned.statement WHERE last_seen < now() - make_interval(days => %(days)s);
 
 -- name: set_local_lock_timeout

@@ -51,6 +51,22 @@ def test_find_chooses_the_class_that_holds_the_rows_asked_for(
     assert chosen(filled((100, EF_200), (10, EF_80)), text, parameters) == expected
 
 
+@pytest.mark.parametrize(
+    ("limit", "parameters", "expected"),
+    [
+        ("%s OFFSET %s", ("[1]", 3, 7), EF_80),
+        ("%s OFFSET %s", ("[1]", 3, 8), EF_200),
+        ("%s OFFSET %s", ("[1]", 3, 98), None),
+        ("3 OFFSET 8", ("[1]",), EF_200),
+    ],
+)
+def test_find_adds_the_offset_to_the_rows_asked_for(
+    limit: str, parameters: Any, expected: dict[str, str] | None
+) -> None:
+    text = SEARCH.format("%s", limit)
+    assert chosen(filled((100, EF_200), (10, EF_80), text=text), text, parameters) == expected
+
+
 def test_find_knows_nothing_before_the_first_copy_and_after_forgetting_it() -> None:
     text = SEARCH.format("$1", "10")
     snapshot = Snapshot()
