@@ -51,7 +51,6 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM vectuned.tuned_column c JOIN pg_class r ON r.oid = c.relation
                    WHERE c.enabled AND has_table_privilege(vectuned._caller(), r.oid, 'SELECT'))
-       OR pg_table_size('vectuned.statement_inbox') > vectuned._inbox_bytes()
     THEN
         RETURN 0;
     END IF;
@@ -60,6 +59,9 @@ BEGIN
     EXCEPTION WHEN lock_not_available THEN
         RETURN 0;
     END;
+    IF pg_table_size('vectuned.statement_inbox') > vectuned._inbox_bytes() THEN
+        RETURN 0;
+    END IF;
     INSERT INTO vectuned.statement_inbox (recorded_at, text, parameters, latency_ms, search_path)
     SELECT clock_timestamp() - make_interval(secs => least(greatest(coalesce(s.age, 0), 0), 86400)), s.text, s.parameters,
            coalesce(s.latency_ms, 'NaN'), left(search_path, 1000)

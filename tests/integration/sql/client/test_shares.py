@@ -21,7 +21,7 @@ Connection = psycopg.Connection[Any]
 
 # The output says what is in force while it runs.
 SHOW = SEARCH.replace("SELECT id", "SELECT current_setting('enable_indexscan'), id")
-SENT = SHOW.replace("$2", "%s").replace("$1", "%s::vector")
+SENT = SHOW.replace("$2", "%(category)s").replace("$1", "%(query)s::vector")
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_client_sends_the_settings_of_the_bucket_that_values_fall_into(
     with psycopg.connect(dsn_of(conn), autocommit=True) as application:
         snapshot = client.tune(application, snapshot=Snapshot())
         ways = {}
+        conn.execute("UPDATE docs SET category = 'c9' WHERE id < 20")
         for category in ("c0", "c3", "c9"):
-            conn.execute("UPDATE docs SET category = 'c9' WHERE id < 20")
-            rows = application.execute(SENT, (query, category)).fetchall()
+            rows = application.execute(SENT, {"query": query, "category": category}).fetchall()
             ways[category] = {way for way, _ in rows}
         # What was never called, c9, gets what is proven for all values.
         assert ways == {"c0": {"off"}, "c3": {"off"}, "c9": {"on"}}
