@@ -15,6 +15,8 @@ from vectuned.daemon.observe.observer import Observer
 from vectuned.daemon.observe.statements import LoggedStatement
 from vectuned.daemon.observe.storage import read_database
 from vectuned.learning.model.scan_settings import EXACT
+from vectuned.learning.policy.path_option import PathOption
+from vectuned.learning.policy.statement_settings import sent_settings
 from vectuned.sql.client.snapshot import Snapshot
 
 Connection = psycopg.Connection[Any]
@@ -90,7 +92,7 @@ def test_publish_chooses_exact_search_for_values_that_match_few_rows(conn: Conne
     for bucket, (_, path, effort, _) in cheapest.items():
         chosen = (by_share or {}).get(str(bucket), settings)
         if path == "exact":
-            assert chosen == dict(EXACT)
+            assert chosen == sent_settings(PathOption("exact", EXACT, 1.0, 1.0, 1.0, True))
         else:
             assert chosen.get("hnsw.ef_search") == str(effort or 40)
 
