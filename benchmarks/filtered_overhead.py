@@ -41,6 +41,7 @@ from vectuned.daemon.demo.demo_data import (
 )
 from vectuned.daemon.measure.arms import compose_plain, prepare_vectuned_arm, race
 from vectuned.learning.model.column import VectorColumn
+from vectuned.learning.model.scan_settings import continued_hnsw_settings
 from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
@@ -92,7 +93,7 @@ class Bare:
             if path != "exact":
                 settings["hnsw.ef_search"] = str(ef)
             if path == "hnsw_continued":
-                settings |= {"hnsw.iterative_scan": "relaxed_order", "hnsw.max_scan_tuples": str(100 * ef)}
+                settings |= continued_hnsw_settings(ef, ef)
             if path not in ("exact", "planner"):
                 settings["enable_sort"] = "off"
             for name, value in settings.items():
