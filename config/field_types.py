@@ -76,6 +76,11 @@ ModelName = Annotated[
     AfterValidator(_check_plain),
     _text_field("without control characters", max_length=256),  # bounds error messages
 ]
+LogPrefix = Annotated[
+    str,
+    AfterValidator(_check_plain),
+    _text_field("without control characters", max_length=1000),  # ten times the longest in use
+]
 Url = Annotated[
     str,
     _text_field(

@@ -14,6 +14,7 @@ from .field_types import (
     Conninfo,
     Folder,
     LanguageTag,
+    LogPrefix,
     ModelName,
     TextSearchConfiguration,
     Url,
@@ -262,11 +263,10 @@ class ObserveSettings(Section):
         "server's own log, read through the connection. Files are read from where the daemon stopped. Empty: "
         "no log is observed.",
     )
-    prefix: str = Field(
+    prefix: LogPrefix = Field(
         default="",
-        max_length=1000,
-        description="log_line_prefix of that log, if it is in the format stderr and of another server. "
-        "Empty: the server's.",
+        description="The log_line_prefix of that log, if it is in the format stderr and of another server. "
+        "Empty: that of the server.",
     )
     seconds: float = Field(
         default=10.0,

@@ -21,6 +21,9 @@ _TIME, _USER, _DATABASE, _SESSION, _MESSAGE, _DETAIL = (
 )  # columns, the same since PostgreSQL 9
 _FEWEST: Final = 23  # columns that every supported version writes
 csv.field_size_limit(max(csv.field_size_limit(), MOST_BYTES))  # the default is 128 kB
+_RECORD: Final = re.compile(
+    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [^,\"]{1,10},(?:\"[^\"]*\")?,(?:\"[^\"]*\")?,\d+,"
+)  # time, user, database and process of a record
 _START: Final = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [^,\"]{1,10},")
 
 
@@ -53,6 +56,10 @@ class CsvReader:
             if self._is_lost and not _START.match(line):
                 continue
             self._is_lost = False
+            if self._open and _RECORD.match(line):
+                # The record before was cut in a quote: text of a statement hardly looks like this.
+                self._damaged += 1
+                self._reset(is_lost=False)
             if not self._open and not _START.match(line):
                 self._lose()
                 continue

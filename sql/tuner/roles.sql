@@ -27,7 +27,7 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.refresh, v
     vectuned.benchmark_recall, vectuned.benchmark_latency, vectuned.request_result, vectuned.cancel_request,
     vectuned.export_patterns, vectuned.import_patterns,
     vectuned._check_range, vectuned._check_request, vectuned._default_tail, vectuned._inspect, vectuned._unreadable,
-    vectuned._policy_note, vectuned._index_advice, vectuned._recommend_statements,
+    vectuned._policy_note, vectuned._index_advice,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_column, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._generate,
     vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column

@@ -112,6 +112,8 @@ def test_job_that_is_interrupted_or_fails_stores_each_call_once(
                 break
         except Interrupted:
             interrupted += 1
+        finally:
+            one.close()
     assert interrupted > 2
     # The database refuses to store for a while.
     more, rest = queries(conn, 20, 2)
@@ -125,6 +127,7 @@ def test_job_that_is_interrupted_or_fails_stores_each_call_once(
     conn.execute("ALTER TABLE vectuned.away RENAME TO trajectory")
     one.run()
     one.run()
+    one.close()
     assert stored(conn) == sorted([*expected, *rest])
 
 
@@ -140,6 +143,7 @@ def test_job_ends_a_long_run_and_goes_on(
     runs = 0
     while one.run():
         runs += 1
+    one.close()
     assert runs > 3
     assert stored(conn) == sorted(expected)
 

@@ -136,6 +136,12 @@ def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
     call = "SELECT id FROM items WHERE kind = 'secret' ORDER BY embedding <=> '[1]' LIMIT 10"
     count_calls(conn, [StatementCalls(call, column, 10, "(kind = $1)", 1, now, now)])
     assert places(conn, "secret") == []
+    conn.execute("INSERT INTO vectuned.condition_share VALUES (%s, 'key', 4, 1)", (column,))
+    conn.execute(
+        "INSERT INTO vectuned.text_call (column_id, fingerprint, k_class, shape, recorded_at, source) "
+        "VALUES (%s, '0', 10, 'a join', now(), 'log')",
+        (column,),
+    )
     conn.execute(
         "INSERT INTO vectuned.column_failure (column_id, job, error) VALUES (%s, 'learn', 'no')", (column,)
     )
@@ -173,6 +179,8 @@ def test_disable_with_forget_leaves_no_row(conn: Connection) -> None:
         "request",
         "imported",
         "statement",
+        "text_call",
+        "condition_share",
     )
     assert before >= {f"vectuned.{name}" for name in wanted}
     assert len(before) == len({name.partition("_20")[0].removesuffix("_default") for name, _ in tables})

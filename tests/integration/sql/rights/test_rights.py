@@ -25,7 +25,7 @@ SEARCHING = """
     _present_effort
     _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
     _key_columns _live _missing_part _outdated _vector_indexes _marker _predicate_filter _filtered_statement
-    _condition_for _params _changed_params _row_relation _rows_statement
+    record_statements condition_shares _condition_for _params _changed_params _row_relation _rows_statement
 """
 INDEXES = """
     _refresh_indexes _refresh_statistics _takes_index _plan_reads _plan_indexes _generate _generate_dispatch
@@ -48,12 +48,15 @@ FUNCTIONS = {
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
 PUBLISHED = """tuned_column tuned_index bank measured_path pattern status readable_statistics
     imported(column_id,created_at,import_no,proven_here,source)"""
-STATEMENTS = """statement(certified,column_id,expected_recall,fingerprint,k_class,published_at,recall_bound,\
+STATEMENTS = """statement(by_share,certified,column_id,expected_recall,fingerprint,k_class,published_at,recall_bound,\
 settings,shape)"""
 TABLES = {
     "vectuned_user": {"SELECT": f"{PUBLISHED} {STATEMENTS}"},
     "vectuned_admin": {
         "SELECT": f"""{PUBLISHED} promises requests event promise job column_failure statement adoption
+            observation condition_share(column_id)
+            text_call(column_id,failure,fingerprint,generations,k_class,latency_ms,outcomes,recorded_at,\
+replayed_at,shape,source)
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
             recall_check(check_no,checked_at,column_id,hardness,k_class,recall,recorded_at,shape,version)
@@ -63,21 +66,26 @@ probe,recall,recorded_at,replay_no,replayed_at,shape)""",
         "INSERT": "tuned_column tuned_index filter_statistics event adoption",
         "UPDATE": """tuned_column tuned_index filter_statistics adoption
             trajectory(condition,query,replayed_at)
-            statement(certified,expected_recall,figures,published_at,recall_bound,settings)""",
-        "DELETE": "tuned_column tuned_index bank measured_path promise inbox feedback imported",
+            text_call(parameters,replayed_at,text)
+            statement(by_share,certified,expected_recall,figures,published_at,recall_bound,settings)""",
+        "DELETE": """tuned_column tuned_index bank measured_path promise inbox feedback imported text_call
+            condition_share""",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
             recorded event request job column_failure statement adoption log_position
+            statement_inbox condition_share observation text_call
             filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            recorded replay event recall_check job column_failure statement log_position""",
+            recorded replay event recall_check job column_failure statement log_position condition_share
+            observation text_call""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
             recorded measured_path replay request job column_failure statement log_position feedback(judged)
+            observation text_call adoption(alarms)
             tuned_column(alert,default_probes,index_relation,last_index_no,passed_over,record_at_most,\
 target_recall)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \
-            column_failure statement log_position",
+            column_failure statement log_position statement_inbox condition_share text_call",
         "MAINTAIN": "inbox",
     },
 }
@@ -86,6 +94,8 @@ target_recall)""",
 DEFINERS = {
     "_record": "callers have no right to the inbox",
     "record_feedback": "callers have no right to what was recorded",
+    "record_statements": "the same",
+    "condition_shares": "the same, except for tables that they may read",
     "_generate": "only the schema's owner may create functions in it",
     "_generate_dispatch": "the same",
     "_follow_column": "the daemon may not point a tuned column to another table",
