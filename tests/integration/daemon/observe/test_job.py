@@ -85,6 +85,7 @@ def test_job_goes_on_where_it_stopped_and_follows_rotation(conn: Connection, tmp
     last = job(conn, tmp_path)
     last.run()
     assert last.run() == 0
+    last.close()
     assert stored(conn) == sorted([*expected, *more, *rest, *newest])
     assert counts(conn) == (70, 70, 70, 0, 0, 0)
 
