@@ -30,7 +30,7 @@ def test_watch_shows_the_status_and_survives_a_lost_connection(
 
     status.watch(Console(as_json=True), open_conn, 0.01, times=3)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    fields = ["columns", "daemon", "jobs"]
+    fields = ["columns", "daemon", "jobs", "observed", "adopted"]
     assert [list(line)[1:] for line in lines] == [["error"], ["error"], fields]
     assert lines[2]["columns"][0]["relation"] == "items"
     status.watch(Console(), lambda: open_session(learned.info.dsn), 0.01, times=2)

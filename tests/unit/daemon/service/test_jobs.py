@@ -14,5 +14,5 @@ def test_jobs_have_unique_names_intervals_and_the_right_queue() -> None:
         assert every < 7200
         assert (job.every(Settings()) is None) == (job.name in ("export", "import"))
         # Long requests and learning must not delay the draining of the inbox.
-        upkeep = ("drain", "refresh", "maintain", "export", "import")
+        upkeep = ("refresh", "maintain", "export", "import")
         assert (job.queue == "upkeep") == (job.name in upkeep)
