@@ -6,22 +6,25 @@ whose distribution is the truth; the replays for calibration and the checks in s
 from it. Exponential tilting of the recalls produces a drop, or a mean equal to the target.
 
 calibration: `find_smallest_safe` chooses the effort from n replays. held: deployments whose true mean recall
-reaches the target. Excess: the cost of the served effort over that of the cheapest effort that truly reaches
-the target; if none is proven, the highest effort is served. monitoring: of the effort chosen from 400
-replays, tested after every check. False alarms and wrong bounds are counted over 10,000 checks. Delays, in
-checks, are until a drop to the target - 0.03 is noticed, from the served recall or from the target itself;
-beside them are those of a bettor that starts only once, and of the Shiryaev-Roberts e-detector, whose limit
-of 10,000 / 0.05 guarantees at most 5 % false alarms in 10,000 checks. tail: the same for the share of
-searches with recall under 0.8, which rises by 0.03 from the limit itself.
+reaches the target at the effort that is proven, the highest if none is. Without a proof, or with one that
+takes over 1.5 times what the replays ask for on average, that serves unproven (`guess_effort`); unproven
+held: the share of these that reach the target. Excess: the cost of what serves over that of the cheapest
+effort that truly reaches the target. monitoring: of the effort chosen from 400 replays, tested after every
+check. False alarms and wrong bounds are counted over 10,000 checks. Delays, in checks, are until a drop to
+the target - 0.03 is noticed, from the served recall or from the target itself; beside them are those of a
+bettor that starts only once, and of the Shiryaev-Roberts e-detector, whose limit of 10,000 / 0.05 guarantees
+at most 5 % false alarms in 10,000 checks. tail: the same for the share of searches with recall under 0.8,
+which rises by 0.03 from the limit itself.
 
 circumstances: what reality adds to independent draws. bursts, of like searches, as many as a geometric
 distribution with this mean says; a deployment is held unless it serves a proven effort below the target.
 ties: rows at the k-th distance fill the places of the nearer ones that are missed, and recall is measured
 from such distances. paths: six paths with equal recall just under the target, of which the cheapest proven
 one serves. Claims are looked at 8 times within 10,000 checks: with bursts, against the mean of the
-population; while recall drifts from 0.985 down to the target, against the mean of what was served until then.
-"single" is what ignores the circumstance: proofs and claims by single replays and checks, any row within the
-k-th distance, undivided errors. Each deployment has one of the targets.
+population, as are alarms, after all 10,000; while recall drifts from 0.985 down to the target, against the
+mean of what was served until then. "single" is what ignores the circumstance: proofs, claims and alarms by
+single replays and checks, any row within the k-th distance, undivided errors. Each deployment has one of the
+targets.
 
 The figures to watch: held >= 95 %, false alarms and wrong bounds <= 5 %, median delay after 1,000 good checks
 <= 400.
@@ -42,6 +45,8 @@ import numpy as np
 
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats, Ints
+from vectuned.learning.oversight.alarms import OversightLimits, RecallPromise, detect_alarm
+from vectuned.learning.policy.limits import guess_effort
 from vectuned.learning.statistics.bounds import find_smallest_safe
 from vectuned.learning.statistics.claims import claim_from_checks, running_bounds
 from vectuned.learning.statistics.demand import Demand, find_smallest_proven
@@ -54,6 +59,7 @@ DATA: Final = Path(__file__).parents[1] / "tests" / "data" / "replays.npz"
 TARGETS: Final = (0.9, 0.95, 0.98)
 LIMITS: Final = (0.02, 0.05, 0.1)
 SIZES: Final = (200, 400, 1000)
+MAX_EXCESS: Final = 1.5  # as in vectuned.learning.policy.calibration
 WATCHED: Final = 400  # replays from which the monitored efforts are chosen
 GOOD: Final = (0, 1000, 5000)
 CHECKS: Final = 10_000
@@ -125,12 +131,17 @@ def _deploy(number: int, recall: Floats, blocks: Floats, rng: np.random.Generato
         for target in TARGETS:
             safe = find_smallest_safe(drawn, target, seed=int(rng.integers(2**31)))
             at = len(EFS) - 1 if safe is None else safe
-            seen["proven", target, size].append(safe is not None)
+            guess = guess_effort(drawn, np.ones_like(drawn), Demand(target))
+            proven = safe is not None and EFS[safe] <= MAX_EXCESS * EFS[guess]
+            serves = at if proven else guess
+            seen["proven", target, size].append(proven)
             seen["held", target, size].append(truth[at] >= target)
+            if not proven:
+                seen["unproven held", target, size].append(truth[guess] >= target)
             enough = np.flatnonzero(truth >= target)
             if len(enough):
-                seen["blocks", target, size].append(cost[at] / cost[enough[0]] - 1.0)
-                seen["ef", target, size].append(EFS[at] / EFS[enough[0]] - 1.0)
+                seen["blocks", target, size].append(cost[serves] / cost[enough[0]] - 1.0)
+                seen["ef", target, size].append(EFS[serves] / EFS[enough[0]] - 1.0)
             if size == WATCHED and truth[at] >= target:
                 _watch(_Recalls.served(recall[members], float(efforts[at])), target, rng, seen)
     for limit in LIMITS:
@@ -176,7 +187,11 @@ def _claim_bursts(
     mean = float((np.rint(10.0 * recalls[:, at]) / 10.0).mean())
     wrong, single = False, bool((running_bounds(checks, np.log(20.0)) > mean).any())
     for end in LOOKS:
-        wrong = wrong or claim_from_checks(checks[:end], hardness=hardness[:end]).lower > mean
+        claim = claim_from_checks(checks[:end], hardness=hardness[:end])
+        wrong = wrong or claim.lower > mean
+    raised = detect_alarm(checks, RecallPromise(mean, 1.0), OversightLimits(), claim.block).raised
+    seen["false alarms", f"bursts of {burst}", target].append(raised)
+    seen["single, false alarms", f"bursts of {burst}", target].append(alarm(checks, mean).raised)
     seen["wrong claims", f"bursts of {burst}", target].append(wrong)
     seen["single, wrong claims", f"bursts of {burst}", target].append(single)
 
@@ -349,6 +364,7 @@ def _calibration(seen: Counts, target: float, size: int) -> dict[str, Any]:
         "replays": size,
         "held": _share(seen, "held", target, size),
         "proven": _share(seen, "proven", target, size),
+        "unproven_held": _share(seen, "unproven held", target, size),
         "excess_ef": _share(seen, "ef", target, size),
         "excess_blocks": _share(seen, "blocks", target, size),
     }
@@ -373,7 +389,7 @@ def _monitoring(seen: Counts, target: float) -> dict[str, Any]:
 
 def _circumstance(seen: Counts, name: str, target: float) -> dict[str, Any]:
     row: dict[str, Any] = {"circumstance": name, "target": target}
-    figures = ("held", "proven", "wrong claims")
+    figures = ("held", "proven", "wrong claims", "false alarms")
     for key in (f"{prefix}{figure}" for prefix in ("", "single, ") for figure in figures):
         if seen[key, name, target]:
             row[key.replace(", ", "_").replace(" ", "_")] = _share(seen, key, name, target)
@@ -414,9 +430,10 @@ def _tail(seen: Counts, limit: float) -> dict[str, Any]:
 
 def _print(result: dict[str, Any]) -> None:
     lines = [f"{result['deployments']} deployments, seed {result['seed']}, {result['seconds']} s", ""]
-    lines.append("target  replays    held  proven  excess ef  excess blocks")
+    lines.append("target  replays    held  proven  unproven held  excess ef  excess blocks")
     lines += [
-        f"{r['target']:6.2f}  {r['replays']:7d}  {r['held']:6.1%}  {r['proven']:6.1%}  {r['excess_ef']:9.1%}"
+        f"{r['target']:6.2f}  {r['replays']:7d}  {r['held']:6.1%}  {r['proven']:6.1%}"
+        f"  {r['unproven_held']:13.1%}  {r['excess_ef']:9.1%}"
         f"  {r['excess_blocks']:13.1%}"
         for r in result["calibration"]
     ]
@@ -442,7 +459,8 @@ def _print(result: dict[str, Any]) -> None:
     lines += [
         "",
         "Circumstances",
-        "                target    held  proven  wrong claims  ignored: held  wrong claims",
+        "                target    held  proven  wrong claims  false alarms"
+        "  ignored: held  wrong claims  false alarms",
     ]
     lines += [
         f"{r['circumstance']:14}  {r['target']:6.2f}"
@@ -452,8 +470,10 @@ def _print(result: dict[str, Any]) -> None:
                 ("held", 6),
                 ("proven", 6),
                 ("wrong_claims", 12),
+                ("false_alarms", 12),
                 ("single_held", 13),
                 ("single_wrong_claims", 12),
+                ("single_false_alarms", 12),
             )
         )
         for r in result["circumstances"]

@@ -14,6 +14,10 @@ from vectuned.learning.statistics.sequential import Alarm, alarm, tail_alarm
 # Share of the probability of a false alarm that the test of the tail may spend; the mean, which matters more,
 # gets the rest.
 _TAIL_SHARE: Final = 0.2
+# Blocks that one bet of an alarm spans where checks come in bursts: neighbouring blocks are still a little
+# alike, and bets that go on for thousands of checks profit from that. (Bets on single blocks raised false
+# alarms in 13 to 20 % of simulated windows, on two blocks in 0 to 7 %.)
+_BLOCKS_PER_BET: Final = 2
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,19 @@ def promise_of(tuned: TunedColumn, published_target: float | None) -> RecallProm
     return RecallPromise(published_target, 1.0)
 
 
-def detect_alarm(recalls: Floats, promise: RecallPromise, limits: OversightLimits) -> Alarm:
+def detect_alarm(recalls: Floats, promise: RecallPromise, limits: OversightLimits, block: int = 1) -> Alarm:
     """Test checks, in order, against a promise: raise an alarm about the mean recall or about the tail.
 
-    Both tests together raise a false alarm with at most the probability `limits.false_alarms`.
+    Both tests together raise a false alarm with at most the probability `limits.false_alarms`. `block` is the
+    number of consecutive checks that count as one, because they come in bursts.
     """
-    mean = alarm(recalls, promise.target_recall, (1.0 - _TAIL_SHARE) * limits.false_alarms)
+    if block > 1:
+        block *= _BLOCKS_PER_BET
+    mean_share = (1.0 - _TAIL_SHARE) * limits.false_alarms
+    mean = alarm(recalls, promise.target_recall, mean_share, block)
     if mean.raised or promise.max_tail >= 1.0:
         return mean
-    tail = tail_alarm(recalls, promise.max_tail, _TAIL_SHARE * limits.false_alarms)
+    tail = tail_alarm(recalls, promise.max_tail, _TAIL_SHARE * limits.false_alarms, block)
     return tail if tail.raised else mean
 
 

@@ -54,7 +54,7 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
         promise = promise_of(tuned, row.target)
         # Before anything was learned nothing was promised.
         promised_recalls = checks.recalls if row.learned else checks.recalls[:0]
-        alarm = detect_alarm(promised_recalls, promise, limits)
+        alarm = detect_alarm(promised_recalls, promise, limits, claim.block)
         with conn.transaction():
             if alarm.raised:
                 lock_tuning(conn)

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.calls_helpers import count_calls
 
 from vectuned.config.errors import UsageError
+from vectuned.learning.oversight.alarms import OversightLimits, RecallPromise, detect_alarm
 from vectuned.learning.statistics.claims import claim_from_checks
 from vectuned.learning.statistics.demand import TAIL_RECALL
 from vectuned.learning.statistics.sequential import Alarm, alarm, tail_alarm
@@ -201,3 +202,32 @@ def test_claims_and_alarms_are_reproducible() -> None:
     assert claim_from_checks(checks) == claim_from_checks(checks)
     assert alarm(checks, 0.95) == alarm(list(checks), 0.95)
     assert TAIL_RECALL == 0.8
+
+
+@pytest.mark.parametrize("burst", [2, 5])
+def test_alarm_of_blocks_takes_no_burst_of_hard_queries_for_a_drop(burst: int) -> None:
+    limits, promise = OversightLimits(), RecallPromise(0.95, 1.0)
+    single, blocks = 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng([burst, seed])
+        lengths = rng.geometric(1.0 / burst, 2000)
+        checks = np.repeat(recalls(rng, 0.95, 2000), lengths)[:2000]
+        hardness = np.repeat(rng.random(2000), lengths)[:2000]
+        block = claim_from_checks(checks, hardness=hardness).block
+        single += detect_alarm(checks, promise, limits).raised
+        blocks += detect_alarm(checks, promise, limits, block).raised
+    assert single >= 10, "the bursts are too weak to show anything"
+    assert blocks <= 4
+
+
+def test_alarm_of_blocks_notices_a_drop_and_where_it_began() -> None:
+    rng = np.random.default_rng(8)
+    checks = np.repeat(np.concatenate([recalls(rng, 0.97, 400), recalls(rng, 0.8, 400)]), 5)
+    raised = alarm(checks, 0.95, block=10)
+    assert raised.raised
+    assert raised.first is not None
+    assert raised.began is not None
+    assert raised.first % 10 == 9
+    assert 2000 <= raised.first < 3000
+    assert abs(raised.began - 2000) <= 250
+    assert alarm(checks, 0.95) == alarm(checks, 0.95, block=1)
