@@ -165,7 +165,7 @@ AS $$
     CROSS JOIN LATERAL (SELECT CASE
         WHEN same OR d.effort IS NULL OR m.index_no IS NULL THEN d.effort
         ELSE vectuned._prior_effort(c, document, mapping, d.index, (document #> '{provenance,target_recall}')::float8, d.effort,
-                                    greatest(CASE WHEN u.access_path = m.method THEN greatest(u.dense, u.sparse) END,
+                                    greatest(CASE WHEN split_part(u.access_path, '_', 1) = m.method THEN greatest(u.dense, u.sparse) END,
                                              CASE m.method WHEN 'hnsw' THEN greatest(c.default_ef, d.k) ELSE c.default_probes END),
                                     m.method) END AS effort) e
     LEFT JOIN known h ON h.k_class = d.k AND h.shape = d.shape

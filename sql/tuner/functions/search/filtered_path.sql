@@ -22,7 +22,9 @@ BEGIN ATOMIC
 END;
 
 -- The access path for filters about which nothing has been learned: exact search if up to 10,000 rows match, otherwise the
--- main index, with three times the effort at which k rows would match if filter and query were independent.
+-- main index, with three times the effort at which k rows would match if filter and query were independent. An ef_search
+-- rises to ten times the default at most, and no effort above the column's max_effort: where that is less, the scan goes on
+-- only until k rows match, so that nothing unproven costs more than it has to.
 CREATE OR REPLACE FUNCTION vectuned._filtered_default(
     fraction float8, relation regclass, k int, default_ef int, default_probes int,
     OUT access_path text, OUT effort int)
@@ -31,6 +33,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     rows float8;
+    wanted float8;
+    cap int;
 BEGIN
     access_path := 'exact';
     SELECT r.reltuples INTO rows FROM pg_class r WHERE r.oid = relation;
@@ -42,12 +46,14 @@ BEGIN
     IF fraction <= 0 OR fraction * coalesce(rows, 0) <= 10000 THEN
         RETURN;
     END IF;
+    SELECT min(t.max_effort) INTO cap FROM vectuned.tuned_column t WHERE t.relation = $2;
     IF default_probes IS NULL THEN
-        access_path := 'hnsw';
-        effort := greatest(default_ef, least(ceil(3 * k / fraction), 1000)::int);
+        wanted := greatest(default_ef, ceil(3 * k / fraction));
+        effort := least(wanted, greatest(least(10 * default_ef, cap, 1000), k));
+        access_path := CASE WHEN effort < wanted THEN 'hnsw_continued' ELSE 'hnsw' END;
     ELSE
         access_path := 'ivfflat';
-        effort := 3 * default_probes;
+        effort := least(3 * default_probes, cap);
     END IF;
 END
 $$;

@@ -128,7 +128,7 @@ BEGIN
     END IF;
     IF fraction IS NOT NULL THEN
         SELECT * INTO filtered FROM vectuned._filtered_default(fraction, c.relation, k, ef_search, probes);
-        ef_search := CASE WHEN filtered.access_path = 'hnsw' AND i.method = 'hnsw' THEN filtered.effort END;
+        ef_search := CASE WHEN filtered.access_path LIKE 'hnsw%' AND i.method = 'hnsw' THEN filtered.effort END;
         probes := CASE WHEN filtered.access_path = 'ivfflat' AND i.method = 'ivfflat' THEN filtered.effort END;
     END IF;
 END

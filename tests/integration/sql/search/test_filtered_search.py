@@ -360,3 +360,38 @@ def test_filtered_search_path_equals_params_and_the_record(conn: Connection) -> 
     assert params_of({}, k=30)[0] == "hnsw"
     assert search_filtered(conn, QUERIES[0], 30, {}) == search(conn, QUERIES[0], 30)
     assert {(row[0], row[2], row[3]) for row in recorded(conn)} == {("hnsw", None, None)}
+
+
+@pytest.mark.parametrize(
+    ("cap", "share", "expected"),
+    [
+        ("NULL", 0.5, ("hnsw", 60)),
+        ("NULL", 0.1, ("hnsw", 300)),
+        ("NULL", 0.03, ("hnsw_continued", 400)),
+        ("120", 0.1, ("hnsw_continued", 120)),
+        ("NULL", 0.001, ("exact", None)),
+    ],
+)
+def test_filters_of_which_nothing_is_learned_start_within_limits(
+    conn: Connection, cap: str, share: float, expected: tuple[str, int | None]
+) -> None:
+    prepare(conn)
+    conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'items'::regclass")
+    conn.execute(raw(f"UPDATE vectuned.tuned_column SET max_effort = {cap}"))
+    row = conn.execute(
+        "SELECT access_path, effort FROM vectuned._filtered_default(%s, 'items', 10, 40, NULL)", (share,)
+    ).fetchone()
+    assert row == expected
+
+
+def test_filters_of_which_nothing_is_learned_find_k_rows_whatever_the_cap(conn: Connection) -> None:
+    prepare(conn)
+    # The planner thinks that a third of a large table matches: the scan has to go on.
+    conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'items'::regclass")
+    conn.execute("UPDATE vectuned.tuned_column SET max_effort = 20")
+    for query in QUERIES:
+        found = search_filtered(conn, query, 10, {"kind": 4})
+        assert len(found) == 10
+        assert {key for key, _ in found} <= among(conn, query, "kind = 4").keys()
+    paths = conn.execute("SELECT DISTINCT access_path FROM vectuned.inbox").fetchall()
+    assert paths == [("hnsw_continued_filtered",)]
