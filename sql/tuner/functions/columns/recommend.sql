@@ -93,7 +93,10 @@ AS $$
                 ELSE format('%s %s on %s', CASE WHEN p.access_path LIKE 'ivfflat%' THEN 'probes' ELSE 'ef_search' END, p.effort,
                             i.index_relation::regclass) END,
            CASE WHEN p.import_no IS NOT NULL THEN format('imported from %s; not yet proven here', m.source) ELSE
-           format('the fastest proven access path, %s ms in %s replays%s', round(p.ms::numeric, 2), p.samples,
+           format('%s, %s ms in %s replays%s',
+                  CASE WHEN p.fell_back THEN 'not proven again since it fell back'
+                       WHEN NOT p.proven THEN 'unproven for these filters alone: too few of the replays are of them'
+                       ELSE 'the fastest proven access path' END, round(p.ms::numeric, 2), p.samples,
                   (SELECT format('; the next is %s, %s ms', CASE o.access_path WHEN 'exact' THEN 'exact search' ELSE o.access_path END,
                                  round(o.ms::numeric, 2))
                    FROM vectuned.measured_path o
