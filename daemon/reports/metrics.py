@@ -36,6 +36,7 @@ _COLUMN_METRICS: Final = {
     "in_inbox": "Recorded searches that wait to be drained.",
     "recorded_share": "The share of searches that is recorded now: no more than can be replayed.",
     "refused": "Sampled searches that were not recorded since the last crash of the server.",
+    "unrecordable": "Sampled searches of a kind that is never recorded, since the last crash of the server.",
     "replays": "Replays in store.",
     "patterns": "Published learned patterns.",
     "bank_version": "The version of the bank in service.",

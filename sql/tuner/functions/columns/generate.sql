@@ -239,10 +239,9 @@ BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = column_id;
     PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, whose settings the functions set
     PERFORM vectuned._check_markers(c);
-    -- Counts the sampled searches that were not recorded (_count_refused).
-    IF to_regclass('vectuned._refused_' || c.id) IS NULL THEN
-        EXECUTE format('CREATE UNLOGGED SEQUENCE vectuned.%I', '_refused_' || c.id);
-    END IF;
+    -- They count the sampled searches that were not recorded (_count_refused) and those that never are (_count_unrecordable).
+    EXECUTE format('CREATE UNLOGGED SEQUENCE IF NOT EXISTS vectuned.%I', '_refused_' || c.id);
+    EXECUTE format('CREATE UNLOGGED SEQUENCE IF NOT EXISTS vectuned.%I', '_unrecordable_' || c.id);
     tokens := vectuned._column_tokens(c) || vectuned._index_tokens(c);
     EXECUTE vectuned._fill_template(vectuned._search_template(), tokens);
     EXECUTE vectuned._fill_template(vectuned._filtered_template(), tokens);
@@ -262,9 +261,7 @@ BEGIN
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, text)', '_search_' || p_column_id);
     EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb, text)', '_filtered_' || p_column_id);
-    IF to_regclass('vectuned._refused_' || p_column_id) IS NOT NULL THEN
-        EXECUTE format('DROP SEQUENCE vectuned.%I', '_refused_' || p_column_id);
-    END IF;
+    EXECUTE format('DROP SEQUENCE IF EXISTS vectuned.%I, vectuned.%I', '_refused_' || p_column_id, '_unrecordable_' || p_column_id);
 END
 $$;
 

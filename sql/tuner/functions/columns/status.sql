@@ -1,7 +1,22 @@
 -- Views and counters for people and dashboards: status, stats, promises.
 
+-- How many sampled searches of a column since the last crash of the server were of a kind that is never recorded; NULL on a
+-- standby, which cannot read unlogged sequences.
+CREATE OR REPLACE FUNCTION vectuned._unrecordable(p_column_id int) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RETURN NULL;
+    END IF;
+    RETURN coalesce(pg_sequence_last_value(to_regclass('vectuned._unrecordable_' || p_column_id)), 0);
+END
+$$;
+
 -- What concerns a whole column beyond its state: work that fails on it, and searches that nothing is learned from, because they
--- cannot be recorded: the catalogs show which there may be, since counting them would take writing. Errors are quoted only
+-- cannot be recorded: the catalogs show which there may be, and a counter how many of the sampled ones there were, except on
+-- standbys and in read-only transactions, which cannot count. Errors are quoted only
 -- to those who may see the column's recorded searches. It runs with the owner's rights, for the view below.
 CREATE OR REPLACE FUNCTION vectuned._notes(p_column_id int) RETURNS text[]
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -11,6 +26,9 @@ AS $$
         vectuned._policy_note(c.relation),
         CASE WHEN EXISTS (SELECT FROM vectuned.promise p WHERE p.column_id = c.id AND p.shape <> '')
              THEN 'nothing is learned from searches with a filter over 64 kB: they are answered, but not recorded' END,
+        (SELECT format('%s sampled searches were of a kind that is never recorded: under row level security, or with a filter over '
+                       '64 kB', to_char(n.number, 'FM999,999,999,999'))
+         FROM (SELECT vectuned._unrecordable(c.id) AS number) n WHERE n.number > 0),
         CASE WHEN pg_is_in_recovery() THEN 'nothing is learned from searches on this standby: it cannot record them'
              WHEN EXISTS (SELECT FROM pg_stat_replication r WHERE r.state = 'streaming')
              THEN 'nothing is learned from searches on standbys: these cannot record them' END,
@@ -130,10 +148,11 @@ $$;
 
 -- Counters of one tuned column. successes, failures and unknown count the verdicts on the searches of its window; searches
 -- not judged yet are in none of them. feedback counts the searches with feedback. behind is NULL if replaying keeps up.
--- recorded_share is the share of the searches that is recorded now. refused counts the sampled searches since the last crash of the server that were not recorded, because the inbox was full or
--- locked, or its transaction had recorded its share. in_inbox and refused are NULL on a standby, which cannot read unlogged
--- tables. It runs with the owner's rights, so that callers need no
--- right to the recorded vectors.
+-- recorded_share is the share of the searches that is recorded now. refused counts the sampled searches since the last crash of
+-- the server that were not recorded, because the inbox was full or locked, or its transaction had recorded its share;
+-- unrecordable those of a kind that is never recorded, under row level security or with a filter over 64 kB. in_inbox, refused
+-- and unrecordable are NULL on a standby, which cannot read unlogged tables. It runs with the owner's rights, so that callers
+-- need no right to the recorded vectors.
 CREATE OR REPLACE FUNCTION vectuned.stats(
     relation regclass, column_name name DEFAULT NULL,
     OUT trajectories bigint, OUT awaiting_replay bigint, OUT in_inbox bigint, OUT replays bigint, OUT patterns bigint,
@@ -141,7 +160,7 @@ CREATE OR REPLACE FUNCTION vectuned.stats(
     OUT recent_latency_ms float8,
     OUT last_search timestamptz, OUT last_published timestamptz,
     OUT successes bigint, OUT failures bigint, OUT unknown bigint, OUT feedback bigint,
-    OUT behind text, OUT refused bigint, OUT recorded_share float8,
+    OUT behind text, OUT refused bigint, OUT recorded_share float8, OUT unrecordable bigint,
     OUT statements bigint, OUT statements_served bigint, OUT statement_calls bigint, OUT texts_awaiting_replay bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -175,6 +194,7 @@ BEGIN
         FROM vectuned.inbox i WHERE i.column_id = c.id;
         refused := coalesce(pg_sequence_last_value(to_regclass('vectuned._refused_' || c.id)), 0);
     END IF;
+    unrecordable := vectuned._unrecordable(c.id);
     behind := vectuned._behind(c.id, awaiting_replay);
     SELECT count(*) INTO replays FROM vectuned.replay r WHERE r.column_id = c.id;
     SELECT count(*) INTO patterns FROM vectuned.pattern p WHERE p.column_id = c.id;

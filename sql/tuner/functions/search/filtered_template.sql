@@ -39,8 +39,11 @@ BEGIN
     IF sampled THEN
         sampled := pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'
             AND coalesce(pg_catalog.lower(pg_catalog.current_setting('vectuned.record', true)), '')
-                OPERATOR(pg_catalog.<>) ALL ('{off,false,no,0}'::pg_catalog.text[])
-            AND NOT pg_catalog.row_security_active({relation_oid}::pg_catalog.oid);
+                OPERATOR(pg_catalog.<>) ALL ('{off,false,no,0}'::pg_catalog.text[]);
+        IF sampled AND pg_catalog.row_security_active({relation_oid}::pg_catalog.oid) THEN
+            PERFORM vectuned._count_unrecordable({id});
+            sampled := false;
+        END IF;
     END IF;
     SELECT p.access_path, p.index_no, p.effort INTO path, index_no, effort
     FROM vectuned._served_path({id}, k_class, filter, shape, fraction) p;

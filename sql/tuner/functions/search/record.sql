@@ -35,9 +35,12 @@ BEGIN
     GET DIAGNOSTICS stack = PG_CONTEXT;
     IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._(search|filtered)_[0-9]+\('
            AND NOT has_table_privilege(vectuned._caller(), 'vectuned.inbox', 'INSERT')
-       -- One filter (in bytes) must not fill the inbox.
-       OR pg_column_size(filter) > 65536
     THEN
+        RETURN false;
+    END IF;
+    -- One filter (in bytes) must not fill the inbox.
+    IF pg_column_size(filter) > 65536 THEN
+        PERFORM vectuned._count_unrecordable(column_id);
         RETURN false;
     END IF;
     BEGIN
@@ -96,6 +99,20 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM nextval(format('vectuned._refused_%s', column_id)::regclass);
+EXCEPTION WHEN others THEN
+    NULL;
+END
+$$;
+
+-- Counts a sampled search of a kind that is never recorded: under row level security, or with a filter over 64 kB. It runs
+-- with the owner's rights, because callers have none on the counter; what they could do is count too many. It never fails,
+-- and takes no transaction id.
+CREATE OR REPLACE FUNCTION vectuned._count_unrecordable(column_id int) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM nextval(format('vectuned._unrecordable_%s', column_id)::regclass);
 EXCEPTION WHEN others THEN
     NULL;
 END

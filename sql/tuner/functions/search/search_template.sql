@@ -233,8 +233,11 @@ BEGIN
 
     recorded := started IS NOT NULL AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'
         AND coalesce(pg_catalog.lower(pg_catalog.current_setting('vectuned.record', true)), '')
-            OPERATOR(pg_catalog.<>) ALL ('{off,false,no,0}'::pg_catalog.text[])
-        AND NOT pg_catalog.row_security_active({relation_oid}::pg_catalog.oid);
+            OPERATOR(pg_catalog.<>) ALL ('{off,false,no,0}'::pg_catalog.text[]);
+    IF recorded AND pg_catalog.row_security_active({relation_oid}::pg_catalog.oid) THEN
+        PERFORM vectuned._count_unrecordable({id});
+        recorded := false;
+    END IF;
     query_id := vectuned._query_id(recorded);
     IF recorded THEN
         IF NOT vectuned._record(query_id, {id}, query, k, path, ef, version, signature, found_ids,

@@ -129,10 +129,13 @@ def test_status_notes_searches_that_are_never_recorded(conn: Connection, databas
         assert expected in shown[0][0]
         caller.execute("RESET ROLE")
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
+    assert one(conn, "SELECT unrecordable FROM vectuned.stats('items')") == 1
 
     kinds = list(range(20_000))
     search_filtered(conn, [1, 2, 3, 4, 5, 6, 7, 8], 10, {"kind": kinds})
     assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 0
+    assert one(conn, "SELECT unrecordable FROM vectuned.stats('items')") == 2
+    assert "2 sampled searches were of a kind that is never recorded" in notes(conn)
     search_filtered(conn, [1, 2, 3, 4, 5, 6, 7, 8], 10, {"kind": kinds[:10]})
     worker = Worker(conn, load_settings(None, {}, {}))
     worker.drain()

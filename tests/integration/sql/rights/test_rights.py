@@ -21,8 +21,8 @@ SEARCHING = """
     _served_path _filter_bucket _search_function _search_fallback _check_query _tuned_column _fragments
     _index_fragments _generation _probe _default_effort params
     _filtered_params _unfiltered_params apply search search_rows record_feedback
-    _may_tune _daemon_runs _notes _query_id _search_1 _filtered_1 _search_changed _present_index
-    _present_effort
+    _may_tune _daemon_runs _notes _count_unrecordable _query_id _search_1 _filtered_1 _search_changed
+    _present_index _present_effort
     _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
     _key_columns _live _missing_part _outdated _vector_indexes _marker _predicate_filter _filtered_statement
     record_statements condition_shares _condition_for _params _changed_params _row_relation _rows_statement
@@ -101,6 +101,7 @@ DEFINERS = {
     "_follow_column": "the daemon may not point a tuned column to another table",
     "_refresh_missing": "the daemon may not delete tuned columns",
     "_drop_generated": "only their owner may drop functions",
+    "_count_unrecordable": "the same of searches that cannot be recorded",
     "_recorded_searches": "no other role has rights on sequences",
     "_trim_trajectories": "no other role may delete what was recorded",
     "_settle_inbox": "only its owner may truncate a table and set sequences",
