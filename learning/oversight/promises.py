@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 from psycopg.types.json import Jsonb
 
-from vectuned.learning.model.arrays import Floats
+from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
 from vectuned.learning.statistics.claims import RecallClaim, claim_from_checks
 from vectuned.learning.statistics.sequential import Alarm
@@ -18,6 +18,7 @@ from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
 from .alarms import OversightLimits, describe_alarm, detect_alarm, promise_of
 from .fallback import Fallback, fall_back
+from .heavy_filters import HeavyFilter, check_heavy_filters, limits_of_shape
 from .served_rows import ServedRow, raise_served, serves_otherwise
 
 
@@ -27,7 +28,8 @@ class _Checks:
 
     `first`, the number it starts at, and `since`, the time that the searches were recorded from, None if
     unknown; `served`, what serves them, with the largest effort since; `recalls` float64 (n,), NaN where a
-    check was given up; `hardness` float64 (n,) of their queries.
+    check was given up; `hardness` float64 (n,) of their queries;
+    `filters`, a digest of each filter.
     """
 
     first: int
@@ -37,6 +39,7 @@ class _Checks:
     times: list[datetime]
     recalls: Floats
     hardness: Floats
+    filters: list[str | None]
 
 
 def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: OversightLimits) -> int:
@@ -54,15 +57,28 @@ def check_promises(conn: psycopg.Connection[Any], tuned: TunedColumn, limits: Ov
         promise = promise_of(tuned, row.target)
         # Before anything was learned nothing was promised.
         promised_recalls = checks.recalls if row.learned else checks.recalls[:0]
-        alarm = detect_alarm(promised_recalls, promise, limits, claim.block)
+        filtered = row.shape != ""
+        class_limits = limits_of_shape(limits) if filtered else limits
+        alarm = detect_alarm(promised_recalls, promise, class_limits, claim.block)
+        heavy = (
+            check_heavy_filters(
+                checks.filters, checks.recalls, checks.hardness, promise if row.learned else None, limits
+            )
+            if filtered
+            else []
+        )
+        tested: Ints = np.arange(len(checks.recalls))
+        if not alarm.raised and (raised_by_one := _alarm_of_heavy_filter(heavy)) is not None:
+            alarm, tested = raised_by_one
         with conn.transaction():
             if alarm.raised:
                 lock_tuning(conn)
-            _store_claim(conn, tuned, row, checks, claim, alarm)
+            _store_claim(conn, tuned, row, checks, claim, heavy, alarm)
             if alarm.raised:
                 raised += 1
                 began = alarm.began or 0
-                recent = checks.recalls[began:][~np.isnan(checks.recalls[began:])]
+                recent = checks.recalls[tested[tested >= began]]
+                recent = recent[~np.isnan(recent)]
                 _learn_from_check(conn, tuned, row, checks.numbers[began])
                 figures = {
                     "k_class": row.k_class,
@@ -106,7 +122,18 @@ def _read_checks(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) ->
         [check.checked_at for check in checks],
         recalls,
         np.array([check.hardness for check in checks], dtype=np.float64),
+        [check.filter_digest for check in checks],
     )
+
+
+def _alarm_of_heavy_filter(heavy: list[HeavyFilter]) -> tuple[Alarm, Ints] | None:
+    """Return the alarm of a filter value, with positions among all checks, and those of its checks."""
+    for each in heavy:
+        own = each.alarm
+        if own.raised and own.first is not None and own.began is not None:
+            first, began = int(each.checks[own.first]), int(each.checks[own.began])
+            return replace(own, first=first, began=began), each.checks
+    return None
 
 
 def _is_other_policy(row: Any) -> bool:
@@ -120,6 +147,7 @@ def _store_claim(
     row: Any,
     checks: _Checks,
     claim: RecallClaim,
+    heavy: list[HeavyFilter],
     alarm: Alarm,
 ) -> None:
     """Store the claim about a class of searches, with the policy that it is about."""
@@ -142,6 +170,18 @@ def _store_claim(
         "epoch_recall": epoch and epoch.mean,
         "epoch_bound": epoch and epoch.lower,
         "epoch_ended": epoch and checks.times[epoch.last],
+        "heavy_filters": Jsonb(
+            [
+                {
+                    "digest": each.digest,
+                    "share": each.share,
+                    "checks": each.claim.checks,
+                    "recall": each.claim.mean if each.claim.checks else None,
+                    "recall_bound": each.claim.lower,
+                }
+                for each in heavy
+            ]
+        ),
         "e_value": alarm.e_value,
         "alarms": row.alarms + alarm.raised,
         "confidence": claim.confidence,

@@ -197,6 +197,7 @@ def _check_rows(batch: ReplayBatch, results: ReplayResults) -> Iterator[dict[str
             "version": results.version,
             "recall": None if np.isnan(recall) else recall,
             "hardness": _last_distance(batch, i),
+            "filter": batch.searches.filters[i],
         }
 
 

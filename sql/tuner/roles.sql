@@ -42,7 +42,7 @@ GRANT UPDATE (settings, by_share, published_at, expected_recall, recall_bound, c
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
               filtered_recall, matches, exact_ms, other_recall, other_ms, recorded_at, k, asked_recall, asked_filtered_recall,
               fresh_place, fresh_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
-GRANT SELECT (check_no, column_id, recorded_at, checked_at, k_class, shape, version, recall, hardness) ON vectuned.recall_check TO vectuned_admin;
+GRANT SELECT (check_no, column_id, recorded_at, checked_at, k_class, shape, version, recall, hardness, filter_digest) ON vectuned.recall_check TO vectuned_admin;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;
 GRANT INSERT ON vectuned.event TO vectuned_admin;

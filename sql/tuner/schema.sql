@@ -497,13 +497,16 @@ CREATE TABLE vectuned.recall_check (
     shape       text NOT NULL,
     version     int,
     recall      real CHECK (recall BETWEEN 0 AND 1),
-    hardness    float8
+    hardness    float8,
+    filter_digest  text
 );
 CREATE INDEX recall_check_recent ON vectuned.recall_check (column_id, k_class, shape, check_no);
 COMMENT ON COLUMN vectuned.recall_check.recorded_at IS 'when the search was recorded';
 COMMENT ON COLUMN vectuned.recall_check.shape IS 'columns and operators of the filter; empty without a filter';
 COMMENT ON COLUMN vectuned.recall_check.hardness IS
     'distance of the last row of the exact answer: like queries share it, so that bursts of them can be told';
+COMMENT ON COLUMN vectuned.recall_check.filter_digest IS
+    'the same for equal filters: left(md5(filter::text), 16) of the recorded search; NULL without a filter';
 COMMENT ON COLUMN vectuned.recall_check.recall IS 'NULL = the check was abandoned, so the recall is unknown';
 
 -- Claims about the recall that each class of searches gets, proven by exact checks since its policy last changed.
@@ -525,6 +528,7 @@ CREATE TABLE vectuned.promise (
     epoch_recall    float8,
     epoch_bound     float8,
     epoch_ended     timestamptz,
+    heavy_filters   jsonb NOT NULL DEFAULT '[]',
     e_value         float8 NOT NULL DEFAULT 1,
     alarms          int NOT NULL DEFAULT 0,
     confidence      float8 NOT NULL DEFAULT 0.95,
@@ -546,6 +550,8 @@ COMMENT ON COLUMN vectuned.promise.recall_bound IS
     'read, also if recall drifts; never above recall';
 COMMENT ON COLUMN vectuned.promise.epoch_bound IS
     'lower bound of epoch_recall, the mean recall of the last closed epoch of 500 checks, which ended at epoch_ended';
+COMMENT ON COLUMN vectuned.promise.heavy_filters IS
+    'the filter values with a twentieth or more of the checks: digest as in recall_check, share, checks, recall, recall_bound';
 COMMENT ON COLUMN vectuned.promise.margin IS
     'rungs of effort added to the learned effort after failed verdicts; takes into account the verdicts up to margin_since';
 COMMENT ON COLUMN vectuned.promise.learn_from IS

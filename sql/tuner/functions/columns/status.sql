@@ -211,7 +211,7 @@ $$;
 -- in a sentence.
 CREATE OR REPLACE VIEW vectuned.promises AS
 SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.since, p.checks, p.unknown, p.recall,
-       p.recall_bound, p.below_08, p.below_08_bound, p.epoch_recall, p.epoch_bound, p.epoch_ended, p.confidence, p.e_value, p.alarms,
+       p.recall_bound, p.below_08, p.below_08_bound, p.epoch_recall, p.epoch_bound, p.epoch_ended, p.heavy_filters, p.confidence, p.e_value, p.alarms,
        format('recall of the searches for up to %s rows%s served since %s: %s, at least %s with %s %% confidence, from %s exact checks',
               p.k_class, ' by ' || nullif(p.shape, ''), to_char(p.since, 'YYYY-MM-DD HH24:MI'),
               coalesce(round(p.recall::numeric, 3)::text, 'unknown'), trunc(p.recall_bound::numeric, 3),
@@ -220,6 +220,10 @@ SELECT c.relation, c.column_name, p.k_class, nullif(p.shape, '') AS filter, p.si
        || CASE WHEN p.epoch_ended IS NULL THEN ''
                ELSE format('; the last epoch of 500 checks, up to %s: %s, at least %s', to_char(p.epoch_ended, 'YYYY-MM-DD HH24:MI'),
                            round(p.epoch_recall::numeric, 3), trunc(p.epoch_bound::numeric, 3)) END
+       || coalesce((SELECT '; of filter values with a twentieth of the checks or more, ' || string_agg(format('%s (%s %% of them): %s, at least %s',
+                        h.value ->> 'digest', round(100 * (h.value -> 'share')::numeric), round((h.value -> 'recall')::numeric, 3),
+                        trunc((h.value -> 'recall_bound')::numeric, 3)), ', ' ORDER BY h.number)
+                    FROM jsonb_array_elements(p.heavy_filters) WITH ORDINALITY AS h (value, number)), '')
        || CASE WHEN l.checked_at < now() - interval '1 hour'
                THEN format('; no check since %s', to_char(l.checked_at, 'YYYY-MM-DD HH24:MI')) ELSE '' END
        || '; searches in read-only or rolled-back transactions, on standbys, under row level security or with filters over '

@@ -208,7 +208,7 @@ AS $$
     UPDATE vectuned.promise p
     SET first_check = (SELECT coalesce(max(k.check_no), 0) + 1 FROM vectuned.recall_check k), since = now(),
         served = NULL, target_recall = NULL, block = 1, checks = 0, unknown = 0, recall = NULL, recall_bound = 0,
-        below_08 = NULL, below_08_bound = 1, epoch_recall = NULL, epoch_bound = NULL, epoch_ended = NULL, e_value = 1,
+        below_08 = NULL, below_08_bound = 1, epoch_recall = NULL, epoch_bound = NULL, epoch_ended = NULL, heavy_filters = '[]', e_value = 1,
         updated_at = now()
     WHERE p.column_id = p_column_id AND (p_k_class IS NULL OR p.k_class = p_k_class)
       AND (p_shape IS NULL OR p.shape = p_shape);

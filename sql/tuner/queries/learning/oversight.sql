@@ -170,7 +170,7 @@ ORDER BY k.k_class, k.shape;
 
 -- name: checks_of_class
 -- The recall checks of a class of searches from a given check on, oldest first; only of searches recorded since a time.
-SELECT check_no, recorded_at, checked_at, recall, hardness FROM vectuned.recall_check
+SELECT check_no, recorded_at, checked_at, recall, hardness, filter_digest FROM vectuned.recall_check
 WHERE column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s AND check_no >= %(first_check)s
   AND recorded_at >= coalesce(%(since)s::timestamptz, '-infinity')
 ORDER BY check_no;
@@ -186,16 +186,16 @@ WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(sh
 -- Stores the promise of a class of searches.
 INSERT INTO vectuned.promise AS p (
     column_id, k_class, shape, first_check, since, served, target_recall, block, checks, unknown, recall, recall_bound,
-    below_08, below_08_bound, epoch_recall, epoch_bound, epoch_ended, e_value, alarms, confidence)
+    below_08, below_08_bound, epoch_recall, epoch_bound, epoch_ended, heavy_filters, e_value, alarms, confidence)
 VALUES (%(column_id)s, %(k_class)s, %(shape)s, %(first_check)s, coalesce(%(since)s::timestamptz, now()), %(served)s, %(target)s, %(block)s,
         %(checks)s, %(unknown)s, %(recall)s, %(recall_bound)s, %(below_08)s, %(below_08_bound)s,
-        %(epoch_recall)s, %(epoch_bound)s, %(epoch_ended)s, %(e_value)s, %(alarms)s, %(confidence)s)
+        %(epoch_recall)s, %(epoch_bound)s, %(epoch_ended)s, %(heavy_filters)s, %(e_value)s, %(alarms)s, %(confidence)s)
 ON CONFLICT (column_id, k_class, shape) DO UPDATE SET
     first_check = excluded.first_check, since = excluded.since, served = excluded.served,
     target_recall = excluded.target_recall, block = excluded.block, checks = excluded.checks, unknown = excluded.unknown,
     recall = excluded.recall, recall_bound = excluded.recall_bound, below_08 = excluded.below_08,
     below_08_bound = excluded.below_08_bound, epoch_recall = excluded.epoch_recall, epoch_bound = excluded.epoch_bound,
-    epoch_ended = excluded.epoch_ended, e_value = excluded.e_value, alarms = excluded.alarms,
+    epoch_ended = excluded.epoch_ended, heavy_filters = excluded.heavy_filters, e_value = excluded.e_value, alarms = excluded.alarms,
     confidence = excluded.confidence, updated_at = now();
 
 -- name: trim_checks

@@ -86,9 +86,9 @@ CROSS JOIN LATERAL vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, %(f
 
 -- name: insert_check
 -- Stores the recall of a search as it is served now, NULL where the check failed.
-INSERT INTO vectuned.recall_check (column_id, query_id, recorded_at, k_class, shape, version, recall, hardness)
-VALUES (%(column_id)s, %(query_id)s, %(recorded_at)s, %(k_class)s, %(shape)s,
-        %(version)s, %(recall)s, %(hardness)s);
+INSERT INTO vectuned.recall_check (column_id, query_id, recorded_at, k_class, shape, version, recall, hardness, filter_digest)
+VALUES (%(column_id)s, %(query_id)s, %(recorded_at)s, %(k_class)s, %(shape)s, %(version)s, %(recall)s, %(hardness)s,
+        left(md5(%(filter)s::jsonb::text), 16));
 
 -- name: bank_version
 -- The version of the bank in service; NULL without one.

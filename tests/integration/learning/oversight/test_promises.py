@@ -527,3 +527,55 @@ def test_check_promises_does_not_count_searches_recorded_before_what_serves(
     assert claim_of(conn, worker) == (20, pytest.approx(0.9))
     since = one(conn, "SELECT since FROM vectuned.promise WHERE shape = ''")
     assert since == one(conn, "SELECT max(published_at) FROM vectuned.bank")
+
+
+def test_filter_value_that_many_searches_ask_for_has_a_claim_and_an_alarm_of_its_own(
+    conn: Connection, worker: Worker
+) -> None:
+    shape = "seen ="
+    serve_filter(conn, (3, "hnsw", 1, 300))
+    # A tenant with a tenth of the searches gets half of its rows; the mean of all is above the target.
+    insert_checks(conn, ([1.0] * 9 + [0.5]) * 60, shape)
+    conn.execute(
+        "UPDATE vectuned.recall_check SET filter_digest = CASE WHEN recall < 1 THEN 'tenant 7' "
+        "ELSE 'tenant 1' END WHERE shape = %s",
+        (shape,),
+    )
+    conn.execute("UPDATE vectuned.tuned_column SET max_tail = 1")
+    (tuned,) = worker.columns()
+    assert check_promises(conn, tuned, worker.limits) == 1
+    why = one(conn, "SELECT details ->> 'why' FROM vectuned.event WHERE action = 'alarm'")
+    assert "found a recall of 0.500" in why
+    assert one(conn, "SELECT certified FROM vectuned.bank WHERE k_class = 10"), "only the shape falls back"
+
+
+def test_claim_names_the_recall_of_filter_values_that_many_ask_for(conn: Connection, worker: Worker) -> None:
+    shape = "seen ="
+    serve_filter(conn, (3, "hnsw", 1, 300))
+    insert_checks(conn, [1.0] * 200, shape)
+    conn.execute(
+        "UPDATE vectuned.recall_check SET filter_digest = CASE WHEN check_no % 4 = 0 THEN 'often' "
+        "ELSE 'rare ' || check_no END WHERE shape = %s",
+        (shape,),
+    )
+    claim_of(conn, worker, shape)
+    claim = one(conn, "SELECT claim FROM vectuned.promises WHERE filter = %s", shape)
+    assert "often (25 % of them): 1.000, at least 0." in claim
+    assert "rare" not in claim
+
+
+def test_checks_of_equal_filters_have_equal_digests(conn: Connection, worker: Worker) -> None:
+    for condition in ('{"seen": 1}', '{ "seen" : 1 }', '{"seen": 2}'):
+        conn.execute(
+            "SELECT FROM vectuned.search('items', %s::real[]::vector, 5, %s::jsonb)",
+            (points(1, seed=9)[0].tolist(), condition),
+        )
+    worker.drain()
+    worker.replay_all()
+    digests = one(
+        conn,
+        "SELECT array_agg(DISTINCT length(filter_digest)) || array_agg(DISTINCT 0 + n::int) "
+        "FROM (SELECT filter_digest, count(*) AS n FROM vectuned.recall_check "
+        "WHERE shape <> '' GROUP BY 1) d",
+    )
+    assert digests == [16, 1, 2]

@@ -59,7 +59,8 @@ TABLES = {
 replayed_at,shape,source)
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
             trajectory(column_id,replayed_at)
-            recall_check(check_no,checked_at,column_id,hardness,k_class,recall,recorded_at,shape,version)
+            recall_check(check_no,checked_at,column_id,filter_digest,hardness,k_class,recall,recorded_at,shape,\
+version)
             replay(asked_filtered_recall,asked_recall,blocks,column_id,exact_ms,filtered_recall,fraction,\
 fresh_ms,fresh_place,generation,is_counter_example,k,k_class,k_classes,matches,ms,other_ms,other_recall,\
 probe,recall,recorded_at,replay_no,replayed_at,shape)""",
