@@ -41,6 +41,7 @@ FUNCTION_FILES = (
     "exchange/exchange",
     "exchange/check",
     "exchange/merge",
+    "daemon/drain",
     "daemon/retention",
     "daemon/calls",
 )

@@ -79,29 +79,6 @@ AS $$
     FROM vectuned._fragments(c) f CROSS JOIN LATERAL vectuned._index_fragments(c, i) n
 $$;
 
--- The share of searches that the generated functions record.
-CREATE OR REPLACE FUNCTION vectuned._recorded_share(c vectuned.tuned_column) RETURNS float8
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT least(c.record_at_most, CASE WHEN NOT c.enabled THEN 0
-                -- On an alert at least every fifth search, until recall is proven again; none if none is to be recorded.
-                WHEN c.alert AND c.sample_rate > 0 THEN least(greatest(5 * c.sample_rate, 0.2), 1)
-                ELSE c.sample_rate END)
-$$;
-
--- The expression that draws a share of the searches: a hash of the time in microseconds and the session. random() would
--- let setseed() fix the sample, and would disturb the caller's own random numbers.
-CREATE OR REPLACE FUNCTION vectuned._draw(share float8) RETURNS text
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN share <= 0 THEN 'false' WHEN share >= 1 THEN 'true'
-                ELSE format('pg_catalog.hashfloat8extended(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()), '
-                            'pg_catalog.pg_backend_pid()) OPERATOR(pg_catalog.<) %s',
-                            floor((share::numeric - 0.5) * 2::numeric ^ 64)::bigint) END
-$$;
-
 -- The template tokens that depend on the column alone.
 CREATE OR REPLACE FUNCTION vectuned._column_tokens(c vectuned.tuned_column) RETURNS jsonb
 LANGUAGE plpgsql STABLE

@@ -1,6 +1,29 @@
 -- Recording of sampled searches. (The generated functions draw the sample: `started` in search_template.sql, `sampled` in
 -- filtered_template.sql.)
 
+-- The share of searches that the generated functions record.
+CREATE OR REPLACE FUNCTION vectuned._recorded_share(c vectuned.tuned_column) RETURNS float8
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT least(c.record_at_most, CASE WHEN NOT c.enabled THEN 0
+                -- On an alert at least every fifth search, until recall is proven again; none if none is to be recorded.
+                WHEN c.alert AND c.sample_rate > 0 THEN least(greatest(5 * c.sample_rate, 0.2), 1)
+                ELSE c.sample_rate END)
+$$;
+
+-- The expression that draws a share of the searches: a hash of the time in microseconds and the session. random() would
+-- let setseed() fix the sample, and would disturb the caller's own random numbers.
+CREATE OR REPLACE FUNCTION vectuned._draw(share float8) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN share <= 0 THEN 'false' WHEN share >= 1 THEN 'true'
+                ELSE format('pg_catalog.hashfloat8extended(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()), '
+                            'pg_catalog.pg_backend_pid()) OPERATOR(pg_catalog.<) %s',
+                            floor((share::numeric - 0.5) * 2::numeric ^ 64)::bigint) END
+$$;
+
 -- The id of a search. Its last hexadecimal digit tells whether the search was recorded: 1 if so, otherwise 0.
 -- Ids of unrecorded searches need only be unlikely to collide: a session makes at most one in a microsecond.
 -- gen_random_uuid() costs 0.03 ms, and random() would disturb the caller's own random numbers.
@@ -135,6 +158,22 @@ BEGIN
     IF bytes <> vectuned._inbox_bytes() THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION vectuned._inbox_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE '
                        'PARALLEL SAFE SET search_path = pg_catalog, pg_temp RETURN %s::bigint', bytes);
+    END IF;
+END
+$$;
+
+-- Sets the largest share of a column's searches that is recorded, NULL for no limit.
+CREATE OR REPLACE FUNCTION vectuned._limit_recording(p_column_id int, p_share float8) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM '[1]'::@extschema@.vector;
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
+    UPDATE vectuned.tuned_column t SET record_at_most = p_share
+    WHERE t.id = p_column_id AND t.record_at_most IS DISTINCT FROM p_share;
+    IF FOUND THEN
+        PERFORM vectuned._generate(p_column_id);
     END IF;
 END
 $$;
