@@ -20,10 +20,10 @@ from vectuned.daemon.observe.job import ObserveJob
 from vectuned.daemon.pacing.pace import Halt, Pace
 
 from . import storage
-from .backoff import retry_delay
 from .job_runner import JobRunner, end_sentence
 from .jobs import JOBS, Job
 from .leader import Leader, open_work_session
+from .retry_delay import retry_delay
 from .watchdog import Watchdog
 from .worker import Worker
 
@@ -34,7 +34,7 @@ _SUMMARY_SECONDS: Final = 15.0  # between two reads of the status line's numbers
 _FIRST_RETRY: Final = 0.5  # seconds until the first new connection attempt
 _LONGEST_RETRY: Final = 10.0  # seconds; also the longest that a restarted server waits for us
 _HANDOVER_SECONDS: Final = 5.0  # for the previous leader's last statement to end
-_HANDOVER_POLL_SECONDS: Final = 0.2
+_HANDOVER_POLL_SECONDS: Final = 0.2  # between two looks at the lock during a handover
 _LEADING_PATIENCE: Final = 120.0  # seconds without progress after which the engine's thread is stuck
 _CANCEL_POLL_SECONDS: Final = 0.3  # between two cancel requests while jobs end
 _CANCEL_SECONDS: Final = 5.0  # to wait for a cancel request to reach the server

@@ -20,8 +20,8 @@ from vectuned.daemon.logs import log_context
 from vectuned.daemon.pacing.pace import Halt
 
 from . import storage
-from .backoff import retry_delay
 from .jobs import Job, JobContext
+from .retry_delay import retry_delay
 from .timetable import FIRST_RUN, Timetable
 from .watchdog import Watchdog
 

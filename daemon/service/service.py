@@ -26,7 +26,7 @@ from vectuned.daemon.reports.metrics import serve_metrics
 
 from .engine import Engine
 from .reload import apply_settings
-from .sd_notify import Notifier
+from .systemd import Notifier
 
 log = logging.getLogger(__name__)
 

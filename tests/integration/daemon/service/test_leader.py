@@ -18,8 +18,8 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.engine import Engine
 from vectuned.daemon.service.leader import Leader
-from vectuned.daemon.service.sd_notify import Notifier
 from vectuned.daemon.service.service import Service
+from vectuned.daemon.service.systemd import Notifier
 from vectuned.sql.install import migrate
 
 DIMENSIONS = 8

@@ -21,8 +21,8 @@ from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.reports import status
-from vectuned.daemon.service.sd_notify import Notifier
 from vectuned.daemon.service.service import Service
+from vectuned.daemon.service.systemd import Notifier
 
 UNIT = PACKAGE / "config" / "vectuned.service"
 MAX_EXPOSURE = 2.0  # of systemd-analyze security, from 0 (safe) to 10

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from vectuned.daemon.service.sd_notify import Notifier
+from vectuned.daemon.service.systemd import Notifier
 
 
 def test_notifier_without_a_listening_manager_does_nothing(tmp_path: Path) -> None:
