@@ -26,7 +26,7 @@ from .index_statement import compose_index_statement
 from .scratch_run import ScratchRun
 
 _TIMED_QUERIES: Final = 300  # twice what a trial times: this measurement is the one that users read
-_TIMING_PASSES: Final = 2
+_TIMING_PASSES: Final = 2  # searches for each query; the quicker one counts, because others interrupt
 
 
 class IndexReplacement:

@@ -23,7 +23,7 @@ from . import storage
 log = logging.getLogger(__name__)
 
 _LOCK_SECONDS: Final = 3.0  # the server takes a moment to notice that the client of a lock was killed
-_LOCK_POLL_SECONDS: Final = 0.1
+_LOCK_POLL_SECONDS: Final = 0.1  # between two attempts: a person does not notice
 
 
 @dataclass

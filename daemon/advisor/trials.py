@@ -30,7 +30,7 @@ from .scratch_run import ScratchRun
 
 _TRIAL: Final = "trial"  # name of the one index that a scratch schema holds at a time
 _TIMED_QUERIES: Final = 150  # a mean of 150 times, the quickest of three each, repeats within a few per cent
-_TIMING_PASSES: Final = 3
+_TIMING_PASSES: Final = 3  # searches for each query, of which the quickest counts
 _DEFAULT_RUNG: Final = 12  # place on the ladder to time where no rung reaches the target: near its top
 _RUNG_STEPS: Final = (0, 2, 4)  # rungs above that are timed too: more rows may take a higher effort
 _MAX_BUILD_MEMORY: Final = 2 << 30  # bytes; the server must keep memory for its other work

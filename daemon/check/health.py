@@ -18,7 +18,7 @@ SMALL_TABLE: Final = 10_000
 _DEAD_SHARE: Final = 0.25
 # Rows a list of an IVFFlat index: pgvector recommends 1,000; a tenth or ten times that is another index.
 _FEWEST_ROWS_A_LIST: Final = 100
-_MOST_ROWS_A_LIST: Final = 10_000
+_MOST_ROWS_A_LIST: Final = 10_000  # rows
 # Time after which an index without a scan counts as unused: a day holds most jobs that run daily.
 _UNUSED_AFTER: Final = timedelta(days=1)
 # Dimensions that pgvector indexes at the most, by type.

@@ -27,7 +27,7 @@ from .storage import (
 )
 
 _MOST_SHAPES: Final = 1_000  # kinds of searches counted one by one
-_MOST_REASONS: Final = 200
+_MOST_REASONS: Final = 200  # reasons counted one by one: a report shows a few; this bounds the memory
 _REST: Final = "other reasons"
 _LARGEST_K: Final = 1_000  # rows: what a replay looks at
 

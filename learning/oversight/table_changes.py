@@ -19,7 +19,7 @@ Change = Literal["rewritten", "rebuilt", "deletes", "growth"]
 # Searches replayed again, in multiples of min_samples, on a changed table or through a new partial index. A
 # new index of all rows gets more: much is to be proven of it, and with few replays a proof takes more effort.
 REPLAYS_AFTER_CHANGE: Final = 3
-REPLAYS_OF_NEW_INDEX: Final = 10
+REPLAYS_OF_NEW_INDEX: Final = 10  # times min_samples
 
 
 def detect_table_change(

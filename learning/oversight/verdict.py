@@ -17,7 +17,7 @@ Recommendation = Literal["raise_effort", "change_path", "reindex", "add_filter_i
 Strings = npt.NDArray[np.str_]
 
 SIGNALS: Final = ("recall", "feedback", "latency", "diversity")
-WEIGHTS: Final = (0.5, 0.3, 0.1, 0.1)
+WEIGHTS: Final = (0.5, 0.3, 0.1, 0.1)  # of the confidence: measured recall says most, then people
 
 _CROWDED: Final = 0.5  # diversity up to which results are mostly copies of each other
 _SLOW: Final = 2.0  # times the usual latency, from which a search above the 95th percentile is slow

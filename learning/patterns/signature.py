@@ -29,7 +29,7 @@ GRID_LIMIT: Final = 1000.0
 # A feature or direction varies if its standard deviation is above this share of its magnitude, or of 1: below
 # that it is rounding.
 _LEAST_FEATURE_SPREAD: Final = 1e-12
-_LEAST_SCORE_SPREAD: Final = 1e-6
+_LEAST_SCORE_SPREAD: Final = 1e-6  # share; scores add up rounding errors of the features
 
 
 def feature_ranks(k: int, probe_ef: int) -> tuple[int, int, int, int, int, int]:

@@ -25,7 +25,7 @@ _COPY: Final = (
 )
 # Binary COPY begins with this signature, flags and the length of an extension, both int4, and the extension.
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
-_HEADER_BYTES: Final = len(_SIGNATURE) + 8
+_HEADER_BYTES: Final = len(_SIGNATURE) + 8  # without the extension
 _TRAILER: Final = b"\xff\xff"  # -1 as int2 where the number of fields of a row would be
 _BLOCK_BYTES: Final = 1 << 25  # bytes of a block, 32 MB: bounds the memory where vectors are wide
 _BLOCK_ROWS: Final = 16384  # rows of a block where they are narrow: enough for an efficient matrix product

@@ -15,7 +15,7 @@ from .knowledge import Link, Material, Slots
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|\n+")
 # How many facts an answer has of each kind: an answer of some ten sentences is still read.
 _MAX_OTHERS: Final = 2
-_MAX_RELATIONS: Final = 6
+_MAX_RELATIONS: Final = 6  # kinds of relations
 _MAX_TARGETS: Final = 3  # entities named in one relation
 _MAX_SENTENCES: Final = 3  # sentences of resources
 _MAX_LENGTH: Final = 400  # characters of a sentence of a resource

@@ -12,10 +12,10 @@ from .graph import Plan
 
 # Pixels: a box holds a name and one line of remarks.
 _WIDTH: Final = 190
-_HEIGHT: Final = 54
-_GAP_X: Final = 36
-_GAP_Y: Final = 64
-_MARGIN: Final = 20
+_HEIGHT: Final = 54  # two lines of text
+_GAP_X: Final = 36  # between boxes of a layer
+_GAP_Y: Final = 64  # between layers: room for arrows
+_MARGIN: Final = 20  # around all
 _FILLS: Final = {
     "ok": "#e3f3e6",
     "failed": "#f9d9d7",

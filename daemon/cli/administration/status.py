@@ -12,8 +12,8 @@ from vectuned.daemon.reports import status
 
 # Seconds between two looks. Below a tenth the screen flickers; above an hour it is a job for cron.
 _SHORTEST_WATCH: Final = 0.1
-_LONGEST_WATCH: Final = 3600
-_DEFAULT_WATCH: Final = 2.0
+_LONGEST_WATCH: Final = 3600  # seconds
+_DEFAULT_WATCH: Final = 2.0  # seconds, as of watch(1)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
