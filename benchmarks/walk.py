@@ -106,8 +106,10 @@ class Walk:
     def alarm(self, k_class: int) -> None:
         """Let the checks of a class of k fail, and let oversight look at them."""
         self.conn.execute(
-            "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
-            "SELECT c.id, gen_random_uuid(), %s, '', (SELECT max(b.version) FROM vectuned.bank b), 0 "
+            "INSERT INTO vectuned.recall_check "
+            "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
+            "SELECT c.id, gen_random_uuid(), clock_timestamp(), %s, '', "
+            "(SELECT max(b.version) FROM vectuned.bank b), 0 "
             "FROM vectuned.tuned_column c, generate_series(1, %s)",
             (k_class, _BAD_CHECKS),
         )
