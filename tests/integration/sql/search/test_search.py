@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from uuid import UUID
 
@@ -252,3 +253,18 @@ def test_search_ignores_an_index_of_another_metric(conn: Connection) -> None:
     build(conn, metric="l2")
     build(conn, metric="ip")
     assert search(conn, QUERY) == exact(conn, QUERY)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 1000])
+def test_search_finds_its_column_among_many_in_few_comparisons(conn: Connection, count: int) -> None:
+    tree = one(
+        conn,
+        "SELECT vectuned._dispatch_tree(array_agg((10 * n)::oid ORDER BY n), "
+        "array_agg('leaf ' || n ORDER BY n), 1, %s) FROM generate_series(1, %s) n",
+        count,
+        count,
+    )
+    lines = tree.splitlines()
+    depths = np.cumsum([line.startswith("IF ") - (line == "END IF;") for line in lines])
+    assert depths.max() == math.ceil(math.log2(count))
+    assert [line for line in lines if line.startswith("leaf")] == [f"leaf {n}" for n in range(1, count + 1)]

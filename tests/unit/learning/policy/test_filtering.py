@@ -559,3 +559,22 @@ def test_choose_paths_takes_no_effort_above_the_cap() -> None:
         capped = choose_paths([(MAIN, replace(filtered_replays(200), max_effort=cap))], Demand(0.9))
         assert all(least <= (path.effort or least) <= max(cap, 10) for path in capped)
         assert (only(capped).effort == effort) == (cap >= effort)
+
+
+def test_choose_paths_of_many_errs_no_more_often_than_of_one() -> None:
+    # Each of six paths is proven wrongly in 5 % of the runs by itself, which makes 22 % together. At a true
+    # error rate of 5 %, 150 runs have 16 errors or more with probability 0.003.
+    indexes = [hnsw(number) for number in range(1, 7)]
+    wrong = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        samples = []
+        for index in indexes:
+            given = filtered_replays(400, exact_ms=50.0)
+            found = (rng.random(400) < 0.98 - 0.0015).astype(np.float64)
+            samples.append((index, replace(given, recall=np.tile(found[:, None], (1, len(RUNGS))))))
+        wrong += any(
+            path.proven and path.access_path != "exact"
+            for path in choose_paths(samples, Demand(0.98, seed=seed))
+        )
+    assert wrong < 16
