@@ -54,6 +54,9 @@ Progress = Callable[[int], None]
 _TEXT_BATCH: Final = 20  # calls replayed as text between two looks at the budget: each runs ten times
 _MB: Final = 1024 * 1024  # bytes
 _PARTITION_LOCK_TIMEOUT_MS: Final = 1000  # while it waits for its lock, feedback of searches waits behind it
+# Passes over a table that give way in a row before anything was replayed. The last one counts as a failure of
+# the column: it is shown, and the pause after it grows with its time, so that restarts take a tenth at most.
+_MOST_GIVING_WAY: Final = 3
 _ADVICE: Final = "raise budget.core_share or lower sample_rate"
 _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
 
@@ -84,6 +87,7 @@ class Worker:
         self._sizes = pace.sizes if pace is not None else defaultdict(PassSize)
         self._known_generations: dict[int, set[int]] = {}
         self._vacuum_due = False
+        self._gave_way: defaultdict[int, int] = defaultdict(int)
 
     @property
     def options(self) -> LearningOptions:
@@ -445,7 +449,7 @@ class Worker:
         """Replay searches in one pass over the table, and adapt the size of the next pass.
 
         Returns how many were replayed: fewer than given where the pass gave way to a session that waits for a
-        lock.
+        lock. Raises VectunedError where passes did so three times in a row before anything was replayed.
         """
         if not len(trajectories):
             return 0
@@ -462,11 +466,20 @@ class Worker:
                     timeout_ms=timeout_ms,
                     timer=timer,
                 )
-        except LockWaitError:
-            return 0
+        except LockWaitError as error:
+            self._gave_way[tuned.column.id] += 1
+            if (times := self._gave_way[tuned.column.id]) < _MOST_GIVING_WAY:
+                return 0
+            release_pending(self.conn, tuned.column)
+            raise VectunedError(
+                f"Replaying gave way {times} times in a row to sessions that wait for a lock on the table, "
+                "each time before anything was replayed: lock the table less often, or replay on a standby "
+                "(database.replay_dsn)."
+            ) from error
         except psycopg.errors.SerializationFailure:
             size.record_failure()  # a standby cancels statements that conflict with its WAL replay
             raise
+        self._gave_way[tuned.column.id] = 0
         size.record(max(timer.wall - timer.scanning, 0.0), timer.scanning, timer.searches)
         if self.pace is not None:
             self.pace.replayed[tuned.column.id] += done

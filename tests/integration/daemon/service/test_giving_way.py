@@ -241,3 +241,25 @@ def test_publish_holds_no_lock_while_it_measures(
     monkeypatch.setattr("vectuned.learning.policy.publication.choose_candidate", measure)
     assert worker.learn_all() == 1
     assert one(conn, "SELECT target_recall FROM vectuned.tuned_column") == 0.9
+
+
+def test_passes_that_give_way_again_and_again_become_a_failure_with_a_pause(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(conn, 5)
+    worker = Worker(conn, settings())
+    worker.drain()
+
+    def give_way_at_once(*_: object, **__: object) -> int:
+        raise LockWaitError("Another session waits for a lock that this work holds.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vectuned.daemon.service.worker.replay", give_way_at_once)
+        assert [worker.replay_all(), worker.replay_all()] == [0, 0]
+        assert one(conn, "SELECT count(*) FROM vectuned.column_failure") == 0
+        assert worker.replay_all() == 0
+    failure = one(conn, "SELECT error FROM vectuned.column_failure WHERE job = 'replay'")
+    assert "gave way 3 times in a row" in failure
+    assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE claimed_by IS NOT NULL") == 0
+    assert worker.column_jobs.run("replay", worker.columns()[0], lambda tuned: worker.replay(tuned, 5)) == 5
+    assert one(conn, "SELECT count(*) FROM vectuned.column_failure") == 0
