@@ -208,8 +208,9 @@ def test_alarm_and_enable_do_not_deadlock(conn: Connection, database: str) -> No
     (tuned,) = worker.columns()
     conn.execute("DELETE FROM vectuned.recall_check")
     conn.execute(
-        "INSERT INTO vectuned.recall_check (column_id, query_id, k_class, shape, version, recall) "
-        "SELECT 1, gen_random_uuid(), 10, '', 1, 0.1 FROM generate_series(1, 60)"
+        "INSERT INTO vectuned.recall_check "
+        "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
+        "SELECT 1, gen_random_uuid(), clock_timestamp(), 10, '', 1, 0.1 FROM generate_series(1, 60)"
     )
     with psycopg.connect(database) as other, ThreadPoolExecutor(1) as pool:
         other.execute("SELECT pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0))")
