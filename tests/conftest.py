@@ -104,14 +104,13 @@ def skip_without_extension(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Undo changes to logging by the command line when a test runs it in this process."""
-    loggers = [logging.getLogger(name) for name in ("vectuned", "apscheduler")]
-    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
+def logging_as_at_the_start() -> None:
+    """Undo changes to logging by the command line when a test or a fixture runs it in this process."""
+    for name in ("vectuned", "apscheduler"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

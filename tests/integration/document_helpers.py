@@ -28,7 +28,7 @@ from vectuned.learning.policy.learner import LearningOptions, learn
 from vectuned.learning.replay.replay import replay
 
 ROWS = 4000
-SEARCHES = 150
+SEARCHES = 400  # enough for patterns to be proven on the searches that they are not learned from
 TARGET = 0.9
 ALWAYS = LearningOptions(step_aside=-0.99)
 Document = dict[str, Any]

@@ -135,7 +135,8 @@ def test_import_prior_serves_until_learning_replaces_it(world: World, here: Conn
     imported(here, world.document)
     # The allowed misses are half of those there, so the effort is twice as high, up to the maximum.
     assert serving(here)[:2] == ("hnsw", min(2 * of_class(world.document)["ef_search"], 1000))
-    here.execute("UPDATE vectuned.bank SET ef_search = 1000 WHERE k_class = 10")
+    # Less than twice what the replays here ask for, so that they do not contradict it.
+    here.execute("UPDATE vectuned.bank SET ef_search = 500 WHERE k_class = 10")
     search_and_replay(here, 60)  # fewer than the 78 without a miss that a proof needs
     lesson = learn(here, only(here), ALWAYS)
     assert lesson.version is not None
