@@ -47,6 +47,8 @@ TYPES: dict[str, tuple[str, list[Any]]] = {
     "code": ("('c' || n % 9)::code", ["c1", "c5"]),
     "folded": ("(CASE WHEN n % 2 = 0 THEN 'Abc' ELSE 'DEF' END)::folded", ["abc", "def"]),
 }
+# Types that only some servers have.
+NEEDS = {kind: pytest.mark.needs_extension("citext") for kind in ("citext", "folded")}
 OPERATORS = ("=", "<>", "<", "<=", ">", ">=")
 
 
@@ -67,7 +69,10 @@ def types(server: Any, template: str) -> Iterator[Connection]:
 
 def prepare_types(conn: Connection) -> None:
     """Create the types, the table with a column of each, and its values, every seventh NULL."""
-    conn.execute("CREATE EXTENSION citext")
+    if one(conn, "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext')"):
+        conn.execute("CREATE EXTENSION citext")
+    else:  # the tests of this column are skipped
+        conn.execute("CREATE DOMAIN citext AS text")
     conn.execute("CREATE TYPE mood AS ENUM ('sad', 'ok', 'very happy')")
     conn.execute("CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
     conn.execute("CREATE DOMAIN wide AS varchar(8)")
@@ -114,7 +119,7 @@ def compared(column: str, operator: str, value: Any) -> sql.Composable:
     return sql.SQL("{} {} {}").format(sql.Identifier(column), raw(operator), literal(value))
 
 
-@pytest.mark.parametrize("kind", list(TYPES))
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=NEEDS.get(kind, ())) for kind in TYPES])
 def test_filter_equals_its_where_clause(types: Connection, kind: str) -> None:
     name, (_, values) = sql.Identifier(kind), TYPES[kind]
     there = sql.SQL("{} IS NOT NULL").format(name)
@@ -226,7 +231,7 @@ def test_filter_with_long_lists(types: Connection) -> None:
         ({"bool": "perhaps"}, "22P02", r"public\.items: .*boolean.*perhaps"),
         ({"date": "2026-02-30"}, "22008", r"public\.items: .*date"),
         ({"date": 5}, "22007", r"public\.items: .*date"),
-        ({"timestamptz": "yesterday's"}, "22007", r"public\.items: .*timestamp"),
+        ({"timestamptz": "some day"}, "22007", r"public\.items: .*timestamp"),
         ({"uuid": "4"}, "22P02", r"public\.items: .*uuid"),
         ({"mood": "glad"}, "22P02", r"public\.items: .*enum.*glad"),
         ({"positive": "x"}, "22P02", r"public\.items: .*integer"),
