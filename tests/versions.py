@@ -1,7 +1,7 @@
 """Run parts of the integration tests on the PostgreSQL servers that wheels carry; print a table of results.
 
     python tests/versions.py                         # all parts on all servers
-    python tests/versions.py --quick                 # a small part, as continuous integration does
+    python tests/versions.py --quick                 # a small part: one file of each kind
     python tests/versions.py --only 16 --parts search,truth
     python tests/versions.py --server "15=/usr/lib/postgresql/15" -- -n0
 
