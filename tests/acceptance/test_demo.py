@@ -11,7 +11,7 @@ FIGURES = {"recall", "below_08", "mean_ms", "p50_ms", "p99_ms", "ef_search"}
 
 
 def test_demo_finds_low_recall_and_meets_the_target(vectuned: Installed, home: Path) -> None:
-    arguments = ("demo", "--json", "--queries", "600", "--held-out", "400")
+    arguments = ("demo", "--json", "--queries", "1500", "--held-out", "400")
     done = vectuned.run(*arguments, timeout=1800, environment={"VECTUNED_HOME": str(home)})
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
