@@ -205,9 +205,11 @@ LIGHT = {
     "vectuned.sql",
     "vectuned.sql.client",
     "vectuned.sql.client.fingerprint",
+    "vectuned.sql.client.recording",
     "vectuned.sql.client.search",
     "vectuned.sql.client.snapshot",
     "vectuned.sql.client.tuning",
+    "vectuned.sql.client.values",
 }
 
 

@@ -554,7 +554,7 @@ def test_claim_names_the_recall_of_filter_values_that_many_ask_for(conn: Connect
     serve_filter(conn, (3, "hnsw", 1, 300))
     insert_checks(conn, [1.0] * 200, shape)
     conn.execute(
-        "UPDATE vectuned.recall_check SET filter_digest = CASE WHEN check_no % 4 = 0 THEN 'often' "
+        "UPDATE vectuned.recall_check SET filter_digest = CASE WHEN check_no %% 4 = 0 THEN 'often' "
         "ELSE 'rare ' || check_no END WHERE shape = %s",
         (shape,),
     )
