@@ -75,8 +75,8 @@ def test_text_options_take_only_calls_replayed_with_the_present_settings() -> No
 def test_text_options_respect_the_tail() -> None:
     """A mean that suffices proves nothing where too many calls are poor."""
     rows = calls(300)
-    # Scattered at random: poor calls at regular intervals would count as bursts.
-    poor = np.random.default_rng(0).permutation(300)[:37]
+    # Scattered at random, since regular intervals count as bursts; the proof shuffles by seed 0.
+    poor = np.random.default_rng(1).permutation(300)[:37]
     for number, outcomes in enumerate(rows):
         for outcome in outcomes[3:]:
             outcome["recall"] = 0.5 if number in poor else 1.0
