@@ -154,9 +154,14 @@ def test_run_hides_the_message_of_a_foreign_error(caplog: pytest.LogCaptureFixtu
 
 
 def sleeper(
-    stopped: threading.Event, seconds: float | None, release: threading.Event | None = None
+    stopped: threading.Event,
+    seconds: float | None,
+    release: threading.Event | None = None,
+    started: threading.Event | None = None,
 ) -> FakeNode:
     def action(inputs: Any, context: Context) -> Any:
+        if started is not None:
+            started.set()
         assert context.cancellation.wait(60)
         assert release is None or release.wait(60)
         stopped.set()
@@ -181,13 +186,19 @@ def test_run_cancels_a_node_that_takes_too_long() -> None:
 
 
 def test_run_stops_when_cancelled() -> None:
-    stopped = threading.Event()
+    started, stopped = threading.Event(), threading.Event()
     cancellation = Cancellation()
-    timer = threading.Timer(0.05, cancellation.cancel)
-    timer.start()
+
+    def cancel() -> None:
+        assert started.wait(60)
+        cancellation.cancel()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    graph = GRAPH.replace("split", sleeper(stopped, None, started=started))
     with pytest.raises(errors.RunCancelledError) as raised:
-        run(GRAPH.replace("split", sleeper(stopped, None)).plan(), Inputs("a"), cancellation=cancellation)
-    timer.join()
+        run(graph.plan(), Inputs("a"), cancellation=cancellation)
+    canceller.join()
     assert stopped.wait(60)
     assert raised.value.trace is not None
     assert raised.value.trace.status == "cancelled"
