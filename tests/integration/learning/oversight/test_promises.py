@@ -218,7 +218,8 @@ def test_detect_table_change_falls_back_and_learns_again(
     kept = one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE query IS NOT NULL")
     assert kept == (0 if action == "rewritten" else 200)
     assert one(conn, "SELECT count(*) FROM vectuned.promise WHERE checks > 0") == 0
-    for seed in range(8, 12):
+    # The graph differs from build to build: enough searches for a proof in each.
+    for seed in range(8, 18):
         ask(worker, 50, seed=seed, shift=0.5 if action == "rewritten" else 0.0)
     worker.learn_all()
     assert served(conn)[1]
