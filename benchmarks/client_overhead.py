@@ -22,7 +22,7 @@ from vectuned.sql.client.snapshot import Snapshot
 from vectuned.sql.install import migrate
 
 ARMS: Final = ("untuned", "tuned", "recording")
-BLOCKS: Final = 120
+BLOCKS: Final = 120  # an arm: the intervals of medians come from whole blocks
 BLOCK: Final = 200  # executions of a block: some milliseconds, so that load drifts alike for all arms
 RESAMPLES: Final = 2000  # of whole blocks, for the intervals
 

@@ -1,7 +1,7 @@
 """Which texts may be planned and run with our rights: those that call functions of PostgreSQL and extensions.
 
-Whoever can send a statement can have it logged. The daemon's role often may do more than the sender, and the
-planner itself evaluates functions of constants. So names are compared before anything is planned.
+Any role that can send a statement can have it logged. The daemon's role often may do more than the sender,
+and the planner itself evaluates functions of constants. So names are compared before anything is planned.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the application knows of the learned settings: a copy of the table vectuned.statement in memory.
 
 Imports only the standard library. Reading it never waits: a lookup is one access to a dictionary by the
-statement's text, and only a new text is fingerprinted. Whoever holds a connection at a suitable moment
-refreshes it, see `Snapshot.claim_refresh`.
+statement's text, and only a new text is fingerprinted. A caller with a connection outside of a
+transaction refreshes it, see `Snapshot.claim_refresh`.
 """
 
 from __future__ import annotations
