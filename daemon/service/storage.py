@@ -8,8 +8,9 @@ from typing import Any
 
 import psycopg
 
+from vectuned.daemon.pacing.refresh_plan import TableState
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value
+from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value, fetch_values
 
 Connection = psycopg.Connection[Any]
 
@@ -123,6 +124,14 @@ def refresh_column(conn: Connection, tuned: TunedColumn) -> bool:
     return bool(fetch_value(conn, "refresh_column", {"column_id": tuned.column.id}))
 
 
+def read_table_states(conn: Connection) -> dict[int, TableState]:
+    """Return the state of the table of every enabled column, by the column's id, from one statement."""
+    return {
+        row.column_id: TableState(row.digest, row.rows, row.changes)
+        for row in fetch_rows(conn, "column_states")
+    }
+
+
 def refresh_missing(conn: Connection) -> int:
     """Follow columns whose table or column is missing, and forget those missing for a day; return changes."""
     return int(fetch_value(conn, "refresh_missing"))
@@ -140,6 +149,11 @@ def missing_rights(conn: Connection, tuned: TunedColumn) -> str | None:
     """Return why this role cannot learn about a column, with the statement that helps; None if it can."""
     reason: str | None = fetch_value(conn, "missing_rights", {"column_id": tuned.column.id})
     return reason
+
+
+def read_columns_waiting(conn: Connection) -> set[int]:
+    """Return the ids of the columns with searches that wait to be replayed."""
+    return set(fetch_values(conn, "columns_waiting"))
 
 
 def count_waiting(conn: Connection, tuned: TunedColumn) -> int:
@@ -169,7 +183,7 @@ def trim_trajectories(conn: Connection, tuned: TunedColumn, size: int) -> int:
 
 
 def read_learning_state(conn: Connection, tuned: TunedColumn) -> Any:
-    """Return the number of replays not learned from (`fresh`), and whether the bank is `current`."""
+    """Return the replays not learned from (`fresh`), if any are `known`, and if the bank is `current`."""
     values = {
         "column_id": tuned.column.id,
         "generations": tuned.generations,

@@ -16,8 +16,10 @@ from psycopg import sql
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
+from vectuned.daemon.pacing.giving_way import GivingWay
 from vectuned.daemon.pacing.pace import Pace
 from vectuned.daemon.pacing.pass_size import PassSize
+from vectuned.daemon.pacing.refresh_plan import RefreshPlan
 from vectuned.learning.exchange import (
     check_import_folder,
     export_column,
@@ -54,9 +56,6 @@ Progress = Callable[[int], None]
 _TEXT_BATCH: Final = 20  # calls replayed as text between two looks at the budget: each runs ten times
 _MB: Final = 1024 * 1024  # bytes
 _PARTITION_LOCK_TIMEOUT_MS: Final = 1000  # while it waits for its lock, feedback of searches waits behind it
-# Passes over a table that give way in a row before anything was replayed. The last one counts as a failure of
-# the column: it is shown, and the pause after it grows with its time, so that restarts take a tenth at most.
-_MOST_GIVING_WAY: Final = 3
 _ADVICE: Final = "raise budget.core_share or lower sample_rate"
 _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
 
@@ -87,7 +86,8 @@ class Worker:
         self._sizes = pace.sizes if pace is not None else defaultdict(PassSize)
         self._known_generations: dict[int, set[int]] = {}
         self._vacuum_due = False
-        self._gave_way: defaultdict[int, int] = defaultdict(int)
+        self._giving_way = GivingWay()
+        self._refreshes = RefreshPlan()
 
     @property
     def options(self) -> LearningOptions:
@@ -176,16 +176,20 @@ class Worker:
         return tuned
 
     def refresh_all(self) -> int:
-        """Refresh every enabled column; return how many have changed."""
+        """Refresh the enabled columns that have changed, as one statement tells; return how many have."""
         with self._work():
             changed = storage.refresh_missing(self.conn)
+            states = self._refreshes.choose_due(storage.read_table_states(self.conn))
 
         def refresh(tuned: TunedColumn) -> TunedColumn:
             with self._work():
                 return self.refresh(tuned)
 
-        refreshed = self.column_jobs.run_each("refresh", self.columns(), refresh)
-        return changed + sum(before != after for before, after in refreshed)
+        columns = [tuned for tuned in self.columns() if tuned.column.id in states]
+        for before, after in self.column_jobs.run_each("refresh", columns, refresh):
+            changed += before != after
+            self._refreshes.record(after.column.id, states[after.column.id])
+        return changed
 
     def drain(self) -> int:
         """Move recorded searches from the inbox to the trajectories; return how many.
@@ -234,13 +238,7 @@ class Worker:
             done += replayed
             if replayed < len(trajectories):
                 release_pending(self.conn, tuned.column)
-                log.info(
-                    "replaying %s gave way after %d of %d searches to a session that waits for a lock",
-                    tuned.column,
-                    replayed,
-                    len(trajectories),
-                    extra={"action": "gave_way"},
-                )
+            self._giving_way.record(tuned.column, replayed, len(trajectories))
             if not replayed or len(trajectories) < size:
                 break
         texts = self._replay_texts(tuned, count)
@@ -291,8 +289,12 @@ class Worker:
         def replay_batch(tuned: TunedColumn) -> int:
             return self.replay(tuned, batch, progress)
 
+        changed = self._refreshes.choose_due(storage.read_table_states(self.conn))
+        failing = storage.read_column_failures(self.conn, "replay")
+        chosen = storage.read_columns_waiting(self.conn) | failing.keys() | changed.keys()
+        columns = [tuned for tuned in self.columns() if tuned.column.id in chosen]
         try:
-            for _, done in self.column_jobs.run_each("replay", self.columns(), replay_batch):
+            for _, done in self.column_jobs.run_each("replay", columns, replay_batch):
                 total += done
         except StandbyUnreadyError as error:
             if self.standby is not None and not self.standby.reported_unready:
@@ -340,16 +342,19 @@ class Worker:
         if not self.settings.learning.enabled:
             return 0
 
+        changed = self._refreshes.choose_due(storage.read_table_states(self.conn))
+
         def learn_news(tuned: TunedColumn) -> LearningResult | None:
-            return self.learn(tuned) if self.has_news(tuned) else None
+            return self.learn(tuned) if self.has_news(tuned, tuned.column.id in changed) else None
 
         results = self.column_jobs.run_each("learn", self.columns(), learn_news)
         return sum(result is not None and result.version is not None for _, result in results)
 
-    def has_news(self, tuned: TunedColumn) -> bool:
-        """Return whether learning could change what is served: enough new replays, or no current bank."""
+    def has_news(self, tuned: TunedColumn, is_changed: bool = True) -> bool:
+        """Return whether there are enough new replays, or any or a changed table without a current bank."""
         state = storage.read_learning_state(self.conn, tuned)
-        return bool(state.fresh >= self.settings.learning.batch_min or not state.current)
+        is_outdated = not state.current and (state.known or is_changed)
+        return bool(state.fresh >= self.settings.learning.batch_min or is_outdated)
 
     def export(self) -> int:
         """Write what was learned to the export folder, if one is set; return how many files."""
@@ -449,7 +454,7 @@ class Worker:
         """Replay searches in one pass over the table, and adapt the size of the next pass.
 
         Returns how many were replayed: fewer than given where the pass gave way to a session that waits for a
-        lock. Raises VectunedError where passes did so three times in a row before anything was replayed.
+        lock.
         """
         if not len(trajectories):
             return 0
@@ -466,20 +471,11 @@ class Worker:
                     timeout_ms=timeout_ms,
                     timer=timer,
                 )
-        except LockWaitError as error:
-            self._gave_way[tuned.column.id] += 1
-            if (times := self._gave_way[tuned.column.id]) < _MOST_GIVING_WAY:
-                return 0
-            release_pending(self.conn, tuned.column)
-            raise VectunedError(
-                f"Replaying gave way {times} times in a row to sessions that wait for a lock on the table, "
-                "each time before anything was replayed: lock the table less often, or replay on a standby "
-                "(database.replay_dsn)."
-            ) from error
+        except LockWaitError:
+            return 0
         except psycopg.errors.SerializationFailure:
             size.record_failure()  # a standby cancels statements that conflict with its WAL replay
             raise
-        self._gave_way[tuned.column.id] = 0
         size.record(max(timer.wall - timer.scanning, 0.0), timer.scanning, timer.searches)
         if self.pace is not None:
             self.pace.replayed[tuned.column.id] += done

@@ -117,6 +117,33 @@ WHERE request_id = %(request_id)s AND state = 'running';
 -- Updates what is known of a column, its names and its indexes; returns whether any of that has changed.
 SELECT vectuned._refresh_column(%(column_id)s);
 
+-- name: column_states
+-- What a refresh of each enabled column would read, in one statement: a digest of the catalog entries of its table, columns
+-- and indexes (xmin changes with every change of a row; ANALYZE overwrites pg_class in place) and of the statistics, and the
+-- table's rows and changed rows. It locks no table, so that one that is locked holds up no other.
+SELECT c.id AS column_id, md5(concat_ws(' ', c.xmin, r.oid, r.xmin, r.relfilenode, n.nspname, e.xmin, a.columns, x.indexes, p.statistics)) AS digest,
+       p.rows, p.changes
+FROM vectuned.tuned_column c
+JOIN pg_class r ON r.oid = c.relation
+JOIN pg_namespace n ON n.oid = r.relnamespace
+JOIN pg_extension e ON e.extname = 'vector'
+CROSS JOIN LATERAL (
+    SELECT string_agg(concat_ws(':', t.attnum, t.xmin), ' ' ORDER BY t.attnum) AS columns
+    FROM pg_attribute t WHERE t.attrelid = r.oid AND t.attnum > 0) a
+CROSS JOIN LATERAL (
+    SELECT array_agg(t.relid) AS oids
+    FROM (SELECT r.oid AS relid UNION SELECT o.relid FROM pg_partition_tree(r.oid) o WHERE r.relkind = 'p') t) t
+CROSS JOIN LATERAL (
+    SELECT string_agg(concat_ws(':', i.indexrelid, i.xmin, o.xmin, o.relfilenode), ' ' ORDER BY i.indexrelid) AS indexes
+    FROM pg_index i JOIN pg_class o ON o.oid = i.indexrelid WHERE i.indrelid = ANY (t.oids)) x
+CROSS JOIN LATERAL (
+    SELECT string_agg(concat_ws(':', o.oid, o.reltuples, pg_stat_get_last_analyze_time(o.oid),
+                                pg_stat_get_last_autoanalyze_time(o.oid)), ' ' ORDER BY o.oid) AS statistics,
+           sum(o.reltuples)::float8 AS rows,
+           sum(pg_stat_get_tuples_inserted(o.oid) + pg_stat_get_tuples_updated(o.oid) + pg_stat_get_tuples_deleted(o.oid))::bigint AS changes
+    FROM pg_class o WHERE o.oid = ANY (t.oids)) p
+WHERE c.enabled AND c.missing_since IS NULL;
+
 -- name: refresh_missing
 -- Follows the columns whose table or column is missing, and forgets those that have been missing for a day; returns how
 -- many have changed.
@@ -130,6 +157,12 @@ SELECT vectuned._unreadable(c.relation, current_user) FROM vectuned.tuned_column
 -- Returns how many searches of a column wait to be replayed.
 SELECT count(*) FROM vectuned.trajectory
 WHERE column_id = %(column_id)s AND replayed_at IS NULL AND query IS NOT NULL;
+
+-- name: columns_waiting
+-- The columns with searches that wait to be replayed, or calls of statements that do, or will once an index changes.
+SELECT column_id FROM vectuned.trajectory WHERE replayed_at IS NULL AND query IS NOT NULL
+UNION
+SELECT column_id FROM vectuned.text_call WHERE text IS NOT NULL AND (replayed_at IS NULL OR outcomes IS NOT NULL);
 
 -- name: recording
 -- Returns the share of a column's searches that is recorded now, its limit, and how many are recorded.
@@ -154,8 +187,8 @@ WHERE t.column_id = %(column_id)s AND t.replayed_at IS NULL AND t.query IS NOT N
     ORDER BY o.recorded_at DESC OFFSET %(window)s - 1 LIMIT 1);
 
 -- name: learning_state
--- Returns how many replays of a column its bank was not learned from (fresh), and whether what was published last fits
--- the present indexes, target and limit (current). The publish event decides, since filtered searches make no bank.
+-- Returns how many replays of a column its bank was not learned from (fresh), whether there are any (known), and whether what
+-- was published last fits the present indexes, target and limit (current). The publish event decides, since filtered searches make no bank.
 WITH latest AS (
     SELECT e.action = 'publish' AND (e.details ->> 'target_recall')::float8 = %(target_recall)s
            AND (e.details ->> 'max_tail')::float8 = %(max_tail)s
@@ -164,6 +197,7 @@ WITH latest AS (
     FROM vectuned.event e CROSS JOIN (SELECT to_jsonb(%(generations)s::oid[]::text[]::bigint[])) g (now)
     WHERE e.column_id = %(column_id)s AND e.action IN ('publish', 'disable') ORDER BY e.id DESC LIMIT 1)
 SELECT count(*) AS fresh,
+       EXISTS (SELECT FROM vectuned.replay a WHERE a.column_id = %(column_id)s AND a.generation = ANY (%(generations)s::oid[])) AS known,
        coalesce((SELECT l.fits FROM latest l),
                 EXISTS (SELECT FROM vectuned.bank b WHERE b.column_id = %(column_id)s
                         AND b.generation = ANY (%(generations)s::oid[]) AND b.target_recall = %(target_recall)s)) AS current

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import psycopg
 import pytest
 from tests.integration.table_helpers import (
     Connection,
@@ -12,12 +13,19 @@ from tests.integration.table_helpers import (
     enable,
     make,
     one,
+    raw,
     search,
 )
 
 from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon.service.storage import limit_recording, skip_old_searches, trim_trajectories
+from vectuned.daemon.service.storage import (
+    limit_recording,
+    read_table_states,
+    skip_old_searches,
+    trim_trajectories,
+)
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.model.tuned_columns import TunedColumn
 
 DIMENSIONS = 16
 
@@ -185,3 +193,58 @@ def test_replay_deletes_the_vectors_of_searches_it_skips(conn: Connection) -> No
     (tuned,) = worker.columns()
     assert skip_old_searches(conn, tuned) == 30
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE query IS NULL") == 30
+
+
+class _CountingWorker(Worker):
+    """Note which columns are refreshed one by one."""
+
+    def refresh(self, tuned: TunedColumn) -> TunedColumn:
+        self.refreshed = [*getattr(self, "refreshed", []), tuned.column.table]
+        return super().refresh(tuned)
+
+    def take_refreshed(self) -> list[str]:
+        taken, self.refreshed = getattr(self, "refreshed", []), []
+        return sorted(taken)
+
+
+def test_refresh_all_looks_only_at_columns_that_have_changed(conn: Connection) -> None:
+    for name in ("one", "two", "three"):
+        table(conn, name)
+    worker = _CountingWorker(conn, settings())
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    for _ in range(2):  # the first refresh may change rows that the second one notices
+        worker.refresh_all()
+    worker.take_refreshed()
+    changes: dict[str, tuple[str, ...]] = {
+        "nothing": (),
+        "CREATE INDEX ON one USING hnsw (embedding vector_cosine_ops)": ("one",),
+        "ALTER TABLE two RENAME COLUMN id TO key": ("two",),
+        "REINDEX TABLE three": ("three",),
+        "ANALYZE one": ("one",),
+        "UPDATE vectuned.tuned_column SET min_samples = 30 WHERE relation = 'two'::regclass": ("two",),
+        "INSERT INTO three SELECT id + 100000, embedding FROM three": ("three",),
+    }
+    for statement, expected in changes.items():
+        if statement != "nothing":
+            conn.execute(raw(statement))
+        conn.execute("SELECT pg_stat_force_next_flush()")
+        worker.refresh_all()
+        assert worker.take_refreshed() == list(expected), statement
+        worker.refresh_all()
+        worker.take_refreshed()
+    worker.replay_all()
+    worker.learn_all()
+    assert worker.take_refreshed() == [], "nothing waits, and nothing is new"
+
+
+def test_refresh_all_reads_what_has_changed_while_a_table_is_locked(conn: Connection, database: str) -> None:
+    for name in ("one", "two"):
+        table(conn, name)
+    worker = Worker(conn, settings())
+    conn.execute("SET lock_timeout = '50ms'")
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE one IN ACCESS EXCLUSIVE MODE")
+        assert read_table_states(conn).keys() == {1, 2}
+        worker.refresh_all()
+    rows = conn.execute("SELECT column_id FROM vectuned.column_failure WHERE job = 'refresh'").fetchall()
+    assert rows == [(1,)], "the locked table only"
