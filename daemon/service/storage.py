@@ -206,6 +206,11 @@ def bound_inbox(conn: Connection, size: int) -> None:
     execute(conn, "bound_inbox", {"bytes": size})
 
 
+def cap_efforts(conn: Connection, cap: int) -> None:
+    """Set the highest ef_search or number of probes that may serve any column, 0 for no cap."""
+    execute(conn, "cap_efforts", {"cap": cap})
+
+
 def vacuum_inbox(conn: Connection) -> None:
     """Vacuum the inbox, if this role may; otherwise autovacuum does it later."""
     if fetch_value(conn, "may_vacuum_inbox"):

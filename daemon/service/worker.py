@@ -120,6 +120,7 @@ class Worker:
         role = sql.Identifier(self.conn.info.user).as_string(self.conn)
         try:
             self.bound_inbox()
+            storage.cap_efforts(self.conn, self.settings.learning.max_effort)
         except psycopg.errors.InsufficientPrivilege as error:
             raise VectunedError(
                 f"The role {role} may not do the daemon's work ({error.diag.message_primary}): run `vectuned "

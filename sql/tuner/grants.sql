@@ -17,7 +17,7 @@ GRANT SELECT (fingerprint, column_id, k_class, shape, settings, by_share, expect
     ON vectuned.statement TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
-    vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._count_unrecordable, vectuned._inbox_bytes,
+    vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._count_unrecordable, vectuned._inbox_bytes, vectuned._effort_cap,
     vectuned._compile_filter, vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
     vectuned._common_share, vectuned._is_bigint,
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,

@@ -68,7 +68,7 @@ $$;
 -- An effort derived from one that was proven elsewhere. The effort grows in proportion to the ratio of the allowed misses, since
 -- 1 - recall falls no faster than effort grows, but at most twice, since nothing is proven here; with the table's size to the
 -- power of 0.38, since a tenfold table was measured to need 2.4 times the effort; and for IVFFlat with the number of lists, each
--- of which then holds fewer rows. It is at most max_effort.
+-- of which then holds fewer rows. It is at most the column's and the daemon's max_effort.
 CREATE OR REPLACE FUNCTION vectuned._prior_effort(
     c vectuned.tuned_column, document jsonb, mapping jsonb, index_there int, p_target float8, effort int, at_least int, method text)
 RETURNS int
@@ -76,7 +76,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT least(greatest(ceil(effort * f.goal * f.size * CASE method WHEN 'ivfflat' THEN greatest(i.lists / i.lists_there, 1) ELSE 1 END),
-                          at_least), c.max_effort, CASE method WHEN 'ivfflat' THEN i.lists ELSE 1000 END)::int
+                          at_least), c.max_effort, vectuned._effort_cap(), CASE method WHEN 'ivfflat' THEN i.lists ELSE 1000 END)::int
     FROM (SELECT least(greatest(1, (1 - p_target) / (1 - c.target_recall),
                                 (document #> '{provenance,max_tail}')::float8 / c.max_tail), 2) AS goal,
                  CASE WHEN (mapping -> 'rows_there')::float8 > 0

@@ -21,9 +21,30 @@ BEGIN ATOMIC
     ORDER BY p.requires IS NULL, p.ms LIMIT 1;
 END;
 
+-- The highest effort of any column, NULL for no cap. The daemon replaces the function to apply its configuration
+-- (_cap_efforts): a constant costs searches nothing.
+CREATE OR REPLACE FUNCTION vectuned._effort_cap() RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+RETURN NULL::int;
+
+-- Sets the highest effort of any column; 0 or NULL lifts the cap.
+CREATE OR REPLACE FUNCTION vectuned._cap_efforts(cap int) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM vectuned._check_range('max_effort', coalesce(cap, 0), 0, 1000000);
+    IF nullif(cap, 0) IS DISTINCT FROM vectuned._effort_cap() THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION vectuned._effort_cap() RETURNS int LANGUAGE sql IMMUTABLE '
+                       'PARALLEL SAFE SET search_path = pg_catalog, pg_temp RETURN %s::int', coalesce(nullif(cap, 0)::text, 'NULL'));
+    END IF;
+END
+$$;
+
 -- The access path for filters about which nothing has been learned: exact search if up to 10,000 rows match, otherwise the
 -- main index, with three times the effort at which k rows would match if filter and query were independent. An ef_search
--- rises to ten times the default at most, and no effort above the column's max_effort: where that is less, the scan goes on
+-- rises to ten times the default at most, and no effort above the column's or the daemon's max_effort: where that is less, the scan goes on
 -- only until k rows match, so that nothing unproven costs more than it has to.
 CREATE OR REPLACE FUNCTION vectuned._filtered_default(
     fraction float8, relation regclass, k int, default_ef int, default_probes int,
@@ -46,7 +67,7 @@ BEGIN
     IF fraction <= 0 OR fraction * coalesce(rows, 0) <= 10000 THEN
         RETURN;
     END IF;
-    SELECT min(t.max_effort) INTO cap FROM vectuned.tuned_column t WHERE t.relation = $2;
+    SELECT least(min(t.max_effort), vectuned._effort_cap()) INTO cap FROM vectuned.tuned_column t WHERE t.relation = $2;
     IF default_probes IS NULL THEN
         wanted := greatest(default_ef, ceil(3 * k / fraction));
         effort := least(wanted, greatest(least(10 * default_ef, cap, 1000), k));

@@ -217,6 +217,10 @@ WHERE (SELECT e.action FROM vectuned.event e
 -- Sets the size at which searches stop being recorded.
 SELECT vectuned._bound_inbox(%(bytes)s);
 
+-- name: cap_efforts
+-- Sets the highest effort of any column, 0 for no cap.
+SELECT vectuned._cap_efforts(%(cap)s);
+
 -- name: may_vacuum_inbox
 -- Returns whether this role may vacuum the inbox; before PostgreSQL 17 only its owner may.
 SELECT CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege('vectuned.inbox', 'MAINTAIN')

@@ -232,7 +232,7 @@ def conn(server: EmbeddedServer, template: str) -> Iterator[Connection]:
                 make(conn, clustered(60, 4, seed=1))
                 for name in ("tables", "attack", "name_all"):
                     conn.execute(STATEMENTS[name])
-                conn.execute("SET statement_timeout = '60s'")
+                conn.execute("SET statement_timeout = '5min'")  # only a hang takes that long
                 enable(conn, sample_rate=1.0)
                 yield conn
         finally:
@@ -315,6 +315,7 @@ def test_names_of_hostile_text_can_be_tuned_and_searched(conn: Connection) -> No
     alike = {wrap.format(payload) for wrap, payload in product(WRAPPED, PAYLOADS[2:])}
     words = sorted({word.encode()[:45].decode(errors="ignore") for word in {*STRINGS} - alike - {*reserved}})
     assert len(words) >= 100
-    for word, answer in zip(words, one(conn, "SELECT public.name_all(%s)", words), strict=True):
+    for word in words:
+        (answer,) = one(conn, "SELECT public.name_all(%s)", [word])
         assert answer == "ok", f"{word!r}: {answer}"
     assert fetch_value(conn, STATEMENTS["state"]) == state

@@ -16,13 +16,12 @@ from vectuned.sql.install import migrate
 
 # The functions that each role may execute. All others are for the owner only.
 SEARCHING = """
-    _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _compile_filter
-    _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint _filtered_default
-    _served_path _filter_bucket _search_function _search_fallback _check_query _tuned_column _fragments
-    _index_fragments _generation _probe _default_effort params
-    _filtered_params _unfiltered_params apply search search_rows record_feedback
-    _may_tune _daemon_runs _notes _count_unrecordable _query_id _search_1 _filtered_1 _search_changed
-    _present_index _present_effort
+    _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _effort_cap
+    _compile_filter _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint
+    _filtered_default _served_path _filter_bucket _search_function _search_fallback _check_query
+    _tuned_column _fragments _index_fragments _generation _probe _default_effort params _filtered_params
+    _unfiltered_params apply search search_rows record_feedback _may_tune _daemon_runs _notes
+    _count_unrecordable _query_id _search_1 _filtered_1 _search_changed _present_index _present_effort
     _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
     _key_columns _live _missing_part _outdated _vector_indexes _marker _predicate_filter _filtered_statement
     record_statements condition_shares _condition_for _params _changed_params _row_relation _rows_statement
@@ -39,7 +38,7 @@ FUNCTIONS = {
         cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
-        _partition _bound_inbox _refresh_missing _set_alert _fall_back
+        _partition _bound_inbox _cap_efforts _refresh_missing _set_alert _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
         _replay_fresh _elapsed_ms _record_calls""",
@@ -107,6 +106,7 @@ DEFINERS = {
     "_trim_trajectories": "no other role may delete what was recorded",
     "_settle_inbox": "only its owner may truncate a table and set sequences",
     "_bound_inbox": "only its owner may replace a function",
+    "_cap_efforts": "the same",
     "_partition": "only its owner may add and drop partitions of a table",
     "auto_tune": "callers have no right to the queue of requests",
     "benchmark_recall": "the same",

@@ -89,11 +89,17 @@ def test_vectuned_daemon_does_all_work_with_its_role_alone(
             owner.execute("SELECT vectuned.search('work', %s, 10, '{\"kind\": 1}')", (text(query),))
     caplog.set_level(logging.WARNING, logger="vectuned")
     with member(owner, "vectuned_daemon", name="daemon") as session:
-        chosen = {"learning__batch_min": 5, "inbox__max_mb": 65, "budget__pause_above": 9}
+        chosen = {
+            "learning__batch_min": 5,
+            "inbox__max_mb": 65,
+            "learning__max_effort": 500,
+            "budget__pause_above": 9,
+        }
         folders = {"export__folder": str(tmp_path), "export__import_folder": str(tmp_path)}
         worker = Worker(session, settings(**chosen, **folders))
         worker.prepare()
         assert one(owner, "SELECT vectuned._inbox_bytes()") == 65 * 1024 * 1024
+        assert one(owner, "SELECT vectuned._effort_cap()") == 500
         assert 'GRANT pg_read_all_stats TO "test_rights_daemon"' in caplog.text
         assert worker.drain() == 80
         # Without rights on the tables it names the missing right for each column, and continues.
@@ -165,6 +171,7 @@ def test_vectuned_daemon_does_all_work_with_its_role_alone(
             "_partition(1, NULL)",
             "_partition(100000, '1 day')",
             "_bound_inbox(0)",
+            "_cap_efforts(-1)",
         ):
             with pytest.raises(errors.InvalidParameterValue):
                 session.execute(raw(f"SELECT vectuned.{call}"))

@@ -384,6 +384,19 @@ def test_filters_of_which_nothing_is_learned_start_within_limits(
     assert row == expected
 
 
+@pytest.mark.parametrize(
+    ("daemons", "columns", "effort"), [(120, None, 120), (120, 90, 90), (90, 120, 90), (0, 120, 120)]
+)
+def test_filters_of_which_nothing_is_learned_obey_the_cap_of_the_daemon_too(
+    conn: Connection, daemons: int, columns: int | None, effort: int
+) -> None:
+    prepare(conn)
+    conn.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'items'::regclass")
+    conn.execute("UPDATE vectuned.tuned_column SET max_effort = %s", (columns,))
+    conn.execute("SELECT vectuned._cap_efforts(%s)", (daemons,))
+    assert one(conn, "SELECT effort FROM vectuned._filtered_default(0.1, 'items', 10, 40, NULL)") == effort
+
+
 def test_filters_of_which_nothing_is_learned_find_k_rows_whatever_the_cap(conn: Connection) -> None:
     prepare(conn)
     # The planner thinks that a third of a large table matches: the scan has to go on.
