@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +21,9 @@ from .field_types import (
     Url,
     VariableName,
 )
+
+LISTEN_PATTERN: Final = re.compile(r"([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+"""An address or name of a host, and a port; IPv6 addresses in brackets."""
 
 
 class Section(BaseModel):
@@ -292,15 +296,20 @@ class LoggingSettings(Section):
 
 
 class MetricsSettings(Section):
-    """The endpoint for Prometheus."""
+    """The endpoint for Prometheus, and for the report."""
 
     listen: str = Field(
         default="",
-        pattern=r"^(([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})?$",
+        pattern=f"^({LISTEN_PATTERN.pattern})?$",
         json_schema_extra={"expected": "an address and a port, such as 127.0.0.1:9187, or empty"},
         description="Address and port at which Prometheus may scrape the daemon, such as 127.0.0.1:9187. "
         "Anyone who can connect to it can read the names of tables and columns and all figures "
         "of `vectuned status`, but no rows. Empty: no endpoint.",
+    )
+    report: bool = Field(
+        default=False,
+        description="Also serve the page of `vectuned report` at /, at the same address. It holds statements "
+        "without their values, and filter values for which an index is recommended.",
     )
 
 

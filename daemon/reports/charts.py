@@ -14,7 +14,7 @@ from vectuned.learning.model.arrays import Floats
 
 Scale = Literal["log", "time"]
 
-COLOURS: Final = 8  # classes c0 to c7 of the style sheet in report.html
+COLOURS: Final = 8  # classes c0 to c7 of the style sheet in page.html
 # Units of the SVG's viewBox: the whole, and margins that hold the labels of the axes.
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 44
@@ -62,9 +62,9 @@ def chart(lines: Sequence[Line], *, title: str, x: str, y: str, scale: Scale, le
     )
     for number, line in enumerate(drawable):
         parts += _draw(line, f"c{number % COLOURS}", x_axis.place, place_y)
-    parts.append("</svg><figcaption>")
+    parts.append(f"</svg><figcaption><b>{escape(title)}</b>")
     parts += [
-        f'<span class="key c{number % COLOURS}"></span>{escape(line.name)} '
+        f'<span class="entry"><span class="key c{number % COLOURS}"></span>{escape(line.name)}</span> '
         for number, line in enumerate(drawable)
     ]
     parts.append("</figcaption></figure>")

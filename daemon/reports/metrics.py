@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
-from wsgiref.simple_server import WSGIServer
 
 import psycopg
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vectuned.config.errors import UsageError, VectunedError
-
 from . import status
-
-log = logging.getLogger(__name__)
-
-Source = Callable[[], psycopg.Connection[Any]]
+from .sources import Sources
 
 _COLUMN_LABELS: Final = ("database", "relation", "column")
-_STATEMENT_TIMEOUT_MS: Final = 10_000  # Prometheus gives up a scrape after 10 s by default
+STATEMENT_TIMEOUT_MS: Final = 10_000  # Prometheus gives up a scrape after 10 s by default
 _COLUMN_METRICS: Final = {
     "enabled": "Whether the column's searches are recorded and learned from.",
     "alert": "Whether more searches are checked, until the policies in service are proven again.",
@@ -96,27 +86,23 @@ _METRIC_NAMES: Final = {
 
 
 class StatusCollector(Collector):
-    """Collect the status of databases: `sources` by the database's name, each opens a connection.
+    """Collect the status of databases.
 
     A database that cannot be read has `vectuned_up` 0; the metrics of the others are unaffected.
     """
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._conns: dict[str, psycopg.Connection[Any]] = {}
-        self._lock = threading.Lock()  # scrapes may overlap, connections may not be shared
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family of metrics."""
         up = GaugeMetricFamily("vectuned_up", "Whether the database answers.", labels=["database"])
         columns: dict[str, list[dict[str, Any]]] = {}
         daemons: dict[str, dict[str, Any]] = {}
-        with self._lock:
-            for name in self._sources:
-                result = self._read(name)
-                up.add_metric([name], float(result is not None))
-                if result is not None:
-                    columns[name], daemons[name] = result
+        for name, result in self._sources.read(_read_status):
+            up.add_metric([name], float(result is not None))
+            if result is not None:
+                columns[name], daemons[name] = result
         yield up
         yield from column_families(columns)
         yield from job_families({name: daemon["jobs"] for name, daemon in daemons.items()})
@@ -124,24 +110,11 @@ class StatusCollector(Collector):
 
     def close(self) -> None:
         """Close the connections."""
-        with self._lock:
-            for conn in self._conns.values():
-                conn.close()
-            self._conns.clear()
+        self._sources.close()
 
-    def _read(self, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
-        try:
-            conn = self._conns.get(name)
-            if conn is None or conn.closed:
-                conn = self._conns[name] = self._sources[name]()
-                conn.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
-            return status.read(conn), status.read_daemon(conn)
-        except (psycopg.Error, VectunedError) as error:
-            log.warning("metrics of database %s cannot be read: %s", name, error, extra={"action": "metrics"})
-            if name in self._conns:
-                with suppress(psycopg.Error):
-                    self._conns.pop(name).close()
-            return None
+
+def _read_status(conn: psycopg.Connection[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return status.read(conn), status.read_daemon(conn)
 
 
 def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
@@ -233,39 +206,6 @@ def job_families(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Me
     rows = [([name, job["name"]], job) for name, runs in jobs.items() for job in runs]
     for key, text in _JOB_METRICS.items():
         yield _gauge(f"job_{_METRIC_NAMES.get(key, key)}", text, ("database", "job"), rows, key)
-
-
-@contextmanager
-def serve_metrics(listen: str, sources: Mapping[str, Source]) -> Iterator[int | None]:
-    """Serve metrics over HTTP at `listen`, "host:port", and yield the port; if empty, serve nothing.
-
-    Raises UsageError if the address cannot be listened at.
-    """
-    if not listen:
-        yield None
-        return
-    host, _, port = listen.rpartition(":")
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    collector = StatusCollector(sources)
-    registry.register(collector)
-    server: WSGIServer
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"Metrics cannot be served at {listen} (metrics.listen): {getattr(error, 'strerror', error)}."
-        ) from error
-    number = int(server.server_address[1])
-    log.info("metrics at http://%s:%d/metrics", host, number, extra={"action": "metrics"})
-    try:
-        yield number
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-        collector.close()
 
 
 def _gauge(

@@ -22,7 +22,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.reports.metrics import serve_metrics
+from vectuned.daemon.reports.web import serve_metrics
 
 from .engine import Engine
 from .reload import apply_settings
@@ -135,7 +135,7 @@ class Service:
             raise errors[0]
 
     def _serve_metrics(self, servers: ExitStack) -> None:
-        """Serve metrics for Prometheus, if the settings give an address."""
+        """Serve metrics for Prometheus, and the report, if the settings give an address."""
 
         def source(engine: Engine) -> Callable[[], psycopg.Connection[Any]]:
             database = engine.settings.database
@@ -145,7 +145,8 @@ class Service:
             engine.name or str(conninfo_to_dict(engine.conninfo).get("dbname") or "default"): source(engine)
             for engine in self._engines
         }
-        servers.enter_context(serve_metrics(self._engines[0].settings.metrics.listen, sources))
+        metrics = self._engines[0].settings.metrics
+        servers.enter_context(serve_metrics(metrics.listen, sources, report=metrics.report))
 
     def _loop(self) -> None:
         """Act on signals and report to the service manager, until it is time to stop."""

@@ -102,7 +102,7 @@ def test_load_settings_reads_every_key_from_its_variable() -> None:
         "export": {"folder": "/srv/out", "import_folder": "/srv/in", "seconds": 60.5, "keep": 3},
         "observe": {"log": "/var/log/postgresql", "prefix": "%m [%p] ", "seconds": 5.5},
         "logging": {"level": "DEBUG", "format": "json"},
-        "metrics": {"listen": "127.0.0.1:9187"},
+        "metrics": {"listen": "127.0.0.1:9187", "report": True},
         "embedded": {"home": "/srv/vectuned"},
         "reasoning": {
             "embedder": "endpoint",

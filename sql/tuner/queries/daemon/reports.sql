@@ -60,6 +60,23 @@ WHERE k.column_id = %(column_id)s AND k.k_class = %(k_class)s AND k.shape = %(sh
   AND k.recorded_at >= p.since
 ORDER BY k.check_no;
 
+-- name: served_figures
+-- What each kind of search gets from the access paths that serve it, by replays: mean recall and milliseconds. Searches that a
+-- partial index serves are among those of the general paths too, whose mean stands for the remaining ones.
+WITH served AS (
+    SELECT p.k_class, p.shape, p.requires IS NOT NULL AS is_partial, sum(p.samples) AS samples,
+           sum(p.expected_recall * p.samples) / sum(p.samples) AS recall, sum(p.ms * p.samples) / sum(p.samples) AS ms
+    FROM vectuned.measured_path p
+    WHERE p.column_id = %(column_id)s AND p.serves AND p.samples > 0 AND p.expected_recall IS NOT NULL AND p.ms IS NOT NULL
+    GROUP BY p.k_class, p.shape, p.requires IS NOT NULL)
+SELECT g.k_class, g.shape, g.recall + (coalesce(p.recall, g.recall) - g.recall) * s.share AS recall,
+       g.ms + (coalesce(p.ms, g.ms) - g.ms) * s.share AS ms
+FROM served g
+LEFT JOIN served p ON p.is_partial AND p.k_class = g.k_class AND p.shape = g.shape
+CROSS JOIN LATERAL (SELECT least(coalesce(p.samples, 0)::float8 / g.samples, 1) AS share) s
+WHERE NOT g.is_partial
+ORDER BY g.k_class, g.shape;
+
 -- name: patterns
 -- The published patterns of a column.
 SELECT k_class, pattern_no, effort, expected_recall, confidence, samples, usage, chances, created_at

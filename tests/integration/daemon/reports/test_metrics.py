@@ -13,7 +13,7 @@ from tests.integration.table_helpers import Connection, clustered, search
 from vectuned.config.errors import UsageError
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.reports import status
-from vectuned.daemon.reports.metrics import serve_metrics
+from vectuned.daemon.reports.web import serve_metrics
 
 Metrics = dict[str, list[tuple[dict[str, str], float]]]
 

@@ -28,7 +28,8 @@ class Document(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        named = [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        self.loads += [value for value in named if not value.startswith("#")]
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)

@@ -16,7 +16,8 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.reports import status
-from vectuned.daemon.reports.metrics import StatusCollector
+from vectuned.daemon.reports.metrics import STATEMENT_TIMEOUT_MS, StatusCollector
+from vectuned.daemon.reports.sources import Sources
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.column_jobs import ColumnJobs
 from vectuned.daemon.service.worker import Worker
@@ -63,7 +64,9 @@ def learned(conn: Connection) -> set[str]:
 
 def scrape(dsn: str) -> list[Sample]:
     """Return the samples of all metrics."""
-    collector = StatusCollector({"shop": lambda: psycopg.connect(dsn, autocommit=True)})
+    collector = StatusCollector(
+        Sources({"shop": lambda: psycopg.connect(dsn, autocommit=True)}, STATEMENT_TIMEOUT_MS, "metrics")
+    )
     try:
         return [sample for metric in collector.collect() for sample in metric.samples]
     finally:
