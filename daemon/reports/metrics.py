@@ -14,6 +14,7 @@ from . import status
 from .sources import Sources
 
 _COLUMN_LABELS: Final = ("database", "relation", "column")
+_JOB_LABEL: Final = "daemon_job"  # Prometheus gives every sample a label "job" of its own
 STATEMENT_TIMEOUT_MS: Final = 10_000  # Prometheus gives up a scrape after 10 s by default
 _COLUMN_METRICS: Final = {
     "enabled": "Whether the column's searches are recorded and learned from.",
@@ -139,7 +140,7 @@ def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]
     yield _gauge(
         "column_failures",
         "Consecutive failures of a job on the column; none if the last run succeeded.",
-        (*_COLUMN_LABELS, "job"),
+        (*_COLUMN_LABELS, _JOB_LABEL),
         failing,
         "failures",
     )
@@ -205,7 +206,7 @@ def job_families(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Me
     """Turn the rows of `vectuned.job` of each database into metric families."""
     rows = [([name, job["name"]], job) for name, runs in jobs.items() for job in runs]
     for key, text in _JOB_METRICS.items():
-        yield _gauge(f"job_{_METRIC_NAMES.get(key, key)}", text, ("database", "job"), rows, key)
+        yield _gauge(f"job_{_METRIC_NAMES.get(key, key)}", text, ("database", _JOB_LABEL), rows, key)
 
 
 def _gauge(

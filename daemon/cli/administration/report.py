@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from vectuned.config.sections import LISTEN_PATTERN
 from vectuned.daemon.cli.command import Command, Context, raise_failures
 
 _FILE: Final = "vectuned-report.html"
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what service managers send
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,11 +60,15 @@ def _serve(context: Context, listen: str) -> None:
     with context.database() as conninfo:
         context.open_session(conninfo).close()  # what is wrong with the database is an error of the command
         name = str(conninfo_to_dict(conninfo).get("dbname") or "default")
-        with serve_report(listen, {name: lambda: context.open_session(conninfo)}) as url:
-            context.console.record({"url": url})
-            context.console.line(f"report at {url} until Ctrl-C")
-            with suppress(KeyboardInterrupt):  # Ctrl-C is how to end it
-                threading.Event().wait()
+        # Blocked in the threads too, which inherit it, so that the signal waits for sigwait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        try:
+            with serve_report(listen, {name: lambda: context.open_session(conninfo)}) as url:
+                context.console.record({"url": url})
+                context.console.line(f"report at {url} until Ctrl-C")
+                signal.sigwait(_ENDS)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write(context: Context, path: Path, html: str) -> None:

@@ -54,7 +54,7 @@ def test_serve_metrics_returns_the_figures_of_the_status(learned: Connection) ->
     assert effort == {str(row["k_class"]): row["ef_search"] for row in column["classes"]}
     assert metrics["vectuned_in_inbox"] == [(labels, 0)]
     assert again["vectuned_in_inbox"] == [(labels, 1)]
-    job = {"database": "shop", "job": "drain"}
+    job = {"database": "shop", "daemon_job": "drain"}
     assert metrics["vectuned_job_failures"] == [(job, 2)]
     assert metrics["vectuned_job_duration_seconds"] == [(job, 1.5)]
     assert metrics["vectuned_job_last_success_timestamp_seconds"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,14 +177,15 @@ def test_report_command_refuses_what_is_no_address(capsys: pytest.CaptureFixture
     assert "127.0.0.1:8432" in capsys.readouterr().err
 
 
-def test_report_command_serves_until_it_is_interrupted(conn: Connection) -> None:
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_report_command_serves_until_it_is_ended(conn: Connection, ends: signal.Signals) -> None:
     program = ("-u", "-m", "vectuned.daemon", "report")
     with socket.create_server(("127.0.0.1", 0)) as chosen:
         port = chosen.getsockname()[1]
     listen = f"127.0.0.1:{port}"
     with Daemon("--dsn", conn.info.dsn, "--serve", listen, program=program) as command:
         assert eventually(lambda: _answers(port), seconds=120)
-        command.process.send_signal(2)
+        command.process.send_signal(ends)
         assert command.process.wait(120) == 0, command.log
         assert "Traceback" not in command.log
 

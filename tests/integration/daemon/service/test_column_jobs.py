@@ -168,7 +168,7 @@ def test_jobs_go_on_after_a_bug_in_one_column(
     (first, *_) = status.read(conn)
     assert [each["job"] for each in first["failing"]] == ["learn", "replay"]
     samples = scrape(conn.info.dsn)
-    failures = {s.labels["job"]: s.value for s in samples if s.name == "vectuned_column_failures"}
+    failures = {s.labels["daemon_job"]: s.value for s in samples if s.name == "vectuned_column_failures"}
     assert failures == {"replay": 3, "learn": 1}
     assert [s.value for s in samples if s.name == "vectuned_job_columns_failing"] == [1]
 
