@@ -108,7 +108,7 @@ def _filter_lines(replays: IndexReplays, k: int, shape: str) -> list[Line]:
             continue
         lines.append(_point("exact, through the filter's index", sample.exact_ms, np.ones(len(sample))))
         for place, (_, ef) in enumerate(other_paths(index.method)):
-            name = _PLAIN_SQL if ef is None else f"iterative scan of {index.name}, {index.effort_name} {ef}"
+            name = _PLAIN_SQL if ef is None else f"iterative scan, {index.effort_name} {ef}"
             lines.append(_point(name, sample.other_ms[:, place], sample.other_recall[:, place]))
     return lines
 
