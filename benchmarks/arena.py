@@ -21,6 +21,7 @@ from vectuned.daemon.database.index_build import build_with_progress, compose_cr
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.advisor import Definition
+from vectuned.learning.index_build import plan_build, read_build_server
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.column import VectorColumn
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
@@ -111,8 +112,10 @@ def open_arena(data: VectorSet, k: int, target: float, console: Console, dsn: st
             _load(conn, data, console)
             column = _column(conn, data)
             statement = compose_create_index(column, USUAL, column.relation, "vectors_embedding")
+            index = sql.Identifier(column.schema, "vectors_embedding")
+            plan = plan_build(read_build_server(conn), USUAL, *data.rows.shape)
             seconds = build_with_progress(
-                conn, conninfo, statement, f"building {USUAL}", len(data.rows), console
+                conn, conninfo, statement, index, plan, f"building {USUAL}", console
             )
             conn.execute("CREATE INDEX ON vectuned_bench.vectors (category)")
             conn.execute("VACUUM ANALYZE vectuned_bench.vectors")

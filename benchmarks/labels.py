@@ -168,7 +168,7 @@ def _build(
     corpus, embedder = load_wordnet(), StaticEmbedder()
     rows, asked, _ = embed_corpus(corpus, embedder, DemoSizes(options.build, 0, options.seed), console)
     load_table(conn, corpus, rows, console)
-    build_index(conn, conninfo, len(rows), console)
+    build_index(conn, conninfo, rows.shape, console)
     worker, tuned = Worker(conn, load_settings(None, {}, {})), enable(conn, target=0.95, sample_rate=1.0)
     for vector in asked.vectors:
         conn.execute("SELECT FROM vectuned.search(%s::regclass, %s, %s)", (RELATION, Vector(vector), K))

@@ -125,7 +125,7 @@ def clients(dsn: str, options: argparse.Namespace, talk: Console) -> dict[str, A
         corpus = load_wordnet()
         rows, asked, _ = embed_corpus(corpus, StaticEmbedder(), DemoSizes(2000, 100, options.seed), talk)
         load_table(conn, corpus, rows, talk)
-        build_index(conn, dsn, len(rows), talk)
+        build_index(conn, dsn, rows.shape, talk)
         conn.execute(f"CREATE TABLE asked (n int PRIMARY KEY, query vector({rows.shape[1]}))")
         with conn.cursor().copy("COPY asked FROM STDIN") as copy:
             for number, query in enumerate(asked.vectors, 1):

@@ -220,6 +220,28 @@ class BudgetSettings(Section):
     )
 
 
+class IndexBuildSettings(Section):
+    """What an index build may take: of vectuned advise, of the demonstration and of the entity store."""
+
+    memory_mb: int = Field(
+        default=0,
+        ge=0,
+        le=2_000_000,
+        description="Most maintenance_work_mem of a build, in MB; a build takes what its graph or its "
+        "k-means needs, and never less than the server's own. 0: half of the free memory of the server's "
+        "machine, where the role may read it (pg_read_server_files) or the connection is a local socket, "
+        "else a quarter of effective_cache_size.",
+    )
+    workers: int = Field(
+        default=-1,
+        ge=-1,
+        le=1024,
+        description="Parallel workers of a build. -1: one less than the machine's cores, where these are "
+        "known, else the server's max_parallel_maintenance_workers. None with a pgvector whose "
+        "parallel builds can overflow a buffer (0.6.0 to 0.8.1).",
+    )
+
+
 class InboxSettings(Section):
     """The table that holds recorded searches until the daemon drains them."""
 

@@ -18,6 +18,7 @@ from .sections import (
     EmbeddedSettings,
     ExportSettings,
     InboxSettings,
+    IndexBuildSettings,
     LearningSettings,
     LoggingSettings,
     MetricsSettings,
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     learning: LearningSettings = LearningSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     budget: BudgetSettings = BudgetSettings()
+    index_build: IndexBuildSettings = IndexBuildSettings()
     inbox: InboxSettings = InboxSettings()
     export: ExportSettings = ExportSettings()
     observe: ObserveSettings = ObserveSettings()

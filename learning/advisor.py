@@ -27,9 +27,7 @@ WORTHWHILE_SHARE: Final = 0.9  # of the present time of a search: a change that 
 
 # The largest vectors that pgvector can index, by type.
 _DIMENSIONS: Final[dict[str, int]] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
-_PAGE: Final = 8192  # bytes of a page of PostgreSQL
 _HIGHEST_RECALL: Final = 0.985  # at which growth is measured: nearer to 1 a few queries decide the curve
-_BUILD_POWER: Final = 1.1  # of the rows, by which the time of a build grows
 
 
 @dataclass(frozen=True)
@@ -215,8 +213,9 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
 
     The effort needed for a recall is assumed to grow by a power of the rows, `growth`, by default the power
     between the last two sizes. Buffers and times at an effort are assumed to be those over the most rows:
-    HNSW was measured to fetch no more buffers in a table nine times as large. Bytes grow in proportion to the
-    rows, and the time of a build a little faster. A trial over all rows is not changed.
+    HNSW was measured to fetch no more buffers in a table nine times as large. Bytes and the time of a build
+    grow in proportion to the rows here; `index_cost` forecasts builds by more. A trial over all rows is not
+    changed.
     """
     ordered = sorted(trials, key=lambda trial: trial.rows)
     last = ordered[-1]
@@ -233,7 +232,7 @@ def forecast(trials: Sequence[Trial], rows: int, growth: float | None = None) ->
         last.blocks,
         last.ms,
         round(last.bytes * share),
-        last.build_seconds * share**_BUILD_POWER,
+        last.build_seconds * share,
         tuple(trial.rows for trial in ordered),
         extrapolated,
     )
@@ -304,47 +303,3 @@ def choose_best(forecasts: Iterable[Forecast], target: float, k: int) -> tuple[F
     """Return the forecast that reaches the target at the least cost, with the point; None if none does."""
     reached = [(each, point) for each in forecasts if (point := each.at_target(target, k)) is not None]
     return min(reached, key=lambda pair: pair[1].ms, default=None)
-
-
-def estimate_index_bytes(definition: Definition, rows: int, dimensions: int) -> int:
-    """Estimate the bytes of an index from pgvector's layout of its pages."""
-    value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[
-        definition.form
-    ] + 16
-    if definition.method == "ivfflat":
-        return _pages(rows, value + 8) + definition.lists * _PAGE
-    # An element has ten row pointers; its neighbours are 2 m on the lowest level and m on each level above.
-    levels = 1.0 + 1.0 / max(definition.m - 1, 1)
-    neighbours_bytes = 6 * definition.m * (1.0 + levels) + 8
-    return _pages(rows, round(value + 80 + neighbours_bytes))
-
-
-def estimate_build_bytes(definition: Definition, rows: int, dimensions: int) -> int:
-    """Estimate the bytes of memory that building an index takes."""
-    value = {"plain": 4 * dimensions, "halfvec": 2 * dimensions, "bits": dimensions // 8}[definition.form]
-    if definition.method == "ivfflat":
-        return rows * (value + 32) // 4
-    return rows * (value + 250 + 34 * definition.m)
-
-
-def _pages(rows: int, entry: int) -> int:
-    if entry >= _PAGE:
-        return rows * (math.ceil(entry / _PAGE) * _PAGE)
-    return math.ceil(rows / max(_PAGE // (entry + 4), 1)) * _PAGE
-
-
-def estimate_build_seconds(
-    built: Sequence[tuple[Definition, int, float]], definition: Definition, rows: int
-) -> float:
-    """Estimate the seconds of a build from earlier builds; 0 without any."""
-
-    def work(each: Definition) -> float:
-        return each.ef_construction + 2.0 * each.m if each.method == "hnsw" else 30.0
-
-    def grown(n: int) -> float:
-        return math.pow(n, _BUILD_POWER)
-
-    if not built:
-        return 0.0
-    rates = [seconds / (grown(n) * work(each)) for each, n, seconds in built[-6:]]
-    return float(np.median(rates) * grown(rows) * work(definition))

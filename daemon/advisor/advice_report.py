@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,8 @@ from .advice import Advice, AdvisorOptions, ExistingIndex
 from .index_statement import compose_index_statement, find_rival_index
 from .storage import choose_index_name
 
+_REPLAY_FACTOR: Final = 2.0  # a trial replays and times searches too, about as long as it builds
+_UNPRINTED: Final = ("min_parallel_table_scan_size",)  # needed for small tables only
 _TARGETS: Final = (0.9, 0.95, 0.98, 0.99)  # recalls that the cost curve of a candidate is printed at
 
 
@@ -40,14 +43,15 @@ class _ReportBuilder:
 
     def build(self) -> dict[str, Any]:
         tuned, options, advice = self.tuned, self.options, self.advice
-        now = advice.now.at_target(options.target, options.k)
+        now = None if advice.now is None else advice.now.at_target(options.target, options.k)
         best = None if advice.winner is None else advice.winner.at_target(options.target, options.k)
         worth = _is_worth_changing(advice, now, best)
-        candidates = [self._candidate(each) for each in [advice.now, *advice.forecasts]]
-        candidates[0]["current"] = True
-        candidates[1:] = sorted(
-            candidates[1:], key=lambda row: (row["at_target"] or {}).get("ms", float("inf"))
+        candidates = sorted(
+            (self._candidate(each) for each in advice.forecasts),
+            key=lambda row: (row["at_target"] or {}).get("ms", float("inf")),
         )
+        if advice.now is not None:
+            candidates.insert(0, {**self._candidate(advice.now), "current": True})
         return {
             "relation": f"{tuned.column.schema}.{tuned.column.table}",
             "column": tuned.column.name,
@@ -58,14 +62,17 @@ class _ReportBuilder:
             "sample_rows": advice.sizes,
             "seconds": round(advice.seconds, 1),
             "memory": advice.memory,
-            "current": advice.current.name,
+            "current": None if advice.current is None else advice.current.name,
+            "exact_ms": None if advice.exact_ms is None else round(advice.exact_ms, 3),
             "candidates": candidates,
             "dropped": {
                 str(each): {"rows": rows, "time_over_current": None if ratio is None else round(ratio, 3)}
                 for each, (rows, ratio) in advice.dropped.items()
             },
             "skipped": {str(each): reason for each, reason in advice.skipped.items()},
+            "out_of_time": bool(advice.out_of_time),
             "winner": None if not worth or advice.winner is None else str(advice.winner.definition),
+            "note": self.options.note,
             "summary": _summarize(options, advice, now, best, worth=worth),
             "applied": None,
         }
@@ -86,6 +93,7 @@ class _ReportBuilder:
             },
             "at_target": self._point(forecast, forecast.at_target(self.options.target, k)),
             "fits": self._fits(forecast),
+            "build": None if current else self._build(forecast),
             "statement": None if current else self._statement(forecast),
             "in_the_way": None if rival is None else rival.name,
         }
@@ -106,9 +114,27 @@ class _ReportBuilder:
             return "shared_buffers"
         return "cache" if forecast.bytes <= self.advice.memory["effective_cache_size"] else "neither"
 
+    def _build(self, forecast: Forecast) -> dict[str, Any]:
+        """Return what building it on the table takes; `settings` are of the session that builds it."""
+        plan = self.advice.plans[forecast.definition]
+        settings = {name: value for name, value in plan.settings.items() if name not in _UNPRINTED}
+        return {
+            "needed_mb": round(plan.needed_bytes / 2**20, 1),
+            "fits": plan.fits,
+            "warning": plan.warning(),
+            "settings": settings,
+        }
+
     def _statement(self, forecast: Forecast) -> str:
         name = choose_index_name(self.conn, self.tuned, forecast.definition)
-        statement = compose_index_statement(self.tuned, forecast.definition, self.existing, name)
+        statement = compose_index_statement(
+            self.tuned,
+            forecast.definition,
+            self.existing,
+            name,
+            cast=self.options.cast,
+            mixed=self.options.mixed,
+        )
         return statement.as_string(self.conn)
 
 
@@ -116,20 +142,44 @@ def _is_worth_changing(advice: Advice, now: Point | None, best: Point | None) ->
     """Say whether the winner is another index and enough cheaper, or the only one that reaches the target."""
     if advice.winner is None or advice.winner is advice.now:
         return False
+    if advice.now is None:
+        exact = advice.exact_ms or 0.0
+        return best is not None and best.ms * advice.reference_ms < WORTHWHILE_SHARE * exact
     return now is None or (best is not None and best.ms < WORTHWHILE_SHARE * now.ms)
 
 
 def _summarize(
     options: AdvisorOptions, advice: Advice, now: Point | None, best: Point | None, *, worth: bool
 ) -> str:
+    summarize = _summarize_bare if advice.now is None else _summarize_best
+    found = summarize(options, advice, now, best, worth=worth)
+    if not advice.out_of_time:
+        return found
+    count = len(advice.out_of_time)
+    seconds = math.ceil((options.budget_seconds + _REPLAY_FACTOR * advice.missing_seconds) / 60) * 60
+    return (
+        f"time ran out before {count} of the candidates could be tried further; so far: {found}. "
+        f"Give more: --budget-seconds {seconds}"
+    )
+
+
+def _summarize_best(
+    options: AdvisorOptions, advice: Advice, now: Point | None, best: Point | None, *, worth: bool
+) -> str:
     target = f"recall {options.target:g}"
+    # What was not tried may be better.
+    nothing = "nothing better was found" if advice.out_of_time else "nothing is worth changing"
     if advice.winner is None or best is None:
-        return f"no candidate reaches {target}, nor does the current index: nothing is worth changing"
+        if options.memory_mb is not None:
+            target += f" within {options.memory_mb:,} MB"
+        most = max(advice.forecasts, key=_highest, default=None)
+        nearest = "" if most is None else f"; nearest comes {most.definition}, {_highest(most):.3f} at most"
+        return f"no candidate reaches {target}, nor does the current index: {nothing}{nearest}"
     definition, best_ms = advice.winner.definition, best.ms * advice.reference_ms
     if now is None:
         return (
-            f"{definition} reaches {target} in {best_ms:.2f} ms; the current index does not reach it at any "
-            "effort"
+            f"{definition} reaches {target} in {best_ms:.2f} ms, expected recall {best.recall:.3f}; the "
+            f"current index does not reach it at any effort, but {_highest(advice.now):.3f} at most"
         )
     if worth:
         return (
@@ -137,16 +187,34 @@ def _summarize(
             f"{now.ms * advice.reference_ms:.2f}, {best.ms / now.ms:.2f} of the time"
         )
     if advice.winner is advice.now:
-        return f"nothing is worth changing: no candidate reaches {target} at less cost than the current index"
-    return (
-        f"nothing is worth changing: the best, {definition}, would take {best.ms / now.ms:.2f} of the time "
-        f"for {target}"
-    )
+        return f"{nothing}: no candidate reaches {target} at less cost than the current index"
+    return f"{nothing}: the best, {definition}, would take {best.ms / now.ms:.2f} of the time for {target}"
+
+
+def _highest(forecast: Forecast | None) -> float:
+    """Return the highest recall that is expected at any effort."""
+    return 0.0 if forecast is None else float(forecast.recall.max())
+
+
+def _summarize_bare(
+    options: AdvisorOptions, advice: Advice, _now: Point | None, best: Point | None, *, worth: bool
+) -> str:
+    target, exact = f"recall {options.target:g}", advice.exact_ms or 0.0
+    if advice.winner is None or best is None:
+        if options.memory_mb is not None:
+            target += f" within {options.memory_mb:,} MB"
+        return f"no index reaches {target}: exact search takes about {exact:,.1f} ms"
+    found = f"{advice.winner.definition} reaches {target} in {best.ms * advice.reference_ms:.2f} ms"
+    if worth:
+        return f"{found}; exact search, which needs no index, takes about {exact:,.1f} ms"
+    return f"no index is worth its place: exact search takes about {exact:,.1f} ms; {found}"
 
 
 def print_advice(console: Console, report: dict[str, Any]) -> None:
     """Print the candidates as a table, and the conclusion with its statement."""
-    targets = report["candidates"][0]["curve"]
+    targets = [f"{target:g}" for target in _TARGETS]
+    if report["note"]:
+        console.line(report["note"])
     console.table(
         (
             "index",
@@ -179,7 +247,11 @@ def print_advice(console: Console, report: dict[str, Any]) -> None:
     console.line(report["summary"])
     for candidate in report["candidates"]:
         if candidate["definition"] == report["winner"]:
+            for name, value in candidate["build"]["settings"].items():
+                console.line(f"  SET {name} = '{value}';")
             console.line(f"  {candidate['statement']};")
+            if candidate["build"]["warning"]:
+                console.line(f"  {candidate['build']['warning']}.")
             if candidate["in_the_way"]:
                 console.line(
                     f"  PostgreSQL uses {candidate['in_the_way']} for the same statements until that is "

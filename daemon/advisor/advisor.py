@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from vectuned.daemon.database.session import in_snapshot
 from vectuned.daemon.measure.prepared_search import Clients
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Forecast, Trial
+from vectuned.learning.index_cost import estimate_index_bytes
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.truth.truth import exact_neighbors
@@ -56,22 +59,25 @@ class Advisor:
         """
         began, options = monotonic(), self.options
         facts = self._read_table()
+        memory = {name: getattr(facts, name) for name in ("shared_buffers", "effective_cache_size")}
         existing = storage.read_existing_indexes(self.conn, self.tuned)
-        current = self._find_current(existing)
         with Clients(self.conninfo, _CLIENTS) as clients:
             runner = TrialRunner(run, self.conninfo, options, facts, clients, self.console)
-            (now,) = advisor.fit_times([runner.measure_current(current)])
-            advice = Advice(
-                now.rows,
-                current,
-                advisor.forecast([now], now.rows),
-                0.0,
-                runner.reference_effort,
-                memory={name: getattr(facts, name) for name in ("shared_buffers", "effective_cache_size")},
-            )
-            _Contest(runner, advice, now).hold(existing, facts)
+            if self.tuned.indexes:
+                current = self._find_current(existing)
+                (now,) = advisor.fit_times([runner.measure_current(current)])
+                forecast = advisor.forecast([now], now.rows)
+                advice = Advice(now.rows, current, forecast, 0.0, runner.reference_effort, memory=memory)
+                _Contest(runner, advice, now).hold(existing, facts)
+            else:
+                advice = Advice(facts.rows, None, None, 0.0, 0, memory=memory)
+                _Contest(runner, advice, None).hold(existing, facts)
+            advice.missing_seconds = runner.missing_seconds
         advice.reference_ms = float(np.median(runner.reference_ms))
-        best = advisor.choose_best([advice.now, *advice.forecasts], options.target, options.k)
+        forecasts = [*advice.forecasts] if advice.now is None else [advice.now, *advice.forecasts]
+        if options.memory_mb is not None:
+            forecasts = [each for each in forecasts if each.bytes <= options.memory_mb << 20]
+        best = advisor.choose_best(forecasts, options.target, options.k)
         advice.winner = None if best is None else best[0]
         advice.seconds = monotonic() - began
         return advice
@@ -107,18 +113,22 @@ class _Contest:
     """Candidates compete in rounds, over more rows and with fewer of them each time.
 
     The first round compares the forms, the next one build options of the best form. `now` is the trial of
-    the current index over all rows; a build like it takes part in every round as the measure of growth.
+    the current index over all rows; a build like it takes part in every round as the measure of growth. Both
+    are None without an index: then candidates grow as they did from sample to sample.
     """
 
-    def __init__(self, runner: TrialRunner, advice: Advice, now: Trial) -> None:
+    def __init__(self, runner: TrialRunner, advice: Advice, now: Trial | None) -> None:
         self.runner, self.advice, self.now = runner, advice, now
         self.conn, self.tuned, self.options = runner.conn, runner.tuned, runner.options
-        self.base = advice.current.definition
+        self.base = None if advice.current is None else advice.current.definition
         self.trials: dict[Definition, list[Trial]] = {}
 
     def hold(self, existing: Sequence[ExistingIndex], facts: TableFacts) -> None:
         """Hold all rounds and enter the forecasts into the advice."""
-        sizes = self.advice.sizes = advisor.sample_sizes(self.options.sample_rows, self.advice.rows)
+        most = max(int(self.options.largest_share * self.advice.rows), 1)
+        sizes = self.advice.sizes = advisor.sample_sizes(
+            min(self.options.sample_rows, most), self.advice.rows
+        )
         candidates = self._first_candidates(len(sizes))
         self._require_space(candidates, sizes[-1])
         copy = SampleCopy(self.runner.run, facts, self.advice.rows, self.options.seed)
@@ -131,7 +141,10 @@ class _Contest:
                 self._try_on_table(candidates, existing)
             else:
                 rows = copy.grow(size / self.advice.rows, self.runner.console)
-                self._try_on_copy([self.base, *candidates], copy)
+                if self.base is None and number == 0:
+                    row_ms = self.runner.measure_exact(copy)
+                    self.advice.exact_ms = row_ms * self.advice.rows
+                self._try_on_copy([*([self.base] if self.base else []), *candidates], copy)
             self._price(rows)
             if not last:
                 candidates = self._choose_survivors(rows, refine=number == 0 and len(sizes) > 2)
@@ -149,12 +162,28 @@ class _Contest:
     def _try_on_copy(self, candidates: Sequence[Definition], copy: SampleCopy) -> None:
         truth = in_snapshot(self.conn, lambda _: self.runner.find_truth(copy))
         for number, definition in enumerate(candidates, 1):
-            if reason := self.runner.explain_too_slow(definition, copy.rows):
-                self.advice.skipped[definition] = f"{reason} over {copy.rows:,} rows"
+            if reason := self.runner.explain_too_slow(definition.over(copy.share), copy.rows):
+                self._skip(definition, f"{reason} over {copy.rows:,} rows", out_of_time=True)
                 continue
             label = f"{copy.rows:,} rows, {number} of {len(candidates)}: {definition}"
-            trial = self.runner.try_on_copy(copy, definition, truth, label)
-            self.trials.setdefault(definition, []).append(trial)
+            self._try(definition, partial(self.runner.try_on_copy, copy, definition, truth, label))
+
+    def _try(self, definition: Definition, trial: Callable[[], Trial]) -> None:
+        """Try one candidate; where it fails, the others go on without it."""
+        try:
+            self.trials.setdefault(definition, []).append(trial())
+        except (psycopg.Error, VectunedError) as error:
+            if self.conn.closed or self.conn.broken:
+                raise
+            if not self.trials[definition]:
+                del self.trials[definition]
+            reason = error.diag.message_primary if isinstance(error, psycopg.Error) else str(error)
+            self._skip(definition, f"failed: {(reason or str(error)).strip().rstrip('.')}")
+
+    def _skip(self, definition: Definition, reason: str, *, out_of_time: bool = False) -> None:
+        self.advice.skipped[definition] = reason
+        if out_of_time:
+            self.advice.out_of_time.add(definition)
 
     def _try_on_table(self, candidates: Sequence[Definition], existing: Sequence[ExistingIndex]) -> None:
         """Try candidates on the table one after the other, unless an existing index would get in the way."""
@@ -169,16 +198,15 @@ class _Contest:
                 self.advice.skipped[definition] = "would take over statements that another index answers"
                 continue
             if reason := self.runner.explain_too_slow(definition, self.advice.rows):
-                self.advice.skipped[definition] = f"{reason} on the table"
+                self._skip(definition, f"{reason} on the table", out_of_time=True)
                 continue
             label = f"on the table, {number} of {len(candidates)}: {definition}"
-            trial = self.runner.try_on_table(definition, number, truth, label)
-            self.trials.setdefault(definition, []).append(trial)
+            self._try(definition, partial(self.runner.try_on_table, definition, number, truth, label))
 
     def _price(self, rows: int) -> None:
         """Set the times of the trials over `rows` rows; all of one kind of index are priced together."""
         current = [tried for tried in self.trials.values() if tried[-1].rows == rows]
-        priced = advisor.fit_times([tried[-1] for tried in current])
+        priced = advisor.fit_times([tried[-1] for tried in current]) if current else []
         for tried, trial in zip(current, priced, strict=True):
             tried[-1] = trial
 
@@ -192,7 +220,7 @@ class _Contest:
         survivors = advisor.keep_cheapest(list(costs.items()), _SURVIVORS)
         if refine:
             survivors = [*survivors[:2], *advisor.refine(survivors[0])]
-        base_cost = costs.get(self.base, math.inf)
+        base_cost = math.inf if self.base is None else costs.get(self.base, math.inf)
         for definition, cost in costs.items():
             if definition not in survivors and definition != self.base:
                 comparable = math.isfinite(base_cost) and math.isfinite(cost)
@@ -204,39 +232,47 @@ class _Contest:
 
         Extrapolated, since over few rows a costly build does not pay yet.
         """
-        growth = advisor.growth_beyond(tried, self.trials[self.base], self.now)
-        forecast = advisor.forecast(tried, self.now.rows, growth)
+        base = self._base_trials()
+        growth = advisor.growth_beyond(tried, base, self.now) if base and self.now else None
+        forecast = advisor.forecast(tried, self.advice.rows, growth)
         point = forecast.at_target(self.options.target, self.options.k)
         return math.inf if point is None else point.ms
 
     def _forecast(self, rows: int) -> list[Forecast]:
-        """Extrapolate the last trials to all rows, corrected by what the current index shows there."""
-        trials = {each: tried for each, tried in self.trials.items() if tried[-1].rows == rows}
-        base = trials.pop(self.base, [])
-        whole = rows >= _WHOLE * self.advice.rows
-        total = rows if whole else self.advice.rows
-        correction = self._time_correction(base, total, whole=whole)
-        forecasts = []
-        for definition, tried in trials.items():
-            growth = advisor.growth_beyond(tried, base, self.now) if base and not whole else None
-            each = advisor.forecast(tried, total, growth)
-            forecasts.append(
-                Forecast(
-                    definition,
-                    each.recall,
-                    each.blocks,
-                    each.ms * correction,
-                    round(each.bytes * self.advice.rows / total),
-                    each.build_seconds,
-                    each.sizes,
-                    not whole,
-                )
-            )
-        return forecasts
+        """Extrapolate the last trials to all rows, corrected by what the current index shows there.
+
+        Candidates that only the time kept from the last round are forecast from the rounds before.
+        """
+        trials = {
+            each: tried
+            for each, tried in self.trials.items()
+            if each != self.base and (tried[-1].rows == rows or each in self.advice.out_of_time)
+        }
+        base = [trial for trial in self._base_trials() if trial.rows <= rows]
+        total = rows if rows >= _WHOLE * self.advice.rows else self.advice.rows
+        return [self._forecast_one(tried, base, total) for tried in trials.values()]
+
+    def _forecast_one(self, tried: Sequence[Trial], base: Sequence[Trial], total: int) -> Forecast:
+        definition = tried[-1].definition
+        whole = tried[-1].rows >= _WHOLE * self.advice.rows
+        growth = advisor.growth_beyond(tried, base, self.now) if base and self.now and not whole else None
+        each = advisor.forecast(tried, total, growth)
+        plan = self.runner.plan(definition, self.advice.rows)
+        self.advice.plans[definition] = plan
+        return replace(
+            each,
+            ms=each.ms * self._time_correction(base, total, whole=whole),
+            bytes=round(each.bytes * self.advice.rows / total),
+            build_seconds=plan.seconds,
+            extrapolated=not whole,
+        )
+
+    def _base_trials(self) -> list[Trial]:
+        return [] if self.base is None else self.trials.get(self.base, [])
 
     def _time_correction(self, base: Sequence[Trial], total: int, *, whole: bool) -> float:
         """Return the measured time of the current index over its forecast, at most a factor of 2."""
-        if not base:
+        if not base or self.now is None or self.advice.now is None:
             return 1.0
         growth = None if whole else advisor.estimate_growth([base[-1], self.now])
         effort = self.advice.reference_effort
@@ -246,7 +282,8 @@ class _Contest:
     def _require_space(self, candidates: Sequence[Definition], sample_rows: int) -> None:
         column = self.tuned.column
         largest = max(
-            advisor.estimate_index_bytes(each, sample_rows, column.dimensions) for each in candidates
+            estimate_index_bytes(each, sample_rows, column.dimensions, column.vector_type)
+            for each in candidates
         )
         vector_bytes = (4 if column.vector_type == "vector" else 2) * column.dimensions
         needed = largest + round(_PAGE_OVERHEAD * sample_rows * (vector_bytes + _ROW_OVERHEAD))

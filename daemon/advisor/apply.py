@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.index_build import build_with_progress
+from vectuned.daemon.database.index_build import announce, build_with_progress
 from vectuned.daemon.database.session import in_snapshot
 from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
 from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search
@@ -54,8 +55,11 @@ class IndexReplacement:
         name = storage.choose_index_name(self.conn, self.tuned, definition)
         statement = compose_index_statement(self.tuned, definition, existing, name)
         run.register_index(name, trial=False)
+        plan = advice.plans[definition]
+        announce(plan, self.console)
+        index = sql.Identifier(self.tuned.column.schema, name)
         seconds = build_with_progress(
-            self.conn, self.conninfo, statement, f"building {name}", advice.rows, self.console
+            self.conn, self.conninfo, statement, index, plan, f"building {name}", self.console
         )
         self.tuned = self.worker.refresh(self.tuned)
         indexes = storage.read_existing_indexes(self.conn, self.tuned)
@@ -127,6 +131,7 @@ class IndexReplacement:
             for name, value in efforts.items()
             if value is not None
         }
+        assert advice.current is not None
         former = self._find_index(advice.current.number)
         if former is not None:
             arms["former"] = prepare_index_search(self.conn, self.tuned, former, k, advice.reference_effort)

@@ -14,12 +14,33 @@ from .advice import ExistingIndex
 
 
 def compose_index_statement(
-    tuned: TunedColumn, definition: Definition, existing: Sequence[ExistingIndex], name: str
+    tuned: TunedColumn,
+    definition: Definition,
+    existing: Sequence[ExistingIndex],
+    name: str,
+    *,
+    cast: bool = False,
+    mixed: bool = False,
 ) -> sql.Composed:
-    """Compose the statement that builds an index on the real table."""
-    marker = choose_marker(definition, existing)
-    return compose_create_index(
-        tuned.column, definition, tuned.column.relation, name, concurrently=True, marker=marker
+    """Compose the statement that builds an index on the real table.
+
+    With `cast` it is over the column cast to its dimensions, with `mixed` over those rows alone that have
+    them.
+    """
+    column = tuned.column
+    statement = compose_create_index(
+        column,
+        definition,
+        column.relation,
+        name,
+        concurrently=True,
+        marker=choose_marker(definition, existing),
+        cast=cast,
+    )
+    if not mixed:
+        return statement
+    return statement + sql.SQL(" WHERE {}.vector_dims({}) = {}").format(
+        sql.Identifier(column.extension_schema), column.vector, sql.Literal(column.dimensions)
     )
 
 

@@ -63,6 +63,8 @@ class SampleCopy:
             relation=column.relation,
             key_start=sql.Literal(self.rows),
             seed=sql.Literal(self._seed),
+            schema=sql.Identifier(column.extension_schema),
+            dimensions=sql.Literal(column.dimensions),
             from_place=sql.Literal(round(self.share * _PLACES)),
             to_place=sql.Literal(_PLACES if share >= 1 else round(share * _PLACES)),
         )

@@ -22,7 +22,8 @@ Connection = psycopg.Connection[Any]
 
 def read_table(conn: Connection, column: VectorColumn) -> TableFacts:
     """Read the table of a column; rows are counted where the planner has no estimate."""
-    row = fetch_row(conn, "advised_table", {"column_id": column.id})
+    values = {"relation": column.relation.as_string(conn), "column_name": column.name}
+    row = fetch_row(conn, "advised_table", values)
     rows = int(row.rows)
     if rows < 1 and not row.partitioned:
         rows = fetch_value(conn, queries()["count_table_rows"].format(relation=column.relation))
@@ -75,7 +76,21 @@ def choose_index_name(conn: Connection, tuned: TunedColumn, definition: Definiti
 
 def register_copy(conn: Connection, tuned: TunedColumn, relation: str, key: str) -> TunedColumn:
     """Register a copy as a tuned column, in a transaction that must be rolled back."""
-    values = {"relation": relation, "column_id": tuned.column.id, "key": key}
+    column = tuned.column
+    values = {
+        "relation": relation,
+        "key": key,
+        "column_name": column.name,
+        "vector_type": column.vector_type,
+        "dimensions": column.dimensions,
+        "metric": column.metric,
+        "default_ef": tuned.default_ef,
+        "target_recall": tuned.target_recall,
+        "max_tail": tuned.max_tail,
+        "trajectory_window": tuned.trajectory_window,
+        "learning_rate": tuned.learning_rate,
+        "min_samples": tuned.min_samples,
+    }
     return read_tuned_columns(conn, fetch_value(conn, "register_copy", values))[0]
 
 
@@ -131,6 +146,15 @@ def unlock_run(conn: Connection, schema: str) -> None:
     fetch_value(conn, "unlock_run", {"schema": schema})
 
 
-def set_build_memory(conn: Connection, kilobytes: int) -> None:
-    """Set maintenance_work_mem of the session."""
-    conn.execute("SELECT set_config('maintenance_work_mem', %s, false)", (f"{kilobytes}kB",))
+def create_reference(conn: Connection, parts: Mapping[str, Any]) -> int:
+    """Copy the first rows of a copy into a table without an index; return how many."""
+    execute(conn, queries()["create_reference"].format(**parts))
+    execute(conn, queries()["analyze_copy"].format(copy=parts["reference"]))
+    return int(fetch_value(conn, queries()["count_table_rows"].format(relation=parts["reference"])))
+
+
+def compose_exact_search(column: VectorColumn, relation: sql.Identifier, k: int) -> sql.Composed:
+    """Compose an exact search with the query vector as $1, which returns the distances."""
+    return queries()["exact_search"].format(
+        distance=column.distance(sql.SQL("$1")), relation=relation, k=sql.Literal(k)
+    )

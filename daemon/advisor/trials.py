@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
 from vectuned.daemon.measure.prepared_search import Clients, PreparedSearch, prepare_index_search
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition, Trial
+from vectuned.learning.index_build import BuildPlan, plan_build, read_build_server
+from vectuned.learning.index_cost import Build, slow_down
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.replay.lock_watch import LockWatch
@@ -32,9 +34,8 @@ _TRIAL: Final = "trial"  # name of the one index that a scratch schema holds at 
 _TIMED_QUERIES: Final = 150  # a mean of 150 times, the quickest of three each, repeats within a few per cent
 _TIMING_PASSES: Final = 3  # searches for each query, of which the quickest counts
 _DEFAULT_RUNG: Final = 12  # place on the ladder to time where no rung reaches the target: near its top
+_REFERENCE_ROWS: Final = 5000  # whose exact search, of some ms, is the unit of time without an index
 _RUNG_STEPS: Final = (0, 2, 4)  # rungs above that are timed too: more rows may take a higher effort
-_MAX_BUILD_MEMORY: Final = 2 << 30  # bytes; the server must keep memory for its other work
-_MEMORY_MARGIN: Final = 1.2  # over a graph's estimated size: one that does not fit builds many times slower
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class TrialRunner:
         self.reference_ms: list[float] = []
         self.reference_effort = 0
         self._conninfo, self._facts, self._clients = conninfo, facts, clients
-        self._table_rows = 0
+        self._table_rows = facts.rows
         self._reference: PreparedSearch | None = None
-        self._builds: list[tuple[Definition, int, float]] = []
+        self._builds: list[Build] = []
+        self.missing_seconds = 0.0
+        self._server = read_build_server(run.conn, options.build_limits)
         self._began = monotonic()
 
     def measure_current(self, current: ExistingIndex) -> Trial:
@@ -93,12 +96,24 @@ class TrialRunner:
         built = _TrialIndex(current.definition, current.name, self._table_rows, 0.0)
         return _summarize(built, replay, index.rungs, times, current.bytes)
 
+    def measure_exact(self, copy: SampleCopy) -> float:
+        """Take exact search of the copy's first rows as the reference, and return its milliseconds a row."""
+        column, name = self.tuned.column, self.run.relation("reference")
+        values = {"copy": copy.relation, "reference": name, "rows": sql.Literal(_REFERENCE_ROWS)}
+        rows = storage.create_reference(self.conn, values)
+        self._reference = PreparedSearch(
+            storage.compose_exact_search(column, name, self.options.k).as_string(self.conn), ()
+        )
+        self._time({})
+        return self.reference_ms[0] / max(rows, 1)
+
     def try_on_copy(self, copy: SampleCopy, definition: Definition, truth: Truth, label: str) -> Trial:
         """Build a candidate over a copy, measure it and drop it."""
         name = self.run.relation(_TRIAL)
         over_copy = definition.over(copy.share)
         statement = compose_create_index(self.tuned.column, over_copy, copy.relation, _TRIAL)
-        built = self._build(definition, copy.rows, statement, name, label)
+        built = self._build(over_copy, copy.rows, statement, name, label)
+        built = replace(built, definition=definition)
         trial = self._measure(built, truth, copy)
         self.conn.execute(sql.SQL("DROP INDEX {}").format(name))
         return trial
@@ -123,27 +138,26 @@ class TrialRunner:
     def explain_too_slow(self, definition: Definition, rows: int) -> str | None:
         """Say why a build does not fit into the time that is left; None if it does."""
         left = self.options.budget_seconds - (monotonic() - self._began)
-        seconds = advisor.estimate_build_seconds(self._builds, definition, rows)
+        seconds = self.plan(definition, rows).seconds
         if self._builds and seconds > left:
+            self.missing_seconds += seconds
             return f"would take {seconds:.0f} s of the {max(left, 0):.0f} s left"
         return None
+
+    def plan(self, definition: Definition, rows: int) -> BuildPlan:
+        """Plan the build of a definition, with the lists that it has over so many rows."""
+        column = self.tuned.column
+        return plan_build(self._server, definition, rows, column.dimensions, column.vector_type, self._builds)
 
     def _build(
         self, definition: Definition, rows: int, statement: sql.Composed, name: sql.Identifier, label: str
     ) -> _TrialIndex:
-        self._set_build_memory(definition, rows)
-        seconds = build_with_progress(self.conn, self._conninfo, statement, label, rows, self.console)
-        self._builds.append((definition, rows, seconds))
-        return _TrialIndex(definition, name.as_string(self.conn), rows, seconds)
-
-    def _set_build_memory(self, definition: Definition, rows: int) -> None:
-        """Allow a build the memory it needs, up to a quarter of the server's cache."""
-        needed = int(
-            _MEMORY_MARGIN * advisor.estimate_build_bytes(definition, rows, self.tuned.column.dimensions)
+        plan = self.plan(definition, rows)
+        seconds = build_with_progress(self.conn, self._conninfo, statement, name, plan, label, self.console)
+        self._builds.append(
+            Build(definition, rows, seconds / slow_down(definition, plan.needed_bytes, plan.memory_bytes))
         )
-        limit = min(_MAX_BUILD_MEMORY, self._facts.effective_cache_size // 4)
-        kilobytes = max(self._facts.maintenance_work_mem, min(needed, limit)) // 1024
-        storage.set_build_memory(self.conn, kilobytes)
+        return _TrialIndex(definition, name.as_string(self.conn), rows, seconds)
 
     def _measure(self, built: _TrialIndex, truth: Truth, copy: SampleCopy | None = None) -> Trial:
         """Measure an index of the table or of a copy, which is registered only while it is replayed."""

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import psycopg
@@ -42,6 +46,7 @@ EXIT_FAILED: Final = 1  # any other failure
 EXIT_USAGE: Final = 2  # as argparse
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_INTERRUPTED: Final = 130  # as shells report SIGINT: 128 + 2
+EXIT_TERMINATED: Final = 143  # as shells report SIGTERM: 128 + 15
 
 # Characters of an error on stderr: errors of the server may quote whole statements.
 _LONGEST_ERROR: Final = 10_000
@@ -51,6 +56,10 @@ _USAGE_CLASSES: Final = ("22", "42")
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 # SQLSTATE classes: connection exception, and operator intervention.
 _UNAVAILABLE_CLASSES: Final = ("08", "57")
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what it was building is cancelled and dropped."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,17 +131,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings()
         set_up_logging(settings.logging, verbose=options.verbose or command.name == "run")
-        command.run(Context(options, settings, console, read_settings))
+        with _stopping_at_sigterm():
+            command.run(Context(options, settings, console, read_settings))
     except VectunedError as error:
         return _fail(str(error), error.exit_code)
     except psycopg.Error as error:
         return _fail(*_describe_server_error(error))
+    except _TerminatedError:
+        return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of stdout has gone, as `| head` does. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+@contextmanager
+def _stopping_at_sigterm() -> Iterator[None]:
+    """Raise _TerminatedError at SIGTERM; `vectuned run` sets a handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read_settings(command: Command, options: argparse.Namespace) -> Settings:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from vectuned.daemon.console import Console
 from vectuned.learning.advisor import Definition
+from vectuned.learning.index_build import BuildPlan, build_session, drop_unfinished_index
 from vectuned.learning.model.column import VectorColumn
 from vectuned.sql.files import trusted
 from vectuned.sql.rows import fetch_row
 
+log = logging.getLogger(__name__)
+
 _POLL_SECONDS: Final = 0.1  # between two looks at the progress
 _EXPRESSIONS: Final = {
     "plain": "{column}",
+    "cast": "({column}::{type}({width}))",
     "halfvec": "({column}::{schema}.halfvec({width}))",
     "bits": "({schema}.binary_quantize({column})::bit({width}))",
 }
@@ -29,25 +34,71 @@ def build_with_progress(
     conn: psycopg.Connection[Any],
     conninfo: str,
     statement: sql.Composed,
+    index: sql.Identifier,
+    plan: BuildPlan,
     label: str,
-    total: int,
     console: Console,
 ) -> float:
-    """Build an index over about `total` rows through `conn`, and return the seconds it took.
+    """Build an index as planned through `conn`, in autocommit mode, and return the seconds it took.
 
-    Any interruption, such as Ctrl-C, cancels the statement first. If this process dies, the server notices
-    within a second, where its operating system allows that check, and stops building.
+    Any interruption, such as Ctrl-C, cancels the statement first. What a failed build leaves behind is
+    dropped, with a word in the log. Where the machine has too little shared memory for parallel workers, the
+    build begins again without them. Raises VectunedError where the server would refuse to build.
     """
-    errors: list[BaseException] = []
+    plan.check()
+    try:
+        return _build(conn, conninfo, statement, index, plan, label, console)
+    except psycopg.Error as error:
+        if not (plan.workers and _lacks_shared_memory(error)):
+            raise
+        log.warning(
+            "the server has too little shared memory for parallel workers (%s): building without them",
+            error.diag.message_primary,
+            extra={"action": "index_build"},
+        )
+        return _build(conn, conninfo, statement, index, replace(plan, workers=0), label, console)
+
+
+def announce(plan: BuildPlan, console: Console) -> None:
+    """Say what a build will take, and warn where it does not get the memory that it needs."""
+    console.say(f"Building {plan.describe()}.")
+    if found := plan.warning():
+        console.say(f"Warning: {found}.")
+
+
+def _build(
+    conn: psycopg.Connection[Any],
+    conninfo: str,
+    statement: sql.Composed,
+    index: sql.Identifier,
+    plan: BuildPlan,
+    label: str,
+    console: Console,
+) -> float:
+    with build_session(conn, plan):
+        try:
+            return _run_and_watch(conn, conninfo, statement, plan.rows, label, console)
+        except BaseException:
+            drop_unfinished_index(conn, index)
+            raise
+
+
+def _run_and_watch(
+    conn: psycopg.Connection[Any],
+    conninfo: str,
+    statement: sql.Composed,
+    total: int,
+    label: str,
+    console: Console,
+) -> float:
+    failures: list[BaseException] = []
 
     def run() -> None:
         try:
             conn.execute(statement)
         except BaseException as error:  # the waiting thread raises it again
-            errors.append(error)
+            failures.append(error)
 
-    with suppress(psycopg.Error):
-        conn.execute("SET client_connection_check_interval = '1s'")
     worker = threading.Thread(target=run, name="create-index")
     with psycopg.connect(conninfo, autocommit=True) as watcher, console.progress(label, total) as progress:
         started = monotonic()
@@ -62,9 +113,14 @@ def build_with_progress(
             worker.join()
             raise
         seconds = monotonic() - started
-    if errors:
-        raise errors[0]
+    if failures:
+        raise failures[0]
     return seconds
+
+
+def _lacks_shared_memory(error: psycopg.Error) -> bool:
+    message = error.diag.message_primary or ""
+    return isinstance(error, (errors.DiskFull, errors.OutOfMemory)) and "shared memory" in message
 
 
 def read_index_progress(conn: psycopg.Connection[Any], backend_pid: int) -> int:
@@ -81,11 +137,13 @@ def compose_create_index(
     *,
     concurrently: bool = False,
     marker: int | None = None,
+    cast: bool = False,
 ) -> sql.Composed:
     """Compose the CREATE INDEX statement of a definition.
 
     With a `marker`, a number below the dimensions, the index is partial on `vector_dims(...) > marker`. Every
     row meets that, but the planner uses the index only for statements with the same condition.
+    With `cast` the column's type says no dimensions: the index is over its cast to those of `column`.
     """
     schema, width = sql.Identifier(column.extension_schema), sql.Literal(column.dimensions)
     element_type = column.vector_type if definition.form == "plain" else "halfvec"
@@ -96,7 +154,9 @@ def compose_create_index(
         sql.Identifier(name),
         relation,
         sql.SQL("hnsw" if definition.method == "hnsw" else "ivfflat"),
-        trusted(_EXPRESSIONS[definition.form]).format(column=column.vector, schema=schema, width=width),
+        trusted(_EXPRESSIONS["cast" if cast and definition.form == "plain" else definition.form]).format(
+            column=column.vector, schema=schema, width=width, type=column.type_name
+        ),
         schema,
         sql.Identifier(operator_class),
         _compose_parameters(definition),

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from psycopg import sql
 
+from vectuned.config.sections import IndexBuildSettings
+from vectuned.learning.advisor import Definition
+from vectuned.learning.index_build import (
+    BuildPlan,
+    build_session,
+    drop_unfinished_index,
+    plan_build,
+    read_build_server,
+    time_sample_builds,
+)
 from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import Vectors
 from vectuned.reasoning.graph.connections import Connection
@@ -17,8 +28,11 @@ from .entities import NewEntity, NewResource
 from .statements import usage_errors
 
 Progress = Callable[[int], None]
+log = logging.getLogger(__name__)
 
 TABLES: Final = ("entities", "external_resources")  # those with vectors
+_INDEX: Final = Definition("hnsw", "plain", m=16, ef_construction=64)  # pgvector's defaults
+_BUILD_LIMITS: Final = IndexBuildSettings()
 _STEP: Final = 5000  # rows between two reports of progress: several a second
 
 
@@ -79,37 +93,53 @@ def load_resources(
 
 
 def build_index(
-    conn: Connection, table: str, column: str = "embedding", *, concurrently: bool = False
+    conn: Connection,
+    table: str,
+    column: str = "embedding",
+    *,
+    concurrently: bool = False,
+    limits: IndexBuildSettings = _BUILD_LIMITS,
 ) -> None:
     """Build the HNSW index (cosine, m = 16, ef_construction = 64) of a table if it is missing or invalid.
 
-    `concurrently` does not block writers; conn must then be in autocommit mode.
+    `concurrently` does not block writers; conn must then be in autocommit mode. The log says beforehand what
+    the build takes; `limits` are those of its memory and workers.
     """
-    index = sql.Identifier(SCHEMA, _index_name(table, column)).as_string(conn)
-    if fetch_value(conn, entity_queries()["index_valid"], {"index": index}) is False:
+    index = sql.Identifier(SCHEMA, _index_name(table, column))
+    valid = fetch_value(conn, entity_queries()["index_valid"], {"index": index.as_string(conn)})
+    if valid:
+        return
+    if valid is False:
         drop_index(conn, table, column)
     schemas = {row.extension: row.schema for row in fetch_rows(conn, entity_queries()["extension_schemas"])}
-    rows = fetch_value(conn, entity_queries()["count_rows"].format(table=_identifier(table)))
-    memory = fetch_value(conn, entity_queries()["maintenance_memory"])
-    execute(
-        conn,
-        entity_queries()["raise_maintenance_memory"],
-        {"rows": rows, "dimensions": stored_dimensions(conn)},
+    operators = sql.Identifier(schemas["vector"], "vector_cosine_ops")
+    plan = _plan_index(conn, table, column, operators, limits)
+    log.info("building %s: %s", _index_name(table, column), plan.describe(), extra={"action": "index_build"})
+    if found := plan.warning():
+        log.warning("%s", found, extra={"action": "index_build"})
+    statement = entity_queries()["create_index"].format(
+        concurrently=sql.SQL("CONCURRENTLY" if concurrently else ""),
+        index=sql.Identifier(_index_name(table, column)),
+        table=_identifier(table),
+        column=sql.Identifier(column),
+        operators=operators,
     )
-    try:
-        execute(
-            conn,
-            entity_queries()["create_index"].format(
-                concurrently=sql.SQL("CONCURRENTLY" if concurrently else ""),
-                index=sql.Identifier(_index_name(table, column)),
-                table=_identifier(table),
-                column=sql.Identifier(column),
-                operators=sql.Identifier(schemas["vector"], "vector_cosine_ops"),
-            ),
-        )
-    finally:
-        if not conn.closed and not conn.broken:
-            execute(conn, entity_queries()["set_maintenance_memory"], {"memory": memory})
+    with build_session(conn, plan):
+        try:
+            execute(conn, statement)
+        except BaseException:
+            if concurrently:
+                drop_unfinished_index(conn, index)
+            raise
+
+
+def _plan_index(
+    conn: Connection, table: str, column: str, operators: sql.Identifier, limits: IndexBuildSettings
+) -> BuildPlan:
+    rows = fetch_value(conn, entity_queries()["count_rows"].format(table=_identifier(table)))
+    server, dimensions = read_build_server(conn, limits), stored_dimensions(conn) or 0
+    builds = time_sample_builds(conn, server, (SCHEMA, table), column, operators, _INDEX, rows, dimensions)
+    return plan_build(server, _INDEX, rows, dimensions, builds=builds)
 
 
 def drop_index(conn: Connection, table: str, column: str = "embedding") -> None:

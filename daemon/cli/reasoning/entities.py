@@ -68,7 +68,7 @@ def _create(context: Context) -> None:
             dimensions = stored_dimensions(conn) or StaticEmbedder.dimensions
         store = install_entities(conn, dimensions)
         for table in TABLES if store.created else ():
-            build_index(conn, table)
+            build_index(conn, table, limits=context.settings.index_build)
         enable_tuning(conn)
         database = conn.info.dbname
     if console.as_json:

@@ -71,20 +71,6 @@ SELECT count(*) AS rows FROM {table};
 -- Whether a table has any row.
 SELECT EXISTS (SELECT FROM {table}) AS has_rows;
 
--- name: maintenance_memory
--- The session's maintenance_work_mem.
-SELECT current_setting('maintenance_work_mem') AS maintenance_work_mem;
-
--- name: raise_maintenance_memory
--- Raises maintenance_work_mem to hold the HNSW graph, 1 GB at most: with less the build takes several times as long.
-SELECT set_config('maintenance_work_mem', greatest(
-    pg_size_bytes(current_setting('maintenance_work_mem')) / 1024,
-    least(1048576, %(rows)s * (%(dimensions)s * 4 + 700) / 1024))::text || 'kB', false);
-
--- name: set_maintenance_memory
--- Sets the session's maintenance_work_mem.
-SELECT set_config('maintenance_work_mem', %(memory)s, false);
-
 -- name: create_index
 -- Builds an HNSW index with pgvector's defaults (m = 16, ef_construction = 64).
 CREATE INDEX {concurrently} IF NOT EXISTS {index} ON {table} USING hnsw ({column} {operators});

@@ -98,6 +98,7 @@ def test_load_settings_reads_every_key_from_its_variable() -> None:
             "statement_timeout_seconds": 5.5,
             "lag_seconds": 2.5,
         },
+        "index_build": {"memory_mb": 512, "workers": 1},
         "inbox": {"max_mb": 1},
         "export": {"folder": "/srv/out", "import_folder": "/srv/in", "seconds": 60.5, "keep": 3},
         "observe": {"log": "/var/log/postgresql", "prefix": "%m [%p] ", "seconds": 5.5},

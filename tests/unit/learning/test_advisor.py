@@ -184,21 +184,3 @@ def test_resample_on_rungs_from_fewer_lists() -> None:
     assert 0.5 <= curve[0] < 0.6
     assert (np.diff(curve) >= 0).all()
     assert (curve[np.array(lists.rungs) >= 100] == 1.0).all()
-
-
-def test_estimate_index_bytes_is_near_real_sizes() -> None:
-    # WordNet, 117,659 x 384: 241, 138 and 41 MB were measured.
-    sizes: tuple[tuple[advisor.Form, int], ...] = (("plain", 241), ("halfvec", 138), ("bits", 41))
-    for form, mb in sizes:
-        guess = advisor.estimate_index_bytes(Definition("hnsw", form, m=16), 117_659, 384) / 2**20
-        assert guess == pytest.approx(mb, rel=0.2)
-
-
-def test_estimate_build_seconds_from_earlier_builds() -> None:
-    assert advisor.estimate_build_seconds([], HALF, 1000) == 0.0
-    built = [(HALF, 1000, 1.0), (HALF, 2000, 2.1)]
-    assert advisor.estimate_build_seconds(built, HALF, 10_000) == pytest.approx(12, rel=0.1)
-    careful = Definition("hnsw", "halfvec", m=32, ef_construction=200)
-    assert advisor.estimate_build_seconds(built, careful, 10_000) > 2 * advisor.estimate_build_seconds(
-        built, HALF, 10_000
-    )

@@ -3,14 +3,52 @@
 -- name: advised_table
 -- The table of a column: estimated rows, whether it is partitioned, the column's storage (pg_attribute.attstorage),
 -- and the memory settings of the server in bytes.
-SELECT vectuned._row_estimate(c.relation) AS rows, r.relkind = 'p' AS partitioned, a.attstorage::text AS storage,
+SELECT vectuned._row_estimate(r.oid) AS rows, r.relkind = 'p' AS partitioned, a.attstorage::text AS storage,
        pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers,
-       pg_size_bytes(current_setting('effective_cache_size')) AS effective_cache_size,
-       pg_size_bytes(current_setting('maintenance_work_mem')) AS maintenance_work_mem
-FROM vectuned.tuned_column c
-JOIN pg_class r ON r.oid = c.relation
-JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = c.column_name
-WHERE c.id = %(column_id)s;
+       pg_size_bytes(current_setting('effective_cache_size')) AS effective_cache_size
+FROM pg_class r JOIN pg_attribute a ON a.attrelid = r.oid
+WHERE r.oid = %(relation)s::regclass AND a.attname = %(column_name)s AND NOT a.attisdropped;
+
+-- name: bare_columns
+-- The vector columns of a relation, or the one that is named: what the advisor needs to know of them. `dimensions` is NULL
+-- where the type says none; `index_metric` that of an index over the column, valid or not.
+SELECT r.oid::bigint AS relation, s.nspname AS schema, r.relname AS table, a.attname AS name, t.typname AS type,
+       nullif(a.atttypmod, -1) AS dimensions, n.nspname AS extension,
+       (SELECT substring(o.opcname FROM '_(cosine|l2|ip)_ops$')
+        FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam AND m.amname IN ('hnsw', 'ivfflat')
+        JOIN pg_opclass o ON o.oid = x.indclass[0]
+        WHERE x.indrelid = r.oid AND o.opcname ~ '_(cosine|l2|ip)_ops$' AND EXISTS (
+            SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid AND d.refobjsubid = a.attnum)
+        ORDER BY x.indisvalid DESC, x.indexrelid LIMIT 1) AS index_metric
+FROM pg_class r
+JOIN pg_namespace s ON s.oid = r.relnamespace
+JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid AND t.typname IN ('vector', 'halfvec')
+JOIN pg_namespace n ON n.oid = t.typnamespace
+JOIN pg_extension e ON e.extname = 'vector' AND e.extnamespace = n.oid
+WHERE r.oid = %(relation)s::regclass AND (%(column_name)s::name IS NULL OR a.attname = %(column_name)s::name)
+ORDER BY a.attnum;
+
+-- name: is_tuned
+-- Whether a column of a relation is tuned and has an index over all rows.
+SELECT EXISTS (
+    SELECT FROM vectuned.tuned_column c
+    WHERE c.relation = %(relation)s::regclass AND (%(column_name)s::name IS NULL OR c.column_name = %(column_name)s::name)
+      AND EXISTS (SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id)) AS tuned;
+
+-- name: vector_lengths
+-- The numbers of dimensions that the vectors of a column have, the most frequent first, by ten thousand rows.
+SELECT v.length FROM (
+    SELECT {schema}.vector_dims(t.{column}) AS length FROM {relation} t WHERE t.{column} IS NOT NULL LIMIT 10000) v
+GROUP BY v.length ORDER BY count(*) DESC;
+
+-- name: held_out_rows
+-- Rows as queries, from those whose place in the order of copy_rows is at the end.
+SELECT t.{column} AS vector FROM {relation} t
+WHERE t.{column} IS NOT NULL AND {schema}.vector_dims(t.{column}) = {dimensions}
+  AND (hashtextextended(t.ctid::text, {seed}) & 1073741823) >= {from_place}
+LIMIT {count};
 
 -- name: count_table_rows
 -- The exact number of rows, for a table without statistics.
@@ -29,6 +67,7 @@ ALTER TABLE {copy} ALTER COLUMN {column} SET STORAGE {storage};
 -- places are copied, in the order in which the table stores them. 1073741823 is 2^30 - 1.
 INSERT INTO {copy} SELECT {key_start} + row_number() OVER (), t.{column} FROM {relation} t
 WHERE t.{column} IS NOT NULL
+  AND {schema}.vector_dims(t.{column}) = {dimensions}
   AND (hashtextextended(t.ctid::text, {seed}) & 1073741823) >= {from_place}
   AND (hashtextextended(t.ctid::text, {seed}) & 1073741823) < {to_place};
 
@@ -41,13 +80,11 @@ ANALYZE {copy};
 -- rolled back.
 INSERT INTO vectuned.tuned_column (relation, relation_schema, relation_name, column_name, column_number, vector_type,
     dimensions, metric, key_columns, index_relation, default_ef, target_recall, max_tail, sample_rate, trajectory_window, learning_rate, min_samples, store_vectors)
-SELECT r.oid, n.nspname, r.relname, c.column_name, a.attnum, c.vector_type, c.dimensions, c.metric, ARRAY[%(key)s]::name[],
-       r.oid, c.default_ef, c.target_recall, c.max_tail, 0, c.trajectory_window, c.learning_rate,
-       c.min_samples, false
-FROM vectuned.tuned_column c
-CROSS JOIN (pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace)
-JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = c.column_name
-WHERE c.id = %(column_id)s AND r.oid = %(relation)s::regclass
+SELECT r.oid, n.nspname, r.relname, a.attname, a.attnum, %(vector_type)s, %(dimensions)s, %(metric)s, ARRAY[%(key)s]::name[],
+       r.oid, %(default_ef)s, %(target_recall)s, %(max_tail)s, 0, %(trajectory_window)s, %(learning_rate)s, %(min_samples)s, false
+FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = %(column_name)s
+WHERE r.oid = %(relation)s::regclass
 RETURNING id;
 
 -- name: register_trial_index
@@ -129,3 +166,69 @@ FROM vectuned.bank b
 WHERE b.column_id = %(column_id)s AND (b.k_class = %(k_class)s OR EXISTS (
     SELECT FROM vectuned.replay r WHERE r.column_id = b.column_id AND r.k_class = b.k_class AND r.fraction IS NULL))
 ORDER BY b.k_class;
+
+-- name: create_reference
+-- A table of the first rows of a copy, without an index: an exact search of it is the unit of time.
+CREATE UNLOGGED TABLE {reference} AS SELECT * FROM {copy} LIMIT {rows};
+
+-- name: exact_search
+-- An exact search, with the query vector as $1.
+SELECT {distance} AS distance FROM {relation} ORDER BY 1 LIMIT {k};
+
+-- name: enable_advised
+-- Tunes a column for a target; a NULL sample_rate is the default one.
+SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s::name, target_recall => %(target)s,
+                       sample_rate => coalesce(%(sample_rate)s::float8, 0.05));
+
+-- name: advised_search
+-- Searches as an application does.
+SELECT id, distance FROM vectuned.search(%(relation)s::regclass, %(query)s, %(k)s, NULL, %(column_name)s::name);
+
+-- name: insert_again
+-- Inserts rows of a copy once more, under new keys.
+INSERT INTO {copy} SELECT m.last + row_number() OVER (), c.{column}
+FROM (SELECT * FROM {copy} LIMIT {count}) c CROSS JOIN (SELECT max(k.key) AS last FROM (SELECT * FROM {copy}) k (key)) m;
+
+-- name: unneeded_partial_indexes
+-- Partial indexes of a column that serve no class of filtered searches, although searches were learned from since they are
+-- there, and whose filter fewer than one of a hundred recorded searches has. searches: how many have it, total: of how many.
+SELECT i.index_relation::regclass::text AS index, i.requires, pg_relation_size(i.index_relation) AS bytes,
+       t.searches, t.total
+FROM vectuned.tuned_index i
+JOIN pg_class r ON r.oid = i.index_relation
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE s.filter @> i.requires) AS searches, count(*) AS total
+    FROM vectuned.trajectory s WHERE s.column_id = i.column_id AND s.filter IS NOT NULL) t
+WHERE i.column_id = %(column_id)s AND i.requires IS NOT NULL AND t.total >= 100 AND t.searches < 0.01 * t.total
+  AND NOT EXISTS (SELECT FROM vectuned.measured_path p
+                  WHERE p.column_id = i.column_id AND p.index_no = i.index_no AND p.serves AND t.searches > 0)
+ORDER BY bytes DESC, index;
+
+-- name: filtered_json_keys
+-- Keys of jsonb columns that recorded statements compare with a value, and that no index leads with.
+SELECT f.expression, count(*) AS searches
+FROM vectuned.trajectory t
+JOIN vectuned.tuned_column c ON c.id = t.column_id
+CROSS JOIN LATERAL regexp_matches(t.condition, '\((?:\w+\.)?(\w+ ->> ''[^'']+'')(?:::text)?\) = ', 'g') AS m (part)
+CROSS JOIN LATERAL (SELECT m.part[1] AS expression) f
+WHERE t.column_id = %(column_id)s AND t.condition IS NOT NULL
+  AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.relation AND x.indisvalid
+                  AND position(f.expression IN pg_get_indexdef(x.indexrelid)) > 0)
+GROUP BY f.expression HAVING count(*) >= 20
+ORDER BY searches DESC, f.expression LIMIT 5;
+
+-- name: partition_keys
+-- Columns that nearly every recorded search filters by one value of, with many values none of which has most of the rows.
+SELECT k.name, k.searches::float8 / n.total AS share,
+       CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * greatest(r.reltuples, 0) ELSE s.n_distinct END::float8 AS distinct
+FROM vectuned.tuned_column c
+JOIN pg_class r ON r.oid = c.relation AND r.relkind = 'r'
+JOIN pg_namespace m ON m.oid = r.relnamespace
+CROSS JOIN LATERAL (SELECT count(*) AS total FROM vectuned.trajectory t WHERE t.column_id = c.id) n
+CROSS JOIN LATERAL (
+    SELECT e.key AS name, count(*) AS searches FROM vectuned.trajectory t CROSS JOIN LATERAL jsonb_each(t.filter) e
+    WHERE t.column_id = c.id AND t.filter IS NOT NULL AND jsonb_typeof(e.value) IN ('number', 'string') GROUP BY e.key) k
+JOIN pg_stats s ON s.schemaname = m.nspname AND s.tablename = r.relname AND s.attname = k.name
+WHERE c.id = %(column_id)s AND n.total >= 100 AND k.searches >= 0.95 * n.total
+  AND (s.n_distinct >= 10 OR s.n_distinct < 0) AND coalesce(s.most_common_freqs[1], 0) < 0.5
+ORDER BY k.searches DESC, k.name;

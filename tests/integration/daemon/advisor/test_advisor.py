@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from tests.integration.search_helpers import points
 from tests.integration.table_helpers import Connection, enable, make, one, search
 
+from vectuned.daemon.advisor.trials import TrialRunner
 from vectuned.daemon.cli.main import main
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition
@@ -129,7 +131,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_advise_interrupted_or_killed_leaves_nothing_behind(
     searched: Connection, database: str, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
@@ -142,8 +144,8 @@ def test_advise_interrupted_or_killed_leaves_nothing_behind(
             wait_for(lambda: one(searched, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1)
             process.send_signal(number)
             _, errors = process.communicate(timeout=300)
-        if number is signal.SIGINT:
-            assert process.returncode == 130, errors
+        if number is not signal.SIGKILL:
+            assert process.returncode == 128 + number, errors
             assert leftovers(searched) == before
             return
         assert process.returncode == -signal.SIGKILL
@@ -153,6 +155,58 @@ def test_advise_interrupted_or_killed_leaves_nothing_behind(
     assert code == 0
     assert report["candidates"]
     assert leftovers(searched) == before
+
+
+def test_advise_goes_on_when_a_candidate_cannot_be_built(
+    searched: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twenty thousand lists take 1.6 GB for k-means, and pgvector takes no m above 100.
+    greedy = Definition("ivfflat", "plain", lists=20_000)
+    unknown = Definition("hnsw", "plain", m=2000, ef_construction=4000)
+    monkeypatch.setattr(advisor, "initial_candidates", lambda *_: [greedy, unknown, HALF, LISTS])
+    monkeypatch.setattr(advisor, "keep_cheapest", lambda costs, _: [each for each, _ in costs])
+    monkeypatch.setattr(Definition, "over", lambda self, _: self)
+    code, report, message = advise(database, capsys, "items", "--set", "index_build.memory_mb=300")
+    assert (code, message) == (0, "")
+    assert {each["definition"] for each in report["candidates"][1:]} == {str(HALF), str(LISTS)}
+    assert "of memory, but may take" in report["skipped"][str(greedy)]
+    assert report["skipped"][str(unknown)].startswith("failed: value 2000 out of bounds")
+    assert leftovers(searched)[0] == []
+
+
+def test_advise_that_ran_out_of_time_says_so_and_keeps_what_was_measured(
+    searched: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advisor, "keep_cheapest", lambda costs, _: [each for each, _ in costs])
+    found = TrialRunner.explain_too_slow
+
+    def explain(self: TrialRunner, definition: Definition, rows: int) -> str | None:
+        if rows > 200 and definition == HALF:
+            self.options = replace(self.options, budget_seconds=0.0)
+        return found(self, definition, rows)
+
+    monkeypatch.setattr(TrialRunner, "explain_too_slow", explain)
+    code, report, message = advise(database, capsys, "items")
+    assert (code, message) == (0, "")
+    # Both were measured over the first sample alone.
+    measured = {each["definition"]: each["measured_over"] for each in report["candidates"][1:]}
+    assert set(measured) == {str(HALF), str(LISTS)}
+    assert all(len(sizes) == 1 for sizes in measured.values())
+    assert report["out_of_time"]
+    assert report["summary"].startswith("time ran out before 2 of the candidates")
+    assert "nothing is worth changing" not in report["summary"]
+    assert "--budget-seconds 6" in report["summary"]
+
+
+def test_advise_prints_what_the_build_takes(
+    searched: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, HALF)
+    small = ("--set", "index_build.memory_mb=300", "--set", "index_build.workers=0")
+    assert main(["advise", "items", *SMALL, *small, "--dsn", database]) == 0
+    printed = capsys.readouterr().out
+    assert "SET maintenance_work_mem = '256MB';" in printed
+    assert "SET max_parallel_maintenance_workers = '0';" in printed
 
 
 def test_advise_during_another_run_is_refused(
