@@ -34,6 +34,7 @@ FUNCTION_FILES = (
     "search/search",
     "daemon/replay",
     "search/params",
+    "columns/health",
     "columns/recommend",
     "daemon/drift",
     "daemon/request",

@@ -58,6 +58,7 @@ class VectorIndex:
     predicate: str | None
     is_valid: bool
     is_ready: bool
+    is_building: bool
     definition: str
     bytes: int
     scans: int

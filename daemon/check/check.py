@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 
@@ -20,7 +20,10 @@ from .findings import Finding
 from .health import check_table, check_version
 from .recall import K, Measurement, RecallCheck
 from .report import Report, show_findings, show_measurement, show_server, show_summary
+from .sampled import check_inside
 from .statements import check_statement, read_statements, unused_operator_classes
+
+T = TypeVar("T")
 
 # Share of filtered searches that may come back with fewer rows than exist before it is called a problem.
 _SHORT: Final = 0.01
@@ -90,6 +93,13 @@ def _measure_table(
             f"give more --seconds"
         )
         return
+    found = _attempt(conn, lambda: list(check_inside(conn, report.server, table)))
+    watch.check()
+    if isinstance(found, str):
+        report.not_measured[f"the inside of the indexes of {table}"] = found
+    else:
+        report.findings += found
+        show_findings(console, found)
     columns: list[str | None] = [None, *searches.filter_columns()]
     for column in columns:
         watch.check()
@@ -109,7 +119,7 @@ def _measure_table(
         show_findings(console, found)
 
 
-def _attempt(conn: psycopg.Connection[Any], work: Callable[[], Measurement]) -> Measurement | str:
+def _attempt(conn: psycopg.Connection[Any], work: Callable[[], T]) -> T | str:
     """Measure within a savepoint; return why it failed where it did, so that the check goes on."""
     try:
         with conn.transaction():

@@ -53,7 +53,7 @@ def check_version(server: Server, tables: Sequence[VectorTable]) -> Iterator[Fin
             "update pgvector; until then build with",
             "SET max_parallel_maintenance_workers = 0",
         )
-    if version < (0, 8, 3):
+    if version < (0, 8, 4):
         for table in tables:
             for index in table.indexes:
                 if index.method == "hnsw" and table.vacuums:
@@ -109,7 +109,7 @@ def check_table(server: Server, table: VectorTable) -> Iterator[Finding]:
 
 def _check_validity(table: VectorTable) -> Iterator[Finding]:
     for index in table.indexes:
-        if index.is_valid:
+        if index.is_valid or index.is_building:
             continue
         twin = next((i for i in table.indexes if i.is_valid and _kind(i) == _kind(index)), None)
         yield Finding(

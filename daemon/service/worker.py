@@ -15,6 +15,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
+from vectuned.daemon.check.watching import watch_health
 from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
 from vectuned.daemon.pacing.giving_way import GivingWay
 from vectuned.daemon.pacing.pace import Pace
@@ -387,12 +388,13 @@ class Worker:
         return changed
 
     def maintain(self) -> None:
-        """Delete what is past its retention period, and keep partitions for the coming days.
+        """Watch the health of tables, delete what is past its retention, and keep partitions for coming days.
 
         Replays beyond the window of their column are deleted only where learning is off, since learning
         deletes them itself. Partitions come last: creating and dropping them blocks the feedback of searches,
         so it gives up if another session holds the tables for long.
         """
+        watch_health(self.conn, self.columns())
         days = self.settings.schedule.retention_days
         storage.delete_old_records(self.conn, days)
         size = self.settings.schedule.trajectory_mb * _MB

@@ -1,7 +1,7 @@
 -- What serves a column and why, and what its owner could do to make searches faster.
 
--- kind: 'search' and 'filtered search' describe what serves now; 'index', 'filter index' and 'statistics' carry a statement
--- to run. gain_ms: milliseconds that the statement is expected to save per search of that kind, on average. It runs with
+-- kind: 'search' and 'filtered search' describe what serves now, 'out of reach' what no effort gives; 'index', 'filter index',
+-- 'invalid index' and 'statistics' carry a statement to run. gain_ms: milliseconds that the statement is expected to save per search of that kind, on average. It runs with
 -- the owner's rights, and reads only vectuned's tables and the catalogs.
 CREATE OR REPLACE FUNCTION vectuned.recommend_params(relation regclass, column_name name DEFAULT NULL)
 RETURNS TABLE (kind text, subject text, recommendation text, reason text, statement text, gain_ms float8, figures jsonb)
@@ -17,6 +17,17 @@ BEGIN
     RETURN QUERY SELECT * FROM vectuned._recommend_filtered(c);
     RETURN QUERY SELECT * FROM vectuned._recommend_statements(c);
     RETURN QUERY SELECT * FROM vectuned._recommend_indexes(c);
+    RETURN QUERY SELECT 'invalid index', i.index_relation::text,
+        CASE WHEN i.twin IS NULL THEN 'build it again' ELSE format('drop it: %s serves instead', i.twin) END,
+        format('it is invalid, left by a build that did not end: no search uses it%s',
+               CASE WHEN i.is_ready THEN format(', and every write pays for its %s', pg_size_pretty(i.bytes)) ELSE '' END),
+        vectuned._mend_statement(i.index_relation, i.twin), NULL::float8, jsonb_build_object('bytes', i.bytes)
+        FROM vectuned._invalid_indexes(c.relation, c.column_name) i;
+    RETURN QUERY SELECT 'out of reach', 'k up to ' || o.k_class, 'another index: vectuned advise measures which, and what recall to expect',
+        format('%s (%s) gives recall %s at most, at any effort, where %s is wanted', o.index_relation, o.build, round(o.best::numeric, 3),
+               c.target_recall),
+        NULL::text, NULL::float8, jsonb_build_object('best_recall', round(o.best::numeric, 4), 'target_recall', c.target_recall)
+        FROM vectuned._out_of_reach(c) o;
     IF (SELECT r.reltuples FROM pg_class r WHERE r.oid = c.relation) < 0 THEN
         RETURN QUERY SELECT 'statistics', c.relation::text, 'ANALYZE the table',
             'it was never analyzed, so the number of rows that a filter matches is unknown',
@@ -144,7 +155,10 @@ AS $$
         WHERE a.searches >= 20 AND a.searches >= 0.01 * a.total
           AND now.ms > 1.3 * e.ms
           AND NOT EXISTS (SELECT FROM jsonb_each(a.filter) e WHERE jsonb_typeof(e.value) IN ('object', 'array'))
-          AND NOT EXISTS (SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id AND a.filter @> i.requires)),
+          AND NOT EXISTS (SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id AND a.filter @> i.requires)
+          -- One that is invalid is to be built again.
+          AND NOT EXISTS (SELECT FROM pg_index x JOIN vectuned._invalid_indexes(c.relation, c.column_name) i ON x.indexrelid = i.index_relation
+                          WHERE a.filter @> vectuned._predicate_filter(pg_get_expr(x.indpred, x.indrelid), c.relation))),
     best AS (
         SELECT p.filter, sum(p.searches) AS searches, min(p.total) AS total, avg(p.fraction) AS fraction, sum(p.gain) AS gain,
                sum(p.ms * p.searches) / sum(p.searches) AS ms, sum(p.alone_ms * p.searches) / sum(p.searches) AS alone_ms

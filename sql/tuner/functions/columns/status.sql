@@ -42,6 +42,7 @@ AS $$
         SELECT format('%s fails since %s%s', f.job, to_char(f.since, 'YYYY-MM-DD HH24:MI'),
                       CASE WHEN m.may THEN ': ' || f.error ELSE '' END)
         FROM vectuned.column_failure f WHERE f.column_id = c.id ORDER BY f.job)
+    || ARRAY(SELECT vectuned._illnesses(c))
     FROM vectuned.tuned_column c
     CROSS JOIN LATERAL (SELECT vectuned._may_tune(c.relation, vectuned._caller())
                                OR has_table_privilege(vectuned._caller(), 'vectuned.trajectory', 'SELECT') AS may) m

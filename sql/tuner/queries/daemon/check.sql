@@ -43,7 +43,8 @@ ORDER BY bytes DESC, n.nspname, c.relname, a.attnum;
 
 -- name: check_indexes
 -- HNSW and IVFFlat indexes of tables, with what they index. `key` is 0 for an expression; `rows` is what the
--- index held when it was built or last vacuumed; of a partitioned index, size and scans are those of its parts.
+-- index held when it was built or last vacuumed; `is_building` an invalid one that a session is at work on, which other roles
+-- than its own may not be told; of a partitioned index, size and scans are those of its parts.
 SELECT i.indrelid::bigint AS relation, c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, m.amname AS method,
        i.indkey[0]::int AS key, pg_get_indexdef(c.oid, 1, true) AS expression, o.opcname AS operator_class,
        (SELECT x.option_value::int FROM pg_options_to_table(c.reloptions) x WHERE x.option_name = 'm') AS m,
@@ -51,6 +52,9 @@ SELECT i.indrelid::bigint AS relation, c.oid::bigint AS oid, n.nspname AS schema
         WHERE x.option_name = 'ef_construction') AS ef_construction,
        (SELECT x.option_value::int FROM pg_options_to_table(c.reloptions) x WHERE x.option_name = 'lists') AS lists,
        pg_get_expr(i.indpred, i.indrelid) AS predicate, i.indisvalid AS is_valid, i.indisready AS is_ready,
+       NOT i.indisvalid AND EXISTS (
+           SELECT FROM pg_stat_progress_create_index b
+           WHERE b.datname = current_database() AND coalesce(b.index_relid, c.oid) IN (c.oid, 0)) AS is_building,
        pg_get_indexdef(c.oid) AS definition, p.bytes, p.scans, c.reltuples::float8 AS rows
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
@@ -111,3 +115,9 @@ WHERE s.dbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_databa
 GROUP BY s.query
 ORDER BY sum(s.total_exec_time) DESC
 LIMIT %(most)s;
+
+-- name: known_illnesses
+-- What the newest event about a column's health says is wrong, as code and subject, sorted; NULL without such an event.
+SELECT ARRAY(SELECT ((f ->> 'code') || ' ' || (f ->> 'subject')) COLLATE "C" FROM jsonb_array_elements(v.details -> 'findings') f
+             ORDER BY 1) AS illnesses
+FROM vectuned.event v WHERE v.column_id = %(column_id)s AND v.action = 'health' ORDER BY v.id DESC LIMIT 1;

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -11,7 +16,9 @@ import pytest
 from psycopg import sql
 from tests.integration.table_helpers import clustered, one, plain_role, raw, text
 
+from vectuned.daemon.check.catalogue import read_server, read_tables
 from vectuned.daemon.check.check import check
+from vectuned.daemon.check.health import check_table, check_version
 from vectuned.daemon.check.report import Report
 from vectuned.daemon.console import Console
 
@@ -159,6 +166,92 @@ def test_check_of_lists_made_before_the_rows_advises_to_build_them_again(plain_c
     (found,) = [f for f in report.findings if f.code == "low-recall"]
     assert 'REINDEX INDEX CONCURRENTLY "public"."early"' in found.advice
     assert report.measurements[0].others[0].settings == "ivfflat.probes = 2"
+
+
+def test_check_finds_lists_that_divide_the_rows_badly(plain_conn: Connection) -> None:
+    plain_conn.execute(
+        raw(f"CREATE TABLE public.items (id int PRIMARY KEY, category text, embedding vector({DIMENSIONS}))")
+    )
+    index(plain_conn, "ivfflat (embedding vector_l2_ops) WITH (lists = 100)", "early")
+    fill(plain_conn, "public.items")
+    (found,) = [f for f in run(plain_conn).findings if f.code == "uneven-lists"]
+    assert found.severity == "problem"
+    assert found.statement == 'REINDEX INDEX CONCURRENTLY "public"."early"'
+    plain_conn.execute("REINDEX INDEX early")
+    assert "uneven-lists" not in codes(run(plain_conn))
+
+
+def test_check_finds_rows_that_no_path_leads_to(plain_conn: Connection) -> None:
+    make(plain_conn)
+    index(plain_conn)
+    assert "unreachable-rows" not in codes(run(plain_conn))
+    # Two neighbours a row are too few for rows without any structure: no path leads to many of them.
+    plain_conn.execute("DROP INDEX items_hnsw")
+    plain_conn.execute(
+        raw(
+            "UPDATE items SET embedding = (SELECT array_agg(random() + 0 * d * id) "
+            f"FROM generate_series(1, {DIMENSIONS}) d)::vector"
+        )
+    )
+    index(plain_conn, "hnsw (embedding vector_l2_ops) WITH (m = 2, ef_construction = 4)")
+    plain_conn.execute("VACUUM ANALYZE items")
+    (found,) = [f for f in run(plain_conn).findings if f.code == "unreachable-rows"]
+    assert found.severity == "problem"
+    assert "m 2, ef_construction 4" in found.advice
+
+
+def test_check_finds_a_heap_of_equal_vectors(plain_conn: Connection) -> None:
+    make(plain_conn)
+    index(plain_conn)
+    assert "equal-vectors" not in codes(run(plain_conn))
+    plain_conn.execute(
+        "UPDATE items SET embedding = (SELECT embedding FROM items WHERE id = 0) WHERE id % 5 = 0"
+    )
+    plain_conn.execute("VACUUM ANALYZE items")
+    (found,) = [f for f in run(plain_conn).findings if f.code == "equal-vectors"]
+    (share,) = re.findall(r"\(([0-9.]+)% of the rows\)", found.message)
+    assert float(share) == pytest.approx(20, abs=4)
+
+
+def test_check_leaves_an_index_that_is_being_built_alone(plain_conn: Connection, plain_database: str) -> None:
+    make(plain_conn)
+    with (
+        psycopg.connect(plain_database) as holder,
+        psycopg.connect(plain_database, autocommit=True) as builder,
+    ):
+        holder.execute("LOCK TABLE items IN ROW EXCLUSIVE MODE")
+        building = threading.Thread(
+            target=builder.execute,
+            args=("CREATE INDEX CONCURRENTLY slow ON items USING hnsw (embedding vector_l2_ops)",),
+        )
+        building.start()
+        while not one(plain_conn, "SELECT count(*) FROM pg_index WHERE NOT indisvalid"):
+            time.sleep(0.01)
+        assert "invalid-index" not in codes(run(plain_conn))
+        holder.rollback()
+        building.join()
+
+
+def test_check_finds_each_illness_that_the_catalogue_shows(plain_conn: Connection) -> None:
+    make(plain_conn)
+    index(plain_conn)
+    plain_conn.execute("SELECT pg_stat_force_next_flush()")
+    server = read_server(plain_conn)
+    (table,) = read_tables(plain_conn)
+    small = replace(server, shared_buffers=8192, statistics_age=timedelta(days=2))
+    found = {finding.code: finding for finding in check_table(small, table)}
+    assert set(found) == {"larger-than-memory", "unused-index"}
+    # pgvector repairs graphs in vacuums without a fault from 0.8.4 on.
+    vacuumed = replace(table, vacuums=3)
+    for version, damaged in (("0.8.3", True), ("0.8.4", False)):
+        judged = list(check_version(replace(server, pgvector=version), [vacuumed]))
+        assert ("vacuum-corruption" in {finding.code for finding in judged}) is damaged
+    (finding,) = [
+        f
+        for f in check_version(replace(server, pgvector="0.8.3"), [vacuumed])
+        if f.code == "vacuum-corruption"
+    ]
+    assert finding.statement == 'REINDEX INDEX CONCURRENTLY "public"."items_hnsw"'
 
 
 def test_check_finds_a_table_without_index(plain_conn: Connection) -> None:
