@@ -261,7 +261,7 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
         migrate(admin)
     with open_session(conninfo) as conn:
         demo_data.load_table(conn, corpus, rows, talk)
-        demo_data.build_index(conn, conninfo, len(rows), talk)
+        demo_data.build_index(conn, conninfo, rows.shape, talk)
         bench = Bench(conninfo, conn, options, talk)
         bench.learn(training)
         if "mixed" in options.parts:
@@ -272,7 +272,8 @@ def measure(conninfo: str, options: argparse.Namespace, talk: Console) -> dict[s
                 "before_advice": mixed(bench, mixture, truth, single["ef_search"], "before advice"),
             }
         if options.advice:
-            bench.tuned, result["advice"] = follow_advice(bench.worker, bench.tuned, talk)
+            bench.tuned, advice = follow_advice(bench.worker, bench.tuned, conninfo, talk)
+            result["advice"] = [each.statement for each in advice.taken]
             if "mixed" in options.parts:
                 result["after_advice"] = mixed(bench, mixture, truth, single["ef_search"], "after advice")
         if "k" in options.parts:

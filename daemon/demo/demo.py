@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from vectuned.config.settings import Settings
+from vectuned.daemon.advisor.filters import FilterAdvice
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.measure.arms import Outcome
@@ -64,7 +65,7 @@ class _FilteredResult:
     before: Outcomes
     after: Outcomes
     unrelated: Outcomes
-    statements: list[str]
+    advice: FilterAdvice
     advice_seconds: float
 
 
@@ -83,12 +84,12 @@ def demo(conninfo: str, settings: Settings, sizes: DemoSizes, console: Console) 
         migrate(admin)
     with open_session(conninfo) as conn:
         load_table(conn, corpus, rows, console)
-        build_seconds = build_index(conn, conninfo, len(rows), console)
+        build_seconds = build_index(conn, conninfo, rows.shape, console, settings.index_build)
         worker = Worker(conn, settings)
         comparison = DemoComparison(conn, conninfo, sizes.seed, console)
         tuned = _record_searches(worker, training, console)
         by_target = _learn_and_compare(worker, tuned, heldout, comparison)
-        filtered = _compare_filtered(worker, filtered_queries, comparison)
+        filtered = _compare_filtered(worker, conninfo, filtered_queries, comparison)
         index_bytes = fetch_value(conn, "relation_size", {"relation": f"{SCHEMA}.{INDEX}"})
         versions = fetch_row(conn, "server_versions")
     result: dict[str, Any] = {
@@ -97,7 +98,13 @@ def demo(conninfo: str, settings: Settings, sizes: DemoSizes, console: Console) 
         "filtered": _as_dicts(filtered.after),
         "filtered_before_advice": _as_dicts(filtered.before),
         "unrelated": _as_dicts(filtered.unrelated),
-        "advice": {"seconds": round(filtered.advice_seconds, 1), "statements": filtered.statements},
+        "advice": {
+            "seconds": round(filtered.advice_seconds, 1),
+            "statements": [each.statement for each in filtered.advice.taken],
+            "index_mb": round(sum(each.bytes for each in filtered.advice.taken) / 2**20, 1),
+            "insert_ms": round(filtered.advice.insert_ms, 4),
+            "added_insert_ms": round(sum(each.insert_ms for each in filtered.advice.taken), 4),
+        },
         "corpus": {
             "name": "WordNet 3.0, lemmas and glosses; usage examples as queries",
             "relation": RELATION,
@@ -184,16 +191,18 @@ def _learn_until_settled(worker: Worker, tuned: TunedColumn) -> LearningResult:
             return lesson
 
 
-def _compare_filtered(worker: Worker, queries: DemoQueries, comparison: DemoComparison) -> _FilteredResult:
+def _compare_filtered(
+    worker: Worker, conninfo: str, queries: DemoQueries, comparison: DemoComparison
+) -> _FilteredResult:
     """Compare filtered searches, follow vectuned's advice, and compare again."""
     (tuned,) = find_tuned_columns(worker.conn)
     before = comparison.compare_filtered(tuned, queries, advised=False)
     started = monotonic()
-    tuned, statements = follow_advice(worker, tuned, comparison.console)
+    tuned, advice = follow_advice(worker, tuned, conninfo, comparison.console)
     advice_seconds = monotonic() - started
     after = comparison.compare_filtered(tuned, queries, advised=True)
     unrelated = comparison.compare_unrelated(tuned, queries.take(slice(len(queries) // 2)))
-    return _FilteredResult(before, after, unrelated, statements, advice_seconds)
+    return _FilteredResult(before, after, unrelated, advice, advice_seconds)
 
 
 def _as_dicts(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:

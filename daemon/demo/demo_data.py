@@ -9,16 +9,26 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from vectuned.config.sections import IndexBuildSettings
+from vectuned.daemon.advisor.filters import (
+    FilterAdvice,
+    FilterAdvisor,
+    FilterBudget,
+    learn_about_indexes,
+)
+from vectuned.daemon.advisor.scratch_run import ScratchRun
 from vectuned.daemon.console import Console
-from vectuned.daemon.database.index_build import build_with_progress
+from vectuned.daemon.database.index_build import announce, build_with_progress
 from vectuned.daemon.service.worker import Worker
+from vectuned.learning.advisor import Definition
+from vectuned.learning.index_build import plan_build, read_build_server, time_sample_builds
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import Corpus
 from vectuned.sql.files import queries
-from vectuned.sql.rows import execute, fetch_row, fetch_rows, fetch_value
+from vectuned.sql.rows import execute, fetch_value
 
 SCHEMA: Final = "vectuned_demo"
 TABLE: Final = "wordnet"
@@ -26,6 +36,8 @@ RELATION: Final = f"{SCHEMA}.{TABLE}"
 INDEX: Final = "wordnet_embedding"
 ATTRIBUTE: Final = "category"
 UNRELATED: Final = "topic"
+_INDEX: Final = Definition("hnsw", "plain", m=16, ef_construction=64)  # pgvector's defaults
+_BUILD_LIMITS: Final = IndexBuildSettings()
 _PROGRESS_ROWS: Final = 2000  # rows between two updates of the progress bar
 
 
@@ -113,12 +125,29 @@ def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, con
     conn.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
 
 
-def build_index(conn: psycopg.Connection[Any], conninfo: str, total: int, console: Console) -> float:
-    """Build an HNSW index with pgvector's defaults and return the seconds that it took."""
-    statement = queries()["demo_index"].format(
-        index=sql.Identifier(INDEX), table=sql.Identifier(SCHEMA, TABLE)
+def build_index(
+    conn: psycopg.Connection[Any],
+    conninfo: str,
+    shape: tuple[int, int],
+    console: Console,
+    limits: IndexBuildSettings = _BUILD_LIMITS,
+) -> float:
+    """Build an HNSW index with pgvector's defaults and return the seconds that it took.
+
+    `shape` are the rows and the dimensions of the table.
+    """
+    rows, dimensions = shape
+    table, index = sql.Identifier(SCHEMA, TABLE), sql.Identifier(INDEX)
+    operators = sql.Identifier(fetch_value(conn, "adopt_extension_schema"), "vector_cosine_ops")
+    server = read_build_server(conn, limits)
+    builds = time_sample_builds(
+        conn, server, (SCHEMA, TABLE), "embedding", operators, _INDEX, rows, dimensions
     )
-    return build_with_progress(conn, conninfo, statement, "building the HNSW index", total, console)
+    plan = plan_build(server, _INDEX, rows, dimensions, builds=builds)
+    announce(plan, console)
+    statement = queries()["demo_index"].format(index=index, table=table)
+    name = sql.Identifier(SCHEMA, INDEX)
+    return build_with_progress(conn, conninfo, statement, name, plan, "building the HNSW index", console)
 
 
 def find_tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
@@ -132,21 +161,16 @@ def enable(conn: psycopg.Connection[Any], *, target: float, sample_rate: float) 
     return find_tuned_columns(conn)[0]
 
 
-def follow_advice(worker: Worker, tuned: TunedColumn, console: Console) -> tuple[TunedColumn, list[str]]:
-    """Create the indexes that vectuned recommends and learn about them.
+def follow_advice(
+    worker: Worker, tuned: TunedColumn, conninfo: str, console: Console
+) -> tuple[TunedColumn, FilterAdvice]:
+    """Create the indexes that vectuned advises for the filters, and learn about them.
 
-    Returns the column with its new indexes, and the statements that built them.
+    Returns the column with its new indexes, and the advice.
     """
-    values = {"relation": RELATION, "column_name": tuned.column.name}
-    advice = fetch_rows(worker.conn, "recommend", values)
-    statements = [str(row.statement) for row in advice if row.kind == "index"]
-    with console.progress("creating the recommended indexes", len(statements)) as progress:
-        for number, statement in enumerate(statements, 1):
-            worker.conn.execute(statement.encode())
-            progress(number)
-    tuned = worker.refresh(tuned)
-    waiting = fetch_row(worker.conn, "stats", values).awaiting_replay
-    with console.progress("replaying through them", waiting) as progress:
-        worker.replay(tuned, waiting, progress)
-    worker.learn(tuned)
-    return tuned, statements
+    with ScratchRun.open(worker.conn, tuned) as run:
+        adviser = FilterAdvisor(run, worker.settings.index_build, console)
+        limit = fetch_value(worker.conn, "relation_size", {"relation": tuned.indexes[0].name})
+        advice = adviser.advise(FilterBudget(limit))
+        adviser.apply(advice, conninfo)
+    return learn_about_indexes(worker, tuned, console), advice

@@ -83,7 +83,8 @@ def _print_filtered(console: Console, result: Mapping[str, Any], target: str) ->
 def _print_advice(console: Console, advice: Mapping[str, Any]) -> None:
     console.line(
         f"\nFollowing the advice took {advice['seconds']:.0f} s, replays included: "
-        f"{len(advice['statements'])} partial indexes such as"
+        f"{len(advice['statements'])} partial indexes of together {advice['index_mb']:,.0f} MB, which add "
+        f"{advice['added_insert_ms']:.2f} ms to the {advice['insert_ms']:.2f} ms of an insert, such as"
     )
     for statement in advice["statements"][:_STATEMENTS]:
         console.line(f"  {statement}")
