@@ -14,8 +14,11 @@ from vectuned.sql.rows import execute
 
 if TYPE_CHECKING:
     from vectuned.learning.model.arrays import Singles
+    from vectuned.learning.model.column import VectorColumn
     from vectuned.learning.model.tuned_columns import TunedColumn
 
+# Fewer queries give no bound worth reading, as in measure/sampling.py.
+MIN_SEARCHES: Final = 20
 # More queries take hours to answer exactly, and narrow the intervals no further than anyone needs.
 _MOST_QUERIES: Final = 10_000
 # Recorded searches that `--queries recorded` takes at most.
@@ -42,23 +45,43 @@ def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace
     return tuned
 
 
+def parse_query_count(options: argparse.Namespace) -> int | None:
+    """Return the number that --queries asks for, None where it names a file.
+
+    Raises UsageError for too few or too many.
+    """
+    source = str(options.queries)
+    if not (source.isdecimal() or source == "recorded"):
+        return None
+    count = _RECORDED_QUERIES if source == "recorded" else int(source)
+    if not MIN_SEARCHES <= count <= _MOST_QUERIES:
+        raise UsageError(f"--queries must be between {MIN_SEARCHES} and {_MOST_QUERIES}, got {count}.")
+    return count
+
+
+def check_query_count(count: int, source: str) -> None:
+    """Raise UsageError if `source`, a subject with its verb, gives too few or too many queries."""
+    if not MIN_SEARCHES <= count <= _MOST_QUERIES:
+        raise UsageError(f"{source} {count} queries; between {MIN_SEARCHES} and {_MOST_QUERIES} are needed.")
+
+
+def load_query_file(column: VectorColumn, options: argparse.Namespace) -> Singles:
+    """Return the vectors, float32 (n, dimensions), of the file that --queries names."""
+    from vectuned.daemon.measure.query_files import read_query_vectors
+
+    vectors = read_query_vectors(Path(options.queries), column)
+    check_query_count(len(vectors), f"{options.queries} holds")
+    return vectors
+
+
 def load_queries(conn: psycopg.Connection[Any], tuned: TunedColumn, options: argparse.Namespace) -> Singles:
     """Return the vectors, float32 (n, dimensions), of --queries: a number, `recorded` or a file."""
-    from vectuned.daemon.measure.query_files import read_query_vectors
-    from vectuned.daemon.measure.sampling import MIN_SEARCHES, sample_searches
+    from vectuned.daemon.measure.sampling import sample_searches
     from vectuned.learning.model.trajectory import drain
 
-    source = str(options.queries)
-    if source.isdecimal() or source == "recorded":
-        count = _RECORDED_QUERIES if source == "recorded" else int(source)
-        if not MIN_SEARCHES <= count <= _MOST_QUERIES:
-            raise UsageError(f"--queries must be between {MIN_SEARCHES} and {_MOST_QUERIES}, got {count}.")
-        drain(conn)
-        other = "name a file of query vectors: --queries FILE"
-        return sample_searches(conn, tuned, count, seed=options.seed, alternative=other).vectors
-    vectors = read_query_vectors(Path(source), tuned.column)
-    if not MIN_SEARCHES <= len(vectors) <= _MOST_QUERIES:
-        raise UsageError(
-            f"{source} holds {len(vectors)} queries; between {MIN_SEARCHES} and {_MOST_QUERIES} are needed."
-        )
-    return vectors
+    count = parse_query_count(options)
+    if count is None:
+        return load_query_file(tuned.column, options)
+    drain(conn)
+    other = "name a file of query vectors: --queries FILE"
+    return sample_searches(conn, tuned, count, seed=options.seed, alternative=other).vectors

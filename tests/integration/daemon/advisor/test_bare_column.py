@@ -1,0 +1,180 @@
+"""`vectuned advise` on columns without an index: advice, its statement, and what --apply makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.integration.search_helpers import DIMENSIONS, points
+from tests.integration.table_helpers import Connection, make, one, raw, text
+
+from vectuned.daemon.cli.main import main
+from vectuned.learning import advisor
+from vectuned.learning.advisor import Definition
+
+HALF = Definition("hnsw", "halfvec", m=16, ef_construction=64)
+PLAIN = Definition("hnsw", "plain", m=16, ef_construction=64)
+SMALL = ("--sample-rows", "900", "--queries", "40", "--quiet")
+
+
+def advise(
+    database: str, capsys: pytest.CaptureFixture[str], *arguments: str, table: str = "items"
+) -> tuple[int, Any, str]:
+    """Run the command in this process; return exit code, document and messages."""
+    code = main(["advise", table, *SMALL, *arguments, "--json", "--dsn", database])
+    output = capsys.readouterr()
+    return code, json.loads(output.out) if output.out else None, output.err
+
+
+def vector_indexes(conn: Connection) -> list[str]:
+    rows = conn.execute(
+        "SELECT pg_get_indexdef(i.oid) FROM pg_class i JOIN pg_am m ON m.oid = i.relam "
+        "WHERE m.amname IN ('hnsw', 'ivfflat')"
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def prefer(monkeypatch: pytest.MonkeyPatch, *candidates: Definition) -> None:
+    """Let these candidates alone compete, and any index be worth its place."""
+    monkeypatch.setattr(advisor, "initial_candidates", lambda *_: list(candidates))
+    monkeypatch.setattr(advisor, "refine", lambda _: [])
+    monkeypatch.setattr("vectuned.daemon.advisor.advice_report.WORTHWHILE_SHARE", 1000.0)
+
+
+def test_advise_on_a_bare_column_measures_candidates_and_changes_nothing(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(conn, points(3000, seed=1), index=False)
+    code, report, message = advise(database, capsys, "--target", "0.9")
+    assert (code, message) == (0, "")
+    assert (report["current"], report["target_recall"], report["queries"]) == (None, 0.9, 40)
+    assert "rows of the table as queries" in report["note"]
+    assert "cosine distance (the usual one" in report["note"]
+    assert report["exact_ms"] > 0
+    assert "exact search" in report["summary"]
+    reached = [each for each in report["candidates"] if each["at_target"]]
+    assert reached
+    assert all(each["at_target"]["recall"] >= 0.9 and each["at_target"]["ms"] > 0 for each in reached)
+    assert all(each["extrapolated"] for each in report["candidates"])
+    assert vector_indexes(conn) == []
+    assert one(conn, "SELECT count(*) FROM vectuned.tuned_column") == 0
+    assert one(conn, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'vectuned_advise%'") == 0
+    # The statement can be followed.
+    conn.execute(raw(reached[0]["statement"]))
+    assert len(vector_indexes(conn)) == 1
+
+
+def test_advise_apply_on_a_bare_column_with_queries_ends_with_a_proof(
+    conn: Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    prefer(monkeypatch, PLAIN)
+    make(conn, points(3000, seed=1), index=False)
+    file = tmp_path / "queries.npy"
+    np.save(file, points(400, seed=2))
+    code, report, message = advise(
+        database, capsys, "--queries", str(file), "--target", "0.9", "--metric", "cosine", "--apply"
+    )
+    assert (code, message) == (0, "")
+    assert f"400 queries from {file}" in report["note"]
+    (index,) = vector_indexes(conn)
+    assert report["applied"]["index"] in index
+    (served,) = [row for row in report["applied"]["serving"] if row["k_class"] == 10]
+    assert served["certified"]
+    assert served["recall_bound"] >= 0.9
+    assert one(conn, "SELECT sample_rate FROM vectuned.tuned_column") == pytest.approx(0.05)
+
+
+def test_advise_on_a_column_without_dimensions_indexes_its_cast(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, PLAIN)
+    make(conn, points(1500, seed=1), index=False)
+    conn.execute("ALTER TABLE items ALTER COLUMN embedding TYPE vector")
+    conn.execute("INSERT INTO items VALUES (9001, '[1,2,3]')")
+    code, report, message = advise(database, capsys, "--target", "0.9", "--apply")
+    assert (code, message) == (0, "")
+    assert f"statements must order by embedding::vector({DIMENSIONS})" in report["note"]
+    (index,) = vector_indexes(conn)
+    assert f"embedding)::vector({DIMENSIONS})" in index
+    assert f"vector_dims(embedding) = {DIMENSIONS}" in index
+    conn.execute("SET enable_seqscan = off")
+    plan = conn.execute(
+        raw(
+            f"EXPLAIN SELECT id FROM items WHERE vector_dims(embedding) = {DIMENSIONS} ORDER BY "
+            f"embedding::vector({DIMENSIONS}) <=> '{text(points(1, seed=3)[0])}' LIMIT 10"
+        )
+    ).fetchall()
+    assert report["applied"]["index"] in str(plan)
+
+
+@pytest.mark.parametrize(("dimensions", "forms"), [(2500, {"halfvec", "bits"}), (4500, {"bits"})])
+def test_advise_on_a_wide_column_tries_forms_that_can_be_indexed(
+    conn: Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    dimensions: int,
+    forms: set[str],
+) -> None:
+    vectors = np.random.default_rng(1).normal(size=(400, dimensions)).astype(np.float32)
+    make(conn, vectors, index=False)
+    code, report, message = advise(database, capsys, "--target", "0.7", "--sample-rows", "300")
+    assert (code, message) == (0, "")
+    tried = {each["definition"].split()[1] for each in report["candidates"]}
+    tried |= {name.split()[1] for name in report["dropped"]}
+    assert tried == forms
+
+
+def test_advise_takes_the_metric_of_an_index_that_is_there(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, PLAIN)
+    make(conn, points(1500, seed=1), metric="l2")
+    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass")
+    code, report, _ = advise(database, capsys)
+    assert code == 0
+    assert "l2 distance (as its index has it)" in report["note"]
+    assert "vector_l2_ops" in report["candidates"][0]["statement"]
+
+
+def test_advise_within_memory_names_no_larger_index(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, PLAIN, HALF)
+    make(conn, points(9000, seed=1), index=False)
+    code, report, _ = advise(database, capsys, "--memory", "1", "--target", "0.9")
+    assert code == 0
+    assert report["winner"] is None
+    assert "within 1 MB" in report["summary"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("items", "id"), 2, "items has no column id of type vector or halfvec."),
+        (("items",), 2, "items has several vector columns: name one of embedding, second."),
+        (("items", "embedding", "--on-table"), 2, "--on-table and --drop-old go with a tuned column"),
+        (("items", "second"), 2, "yields 0 queries"),
+        (("other",), 2, 'relation "other" does not exist'),
+    ],
+)
+def test_advise_on_a_bare_column_with_bad_input_prints_one_sentence(
+    conn: Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    make(conn, points(200, seed=1), index=False)
+    conn.execute("ALTER TABLE items ADD COLUMN second vector(3)")
+    assert main(["advise", *arguments, "--dsn", database, "--quiet"]) == code
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.out == ""
