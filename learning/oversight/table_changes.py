@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final, Literal
 
 import psycopg
 
+from vectuned.learning.model.events import record_event
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.policy.growth import USUAL_POWER, estimate_power
 from vectuned.learning.policy.replays import load_replays
@@ -14,7 +16,9 @@ from vectuned.sql.rows import execute, fetch_row
 from .alarms import OversightLimits
 from .fallback import Fallback, fall_back
 
-Change = Literal["rewritten", "rebuilt", "deletes", "growth"]
+Change = Literal["rewritten", "rebuilt", "deletes", "growth", "upgraded"]
+
+log = logging.getLogger(__name__)
 
 # Searches replayed again, in multiples of min_samples, on a changed table or through a new partial index. A
 # new index of all rows gets more: much is to be proven of it, and with few replays a proof takes more effort.
@@ -31,7 +35,8 @@ def detect_table_change(
     old query vectors and replays are deleted. 'rebuilt': the main index was rebuilt. 'deletes' and 'growth':
     rows were deleted or added; the newest searches are replayed again, and earlier replays are trained on but
     prove nothing any more. In each case searches fall back, more of them are checked, and claims about their
-    recall start over, in one transaction.
+    recall start over, in one transaction. 'upgraded': PostgreSQL or pgvector has another version, so that
+    costs are learned anew; what serves stays in service meanwhile, as its recall does not depend on that.
     """
     column = {"column_id": tuned.column.id}
     changes = fetch_row(conn, "changes_since_baseline", column)
@@ -40,7 +45,7 @@ def detect_table_change(
         return None
     verdict = _classify(changes, limits.drift)
     if verdict is None:
-        return None
+        return _relearn_costs(conn, tuned, changes) if changes.upgraded_from is not None else None
     change, why = verdict
     power = USUAL_POWER
     if change == "growth" and tuned.indexes:
@@ -71,6 +76,29 @@ def _classify(changes: Any, drift: float) -> tuple[Change, str] | None:
     if changes.growth >= 1.0 + drift:
         return "growth", f"the table has {changes.growth:.2f} times the rows"
     return None
+
+
+def _relearn_costs(conn: psycopg.Connection[Any], tuned: TunedColumn, changes: Any) -> Change:
+    """Delete replays made under other versions, and queue the newest searches to be replayed again.
+
+    Where no query vectors are kept, the replays stay, but prove nothing any more.
+    """
+    column = {"column_id": tuned.column.id}
+    why = (
+        f"{changes.upgraded_from} became {changes.versions}: what searches cost is learned anew; what serves "
+        "stays in service meanwhile"
+    )
+    with conn.transaction():
+        execute(conn, "set_baseline_versions", column)
+        if tuned.store_vectors:
+            execute(conn, "delete_replays", column)
+        else:
+            execute(conn, "restart_evidence", column)
+        count = REPLAYS_AFTER_CHANGE * tuned.min_samples
+        execute(conn, "replay_again", {**column, "generation": None, "requires": None, "count": count})
+        record_event(conn, tuned.column.id, "upgraded", {"why": why})
+    log.warning("%s: %s", tuned.column, why, extra={"action": "upgraded"})
+    return "upgraded"
 
 
 def _discard_outdated(conn: psycopg.Connection[Any], tuned: TunedColumn, change: Change) -> None:

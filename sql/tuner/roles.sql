@@ -59,7 +59,7 @@ GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._record_calls, vectuned._rec
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_missing, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._generate, vectuned._generate_dispatch, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort, vectuned._restart_checks,
-    vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._replay, vectuned._replay_statement,
+    vectuned._row_estimate, vectuned._set_baseline, vectuned._since_baseline, vectuned._versions, vectuned._replay, vectuned._replay_statement,
     vectuned._check_replay_plan, vectuned._replay_exact, vectuned._replay_other_paths, vectuned._replay_restarted,
     vectuned._replay_continued, vectuned._replay_fresh, vectuned._elapsed_ms, vectuned._unreadable,
     vectuned._check_range, vectuned._check_request, vectuned.stats, vectuned.recommend_params,

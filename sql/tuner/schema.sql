@@ -566,10 +566,12 @@ CREATE TABLE vectuned.baseline (
     generation  oid,
     rows        float8 NOT NULL,
     witnesses   jsonb NOT NULL,
-    first_replay  bigint NOT NULL DEFAULT 0
+    first_replay  bigint NOT NULL DEFAULT 0,
+    versions    text NOT NULL DEFAULT ''
 );
 COMMENT ON COLUMN vectuned.baseline.first_replay IS
     'first replay on the table as it is now: earlier ones, on another number of rows, are learned from and prove nothing';
+COMMENT ON COLUMN vectuned.baseline.versions IS 'of PostgreSQL and pgvector: what searches cost under others is measured anew';
 COMMENT ON COLUMN vectuned.baseline.witnesses IS 'keys of some rows and digests of their vectors';
 
 -- Log of what happened to a column and why. Newest last.

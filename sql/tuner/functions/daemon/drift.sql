@@ -22,6 +22,13 @@ AS $$
     JOIN pg_class r ON r.oid = t.relid
 $$;
 
+-- The versions that decide what a search costs: PostgreSQL's major one, and pgvector's.
+CREATE OR REPLACE FUNCTION vectuned._versions() RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN format('PostgreSQL %s, pgvector %s', current_setting('server_version_num')::int / 10000,
+              (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'vector'));
+
 -- Records the current state of a tuned table as its baseline: the estimated number of rows, and digests of the vectors of
 -- some rows, the witnesses.
 CREATE OR REPLACE FUNCTION vectuned._set_baseline(p_column_id int) RETURNS void
@@ -48,18 +55,19 @@ BEGIN
         INTO witnesses USING least(greatest(100 * 1000 / greatest(rows, 1), 0.01), 100)::real;
         EXIT WHEN jsonb_array_length(witnesses) >= 50 OR rows >= 100000;
     END LOOP;
-    INSERT INTO vectuned.baseline AS b (column_id, generation, rows, witnesses)
-    VALUES (c.id, vectuned._generation(c.index_relation), rows, witnesses)
+    INSERT INTO vectuned.baseline AS b (column_id, generation, rows, witnesses, versions)
+    VALUES (c.id, vectuned._generation(c.index_relation), rows, witnesses, vectuned._versions())
     ON CONFLICT (column_id) DO UPDATE SET taken_at = now(), generation = excluded.generation, rows = excluded.rows,
-                                          witnesses = excluded.witnesses;
+                                          witnesses = excluded.witnesses, versions = excluded.versions;
 END
 $$;
 
 -- Changes of a tuned table since its baseline: whether the index was rebuilt, rows now / rows then (NULL if the table was empty
--- and is not any more), and the shares of the witnesses that are gone and that have another vector (NULL without witnesses).
+-- and is not any more), the shares of the witnesses that are gone and that have another vector (NULL without witnesses), and
+-- the versions of PostgreSQL and pgvector then, if they are others now.
 -- No row if there is no baseline.
 CREATE OR REPLACE FUNCTION vectuned._since_baseline(p_column_id int)
-RETURNS TABLE (rebuilt boolean, growth float8, gone float8, rewritten float8)
+RETURNS TABLE (rebuilt boolean, growth float8, gone float8, rewritten float8, upgraded_from text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -72,6 +80,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
+    upgraded_from := CASE WHEN b.versions NOT IN ('', vectuned._versions()) THEN b.versions END;
     rebuilt := b.generation IS DISTINCT FROM vectuned._generation(c.index_relation);
     growth := vectuned._row_estimate(c.relation);
     growth := CASE WHEN b.rows > 0 THEN growth / b.rows WHEN growth = 0 THEN 1 END;

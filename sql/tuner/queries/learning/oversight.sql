@@ -97,8 +97,9 @@ WHERE column_id = %(column_id)s AND k_class = %(k_class)s;
 
 -- name: changes_since_baseline
 -- What has changed since the table was last learned about: `rebuilt`, the main index; `growth`, rows now over rows then
--- (NULL if the table was empty then); `gone` and `rewritten`, shares of the sampled rows. No row if there is no baseline.
-SELECT rebuilt, growth, gone, rewritten FROM vectuned._since_baseline(%(column_id)s);
+-- (NULL if the table was empty then); `gone` and `rewritten`, shares of the sampled rows; `upgraded_from`, the versions of
+-- PostgreSQL and pgvector then, if they changed, and those of now. No row if there is no baseline.
+SELECT rebuilt, growth, gone, rewritten, upgraded_from, vectuned._versions() AS versions FROM vectuned._since_baseline(%(column_id)s);
 
 -- name: set_baseline
 -- Makes the table as it is now the baseline.
@@ -138,6 +139,10 @@ WHERE column_id = %(column_id)s;
 -- Deletes the recorded query vectors: those of an embedding model that is no longer in use say nothing.
 UPDATE vectuned.trajectory SET query = NULL, condition = NULL, replayed_at = coalesce(replayed_at, now())
 WHERE column_id = %(column_id)s AND query IS NOT NULL;
+
+-- name: set_baseline_versions
+-- Makes the present versions of PostgreSQL and pgvector those of the baseline.
+UPDATE vectuned.baseline SET versions = vectuned._versions() WHERE column_id = %(column_id)s;
 
 -- name: delete_replays
 -- Deletes all replays of a column, and the calls that are replayed as text.

@@ -39,7 +39,8 @@ FUNCTIONS = {
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
         _partition _bound_inbox _cap_efforts _refresh_missing _set_alert _fall_back
-        _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _replay _replay_statement
+        _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _versions
+        _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
         _replay_fresh _elapsed_ms _record_calls""",
 }
