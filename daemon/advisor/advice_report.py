@@ -240,7 +240,8 @@ def print_advice(console: Console, report: dict[str, Any]) -> None:
     )
     for name, dropped in report["dropped"].items():
         ratio = dropped["time_over_current"]
-        reason = "misses the target" if ratio is None else f"{ratio:.2f} of the time of the current build"
+        measure = "the current build" if report["current"] else "the quickest candidate"
+        reason = "misses the target" if ratio is None else f"{ratio:.2f} of the time of {measure}"
         console.line(f"Dropped after {dropped['rows']:,} rows: {name}, {reason} as forecast from there")
     for name, reason in report["skipped"].items():
         console.line(f"Not tried: {name} {reason}")

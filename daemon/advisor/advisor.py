@@ -220,7 +220,10 @@ class _Contest:
         survivors = advisor.keep_cheapest(list(costs.items()), _SURVIVORS)
         if refine:
             survivors = [*survivors[:2], *advisor.refine(survivors[0])]
-        base_cost = math.inf if self.base is None else costs.get(self.base, math.inf)
+        # Without a current index, the measure is the cheapest candidate.
+        base_cost = (
+            min(costs.values(), default=math.inf) if self.base is None else costs.get(self.base, math.inf)
+        )
         for definition, cost in costs.items():
             if definition not in survivors and definition != self.base:
                 comparable = math.isfinite(base_cost) and math.isfinite(cost)
