@@ -24,8 +24,19 @@ _TOLD: Final = ("problem", "warning")  # severities that are events; notes are f
 def watch_health(conn: psycopg.Connection[Any], columns: Sequence[TunedColumn]) -> int:
     """Read the catalogues and record an event for each column whose illnesses have changed; return how many.
 
-    An event `health` holds all findings of the column; none means that it is well again.
+    An event `health` holds all findings of the column; none means that it is well again. An error of the
+    server is only logged: what else the daemon does for its tables does not depend on this.
     """
+    try:
+        return _watch(conn, columns)
+    except psycopg.DatabaseError as error:
+        if conn.closed or conn.broken:
+            raise
+        log.warning("cannot look for what is wrong with indexes: %s", error, extra={"action": "health"})
+        return 0
+
+
+def _watch(conn: psycopg.Connection[Any], columns: Sequence[TunedColumn]) -> int:
     server = read_server(conn)
     found = {
         (table.schema, table.table, table.column): [

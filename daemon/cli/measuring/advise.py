@@ -22,6 +22,7 @@ from vectuned.daemon.cli.measuring.query_vectors import (
 if TYPE_CHECKING:
     from vectuned.daemon.advisor.advice import Advice, AdvisorOptions, ExistingIndex
     from vectuned.daemon.advisor.apply import IndexReplacement
+    from vectuned.daemon.advisor.filter_columns import FilterColumnAdvice
     from vectuned.daemon.advisor.scratch_run import ScratchRun
     from vectuned.learning.model.tuned_columns import TunedColumn
 
@@ -74,6 +75,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="largest size of the copies, and of an index that is applied (default: 2048 for copies, no "
         "limit for an index)",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="of a column not tuned yet: also say what searches need that filter by a value of this column; "
+        "may be repeated",
     )
     parser.add_argument(
         "--filters",
@@ -134,6 +143,11 @@ def _run(context: Context) -> None:
     problem = None
     with context.database() as conninfo, context.session() as conn:
         if is_tuned(conn, options.relation, options.column):
+            if options.filter:
+                raise UsageError(
+                    "--filter goes with a column that is not tuned yet; --filters tells what the filters of "
+                    "recorded searches need."
+                )
             tuned = find_tuned_column(conn, options)
             asked = _read_options(context, conn, tuned)
         else:
@@ -145,14 +159,33 @@ def _run(context: Context) -> None:
             report = build_report(conn, tuned, asked, advice, existing)
             if not console.as_json:
                 print_advice(console, report)
+            advised = _advise_filter_columns(context, run, advice, asked, report)
             if options.apply and tuned.indexes:
                 problem = _apply(context, target, run, advice, existing, report)
             elif options.apply:
-                problem = _apply_first(context, target, run, advice, report)
+                problem = _apply_first(context, target, run, advice, report, advised)
     if console.as_json:
         console.document(report)
     if problem is not None:
         raise VectunedError(problem)
+
+
+def _advise_filter_columns(
+    context: Context, run: ScratchRun, advice: Advice, asked: AdvisorOptions, report: dict[str, Any]
+) -> list[FilterColumnAdvice]:
+    """Advise about each --filter, and add that to the report."""
+    from vectuned.daemon.advisor.filter_columns import FilterColumnAdvisor, print_filter_column
+
+    names = dict.fromkeys(context.options.filter)
+    if not names or advice.winner is None:
+        return []
+    adviser = FilterColumnAdvisor(run, advice, asked)
+    advised = [adviser.advise(name) for name in names]
+    report["filters"] = [each.as_dict() for each in advised]
+    if not context.console.as_json:
+        for each in advised:
+            print_filter_column(context.console, each)
+    return advised
 
 
 def _advise_filters(context: Context) -> None:
@@ -225,12 +258,15 @@ def _read_bare_options(context: Context, conn: psycopg.Connection[Any]) -> tuple
     """Describe a column that is not tuned, with queries from a file or rows that no copy will hold."""
     from vectuned.daemon.advisor.advice import AdvisorOptions
     from vectuned.daemon.advisor.bare_column import describe_bare_column, explain_cast, hold_out_rows
+    from vectuned.daemon.advisor.filter_columns import read_filter_column
     from vectuned.daemon.advisor.storage import read_table
 
     options = context.options
     if options.on_table or options.drop_old:
         raise UsageError("--on-table and --drop-old go with a tuned column: see vectuned.enable.")
     bare = describe_bare_column(conn, options.relation, options.column, options.metric, options.target)
+    for name in options.filter:
+        read_filter_column(conn, bare.column, name)  # a missing one is better said now than after measuring
     count, share = parse_query_count(options), 1.0
     if count is None:
         vectors = load_query_file(bare.column, options)
@@ -263,10 +299,16 @@ def _read_bare_options(context: Context, conn: psycopg.Connection[Any]) -> tuple
 
 
 def _apply_first(
-    context: Context, target: _Target, run: ScratchRun, advice: Advice, report: dict[str, Any]
+    context: Context,
+    target: _Target,
+    run: ScratchRun,
+    advice: Advice,
+    report: dict[str, Any],
+    filters: list[FilterColumnAdvice],
 ) -> str | None:
     """Build the first index of a column; with queries of its users also tune the column and prove it."""
     from vectuned.daemon.advisor.apply_bare import build_first_index, tune_and_prove
+    from vectuned.daemon.advisor.filter_columns import FilterColumnAdvisor
 
     console, asked = context.console, target.options
     if report["winner"] is None:
@@ -276,6 +318,8 @@ def _apply_first(
         f"{applied['index']} was built in {applied['built_seconds']:,.0f} s, forecast "
         f"{applied['forecast_seconds']:,.0f} s."
     )
+    adviser = FilterColumnAdvisor(run, advice, asked)
+    applied["partial"] = [name for each in filters for name in adviser.apply(each, target.conninfo, console)]
     if asked.cast:
         console.line("vectuned.search needs a type with dimensions; own SQL orders by the cast, as shown.")
         return None

@@ -232,3 +232,18 @@ JOIN pg_stats s ON s.schemaname = m.nspname AND s.tablename = r.relname AND s.at
 WHERE c.id = %(column_id)s AND n.total >= 100 AND k.searches >= 0.95 * n.total
   AND (s.n_distinct >= 10 OR s.n_distinct < 0) AND coalesce(s.most_common_freqs[1], 0) < 0.5
 ORDER BY k.searches DESC, k.name;
+
+-- name: filter_column
+-- What the planner knows about the values of a column: how many there are, the share of NULL, and the most common ones with
+-- their shares; NULLs without statistics, or without the right to read them. has_btree: whether a B-tree leads with it.
+SELECT CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * greatest(r.reltuples, 0) ELSE s.n_distinct END::float8 AS distinct,
+       coalesce(s.null_frac, 0)::float8 AS nulls, s.most_common_vals::text::text[] AS values,
+       s.most_common_freqs::float8[] AS shares,
+       EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
+               WHERE x.indrelid = r.oid AND x.indkey[0] = a.attnum AND x.indisvalid AND x.indpred IS NULL
+                 AND m.amname = 'btree') AS has_btree
+FROM pg_class r
+JOIN pg_namespace n ON n.oid = r.relnamespace
+JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = %(column_name)s AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = r.relname AND s.attname = a.attname AND NOT s.inherited
+WHERE r.oid = %(relation)s::regclass;

@@ -20,8 +20,10 @@ import pytest
 from tests.integration.search_helpers import points
 from tests.integration.table_helpers import Connection, enable, make, one, search
 
+from vectuned.config.settings import load_settings
 from vectuned.daemon.advisor.trials import TrialRunner
 from vectuned.daemon.cli.main import main
+from vectuned.daemon.service.worker import Worker
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition
 
@@ -207,6 +209,38 @@ def test_advise_prints_what_the_build_takes(
     printed = capsys.readouterr().out
     assert "SET maintenance_work_mem = '256MB';" in printed
     assert "SET max_parallel_maintenance_workers = '0';" in printed
+
+
+def test_advise_applies_a_graph_beside_lists_over_the_same_column(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Definition("hnsw", "plain", m=16, ef_construction=64)
+    prefer(monkeypatch, graph)
+    monkeypatch.setattr(advisor, "initial_candidates", lambda *_: [graph])
+    make(conn, points(3000, seed=1), index=False)
+    conn.execute("CREATE INDEX lists ON items USING ivfflat (embedding vector_cosine_ops) WITH (lists = 50)")
+    enable(conn, target_recall=0.8, sample_rate=1.0, min_samples=50)
+    for query in points(200, seed=2):
+        search(conn, query)
+    code, report, message = advise(database, capsys, "items", "--apply")
+    assert (code, message) == (0, "")
+    new = report["applied"]["index"]
+    assert leftovers(conn) == ([], ["lists", new])
+    # Both indexes are known and were replayed; what serves is proven, whichever is quicker.
+    known = conn.execute("SELECT index_relation::regclass::text FROM vectuned.tuned_index ORDER BY index_no")
+    assert {row[0] for row in known} == {"lists", new}
+    assert report["applied"]["measured"]["at_the_target"]["measured"]["recall"] > 0.8
+    assert [row["certified"] for row in report["applied"]["serving"] if row["k_class"] == 10] == [True]
+    # Later passes of the daemon find nothing wrong.
+    worker = Worker(conn, load_settings(None, {}, {}))
+    for query in points(60, seed=3):
+        assert len(search(conn, query)) == 10
+    worker.drain()
+    worker.refresh_all()
+    worker.replay_all()
+    worker.learn_all()
+    assert one(conn, "SELECT certified FROM vectuned.bank WHERE k_class = 10")
+    assert one(conn, "SELECT count(*) FROM vectuned.column_failure") == 0
 
 
 def test_advise_during_another_run_is_refused(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.integration.search_helpers import DIMENSIONS, points
-from tests.integration.table_helpers import Connection, make, one, raw, text
+from tests.integration.table_helpers import Connection, enable, make, one, raw, text
 
 from vectuned.daemon.cli.main import main
 from vectuned.learning import advisor
@@ -131,6 +131,59 @@ def test_advise_on_a_wide_column_tries_forms_that_can_be_indexed(
     assert tried == forms
 
 
+def test_advise_for_a_filter_prices_each_way_and_builds_what_is_worth_it(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, PLAIN)
+    # Any partial index over many rows is worth its place, whatever was timed.
+    monkeypatch.setattr("vectuned.daemon.advisor.filter_columns._WORTHWHILE", 0.0)
+    make(conn, points(4000, seed=1), index=False)
+    conn.execute("ALTER TABLE items ADD COLUMN kind text")
+    conn.execute("UPDATE items SET kind = CASE WHEN id % 2 = 0 THEN 'it''s' ELSE 'few' || id % 4 END")
+    conn.execute("VACUUM ANALYZE items")
+    code, report, message = advise(database, capsys, "--target", "0.8", "--filter", "kind", "--apply")
+    assert (code, message) == (0, "")
+    (advised,) = report["filters"]
+    assert advised["btree"] == 'CREATE INDEX CONCURRENTLY ON "public"."items" ("kind")'
+    values = {each["value"]: each for each in advised["values"]}
+    assert set(values) == {"it's", "few1", "few3"}
+    assert values["it's"]["share"] == pytest.approx(0.5, abs=0.01)
+    assert advised["other_values"] == 0
+    # Both ways without a partial index follow from the share of the rows.
+    half, quarter = values["it's"], values["few1"]
+    assert half["exact_ms"] == pytest.approx(2 * quarter["exact_ms"], rel=0.05)
+    assert quarter["index_ms"] >= half["index_ms"]
+    assert advised["mean_ms"] == pytest.approx(half["partial_ms"])
+    partial = [index for index in vector_indexes(conn) if " WHERE " in index]
+    assert len(partial) == 3
+    assert any("WHERE (kind = 'it''s'::text)" in index for index in partial)
+    assert len(report["applied"]["partial"]) == 3
+    # Tuned, they serve the filters that they were built for.
+    enable(conn)
+    requires = conn.execute("SELECT requires ->> 'kind' FROM vectuned.tuned_index WHERE requires IS NOT NULL")
+    assert {row[0] for row in requires} == set(values)
+
+
+def test_advise_for_a_filter_leaves_rare_values_to_exact_search(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, PLAIN)
+    make(conn, points(4000, seed=1), index=False)
+    conn.execute("ALTER TABLE items ADD COLUMN owner int")
+    conn.execute("UPDATE items SET owner = id % 400")
+    conn.execute("CREATE INDEX ON items (owner)")
+    conn.execute("VACUUM ANALYZE items")
+    code, report, message = advise(database, capsys, "--target", "0.8", "--filter", "owner")
+    assert (code, message) == (0, "")
+    (advised,) = report["filters"]
+    assert advised["btree"] is None
+    assert advised["other_values"] + len(advised["values"]) == pytest.approx(400, abs=5)
+    # Ten rows each: no partial index, and reading them exactly costs a small part of a scan of all rows.
+    assert {each["statement"] for each in advised["values"]} <= {None}
+    assert advised["mean_ms"] <= advised["index_only_ms"]
+    assert advised["mean_ms"] < 0.1 * report["exact_ms"]
+
+
 def test_advise_takes_the_metric_of_an_index_that_is_there(
     conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +214,8 @@ def test_advise_within_memory_names_no_larger_index(
         (("items",), 2, "items has several vector columns: name one of embedding, second."),
         (("items", "embedding", "--on-table"), 2, "--on-table and --drop-old go with a tuned column"),
         (("items", "second"), 2, "yields 0 queries"),
+        (("items", "embedding", "--filter", "nothing"), 2, "items has no column nothing to filter by"),
+        (("items", "embedding", "--filter", "id"), 2, "run ANALYZE"),
         (("other",), 2, 'relation "other" does not exist'),
     ],
 )

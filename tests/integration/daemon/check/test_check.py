@@ -146,6 +146,33 @@ def test_check_finds_an_invalid_index(plain_conn: Connection) -> None:
     assert found.statement == 'DROP INDEX CONCURRENTLY "public"."items_hnsw"'
 
 
+def test_check_finds_what_a_failed_build_left(plain_conn: Connection) -> None:
+    make(plain_conn)
+    # Two thousand lists take 770 MB for k-means.
+    plain_conn.execute("SET maintenance_work_mem = '64MB'")
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        plain_conn.execute(
+            "CREATE INDEX CONCURRENTLY failed ON items USING ivfflat (embedding vector_l2_ops) "
+            "WITH (lists = 2000)"
+        )
+    (found,) = [f for f in run(plain_conn).findings if f.code == "invalid-index"]
+    assert found.subject == "public.failed"
+    assert "no search uses it" in found.message
+    # One that serves is added: the other is to be dropped, not built again beside it.
+    index(plain_conn, "ivfflat (embedding vector_l2_ops) WITH (lists = 12)", "serving")
+    (found,) = [f for f in run(plain_conn).findings if f.code == "invalid-index"]
+    assert found.statement == 'DROP INDEX CONCURRENTLY "public"."failed"'
+    plain_conn.execute(raw(found.statement))
+    assert "invalid-index" not in codes(run(plain_conn))
+
+
+def test_check_finds_lists_that_do_not_suit_the_rows(plain_conn: Connection) -> None:
+    make(plain_conn)
+    index(plain_conn, "ivfflat (embedding vector_l2_ops) WITH (lists = 1)")
+    (found,) = [f for f in run(plain_conn).findings if f.code == "ivfflat-lists"]
+    assert "has 1 lists for 12,000 rows; about 12 are usual" in found.message
+
+
 def test_check_finds_duplicates_of_an_index(plain_conn: Connection) -> None:
     make(plain_conn)
     index(plain_conn)
