@@ -33,6 +33,7 @@ def index(name: str = "i", operators: str = "vector_cosine_ops", **values: Any) 
         "predicate": None,
         "is_valid": True,
         "is_ready": True,
+        "is_building": False,
         "definition": "",
         "bytes": 1000,
         "scans": 0,
