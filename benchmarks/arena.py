@@ -109,7 +109,7 @@ def open_arena(data: VectorSet, k: int, target: float, console: Console, dsn: st
         with psycopg.connect(conninfo, autocommit=True) as admin:
             migrate(admin)
         with open_session(conninfo) as conn:
-            _load(conn, data, console)
+            load_rows(conn, data, console)
             column = _column(conn, data)
             statement = compose_create_index(column, USUAL, column.relation, "vectors_embedding")
             index = sql.Identifier(column.schema, "vectors_embedding")
@@ -130,10 +130,11 @@ def enable(conn: psycopg.Connection[Any], target: float, sample_rate: float) -> 
         "SELECT vectuned.enable(%s::regclass, 'embedding', target_recall => %s, sample_rate => %s)",
         (RELATION, target, sample_rate),
     )
-    return _tuned_columns(conn)[0]
+    return tuned_columns(conn)[0]
 
 
-def _tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
+def tuned_columns(conn: psycopg.Connection[Any]) -> list[TunedColumn]:
+    """Return the tuned columns of the table."""
     return [tuned for tuned in read_tuned_columns(conn) if tuned.column.schema == SCHEMA]
 
 
@@ -147,10 +148,12 @@ def _column(conn: psycopg.Connection[Any], data: VectorSet) -> VectorColumn:
     return VectorColumn(0, SCHEMA, TABLE, "embedding", data.metric, "vector", width, ("id",), row[0])
 
 
-def _load(conn: psycopg.Connection[Any], data: VectorSet, console: Console) -> None:
+def load_rows(conn: psycopg.Connection[Any], data: VectorSet, console: Console) -> None:
+    """Load a set into a new table without a vector index."""
     conn.execute("SET client_min_messages = warning")
-    for _ in _tuned_columns(conn):
-        conn.execute("SELECT vectuned.disable(%s::regclass, 'embedding', forget => true)", (RELATION,))
+    if conn.execute("SELECT to_regclass('vectuned.tuned_column')").fetchone() != (None,):
+        for _ in tuned_columns(conn):
+            conn.execute("SELECT vectuned.disable(%s::regclass, 'embedding', forget => true)", (RELATION,))
     conn.execute("DROP SCHEMA IF EXISTS vectuned_bench CASCADE")
     conn.execute("CREATE SCHEMA vectuned_bench")
     conn.execute(

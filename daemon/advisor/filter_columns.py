@@ -33,7 +33,7 @@ _WORTHWHILE: Final = 2.0  # times that a partial index must be quicker than the 
 _LEAST_ROWS: Final = 1000  # of a partial index: fewer are searched exactly in a millisecond or two
 _BTREE_BYTES_A_ROW: Final = 24  # of a B-tree over short values, as in filters
 _ROW_US: Final = 0.5  # microseconds that a B-tree and the visit of a row add to an exact search, for each row
-_MIB: Final = 1 << 20
+_MIB: Final = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)

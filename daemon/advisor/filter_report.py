@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from vectuned.daemon.console import Console
 
-_MIB = 1 << 20
+_MIB: Final = 1 << 20  # bytes
 
 
 def print_filter_advice(console: Console, report: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ _LEAST_GAIN: Final = 0.05  # of the gain of the best statement: what saves less 
 _BTREE_BYTES_A_ROW: Final = 24  # of a B-tree over short values, without the savings by equal ones
 _SAMPLE_ROWS: Final = 12_000  # rows of the copy that inserts are timed on: a graph of some levels
 _INSERTS: Final = 400  # rows inserted at once: a tenth of a second or more, so that noise does not decide
-_MIB: Final = 1 << 20
+_MIB: Final = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)

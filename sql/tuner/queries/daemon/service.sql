@@ -121,7 +121,8 @@ SELECT vectuned._refresh_column(%(column_id)s);
 -- What a refresh of each enabled column would read, in one statement: a digest of the catalog entries of its table, columns
 -- and indexes (xmin changes with every change of a row; ANALYZE overwrites pg_class in place) and of the statistics, and the
 -- table's rows and changed rows. It locks no table, so that one that is locked holds up no other.
-SELECT c.id AS column_id, md5(concat_ws(' ', c.xmin, r.oid, r.xmin, r.relfilenode, n.nspname, e.xmin, a.columns, x.indexes, p.statistics)) AS digest,
+SELECT c.id AS column_id, md5(concat_ws(' ', current_setting('server_version_num'), c.xmin, r.oid, r.xmin, r.relfilenode, n.nspname, e.xmin, a.columns,
+                               x.indexes, p.statistics)) AS digest,
        p.rows, p.changes
 FROM vectuned.tuned_column c
 JOIN pg_class r ON r.oid = c.relation

@@ -9,7 +9,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
 
 
-def learn(conn: Connection) -> Worker:
+def learn(conn: Connection) -> None:
     tuned(conn)
     run_searches(conn, 150)
     worker = Worker(conn, load_settings(None, {}, {}))
@@ -17,7 +17,12 @@ def learn(conn: Connection) -> Worker:
     worker.refresh_all()
     worker.replay_all()
     worker.learn_all()
-    return worker
+
+
+def upgrade(conn: Connection) -> Worker:
+    """Pretend that what was learned is from older versions; return a worker that begins after the upgrade."""
+    conn.execute("UPDATE vectuned.baseline SET versions = 'PostgreSQL 12, pgvector 0.7.0'")
+    return Worker(conn, load_settings(None, {}, {}))
 
 
 def served(conn: Connection) -> tuple[int, int]:
@@ -27,10 +32,10 @@ def served(conn: Connection) -> tuple[int, int]:
 
 
 def test_upgrade_replays_searches_again_while_the_same_setting_serves(conn: Connection) -> None:
-    worker = learn(conn)
+    learn(conn)
     before = served(conn)
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 150
-    conn.execute("UPDATE vectuned.baseline SET versions = 'PostgreSQL 12, pgvector 0.7.0'")
+    worker = upgrade(conn)
     worker.refresh_all()
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 0
     assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NULL") == 150
@@ -38,7 +43,7 @@ def test_upgrade_replays_searches_again_while_the_same_setting_serves(conn: Conn
     why = one(conn, "SELECT details ->> 'why' FROM vectuned.event WHERE action = 'upgraded'")
     assert why.startswith("PostgreSQL 12, pgvector 0.7.0 became PostgreSQL ")
     # Once is enough.
-    worker.refresh_all()
+    Worker(conn, load_settings(None, {}, {})).refresh_all()
     assert one(conn, "SELECT count(*) FROM vectuned.event WHERE action = 'upgraded'") == 1
     worker.replay_all()
     worker.learn_all()
@@ -47,9 +52,8 @@ def test_upgrade_replays_searches_again_while_the_same_setting_serves(conn: Conn
 
 
 def test_upgrade_without_query_vectors_keeps_the_replays(conn: Connection) -> None:
-    worker = learn(conn)
+    learn(conn)
     conn.execute("UPDATE vectuned.tuned_column SET store_vectors = false")
-    conn.execute("UPDATE vectuned.baseline SET versions = 'PostgreSQL 12, pgvector 0.7.0'")
-    worker.refresh_all()
+    upgrade(conn).refresh_all()
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 150
     assert one(conn, "SELECT first_replay FROM vectuned.baseline") > 150
