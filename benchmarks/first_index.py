@@ -77,7 +77,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
                 "build": {
                     **chosen["build"],
                     "foreseen_seconds": advice["applied"]["forecast_seconds"],
-                    "seconds": built,
+                    "seconds": advice["applied"]["built_seconds"],
                     "foreseen_mb": chosen["mb"],
                     "mb": arena.index_mb(),
                 },
