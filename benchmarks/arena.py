@@ -151,9 +151,8 @@ def _column(conn: psycopg.Connection[Any], data: VectorSet) -> VectorColumn:
 def load_rows(conn: psycopg.Connection[Any], data: VectorSet, console: Console) -> None:
     """Load a set into a new table without a vector index."""
     conn.execute("SET client_min_messages = warning")
-    if conn.execute("SELECT to_regclass('vectuned.tuned_column')").fetchone() != (None,):
-        for _ in tuned_columns(conn):
-            conn.execute("SELECT vectuned.disable(%s::regclass, 'embedding', forget => true)", (RELATION,))
+    for _ in tuned_columns(conn):
+        conn.execute("SELECT vectuned.disable(%s::regclass, 'embedding', forget => true)", (RELATION,))
     conn.execute("DROP SCHEMA IF EXISTS vectuned_bench CASCADE")
     conn.execute("CREATE SCHEMA vectuned_bench")
     conn.execute(

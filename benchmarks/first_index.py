@@ -38,11 +38,12 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
     # Without generous settings for builds: the advisor is to see to these.
     settings = {**SERVER, "maintenance_work_mem": "64MB", **options.get("server", {})}
     with scratch_database(dsn, settings) as conninfo:
+        seconds, _ = _run_command(conninfo, "migrate")
         with open_session(conninfo) as conn:
-            conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
             load_rows(conn, data, console)
             conn.execute("VACUUM ANALYZE vectuned_bench.vectors")
-        seconds, advice = _run_commands(conninfo, data, target, options)
+        advise_seconds, output = _advise(conninfo, data, target, options)
+        advice: dict[str, Any] = json.loads(output)
         (chosen,) = [row for row in advice["candidates"] if row["definition"] == advice["winner"]]
         with open_session(conninfo) as conn:
             worker = Worker(conn, load_settings(None, {}, {}))
@@ -72,7 +73,8 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
                 "server_settings": settings,
                 "heldout": len(contest.heldout),
                 "seed": contest.seed,
-                "commands_seconds": {name: round(each, 1) for name, each in seconds.items()},
+                "migrate_seconds": round(seconds, 1),
+                "advise_seconds": round(advise_seconds, 1),
                 "advised": chosen["statement"],
                 "build": {
                     **chosen["build"],
@@ -96,26 +98,24 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
             }
 
 
-def _run_commands(
-    conninfo: str, data: VectorSet, target: float, options: dict[str, Any]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run both commands as a user does; return the seconds of each and the advisor's report."""
+def _advise(conninfo: str, data: VectorSet, target: float, options: dict[str, Any]) -> tuple[float, str]:
+    """Run the advisor with a file of training queries; return its seconds and its report."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "queries.npy"
         np.save(file, data.training[: int(options.get("queries", 800))])
-        advise = [
+        return _run_command(
+            conninfo,
             *("advise", RELATION, "embedding", "--queries", str(file), "--metric", data.metric),
             *("--target", f"{target}", "--apply", "--json", "--seed", str(options.get("seed", 0))),
             *map(str, options.get("advise", [])),
-        ]
-        seconds: dict[str, float] = {}
-        report: dict[str, Any] = {}
-        for name, arguments in (("migrate", ["migrate"]), ("advise", advise)):
-            began = monotonic()
-            command = [sys.executable, "-m", "vectuned.daemon", *arguments, "--dsn", conninfo]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                raise VectunedError(f"vectuned {name} failed with exit code {done.returncode}: see above.")
-            seconds[name] = monotonic() - began
-            report = json.loads(done.stdout) if name == "advise" else {}
-        return seconds, report
+        )
+
+
+def _run_command(conninfo: str, *arguments: str) -> tuple[float, str]:
+    """Run a command as a user does; return its seconds and what it printed."""
+    began = monotonic()
+    command = [sys.executable, "-m", "vectuned.daemon", *arguments, "--dsn", conninfo]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise VectunedError(f"vectuned {arguments[0]} failed with exit code {done.returncode}: see above.")
+    return monotonic() - began, done.stdout

@@ -330,6 +330,11 @@ def _apply_first(
         )
         return None
     applied["serving"] = tune_and_prove(run, context.settings, asked, console)
+    if not applied["serving"]:
+        console.line(
+            f"{len(asked.vectors)} queries are too few to learn from: the column is tuned, and the daemon or "
+            "`vectuned learn --once` learns once more searches are recorded."
+        )
     for row in applied["serving"]:
         proven = f"proven, at least {row['recall_bound']:.3f}" if row["certified"] else "not proven yet"
         console.line(f"Searches for k up to {row['k_class']} are served at effort {row['effort']}: {proven}.")

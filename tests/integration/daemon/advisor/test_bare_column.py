@@ -215,7 +215,7 @@ def test_advise_within_memory_names_no_larger_index(
         (("items", "embedding", "--on-table"), 2, "--on-table and --drop-old go with a tuned column"),
         (("items", "second"), 2, "yields 0 queries"),
         (("items", "embedding", "--filter", "nothing"), 2, "items has no column nothing to filter by"),
-        (("items", "embedding", "--filter", "id"), 2, "run ANALYZE"),
+        (("items", "embedding", "--filter", "second"), 2, "run ANALYZE"),
         (("other",), 2, 'relation "other" does not exist'),
     ],
 )
