@@ -6,7 +6,9 @@ Answers go to stdout, messages, progress and logs to stderr.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 import psycopg
 
 import vectuned
 from vectuned.config.errors import UsageError, VectunedError, printable
 from vectuned.config.settings import Settings
-from vectuned.daemon.cli.administration import config, migrate, report, run, status
+from vectuned.daemon.cli.administration import completion, config, migrate, report, run, status
 from vectuned.daemon.cli.measuring import advise, benchmark, check, demo, evaluate, observe
 from vectuned.daemon.cli.reasoning import ask, entities, wordnet
 from vectuned.daemon.cli.tuning import adopt, disable, enable, export, import_, learn, recommend, tune
@@ -38,9 +40,18 @@ COMMANDS: Final = tuple(
         *(demo, check, observe, migrate, run, config, status, report),
         *(enable, disable, learn, tune, recommend, adopt, export, import_),
         *(benchmark, evaluate, advise),
-        *(entities, wordnet, ask),
+        *(entities, wordnet, ask, completion),
     )
 )
+
+_EPILOG: Final = """\
+Begin with:
+  vectuned demo                               what it gains; needs no database
+  vectuned check --dsn postgresql://db1/shop  what is wrong with your searches
+  vectuned COMMAND --help                     the arguments, and an example
+
+Exit codes: 0 done, 1 failed, 2 usage, 69 database unavailable,
+78 configuration, 130 interrupted."""
 
 EXIT_FAILED: Final = 1  # any other failure
 EXIT_USAGE: Final = 2  # as argparse
@@ -54,6 +65,7 @@ _LONGEST_ERROR: Final = 10_000
 _USAGE_CLASSES: Final = ("22", "42")
 # SQLSTATE of a right that is missing, which is of class 42 but no fault of the command's arguments.
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
+_UNDEFINED_TABLE: Final = "42P01"  # SQLSTATE
 # SQLSTATE classes: connection exception, and operator intervention.
 _UNAVAILABLE_CLASSES: Final = ("08", "57")
 
@@ -62,15 +74,33 @@ class _TerminatedError(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does: what it was building is cancelled and dropped."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line that names the command to run next."""
+
+    def error(self, message: str) -> NoReturn:
+        """Write the error and exit."""
+        if message.endswith("are required: COMMAND"):
+            message = (
+                "There is no command: `vectuned demo` shows what vectuned gains, `vectuned check` looks at "
+                "your database"
+            )
+        elif match := re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from ", message):
+            near = difflib.get_close_matches(match[1], [command.name for command in COMMANDS], n=1)
+            message = f"There is no command {match[1]}" + (f": did you mean {near[0]}?" if near else "")
+        text = printable(f"{self.prog}: {message}; see `{self.prog} --help`", _LONGEST_ERROR)
+        self.exit(EXIT_USAGE, f"{text}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; `vectuned COMMAND --help` explains each."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vectuned",
         description="A self-learning search tuner for PostgreSQL and pgvector.",
-        epilog="Exit codes: 0 done, 1 failed, 2 usage, 69 database unavailable, 78 configuration.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vectuned {vectuned.__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
     common = _common_parser()
     for command in COMMANDS:
         subparser = subparsers.add_parser(
@@ -87,13 +117,13 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar="NAME",
                 help="the one of [databases.*] of the configuration to use, if there are several",
             )
-        subparser.set_defaults(command=command)
+        subparser.set_defaults(command=command, parser=parser)
     return parser
 
 
-def _common_parser() -> argparse.ArgumentParser:
+def _common_parser() -> _Parser:
     """Return a parser of the arguments that all commands take."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = _Parser(add_help=False)
     configuration = parser.add_argument_group("database and configuration")
     configuration.add_argument(
         "--dsn",
@@ -184,6 +214,8 @@ def _describe_server_error(error: psycopg.Error) -> tuple[str, int]:
         is_internal = message.startswith("permission denied for function _")
         role = "vectuned_daemon" if is_internal else "vectuned_admin"
         hint = f" (it takes a member of the role {role}: see `vectuned migrate --roles`)"
+    elif error.sqlstate == _UNDEFINED_TABLE and not hint:
+        hint = " (name it with its schema; `vectuned check` lists the vector columns of the database)"
     return f"{message}{hint}", _exit_code(error)
 
 

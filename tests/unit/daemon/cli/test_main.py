@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -80,6 +81,41 @@ def test_main_reports_wrong_options_in_one_line_with_an_exit_code(
     assert (returned, out) == (code, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "vectuned: There is no command: `vectuned demo` shows"),
+        (("chek",), "vectuned: There is no command chek: did you mean check?; see `vectuned --help`"),
+        (("xyzzy\x1b[2J",), r"There is no command xyzzy\x1b[2J; see `vectuned --help`"),
+        (("enable",), "are required: relation, column; see `vectuned enable --help`"),
+        (("run", "--no-such"), "unrecognized arguments: --no-such; see `vectuned --help`"),
+        (("completion", "cmd"), "invalid choice: 'cmd'"),
+    ],
+)
+def test_wrong_arguments_get_one_line_that_names_the_next_command(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_help_fits_80_columns_and_says_how_to_begin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) < 80
+    begin = re.findall(r"^  (vectuned .*?)  ", text.partition("Begin with:")[2], flags=re.M)
+    names = [build_parser().parse_args(shlex.split(line)[1:]).name for line in begin if "COMMAND" not in line]
+    assert names == ["demo", "check"]
 
 
 @pytest.mark.parametrize("text", ["x", "=", "seed=1", "learning=1", ""])
