@@ -93,13 +93,13 @@ def read_current(conn: Connection, scope: Scope) -> CurrentSettings:
     )
 
 
-def plan(conn: Connection, role: str | None) -> Adoption:
-    """Choose settings for a role, or with None for the database.
+def plan(conn: Connection, role: str | None, max_effort: int | None = None) -> Adoption:
+    """Choose settings for a role, or with None for the database. `max_effort` caps, beside the columns' own.
 
     Raises UsageError if no statements are known.
     """
     scope = read_scope(conn, role)
-    statements = read_statements(conn)
+    statements = read_statements(conn, max_effort=max_effort)
     if not statements:
         raise UsageError(
             "no statements of applications are known yet: run `vectuned observe` on the server's log, then "
@@ -193,6 +193,7 @@ def figures(proposal: Proposal) -> list[dict[str, Any]]:
             "recall_then": each.then.recall,
             "ms_then": each.then.ms,
             "reaches_target": each.then.proven,
+            "reaches_unproven": each.is_unproven,
             "other_means": each.other_means or None,
         }
         for each in proposal.statements

@@ -27,6 +27,7 @@ ADOPTABLE: Final = (
     "ivfflat.probes",
 )
 MOST_SLOWDOWN: Final = 2.0  # times that a statement at its target may take of what it takes now
+_RECALL_DIGITS: Final = 2  # of unproven recall: less than a hundredth more is not worth more time
 _SCAN_RANKS: Final = {"off": 0.0, "strict_order": 1.0, "relaxed_order": 1.0}
 
 
@@ -63,10 +64,23 @@ class StatementOutlook:
         )
 
     @property
+    def shortfall(self) -> float:
+        """Return by how much the measured recall misses the target; 0 if it is proven, all if unknown."""
+        missing = self.statement.target_recall - (self.then.recall or 0.0)
+        return 0.0 if self.then.proven else max(missing, 0.0)
+
+    @property
+    def is_unproven(self) -> bool:
+        """Say whether the measured recall reaches the target without proving it."""
+        return not self.then.proven and self.shortfall == 0.0
+
+    @property
     def other_means(self) -> str:
         """Say how a statement that settings of a role do not bring to its target can be brought there."""
         if self.then.proven:
             return ""
+        if self.is_unproven:
+            return "its replayed calls reach the target, but do not prove it: record more, and learn again"
         others = [option for option in self.statement.proven if not _adoptable(option)]
         if others:
             return (
@@ -92,7 +106,9 @@ class Proposal:
 
 
 def propose(statements: Sequence[Statement], in_force: Settings) -> Proposal:
-    """Choose the group that brings most calls to their target, and of those the cheapest.
+    """Choose the group that is proven to bring most calls to their target, and of those the cheapest.
+
+    Of calls without a proof the measured recall decides before the time, to a hundredth.
 
     in_force: the values that sessions have now.
     """
@@ -109,22 +125,24 @@ def propose(statements: Sequence[Statement], in_force: Settings) -> Proposal:
                 refused, refused_rank = worse, rank
         elif best_rank is None or rank < best_rank:
             best, best_rank = Proposal(changes, outlooks), rank
-    gains_more = refused_rank is not None and (best_rank is None or refused_rank[0] < best_rank[0])
+    gains_more = refused_rank is not None and (best_rank is None or refused_rank[:2] < best_rank[:2])
     return Proposal(best.changes, best.statements, refused if gains_more else ())
 
 
-def _rank(outlooks: Sequence[StatementOutlook], changes: Settings) -> tuple[float, float, int]:
-    """Order groups: calls not brought to their target, then time, then the number of changes."""
-    missed = sum(max(o.statement.calls, 1) for o in outlooks if not o.then.proven)
-    ms = sum(max(o.statement.calls, 1) * (o.then.ms or 0.0) for o in outlooks)
-    return missed, ms, len(changes)
+def _rank(outlooks: Sequence[StatementOutlook], changes: Settings) -> tuple[float, float, float, int]:
+    """Order groups: calls not proven to reach their target, recall missing, time, number of changes."""
+    weights = [max(o.statement.calls, 1) for o in outlooks]
+    missed = sum(weight for weight, o in zip(weights, outlooks, strict=True) if not o.then.proven)
+    missing = sum(weight * o.shortfall for weight, o in zip(weights, outlooks, strict=True))
+    ms = sum(weight * (o.then.ms or 0.0) for weight, o in zip(weights, outlooks, strict=True))
+    return missed, round(missing / max(sum(weights), 1), _RECALL_DIGITS), ms, len(changes)
 
 
 def _groups(statements: Iterable[Statement], in_force: Settings) -> Iterator[Settings]:
-    """Yield every group of values that some proven path asks for, raised to what is in force."""
+    """Yield every group of values that some measured path asks for, raised to what is in force."""
     values = {name: [value] for name, value in in_force.items()}
     for statement in statements:
-        for option in statement.proven:
+        for option in statement.options:
             if _adoptable(option):
                 for name, value in option.settings.items():
                     known = values.get(name, [])  # none: the server's pgvector does not have it

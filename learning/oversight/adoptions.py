@@ -98,10 +98,17 @@ def _read_recalls(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) -
     calls = fetch_rows(conn, "calls_since_adoption", {**values, "generation": main.generation})
     if row.shape:
         place = other_paths(main.method).index((row.path, row.effort))
-        return _at([call.other_recall for call in calls], place)
+        return _at([_as_planned(call.other_recall, call.takes_index) for call in calls], place)
     effort = int(settings.get("hnsw.ef_search") or settings.get("ivfflat.probes") or 0)
     # The rung at or below it: the settings find no fewer rows than that.
     return _at([call.asked_recall for call in calls], bisect_right(main.rungs, effort) - 1)
+
+
+def _as_planned(recall: Sequence[float] | None, takes_index: Sequence[bool] | None) -> Sequence[float] | None:
+    """Return the recall of a call by path: 1 where the planner ranks what matches, without the index."""
+    if recall is None or takes_index is None:
+        return recall
+    return [found if takes else 1.0 for found, takes in zip(recall, takes_index, strict=True)]
 
 
 def _at(curves: Sequence[Sequence[float] | None], place: int) -> Floats:

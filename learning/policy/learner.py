@@ -127,6 +127,7 @@ def learn(
         seed=options.seed,
         unchanged_classes=unchanged_classes,
         former_target=former_target,
+        max_effort=options.caps.max_effort,
     )
     trim_replays(conn, tuned)
     log.info(

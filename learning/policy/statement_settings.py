@@ -1,7 +1,7 @@
 """The settings that serve the statements of applications, as far as settings can choose an access path.
 
-A statement is sent with one group of settings whatever its values. So a path serves a statement if it is
-proven for all selectivity buckets that the statement's calls fall into, and the cheapest of these does.
+The cheapest group serves that is proven for the calls of a statement on the whole. The client also sends
+cheaper settings for values whose share of matching rows is known; these are proven together.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ from typing import Any, Final
 
 import psycopg
 
-from vectuned.learning.model.scan_settings import (
-    EXACT,
-    Settings,
-    continued_hnsw_settings,
-    continued_ivfflat_settings,
-    hnsw_settings,
-    ivfflat_settings,
-)
+from vectuned.learning.model.scan_settings import Settings
 from vectuned.learning.statistics.demand import Demand
 from vectuned.sql.client.fingerprint import fingerprint, normalize
 from vectuned.sql.rows import execute, fetch_rows
 
+from .condition_paths import condition_options, options_by_share, read_calls
 from .path_option import PathOption
 from .text_paths import text_options
 
@@ -65,7 +59,7 @@ class StatementCalls:
 class Statement:
     """A known statement with the paths that settings can choose for it, the cheapest first.
 
-    `by_bucket` has the same for its calls in each selectivity bucket alone.
+    `by_share` has the path for the calls in each selectivity bucket, proven together.
     """
 
     fingerprint: str
@@ -77,7 +71,7 @@ class Statement:
     target_recall: float
     options: tuple[PathOption, ...] = field(default=())
     as_text: bool = False
-    by_bucket: Mapping[int, tuple[PathOption, ...]] = field(default_factory=dict)
+    by_share: Mapping[int, PathOption] = field(default_factory=dict)
 
     @property
     def proven(self) -> tuple[PathOption, ...]:
@@ -105,13 +99,15 @@ def count_calls(conn: psycopg.Connection[Any], calls: Iterable[StatementCalls]) 
         )
 
 
-def publish_settings(conn: psycopg.Connection[Any], column_id: int | None = None) -> int:
+def publish_settings(
+    conn: psycopg.Connection[Any], column_id: int | None = None, max_effort: int | None = None
+) -> int:
     """Choose and store the settings of the statements of a column, or of all; return how many have some.
 
-    Run it in the transaction of the publish.
+    `max_effort` caps, beside the columns' own. Run it in the transaction of the publish.
     """
     served = 0
-    for group in _by_fingerprint(read_statements(conn, column_id)):
+    for group in _by_fingerprint(read_statements(conn, column_id, max_effort)):
         chosen = choose_settings(group)
         served += len(group) if chosen is not None else 0
         for statement in group:
@@ -124,13 +120,12 @@ def publish_settings(conn: psycopg.Connection[Any], column_id: int | None = None
 
 
 def choose_by_share(statement: Statement, chosen: Settings | None) -> dict[int, Settings]:
-    """Choose the cheapest proven settings for each selectivity bucket, where others than for all."""
-    found: dict[int, Settings] = {}
-    for bucket, options in statement.by_bucket.items():
-        best = min((option for option in options if option.proven), key=lambda o: o.ms, default=None)
-        if best is not None and best.settings != chosen:
-            found[bucket] = sent_settings(best)
-    return found
+    """Return the settings for each selectivity bucket that has others than those for all."""
+    return {
+        bucket: sent_settings(option)
+        for bucket, option in statement.by_share.items()
+        if option.settings != chosen
+    }
 
 
 def choose_settings(statements: Sequence[Statement]) -> Settings | None:
@@ -151,20 +146,22 @@ def choose_settings(statements: Sequence[Statement]) -> Settings | None:
     return settings[min(usable, key=lambda key: (costs[key], key))] if usable else None
 
 
-def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[Statement]:
-    """Read the statements of a column, or of all columns, with what settings can give each."""
+def read_statements(
+    conn: psycopg.Connection[Any], column_id: int | None = None, max_effort: int | None = None
+) -> list[Statement]:
+    """Read the statements of a column, or of all columns, with what settings can give each.
+
+    `max_effort` caps the efforts for conditions, beside the columns' own.
+    """
     rows = fetch_rows(conn, "served_statements", {"column_id": column_id})
     columns = {"column_ids": sorted({row.column_id for row in rows})}
     described = {row.id: row for row in fetch_rows(conn, "statement_columns", columns)}
     plain: dict[tuple[int, int], list[Any]] = defaultdict(list)
     conditional: dict[tuple[int, int, str], list[Any]] = defaultdict(list)
-    buckets: dict[tuple[int, str], dict[int, int]] = defaultdict(dict)
     for row in fetch_rows(conn, "plain_index_paths", columns):
         plain[row.column_id, row.k_class].append(row)
-    for row in fetch_rows(conn, "condition_paths", columns):
+    for row in fetch_rows(conn, "condition_calls", columns):
         conditional[row.column_id, row.k_class, row.shape].append(row)
-    for row in fetch_rows(conn, "condition_buckets", columns):
-        buckets[row.column_id, row.shape][row.bucket] = row.calls
     texts: dict[tuple[str, int, int, str], list[Any]] = defaultdict(list)
     for row in fetch_rows(conn, "text_outcomes", columns):
         texts[row.fingerprint, row.column_id, row.k_class, row.shape].append(row.outcomes)
@@ -172,19 +169,17 @@ def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None)
     for row in rows:
         column = described.get(row.column_id)
         options: list[PathOption] = []
-        by_bucket: dict[int, tuple[PathOption, ...]] = {}
+        by_share: dict[int, PathOption] = {}
         if column is not None and row.as_text:
             demand = Demand(column.target_recall, max_tail=column.max_tail)
             calls = texts[row.fingerprint, row.column_id, row.k_class, row.shape]
             options = text_options(calls, demand)
         elif column is not None and row.shape:
-            paths = conditional[row.column_id, row.k_class, row.shape]
-            calls_by_bucket = buckets[row.column_id, row.shape]
-            options = conditional_options(paths, calls_by_bucket, column)
-            by_bucket = {
-                bucket: tuple(conditional_options(paths, {bucket: count}, column))
-                for bucket, count in calls_by_bucket.items()
-            }
+            replayed = conditional[row.column_id, row.k_class, row.shape]
+            caps = [cap for cap in (max_effort, column.max_effort) if cap]
+            condition_calls = read_calls(replayed, column.method, min(caps, default=None))
+            options = condition_options(condition_calls, column)
+            by_share = options_by_share(condition_calls, column)
         elif column is not None:
             options = plain_options(plain[row.column_id, row.k_class])
         statements.append(
@@ -198,7 +193,7 @@ def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None)
                 column.target_recall if column is not None else 1.0,
                 tuple(sorted(options, key=lambda option: option.ms)),
                 row.as_text,
-                by_bucket,
+                by_share,
             )
         )
     return statements
@@ -229,49 +224,6 @@ def plain_options(paths: Sequence[Any]) -> list[PathOption]:
     ]
 
 
-def conditional_options(
-    paths: Sequence[Any], calls_by_bucket: Mapping[int, int], column: Any
-) -> list[PathOption]:
-    """Return what each path gives a statement with a condition, whose calls fall into some buckets.
-
-    A call in a bucket where a path was not measured counts with recall 0; only exact search needs no proof.
-    """
-    total = sum(calls_by_bucket.values())
-    groups: dict[tuple[str, int | None], list[Any]] = defaultdict(list)
-    for path in paths:
-        if path.bucket in calls_by_bucket:
-            groups[path.access_path, path.effort].append(path)
-    options = []
-    for (name, effort), cells in groups.items():
-        weights = [calls_by_bucket[cell.bucket] for cell in cells]
-        certain = total - sum(weights) if name == "exact" else 0
-        recall = (_weighted(weights, [cell.expected_recall for cell in cells]) + certain) / total
-        bound = (_weighted(weights, [cell.recall_bound for cell in cells]) + certain) / total
-        ms = _weighted(weights, [cell.ms for cell in cells]) / sum(weights)
-        proven = all(cell.proven for cell in cells) and bound >= column.target_recall
-        settings = path_settings(name, effort, cells[0].k_class, column)
-        options.append(PathOption(name, settings, recall, bound, ms, proven, effort))
-    return options
-
-
-def _weighted(weights: Sequence[int], values: Sequence[float | None]) -> float:
-    """Return the sum of values by weight; unknown values count as 0."""
-    return sum(weight * (value or 0.0) for weight, value in zip(weights, values, strict=True))
-
-
-def path_settings(path: str, effort: int | None, k_class: int, column: Any) -> Settings:
-    """Return the settings by which a statement with a condition takes a path, as replays measure it."""
-    if path == "exact":
-        return EXACT
-    if path == "hnsw_continued":
-        return continued_hnsw_settings(effort or 0, k_class)
-    if path == "ivfflat_continued":
-        return continued_ivfflat_settings(effort or 1)
-    if column.method == "ivfflat":
-        return ivfflat_settings(column.default_probes)
-    return hnsw_settings(column.default_ef, k_class)
-
-
 def sent_settings(option: PathOption) -> Settings:
     """Return what a statement is sent with for an option: its settings, and those it was measured with.
 
@@ -280,6 +232,8 @@ def sent_settings(option: PathOption) -> Settings:
     """
     if option.path == "exact":
         return {**option.settings, **_EXACT_PLANNING}
+    if option.path in ("hnsw_continued", "ivfflat_continued"):
+        return {**option.settings, **_FREE_PLANNING}
     if option.path != "planner":
         return option.settings
     scans = {

@@ -72,7 +72,9 @@ class IndexScans:
     bool (n, rungs), the rungs that a filtered scan did not reach because it was ended for its time, before it
     had returned the whole answer; `matches` int64 (n, rungs), rows returned that meet the condition;
     `exact_ms` float64 (n,), NaN without a filter; `other_ms`, milliseconds of the access paths without rungs;
-    `fresh`, where a scan was continued, the place of a rung and the milliseconds of a search by itself there.
+    `takes_index`, whether the planner takes a vector index with the settings of each of these, None where
+    that was not asked; `fresh`, where a scan was continued, the place of a rung and the milliseconds of a
+    search by itself there.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class IndexScans:
         self.matches = np.zeros((count, self._rungs), dtype=np.int64)
         self.exact_ms = np.full(count, np.nan)
         self.other_ms: list[list[float]] = [[] for _ in range(count)]
+        self.takes_index: list[list[bool] | None] = [None] * count
         self.fresh: list[tuple[int, float] | None] = [None] * count
 
     def search(
@@ -180,6 +183,7 @@ class IndexScans:
         distances = np.array(row.other_distances or [], dtype=np.float64)
         self._others[i] = [distances[start:end] for start, end in pairwise([0, *(row.other_counts or [])])]
         self.other_ms[i] = list(row.other_ms or [])
+        self.takes_index[i] = row.takes_index
 
     def _mark_cut_short(self, i: int, reached: int, goal: ScanGoal) -> None:
         """Mark the rungs after the first `reached` if the scan ended before the filtered goal was met."""

@@ -115,6 +115,7 @@ def _replay_rows(
             "exact_ms": float(scans.exact_ms[i]) if filtered else None,
             "other_recall": _other_recall(batch, scans, i),
             "other_ms": scans.other_ms[i] or None,
+            "takes_index": scans.takes_index[i],
             "fresh_place": None if fresh is None else fresh[0],
             "fresh_ms": None if fresh is None else fresh[1],
             "asked_recall": asked[i].tolist() if has_recall[i] else None,

@@ -37,11 +37,12 @@ GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned
 GRANT SELECT, INSERT, UPDATE ON vectuned.adoption TO vectuned_admin;
 GRANT DELETE ON vectuned.condition_share TO vectuned_admin;
 GRANT SELECT (column_id) ON vectuned.condition_share TO vectuned_admin;
+GRANT SELECT (column_id, first_replay) ON vectuned.baseline TO vectuned_admin;
 GRANT UPDATE (settings, by_share, published_at, expected_recall, recall_bound, certified, figures) ON vectuned.statement TO vectuned_admin;
 -- `vectuned report` needs the measurements, but not which search each belongs to.
 GRANT SELECT (replay_no, column_id, replayed_at, generation, k_class, k_classes, probe, recall, blocks, ms, shape, fraction,
-              filtered_recall, matches, exact_ms, other_recall, other_ms, recorded_at, k, asked_recall, asked_filtered_recall,
-              fresh_place, fresh_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
+              filtered_recall, matches, exact_ms, other_recall, other_ms, takes_index, recorded_at, k, asked_recall,
+              asked_filtered_recall, fresh_place, fresh_ms, is_counter_example) ON vectuned.replay TO vectuned_admin;
 GRANT SELECT (check_no, column_id, recorded_at, checked_at, k_class, shape, version, recall, hardness, filter_digest) ON vectuned.recall_check TO vectuned_admin;
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_column, vectuned.tuned_index TO vectuned_admin;
 GRANT INSERT, UPDATE ON vectuned.filter_statistics TO vectuned_admin;

@@ -226,6 +226,7 @@ CREATE TABLE vectuned.replay (
     exact_ms         real,
     other_recall     real[],
     other_ms         real[],
+    takes_index      boolean[],
     asked_recall           real[],
     asked_filtered_recall  real[],
     fresh_place      int,
@@ -249,6 +250,8 @@ COMMENT ON COLUMN vectuned.replay.asked_recall IS
     'recall at the k of the search itself, by rung, where recall is that of each class of k; asked_filtered_recall likewise';
 COMMENT ON COLUMN vectuned.replay.other_recall IS
     'filtered searches: recall at their own k of each access path without rungs (other_paths in learning/policy/filtering.py)';
+COMMENT ON COLUMN vectuned.replay.takes_index IS
+    'whether the planner, free to choose, scans a vector index with the settings of each of these paths; NULL = no statements then';
 COMMENT ON COLUMN vectuned.replay.fresh_place IS
     'continued scans: place in the ladder, from 0, of the rung at which the search was also run by itself';
 COMMENT ON COLUMN vectuned.replay.fresh_ms IS

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from vectuned.config.errors import printable
 from vectuned.daemon.adopt.adopt import Adoption, apply, figures, plan, revert
+from vectuned.daemon.adopt.proposal import StatementOutlook
 from vectuned.daemon.cli.command import Command, Context
 from vectuned.daemon.console import Console
 
@@ -32,7 +33,7 @@ def _run(context: Context) -> None:
         if options.revert:
             _print_reverted(console, *revert(conn, options.role))
             return
-        adoption = plan(conn, options.role)
+        adoption = plan(conn, options.role, context.settings.learning.max_effort or None)
         statements = [
             adoption.scope.compose_change(name, value).as_string(conn)
             for name, value in sorted(adoption.proposal.changes.items())
@@ -64,7 +65,7 @@ def _print_proposal(console: Console, adoption: Adoption, statements: list[str])
         console.line(f"{printable(each.statement.text, _SHOWN)}")
         console.line(
             f"  {each.statement.calls:,} calls; now {_outlook(each.now)}; then {_outlook(each.then)}; "
-            f"target {each.statement.target_recall:g} {'proven' if each.then.proven else 'not reached'}"
+            f"target {each.statement.target_recall:g} {_verdict(each)}"
         )
         if each.other_means:
             console.line(f"  {each.other_means}")
@@ -73,6 +74,12 @@ def _print_proposal(console: Console, adoption: Adoption, statements: list[str])
             f"refused: more effort for the others would slow {printable(each.statement.text, _SHOWN)} "
             f"from {each.now.ms:.2f} to {each.then.ms:.2f} ms"
         )
+
+
+def _verdict(outlook: StatementOutlook) -> str:
+    if outlook.then.proven:
+        return "proven"
+    return "reached, but not proven" if outlook.is_unproven else "not reached"
 
 
 def _outlook(outlook: Any) -> str:

@@ -16,11 +16,15 @@ from tests.integration.framework_helpers import (
     ROLE,
     Application,
     K,
+    category,
     documents,
     held_out,
+    queries,
+    vector_text,
 )
 from tests.pages_helpers import PAGES, Example, examples
 
+from vectuned.daemon.server.installation import find_binaries
 from vectuned.sql.client.snapshot import Snapshot
 
 FOLDER = Path("sql/docs/frameworks")
@@ -50,7 +54,7 @@ def count_ids(found: Sequence[Any]) -> int:
 
 
 def test_every_page_has_a_test() -> None:
-    tested = {"langchain", "llamaindex", "sqlalchemy", "psycopg", "django"}
+    tested = {"langchain", "llamaindex", "sqlalchemy", "psycopg", "django", "shell"}
     assert {page.stem for page in PAGES if page.parent == FOLDER} == tested
 
 
@@ -185,3 +189,37 @@ def test_django_example_finds_what_settings_make_it_find(application: Applicatio
     application.enable("documents")
     assert application.publish_for_sent("<=>") == 1
     assert run() == [K, 1]
+
+
+def test_shell_example_runs(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    application.create_documents()
+    search, learn = blocks("shell", "sh")
+    info = application.conn.info
+    monkeypatch.setenv("PATH", f"{find_binaries().program('psql').parent}:/usr/bin:/bin")
+    for name, value in (("PGHOST", info.host), ("PGPORT", str(info.port)), ("PGDATABASE", info.dbname)):
+        monkeypatch.setenv(name, value)
+
+    def find(vector: str, wanted: str) -> list[str]:
+        done = subprocess.run(
+            ["sh", "-euc", search.text],
+            env={"PATH": f"{find_binaries().program('psql').parent}:/usr/bin:/bin", "PGUSER": ROLE}
+            | {"PGHOST": info.host, "PGPORT": str(info.port), "PGDATABASE": info.dbname}
+            | {"embedding": vector, "category": wanted, "PSQLRC": "/dev/null"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [line.strip() for line in done.stdout.splitlines() if line.strip().isdigit()]
+
+    asked = queries()
+    assert len(find(vector_text(asked[1]), category(1))) < K
+    for query in asked:
+        find(vector_text(query), query.category)
+    application.flush_log()
+    for words in learn.commands:
+        assert words[0] == "vectuned"
+        if words[1] == "observe":
+            words = [*words, str(application.logs)]
+        application.vectuned(*words[1:])
+    assert len(find(vector_text(asked[1]), category(1))) == K

@@ -79,9 +79,12 @@ $$;
 -- until they found k matching rows. counts[n] is where the distances of the n-th end, ms[n] how long it took. They ascend in
 -- effort, and so in time: none is tried once exact search is quicker than the scan before. The statement is plain SQL, so
 -- the planner may take a partial index whose predicate the condition implies.
+-- Settings of a role cannot choose exact search for a statement of an application. If there are such statements, all efforts
+-- are tried that the planner, free to choose, does not sort instead: takes_index[n] says whether it scans a vector index.
+-- Otherwise takes_index is NULL.
 CREATE OR REPLACE FUNCTION vectuned._replay_other_paths(
     c vectuned.tuned_column, i vectuned.tuned_index, query @extschema@.vector, condition text, k int, exact_ms float8,
-    OUT distances float8[], OUT counts int[], OUT ms float8[])
+    OUT distances float8[], OUT counts int[], OUT ms float8[], OUT takes_index boolean[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_sort = on
@@ -99,8 +102,11 @@ DECLARE
     n record;
     path record;
     statement text;
+    plan json;
     started timestamptz;
     path_distances float8[];
+    for_statements constant boolean := EXISTS (
+        SELECT FROM vectuned.statement s WHERE s.column_id = c.id AND s.shape <> '' AND NOT s.as_text);
 BEGIN
     SELECT * INTO f FROM vectuned._fragments(c);
     SELECT * INTO n FROM vectuned._index_fragments(c, i);
@@ -118,20 +124,26 @@ BEGIN
             PERFORM set_config('hnsw.ef_search', greatest(k, c.default_ef)::text, true);
         ELSIF i.method = 'ivfflat' THEN
             PERFORM set_config('ivfflat.iterative_scan', 'relaxed_order', true),
-                    set_config('ivfflat.probes', path.effort::text, true),
-                    set_config('enable_sort', 'off', true);
+                    set_config('ivfflat.probes', path.effort::text, true);
         ELSE
             PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
                     set_config('hnsw.ef_search', greatest(k, path.effort)::text, true),
-                    set_config('hnsw.max_scan_tuples', greatest(20000, 100 * path.effort)::text, true),
-                    set_config('enable_sort', 'off', true);
+                    set_config('hnsw.max_scan_tuples', greatest(20000, 100 * path.effort)::text, true);
+        END IF;
+        IF for_statements THEN
+            PERFORM set_config('enable_sort', 'on', true);
+            EXECUTE concat('EXPLAIN (FORMAT JSON) ', statement) INTO plan USING query, k;
+            takes_index := takes_index || (strpos(plan::text, '"Order By":') > 0);
+        END IF;
+        IF path.effort IS NOT NULL THEN
+            PERFORM set_config('enable_sort', 'off', true);
         END IF;
         started := clock_timestamp();
         EXECUTE statement INTO path_distances USING query, k;
         ms := ms || vectuned._elapsed_ms(started);
         distances := distances || path_distances;
         counts := counts || coalesce(cardinality(distances), 0);
-        EXIT WHEN path.effort IS NOT NULL AND exact_ms < ms[path.number];
+        EXIT WHEN path.effort IS NOT NULL AND exact_ms < ms[path.number] AND takes_index[path.number] IS NOT TRUE;
     END LOOP;
 END
 $$;
@@ -259,7 +271,7 @@ $$;
 --     _replay_restarted. Distances are those of the stored vectors, whatever the index compares; blocks are buffers of the
 --     index.
 --   exact_ms: milliseconds of the exact answer through the filter; measured unless known_exact_ms is given.
---   other_distances, other_counts, other_ms: with `thorough`, of a filtered search; see _replay_other_paths.
+--   other_distances, other_counts, other_ms, takes_index: with `thorough`, of a filtered search; see _replay_other_paths.
 --   fresh_place, fresh_ms: of a continued scan; see _replay_fresh.
 -- Without `goal` the replay goes through every rung. With it, it stops at the first rung that leaves nothing to learn, and
 -- the arrays end there: `goal` rows were seen within the distance `bound`, and of a filtered search also `filter_goal`
@@ -271,7 +283,7 @@ CREATE OR REPLACE FUNCTION vectuned._replay(
     known_exact_ms float8 DEFAULT NULL,
     OUT distances float8[], OUT counts int[], OUT blocks float8[], OUT ms float8[], OUT matched boolean[],
     OUT exact_ms float8, OUT other_distances float8[], OUT other_counts int[], OUT other_ms float8[], OUT entries bigint[],
-    OUT fresh_place int, OUT fresh_ms float8)
+    OUT fresh_place int, OUT fresh_ms float8, OUT takes_index boolean[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
@@ -320,7 +332,7 @@ BEGIN
         exact_ms := vectuned._replay_exact(c, query, condition, k);
     END IF;
     IF filtered AND thorough THEN
-        SELECT o.distances, o.counts, o.ms INTO other_distances, other_counts, other_ms
+        SELECT o.distances, o.counts, o.ms, o.takes_index INTO other_distances, other_counts, other_ms, takes_index
         FROM vectuned._replay_other_paths(c, i, query, condition, k, exact_ms) o;
     END IF;
     PERFORM vectuned._set_page_costs(cheap);

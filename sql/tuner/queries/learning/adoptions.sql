@@ -15,7 +15,7 @@ ORDER BY a.adoption_no, f.fingerprint, f.k_class, f.shape;
 -- name: calls_since_adoption
 -- Replays of calls of a class that were recorded since a time, in order: recall by rung of the main index, and of the paths
 -- without rungs.
-SELECT r.asked_recall, r.other_recall
+SELECT r.asked_recall, r.other_recall, r.takes_index
 FROM vectuned.replay r
 JOIN vectuned.trajectory t ON t.query_id = r.query_id AND t.recorded_at = r.recorded_at AND t.source <> 'function'
 WHERE r.column_id = %(column_id)s AND r.generation = %(generation)s AND r.k_class = %(k_class)s

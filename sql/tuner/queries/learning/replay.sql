@@ -3,7 +3,7 @@
 -- name: replay_search
 -- One search through one index at every rung of effort; vectuned._replay describes the columns.
 SELECT r.distances, r.counts, r.blocks, r.ms, r.matched, r.exact_ms, r.other_distances, r.other_counts, r.other_ms,
-       r.entries, r.fresh_place, r.fresh_ms
+       r.entries, r.fresh_place, r.fresh_ms, r.takes_index
 FROM vectuned._replay(
     %(column_id)s, %(index_no)s, %(query)s, %(rungs)s, %(condition)s, %(k)s, %(depth)s, %(goal)s, %(bound)s,
     %(filter_goal)s, %(filter_bound)s, %(thorough)s, %(exact_ms)s) r;
@@ -51,17 +51,18 @@ SELECT set_config('statement_timeout', %(milliseconds)s, true);
 -- replaced.
 WITH base AS (SELECT b.rows, b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s)
 INSERT INTO vectuned.replay AS o (query_id, column_id, recorded_at, generation, k, k_class, k_classes, probe, recall, blocks, ms,
-                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms,
+                                  shape, fraction, filtered_recall, matches, exact_ms, other_recall, other_ms, takes_index,
                                   asked_recall, asked_filtered_recall, rows, fresh_place, fresh_ms)
 VALUES (%(query_id)s, %(column_id)s, %(recorded_at)s, %(generation)s, %(k)s, %(k_class)s, %(k_classes)s, %(probe)s, %(recall)s,
         %(blocks)s, %(ms)s, %(shape)s, %(fraction)s, %(filtered_recall)s, %(matches)s, %(exact_ms)s,
-        %(other_recall)s, %(other_ms)s, %(asked_recall)s, %(asked_filtered_recall)s,
+        %(other_recall)s, %(other_ms)s, %(takes_index)s, %(asked_recall)s, %(asked_filtered_recall)s,
         (SELECT b.rows FROM base b), %(fresh_place)s, %(fresh_ms)s)
 ON CONFLICT (column_id, query_id, generation) DO UPDATE SET
     replay_no = DEFAULT, replayed_at = now(), k_class = excluded.k_class, k_classes = excluded.k_classes, probe = excluded.probe,
     recall = excluded.recall, blocks = excluded.blocks, ms = excluded.ms, shape = excluded.shape, fraction = excluded.fraction,
     filtered_recall = excluded.filtered_recall, matches = excluded.matches, exact_ms = excluded.exact_ms,
-    other_recall = excluded.other_recall, other_ms = excluded.other_ms, k = excluded.k,
+    other_recall = excluded.other_recall, other_ms = excluded.other_ms, takes_index = excluded.takes_index,
+    k = excluded.k,
     asked_recall = excluded.asked_recall, asked_filtered_recall = excluded.asked_filtered_recall, rows = excluded.rows,
     fresh_place = excluded.fresh_place, fresh_ms = excluded.fresh_ms, is_counter_example = false
 WHERE o.replay_no < (SELECT b.first_replay FROM base b);

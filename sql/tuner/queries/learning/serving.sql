@@ -18,20 +18,22 @@ WHERE %(column_id)s::int IS NULL
    OR s.fingerprint IN (SELECT o.fingerprint FROM vectuned.statement o WHERE o.column_id = %(column_id)s)
 ORDER BY s.fingerprint, s.column_id, s.k_class, s.shape;
 
--- name: condition_buckets
--- How often the replayed calls with each condition fall into each selectivity bucket.
-SELECT r.column_id, r.shape, vectuned._filter_bucket(r.fraction) AS bucket, count(*) AS calls
-FROM vectuned.replay r
-WHERE r.column_id = ANY (%(column_ids)s) AND r.shape IS NOT NULL AND NOT r.is_counter_example
-GROUP BY 1, 2, 3;
-
--- name: condition_paths
--- What the access paths give that settings alone can choose for a statement with a condition.
-SELECT p.column_id, p.k_class, p.shape, p.bucket, p.access_path, p.effort, p.expected_recall, p.recall_bound, p.proven,
-       p.ms, p.samples
-FROM vectuned.measured_path p
-WHERE p.column_id = ANY (%(column_ids)s) AND p.shape IS NOT NULL AND p.import_no IS NULL
-  AND p.access_path IN ('exact', 'hnsw_continued', 'ivfflat_continued', 'planner') AND p.ms IS NOT NULL;
+-- name: condition_calls
+-- Replayed calls with each condition through the main index, in order of time, at most the newest 2,000 of each condition:
+-- what the paths gave that settings alone can choose. None of a table that has changed since, nor from before an alarm.
+SELECT n.column_id, n.k_class, n.shape, n.bucket, n.exact_ms, n.other_recall, n.other_ms, n.takes_index
+FROM (SELECT r.column_id, r.k_class, r.shape, vectuned._filter_bucket(r.fraction) AS bucket, r.exact_ms, r.other_recall, r.other_ms,
+             r.takes_index, r.replay_no,
+             row_number() OVER (PARTITION BY r.column_id, r.k_class, r.shape ORDER BY r.replay_no DESC) AS place
+      FROM (SELECT t.id, vectuned._generation(t.index_relation) AS generation
+            FROM vectuned.tuned_column t WHERE t.id = ANY (%(column_ids)s) OFFSET 0) c
+      JOIN vectuned.replay r ON r.column_id = c.id AND r.generation = c.generation
+      LEFT JOIN vectuned.baseline b ON b.column_id = c.id
+      LEFT JOIN vectuned.promise p ON p.column_id = c.id AND p.k_class = r.k_class AND p.shape = r.shape
+      WHERE r.shape IS NOT NULL AND NOT r.is_counter_example AND r.other_ms IS NOT NULL
+        AND r.replay_no >= greatest(b.first_replay, p.learn_from, 0)) n
+WHERE n.place <= 2000
+ORDER BY n.replay_no;
 
 -- name: forget_condition_shares
 -- Deletes the buckets of values of a column, NULL of all, before publish_condition_shares counts them again.
@@ -68,7 +70,7 @@ WHERE i.column_id = ANY (%(column_ids)s) AND i.form = 'plain' AND i.requires IS 
 
 -- name: statement_columns
 -- What the choice of settings needs to know about columns: targets and the efforts until something was learned.
-SELECT c.id, c.target_recall, c.max_tail, c.default_ef, c.default_probes, i.method
+SELECT c.id, c.target_recall, c.max_tail, c.max_effort, c.default_ef, c.default_probes, i.method
 FROM vectuned.tuned_column c
 JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
 WHERE c.id = ANY (%(column_ids)s);

@@ -15,8 +15,9 @@ from vectuned.daemon.observe.observer import Observer
 from vectuned.daemon.observe.statements import LoggedStatement
 from vectuned.daemon.observe.storage import read_database
 from vectuned.learning.model.scan_settings import EXACT
+from vectuned.learning.policy.filtering import other_paths
 from vectuned.learning.policy.path_option import PathOption
-from vectuned.learning.policy.statement_settings import sent_settings
+from vectuned.learning.policy.statement_settings import publish_settings, sent_settings
 from vectuned.sql.client.snapshot import Snapshot
 
 Connection = psycopg.Connection[Any]
@@ -82,19 +83,25 @@ def test_publish_chooses_exact_search_for_values_that_match_few_rows(conn: Conne
     ]
     observer.add([LoggedStatement(SHOW, values, 1.0, time=NOW) for values in found])
     assert run("learn", "--dsn", database, "--once") == 0
-    paths = conn.execute(
-        "SELECT bucket, access_path, effort, ms FROM vectuned.measured_path WHERE shape IS NOT NULL AND "
-        "(proven OR access_path = 'exact') AND access_path IN ('exact', 'planner', 'hnsw_continued')"
-    ).fetchall()
-    cheapest = {bucket: min((p for p in paths if p[0] == bucket), key=lambda p: p[3]) for bucket, *_ in paths}
+    # Every effort was tried up to one with which the planner ranks the matching rows anyway.
+    tried = (
+        "SELECT DISTINCT cardinality(other_ms), takes_index[cardinality(other_ms)] "
+        "FROM vectuned.replay WHERE other_ms IS NOT NULL"
+    )
+    assert all(count == len(other_paths("hnsw")) or takes is False for count, takes in conn.execute(tried))
+    # What was measured, but for times: exact search is quicker where few rows match.
+    conn.execute(
+        "UPDATE vectuned.replay SET exact_ms = CASE WHEN fraction < 0.1 THEN 0.5 ELSE 50 END, "
+        "other_ms = '{1,2,3,4,5,6,7}', other_recall = '{0.5,1,1,1,1,1,1}', takes_index = '{t,t,t,t,t,t,t}'"
+    )
+    with conn.transaction():
+        assert publish_settings(conn) == 1
     ((settings, by_share),) = conn.execute("SELECT settings, by_share FROM vectuned.statement").fetchall()
-    assert settings is not None
-    for bucket, (_, path, effort, _) in cheapest.items():
-        chosen = (by_share or {}).get(str(bucket), settings)
-        if path == "exact":
-            assert chosen == sent_settings(PathOption("exact", EXACT, 1.0, 1.0, 1.0, True))
-        else:
-            assert chosen.get("hnsw.ef_search") == str(effort or 40)
+    assert (settings["hnsw.ef_search"], settings["hnsw.iterative_scan"]) == ("40", "relaxed_order")
+    assert by_share
+    for bucket, shares in by_share.items():
+        assert int(bucket) > 6
+        assert shares == sent_settings(PathOption("exact", EXACT, 1.0, 1.0, 1.0, True))
 
 
 def test_shares_are_kept_only_where_vectors_are_and_for_readers_of_the_table(

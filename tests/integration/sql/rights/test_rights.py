@@ -54,7 +54,7 @@ TABLES = {
     "vectuned_user": {"SELECT": f"{PUBLISHED} {STATEMENTS}"},
     "vectuned_admin": {
         "SELECT": f"""{PUBLISHED} promises requests event promise job column_failure statement adoption
-            observation condition_share(column_id)
+            observation condition_share(column_id) baseline(column_id,first_replay)
             text_call(column_id,failure,fingerprint,generations,k_class,latency_ms,outcomes,recorded_at,\
 replayed_at,shape,source)
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
@@ -63,7 +63,7 @@ replayed_at,shape,source)
 version)
             replay(asked_filtered_recall,asked_recall,blocks,column_id,exact_ms,filtered_recall,fraction,\
 fresh_ms,fresh_place,generation,is_counter_example,k,k_class,k_classes,matches,ms,other_ms,other_recall,\
-probe,recall,recorded_at,replay_no,replayed_at,shape)""",
+probe,recall,recorded_at,replay_no,replayed_at,shape,takes_index)""",
         "INSERT": "tuned_column tuned_index filter_statistics event adoption",
         "UPDATE": """tuned_column tuned_index filter_statistics adoption
             trajectory(condition,query,replayed_at)

@@ -88,6 +88,25 @@ def test_propose_leaves_the_planner_alone_and_names_other_means() -> None:
     assert "vectuned advise" in propose([unproven], IN_FORCE).statements[0].other_means
 
 
+def test_propose_takes_unproven_settings_by_their_measured_recall() -> None:
+    """As far as settings can: what is measured to be better is proposed, and said to be unproven."""
+    unproven = statement(
+        option(PLANNER, 1.0, 0.47, proven=False),
+        option(CONTINUED, 4.0, 0.93, proven=False),
+        option(DEEP, 9.0, 0.97, proven=False),
+        option(EXACT, 0.5, 1.0),
+    )
+    proposal = propose([unproven], IN_FORCE)
+    assert proposal.changes == DEEP
+    (outlook,) = proposal.statements
+    assert (outlook.then.recall, outlook.then.proven, outlook.is_unproven) == (0.97, False, True)
+    assert "do not prove it" in outlook.other_means
+    # Less than a hundredth more recall is not worth twice the time.
+    near = statement(option(CONTINUED, 4.0, 0.90, proven=False), option(DEEP, 9.0, 0.903, proven=False))
+    assert propose([near], IN_FORCE).changes["hnsw.ef_search"] == "200"
+    assert not propose([near], IN_FORCE).statements[0].is_unproven
+
+
 def test_propose_ignores_settings_that_the_server_does_not_have() -> None:
     old = {"hnsw.ef_search": "40", "ivfflat.probes": "1"}
     assert propose([statement(option(CONTINUED, 4.0))], old).changes == {}

@@ -40,6 +40,7 @@ class Row(NamedTuple):
     entries: list[int] | None
     fresh_place: int | None = None
     fresh_ms: float | None = None
+    takes_index: list[bool] | None = None
 
 
 class Answers:
