@@ -182,7 +182,8 @@ class Bench:
         """Return the arm that searches with vectuned."""
         conn, column = self.session(stack), self.tuned.column
         return pair(
-            prepare_vectuned_arm(conn, column, 0), prepare_vectuned_arm(conn, column, 0, attribute=ATTRIBUTE)
+            prepare_vectuned_arm(conn, column, None),
+            prepare_vectuned_arm(conn, column, None, attribute=ATTRIBUTE),
         )
 
     def race(self, searches_by_arm: dict[str, Search], mixture: Mixture, label: str) -> dict[str, ArmResults]:

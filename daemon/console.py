@@ -82,6 +82,17 @@ class Console:
             yield frame
 
     @contextmanager
+    def step(self, label: str) -> Iterator[None]:
+        """Show on a terminal that work of unknown length goes on, and write a line when it is done."""
+        started = monotonic()
+        if self._err.is_terminal and not self._quiet:
+            with self._err.status(Text(label)):
+                yield
+        else:
+            yield
+        self.say(f"{label}: {monotonic() - started:.1f} s")
+
+    @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show the progress of long work; yields a function that takes the number of items done so far.
 

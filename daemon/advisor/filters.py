@@ -254,7 +254,8 @@ def learn_about_indexes(worker: Worker, tuned: TunedColumn, console: Console) ->
     waiting = worker.count_waiting(tuned)
     with console.progress("replaying through them", waiting) as progress:
         worker.replay(tuned, waiting, progress)
-    worker.learn(tuned)
+    with console.step("learning about them"):
+        worker.learn(tuned)
     return tuned
 
 

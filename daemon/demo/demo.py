@@ -76,8 +76,8 @@ def demo(conninfo: str, settings: Settings, sizes: DemoSizes, console: Console) 
     `vectuned demo --json`.
     """
     began = monotonic()
-    console.say("Reading WordNet's glosses and usage examples.")
-    corpus, embedder = load_wordnet(), StaticEmbedder()
+    with console.step("reading WordNet"):
+        corpus, embedder = load_wordnet(), StaticEmbedder()
     rows, training, heldout = embed_corpus(corpus, embedder, sizes, console)
     filtered_queries = heldout.take(slice(sizes.heldout // 2))
     with psycopg.connect(conninfo, autocommit=True) as admin:
@@ -164,13 +164,16 @@ def _learn_and_compare(
     worker: Worker, tuned: TunedColumn, heldout: DemoQueries, comparison: DemoComparison
 ) -> dict[float, _TargetResult]:
     """Learn for each target, and compare the arms on held-out queries without a filter."""
-    replays = load_replays(worker.conn, tuned, tuned.indexes[0]).sample(K)
-    curve = compute_fixed_curve(replays.recall)
-    truth = exact_neighbors(worker.conn, tuned.column, heldout.vectors, K)
+    console = comparison.console
+    with console.step("finding the exact answers of the held-out queries"):
+        replays = load_replays(worker.conn, tuned, tuned.indexes[0]).sample(K)
+        curve = compute_fixed_curve(replays.recall)
+        truth = exact_neighbors(worker.conn, tuned.column, heldout.vectors, K)
     results = {}
     for target in TARGETS:
         tuned = enable(worker.conn, target=target, sample_rate=_PRODUCTION_SAMPLE_RATE)
-        lesson = _learn_until_settled(worker, tuned)
+        with console.step(f"learning for target {target:g}"):
+            lesson = _learn_until_settled(worker, tuned)
         fixed, served = choose_best_fixed(curve, target), lesson.served[K].policy.fixed_ef
         label = f"held-out, target {target:g}"
         outcomes = comparison.compare_unfiltered(tuned, heldout, truth, fixed, served, label)

@@ -61,11 +61,12 @@ class DemoComparison:
         SQL with the usual settings, and once with the new indexes, which plain SQL may use as well.
         """
         column = tuned.column
-        truth = find_filtered_truth(self.conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
+        with self.console.step("finding the exact answers of the filtered queries"):
+            truth = find_filtered_truth(self.conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
         with ExitStack() as stack:
             arms = {
                 "exact": prepare_exact_arm(self._session(stack), column, ATTRIBUTE),
-                "vectuned": prepare_vectuned_arm(self._session(stack), column, 0, attribute=ATTRIBUTE),
+                "vectuned": prepare_vectuned_arm(self._session(stack), column, None, attribute=ATTRIBUTE),
             }
             if advised:
                 for name, ef, iterative, new_indexes in (
@@ -83,14 +84,15 @@ class DemoComparison:
     def compare_unrelated(self, tuned: TunedColumn, heldout: DemoQueries) -> dict[str, Outcome]:
         """Compare searches with a filter that is unrelated to the query."""
         column = tuned.column
-        truth = find_filtered_truth(self.conn, column, heldout.vectors, K, UNRELATED, heldout.topics)
+        with self.console.step("finding the exact answers of the queries with an unrelated filter"):
+            truth = find_filtered_truth(self.conn, column, heldout.vectors, K, UNRELATED, heldout.topics)
         with ExitStack() as stack:
             arms = {
                 "relaxed": prepare_filtered_arm(
                     self._session(stack), column, UNRELATED, DEFAULT_EF, iterative=True
                 ),
                 "exact": prepare_exact_arm(self._session(stack), column, UNRELATED),
-                "vectuned": prepare_vectuned_arm(self._session(stack), column, 0, attribute=UNRELATED),
+                "vectuned": prepare_vectuned_arm(self._session(stack), column, None, attribute=UNRELATED),
             }
             return self._race(arms, heldout, truth, heldout.topics, "held-out, unrelated filter")
 

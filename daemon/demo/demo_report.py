@@ -27,6 +27,8 @@ _STATEMENTS: Final = 2  # of the advised indexes, which differ only in the categ
 def print_demo(console: Console, result: Mapping[str, Any]) -> None:
     """Print the result of `vectuned demo`; targets are printed in ascending order."""
     targets = sorted(result["targets"], key=float)
+    _print_summary(console, result, targets[0])
+    console.line("\nIn detail:")
     _print_unfiltered(console, result, targets)
     _print_filtered(console, result, targets[0])
     console.line("\nFiltered by a topic that has nothing to do with the query")
@@ -44,6 +46,24 @@ def print_demo(console: Console, result: Mapping[str, Any]) -> None:
         "  vectuned migrate --dsn DSN && vectuned enable --dsn DSN my_table my_vector_column\n"
         "  SELECT id, distance FROM vectuned.search('my_table', $1, 10)  -- in your application\n"
         "  vectuned run --dsn DSN      -- learns as searches come; vectuned status shows what it learned"
+    )
+
+
+def _print_summary(console: Console, result: Mapping[str, Any], target: str) -> None:
+    """Print what an application gets by default, and what it gets from vectuned."""
+    plain, filtered = result["targets"][target], result["filtered"]
+    served = f"vectuned, target {float(target):.2f}"
+    rows = (
+        ("all rows", "pgvector's default", plain["default"]),
+        ("all rows", served, plain["vectuned"]),
+        ("filtered by a category", "pgvector's default, as LangChain sends it", filtered["default"]),
+        ("filtered by a category", f"{served}, with the indexes it advised", filtered["vectuned"]),
+    )
+    console.line(f"\nSearches for {result['corpus']['k']} of {result['corpus']['rows']:,} rows")
+    console.table(
+        ("searches", "settings", *_HEADINGS[2:]),
+        [(searches, settings, *_figures(outcome)) for searches, settings, outcome in rows],
+        left=2,
     )
 
 

@@ -37,18 +37,18 @@ class ArmResults:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of one arm: recall@k, share of queries under 0.8, latencies in ms, its ef_search."""
+    """Figures of one arm: recall@k, share of queries under 0.8, latencies in ms, ef_search if any."""
 
     recall: float
     below_08: float
     mean_ms: float
     p50_ms: float
     p99_ms: float
-    ef_search: int
+    ef_search: int | None
 
     def as_dict(self) -> dict[str, float]:
-        """Return the figures by name, rounded to four decimals."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+        """Return the figures that there are by name, rounded to four decimals."""
+        return {name: round(value, 4) for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Arm:
     conn: psycopg.Connection[Any]
     statement: sql.Composed
     parameters: Callable[[Vector, int, str | None], tuple[Any, ...]]
-    ef_search: int
+    ef_search: int | None
 
     def search(self, query: Vector, k: int, value: str | None) -> list[float]:
         """Return the distances of the rows found."""
@@ -158,11 +158,11 @@ def prepare_filtered_arm(
 def prepare_exact_arm(conn: psycopg.Connection[Any], column: VectorColumn, attribute: str) -> Arm:
     """Prepare exact search over all rows that match, found through the filter's own index."""
     statement = compose_plain(column, attribute, exact=True)
-    return Arm(conn, statement, lambda vector, k, value: (vector, value, k), 0)
+    return Arm(conn, statement, lambda vector, k, value: (vector, value, k), None)
 
 
 def prepare_vectuned_arm(
-    conn: psycopg.Connection[Any], column: VectorColumn, ef: int, *, attribute: str | None = None
+    conn: psycopg.Connection[Any], column: VectorColumn, ef: int | None, *, attribute: str | None = None
 ) -> Arm:
     """Prepare vectuned.search, with a filter on `attribute` if there is one."""
     relation = sql.Literal(sql.Identifier(column.schema, column.table).as_string(conn))
@@ -244,7 +244,7 @@ def compare_arms(
     return {name: _summarize(results[name], truth, k, arm.ef_search) for name, arm in arms.items()}
 
 
-def _summarize(results: ArmResults, truth: Truth, k: int, ef: int) -> Outcome:
+def _summarize(results: ArmResults, truth: Truth, k: int, ef: int | None) -> Outcome:
     recall, millis = recall_at_k(results.distances, truth, k), results.millis
     p50, p99 = np.quantile(millis, [0.5, 0.99])
     return Outcome(
