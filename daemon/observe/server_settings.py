@@ -48,6 +48,11 @@ class ServerLogging:
             or self.values.get("log_statement") == "all"
         )
 
+    @property
+    def collects(self) -> bool:
+        """Say whether the server keeps files of its log, which can be read through it."""
+        return self.values.get("logging_collector") != "off"
+
     def missing(self) -> dict[str, str]:
         """Return the settings that are missing, with the values to give them."""
         wanted: dict[str, str] = {}

@@ -59,9 +59,18 @@ def _run(context: Context) -> None:
         observer = Observer(conn, database, enables=options.enable)
         damaged = _observe(conn, context, observer, logging)
         observer.save_counts(damaged)
+        version = conn.info.server_version // 10_000
     if console.as_json:
         console.document(_as_dict(observer, logging, database.name, damaged))
     _print(console, observer, logging, database.name, damaged, is_installed=database.is_installed)
+    if not options.files and not logging.collects:
+        console.line(
+            "The server keeps no log files of its own (logging_collector = off), so none were read: name the "
+            "file that its output goes to, on Debian and Ubuntu\n"
+            f"    vectuned observe /var/log/postgresql/postgresql-{version}-main.log"
+        )
+    elif not observer.statements:
+        console.line("No statement was found: run the application for a while, then this command again.")
 
 
 def _observe(conn: Connection, context: Context, observer: Observer, logging: ServerLogging) -> int:

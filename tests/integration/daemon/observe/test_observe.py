@@ -302,3 +302,20 @@ def test_search_path_of_a_role_is_used(conn: Connection) -> None:
     finally:
         conn.execute(raw(f"ALTER ROLE shopper IN DATABASE {conn.info.dbname} RESET ALL"))
         conn.execute("DROP ROLE shopper")
+
+
+def test_observe_that_finds_nothing_says_what_to_do(
+    plain_conn: Connection, plain_database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not ServerLogging.read(plain_conn).collects
+    assert main(["observe", "--dsn", plain_database]) == 0
+    out = capsys.readouterr().out
+    version = plain_conn.info.server_version // 10_000
+    assert "logging_collector = off" in out
+    assert f"vectuned observe /var/log/postgresql/postgresql-{version}-main.log" in out
+    log = tmp_path / "postgres.log"
+    log.touch()
+    assert main(["observe", "--dsn", plain_database, str(log)]) == 0
+    out = capsys.readouterr().out
+    assert "No statement was found: run the application for a while" in out
+    assert "logging_collector" not in out
