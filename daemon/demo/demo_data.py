@@ -122,7 +122,8 @@ def load_table(conn: psycopg.Connection[Any], corpus: Corpus, rows: Singles, con
                 progress(number)
     for attribute in (ATTRIBUTE, UNRELATED):
         conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(table, sql.Identifier(attribute)))
-    conn.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
+    with console.step("VACUUM ANALYZE"):
+        conn.execute(sql.SQL("VACUUM ANALYZE {}").format(table))
 
 
 def build_index(
@@ -140,9 +141,10 @@ def build_index(
     table, index = sql.Identifier(SCHEMA, TABLE), sql.Identifier(INDEX)
     operators = sql.Identifier(fetch_value(conn, "adopt_extension_schema"), "vector_cosine_ops")
     server = read_build_server(conn, limits)
-    builds = time_sample_builds(
-        conn, server, (SCHEMA, TABLE), "embedding", operators, _INDEX, rows, dimensions
-    )
+    with console.step("timing builds of a sample"):
+        builds = time_sample_builds(
+            conn, server, (SCHEMA, TABLE), "embedding", operators, _INDEX, rows, dimensions
+        )
     plan = plan_build(server, _INDEX, rows, dimensions, builds=builds)
     announce(plan, console)
     statement = queries()["demo_index"].format(index=index, table=table)
