@@ -39,6 +39,8 @@ class Policy:
 
     `recall_bound` is the lower bound proven for the mean recall, and `tail_bound` the upper bound for the
     `tail`, the share of searches with a recall under 0.8; both None where no replay says anything about it.
+    `asked_effort` is the setting that the mean of the replays asks for, without the margin of a proof; None
+    where that is not known.
     """
 
     k_class: int
@@ -57,6 +59,7 @@ class Policy:
     rungs: tuple[int, ...] = ladder.RUNGS
     tail: float | None = None
     tail_bound: float | None = None
+    asked_effort: int | None = None
 
     @property
     def access_path(self) -> AccessPath:

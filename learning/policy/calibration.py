@@ -227,6 +227,7 @@ def find_fixed_policy(
         index_no=None if index is None else index.number,
         method=method,
         rungs=rungs,
+        asked_effort=int(settings[guess]) if len(sample) else None,
     )
     effort = np.atleast_1d(ladder.position_of(setting, rungs))
     if policy.certified and safe is not None:
@@ -333,6 +334,7 @@ def extrapolate_policy(learned: Sequence[Policy], k: int, limits: EffortLimits =
         tail_bound=None,
         certified=False,
         samples=0,
+        asked_effort=None,
         reason=f"no search for so many rows was replayed: ef_search {ef} follows from what up to "
         f"{largest.k_class} rows take{limited}",
     )

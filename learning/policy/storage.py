@@ -57,6 +57,7 @@ def _policy(row: Any, *, waiting: bool) -> Policy:
         rungs=RUNGS if row.rungs is None else tuple(row.rungs),
         tail=row.tail,
         tail_bound=row.tail_bound,
+        asked_effort=row.asked_effort,
     )
 
 
@@ -100,6 +101,7 @@ def insert_class(
         "samples": policy.samples,
         "target_recall": policy.target_recall,
         "reason": policy.reason,
+        "asked_effort": policy.asked_effort,
         "saving": saving,
         "probe_ef": signature.probe_ef if signature else None,
         "center": signature.center.tolist() if signature else None,

@@ -298,6 +298,7 @@ CREATE TABLE vectuned.bank (
     reach            float8 CHECK (reach >= 0 AND reach < 'Infinity'),
     saving           float8,
     reason           text NOT NULL,
+    asked_effort     int CHECK (asked_effort > 0),
     learned_effort   int,
     learned_rows     float8,
     import_no        bigint REFERENCES vectuned.imported ON DELETE SET NULL,
@@ -311,6 +312,8 @@ COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL = the main index, tuned_column
 COMMENT ON COLUMN vectuned.bank.tail IS 'share of replays with a recall under 0.8';
 COMMENT ON COLUMN vectuned.bank.tail_bound IS 'upper bound of tail with 95 % confidence';
 COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL = learned here';
+COMMENT ON COLUMN vectuned.bank.asked_effort IS
+    'ef_search or probes that the mean of the replays asks for, without the margin of a proof; NULL = not known';
 COMMENT ON COLUMN vectuned.bank.learned_effort IS
     'ef_search or probes as published, if the class has fallen back since: every fall back starts from it; NULL = has not';
 COMMENT ON COLUMN vectuned.bank.learned_rows IS 'number of rows of the table that learned_effort was published for';

@@ -115,15 +115,18 @@ BEGIN
 END
 $$;
 
--- The effort to serve after falling back: the published one, times the table's growth since to a power and, after an alarm,
--- twice that. At most p_highest, but never less than serves now. NULL for an access path without an effort.
+-- The effort to serve after falling back: the published one, or after an alarm twice what the mean of the replays asked for,
+-- though 1.4 to 2 times the published one; times the table's growth since to a power. At most p_highest, but never less than
+-- serves now. NULL for an access path without an effort.
 CREATE OR REPLACE FUNCTION vectuned._fallback_effort(
-    serves int, published int, growth float8, p_power float8, p_alarm boolean, p_highest int)
+    serves int, published int, asked int, growth float8, p_power float8, p_alarm boolean, p_highest int)
 RETURNS int
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN published IS NOT NULL THEN greatest(serves, least(
-    ceil(published * greatest(coalesce(growth, 1), 1) ^ p_power * CASE WHEN p_alarm THEN 2 ELSE 1 END - 1e-6), p_highest)) END::int;
+    ceil(CASE WHEN p_alarm THEN least(greatest(1.4 * published, 2 * coalesce(asked, published)), 2 * published) ELSE published END
+         * greatest(coalesce(growth, 1), 1) ^ p_power - 1e-6),
+    p_highest)) END::int;
 
 -- Stops relying on what was learned until vectuned has learned again. p_k_class and p_shape limit it to one class (shape '' for
 -- searches without a filter); NULL means all. Nothing counts as proven any more, and efforts become _fallback_effort: they start
@@ -151,7 +154,7 @@ BEGIN
         reason = format('%s; %s %s serves until it is learned again', p_why,
                         CASE f.method WHEN 'hnsw' THEN 'ef_search' ELSE 'probes' END, f.effort)
     FROM (SELECT o.k_class, n.method, n.published, n.rows, vectuned._fallback_effort(
-                     n.serves, n.published, rows_now / n.rows, p_power, p_alarm,
+                     n.serves, n.published, o.asked_effort, rows_now / n.rows, p_power, p_alarm,
                      least(CASE n.method WHEN 'hnsw' THEN 1000 ELSE 32768 END, CASE WHEN p_max_effort > 0 THEN greatest(p_max_effort, n.least) END,
                            (SELECT floor(m.effort * p_max_ms / nullif(m.ms, 0)) FROM vectuned.measured_path m
                             WHERE m.column_id = o.column_id AND m.k_class = o.k_class AND m.shape IS NULL
@@ -170,7 +173,7 @@ BEGIN
         effort = CASE WHEN m.serves THEN f.effort ELSE m.effort END, learned_effort = f.published, learned_rows = f.rows,
         proven = m.access_path = 'exact', fell_back = true
     FROM (SELECT o.path_no, n.published, n.rows,
-                 vectuned._fallback_effort(o.effort, n.published, rows_now / n.rows, p_power, p_alarm, least(
+                 vectuned._fallback_effort(o.effort, n.published, NULL, rows_now / n.rows, p_power, p_alarm, least(
                      CASE WHEN o.access_path LIKE 'ivfflat%' THEN 32768 ELSE 1000 END, CASE WHEN p_max_effort > 0 THEN greatest(p_max_effort, o.k_class) END)) AS effort,
                  p_alarm AND EXISTS (
                      SELECT FROM vectuned.measured_path e JOIN vectuned.measured_path s USING (column_id, k_class, shape, bucket)

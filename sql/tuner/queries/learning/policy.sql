@@ -96,7 +96,7 @@ SELECT vectuned._refresh_statistics(%(column_id)s);
 -- The bank by class of k, each with its patterns as arrays. One statement, so that a publish by another session cannot mix
 -- two banks.
 SELECT b.k_class, b.version, b.generation, b.access_path, b.index_no, b.ef_search, b.probes, b.rungs, b.expected_recall, b.recall_bound, b.tail, b.tail_bound,
-       b.certified, b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, p.*
+       b.certified, b.samples, b.target_recall, b.probe_ef, b.center, b.weights, b.reach, b.saving, b.reason, b.asked_effort, p.*
 FROM vectuned.bank b
 CROSS JOIN LATERAL (
     SELECT array_agg(t.centroid::real[] ORDER BY t.pattern_no) AS centroids,
@@ -123,10 +123,10 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_clas
 -- Adds one class of k to the bank.
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
                            rungs, expected_recall, recall_bound, tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights,
-                           reach, saving, reason)
+                           reach, saving, reason, asked_effort)
 VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
         %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(tail)s, %(tail_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s,
-        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s);
+        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s, %(asked_effort)s);
 
 -- name: insert_pattern
 -- Adds one pattern to a class of the bank; it keeps the date of birth that it inherited.

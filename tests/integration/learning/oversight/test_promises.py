@@ -396,6 +396,16 @@ def bank(conn: Connection) -> dict[int, tuple[int, bool]]:
     return {k: (ef, certified) for k, ef, certified in rows}
 
 
+def after_alarm(conn: Connection, k_class: int) -> int:
+    """Return the ef_search after an alarm: twice what replays ask for, within 1.4 to 2 times what serves."""
+    row = conn.execute(
+        "SELECT ef_search, asked_effort FROM vectuned.bank WHERE k_class = %s", (k_class,)
+    ).fetchone()
+    assert row is not None
+    published, asked = int(row[0]), int(row[1])
+    return min(max(math.ceil(1.4 * published - 1e-6), 2 * asked), 2 * published)
+
+
 def test_detect_table_change_raises_effort_once_by_the_total_growth(conn: Connection, worker: Worker) -> None:
     before, _ = served(conn)
     replays = one(conn, "SELECT count(*) FROM vectuned.replay")
@@ -419,10 +429,11 @@ def test_detect_table_change_raises_effort_once_by_the_total_growth(conn: Connec
 
 def test_check_promises_doubles_the_effort_once_up_to_the_cap(conn: Connection, worker: Worker) -> None:
     before, _ = served(conn)
+    raised = after_alarm(conn, 10)
     fail(worker, k_class=10)
-    assert served(conn) == (2 * before, False)
+    assert served(conn) == (raised, False)
     fail(worker, k_class=10)
-    assert served(conn) == (2 * before, False)
+    assert served(conn) == (raised, False)
     assert actions(conn) == ["publish", "alarm", "alarm"]
     conn.execute(
         "UPDATE vectuned.bank SET ef_search = %s, learned_effort = NULL WHERE k_class = 10", (before,)
@@ -438,12 +449,13 @@ def test_check_promises_doubles_the_effort_once_up_to_the_cap(conn: Connection, 
 def test_check_promises_takes_evidence_from_the_alarmed_class_only(conn: Connection, worker: Worker) -> None:
     before = bank(conn)
     assert before[10][1]  # nothing is proven of the classes that no search belongs to
+    raised = after_alarm(conn, 1)
     fail(worker, k_class=1)
-    assert bank(conn) == {**before, 1: (2 * before[1][0], False)}
+    assert bank(conn) == {**before, 1: (raised, False)}
     ask(worker, 30, seed=80, k=1)
     worker.learn_all()
     after = bank(conn)
-    assert after[1] == (2 * before[1][0], False)  # 30 replays are no evidence yet
+    assert after[1] == (raised, False)  # 30 replays are no evidence yet
     for k in (3, 10, 30, 100):
         assert after[k][1] == before[k][1]
         assert after[k][0] <= 1.2 * before[k][0]
