@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from psycopg.conninfo import make_conninfo
 from tests.integration.daemon_helpers import Daemon
-from tests.integration.embedded_helpers import eventually
+from tests.integration.embedded_helpers import PACKAGE, eventually
 from tests.integration.table_helpers import Connection
 
 from vectuned.config.errors import UsageError
@@ -138,14 +143,19 @@ def test_report_page_is_rendered_once_for_many_readers(
 
 
 def test_server_ends_a_client_that_sends_nothing(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web._Handler, "timeout", 0.2)
-    with serving(conn) as port, socket.create_connection(("127.0.0.1", port), timeout=300) as silent:
-        silent.sendall(b"GET / HTT")
-        assert silent.recv(1) == b""
+    with serving(conn) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(web._Handler, "timeout", 0.2)
+            with socket.create_connection(("127.0.0.1", port), timeout=300) as silent:
+                silent.sendall(b"GET / HTT")
+                assert silent.recv(1) == b""
         assert request(port)[0] == 200
 
 
-def test_server_turns_away_more_requests_than_it_has_threads_for(conn: Connection) -> None:
+def test_server_turns_away_more_requests_than_it_has_threads_for(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web._Handler, "timeout", 300)  # seconds: the idle ones keep their threads
     with serving(conn) as port:
         idle = [socket.create_connection(("127.0.0.1", port), timeout=300) for _ in range(web._MOST_REQUESTS)]
         try:
@@ -179,31 +189,32 @@ def test_report_command_refuses_what_is_no_address(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
 def test_report_command_serves_until_it_is_ended(conn: Connection, ends: signal.Signals) -> None:
-    program = ("-u", "-m", "vectuned.daemon", "report")
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = chosen.getsockname()[1]
-    listen = f"127.0.0.1:{port}"
-    with Daemon("--dsn", conn.info.dsn, "--serve", listen, program=program) as command:
-        assert eventually(lambda: _answers(port), seconds=120)
-        command.process.send_signal(ends)
-        assert command.process.wait(120) == 0, command.log
-        assert "Traceback" not in command.log
-
-
-def _answers(port: int) -> bool:
-    try:
-        return request(port)[0] == 200
-    except ConnectionError:
-        return False
+    arguments = ("report", "--dsn", conn.info.dsn, "--serve", "127.0.0.1:0", "--json")
+    with subprocess.Popen(
+        [sys.executable, "-m", "vectuned.daemon", *arguments],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        try:
+            assert command.stdout is not None
+            url = json.loads(command.stdout.readline())["url"]
+            assert request(int(url.rpartition(":")[2].strip("/")))[0] == 200
+            command.send_signal(ends)
+            _, err = command.communicate(timeout=300)
+        finally:
+            command.kill()
+    assert (command.returncode, err) == (0, "")
 
 
 @pytest.mark.parametrize("report", [True, False])
 def test_daemon_serves_the_report_beside_its_metrics_if_it_is_told_to(conn: Connection, report: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = chosen.getsockname()[1]
-    listen = f"127.0.0.1:{port}"
-    with Daemon("--dsn", conn.info.dsn, metrics__listen=listen, metrics__report=report) as daemon:
-        daemon.logs(f"metrics at http://127.0.0.1:{port}/metrics")
+    with Daemon("--dsn", conn.info.dsn, metrics__listen="127.0.0.1:0", metrics__report=report) as daemon:
+        daemon.logs("/metrics")
+        match = re.search(r"metrics at http://127\.0\.0\.1:(\d+)/metrics", daemon.log)
+        assert match is not None, daemon.log
+        port = int(match[1])
         assert "vectuned_up" in request(port, "/metrics")[2]
         status, _, text = request(port)
         assert status == (200 if report else 404)
