@@ -148,3 +148,16 @@ def test_older_store_with_an_index_is_served_what_is_published(application: Appl
         assert tuple(conn.execute(text(IN_FORCE)).one()) == DEFAULTS
     store._engine.dispose()
     assert snapshot.counters.tuned == HELD_OUT
+
+
+def test_older_store_with_an_index_is_learned_from_and_served(application: Application) -> None:
+    store = create_older_store(application, DIMENSIONS)
+    application.conn.execute("VACUUM ANALYZE")
+    came = judge(lambda query: find_older(store, query), held_out())
+    seen = application.learn_from(lambda query: find_older(store, query))
+    # A join, so it is replayed as it was sent.
+    assert [kind["as_text"] for kind in seen["searches"]] == [True]
+    check_learned(application, seen, "public.langchain_pg_embedding")
+    snapshot = client.tune(store, snapshot=Snapshot())
+    check_served(came, judge(lambda query: find_older(store, query), held_out()), snapshot)
+    store._engine.dispose()

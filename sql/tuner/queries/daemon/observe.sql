@@ -45,7 +45,7 @@ ORDER BY s.setrole, s.setdatabase DESC;
 
 -- name: observed_columns
 -- The tuned columns that calls are stored of.
-SELECT c.id, c.relation::oid::bigint AS relation, format('%%s.%%s', c.relation_schema, c.relation_name) AS table,
+SELECT c.id, c.relation::oid::bigint AS relation, concat(c.relation_schema, '.', c.relation_name) AS table,
        c.column_name::text AS column, c.metric, c.dimensions
 FROM vectuned.tuned_column c WHERE c.enabled;
 
