@@ -26,18 +26,20 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._home, vectuned._key_columns, vectuned._live, vectuned._missing_part, vectuned._outdated, vectuned._vector_indexes,
     vectuned._marker, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
-    vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned.search,
-    vectuned.record_statements, vectuned.condition_shares, vectuned.search_rows, vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
+    vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned._apply_checked,
+    vectuned._main_effort, vectuned._set_effort, vectuned._continue_scans,
+    vectuned.record_statements, vectuned.condition_shares, vectuned._search_page, vectuned._check_page, vectuned._nearest_thousand,
+    vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
     TO PUBLIC;
 
--- The REVOKE above also took the grants on the generated functions of tuned columns: grant these again.
+-- The functions with several signatures, and those generated for tuned columns, whose grants the REVOKE above took.
 DO $$
 DECLARE
     generated regprocedure;
 BEGIN
     FOR generated IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^_(search|filtered)_[0-9]+$'
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered)_[0-9]+)$'
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', generated);
     END LOOP;

@@ -3,6 +3,9 @@
 
 CREATE SCHEMA IF NOT EXISTS vectuned;
 
+-- A table, as an argument of functions that PostgreSQL should choose only if no other fits: see typed_search.sql.
+CREATE DOMAIN vectuned.table_name AS regclass;
+
 CREATE TABLE vectuned.migration (
     name        text PRIMARY KEY,
     applied_at  timestamptz NOT NULL DEFAULT now()
@@ -349,6 +352,7 @@ CREATE TABLE vectuned.measured_path (
     CHECK ((shape IS NULL) = (bucket IS NULL))
 );
 CREATE INDEX measured_path_served ON vectuned.measured_path (column_id, k_class, shape) WHERE serves;
+CREATE INDEX measured_path_unfiltered ON vectuned.measured_path (column_id, k_class) WHERE shape IS NULL;
 COMMENT ON COLUMN vectuned.measured_path.shape IS
     'filtered searches: columns and operators of the filter, without its values';
 COMMENT ON COLUMN vectuned.measured_path.bucket IS

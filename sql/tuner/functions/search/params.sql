@@ -2,7 +2,7 @@
 
 -- The search parameters that vectuned.search would use, and why. It runs the probe, but not the search.
 CREATE OR REPLACE FUNCTION vectuned.params(
-    relation regclass, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
+    relation regclass, query @extschema@.vector, k bigint DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL,
     OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
     OUT reason text, OUT index regclass)
@@ -17,7 +17,7 @@ $$;
 
 -- The same, given the search_path of the caller, which the probe of the table sees.
 CREATE OR REPLACE FUNCTION vectuned._params(
-    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name, caller_path text,
+    relation regclass, query @extschema@.vector, k bigint, filter jsonb, column_name name, caller_path text,
     OUT access_path text, OUT ef_search int, OUT probes int, OUT expected_recall float8, OUT confidence float8,
     OUT reason text, OUT index regclass)
 LANGUAGE plpgsql STABLE
@@ -32,13 +32,13 @@ BEGIN
     SELECT * INTO f FROM vectuned._compile_filter(c.id, c.relation, filter) WHERE filter IS NOT NULL;
     IF generated IS NULL THEN
         SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
-        FROM vectuned._changed_params(c, k, CASE WHEN f.condition IS NOT NULL THEN f.fraction END) p;
+        FROM vectuned._changed_params(c, k::int, CASE WHEN f.condition IS NOT NULL THEN f.fraction END) p;
     ELSIF f.condition IS NULL THEN
         SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
-        FROM vectuned._unfiltered_params(c, query, k, caller_path) p;
+        FROM vectuned._unfiltered_params(c, query, k::int, caller_path) p;
     ELSE
         SELECT p.* INTO access_path, ef_search, probes, expected_recall, confidence, reason, index
-        FROM vectuned._filtered_params(c, k, filter, f.shape, f.fraction) p;
+        FROM vectuned._filtered_params(c, k::int, filter, f.shape, f.fraction) p;
     END IF;
     IF generated IS NOT NULL AND vectuned._added_index(c) IS NOT NULL THEN
         reason := reason || format('; but the planner may choose the new index %s until the next refresh', vectuned._added_index(c));
@@ -237,36 +237,5 @@ BEGIN
     PERFORM set_config('search_path', caller_path, true);
     EXECUTE statement INTO distances USING query;
     RETURN distances;
-END
-$$;
-
--- Returns the query vector unchanged and sets the learned effort for the rest of the transaction, so that
--- ORDER BY embedding <=> (SELECT vectuned.apply('items', $1, 10)) LIMIT 10 searches with it.
-CREATE OR REPLACE FUNCTION vectuned.apply(
-    relation regclass, query @extschema@.vector, k int DEFAULT 10, column_name name DEFAULT NULL)
-RETURNS @extschema@.vector
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_variable
-DECLARE
-    c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
-    effort record;
-    learned int;
-BEGIN
-    PERFORM vectuned._check_query(c, query, k);
-    SELECT * INTO effort FROM vectuned._default_effort(c);
-    -- The calling statement orders by the column itself, so only what was learned about the main index applies.
-    learned := coalesce(
-        (SELECT p.effort FROM vectuned.measured_path p
-         WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(k) AND p.bucket IS NULL AND p.index_no = effort.index_no),
-        (SELECT coalesce(b.ef_search, b.probes) FROM vectuned.bank b
-         WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k) AND coalesce(b.index_no, effort.index_no) = effort.index_no));
-    IF effort.probes IS NULL THEN
-        PERFORM set_config('hnsw.ef_search', least(greatest(coalesce(learned, effort.ef_search), k), 1000)::text, true);
-    ELSE
-        PERFORM set_config('ivfflat.probes', coalesce(learned, effort.probes)::text, true);
-    END IF;
-    RETURN (query);
 END
 $$;

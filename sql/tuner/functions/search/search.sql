@@ -18,9 +18,9 @@ BEGIN
         SELECT c.relation::oid AS relation, string_agg(format(
             'IF relation OPERATOR(pg_catalog.=) %1$L::pg_catalog.oid AND (%2$scolumn_name OPERATOR(pg_catalog.=) %3$L) '
             'AND k OPERATOR(pg_catalog.>=) 1 AND k OPERATOR(pg_catalog.<=) 1000 '
-            'AND @extschema@.vector_dims(query) OPERATOR(pg_catalog.=) %4$s AND %5$s '
-            'THEN IF filter IS NULL THEN RETURN QUERY SELECT s.* FROM vectuned.%6$I(query, k) s; '
-            'ELSE RETURN QUERY SELECT s.* FROM vectuned.%7$I(query, k, filter) s; END IF; RETURN; END IF;',
+            'AND @extschema@.vector_dims(query) OPERATOR(pg_catalog.=) %4$s AND skip IS NULL AND max_distance IS NULL AND %5$s '
+            'THEN IF filter IS NULL THEN RETURN QUERY SELECT s.* FROM vectuned.%6$I(query, k::pg_catalog.int4) s; '
+            'ELSE RETURN QUERY SELECT s.* FROM vectuned.%7$I(query, k::pg_catalog.int4, filter) s; END IF; RETURN; END IF;',
             c.relation::oid, CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END, c.column_name, c.dimensions, n.names,
             '_search_' || c.id, '_filtered_' || c.id), E'\n' ORDER BY c.id) AS branches
         FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone
@@ -36,8 +36,8 @@ BEGIN
 
     EXECUTE format($search$
 CREATE OR REPLACE FUNCTION vectuned.search(
-    relation regclass, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
-    column_name name DEFAULT NULL)
+    relation regclass, query @extschema@.vector, k bigint DEFAULT 10, filter jsonb DEFAULT NULL,
+    column_name name DEFAULT NULL, skip bigint DEFAULT NULL, max_distance float8 DEFAULT NULL)
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
 AS %L
@@ -45,7 +45,11 @@ $search$, format($body$
 #variable_conflict use_variable
 BEGIN
     %s
-    RETURN QUERY SELECT f.* FROM vectuned._search_fallback(relation, query, k, filter, column_name) f;
+    IF skip IS NULL AND max_distance IS NULL THEN
+        RETURN QUERY SELECT f.* FROM vectuned._search_fallback(relation, query, k, filter, column_name) f;
+    ELSE
+        RETURN QUERY SELECT p.* FROM vectuned._search_page(relation, query, k, filter, column_name, skip, max_distance) p;
+    END IF;
 END
 $body$, coalesce(vectuned._dispatch_tree(relations, branches, 1, cardinality(relations)), 'NULL;')));
 END
@@ -71,7 +75,7 @@ $$;
 -- The slow path of a search: checks every argument and calls the generated function. If that no longer fits the table,
 -- _search_changed answers.
 CREATE OR REPLACE FUNCTION vectuned._search_fallback(
-    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name,
+    relation regclass, query @extschema@.vector, k bigint, filter jsonb, column_name name,
     caller_path text DEFAULT pg_catalog.current_setting('search_path'))
 RETURNS TABLE (id text, distance float8, query_id uuid)
 LANGUAGE plpgsql STABLE ROWS 10
@@ -83,12 +87,12 @@ DECLARE
     c vectuned.tuned_column := vectuned._tuned_column(relation, column_name);
 BEGIN
     IF generated IS NULL THEN
-        RETURN QUERY SELECT f.* FROM vectuned._search_changed(c.id, query, k, filter, caller_path) f;
+        RETURN QUERY SELECT f.* FROM vectuned._search_changed(c.id, query, k::int, filter, caller_path) f;
     ELSIF filter IS NULL THEN
-        RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3)', generated) USING query, k, caller_path;
+        RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3)', generated) USING query, k::int, caller_path;
     ELSE
         RETURN QUERY EXECUTE format('SELECT * FROM vectuned.%I($1, $2, $3, $4)', '_filtered_' || c.id)
-            USING query, k, filter, caller_path;
+            USING query, k::int, filter, caller_path;
     END IF;
 END
 $$;
@@ -208,7 +212,7 @@ $$;
 
 -- Checks every argument and returns the name of the generated function; NULL if the function no longer fits the table.
 CREATE OR REPLACE FUNCTION vectuned._search_function(
-    relation regclass, query @extschema@.vector, k int, filter jsonb, column_name name)
+    relation regclass, query @extschema@.vector, k bigint, filter jsonb, column_name name)
 RETURNS name
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -226,7 +230,7 @@ END
 $$;
 
 -- Raises an error for an unusable query vector or k.
-CREATE OR REPLACE FUNCTION vectuned._check_query(c vectuned.tuned_column, query @extschema@.vector, k int)
+CREATE OR REPLACE FUNCTION vectuned._check_query(c vectuned.tuned_column, query @extschema@.vector, k bigint)
 RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -257,7 +261,7 @@ $$;
 
 -- vectuned.search with whole rows as the result, nearest first. It runs under the caller's search_path, as search does.
 CREATE OR REPLACE FUNCTION vectuned.search_rows(
-    row_type anyelement, query @extschema@.vector, k int DEFAULT 10, filter jsonb DEFAULT NULL,
+    row_type anyelement, query @extschema@.vector, k bigint DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL)
 RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE ROWS 10

@@ -183,7 +183,7 @@ def test_learn_with_an_ivfflat_index_only(conn: Connection) -> None:
     status = "SELECT DISTINCT access_path, state FROM vectuned.status WHERE ef_search IS NULL AND probes > 0"
     assert all(path.startswith("ivfflat") and state == "serving" for path, state in conn.execute(status))
     with conn.transaction():
-        conn.execute("SELECT vectuned.apply('items', %s::real[]::vector)", (query,))
+        conn.execute("SELECT vectuned.apply('items', %s::real[]::vector, filtered => false)", (query,))
         assert int(one(conn, "SHOW ivfflat.probes")) == policy.fixed_ef
     assert recall(conn) >= TARGET - 0.02
     assert recall(conn, "kind = 0", {"kind": 0}) >= TARGET - 0.02

@@ -245,7 +245,7 @@ def test_a_fixed_setting_out_of_range_is_brought_into_it(conn: Connection, ef: i
     assert len(search(conn, QUERIES[0])) == 10
     assert one(conn, "SELECT ef_search FROM vectuned.inbox") == served
     with conn.transaction():
-        conn.execute("SELECT vectuned.apply('items', %s)", (text(QUERIES[0]),))
+        conn.execute("SELECT vectuned.apply('items', %s, filtered => false)", (text(QUERIES[0]),))
         assert one(conn, "SELECT current_setting('hnsw.ef_search')") == str(served)
 
 

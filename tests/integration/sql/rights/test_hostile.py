@@ -184,6 +184,8 @@ ALLOWED = {
 # Harmless values, by type, for the arguments that are not attacked.
 HARMLESS = {
     "regclass": "'items'",
+    "vectuned.table_name": "'items'",
+    "halfvec": "'[1,-1,0.5,2]'",
     "name": "'embedding'",
     "text": "'recall'",
     "jsonb": "NULL",
@@ -206,6 +208,7 @@ ATTACKS = {
     "text[]": ("ARRAY[$1]", "ARRAY[$1, $1]"),
     "name[]": ("ARRAY[$1::name]",),
     "regclass": ("to_regclass(quote_ident($1))",),
+    "vectuned.table_name": ("to_regclass(quote_ident($1))",),
     "jsonb": (
         "$1::jsonb",
         "to_jsonb($1)",

@@ -115,9 +115,10 @@ def test_bodies_that_run_under_the_callers_search_path_are_qualified(conn: Conne
     enable(conn, sample_rate=0.5)
     rows = conn.execute(
         "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'vectuned'::regnamespace "
-        "AND proname ~ '^(_search_[0-9]+|_filtered_[0-9]+|search)$'"
+        "AND proname ~ '^(_search_[0-9]+|_filtered_[0-9]+|search|apply|_search_page|_nearest_thousand)$' "
+        "AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql')"
     ).fetchall()
-    assert len(rows) == 3
+    assert len(rows) == 6
     for name, body in rows:
         assert list(unqualified(body)) == [], name
 

@@ -14,7 +14,8 @@ Connection = psycopg.Connection[Any]
 
 INDEX = "items_embedding_idx"
 STATEMENT = (
-    "SELECT id::text FROM items ORDER BY embedding <=> (SELECT vectuned.apply('items', %s, %s)) LIMIT %s"
+    "SELECT id::text FROM items "
+    "ORDER BY embedding <=> (SELECT vectuned.apply('items', %s, %s, filtered => false)) LIMIT %s"
 )
 QUERIES = np.random.default_rng(2).normal(size=(25, 24)).astype(np.float32)
 
@@ -76,7 +77,8 @@ def test_apply_returns_the_query_and_serves_every_k(conn: Connection) -> None:
     query = text(QUERIES[0])
     for k, ef in ((1, 40), (3, 40), (4, 50), (10, 50), (30, 40), (100, 100), (1000, 1000)):
         with conn.transaction():
-            same = one(conn, "SELECT vectuned.apply('items', %s, %s) = %s::vector", query, k, query)
+            call = "SELECT vectuned.apply('items', %s, %s, filtered => false) = %s::vector"
+            same = one(conn, call, query, k, query)
             assert (same, one(conn, "SELECT current_setting('hnsw.ef_search')")) == (True, str(ef))
         found = conn.execute(STATEMENT.encode(), (query, k, k)).fetchall()
         assert len(found) == k
@@ -84,7 +86,7 @@ def test_apply_returns_the_query_and_serves_every_k(conn: Connection) -> None:
 
 def test_apply_in_a_filtered_prepared_and_read_only_statement(conn: Connection) -> None:
     publish(conn, prepared(conn), [0.0], fixed_ef=400)
-    statement = STATEMENT.replace("ORDER BY", "WHERE id %% 2 = 0 ORDER BY").encode()
+    statement = STATEMENT.replace("ORDER BY", "WHERE id %% 2 = 0 ORDER BY").replace("false", "true").encode()
     hits = 0
     for number, query in enumerate(QUERIES):
         with conn.transaction():
