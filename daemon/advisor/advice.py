@@ -18,8 +18,8 @@ class AdvisorOptions:
     `budget_seconds`. Candidates are tried on a copy of up to `sample_rows` rows, and of no more than
     `largest_share` of them, as the others are queries; with `on_table` at last on the table itself. `max_mb`
     limits the copy with an index over it, and the index that is applied; `memory_mb` the index that is
-    advised. `note` says where queries and metric come from. With `cast` the column's type says no dimensions,
-    so that its cast is indexed, with `mixed` of those vectors alone that have them.
+    advised. `note` says where queries and metric come from. With `mixed` only
+    some vectors have the column's dimensions, so that they alone are indexed.
     """
 
     vectors: Singles
@@ -32,7 +32,6 @@ class AdvisorOptions:
     seed: int = 0
     largest_share: float = 1.0
     note: str = ""
-    cast: bool = False
     mixed: bool = False
     memory_mb: int | None = None
     build_limits: IndexBuildSettings = field(default_factory=IndexBuildSettings)

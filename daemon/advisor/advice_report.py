@@ -132,7 +132,6 @@ class _ReportBuilder:
             forecast.definition,
             self.existing,
             name,
-            cast=self.options.cast,
             mixed=self.options.mixed,
         )
         return statement.as_string(self.conn)

@@ -38,7 +38,7 @@ def build_first_index(
             "increase --max-mb."
         )
     name = storage.choose_index_name(run.conn, tuned, definition)
-    statement = compose_index_statement(tuned, definition, [], name, cast=options.cast, mixed=options.mixed)
+    statement = compose_index_statement(tuned, definition, [], name, mixed=options.mixed)
     plan = advice.plans[definition]
     announce(plan, console)
     run.register_index(name, trial=False)

@@ -30,12 +30,11 @@ class BareColumn:
     """A vector column without an index over all rows.
 
     `tuned` describes it like a tuned one, with the relation's oid as its id; vectuned does not know it. Of an
-    `untyped` column the type says no dimensions: only a cast of it can be indexed, and `mixed` says that
-    there are vectors of other lengths too. `metric_source` says why the metric was chosen.
+    untyped column `mixed` says that there are vectors of other lengths too. `metric_source` says why the
+    metric was chosen.
     """
 
     tuned: TunedColumn
-    untyped: bool
     mixed: bool
     metric_source: str
 
@@ -87,11 +86,12 @@ def describe_bare_column(
         int(dimensions),
         (),
         row.extension,
+        row.dimensions is None,
     )
     tuned = TunedColumn(
         described, False, DEFAULT_TARGET if target is None else target, 1.0, 0.0, 1, 0.1, 1, False, 40, 1, ()
     )
-    return BareColumn(tuned, row.dimensions is None, mixed, source)
+    return BareColumn(tuned, mixed, source)
 
 
 def explain_cast(bare: BareColumn) -> str:

@@ -179,8 +179,8 @@ class FilterColumnAdvisor:
             for each in costs
             if _cost(each) > _WORTHWHILE * each.partial_ms and each.share * self.advice.rows >= _LEAST_ROWS
         ]
-        # Indexes of casts are left out: their own condition would have to be in every statement too.
-        taken = [] if self.options.cast else sorted(worth, key=saved, reverse=True)[:MOST_PARTIAL]
+        # Where dimensions are mixed, statements would have to hold the condition on them too.
+        taken = [] if self.options.mixed else sorted(worth, key=saved, reverse=True)[:MOST_PARTIAL]
         numbers = {each.value: number for number, each in enumerate(taken, 1)}
         return [
             replace(each, statement=self._describe_partial(column, each, numbers[each.value]))

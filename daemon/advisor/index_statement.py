@@ -19,13 +19,11 @@ def compose_index_statement(
     existing: Sequence[ExistingIndex],
     name: str,
     *,
-    cast: bool = False,
     mixed: bool = False,
 ) -> sql.Composed:
     """Compose the statement that builds an index on the real table.
 
-    With `cast` it is over the column cast to its dimensions, with `mixed` over those rows alone that have
-    them.
+    With `mixed` the rows have vectors of different dimensions, and it is over those of the column's alone.
     """
     column = tuned.column
     statement = compose_create_index(
@@ -35,7 +33,6 @@ def compose_index_statement(
         name,
         concurrently=True,
         marker=choose_marker(definition, existing),
-        cast=cast,
     )
     if not mixed:
         return statement

@@ -137,24 +137,24 @@ def compose_create_index(
     *,
     concurrently: bool = False,
     marker: int | None = None,
-    cast: bool = False,
 ) -> sql.Composed:
     """Compose the CREATE INDEX statement of a definition.
 
     With a `marker`, a number below the dimensions, the index is partial on `vector_dims(...) > marker`. Every
     row meets that, but the planner uses the index only for statements with the same condition.
-    With `cast` the column's type says no dimensions: the index is over its cast to those of `column`.
+    Where the column is untyped, the index is over its cast.
     """
     schema, width = sql.Identifier(column.extension_schema), sql.Literal(column.dimensions)
     element_type = column.vector_type if definition.form == "plain" else "halfvec"
     bits = definition.form == "bits"
     operator_class = "bit_hamming_ops" if bits else f"{element_type}_{column.metric}_ops"
+    expression = "cast" if column.untyped and definition.form == "plain" else definition.form
     statement = sql.SQL("CREATE INDEX {}{} ON {} USING {} ({} {}.{}) WITH ({})").format(
         sql.SQL("CONCURRENTLY " if concurrently else ""),
         sql.Identifier(name),
         relation,
         sql.SQL("hnsw" if definition.method == "hnsw" else "ivfflat"),
-        trusted(_EXPRESSIONS["cast" if cast and definition.form == "plain" else definition.form]).format(
+        trusted(_EXPRESSIONS[expression]).format(
             column=column.vector, schema=schema, width=width, type=column.type_name
         ),
         schema,

@@ -21,8 +21,9 @@ _OPERATORS: Final[dict[Metric, sql.SQL]] = {
 class VectorColumn:
     """Describe a vector column: its relation, its metric, and the columns that identify a row.
 
-    `dimensions` is the number of elements of every vector; `extension_schema` is pgvector's schema, which
-    qualifies every operator and type so that the search_path does not matter.
+    `dimensions` is the number of elements of every vector; where the column is `untyped`, its type does not
+    say them, and its cast to them is what is indexed and compared. `extension_schema` is pgvector's schema,
+    which qualifies every operator and type so that the search_path does not matter.
     """
 
     id: int
@@ -34,6 +35,7 @@ class VectorColumn:
     dimensions: int
     key_columns: tuple[str, ...]
     extension_schema: str
+    untyped: bool = False
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.table}.{self.name}"
@@ -61,5 +63,8 @@ class VectorColumn:
 
     def distance(self, query: sql.Composable) -> sql.Composed:
         """Return the distance from the column to `query`, a placeholder or expression, cast to its type."""
-        pieces = (self.vector, self.distance_operator, query, self.type_name)
+        vector: sql.Composable = self.vector
+        if self.untyped:
+            vector = sql.SQL("({}::{}({}))").format(vector, self.type_name, sql.Literal(self.dimensions))
+        pieces = (vector, self.distance_operator, query, self.type_name)
         return sql.SQL("({} {} ({})::{})").format(*pieces)

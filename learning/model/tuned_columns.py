@@ -114,6 +114,7 @@ def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = No
                 dimensions=row.dimensions,
                 key_columns=tuple(row.key_columns),
                 extension_schema=row.extension_schema,
+                untyped=row.untyped,
             ),
             enabled=row.enabled,
             target_recall=row.target_recall,

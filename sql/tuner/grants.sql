@@ -24,7 +24,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._search_fallback, vectuned._search_changed, vectuned._present_index, vectuned._added_index, vectuned._present_effort,
     vectuned._has_both_methods, vectuned._set_page_costs, vectuned._has_time, vectuned._statement_timeout, vectuned._warn_cut_short,
     vectuned._home, vectuned._key_columns, vectuned._live, vectuned._missing_part, vectuned._outdated, vectuned._vector_indexes,
-    vectuned._marker, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
+    vectuned._marker, vectuned._column_dimensions, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
     vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned._apply_checked,
     vectuned._main_effort, vectuned._set_effort, vectuned._continue_scans,

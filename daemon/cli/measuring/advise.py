@@ -289,8 +289,7 @@ def _read_bare_options(context: Context, conn: psycopg.Connection[Any]) -> tuple
         seed=options.seed,
         largest_share=share,
         note=f"{bare.column} is not tuned yet. {bare.column.metric} distance ({bare.metric_source}); {note}."
-        + (f" {explain_cast(bare)}" if bare.untyped else ""),
-        cast=bare.untyped,
+        + (f" {explain_cast(bare)}" if bare.column.untyped else ""),
         mixed=bare.mixed,
         memory_mb=options.memory,
         build_limits=context.settings.index_build,
@@ -320,8 +319,10 @@ def _apply_first(
     )
     adviser = FilterColumnAdvisor(run, advice, asked)
     applied["partial"] = [name for each in filters for name in adviser.apply(each, target.conninfo, console)]
-    if asked.cast:
-        console.line("vectuned.search needs a type with dimensions; own SQL orders by the cast, as shown.")
+    if asked.mixed:
+        console.line(
+            "vectuned.search needs vectors of one number of dimensions; own SQL orders by the cast, as shown."
+        )
         return None
     if parse_query_count(context.options) is not None:
         console.line(

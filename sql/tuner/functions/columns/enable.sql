@@ -250,7 +250,7 @@ BEGIN
             p_column, p_relation, format_type(attribute.atttypid, attribute.atttypmod)
             USING ERRCODE = 'wrong_object_type';
     END IF;
-    dimensions := attribute.atttypmod;
+    dimensions := vectuned._column_dimensions(p_relation, p_column);
     column_number := attribute.attnum;
 
     -- A column that is tuned already keeps its metric as long as that has an index.
@@ -318,7 +318,7 @@ BEGIN
     metric := coalesce(substring(found.opcname FROM '_(cosine|l2|ip)_ops$'), metric);
 
     IF width IS NULL THEN
-        why := 'The column has no number of dimensions, so that no index can be built on it.';
+        why := 'The column has no number of dimensions, and no index over all rows is on its cast to one.';
         width := substring(found.definition FROM '::[^()]*vec(?:tor)?\((\d+)\)');
         IF width IS NULL THEN
             EXECUTE format('SELECT @extschema@.vector_dims(t.%1$I) FROM %2$s t WHERE t.%1$I IS NOT NULL LIMIT 1',

@@ -72,9 +72,9 @@ BEGIN
     END IF;
     c.column_number := a.attnum;
     c.column_name := coalesce(a.attname, c.column_name);
-    c.vector_type := CASE WHEN a.atttypmod < 1 THEN NULL WHEN a.atttypid = '@extschema@.vector'::regtype THEN 'vector'
-                          WHEN a.atttypid = '@extschema@.halfvec'::regtype THEN 'halfvec' END;
-    c.dimensions := a.atttypmod;
+    c.vector_type := CASE a.atttypid WHEN '@extschema@.vector'::regtype THEN 'vector' WHEN '@extschema@.halfvec'::regtype THEN 'halfvec' END;
+    -- Where the type says none, an index over the cast did; without it, searches go on exactly.
+    c.dimensions := coalesce(vectuned._column_dimensions(r.oid, a.attname), c.dimensions);
     SELECT k.names INTO names FROM vectuned._key_columns(r.oid) k WHERE k.unusable IS NULL;
     IF names IS NOT NULL THEN
         c.key_columns := names;
@@ -93,7 +93,7 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN live.relation_name IS NULL THEN 'table missing'
             WHEN live.column_number IS NULL THEN 'column missing'
-            WHEN live.vector_type IS NULL THEN 'the column is not of type vector(n) or halfvec(n)'
+            WHEN live.vector_type IS NULL THEN 'the column is not of type vector or halfvec'
             WHEN live.key_columns IS NULL THEN 'the primary key is missing' END;
 
 -- What has changed since the generated functions of a column were made, in a word: the state that `status` shows, and a

@@ -2,7 +2,8 @@
 
 -- Fragments that depend on the column. The table is t; query_text is how the statement writes the query vector.
 -- key: the row id as text. present: the vector is not NULL. exact: the row has a distance to any query. zero: whether the
--- query has no distance to any row. type: of the column. every_head, every_tail: the exact search among the rows that meet
+-- query has no distance to any row. type: of the column; where that says no dimensions, distances are those of its cast, which
+-- is what is indexed. every_head, every_tail: the exact search among the rows that meet
 -- a condition, which goes between the two. Functions, operators and types are qualified, since
 -- the statements run under the caller's search_path.
 CREATE OR REPLACE FUNCTION vectuned._fragments(
@@ -16,6 +17,7 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     vector_type text;
+    vector text;
     norm text;
 BEGIN
     SELECT format('%I.%I', n.nspname, r.relname) INTO relation
@@ -24,8 +26,12 @@ BEGIN
         RAISE EXCEPTION 'the table of tuned column % no longer exists', c.id
             USING ERRCODE = 'undefined_table';
     END IF;
-    SELECT a.atttypmod, y.typname INTO dimensions, vector_type
+    SELECT coalesce(d.dimensions, c.dimensions), y.typname,
+           CASE WHEN a.atttypmod > 0 OR d.dimensions IS NULL THEN format('t.%I', a.attname)
+                ELSE format('(t.%I::@extschema@.%I(%s))', a.attname, y.typname, d.dimensions) END
+    INTO dimensions, vector_type, vector
     FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+    CROSS JOIN LATERAL (SELECT vectuned._column_dimensions(a.attrelid, a.attname)) AS d (dimensions)
     WHERE a.attrelid = c.relation AND a.attname = c.column_name AND a.attnum > 0 AND NOT a.attisdropped;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'column "%" of % does not exist', c.column_name, c.relation
@@ -36,7 +42,7 @@ BEGIN
         ELSE (SELECT 'pg_catalog.jsonb_build_array(' || string_agg(format('t.%I', u.name), ', ' ORDER BY u.place) || ')::pg_catalog.text'
               FROM unnest(c.key_columns) WITH ORDINALITY AS u (name, place)) END;
     type := format('@extschema@.%I', vector_type);
-    distance := format('t.%I OPERATOR(@extschema@.%s) %s', c.column_name,
+    distance := format('%s OPERATOR(@extschema@.%s) %s', vector,
                        CASE c.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
                        CASE query_text WHEN '$1' THEN format('$1::%s', type) ELSE query_text END);
     present := format('t.%I IS NOT NULL', c.column_name);

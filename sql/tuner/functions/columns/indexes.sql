@@ -84,7 +84,31 @@ EXCEPTION WHEN invalid_text_representation THEN
 END
 $$;
 
--- Every valid HNSW and IVFFlat index over a column: on the column itself, on its half precision
+-- The dimensions of a vector column: those of its type or, where that says none, those of the cast that an index over all rows
+-- is over, such as embedding::vector(1536): no row can have others then. NULL without either.
+CREATE OR REPLACE FUNCTION vectuned._column_dimensions(p_relation oid, p_column name) RETURNS int
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
+AS $$
+    SELECT CASE WHEN a.atttypmod > 0 THEN a.atttypmod ELSE (
+        SELECT substring(e.text FROM '\d+$')::int
+        FROM pg_index x
+        JOIN pg_class i ON i.oid = x.indexrelid
+        JOIN pg_am m ON m.oid = i.relam AND m.amname IN ('hnsw', 'ivfflat')
+        CROSS JOIN LATERAL (SELECT translate(pg_get_indexdef(x.indexrelid, 1, false), '()', '') AS text) e
+        WHERE x.indrelid = a.attrelid AND x.indkey[0] = 0 AND x.indisvalid AND x.indpred IS NULL
+          AND regexp_replace(e.text, '\d+$', '') IN (
+              translate(format('%I::%I.%s', a.attname, n.nspname, y.typname), '()', ''),
+              translate(format('%I::%I.halfvec', a.attname, n.nspname), '()', ''),
+              translate(format('%I.binary_quantize%I::bit', n.nspname, a.attname), '()', ''))
+        ORDER BY x.indexrelid LIMIT 1) END
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
+    WHERE a.attrelid = p_relation AND a.attname = p_column AND NOT a.attisdropped
+$$;
+
+-- Every valid HNSW and IVFFlat index over a column: on the column itself or, where its type says no dimensions, on its cast to
+-- a type with them (embedding::vector(n)), on its half precision
 -- (embedding::halfvec(n)) or on its signs (binary_quantize(embedding)::bit(n)). The best default comes first.
 CREATE OR REPLACE FUNCTION vectuned._vector_indexes(p_relation regclass, p_column name)
 RETURNS TABLE (index_relation oid, method text, form text, metric text, marker text, requires jsonb, lists int)
@@ -96,13 +120,16 @@ SET timezone = 'UTC'
 SET quote_all_identifiers = off
 AS $$
     WITH subject AS (
-        SELECT a.attrelid, a.attnum, a.atttypmod AS dimensions, y.typname AS type, quote_ident(a.attname) AS name,
+        SELECT a.attrelid, a.attnum, vectuned._column_dimensions(a.attrelid, a.attname) AS dimensions, y.typname AS type,
+               a.atttypmod < 1 AS untyped, quote_ident(a.attname) AS name,
                quote_ident(n.nspname) AS extension
         FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
         WHERE a.attrelid = p_relation AND a.attname = p_column AND NOT a.attisdropped),
     candidate AS (
         SELECT x.indexrelid, m.amname::text AS method, s.dimensions, s.name, s.extension, i.reloptions, o.opcname,
-               CASE WHEN x.indkey[0] = s.attnum THEN 'plain'
+               CASE WHEN x.indkey[0] = s.attnum
+                      OR s.untyped AND e.text = translate(format('%s::%s.%s%s', s.name, s.extension, s.type, s.dimensions), '()', '')
+                        THEN 'plain'
                     -- Deparsed expressions differ in parentheses between versions.
                     WHEN e.text = translate(format('%s::%s.halfvec%s', s.name, s.extension, s.dimensions), '()', '') THEN 'halfvec'
                     WHEN e.text = translate(format('%s.binary_quantize%s::bit%s', s.extension, s.name, s.dimensions), '()', '')

@@ -91,7 +91,34 @@ def test_advise_apply_on_a_bare_column_with_queries_ends_with_a_proof(
     assert one(conn, "SELECT sample_rate FROM vectuned.tuned_column") == pytest.approx(0.05)
 
 
-def test_advise_on_a_column_without_dimensions_indexes_its_cast(
+def test_advise_apply_tunes_a_column_without_dimensions_by_its_cast(
+    conn: Connection,
+    database: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    prefer(monkeypatch, PLAIN)
+    make(conn, points(3000, seed=1), index=False)
+    conn.execute("ALTER TABLE items ALTER COLUMN embedding TYPE vector")
+    file = tmp_path / "queries.npy"
+    np.save(file, points(300, seed=2))
+    asked = ("--queries", str(file), "--target", "0.8", "--apply")
+    code, report, message = advise(database, capsys, *asked)
+    assert (code, message) == (0, "")
+    (index,) = vector_indexes(conn)
+    assert f"embedding)::vector({DIMENSIONS})" in index
+    assert [row["certified"] for row in report["applied"]["serving"] if row["k_class"] == 10] == [True]
+    # Tuned, it is advised about again, and the statements are over casts too.
+    prefer(monkeypatch, HALF)
+    code, report, message = advise(database, capsys, *asked[:4])
+    assert (code, message) == (0, "")
+    current, other = report["candidates"]
+    assert current["current"]
+    assert f"::halfvec({DIMENSIONS})" in other["statement"].replace('"', "").replace("public.", "")
+
+
+def test_advise_on_a_column_of_mixed_dimensions_indexes_its_cast(
     conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefer(monkeypatch, PLAIN)
