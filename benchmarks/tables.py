@@ -254,6 +254,33 @@ def _advising(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
     ]
 
 
+def _first_index(results: Sequence[Result], targets: Sequence[str]) -> list[Table]:
+    """Return what was built, the forecast beside what was measured, and the arms."""
+    heads = _run_heads(results)
+    built, foreseen, arms = [], [], []
+    for result in results:
+        found, run = result.result, _run_of(result, results)
+        build, forecast = found["build"], found["forecast"]
+        served: Mapping[str, Any] = next(iter(found["serving"]), {})
+        proven = figure(served.get("recall_bound"), 3) if served.get("certified") else "not proven"
+        built.append((*run, figure(found["advised"]), figure(found["advise_seconds"]), proven))
+        foreseen += [
+            (*run, what, figure(seconds), figure(size), *_effort(forecast[what])[:2])
+            for what, seconds, size in (
+                ("predicted", build["foreseen_seconds"], build["foreseen_mb"]),
+                ("measured", build["seconds"], build["mb"]),
+            )
+        ]
+        arms += [(*run, *_arm(name, arm)) for name, arm in found["arms"].items()]
+    return [
+        Table("", (*heads, "advised index", "advise s", "proven recall"), built, len(heads) + 1),
+        Table(
+            "Predicted and measured", (*heads, "", "build s", "MB", "recall", "ms"), foreseen, len(heads) + 1
+        ),
+        Table("Arms", (*heads, *_arm_heads(results[0].result.get("k"))), arms, len(heads) + 2),
+    ]
+
+
 def _forecasts(value: Any, place: str = "the target") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield predicted beside measured figures, at any depth, with the name of the place."""
     if isinstance(value, Mapping):
@@ -317,6 +344,7 @@ _KINDS: Final[Mapping[str, Callable[[Sequence[Result], Sequence[str]], list[Tabl
     "contest": _contest,
     "growth": _growth,
     "advising": _advising,
+    "first_index": _first_index,
     "anatomy": _anatomy,
 }
 
