@@ -21,7 +21,6 @@ from vectuned.learning.advisor import Forecast
 from vectuned.learning.index_build import BuildPlan, plan_build, read_build_server
 from vectuned.learning.index_cost import Build, estimate_index_bytes
 from vectuned.learning.model.column import VectorColumn
-from vectuned.sql.files import trusted
 from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
 from .advice import Advice, AdvisorOptions
@@ -117,10 +116,10 @@ class FilterColumnAdvisor:
         if others and rest > 0:
             every += [self._price("other values", rest / others)]
         weights = [each.share for each in costs] + [rest] * (len(every) - len(costs))
-        btree = None if row.has_btree else self._compose_btree(column)
+        btree = None if row.has_btree else self._compose_btree(column, self._choose_name(column, 0))
         return FilterColumnAdvice(
             column,
-            btree,
+            None if btree is None else btree.as_string(self.conn),
             0 if row.has_btree else _BTREE_BYTES_A_ROW * self.advice.rows,
             costs,
             others,
@@ -132,7 +131,10 @@ class FilterColumnAdvisor:
         """Build what is advised; return the names of the partial indexes."""
         if advised.btree is not None:
             console.say(f"Building a B-tree on {advised.column}.")
-            execute(self.conn, sql.Composed([trusted(advised.btree)]))
+            name = self._choose_name(advised.column, 0)
+            # A build that is interrupted is dropped at the end of the run.
+            self.run.register_index(name, trial=False)
+            execute(self.conn, self._compose_btree(advised.column, name))
         built: list[str] = []
         for each in advised.values:
             if each.statement is None:
@@ -197,9 +199,9 @@ class FilterColumnAdvisor:
         statement = compose_index_statement(self.tuned, self._winner.definition, [], name)
         return statement + sql.SQL(" WHERE {} = {}").format(sql.Identifier(column), sql.Literal(value))
 
-    def _compose_btree(self, column: str) -> str:
-        statement = sql.SQL("CREATE INDEX CONCURRENTLY ON {} ({})")
-        return statement.format(self.tuned.column.relation, sql.Identifier(column)).as_string(self.conn)
+    def _compose_btree(self, column: str, name: str) -> sql.Composed:
+        statement = sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} ({})")
+        return statement.format(sql.Identifier(name), self.tuned.column.relation, sql.Identifier(column))
 
     def _choose_name(self, column: str, number: int) -> str:
         stem = f"{self.tuned.column.table}_{self.tuned.column.name}_{column}"

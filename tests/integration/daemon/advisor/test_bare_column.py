@@ -171,7 +171,9 @@ def test_advise_for_a_filter_prices_each_way_and_builds_what_is_worth_it(
     code, report, message = advise(database, capsys, "--target", "0.8", "--filter", "kind", "--apply")
     assert (code, message) == (0, "")
     (advised,) = report["filters"]
-    assert advised["btree"] == 'CREATE INDEX CONCURRENTLY ON "public"."items" ("kind")'
+    tree = 'CREATE INDEX CONCURRENTLY "items_embedding_kind_0" ON "public"."items" ("kind")'
+    assert advised["btree"] == tree
+    assert one(conn, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'items_embedding_kind_0'::regclass")
     values = {each["value"]: each for each in advised["values"]}
     assert set(values) == {"it's", "few1", "few3"}
     assert values["it's"]["share"] == pytest.approx(0.5, abs=0.01)
