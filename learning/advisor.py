@@ -27,6 +27,10 @@ WORTHWHILE_SHARE: Final = 0.9  # of the present time of a search: a change that 
 
 # The largest vectors that pgvector can index, by type.
 _DIMENSIONS: Final[dict[str, int]] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
+_TIME_POWERS: Final = (
+    0.0,
+    0.35,
+)  # of the rows, by which the time at an effort grows: noise shows more at times
 _HIGHEST_RECALL: Final = 0.985  # at which growth is measured: nearer to 1 a few queries decide the curve
 
 
@@ -257,6 +261,20 @@ def estimate_growth(trials: Sequence[Trial]) -> float | None:
     # Where a curve is flat the first of its rungs counts: a tiny slope makes interp choose it.
     before, after = (np.interp(levels, curve + 1e-9 * np.arange(len(curve)), rungs) for curve in curves)
     return float(np.clip(np.median(after - before) / math.log(many.rows / few.rows), 0.0, 1.0))
+
+
+def time_growth(tried: Sequence[Trial], rows: int) -> float:
+    """Return how many times longer a search at the same effort takes over all rows than over the last sample.
+
+    The time grows by the power of the rows by which it grew between the last two samples, within limits: a
+    larger index hits the processor's caches less. 1 with a single trial.
+    """
+    if len(tried) < 2 or tried[-2].rows == tried[-1].rows:
+        return 1.0
+    few, many = tried[-2:]
+    grown = float(np.median(many.ms / few.ms))
+    power = math.log(max(grown, 1e-9)) / math.log(many.rows / few.rows)
+    return float((rows / many.rows) ** np.clip(power, *_TIME_POWERS))
 
 
 def growth_beyond(tried: Sequence[Trial], base: Sequence[Trial], real: Trial) -> float | None:

@@ -77,8 +77,7 @@ class Advisor:
         forecasts = [*advice.forecasts] if advice.now is None else [advice.now, *advice.forecasts]
         if options.memory_mb is not None:
             forecasts = [each for each in forecasts if each.bytes <= options.memory_mb << 20]
-        best = advisor.choose_best(forecasts, options.target, options.k)
-        advice.winner = None if best is None else best[0]
+        advice.winner = _choose_winner(forecasts, advice, options)
         advice.seconds = monotonic() - began
         return advice
 
@@ -107,6 +106,20 @@ class Advisor:
                 "create one, then SELECT vectuned.refresh(...)."
             )
         return current
+
+
+def _choose_winner(forecasts: Sequence[Forecast], advice: Advice, options: AdvisorOptions) -> Forecast | None:
+    """Return the cheapest forecast at the target, None if none reaches it.
+
+    Those measured over the largest sample go before those that only the time kept from it: over few rows all
+    candidates look better than they are.
+    """
+    most = max((each.sizes[-1] for each in advice.forecasts), default=0)
+    measured = [each for each in forecasts if each is advice.now or each.sizes[-1] == most]
+    best = advisor.choose_best(measured, options.target, options.k)
+    if best is None:
+        best = advisor.choose_best(forecasts, options.target, options.k)
+    return None if best is None else best[0]
 
 
 class _Contest:
@@ -262,9 +275,13 @@ class _Contest:
         each = advisor.forecast(tried, total, growth)
         plan = self.runner.plan(definition, self.advice.rows)
         self.advice.plans[definition] = plan
+        if self.now is None and not whole:
+            time_factor = advisor.time_growth(tried, total)
+        else:
+            time_factor = self._time_correction(base, total, whole=whole)
         return replace(
             each,
-            ms=each.ms * self._time_correction(base, total, whole=whole),
+            ms=each.ms * time_factor,
             bytes=round(each.bytes * self.advice.rows / total),
             build_seconds=plan.seconds,
             extrapolated=not whole,

@@ -184,3 +184,13 @@ def test_resample_on_rungs_from_fewer_lists() -> None:
     assert 0.5 <= curve[0] < 0.6
     assert (np.diff(curve) >= 0).all()
     assert (curve[np.array(lists.rungs) >= 100] == 1.0).all()
+
+
+def test_time_growth_goes_on_as_between_the_last_samples() -> None:
+    # A quarter longer over four times the rows, so a quarter longer again over another four times.
+    few, many = trial(HALF, 10_000, cost=1.0), trial(HALF, 40_000, cost=1.25)
+    assert advisor.time_growth([few, many], 160_000) == pytest.approx(1.25)
+    assert advisor.time_growth([many], 160_000) == 1.0
+    # Noise is limited: no time falls, and none grows as fast as the rows.
+    assert advisor.time_growth([trial(HALF, 10_000, cost=2.0), trial(HALF, 40_000)], 160_000) == 1.0
+    assert advisor.time_growth([few, trial(HALF, 40_000, cost=4.0)], 160_000) < 2.0

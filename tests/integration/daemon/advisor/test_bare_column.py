@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.integration.search_helpers import DIMENSIONS, points
 from tests.integration.table_helpers import Connection, enable, make, one, raw, text
 
+from vectuned.daemon.advisor.trials import TrialRunner
 from vectuned.daemon.cli.main import main
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition
@@ -211,6 +213,27 @@ def test_advise_for_a_filter_leaves_rare_values_to_exact_search(
     assert {each["statement"] for each in advised["values"]} <= {None}
     assert advised["mean_ms"] <= advised["index_only_ms"]
     assert advised["mean_ms"] < 0.1 * report["exact_ms"]
+
+
+def test_advise_prefers_what_was_measured_over_the_largest_sample(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, PLAIN, HALF)
+    monkeypatch.setattr(advisor, "keep_cheapest", lambda costs, _: [each for each, _ in costs])
+    found = TrialRunner.explain_too_slow
+
+    def explain(self: TrialRunner, definition: Definition, rows: int) -> str | None:
+        if rows > 400 and definition == HALF:
+            self.options = replace(self.options, budget_seconds=0.0)
+        return found(self, definition, rows)
+
+    monkeypatch.setattr(TrialRunner, "explain_too_slow", explain)
+    make(conn, points(3000, seed=1), index=False)
+    code, report, message = advise(database, capsys, "--target", "0.8")
+    assert (code, message) == (0, "")
+    measured = {each["definition"]: len(each["measured_over"]) for each in report["candidates"]}
+    assert measured[str(PLAIN)] > measured[str(HALF)]
+    assert report["winner"] == str(PLAIN)
 
 
 def test_advise_takes_the_metric_of_an_index_that_is_there(
