@@ -113,5 +113,5 @@ def test_target_out_of_reach_is_in_the_status_and_the_recommendations(conn: Conn
         "SELECT (figures ->> 'best_recall')::float8 FROM vectuned.recommend_params('items') "
         "WHERE kind = 'out of reach'",
     )
-    # The setting that serves is not the highest one.
-    assert row[1] - 1e-3 <= best < 0.999
+    # What serves is expected to give no more, by replays that weigh the newest ones most.
+    assert row[1] - 0.1 <= best < 0.999
