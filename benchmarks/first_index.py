@@ -29,7 +29,7 @@ from vectuned.daemon.service.worker import Worker
 from vectuned.learning.policy.storage import read_bank
 from vectuned.sql.files import trusted
 
-_FORESEEN: Final = "the effort foreseen"
+_FORESEEN: Final = "effort of the forecast"
 
 
 def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[str, Any]:
