@@ -168,9 +168,9 @@ def _write_scripts(folder: Path, data: VectorSet) -> list[Path]:
     for number, (vector, category) in enumerate(
         zip(data.heldout[:_SCRIPTS], data.heldout_categories[:_SCRIPTS], strict=True)
     ):
-        values = iter([f"'{Vector(vector).to_text()}'", f"'{name_of(int(category))}'"] * 2)
+        query = f"'{Vector(vector).to_text()}'"
         path = folder / f"{number}.sql"
-        path.write_text(re.sub("%s", lambda _, values=values: next(values), _SEARCH) + ";\n")  # type: ignore[misc]
+        path.write_text(_SEARCH % (query, f"'{name_of(int(category))}'", query) + ";\n")
         scripts.append(path)
     return scripts
 

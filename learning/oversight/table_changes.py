@@ -36,7 +36,7 @@ def detect_table_change(
     rows were deleted or added; the newest searches are replayed again, and earlier replays are trained on but
     prove nothing any more. In each case searches fall back, more of them are checked, and claims about their
     recall start over, in one transaction. 'upgraded': PostgreSQL or pgvector has another version, so that
-    costs are learned anew; what serves stays in service meanwhile, as its recall does not depend on that.
+    costs are measured again. What serves stays in service meanwhile, since versions do not change its recall.
     """
     column = {"column_id": tuned.column.id}
     changes = fetch_row(conn, "changes_since_baseline", column)
@@ -85,8 +85,8 @@ def _relearn_costs(conn: psycopg.Connection[Any], tuned: TunedColumn, changes: A
     """
     column = {"column_id": tuned.column.id}
     why = (
-        f"{changes.upgraded_from} became {changes.versions}: what searches cost is learned anew; what serves "
-        "stays in service meanwhile"
+        f"{changes.upgraded_from} became {changes.versions}: the costs of searches are measured again; what "
+        "serves stays in service meanwhile"
     )
     with conn.transaction():
         execute(conn, "set_baseline_versions", column)

@@ -64,7 +64,7 @@ async def refresh_when_due(target: Any, snapshot: Snapshot) -> None:
 def connection_class(base: Any, snapshot: Snapshot) -> Any:
     """Return a class of connections that extends another and sends learned settings."""
 
-    class TunedConnection(base):  # type: ignore[misc]
+    class TunedConnection(base):  # type: ignore[misc]  # known when it runs
         __slots__ = ()
         _vectuned = snapshot
 

@@ -32,7 +32,7 @@ def tune_connection(conn: psycopg.Connection[Any], snapshot: Snapshot) -> None:
     if not issubclass(conn.cursor_factory, TunedCursor):
         factory: Any = conn.cursor_factory
         conn.cursor_factory = cursor_class(factory)
-    conn._vectuned = _Attachment(snapshot, conn)  # type: ignore[attr-defined]
+    conn._vectuned = _Attachment(snapshot, conn)  # type: ignore[attr-defined]  # where its cursors look
     if conn.pgconn.transaction_status == IDLE and snapshot.claim_refresh():
         refresh(conn, snapshot)
 
@@ -42,7 +42,7 @@ def tune_async_connection(conn: psycopg.AsyncConnection[Any], snapshot: Snapshot
     if not issubclass(conn.cursor_factory, TunedAsyncCursor):
         factory: Any = conn.cursor_factory
         conn.cursor_factory = async_cursor_class(factory)
-    conn._vectuned = _Attachment(snapshot, conn)  # type: ignore[attr-defined]
+    conn._vectuned = _Attachment(snapshot, conn)  # type: ignore[attr-defined]  # where its cursors look
 
 
 @cache

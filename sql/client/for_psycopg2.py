@@ -80,7 +80,7 @@ def refresh(conn: Any, snapshot: Snapshot) -> None:
         snapshot.replace(rows)
 
 
-class TunedCursor(_Cursor):  # type: ignore[misc]
+class TunedCursor(_Cursor):  # type: ignore[misc]  # psycopg2 has no types
     """Mixin of cursors that send learned settings."""
 
     _vectuned: _Attachment

@@ -581,7 +581,7 @@ CREATE TABLE vectuned.baseline (
 );
 COMMENT ON COLUMN vectuned.baseline.first_replay IS
     'first replay on the table as it is now: earlier ones, on another number of rows, are learned from and prove nothing';
-COMMENT ON COLUMN vectuned.baseline.versions IS 'of PostgreSQL and pgvector: what searches cost under others is measured anew';
+COMMENT ON COLUMN vectuned.baseline.versions IS 'of PostgreSQL and pgvector: when one changes, the costs of searches are measured again';
 COMMENT ON COLUMN vectuned.baseline.witnesses IS 'keys of some rows and digests of their vectors';
 
 -- Log of what happened to a column and why. Newest last.

@@ -26,7 +26,7 @@ def render_script(parser: argparse.ArgumentParser, shell: str) -> str:
 
     for action in _walk(parser):
         if "FILE" in str(action.metavar) or action.dest == "file":
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
     return str(shtab.complete(parser, shell=shell)) + "\n"
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vectuned.learning.model.column import VectorColumn
     from vectuned.learning.model.tuned_columns import TunedColumn
 
-# Fewer queries give no bound worth reading, as in measure/sampling.py.
-MIN_SEARCHES: Final = 20
 # More queries take hours to answer exactly, and narrow the intervals no further than anyone needs.
 _MOST_QUERIES: Final = 10_000
 # Recorded searches that `--queries recorded` takes at most.
@@ -50,6 +48,8 @@ def parse_query_count(options: argparse.Namespace) -> int | None:
 
     Raises UsageError for too few or too many.
     """
+    from vectuned.daemon.measure.sampling import MIN_SEARCHES
+
     source = str(options.queries)
     if not (source.isdecimal() or source == "recorded"):
         return None
@@ -61,6 +61,8 @@ def parse_query_count(options: argparse.Namespace) -> int | None:
 
 def check_query_count(count: int, source: str) -> None:
     """Raise UsageError if `source`, a subject with its verb, gives too few or too many queries."""
+    from vectuned.daemon.measure.sampling import MIN_SEARCHES
+
     if not MIN_SEARCHES <= count <= _MOST_QUERIES:
         raise UsageError(f"{source} {count} queries; between {MIN_SEARCHES} and {_MOST_QUERIES} are needed.")
 

@@ -16,7 +16,7 @@ from ..snapshot import Snapshot
 _snapshots: dict[str, Snapshot] = {}
 
 
-class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]
+class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # Django has no types
     """Django's own wrapper, whose connections have tuned cursors."""
 
     @property

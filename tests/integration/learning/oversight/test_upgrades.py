@@ -1,4 +1,4 @@
-"""Upgrades of PostgreSQL or pgvector: what searches cost is learned anew, while the same setting serves."""
+"""Upgrades of PostgreSQL or pgvector: costs of searches are measured again, while the same setting serves."""
 
 from __future__ import annotations
 
