@@ -74,8 +74,8 @@ RETURN CASE WHEN probes IS NULL
 
 -- Lets index scans go on until the statement has its rows, for the rest of the transaction. In relaxed order, because
 -- strict_order drops rows that come late: it returns fewer rows than match. There is no limit to the rows that a scan looks
--- at; the memory of an HNSW scan is bounded by 256 MB (about a million rows looked at), or work_mem if that is more. Where the caller has turned iterative
--- scans on, the caller's limits stay.
+-- at; the memory of an HNSW scan is bounded by 256 MB (about a million rows looked at), or work_mem if that is more. Where
+-- the caller has turned iterative scans on, the caller's limits stay.
 CREATE OR REPLACE FUNCTION vectuned._continue_scans() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -86,8 +86,7 @@ BEGIN
                 set_config('hnsw.max_scan_tuples', '2147483647', true),
                 set_config('hnsw.scan_mem_multiplier', greatest(
                     current_setting('hnsw.scan_mem_multiplier')::float8,
-                    least(1000, ceil(268435456.0 /
-                                pg_size_bytes(current_setting('work_mem')))))::text, true);
+                    least(1000, ceil(268435456.0 / pg_size_bytes(current_setting('work_mem')))))::text, true);
     END IF;
     IF current_setting('ivfflat.iterative_scan') = 'off' THEN
         PERFORM set_config('ivfflat.iterative_scan', 'relaxed_order', true),
