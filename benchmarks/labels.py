@@ -41,14 +41,10 @@ from vectuned.learning.model import ladder
 from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
-from vectuned.learning.policy.calibration import (
-    Candidate,
-    ReplaySample,
-    find_fixed_policy,
-    learn_adaptive_policy,
-)
+from vectuned.learning.policy.calibration import Candidate, find_fixed_policy, learn_adaptive_policy
 from vectuned.learning.policy.replays import load_replays
 from vectuned.learning.statistics.demand import Demand
+from vectuned.learning.statistics.replay_sample import ReplaySample
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet
 from vectuned.sql.install import migrate

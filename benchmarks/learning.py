@@ -39,9 +39,10 @@ from vectuned.learning.patterns import signature
 from vectuned.learning.patterns.distillation import distil
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank, confidence_from_samples
-from vectuned.learning.policy.calibration import ReplaySample, find_fixed_policy, learn_adaptive_policy
+from vectuned.learning.policy.calibration import find_fixed_policy, learn_adaptive_policy
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.statistics.demand import Demand
+from vectuned.learning.statistics.replay_sample import ReplaySample
 from vectuned.sql.install import migrate
 
 Singles = npt.NDArray[np.float32]

@@ -43,13 +43,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.promise_tables import format_tables
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.oversight.alarms import OversightLimits, RecallPromise, detect_alarm
-from vectuned.learning.policy.limits import guess_effort
 from vectuned.learning.statistics.bounds import find_smallest_safe
 from vectuned.learning.statistics.claims import claim_from_checks, running_bounds
-from vectuned.learning.statistics.demand import Demand, find_smallest_proven
+from vectuned.learning.statistics.demand import Demand, find_smallest_proven, guess_effort
 from vectuned.learning.statistics.dependence import block_length, block_means
 from vectuned.learning.statistics.sequential import alarm, tail_alarm
 from vectuned.learning.truth.recall import recall_at_k
@@ -88,7 +88,7 @@ def main() -> None:
         json.dump(json.loads(json.dumps(result), parse_constant=lambda _: None), sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        _print(result)
+        sys.stdout.write(format_tables(result, checks=CHECKS, after=AFTER, drop=DROP, good=GOOD))
 
 
 def simulate(data: Path, deployments: int, seed: int) -> dict[str, Any]:
@@ -426,70 +426,6 @@ def _tail(seen: Counts, limit: float) -> dict[str, Any]:
         "false_alarms_at_limit": _share(seen, "false tail", limit),
         "delays": [{"good": good, **_quantiles(seen["tail", limit, good])} for good in GOOD],
     }
-
-
-def _print(result: dict[str, Any]) -> None:
-    lines = [f"{result['deployments']} deployments, seed {result['seed']}, {result['seconds']} s", ""]
-    lines.append("target  replays    held  proven  unproven held  excess ef  excess blocks")
-    lines += [
-        f"{r['target']:6.2f}  {r['replays']:7d}  {r['held']:6.1%}  {r['proven']:6.1%}"
-        f"  {r['unproven_held']:13.1%}  {r['excess_ef']:9.1%}"
-        f"  {r['excess_blocks']:13.1%}"
-        for r in result["calibration"]
-    ]
-    lines += ["", f"In {CHECKS:,} checks"]
-    lines.append("target  served above  false alarms  at target  wrong bounds  of tail  below mean at 1,000")
-    lines += [
-        f"{r['target']:6.2f}  {r['served_above_target']:12.4f}  {r['false_alarms_served']:12.1%}"
-        f"  {r['false_alarms_at_target']:9.1%}  {r['wrong_lower_bounds']:12.1%}"
-        f"  {r['wrong_tail_bounds']:7.1%}  {r['bound_below_mean_after_1000']:19.4f}"
-        for r in result["monitoring"]
-    ]
-    lines += ["", f"Delay of a drop to target - {DROP}: median, 90 % (- where not noticed in {AFTER:,})"]
-    lines.append(
-        "target  from     good        betting  began off      one start    constant  Shiryaev-Roberts"
-    )
-    for r in result["delays"]:
-        rivals = [_pair(r["rivals"][name]) for name in ("one start", "constant stakes", "Shiryaev-Roberts")]
-        began = "-" if r["began_off_median"] is None else str(r["began_off_median"])
-        lines.append(
-            f"{r['target']:6.2f}  {r['from']}  {r['good']:5d}  {_pair(r):>13}  {began:>9}  {rivals[0]:>13}"
-            f"  {rivals[1]:>10}  {rivals[2]:>16}"
-        )
-    lines += [
-        "",
-        "Circumstances",
-        "                target    held  proven  wrong claims  false alarms"
-        "  ignored: held  wrong claims  false alarms",
-    ]
-    lines += [
-        f"{r['circumstance']:14}  {r['target']:6.2f}"
-        + "".join(
-            f"  {r[name]:{width}.1%}" if name in r else " " * (width + 1) + "-"
-            for name, width in (
-                ("held", 6),
-                ("proven", 6),
-                ("wrong_claims", 12),
-                ("false_alarms", 12),
-                ("single_held", 13),
-                ("single_wrong_claims", 12),
-                ("single_false_alarms", 12),
-            )
-        )
-        for r in result["circumstances"]
-    ]
-    lines += ["", f"Tail, a rise by {DROP} from the limit"]
-    lines.append("limit  false alarms  " + "  ".join(f"after {good:5d}" for good in GOOD))
-    lines += [
-        f"{r['limit']:5.2f}  {r['false_alarms_at_limit']:12.1%}  "
-        + "  ".join(f"{_pair(d):>11}" for d in r["delays"])
-        for r in result["tail"]
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _pair(quantiles: dict[str, Any]) -> str:
-    return ", ".join("-" if quantiles[name] is None else str(quantiles[name]) for name in ("median", "p90"))
 
 
 def _parser() -> argparse.ArgumentParser:

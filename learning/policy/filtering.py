@@ -20,10 +20,14 @@ from vectuned.learning.model.scan_settings import CONTINUED_EFFORTS, CONTINUED_P
 from vectuned.learning.model.tuned_columns import TunedIndex
 from vectuned.learning.replay.client_ms import bound_delays
 from vectuned.learning.statistics.bounds import lower_bound
-from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand, above_tail, find_smallest_proven
+from vectuned.learning.statistics.demand import (
+    AMPLE_FACTOR,
+    Demand,
+    above_tail,
+    find_smallest_proven,
+    guess_effort,
+)
 from vectuned.learning.statistics.dependence import block_length, block_means
-
-from .limits import guess_effort
 
 FilteredPath = Literal["hnsw", "hnsw_continued", "ivfflat", "ivfflat_continued", "exact", "planner"]
 _FilterKind = tuple[str, int]  # the shape and selectivity bucket that filters share

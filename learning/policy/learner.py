@@ -18,14 +18,9 @@ from vectuned.learning.patterns.lineage import PreviousPolicy, count_lookups
 from vectuned.learning.patterns.optimizer import Policy, raise_effort
 from vectuned.learning.patterns.reasoning_bank import Patterns
 from vectuned.learning.statistics.demand import AMPLE_FACTOR, Demand
+from vectuned.learning.statistics.replay_sample import ReplaySample
 
-from .calibration import (
-    Candidate,
-    ReplaySample,
-    extrapolate_policy,
-    find_fixed_policy,
-    learn_adaptive_policy,
-)
+from .calibration import Candidate, extrapolate_policy, find_fixed_policy, learn_adaptive_policy
 from .choice import Offer
 from .filtering import choose_paths
 from .limits import MAX_RISE, NO_CAPS, NO_LIMITS, EffortCaps, EffortLimits

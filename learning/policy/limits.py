@@ -5,31 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from vectuned.learning.model.arrays import Floats
-from vectuned.learning.statistics.demand import Demand
-
 # An unproven effort is at most this multiple of what serves: a wrong guess then costs at most twice the time.
 MAX_RISE: Final = 2
-
-
-def guess_effort(recall: Floats, above: Floats, demand: Demand) -> int:
-    """Return which effort the replays ask for on average, the smallest that does, without any proof.
-
-    `recall` and `above` (the tail, as of `above_tail`) are (n, m), by effort. That is the smallest effort
-    whose means meet the demand with a margin of one standard error: about five of six such guesses meet it.
-    If none does, it is the smallest whose mean is within one standard error of the highest effort's: more
-    effort would gain nothing that these replays can show.
-    """
-    if not len(recall):
-        return 0
-    error, tail_error = (values.std(axis=0) / np.sqrt(len(values)) for values in (recall, above))
-    means, kept = recall.mean(axis=0), above.mean(axis=0)
-    met = (means - error >= demand.target) & (kept - tail_error >= 1.0 - demand.max_tail)
-    if not met.any():
-        met = (means >= means[-1] - error[-1]) & (kept >= kept[-1] - tail_error[-1])
-    return int(np.flatnonzero(met)[0])
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from vectuned.learning.model.ladder import PROBE_WIDTH, PROBES
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
 from vectuned.learning.patterns.lineage import COUNTER_EXAMPLE_WEIGHT, training_weights
 from vectuned.learning.replay.client_ms import MIN_TIMED, convert_ms
+from vectuned.learning.statistics.replay_sample import ReplaySample
 from vectuned.sql.files import queries
 from vectuned.sql.rows import fetch_row, fetch_rows
 
-from .calibration import ReplaySample
 from .filtering import FilteredReplaySample, other_paths
 
 # Where each length of probe ends among the distances stored for a search, which hold all lengths in a row.

@@ -119,3 +119,21 @@ def min_flawless_replays(target: float, confidence: float = 0.95) -> int:
         middle = (too_few + enough) // 2
         too_few, enough = (too_few, middle) if proves(middle) else (middle, enough)
     return enough
+
+
+def guess_effort(recall: Floats, above: Floats, demand: Demand) -> int:
+    """Return which effort the replays ask for on average, the smallest that does, without any proof.
+
+    `recall` and `above` (the tail, as of `above_tail`) are (n, m), by effort. That is the smallest effort
+    whose means meet the demand with a margin of one standard error: about five of six such guesses meet it.
+    If none does, it is the smallest whose mean is within one standard error of the highest effort's: more
+    effort would gain nothing that these replays can show.
+    """
+    if not len(recall):
+        return 0
+    error, tail_error = (values.std(axis=0) / np.sqrt(len(values)) for values in (recall, above))
+    means, kept = recall.mean(axis=0), above.mean(axis=0)
+    met = (means - error >= demand.target) & (kept - tail_error >= 1.0 - demand.max_tail)
+    if not met.any():
+        met = (means >= means[-1] - error[-1]) & (kept >= kept[-1] - tail_error[-1])
+    return int(np.flatnonzero(met)[0])
