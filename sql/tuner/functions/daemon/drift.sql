@@ -115,8 +115,8 @@ BEGIN
 END
 $$;
 
--- The effort to serve after falling back: the published one, or after an alarm twice what the mean of the replays asked for,
--- though 1.4 to 2 times the published one; times the table's growth since to a power. At most p_highest, but never less than
+-- The effort to serve after falling back: the published one, or after an alarm 1.8 times what the mean of the replays asked
+-- for, though 1.2 to 2 times the published one; times the table's growth since to a power. At most p_highest, but never less than
 -- serves now. NULL for an access path without an effort.
 CREATE OR REPLACE FUNCTION vectuned._fallback_effort(
     serves int, published int, asked int, growth float8, p_power float8, p_alarm boolean, p_highest int)
@@ -124,7 +124,7 @@ RETURNS int
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN published IS NOT NULL THEN greatest(serves, least(
-    ceil(CASE WHEN p_alarm THEN least(greatest(1.4 * published, 2 * coalesce(asked, published)), 2 * published) ELSE published END
+    ceil(CASE WHEN p_alarm THEN least(greatest(1.2 * published, coalesce(1.8 * asked, 2 * published)), 2 * published) ELSE published END
          * greatest(coalesce(growth, 1), 1) ^ p_power - 1e-6),
     p_highest)) END::int;
 
