@@ -1,6 +1,6 @@
 """Measure what `vectuned.apply` and `vectuned.search` add to a statement at the same ef_search.
 
-Run as `python benchmarks/apply_overhead.py [--json] [--dsn DSN]`. A table of random vectors of its own is
+Run as `python -m benchmarks.apply_overhead [--json] [--dsn DSN]`. A table of random vectors of its own is
 searched for the ten nearest rows in shuffled blocks: by the bare statement, by the same with `apply`, for one
 that has no filter and for one that may have, and by `vectuned.search`, which records 5 %. Each arm has a
 connection and a text of its own, for three kinds of client: statements that the driver prepares, that it does

@@ -1,6 +1,6 @@
 """Measure what `client.tune` adds to statements that are none of ours.
 
-Run as `python benchmarks/client_overhead.py [--json] [--dsn DSN]`. One statement, SELECT of an integer by a
+Run as `python -m benchmarks.client_overhead [--json] [--dsn DSN]`. One statement, SELECT of an integer by a
 bind parameter, is executed over psycopg in shuffled blocks through an untuned connection, a tuned one, and a
 tuned one that records a twentieth of the statements. Each arm has a connection and a text of its own. The
 figure to watch: `added_us`, the median over that of the untuned connection, at most 5 microseconds.

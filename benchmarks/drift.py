@@ -1,6 +1,6 @@
 """Change the data under a tuned column and measure how long its recall stays below the promise.
 
-Run as `python benchmarks/drift.py [--dsn ...] [--json FILE] [--plot FILE]`; without a DSN it starts an
+Run as `python -m benchmarks.drift [--dsn ...] [--json FILE] [--plot FILE]`; without a DSN it starts an
 embedded server in a temporary folder. Takes ten minutes or more; `--plot` needs matplotlib. Half of WordNet's
 glosses, by lexical category, are the rows, and usage examples of the same half the queries. After learning,
 the other half of the rows is added, queries move to that half, the index is rebuilt, a third of the rows is

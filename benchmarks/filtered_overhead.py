@@ -1,6 +1,6 @@
 """Measure the overhead of a filtered search over the bare statement that vectuned runs for it.
 
-Run as `python benchmarks/filtered_overhead.py [--dsn ...]` after `vectuned demo`, whose table it searches, in
+Run as `python -m benchmarks.filtered_overhead [--dsn ...]` after `vectuned demo`, whose table it searches, in
 the embedded server or the database of --dsn. Every query is filtered by its own lexical category; the client
 prepares the bare statements, planned for their values. Arms run in blocks of 50 in random order; times are
 the latency seen by the client, with 5 % of searches recorded. Prints tables, and the time of the parts of a

@@ -7,7 +7,7 @@ lists within a factor of the nearest's distance (0.68 to 0.85) do not pay. End t
 1.26 (at least 1.19) at 0.95 and 1.085 (at least 1.03) at 0.98, where 1 / 0.92 = 1.087 was wanted, on a
 machine busy with other work.
 
-Run as `python benchmarks/ivfflat.py [--dsn ...]`; without a DSN it starts an embedded server in a temporary
+Run as `python -m benchmarks.ivfflat [--dsn ...]`; without a DSN it starts an embedded server in a temporary
 folder. WordNet's glosses are the rows, its usage examples the queries. Prints one JSON document, and a table
 to standard error. The figure to watch: `saving`, the mean time of the best fixed probes over that of the
 policy, end to end: at least 1.087.

@@ -1,6 +1,6 @@
 """Measure how many replays learning needs: recall and saving by the number of replays.
 
-Run as `python benchmarks/labels.py [--dsn ...] [--json]` after `vectuned demo`, whose replays it reads from
+Run as `python -m benchmarks.labels [--dsn ...] [--json]` after `vectuned demo`, whose replays it reads from
 the embedded server or the database of --dsn. With `--build 1500` it loads WordNet and replays that many
 queries itself in a temporary server; with `--data FILE` it reads replays in the format of
 tests/data/replays.npz. Each draw holds out a third of the replays for evaluation and learns from n of the

@@ -1,6 +1,6 @@
 """Measure learning: distillation, the ReasoningBank, its lookup in Python and in SQL, and replay.
 
-Run as `python benchmarks/learning.py [--dsn ... --relation items --column embedding]`. Without a DSN an
+Run as `python -m benchmarks.learning [--dsn ... --relation items --column embedding]`. Without a DSN an
 embedded server in a temporary folder and synthetic vectors are used for the lookup in SQL and the replay.
 Prints one JSON document; each time is the best and the median of `--repeat` runs. The figures to watch:
 distillation of 1,000 replays in 1 s, 10,000 patterns in 100 MB, a replay in 40 ms on 2 cores.

@@ -1,6 +1,6 @@
 """Measure a mixed workload, and k from 1 to 1,000.
 
-Run as `python benchmarks/mixed.py [--parts mixed k] [--dsn ...]`; it replaces the schema vectuned_demo of the
+Run as `python -m benchmarks.mixed [--parts mixed k] [--dsn ...]`; it replaces the schema vectuned_demo of the
 embedded server or of the database of --dsn. Half of the searches are filtered by the query's own lexical
 category, k is 1, 10 or 50, and vectuned learns from such searches. Arms run in blocks of 50 in random order;
 times are the latency seen by the client.

@@ -1,6 +1,6 @@
 """Measure the overhead of vectuned.search over the bare query at the same ef_search, recording 5 %.
 
-Run as `python benchmarks/overhead.py [--dsn ...]` after `vectuned demo`, whose table it searches, in the
+Run as `python -m benchmarks.overhead [--dsn ...]` after `vectuned demo`, whose table it searches, in the
 embedded server or the database of --dsn. Both arms answer the same held-out queries, each over its own
 connection, in blocks of 50 in random order. The fixed setting is served during the run. Prints one JSON
 document. The figure to watch: at most 0.1 ms of overhead at the median.

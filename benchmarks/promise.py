@@ -1,6 +1,6 @@
 """Simulate deployments on real recall curves: is the promise kept, and is a drop in recall noticed?
 
-Run as `python benchmarks/promise.py [--deployments N] [--seed S] [--json]`; it needs no database and takes
+Run as `python -m benchmarks.promise [--deployments N] [--seed S] [--json]`; it needs no database and takes
 about ten minutes. Every deployment has its own population, half of the replays of tests/data/replays.npz,
 whose distribution is the truth; the replays for calibration and the checks in service are independent draws
 from it. Exponential tilting of the recalls produces a drop, or a mean equal to the target.

@@ -1,6 +1,6 @@
 """Measure the end task: does identification find the synset that a usage example was written for?
 
-Run as `python benchmarks/reasoning.py [--queries 5000] [--dsn ...]` on a database with all of WordNet
+Run as `python -m benchmarks.reasoning [--queries 5000] [--dsn ...]` on a database with all of WordNet
 (`vectuned wordnet load`). First vectuned learns from usage examples in the store; then the arms answer
 held-out ones, in blocks of 50 in random order. Times are the latency seen by the client, without the
 embedding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,10 +54,10 @@ def _by_process(
         written = Path(folder, "result.json")
         if definition.document == "file":
             # Its tables go to our standard error.
-            code, _ = _finished([*command, f"--json={written}"], sys.stderr)
+            code, _ = finish([*command, f"--json={written}"], sys.stderr)
             text = written.read_text(encoding="utf-8") if written.exists() else ""
         else:
-            code, text = _finished(command, subprocess.PIPE)
+            code, text = finish(command, subprocess.PIPE)
     if code:
         where = "" if dsn is None else " --dsn ..."
         need = definition.needs
@@ -71,9 +72,11 @@ def _by_process(
     return result
 
 
-def _finished(command: list[str], stdout: IO[str] | int) -> tuple[int, str]:
-    """Run a program; return its exit code and output."""
-    with subprocess.Popen(command, stdout=stdout, encoding="utf-8") as process:
+def finish(command: list[str], stdout: IO[str] | int) -> tuple[int, str]:
+    """Run a program that may import this folder; return its exit code and output."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen(command, stdout=stdout, encoding="utf-8", env=environment) as process:
         try:
             printed, _ = process.communicate()
         except KeyboardInterrupt:

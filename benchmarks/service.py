@@ -1,6 +1,6 @@
 """Measure the daemon under load: its effect on clients, and its memory over a million searches.
 
-Run as `python benchmarks/service.py [--parts clients memory] [--json FILE]`, on an embedded server in a
+Run as `python -m benchmarks.service [--parts clients memory] [--json FILE]`, on an embedded server in a
 temporary folder.
 
 `clients` (8 minutes): pgbench with 32 clients searches WordNet's glosses, in shuffled blocks through

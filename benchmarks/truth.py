@@ -1,6 +1,6 @@
 """Measure the truth engine: exact neighbours of many queries by one pass over a table of random vectors.
 
-Run as `python benchmarks/truth.py [--dsn ...]`; without a DSN it starts an embedded server in a temporary
+Run as `python -m benchmarks.truth [--dsn ...]`; without a DSN it starts an embedded server in a temporary
 folder. Prints one JSON document. The figure to watch: 1,000 queries against 117,659 x 384, k = 10, in 4 s
 on 2 cores.
 """

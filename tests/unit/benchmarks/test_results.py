@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import resource
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from benchmarks.definitions import DEFINITIONS, Definition, Script, load_definit
 from benchmarks.figures import rewrite
 from benchmarks.plots import draw, picture
 from benchmarks.records import LARGEST, RESULTS, Result, record, rounded, store, stored
+from benchmarks.runner import finish
 from benchmarks.tables import figure, tables, walk
 from vectuned.config.errors import ConfigurationError, UsageError, VectunedError
 
@@ -136,6 +139,15 @@ def test_every_script_is_run_with_options_it_has() -> None:
             asked |= {"--dsn"} if run.takes_dsn else set()
             assert asked <= known, name
             assert ("--dsn" in known) == run.takes_dsn, name
+
+
+@pytest.mark.parametrize(
+    "script", sorted({run.script for run in load_definitions().values() if isinstance(run, Script)})
+)
+def test_every_script_starts_as_a_run_starts_it(script: str) -> None:
+    code, text = finish([sys.executable, str(DEFINITIONS.parent / script), "--help"], subprocess.PIPE)
+    assert code == 0
+    assert text.startswith("usage: ")
 
 
 def test_every_mistake_in_definitions_is_named_with_its_place(tmp_path: Path) -> None:
