@@ -16,7 +16,7 @@ from vectuned.learning.policy.statement_settings import read_statements
 from vectuned.sql.files import queries, trusted
 from vectuned.sql.rows import execute, fetch_rows, fetch_value
 
-from .proposal import ADOPTABLE, Proposal, propose
+from .proposal import ADOPTABLE, DEFAULT_MAX_SLOWDOWN, Proposal, propose
 
 Connection = psycopg.Connection[Any]
 
@@ -62,6 +62,7 @@ class Adoption:
     proposal: Proposal
     overrides: tuple[tuple[str, str], ...]
     ours: Settings
+    max_slowdown: float
 
     @property
     def foreign(self) -> dict[str, str]:
@@ -93,25 +94,32 @@ def read_current(conn: Connection, scope: Scope) -> CurrentSettings:
     )
 
 
-def plan(conn: Connection, role: str | None, max_effort: int | None = None) -> Adoption:
-    """Choose settings for a role, or with None for the database. `max_effort` caps, beside the columns' own.
+def plan(conn: Connection, role: str | None, max_slowdown: float = DEFAULT_MAX_SLOWDOWN) -> Adoption:
+    """Choose settings for a role, or with None for the database.
+
+    max_slowdown: how many times as long as now a statement that is not at its target may take.
 
     Raises UsageError if no statements are known.
     """
     scope = read_scope(conn, role)
-    statements = read_statements(conn, max_effort=max_effort)
+    statements = read_statements(conn)
     if not statements:
         raise UsageError(
             "no statements of applications are known yet: run `vectuned observe` on the server's log, then "
             "`vectuned learn --once`."
         )
     current = read_current(conn, scope)
-    proposal = propose(statements, current.in_force)
+    proposal = propose(statements, current.in_force, max_slowdown)
     names = {"names": list(proposal.changes)}
     overrides = [(row.role, row.name) for row in fetch_rows(conn, "adopt_overrides", names)]
     ours = {name: value for row in reversed(_in_force(conn, scope)) for name, value in row.applied.items()}
     return Adoption(
-        scope, current, proposal, tuple(each for each in overrides if role is None or each[0] != role), ours
+        scope,
+        current,
+        proposal,
+        tuple(each for each in overrides if role is None or each[0] != role),
+        ours,
+        max_slowdown,
     )
 
 

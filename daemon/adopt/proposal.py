@@ -2,13 +2,14 @@
 
 A group only ever raises what is in force: a higher ef_search, more probes or tuples, or iterative scans find
 no fewer of the true neighbours, so what is proven with less holds, and no statement loses recall. It may cost
-time, and statements that were good enough before pay for those that were not; there is a bound to that.
+time, and statements that were good enough before pay for those that were not; there is a bound to that, and
+another to what a statement pays for its own recall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
@@ -27,6 +28,9 @@ ADOPTABLE: Final = (
     "ivfflat.probes",
 )
 MOST_SLOWDOWN: Final = 2.0  # times that a statement at its target may take of what it takes now
+# The same of a statement that is not at its target: continued scans of filtered searches take three to eight
+# times as long as scans that come out short, and more than an order of magnitude is for a person to decide.
+DEFAULT_MAX_SLOWDOWN: Final = 10.0
 _RECALL_DIGITS: Final = 2  # of unproven recall: less than a hundredth more is not worth more time
 _SCAN_RANKS: Final = {"off": 0.0, "strict_order": 1.0, "relaxed_order": 1.0}
 
@@ -54,14 +58,14 @@ class StatementOutlook:
     then: Outlook
 
     @property
+    def slowdown(self) -> float:
+        """Return how many times as long as now it would take; 1 if one of the two was not measured."""
+        return self.then.ms / self.now.ms if self.now.ms and self.then.ms else 1.0
+
+    @property
     def gets_worse(self) -> bool:
         """Say whether a statement that meets its target now would be slowed beyond the bound."""
-        return (
-            self.now.proven
-            and self.now.ms is not None
-            and self.then.ms is not None
-            and self.then.ms > MOST_SLOWDOWN * self.now.ms
-        )
+        return self.now.proven and self.slowdown > MOST_SLOWDOWN
 
     @property
     def shortfall(self) -> float:
@@ -81,8 +85,12 @@ class StatementOutlook:
             return ""
         if self.is_unproven:
             return "its replayed calls reach the target, but do not prove it: record more, and learn again"
-        others = [option for option in self.statement.proven if not _adoptable(option)]
-        if others:
+        if any(_adoptable(option) for option in self.statement.proven):
+            return (
+                "settings are proven that would slow it, or another, too much for a whole role: the one line "
+                "in Python, vectuned.client.tune, sends them with this statement alone"
+            )
+        if self.statement.proven:
             return (
                 "exact search through the filter's index is proven: the one line in Python, "
                 "vectuned.client.tune, chooses it for this statement alone, as does vectuned.search"
@@ -97,36 +105,58 @@ class Proposal:
     """The settings to change, and what every statement gets; `refused` would have gained more.
 
     `changes` are the new values by name, empty where nothing better was found. `refused` holds the statements
-    that kept a group from being proposed, because it would have made them worse.
+    that kept a group from being proposed, because it would have made them worse. `slower` is what would be
+    proposed if statements that are not at their target might take longer; None if that gains nothing.
     """
 
     changes: Settings
     statements: tuple[StatementOutlook, ...]
     refused: tuple[StatementOutlook, ...] = ()
+    slower: Proposal | None = None
+
+    @property
+    def slowdown(self) -> float:
+        """Return how many times as long as now a statement takes at most."""
+        return max((outlook.slowdown for outlook in self.statements), default=1.0)
 
 
-def propose(statements: Sequence[Statement], in_force: Settings) -> Proposal:
+def propose(
+    statements: Sequence[Statement], in_force: Settings, max_slowdown: float = DEFAULT_MAX_SLOWDOWN
+) -> Proposal:
     """Choose the group that is proven to bring most calls to their target, and of those the cheapest.
 
     Of calls without a proof the measured recall decides before the time, to a hundredth.
 
-    in_force: the values that sessions have now.
+    in_force: the values that sessions have now. max_slowdown: how many times as long as now a statement that
+    is not at its target may take.
     """
     best, best_rank = Proposal({}, tuple(_outlooks(statements, in_force, in_force))), None
     refused: tuple[StatementOutlook, ...] = ()
-    refused_rank = None
+    slower: Proposal | None = None
+    refused_rank = slower_rank = None
     for group in _groups(statements, in_force):
         outlooks = tuple(_outlooks(statements, in_force, group))
         changes = {name: value for name, value in group.items() if in_force.get(name) != value}
         rank = _rank(outlooks, changes)
         worse = tuple(outlook for outlook in outlooks if outlook.gets_worse)
+        too_slow = any(o.slowdown > max_slowdown for o in outlooks if not o.now.proven)
         if worse:
-            if refused_rank is None or rank < refused_rank:
+            if not too_slow and (refused_rank is None or rank < refused_rank):
                 refused, refused_rank = worse, rank
+        elif too_slow:
+            if slower_rank is None or rank < slower_rank:
+                slower, slower_rank = Proposal(changes, outlooks), rank
         elif best_rank is None or rank < best_rank:
             best, best_rank = Proposal(changes, outlooks), rank
-    gains_more = refused_rank is not None and (best_rank is None or refused_rank[:2] < best_rank[:2])
-    return Proposal(best.changes, best.statements, refused if gains_more else ())
+
+    def gains_more(other: tuple[float, ...] | None) -> bool:
+        return other is not None and (best_rank is None or other[:2] < best_rank[:2])
+
+    return replace(
+        best,
+        refused=refused if gains_more(refused_rank) else (),
+        slower=slower if gains_more(slower_rank) else None,
+    )
 
 
 def _rank(outlooks: Sequence[StatementOutlook], changes: Settings) -> tuple[float, float, float, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any, Final
 
 from vectuned.config.errors import printable
 from vectuned.daemon.adopt.adopt import Adoption, apply, figures, plan, revert
-from vectuned.daemon.adopt.proposal import StatementOutlook
+from vectuned.daemon.adopt.proposal import DEFAULT_MAX_SLOWDOWN, StatementOutlook
 from vectuned.daemon.cli.command import Command, Context
 from vectuned.daemon.console import Console
 
@@ -20,11 +21,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the role whose statements to serve (default: every role in the database)",
     )
+    parser.add_argument(
+        "--max-slowdown",
+        type=_times,
+        default=DEFAULT_MAX_SLOWDOWN,
+        metavar="TIMES",
+        help="how many times as long as now a statement below its target may take (default: %(default)g)",
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--apply", action="store_true", help="change the settings, and keep the values before"
     )
     action.add_argument("--revert", action="store_true", help="put back those before the last --apply")
+
+
+def _times(text: str) -> float:
+    """Parse a number of times from 1 on."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, not {text!r}")
+    return value
 
 
 def _run(context: Context) -> None:
@@ -33,7 +52,7 @@ def _run(context: Context) -> None:
         if options.revert:
             _print_reverted(console, *revert(conn, options.role))
             return
-        adoption = plan(conn, options.role, context.settings.learning.max_effort or None)
+        adoption = plan(conn, options.role, options.max_slowdown)
         statements = [
             adoption.scope.compose_change(name, value).as_string(conn)
             for name, value in sorted(adoption.proposal.changes.items())
@@ -52,8 +71,10 @@ def _run(context: Context) -> None:
 
 
 def _print_proposal(console: Console, adoption: Adoption, statements: list[str]) -> None:
+    slower = adoption.proposal.slower
     if not statements:
-        console.line("no settings bring more statements to their target than those in force")
+        limit = f" within {adoption.max_slowdown:g} times their time now" if slower else ""
+        console.line(f"no settings bring more statements to their target than those in force{limit}")
     for statement in statements:
         console.line(f"{statement};")
     for name, value in adoption.foreign.items():
@@ -61,7 +82,8 @@ def _print_proposal(console: Console, adoption: Adoption, statements: list[str])
     for role, name in adoption.overrides:
         console.line(f"  the role {role} has a value of {name} of its own, which stays: see --role {role}")
     console.line()
-    for each in adoption.proposal.statements:
+    longer = slower.statements if slower else adoption.proposal.statements
+    for each, beyond in zip(adoption.proposal.statements, longer, strict=True):
         console.line(f"{printable(each.statement.text, _SHOWN)}")
         console.line(
             f"  {each.statement.calls:,} calls; now {_outlook(each.now)}; then {_outlook(each.then)}; "
@@ -69,11 +91,23 @@ def _print_proposal(console: Console, adoption: Adoption, statements: list[str])
         )
         if each.other_means:
             console.line(f"  {each.other_means}")
+        if beyond.then.recall != each.then.recall:
+            console.line(f"  {_outlook(beyond.then)} without the limit on the time")
+    if slower:
+        console.line(
+            f"limited to {adoption.max_slowdown:g} times the time of now: `--max-slowdown "
+            f"{_round_up(slower.slowdown):g}` allows what is said to be without the limit"
+        )
     for each in adoption.proposal.refused:
         console.line(
             f"refused: more effort for the others would slow {printable(each.statement.text, _SHOWN)} "
             f"from {each.now.ms:.2f} to {each.then.ms:.2f} ms"
         )
+
+
+def _round_up(times: float) -> float:
+    """Round up to a tenth, so that the number shown is enough."""
+    return math.ceil(10 * times) / 10
 
 
 def _verdict(outlook: StatementOutlook) -> str:
@@ -100,6 +134,7 @@ def _print_reverted(console: Console, statements: list[str], changed: dict[str, 
 
 
 def _document(adoption: Adoption, statements: list[str], *, applied: bool) -> dict[str, Any]:
+    slower = adoption.proposal.slower
     return {
         "database": adoption.scope.database,
         "role": adoption.scope.role,
@@ -108,6 +143,14 @@ def _document(adoption: Adoption, statements: list[str], *, applied: bool) -> di
         "set_by_others": adoption.foreign,
         "roles_with_own_values": [{"role": role, "name": name} for role, name in adoption.overrides],
         "outlook": figures(adoption.proposal),
+        "max_slowdown": adoption.max_slowdown,
+        "slower": None
+        if slower is None
+        else {
+            "max_slowdown": _round_up(slower.slowdown),
+            "settings": dict(slower.changes),
+            "outlook": figures(slower),
+        },
         "refused": [each.statement.text for each in adoption.proposal.refused],
     }
 

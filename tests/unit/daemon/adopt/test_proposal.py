@@ -77,6 +77,33 @@ def test_propose_refuses_to_slow_a_statement_that_is_good_enough() -> None:
     assert proposal.refused
 
 
+def test_propose_bounds_the_time_of_statements_below_their_target() -> None:
+    """What would take too long is not proposed, but told, with the limit that would allow it."""
+    needy = statement(
+        option(PLANNER, 1.0, 0.9, proven=False),
+        option(CONTINUED, 4.0, 0.93, proven=False),
+        option(DEEP, 15.2),
+    )
+    proposal = propose([needy], IN_FORCE)
+    assert proposal.changes == {"hnsw.ef_search": "200", "hnsw.iterative_scan": "relaxed_order"}
+    assert proposal.slower is not None
+    assert (proposal.slower.changes, proposal.slower.slowdown) == (DEEP, 15.2)
+    assert proposal.slower.statements[0].then.proven
+    assert "vectuned.client.tune" in proposal.statements[0].other_means
+    assert propose([needy], IN_FORCE, 15.2).changes == DEEP
+    assert propose([needy], IN_FORCE, 15.2).slower is None
+    strict = propose([needy], IN_FORCE, 3.0)
+    assert (strict.changes, strict.statements[0].then.recall) == ({}, 0.9)
+    # Slower settings that gain nothing are not worth a word, and harm to others is refused as ever.
+    assert (
+        propose([statement(option(CONTINUED, 4.0), option(DEEP, 90.0))], IN_FORCE | CONTINUED).slower is None
+    )
+    good = statement(option(ef(40), 1.0), name="1")
+    both = propose([needy, good], IN_FORCE)
+    assert (both.changes, both.slower) == ({}, None)
+    assert [each.statement for each in both.refused] == [good]
+
+
 def test_propose_leaves_the_planner_alone_and_names_other_means() -> None:
     exact_only = statement(option(EXACT, 3.0, 1.0), option(PLANNER, 1.0, 0.4, proven=False))
     proposal = propose([exact_only, statement(name="1")], IN_FORCE)

@@ -215,10 +215,41 @@ def test_adopt_says_what_is_measured_but_not_proven(
     assert in_session(learned, "hnsw.ef_search") == "240"
 
 
-def test_adopt_keeps_to_the_highest_effort_allowed(
+def test_adopt_bounds_the_time_and_says_what_it_costs(
     learned: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learned.execute("UPDATE vectuned.tuned_column SET max_effort = 140")
+    learned.execute("UPDATE vectuned.replay SET other_ms = '{1,1.5,2,2.5,12.24,14,15}'")
+    code, out, _ = run(capsys, learned, "--apply")
+    assert code == 0
+    assert "SET hnsw.ef_search = '140';" in out
+    assert "then recall 0.700 in 2.50 ms; target 0.95 not reached" in out
+    assert "recall 1.000 in 12.24 ms without the limit on the time" in out
+    assert "limited to 10 times the time of now: `--max-slowdown 12.3`" in out
+    assert in_session(learned, "hnsw.ef_search") == "140"
+    run(capsys, learned, "--revert")
+    code, out, _ = run(capsys, learned, "--max-slowdown", "12.3", "--json")
+    assert (
+        f"ALTER DATABASE \"{learned.info.dbname}\" SET hnsw.ef_search = '240'"
+        in json.loads(out)["statements"]
+    )
+    assert json.loads(out)["slower"] is None
+    document = json.loads(run(capsys, learned, "--max-slowdown", "2", "--json")[1])
+    assert document["slower"]["max_slowdown"] == 12.3
+    assert document["slower"]["settings"]["hnsw.ef_search"] == "240"
+    with pytest.raises(SystemExit):
+        run(capsys, learned, "--max-slowdown", "0.5")
+    assert "must be a number from 1 on, not '0.5'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cap",
+    [b"UPDATE vectuned.tuned_column SET max_effort = 140", b"SELECT vectuned._cap_efforts(140)"],
+    ids=["of the column", "of the daemon"],
+)
+def test_adopt_keeps_to_the_highest_effort_allowed(
+    learned: Connection, capsys: pytest.CaptureFixture[str], cap: bytes
+) -> None:
+    learned.execute(cap)
     code, out, _ = run(capsys, learned)
     assert code == 0
     assert "SET hnsw.ef_search = '140';" in out
