@@ -281,7 +281,7 @@ class Worker:
         if done:
             with self.conn.transaction():
                 lock_tuning(self.conn)
-                publish_settings(self.conn, tuned.column.id, self.caps.max_effort)
+                publish_settings(self.conn, tuned.column.id)
         return done
 
     def replay_all(self, progress: Progress | None = None) -> int:

@@ -122,7 +122,6 @@ def learn(
         seed=options.seed,
         unchanged_classes=unchanged_classes,
         former_target=former_target,
-        max_effort=options.caps.max_effort,
     )
     trim_replays(conn, tuned)
     log.info(

@@ -57,7 +57,6 @@ def publish(
     seed: int = 0,
     unchanged_classes: Collection[int] = (),
     former_target: float | None = None,
-    max_effort: int | None = None,
 ) -> tuple[int, dict[int, ServedPolicy]]:
     """Replace a column's bank in one transaction and notify listeners; return its version and what serves.
 
@@ -66,7 +65,7 @@ def publish(
     back and end when another session waits for a lock of theirs. Adaptive effort steps aside unless it saves
     `least_saving`. Other sessions see the old bank until the commit, and other publishers wait for it. The
     classes in `unchanged_classes` stay as they are. With `former_target` the publish also changes the target
-    of the column from it to that of `tuned`. `max_effort` caps the settings of statements.
+    of the column from it to that of `tuned`.
 
     Raises VectunedError if the column is no longer enabled, or no longer has that target.
     """
@@ -94,7 +93,7 @@ def publish(
                 served[k] = ServedPolicy(policy, len(chosen.patterns), saving, offer.filtered)
             insert_measured_paths(conn, tuned, k, offer.fixed, offer.filtered, policy)
         execute(conn, "delete_superseded_paths", column)
-        publish_settings(conn, tuned.column.id, max_effort)
+        publish_settings(conn, tuned.column.id)
         _announce(conn, tuned, version, last_replay, served)
     return version, served
 

@@ -99,15 +99,13 @@ def count_calls(conn: psycopg.Connection[Any], calls: Iterable[StatementCalls]) 
         )
 
 
-def publish_settings(
-    conn: psycopg.Connection[Any], column_id: int | None = None, max_effort: int | None = None
-) -> int:
+def publish_settings(conn: psycopg.Connection[Any], column_id: int | None = None) -> int:
     """Choose and store the settings of the statements of a column, or of all; return how many have some.
 
-    `max_effort` caps, beside the columns' own. Run it in the transaction of the publish.
+    Run it in the transaction of the publish.
     """
     served = 0
-    for group in _by_fingerprint(read_statements(conn, column_id, max_effort)):
+    for group in _by_fingerprint(read_statements(conn, column_id)):
         chosen = choose_settings(group)
         served += len(group) if chosen is not None else 0
         for statement in group:
@@ -146,13 +144,8 @@ def choose_settings(statements: Sequence[Statement]) -> Settings | None:
     return settings[min(usable, key=lambda key: (costs[key], key))] if usable else None
 
 
-def read_statements(
-    conn: psycopg.Connection[Any], column_id: int | None = None, max_effort: int | None = None
-) -> list[Statement]:
-    """Read the statements of a column, or of all columns, with what settings can give each.
-
-    `max_effort` caps the efforts for conditions, beside the columns' own.
-    """
+def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None) -> list[Statement]:
+    """Read the statements of a column, or of all columns, with what settings can give each."""
     rows = fetch_rows(conn, "served_statements", {"column_id": column_id})
     columns = {"column_ids": sorted({row.column_id for row in rows})}
     described = {row.id: row for row in fetch_rows(conn, "statement_columns", columns)}
@@ -176,8 +169,7 @@ def read_statements(
             options = text_options(calls, demand)
         elif column is not None and row.shape:
             replayed = conditional[row.column_id, row.k_class, row.shape]
-            caps = [cap for cap in (max_effort, column.max_effort) if cap]
-            condition_calls = read_calls(replayed, column.method, min(caps, default=None))
+            condition_calls = read_calls(replayed, column.method, column.max_effort)
             options = condition_options(condition_calls, column)
             by_share = options_by_share(condition_calls, column)
         elif column is not None:

@@ -40,6 +40,7 @@ def _run(context: Context) -> None:
     pace = Pace(context.settings.budget) if context.options.within_budget else None
     with context.session() as conn, using_standby(context.settings) as standby:
         worker = Worker(conn, context.settings, pace=pace, standby=standby)
+        worker.prepare()
         worker.drain()
         ObserveJob(conn, context.settings.observe).take_statements()
         columns = worker.columns()

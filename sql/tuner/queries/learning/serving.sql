@@ -69,8 +69,10 @@ LEFT JOIN vectuned.bank b
 WHERE i.column_id = ANY (%(column_ids)s) AND i.form = 'plain' AND i.requires IS NULL AND i.marker = 'true';
 
 -- name: statement_columns
--- What the choice of settings needs to know about columns: targets and the efforts until something was learned.
-SELECT c.id, c.target_recall, c.max_tail, c.max_effort, c.default_ef, c.default_probes, i.method
+-- What the choice of settings needs to know about columns: targets, the highest effort that the column and the daemon allow,
+-- and the efforts until something was learned.
+SELECT c.id, c.target_recall, c.max_tail, least(c.max_effort, vectuned._effort_cap()) AS max_effort, c.default_ef,
+       c.default_probes, i.method
 FROM vectuned.tuned_column c
 JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = c.index_relation
 WHERE c.id = ANY (%(column_ids)s);
