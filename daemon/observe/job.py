@@ -62,10 +62,12 @@ class ObserveJob:
         while True:
             self._check_halt()
             with self.conn.transaction():
-                statements = take_statements(self.conn, _BATCH)
+                statements, redacted = take_statements(self.conn, _BATCH)
                 self._of_client.add(statements)
-            total += len(statements)
-            if len(statements) < _BATCH:
+            self._of_client.count_redacted(redacted)
+            taken = len(statements) + redacted
+            total += taken
+            if taken < _BATCH:
                 self._of_client.save_counts()
                 return total
 

@@ -29,6 +29,7 @@ from .storage import (
 _MOST_SHAPES: Final = 1_000  # kinds of searches counted one by one
 _MOST_REASONS: Final = 200  # reasons counted one by one: a report shows a few; this bounds the memory
 _REST: Final = "other reasons"
+_REDACTED: Final = "values that may not be stored, because of store_vectors => false"
 _LARGEST_K: Final = 1_000  # rows: what a replay looks at
 
 
@@ -150,6 +151,12 @@ class Observer:
         finally:  # what was not stored is read again
             self._waiting.clear()
             self._waiting_texts.clear()
+
+    def count_redacted(self, statements: int) -> None:
+        """Count statements that nothing can be learned from, since their values may not be stored."""
+        self.statements += statements
+        if statements:
+            self.left_out[_REDACTED] += statements
 
     def _add(self, statement: LoggedStatement) -> None:
         self.statements += 1

@@ -148,12 +148,15 @@ def save_observation(conn: psycopg.Connection[Any], source: Source, counts: Mapp
     execute(conn, "save_observation", {"source": source, **counts})
 
 
-def take_statements(conn: psycopg.Connection[Any], count: int) -> list[LoggedStatement]:
-    """Take statements that vectuned.client recorded; they are back if the transaction fails."""
+def take_statements(conn: psycopg.Connection[Any], count: int) -> tuple[list[LoggedStatement], int]:
+    """Take statements that vectuned.client recorded, and how many were redacted.
+
+    They are back if the transaction fails.
+    """
     rows = sorted(
         fetch_rows(conn, "take_statements", {"count": count}), key=lambda row: int(row.statement_no)
     )
-    return [
+    statements = [
         LoggedStatement(
             row.text,
             None if row.parameters is None else tuple(row.parameters),
@@ -162,7 +165,9 @@ def take_statements(conn: psycopg.Connection[Any], count: int) -> list[LoggedSta
             search_path=row.search_path,
         )
         for row in rows
+        if row.text is not None
     ]
+    return statements, len(rows) - len(statements)
 
 
 def _arrays(column_id: int, found: Sequence[tuple[Call, LoggedStatement]]) -> dict[str, Any]:

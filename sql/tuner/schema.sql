@@ -623,12 +623,13 @@ COMMENT ON COLUMN vectuned.request.attempts IS 'how often the daemon started it;
 CREATE UNLOGGED TABLE vectuned.statement_inbox (
     statement_no  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     recorded_at   timestamptz NOT NULL,
-    text          text NOT NULL,
+    text          text,
     parameters    text[],
     latency_ms    float8 NOT NULL,
     search_path   text NOT NULL
 );
-COMMENT ON COLUMN vectuned.statement_inbox.text IS 'with $1, $2 ... for its parameters; may hold values';
+COMMENT ON COLUMN vectuned.statement_inbox.text IS
+    'with $1, $2 ... for its parameters; may hold values; NULL = redacted, for a column with store_vectors => false';
 
 -- What observing the statements of applications came to, since the schema was installed.
 CREATE TABLE vectuned.observation (

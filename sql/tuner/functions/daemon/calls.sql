@@ -37,7 +37,8 @@ $$;
 
 -- Takes statements that vectuned.client recorded, as a JSON array of {"text", "parameters", "latency_ms", "age"}, age in
 -- seconds; returns how many were kept. Anyone who may read a tuned table may call it, so what the daemon takes from here it
--- trusts no more than a log. It never waits, and keeps nothing once 2,000 statements or the bytes of the inbox wait.
+-- trusts no more than a log. It never waits, and keeps nothing once 2,000 statements or the bytes of the inbox wait. Statements
+-- whose values may not be kept (_may_keep_values) are redacted before they are stored: the daemon only counts them.
 CREATE OR REPLACE FUNCTION vectuned.record_statements(statements jsonb, search_path text) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -63,14 +64,36 @@ BEGIN
         RETURN 0;
     END IF;
     INSERT INTO vectuned.statement_inbox (recorded_at, text, parameters, latency_ms, search_path)
-    SELECT clock_timestamp() - make_interval(secs => least(greatest(coalesce(s.age, 0), 0), 86400)), s.text, s.parameters,
+    SELECT clock_timestamp() - make_interval(secs => least(greatest(coalesce(s.age, 0), 0), 86400)),
+           CASE WHEN may_keep THEN s.text END, CASE WHEN may_keep THEN s.parameters END,
            coalesce(s.latency_ms, 'NaN'), left(search_path, 1000)
     FROM jsonb_to_recordset(statements) AS s (text text, parameters text[], latency_ms float8, age float8)
+    CROSS JOIN LATERAL vectuned._may_keep_values(s.text) AS may_keep
     WHERE s.text IS NOT NULL AND length(s.text) <= 500000
     LIMIT greatest(most - (SELECT count(*) FROM (SELECT FROM vectuned.statement_inbox LIMIT most) i), 0);
     GET DIAGNOSTICS kept = ROW_COUNT;
     RETURN kept;
 END
+$$;
+
+-- Whether the values of a statement may be stored. Where no column has store_vectors => false they may. Otherwise only if the
+-- text names the table of a column that stores vectors and none of a column that does not: what the text reaches under another
+-- name, such as a view's or a partition's, is not known before the daemon has parsed it. Names are compared without case, and
+-- a text with Unicode escapes names anything.
+CREATE OR REPLACE FUNCTION vectuned._may_keep_values(statement text) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT bool_and(c.store_vectors)
+        OR statement !~* 'U&"'
+           AND coalesce(bool_or(n.is_named) FILTER (WHERE c.store_vectors), false)
+           AND NOT coalesce(bool_or(n.is_part) FILTER (WHERE NOT c.store_vectors), false)
+    FROM vectuned.tuned_column c
+    CROSS JOIN LATERAL (SELECT lower(replace(c.relation_name::text, '"', '""')) AS name, lower(statement) AS text) t
+    CROSS JOIN LATERAL (
+        SELECT strpos(t.text, t.name) > 0 AS is_part,
+               t.text ~ ('(^|[^\w$])' || regexp_replace(t.name, '([^\w])', '\\\1', 'g') || '($|[^\w$])') AS is_named) n
+    WHERE c.enabled
 $$;
 
 -- The selectivity buckets of values, for vectuned.client; of the columns whose tables the caller may read.

@@ -220,6 +220,41 @@ def test_record_statements_is_bounded_and_only_for_readers_of_a_tuned_table(conn
             assert record(conn, 1) == 0
 
 
+FORGOTTEN = {
+    "SELECT id FROM docs ORDER BY embedding <=> $1 LIMIT 10": True,
+    'SELECT id FROM "docs" d JOIN kept k USING (id) ORDER BY k.embedding <=> $1 LIMIT 10': True,
+    "SELECT id FROM KEPT k, DOCS ORDER BY k.embedding <=> $1 LIMIT 10": True,
+    'SELECT id FROM kept, U&"d\\006fcs" ORDER BY embedding <=> $1 LIMIT 10': True,
+    "SELECT id FROM view_of_it ORDER BY embedding <=> $1 LIMIT 10": True,
+    "SELECT id FROM kept_part ORDER BY embedding <=> $1 LIMIT 10": True,
+    "SELECT id FROM public.kept WHERE id > 31337 ORDER BY embedding <=> $1 LIMIT 10": False,
+    'SELECT id FROM "kept" ORDER BY embedding <=> $1 LIMIT 10': False,
+}
+
+
+@pytest.mark.parametrize(("statement", "is_redacted"), FORGOTTEN.items())
+def test_record_statements_stores_no_values_of_columns_that_keep_no_vectors(
+    conn: Connection, statement: str, is_redacted: bool
+) -> None:
+    conn.execute("CREATE TABLE kept (LIKE docs INCLUDING ALL)")
+    conn.execute("INSERT INTO kept SELECT * FROM docs LIMIT 100")
+    conn.execute("SELECT vectuned.enable('kept', 'embedding')")
+    vector = "[31337,1,1,1,1,1,1,1]"
+    document = json.dumps([{"text": statement, "parameters": [vector], "latency_ms": 1, "age": 0}])
+    holds = "SELECT i::text LIKE '%%31337%%' FROM vectuned.statement_inbox i"
+    record = "SELECT vectuned.record_statements(%s::jsonb, 'public')"
+    # What waits is redacted when the column is to forget, and what comes later before it is stored.
+    assert conn.execute(record, (document,)).fetchone() == (1,)
+    assert conn.execute(holds).fetchall() == [(True,)]
+    conn.execute("SELECT vectuned.enable('docs', 'embedding', store_vectors => false)")
+    assert conn.execute(record, (document,)).fetchone() == (1,)
+    assert conn.execute(holds).fetchall() == [(not is_redacted,)] * 2
+    assert job(conn).run() == 2
+    left_out = 2 if is_redacted else 0
+    assert counts(conn, "client") == (2, 2 - left_out, 2 - left_out, left_out, 0, 0)
+    assert len(stored(conn)) == 2 - left_out
+
+
 def test_texts_of_the_client_find_tables_by_its_search_path(conn: Connection) -> None:
     conn.execute("CREATE SCHEMA shop")
     conn.execute("ALTER TABLE docs SET SCHEMA shop")
