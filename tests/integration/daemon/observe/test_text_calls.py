@@ -104,8 +104,42 @@ def test_text_calls_are_replayed_and_served(conn: Connection, database: str, sta
         assert snapshot.counters.tuned == 1
 
 
-def test_text_outcomes_are_those_of_the_statement_itself(conn: Connection) -> None:
+def to_ivfflat(conn: Connection) -> None:
+    """Build lists in place of the graph."""
+    conn.execute("DROP INDEX docs_embedding_idx")
+    conn.execute("CREATE INDEX ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 30)")
+
+
+@pytest.mark.parametrize("statement", TEXTS)
+def test_text_calls_are_replayed_and_served_through_lists(
+    conn: Connection, database: str, statement: str
+) -> None:
+    to_ivfflat(conn)
+    tuned = enable(conn)
+    observer = observe(conn, statement, 60)
+    assert (observer.stored, observer.left_out, observer.failed) == (60, {}, {})
+    assert run("learn", "--dsn", database, "--once") == 0
+    calls = stored(conn)
+    assert (len(calls), [failure for _, _, _, failure in calls if failure]) == (60, [])
+    paths = [(path.name, dict(path.settings)) for path in text_paths(tuned, 10)]
+    for _, _, outcomes, _ in calls:
+        assert [(outcome["path"], outcome["settings"]) for outcome in outcomes] == paths
+        # A scan of every list misses nothing.
+        whole = [o for o in outcomes if int(o["settings"].get("ivfflat.probes", 0)) >= 30]
+        assert {o["recall"] for o in [outcomes[0], *whole]} == {1.0}
+        assert len(whole) > 1
+    ((served, certified),) = conn.execute(
+        "SELECT settings, certified FROM vectuned.statement WHERE as_text"
+    ).fetchall()
+    assert certified
+    assert not [name for name in served if name.startswith("hnsw")]
+
+
+@pytest.mark.parametrize("method", ["hnsw", "ivfflat"])
+def test_text_outcomes_are_those_of_the_statement_itself(conn: Connection, method: str) -> None:
     """Recall by distance of a join: the share of the exact answer that each path's own rows hold."""
+    if method == "ivfflat":
+        to_ivfflat(conn)
     tuned = enable(conn)
     conn.execute("SET enable_sort = off")  # the planner takes the vector index where it may
     observe(conn, NARROW, 8)

@@ -110,6 +110,28 @@ def test_record_takes_statements_of_asyncpg(conn: Connection) -> None:
     assert taken(conn, asyncio.run(search())) == expected(conn)
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_record_takes_statements_of_async_engines(conn: Connection, driver: str) -> None:
+    sqlalchemy_async = pytest.importorskip("sqlalchemy.ext.asyncio")
+    pytest.importorskip(driver)
+    from sqlalchemy import text as sql_text
+
+    async def search() -> Snapshot:
+        info = conn.info
+        address = f"postgresql+{driver}://{info.user}@/{info.dbname}?host={info.host}&port={info.port}"
+        engine = sqlalchemy_async.create_async_engine(address)
+        snapshot = client.tune(engine, dsn=dsn_of(conn), record=1.0, snapshot=Snapshot())
+        sent = SEARCH.replace("$2", ":category").replace("$1", "CAST(CAST(:vector AS text) AS vector)")
+        async with engine.connect() as connection:
+            await connection.execute(sql_text("SELECT count(*) FROM docs WHERE id > :id"), {"id": 5})
+            for each in searches():
+                assert len((await connection.execute(sql_text(sent), each)).fetchall()) == 10
+        await engine.dispose()
+        return snapshot
+
+    assert taken(conn, asyncio.run(search())) == expected(conn)
+
+
 def test_record_records_nothing_by_default_and_needs_a_connection_of_its_own(conn: Connection) -> None:
     with psycopg.connect(dsn_of(conn), autocommit=True) as application:
         assert client.tune(application, snapshot=Snapshot()).recorder is None
