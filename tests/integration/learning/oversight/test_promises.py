@@ -3,86 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
-from tests.integration.table_helpers import (
-    Connection,
-    build,
-    enable,
-    make,
-    one,
-    raw,
-    replace_search,
-    search,
-    text,
+from tests.integration.promises_helpers import (
+    TARGET,
+    actions,
+    after_alarm,
+    alert,
+    ask,
+    bank,
+    claim_of,
+    ef_of_all,
+    fail,
+    insert_checks,
+    points,
+    serve_filter,
+    served,
 )
+from tests.integration.table_helpers import Connection, enable, one, replace_search, search
 
-from vectuned.config.settings import load_settings
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.oversight.judging import update_margins
 from vectuned.learning.oversight.promises import check_promises
-
-DIMENSIONS = 16
-TARGET = 0.9
-
-
-@pytest.fixture
-def worker(conn: Connection) -> Worker:
-    """Make a worker on a learned and proven column without any structure, so that effort matters."""
-    make(conn, points(3000, seed=1), index=False)
-    build(conn, options="WITH (m = 6)")
-    conn.execute("SELECT pg_stat_force_next_flush()")
-    conn.execute("ANALYZE items")
-    enable(conn, target_recall=TARGET, sample_rate=1.0, min_samples=100)
-    conn.execute("ALTER TABLE items ADD COLUMN seen int")
-    learned = Worker(conn, load_settings(None, {"learning.batch_min": 20}, {}))
-    ask(learned, 200, seed=2)
-    learned.learn_all()
-    assert served(conn)[1]
-    return learned
-
-
-def points(count: int, seed: int, shift: float = 0.0) -> Any:
-    return (np.random.default_rng(seed).normal(size=(count, DIMENSIONS)) + shift).astype(np.float32)
-
-
-def ask(worker: Worker, count: int, seed: int, shift: float = 0.0, k: int = 10) -> None:
-    """Search, then replay and check what was recorded."""
-    for query in points(count, seed, shift):
-        search(worker.conn, query, k)
-    worker.drain()
-    worker.replay_all()
-
-
-def insert_checks(conn: Connection, recalls: Any, shape: str = "") -> None:
-    """Store checks of the searches for up to 10 rows, as if a replay had made them."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO vectuned.recall_check "
-            "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
-            "SELECT id, gen_random_uuid(), clock_timestamp(), 10, %s, "
-            "(SELECT max(version) FROM vectuned.bank), %s FROM vectuned.tuned_column",
-            [(shape, float(recall)) for recall in recalls],
-        )
-
-
-def served(conn: Connection) -> tuple[int, bool]:
-    row = conn.execute("SELECT ef_search, certified FROM vectuned.bank WHERE k_class = 10").fetchone()
-    assert row is not None
-    return int(row[0]), bool(row[1])
-
-
-def actions(conn: Connection) -> list[str]:
-    rows = conn.execute("SELECT action FROM vectuned.event ORDER BY id").fetchall()
-    return [row[0] for row in rows if row[0] not in ("enable", "indexes")]
-
-
-def alert(conn: Connection) -> bool:
-    return bool(one(conn, "SELECT alert FROM vectuned.tuned_column"))
 
 
 def test_check_promises_makes_a_claim_about_what_serves(conn: Connection, worker: Worker) -> None:
@@ -190,69 +134,6 @@ def test_end_alert_when_all_is_proven_again(conn: Connection, worker: Worker) ->
     assert actions(conn)[-2:] == ["publish", "proven"]
 
 
-@pytest.mark.parametrize(
-    ("change", "action"),
-    [
-        ("INSERT INTO items (id, embedding) SELECT id + 3000, embedding FROM extra", "growth"),
-        ("DELETE FROM items WHERE id % 3 = 0", "deletes"),
-        ("UPDATE items i SET embedding = e.embedding FROM extra e WHERE e.id = i.id", "rewritten"),
-        ("REINDEX INDEX items_embedding_idx", "rebuilt"),
-    ],
-)
-def test_detect_table_change_falls_back_and_learns_again(
-    conn: Connection, worker: Worker, change: str, action: str
-) -> None:
-    make(conn, points(3000, seed=7, shift=0.5), table="extra", index=False)
-    before, _ = served(conn)
-    conn.execute(raw(change))
-    conn.execute("SELECT pg_stat_force_next_flush()")
-    conn.execute("SELECT 1")
-    worker.replay_all()
-    assert actions(conn)[:2] == ["publish", action]
-    ef, certified = served(conn)
-    # Growth takes effort to the power of 0.38, by estimated rows; the other changes say nothing about it.
-    grown = one(conn, "SELECT rows / 3000 FROM vectuned.baseline")
-    assert (ef, certified) == (math.ceil(before * grown**0.38) if action == "growth" else before, False)
-    assert alert(conn)
-    assert one(conn, "SELECT count(*) > 0 FROM vectuned.replay") == (action != "rewritten")
-    kept = one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE query IS NOT NULL")
-    assert kept == (0 if action == "rewritten" else 200)
-    assert one(conn, "SELECT count(*) FROM vectuned.promise WHERE checks > 0") == 0
-    # The graph differs from build to build: enough searches for a proof in each.
-    for seed in range(8, 18):
-        ask(worker, 50, seed=seed, shift=0.5 if action == "rewritten" else 0.0)
-    worker.learn_all()
-    assert served(conn)[1]
-    assert not alert(conn)
-    first = one(conn, "SELECT max(check_no) FROM vectuned.recall_check")
-    ask(worker, 100, seed=13, shift=0.5 if action == "rewritten" else 0.0)
-    recall = one(conn, "SELECT avg(recall) FROM vectuned.recall_check WHERE check_no > %s", first)
-    assert recall >= TARGET - 0.02
-    assert actions(conn)[:4] == ["publish", action, "publish", "proven"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE items SET seen = 1",
-        "VACUUM FULL items",
-        "DELETE FROM items WHERE id % 20 = 0",
-        "INSERT INTO items (id, embedding) SELECT id + 3000, embedding FROM items WHERE id <= 200",
-        # As after a crash of the server, which loses its statistics.
-        "SELECT pg_stat_reset(); INSERT INTO items (id, embedding) SELECT -id, embedding FROM items LIMIT 99",
-    ],
-)
-def test_detect_table_change_ignores_ordinary_changes(conn: Connection, worker: Worker, change: str) -> None:
-    conn.execute(raw(change))
-    conn.execute("SELECT pg_stat_force_next_flush()")
-    conn.execute("SELECT 1")
-    if change.startswith("VACUUM"):
-        conn.execute("UPDATE vectuned.baseline SET generation = pg_relation_filenode('items_embedding_idx')")
-    worker.replay_all()
-    assert actions(conn) == ["publish"]
-    assert served(conn)[1]
-
-
 def test_check_promises_with_easier_and_harder_queries(conn: Connection, worker: Worker) -> None:
     """Queries far from all rows are harder; what was proven for others does not hold for them."""
     seed, under = 20, 0
@@ -317,34 +198,6 @@ def test_update_margins_raises_at_once_and_lowers_slowly(conn: Connection, worke
     assert ef_of_all(worker) < learned
 
 
-def ef_of_all(worker: Worker) -> int:
-    """Learn again and return what is published."""
-    worker.learn(worker.columns()[0])
-    return served(worker.conn)[0]
-
-
-def test_detect_table_change_with_composite_keys_and_odd_names(conn: Connection) -> None:
-    conn.execute(
-        'CREATE TABLE "Odd ""table" ("a b" text, "C" bigint, "e\'f" vector(4), PRIMARY KEY ("a b", "C"))'
-    )
-    conn.execute(
-        raw(
-            "INSERT INTO \"Odd \"\"table\" SELECT 'it''s ' || n, n, "
-            f"'{text([1, 2, 3, 4])}'::vector + (ARRAY[n,0,0,0])::vector FROM generate_series(1, 500) n"
-        )
-    )
-    conn.execute('CREATE INDEX ON "Odd ""table" USING hnsw ("e\'f" vector_l2_ops)')
-    column = enable(conn, '"Odd ""table"', "e'f")
-    conn.execute("SELECT vectuned._set_baseline(%s)", (column,))
-    assert one(conn, "SELECT jsonb_array_length(witnesses) FROM vectuned.baseline") == 100
-    seen = "SELECT gone, rewritten FROM vectuned._since_baseline(%s)"
-    assert conn.execute(seen, (column,)).fetchone() == (0, 0)
-    conn.execute('UPDATE "Odd ""table" SET "e\'f" = \'[9,9,9,9]\' WHERE "a b" LIKE \'%1\'')
-    assert one(conn, f"SELECT gone = 0 AND rewritten BETWEEN 0.01 AND 0.4 FROM ({seen}) s", column)
-    conn.execute('DELETE FROM "Odd ""table"')
-    assert conn.execute(seen, (column,)).fetchone() == (1, 0)
-
-
 def test_claim_never_exceeds_its_own_mean_when_recall_drifts_above_the_target(
     conn: Connection, worker: Worker
 ) -> None:
@@ -362,69 +215,6 @@ def test_claim_never_exceeds_its_own_mean_when_recall_drifts_above_the_target(
     assert 0.88 < epoch_bound < epoch_recall < 0.96
     assert f"{recall:.3f}, at least {int(bound * 1000) / 1000:.3f} with 95 % confidence" in claim
     assert f"{epoch_recall:.3f}, at least {int(epoch_bound * 1000) / 1000:.3f}" in claim
-
-
-def grow(worker: Worker, rows: int) -> None:
-    """Add rows and let the worker look at the table."""
-    there = one(worker.conn, "SELECT count(*)::int FROM items")
-    worker.conn.execute(
-        "INSERT INTO items (id, embedding) SELECT %s + id, embedding FROM items WHERE id <= %s", (there, rows)
-    )
-    worker.conn.execute("SELECT pg_stat_force_next_flush()")
-    worker.conn.execute("ANALYZE items")
-    worker.refresh_all()
-
-
-def fail(worker: Worker, k_class: int, shape: str = "") -> None:
-    """Let checks of a class of searches miss everything, until there is an alarm."""
-    alarms = actions(worker.conn).count("alarm")
-    worker.conn.execute(
-        "INSERT INTO vectuned.recall_check "
-        "(column_id, query_id, recorded_at, k_class, shape, version, recall) "
-        "SELECT c.id, gen_random_uuid(), clock_timestamp(), %s, %s, "
-        "(SELECT max(version) FROM vectuned.bank), 0 "
-        "FROM vectuned.tuned_column c, generate_series(1, 60)",
-        (k_class, shape),
-    )
-    check_promises(worker.conn, worker.columns()[0], worker.limits)
-    assert actions(worker.conn).count("alarm") == alarms + 1
-
-
-def bank(conn: Connection) -> dict[int, tuple[int, bool]]:
-    """Return ef_search and whether it is proven, by class of k."""
-    rows = conn.execute("SELECT k_class, ef_search, certified FROM vectuned.bank").fetchall()
-    return {k: (ef, certified) for k, ef, certified in rows}
-
-
-def after_alarm(conn: Connection, k_class: int) -> int:
-    """Return the ef_search after an alarm: 1.8 times what replays ask for, 1.2 to 2 times what serves."""
-    row = conn.execute(
-        "SELECT ef_search, asked_effort FROM vectuned.bank WHERE k_class = %s", (k_class,)
-    ).fetchone()
-    assert row is not None
-    published, asked = int(row[0]), int(row[1])
-    return min(math.ceil(max(1.2 * published, 1.8 * asked) - 1e-6), 2 * published)
-
-
-def test_detect_table_change_raises_effort_once_by_the_total_growth(conn: Connection, worker: Worker) -> None:
-    before, _ = served(conn)
-    replays = one(conn, "SELECT count(*) FROM vectuned.replay")
-    rows = 3000
-    for step in (750, 900, 1200, 1500):
-        grow(worker, step)
-        rows += step
-        assert served(conn) == (math.ceil(before * (rows / 3000) ** 0.38), False)
-    assert actions(conn) == ["publish", *["growth"] * 4]
-    # All replays stay, as no evidence, until the same searches have been replayed again.
-    assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
-    assert one(conn, "SELECT min(first_replay) FROM vectuned.baseline") > replays
-    assert worker.learn(worker.columns()[0]).version is None
-    worker.replay_all()
-    assert one(conn, "SELECT count(*) FROM vectuned.replay") == replays
-    assert one(conn, "SELECT count(*) FROM vectuned.replay WHERE rows > 7000") == replays
-    worker.learn_all()
-    assert served(conn)[1]
-    assert not alert(conn)
 
 
 def test_check_promises_raises_the_effort_once_up_to_the_cap(conn: Connection, worker: Worker) -> None:
@@ -467,29 +257,6 @@ def test_check_promises_takes_evidence_from_the_alarmed_class_only(conn: Connect
     assert (after[1][1], after[10][1]) == (True, True)
     assert after[1][0] <= 1.5 * before[1][0]
     assert not alert(conn)
-
-
-def claim_of(conn: Connection, worker: Worker, shape: str = "") -> tuple[int, Any]:
-    """Update the promises; return the number of checks and the recall of a class of searches."""
-    check_promises(conn, worker.columns()[0], worker.limits)
-    row = conn.execute(
-        "SELECT checks, recall FROM vectuned.promise WHERE shape = %s AND k_class = 10", (shape,)
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
-
-
-def serve_filter(conn: Connection, *rows: tuple[int, str, int | None, int | None]) -> None:
-    """Publish paths for searches filtered by `seen =`: bucket, path, index and effort of each."""
-    conn.execute("DELETE FROM vectuned.measured_path WHERE shape = 'seen ='")
-    conn.execute("UPDATE vectuned.bank SET version = version + 1, published_at = clock_timestamp()")
-    for bucket, path, index_no, effort in rows:
-        conn.execute(
-            "INSERT INTO vectuned.measured_path (column_id, k_class, shape, bucket, access_path, index_no, "
-            "effort, proven, samples, serves) SELECT id, 10, 'seen =', %s, %s, %s, %s, true, 100, true "
-            "FROM vectuned.tuned_column",
-            (bucket, path, index_no, effort),
-        )
 
 
 def test_check_promises_starts_over_when_another_path_serves_filtered_searches(

@@ -2,106 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.unit.filtered_replays_helpers import (
+    MAIN,
+    OTHER_PATHS,
+    SHAPE,
+    chosen,
+    filtered_replays,
+    in_part,
+    joined,
+    only,
+    only_path,
+    order,
+    others,
+)
 from tests.unit.samples_helpers import hnsw, ivfflat, partial
 
 from vectuned.learning.model.ladder import RUNGS, probe_rungs
-from vectuned.learning.model.tuned_columns import TunedIndex
-from vectuned.learning.policy.filtering import (
-    FilteredReplaySample,
-    MeasuredPath,
-    choose_paths,
-    other_paths,
-    selectivity_buckets,
-)
+from vectuned.learning.policy.filtering import choose_paths, selectivity_buckets
 from vectuned.learning.statistics.demand import Demand
-
-SHAPE = np.array(RUNGS, dtype=np.float64)
-MAIN = hnsw(1)
-OTHER_PATHS = other_paths("hnsw")
-NONE = np.full(len(OTHER_PATHS), np.nan)
-
-
-def filtered_replays(
-    count: int,
-    *,
-    fraction: float = 0.3,
-    k: int = 10,
-    at: int = 56,
-    exact_ms: float = 5.0,
-    effort_ms: float = 0.01,
-    rungs: Sequence[int] = RUNGS,
-    shape: str = "kind =",
-    seed: int = 0,
-) -> FilteredReplaySample:
-    """Build replays whose recall is 1 from the rung `at` on and 0.5 below.
-
-    Effort takes `effort_ms` for each row or list.
-    """
-    rng = np.random.default_rng(seed)
-    efforts = np.array(rungs, dtype=np.float64)
-    recall = np.tile(np.where(at <= efforts, 1.0, 0.5), (count, 1))
-    scan_ms = effort_ms * efforts * rng.uniform(0.9, 1.1, (count, 1))
-    everything = np.ones(recall.shape, dtype=np.bool_)
-    return FilteredReplaySample(
-        k,
-        np.full(count, fraction),
-        recall,
-        ~everything,
-        everything,
-        scan_ms,
-        np.full(count, exact_ms),
-        np.tile(NONE, (count, 1)),
-        np.tile(NONE, (count, 1)),
-        np.full(count, shape),
-        np.ones(count, dtype=np.bool_),
-    )
-
-
-def order(count: int) -> Any:
-    """Return the numbers of the replays in a random order: what is alike must not come in bursts."""
-    return np.random.default_rng(99).permutation(count)
-
-
-def joined(parts: Iterable[FilteredReplaySample]) -> FilteredReplaySample:
-    """Concatenate several samples."""
-    each = list(parts)
-    names = [field.name for field in fields(FilteredReplaySample) if field.name not in ("k", "max_effort")]
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(e, name) for e in each]) for name in names}
-    return replace(each[0], **arrays)
-
-
-def others(
-    given: FilteredReplaySample, place: int, tried: int, *, recall: float, ms: float
-) -> FilteredReplaySample:
-    """Let the first `tried` replays try a path without rungs."""
-    other_recall, other_ms = given.other_recall.copy(), given.other_ms.copy()
-    other_recall[:tried, place], other_ms[:tried, place] = recall, ms
-    return replace(given, other_recall=other_recall, other_ms=other_ms)
-
-
-def chosen(given: FilteredReplaySample, target: float) -> MeasuredPath:
-    """Return the path that serves the only bucket of the replays, through one index."""
-    return only(choose_paths([(MAIN, given)], Demand(target)))
-
-
-def only(found: tuple[MeasuredPath, ...]) -> MeasuredPath:
-    """Return the only path that serves and was measured itself."""
-    (choice,) = (path for path in found if path.serves and path.samples)
-    return choice
-
-
-def only_path(
-    found: tuple[MeasuredPath, ...], index: int | None, access_path: str, bucket: int = 3
-) -> MeasuredPath:
-    """Return the only measured path of a kind in a bucket."""
-    (choice,) = (w for w in found if (w.index_no, w.access_path, w.bucket) == (index, access_path, bucket))
-    return choice
 
 
 def test_selectivity_buckets_are_half_octaves() -> None:
@@ -279,12 +201,6 @@ def test_choose_paths_takes_an_index_with_replays_where_the_main_one_has_few() -
     assert only(found).index_no == 2
 
 
-def in_part(
-    index: TunedIndex, fraction: float = 0.9, **how: float
-) -> tuple[TunedIndex, FilteredReplaySample]:
-    return index, filtered_replays(100, fraction=fraction, at=20, effort_ms=how.get("effort_ms", 0.002))
-
-
 def test_choose_paths_takes_a_partial_index_for_its_filters() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
     found = choose_paths([(MAIN, filtered_replays(100)), in_part(index)], Demand(0.9))
@@ -454,103 +370,6 @@ def test_choose_paths_proves_the_tail_too() -> None:
     assert only(choose_paths([(MAIN, planned)], Demand(0.9, max_tail=0.1))).access_path == "hnsw"
 
 
-# Shares of matching rows in the buckets 2, 3, 4 and 5.
-BESIDE = (0.4, 0.3, 0.2, 0.15)
-
-
-def test_choose_paths_pools_few_replays_with_neighbouring_buckets() -> None:
-    # 0.98 takes 167 flawless replays: none of the buckets proves it by itself.
-    alone = filtered_replays(40, fraction=BESIDE[1])
-    assert only_path(choose_paths([(MAIN, alone)], Demand(0.98)), 1, "hnsw").proven is False
-    beside = [filtered_replays(120, fraction=BESIDE[0]), filtered_replays(120, fraction=BESIDE[2])]
-    choice = only_path(choose_paths([(MAIN, joined((alone, *beside)))], Demand(0.98)), 1, "hnsw")
-    assert (choice.effort, choice.pooled, choice.serves, choice.samples) == (56, True, True, 40)
-    assert (choice.proven, choice.bound) == (False, 0.0)  # neighbours prove nothing about these
-    # Buckets farther away and other indexes are not pooled.
-    far = [filtered_replays(240, fraction=BESIDE[3])]
-    assert not only_path(choose_paths([(MAIN, joined((alone, *far)))], Demand(0.98)), 1, "hnsw").pooled
-    half = (hnsw(2, form="halfvec"), joined(beside))
-    assert not only_path(choose_paths([(MAIN, alone), half], Demand(0.98)), 1, "hnsw").pooled
-    # Neighbours that need more effort raise the effort.
-    harder = [beside[0], filtered_replays(120, fraction=BESIDE[2], at=160)]
-    assert only_path(choose_paths([(MAIN, joined((alone, *harder)))], Demand(0.98)), 1, "hnsw").effort == 160
-
-
-def test_choose_paths_pools_with_other_shapes_if_neighbours_are_few() -> None:
-    alone, beside = filtered_replays(40), filtered_replays(50, fraction=BESIDE[0])
-    shapes = [filtered_replays(150, shape="tenant ="), filtered_replays(600, shape="kind =, tenant =", at=20)]
-    found = choose_paths([(MAIN, joined((alone, beside, *shapes)))], Demand(0.98))
-    choices = [w for w in found if w.shape == "kind =" and w.bucket == 3 and w.index_no == 1]
-    assert [(w.effort, w.proven, w.pooled, w.samples) for w in choices] == [(56, False, True, 40)]
-
-
-def test_choose_paths_does_not_serve_what_own_replays_contradict() -> None:
-    beside = [filtered_replays(300, fraction=BESIDE[0]), filtered_replays(300, fraction=BESIDE[2])]
-    alone = filtered_replays(40)
-    slower = alone.recall.copy()
-    slower[:4, SHAPE < 200] = 0.7  # mean 0.97
-    found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
-    assert (only_path(found, 1, "hnsw").effort, only_path(found, 1, "hnsw").pooled) == (224, True)
-    slower[:4] = 0.7
-    found = choose_paths([(MAIN, joined((replace(alone, recall=slower), *beside)))], Demand(0.98))
-    assert not only_path(found, 1, "hnsw").pooled
-    assert only_path(found, None, "exact").serves
-    slower[:4] = 0.79  # mean 0.979, and a tenth of the searches in the tail
-    given = joined((replace(alone, recall=slower), *beside))
-    assert only_path(choose_paths([(MAIN, given)], Demand(0.97)), 1, "hnsw").pooled
-    assert not only_path(choose_paths([(MAIN, given)], Demand(0.97, max_tail=0.05)), 1, "hnsw").pooled
-
-
-def test_choose_paths_pools_paths_without_rungs() -> None:
-    parts = [others(filtered_replays(60, fraction=share), 0, 60, recall=1.0, ms=0.2) for share in BESIDE[:3]]
-    assert not only_path(choose_paths([(MAIN, parts[1])], Demand(0.97)), 1, "planner").proven
-    planner = only_path(choose_paths([(MAIN, joined(parts))], Demand(0.97)), 1, "planner")
-    assert (planner.proven, planner.pooled, planner.serves, planner.samples) == (False, True, True, 60)
-    # Replays that it was not tried on neither confirm nor contradict it.
-    untried = choose_paths(
-        [(MAIN, joined((parts[1], filtered_replays(600, fraction=BESIDE[0]))))], Demand(0.97)
-    )
-    assert not only_path(untried, 1, "planner").pooled
-
-
-def test_choose_paths_pools_partial_indexes() -> None:
-    numbers = range(3, 11)
-    group = [
-        (partial(no, f'{{"kind": {no}}}', 0.1), filtered_replays(90, fraction=0.9, at=20)) for no in numbers
-    ]
-    (single,) = choose_paths(group[:1], Demand(0.98))
-    assert (single.proven, single.serves, single.effort) == (False, False, 20)
-    found = choose_paths(group, Demand(0.98))
-    assert [(w.index_no, w.effort, w.pooled, w.serves, w.samples) for w in found] == [
-        (no, 20, True, True, 90) for no in numbers
-    ]
-    index, seen = group[1]
-    harder = np.where((np.arange(90) < 4)[:, None] & (SHAPE < 80), 0.5, seen.recall)  # mean 0.978
-    group[1] = (index, replace(seen, recall=harder))
-    efforts = {w.index_no: (w.effort, w.pooled) for w in choose_paths(group, Demand(0.98))}
-    assert efforts == {no: (80 if no == 4 else 20, True) for no in numbers}
-
-
-def test_choose_paths_with_pools_errs_no_more_often_than_promised() -> None:
-    # The same mean just below the target in every bucket and shape: were the true error rate 5 %, more than
-    # 48 errors of 600 would be seen with probability 0.0007.
-    errors, pooled = 0, 0
-    cells = [(BESIDE[0], "kind ="), (BESIDE[1], "kind ="), (BESIDE[2], "kind ="), (BESIDE[1], "tenant =")]
-    for trial in range(600):
-        rng = np.random.default_rng(trial)
-        parts = []
-        for fraction, shape in cells:
-            given = filtered_replays(50, fraction=fraction, shape=shape, exact_ms=50.0)
-            missed = rng.random((50, 1)) < 0.101
-            parts.append(replace(given, recall=np.where(missed, 0.0, np.ones_like(given.recall))))
-        found = choose_paths([(MAIN, joined(parts))], Demand(0.9, seed=trial))
-        (choice,) = (w for w in found if (w.shape, w.bucket, w.index_no) == ("kind =", 3, 1))
-        errors += choice.proven
-        pooled += choice.pooled and choice.recall < 1
-    assert errors <= 48
-    assert pooled > 0
-
-
 def test_choose_paths_takes_no_effort_above_the_cap() -> None:
     free = choose_paths([(MAIN, filtered_replays(200))], Demand(0.9))
     effort = only(free).effort
@@ -559,22 +378,3 @@ def test_choose_paths_takes_no_effort_above_the_cap() -> None:
         capped = choose_paths([(MAIN, replace(filtered_replays(200), max_effort=cap))], Demand(0.9))
         assert all(least <= (path.effort or least) <= max(cap, 10) for path in capped)
         assert (only(capped).effort == effort) == (cap >= effort)
-
-
-def test_choose_paths_of_many_errs_no_more_often_than_of_one() -> None:
-    # Each of six paths is proven wrongly in 5 % of the runs by itself, which makes 22 % together. At a true
-    # error rate of 5 %, 150 runs have 16 errors or more with probability 0.003.
-    indexes = [hnsw(number) for number in range(1, 7)]
-    wrong = 0
-    for seed in range(150):
-        rng = np.random.default_rng(seed)
-        samples = []
-        for index in indexes:
-            given = filtered_replays(400, exact_ms=50.0)
-            found = (rng.random(400) < 0.98 - 0.0015).astype(np.float64)
-            samples.append((index, replace(given, recall=np.tile(found[:, None], (1, len(RUNGS))))))
-        wrong += any(
-            path.proven and path.access_path != "exact"
-            for path in choose_paths(samples, Demand(0.98, seed=seed))
-        )
-    assert wrong < 16
