@@ -176,7 +176,7 @@ def arms(connections: ConnectionPool, embedder: StaticEmbedder) -> dict[str, Arm
         def ask(text: str, vector: Vectors) -> list[int]:
             context = Context(correlation_id="benchmark", node=node.name, connections=connections)
             words = reading.run(read.In(Question(text)), context).words
-            done = node.run(identify.In(words, vector, Breadth()), context)
+            done = node.run(identify.In(Question(text), words, vector, Breadth()), context)
             return [candidate.entity.id for candidate in done.candidates]
 
         return ask

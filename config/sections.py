@@ -444,7 +444,7 @@ class ReasoningSettings(Section):
         description="Completeness below which a run is repeated; see reasoning/README.md.",
     )
     relevance: float = Field(
-        default=0.35,
+        default=0.1,
         ge=0,
         le=1,
         description="Share of the best score below which entities are pruned. It rises with the load.",

@@ -30,6 +30,7 @@ FUNCTION_FILES = (
     "walks",
     "similarity_search",
     "hybrid_search",
+    "candidates",
     "resources",
     "lifecycle",
     "embeddings",

@@ -28,13 +28,15 @@ class Question:
 class Breadth:
     """How widely a run searches.
 
-    It takes `neighbours` entities near the question's vector and `name_matches` entities by the words of
-    their names, and keeps the best `max_candidates` of both. The first `leads` of these are explored, over at
-    most `hops` relationships, with `links_per_entity` of each entity.
+    It takes `neighbours` entities near the question's vector, `name_matches` by the words of their names and
+    `text_matches` by the words of their names and descriptions, and keeps the best `max_candidates`. The
+    first `leads` of these are explored, over at most `hops` relationships, with `links_per_entity` of each
+    entity.
     """
 
     neighbours: int = 10
-    name_matches: int = 100
+    name_matches: int = 200
+    text_matches: int = 80
     max_candidates: int = 10
     leads: int = 3
     hops: int = 1
@@ -46,6 +48,7 @@ class Breadth:
             self,
             neighbours=min(4 * self.neighbours, 200),
             name_matches=min(2 * self.name_matches, 1000),
+            text_matches=min(2 * self.text_matches, 1000),
             max_candidates=min(2 * self.max_candidates, 100),
             leads=min(self.leads + 2, 10),
             hops=min(self.hops + 1, 3),
@@ -58,7 +61,7 @@ class Candidate:
 
     `similarity` is the cosine to the question's vector. `name_match` is the share of the question's words, by
     weight, that the name has; `coverage` is the share of the name's words that the question has. `score` is
-    the weighted mean of the three.
+    how likely the entity is the one that the question is about, 0 to 1, as the ranking estimates it.
     """
 
     entity: Entity

@@ -45,7 +45,7 @@ ORDER = {
         "oversight",
         "",
     ),
-    "reasoning": ("", "graph", "embedding", "store", "answering", "answering/nodes", "wordnet"),
+    "reasoning": ("", "graph", "embedding", "store", "ranking", "answering", "answering/nodes", "wordnet"),
     "daemon": (
         "",
         "server",

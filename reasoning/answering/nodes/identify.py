@@ -1,4 +1,4 @@
-"""The node `identify`: find the entities that the question may be about, by vector and by name."""
+"""The node `identify`: find the entities that the question may be about, by vector, by name and by text."""
 
 from __future__ import annotations
 
@@ -7,30 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from vectuned.reasoning.answering.knowledge import Breadth, Candidate, Search
+from vectuned.reasoning.answering.knowledge import Breadth, Candidate, Question, Search
 from vectuned.reasoning.embedding.embedder import Vectors
 from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.graph.graph import Limits, Node
+from vectuned.reasoning.ranking.features import PRIOR, Ranking, search_values, shape_of
 from vectuned.reasoning.store.entities import Entity
 from vectuned.reasoning.store.reads import read
-from vectuned.reasoning.store.words import Word, write_tsquery
-
-
-@dataclass(frozen=True)
-class ScoreWeights:
-    """The weights of the three parts of a candidate's score; see `Candidate`. They add up to 1.
-
-    Tuned on 1,500 usage examples of WordNet. The optimum is flat: `name_match` may weigh 3 to 10 times as
-    much as `similarity`, whose values lie close together.
-    """
-
-    similarity: float = 0.19
-    name_match: float = 0.75
-    coverage: float = 0.06
+from vectuned.reasoning.store.words import Word
 
 
 @dataclass(frozen=True)
 class In:
+    question: Question
     words: tuple[Word, ...]
     vector: Vectors
     breadth: Breadth
@@ -45,6 +34,9 @@ class Out:
 class IdentifyEntities(Node[In, Out]):
     """Finds the entities that the question may be about, best first, with one statement.
 
+    The ranking scores them by how well they match, differently for questions that name their answer and for
+    those that describe it.
+
     vectuned chooses the effort of the vector search and returns a query id, so that feedback can refer to the
     search. With `ef_search` the effort is fixed, and there is no feedback.
     """
@@ -52,27 +44,25 @@ class IdentifyEntities(Node[In, Out]):
     name = "identify"
     limits = Limits(seconds=10.0, attempts=3)
 
-    def __init__(self, weights: ScoreWeights | None = None, ef_search: int | None = None) -> None:
-        self._weights = weights or ScoreWeights()
+    def __init__(self, ranking: Ranking | None = None, ef_search: int | None = None) -> None:
+        self._ranking = ranking or PRIOR
         self._ef_search = ef_search
 
     def run(self, inputs: In, context: Context) -> Out:
-        total = sum(word.weight for word in inputs.words) or 1.0
-        lexemes = [word.lexeme for word in inputs.words]
+        ranking = self._ranking
         with context.connection() as conn:
             rows = read(
                 conn,
                 "find_candidates",
-                query=inputs.vector,
+                **search_values(inputs.words, inputs.vector),
+                shape=shape_of(inputs.question.text, inputs.words),
+                gate=ranking.gate.tolist(),
+                named=ranking.named.tolist(),
+                described=ranking.described.tolist(),
                 neighbours=inputs.breadth.neighbours,
                 name_matches=inputs.breadth.name_matches,
+                text_matches=inputs.breadth.text_matches,
                 max_candidates=inputs.breadth.max_candidates,
-                lexemes=lexemes,
-                words=write_tsquery(lexemes),
-                weights=[word.weight / total for word in inputs.words],
-                similarity_weight=self._weights.similarity,
-                name_match_weight=self._weights.name_match,
-                coverage_weight=self._weights.coverage,
                 ef_search=self._ef_search,
             )
         candidates = tuple(map(_candidate, rows))
@@ -87,6 +77,7 @@ class IdentifyEntities(Node[In, Out]):
             )
         if candidates:
             best = candidates[0]
+            context.record_decision("ranking", names_answer=rows[0].names_answer)
             context.record_decision(
                 "best", entity=best.entity.name, score=best.score, similarity=best.similarity
             )

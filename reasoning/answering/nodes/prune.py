@@ -55,7 +55,7 @@ class PruneMaterial(Node[In, Out]):
         cache: EntityCache,
         load: Load,
         *,
-        relevance: float = 0.35,
+        relevance: float = 0.1,
         similarity: float = 0.3,
         confidence: float = 0.2,
         max_age: timedelta | None = None,

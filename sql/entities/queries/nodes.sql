@@ -22,42 +22,46 @@ SELECT w.lexeme, (SELECT count(*) FROM (SELECT FROM vectuned_entities.entities e
 FROM unnest(%(lexemes)s::text[], %(queries)s::text[]) AS w (lexeme, lexeme_query);
 
 -- name: find_candidates
--- Entities near the question's vector and entities whose name has words of the question, best score first. The score is
--- the weighted mean of three: name_match, the share of the words' weight that the name has; coverage, the share of the
--- name's words that the question has; similarity, the cosine. Each row repeats query_id and near_ids: the id of the vector
--- search (NULL if vectuned did not serve it) and the entities it returned.
-WITH near AS MATERIALIZED (
-    SELECT n.id, n.query_id FROM vectuned_entities._nearest(%(query)s, %(neighbours)s, %(ef_search)s::int) n
-), named AS MATERIALIZED (
-    SELECT e.entity_id AS id
-    FROM vectuned_entities.entities e
+-- The best candidates for the answer to a question; see vectuned_entities._candidates. Their score is how likely each is the
+-- answer. There are two lists of weights of the features, one for questions that name their answer and one for questions that
+-- describe it. Each gives every candidate a share of exp(weights . features). gate, a logistic regression on the signature and
+-- the shape of the question, says how likely the question is of the first kind; the shares are mixed by that. Each row repeats
+-- names_answer, what the gate says, and query_id and near_ids: the id of the vector search (NULL if vectuned did not serve it)
+-- and the entities it returned.
+WITH candidates AS MATERIALIZED (
+    SELECT c.* FROM vectuned_entities._candidates(
+        %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s,
+        %(neighbours)s, %(name_matches)s, %(text_matches)s, %(ef_search)s::int) c
+), gate AS MATERIALIZED (
+    SELECT 1 / (1 + exp(-greatest(-50, least(50, sum(g.value * g.weight))))) AS names_answer
+    FROM unnest(1::float8 || (SELECT c.signature FROM candidates c LIMIT 1) || %(shape)s::float8[], %(gate)s::float8[]) AS g (value, weight)
+), weighted AS (
+    SELECT c.*, s.named, s.described
+    FROM candidates c
     CROSS JOIN LATERAL (
-        SELECT sum(w.weight) AS name_match, count(w.weight)::float8 / count(*) AS coverage
-        FROM unnest(tsvector_to_array(ts_filter(e.document, '{{a}}'))) l
-        LEFT JOIN unnest(%(lexemes)s::text[], %(weights)s::float8[]) AS w (lexeme, weight) ON w.lexeme = l
-    ) m
-    WHERE ts_filter(e.document, '{{a}}') @@ %(words)s::tsquery AND e.status = 'active'
-    ORDER BY m.name_match DESC NULLS LAST, m.coverage DESC LIMIT %(name_matches)s
-), found AS (
-    SELECT id FROM near UNION SELECT id FROM named
-), scored AS MATERIALIZED (
-    SELECT e.entity_id, e.embedding, coalesce(m.name_match, 0) AS name_match, m.coverage,
-           coalesce(1 - (e.embedding OPERATOR({vectors}.<=>) %(query)s), 0) AS similarity
-    FROM found b
-    JOIN vectuned_entities.entities e ON e.entity_id = b.id
-    CROSS JOIN LATERAL (
-        SELECT sum(w.weight) AS name_match, count(w.weight)::float8 / greatest(count(*), 1) AS coverage
-        FROM unnest(tsvector_to_array(ts_filter(e.document, '{{a}}'))) l
-        LEFT JOIN unnest(%(lexemes)s::text[], %(weights)s::float8[]) AS w (lexeme, weight) ON w.lexeme = l
-    ) m
+        SELECT sum(f.value * f.named) AS named, sum(f.value * f.described) AS described
+        FROM unnest(c.features, %(named)s::float8[], %(described)s::float8[]) AS f (value, named, described)
+    ) s
+), raised AS (
+    SELECT w.*, exp(greatest(w.named - max(w.named) OVER (), -100)) AS named_share,
+           exp(greatest(w.described - max(w.described) OVER (), -100)) AS described_share
+    FROM weighted w
 ), best AS (
-    SELECT s.*, %(similarity_weight)s * s.similarity + %(name_match_weight)s * s.name_match + %(coverage_weight)s * s.coverage AS score
-    FROM scored s ORDER BY score DESC, s.entity_id LIMIT %(max_candidates)s
+    SELECT r.id, r.similarity, r.name_match, r.coverage, r.query_id, g.names_answer,
+           g.names_answer * r.named_share / sum(r.named_share) OVER ()
+           + (1 - g.names_answer) * r.described_share / sum(r.described_share) OVER () AS score
+    FROM raised r CROSS JOIN gate g ORDER BY score DESC, r.id LIMIT %(max_candidates)s
 )
-SELECT e.entity_id AS id, e.label, e.name, e.description, b.score, b.similarity, b.name_match, b.coverage, b.embedding,
-       (SELECT n.query_id FROM near n LIMIT 1) AS query_id, (SELECT array_agg(n.id) FROM near n) AS near_ids
-FROM best b JOIN vectuned_entities.entities e USING (entity_id)
-ORDER BY b.score DESC, e.entity_id;
+SELECT b.id, e.label, e.name, e.description, b.score, b.similarity, b.name_match, b.coverage, e.embedding, b.names_answer,
+       b.query_id, (SELECT array_agg(c.id) FROM candidates c WHERE c.is_near) AS near_ids
+FROM best b JOIN vectuned_entities.entities e ON e.entity_id = b.id
+ORDER BY b.score DESC, b.id;
+
+-- name: read_features
+-- All candidates for the answer to a question, with the features and the signature that rankings are learned from.
+SELECT c.id, c.features, c.signature
+FROM vectuned_entities._candidates(
+    %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s, %(neighbours)s, %(name_matches)s, %(text_matches)s) c;
 
 -- name: find_attributes
 -- The attribute values of entities.
