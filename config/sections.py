@@ -168,6 +168,14 @@ class ScheduleSettings(Section):
         description="Seconds between two rounds of maintenance, which creates partitions ahead of time and "
         "deletes what is past its retention.",
     )
+    idle_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        le=604_800,
+        description="Seconds in which no job finds anything to do, after which the daemon sleeps: it makes "
+        "no statement until a search is recorded, a request or feedback arrives, or a day has passed. "
+        "Databases that suspend themselves when idle can do so then. 0: never.",
+    )
     retention_days: int = Field(
         default=30,
         ge=1,

@@ -18,18 +18,20 @@ from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.database.standby import make_standby
 from vectuned.daemon.observe.job import ObserveJob
 from vectuned.daemon.pacing.pace import Halt, Pace
+from vectuned.daemon.pacing.retry_delay import retry_delay
 
 from . import storage
 from .job_runner import JobRunner, end_sentence
 from .jobs import JOBS, Job
 from .leader import Leader, open_work_session
-from .retry_delay import retry_delay
+from .sleep import Sleep
 from .watchdog import Watchdog
 from .worker import Worker
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 2.0  # between two looks at the leader's lock; each costs one short statement
+_LOOK_ASLEEP: Final = 60.0  # standing by, while the leader sleeps: nothing is lost until then
 _SUMMARY_SECONDS: Final = 15.0  # between two reads of the status line's numbers
 _FIRST_RETRY: Final = 0.5  # seconds until the first new connection attempt
 _LONGEST_RETRY: Final = 10.0  # seconds; also the longest that a restarted server waits for us
@@ -70,6 +72,7 @@ class Engine:
         self._wake = threading.Event()
         self._next_settings: Settings | None = None
         self._runner = JobRunner(self, jobs, self.watchdog, self._prefix)
+        self._sleep = Sleep(self.leader, self._runner, self._prefix)
         self._pace = Pace(settings.budget, self._runner.idle)
         self._standby = make_standby(settings, self._runner.idle)
         self._worker: Worker | None = None
@@ -178,6 +181,8 @@ class Engine:
                         self.leader.connect()
                     if self.leader.acquire():
                         self._lead()
+                        if not self._stopping.is_set():
+                            self._pause(self._sleep.absence())
                     else:
                         self._stand_by()
                 except (VectunedError, psycopg.Error) as error:
@@ -209,7 +214,7 @@ class Engine:
                 extra={"action": "standby"},
             )
             self._state, self._failures = "standing by", 0
-        self._pause(_LOOK_SECONDS)
+        self._pause(_LOOK_ASLEEP if storage.daemon_sleeps(self.leader.lock_session) else _LOOK_SECONDS)
         self._take_settings()
 
     def _lead(self) -> None:
@@ -223,25 +228,41 @@ class Engine:
                 _ = self.worker  # connects
             count = self._read_summary(lock_session)
             log.info("%swatching %d columns", self._prefix, count, extra={"action": "start"})
+            self._sleep.begin()
             self._runner.start(self.settings)
             self._failures = 0
             while not self._stopping.is_set():
                 self._pause(_LOOK_SECONDS)
                 if self._stopping.is_set():
                     break
-                if not self.leader.holds():
+                if not self._keeps_leading():
                     log.warning(
                         "%sthe session that holds the leader's lock is lost: all jobs end",
                         self._prefix,
                         extra={"action": "leader"},
                     )
                     break
+                if self._next_settings is not None:
+                    self._sleep.wake()
                 self._take_settings()
                 self._runner.watch_clock()
-                if time.monotonic() >= self._summary_due_at:
+                if self._sleep.asleep:
+                    self._state = "asleep: nothing to do"
+                elif time.monotonic() >= self._summary_due_at:
                     self._read_summary(lock_session)
         finally:
             self._end_jobs()
+
+    def _keeps_leading(self) -> bool:
+        """Fall asleep or wake where it is time for that; return whether this is still the leader.
+
+        Awake, the server is asked; asleep, the end of the session says enough.
+        """
+        try:
+            self._sleep.step(self.settings)
+        except psycopg.OperationalError:
+            return False
+        return self._sleep.asleep or self.leader.holds()
 
     def _end_jobs(self) -> None:
         """End all jobs, then close the connections and release the lock."""

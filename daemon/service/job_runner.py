@@ -18,10 +18,10 @@ from vectuned.config.settings import Settings
 from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.logs import log_context
 from vectuned.daemon.pacing.pace import Halt
+from vectuned.daemon.pacing.retry_delay import retry_delay
 
 from . import storage
 from .jobs import Job, JobContext
-from .retry_delay import retry_delay
 from .timetable import FIRST_RUN, Timetable
 from .watchdog import Watchdog
 
@@ -105,6 +105,9 @@ class JobRunner:
         self._records = {job.name: JobRecord(job.name) for job in jobs}
         self._rng = random.Random()
         self._timetable: Timetable | None = None
+        self._worked_at = time.monotonic()
+        self._running = 0
+        self._running_lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -113,6 +116,7 @@ class JobRunner:
 
     def start(self, settings: Settings) -> None:
         """Start the schedules."""
+        self.note_work()
         self._timetable = Timetable(self._jobs, self._run, settings)
         self._timetable.start()
 
@@ -120,6 +124,25 @@ class JobRunner:
         """Adapt running schedules to other settings."""
         if self._timetable is not None:
             self._timetable.plan(settings)
+
+    def quiet_seconds(self) -> float:
+        """Return the seconds since a job last found work or failed; 0 while one is running."""
+        with self._running_lock:
+            return 0.0 if self._running else max(time.monotonic() - self._worked_at, 0.0)
+
+    def note_work(self) -> None:
+        """Count the quiet from now on, as if a job had found work."""
+        self._worked_at = time.monotonic()
+
+    def pause(self) -> None:
+        """Start no job any more; those that run go on."""
+        if self._timetable is not None:
+            self._timetable.pause()
+
+    def resume(self) -> None:
+        """Start jobs again, those that are due at once."""
+        if self._timetable is not None:
+            self._timetable.resume()
 
     def watch_clock(self) -> None:
         """Restart the schedules if the system clock was set."""
@@ -158,7 +181,17 @@ class JobRunner:
         )
 
     def _run(self, job: Job) -> None:
-        """Run a job once, retry it later if it fails, and record the run. All runs of all jobs come here."""
+        """Run a job, and count it as running. All runs of all jobs come here."""
+        with self._running_lock:
+            self._running += 1
+        try:
+            self._run_once(job)
+        finally:
+            with self._running_lock:
+                self._running -= 1
+
+    def _run_once(self, job: Job) -> None:
+        """Run a job once, retry it later if it fails, and record the run."""
         if self._context.halted.is_set():
             return
         with log_context(job.name):
@@ -204,9 +237,12 @@ class JobRunner:
                 extra={"action": job.name},
             )
         record.succeed(started, found_work)
+        if found_work:
+            self.note_work()
 
     def _handle_failure(self, job: Job, record: JobRecord, started: float, error: Exception) -> None:
         record.fail(started, error)
+        self.note_work()
         interval = job.every(self._context.settings) or FIRST_RUN
         delay = retry_delay(record.failures, min(interval, _FIRST_RETRY), _LONGEST_RETRY, self._rng)
         # Any other error is a bug, which needs a traceback.

@@ -45,6 +45,10 @@ class Leader:
         self._conninfo = conninfo
         self._settings = settings
         self._lock_session: psycopg.Connection[Any] | None = None
+        self._notified = False
+
+    def _note(self, _: psycopg.Notify) -> None:
+        self._notified = True
 
     @property
     def lock_session(self) -> psycopg.Connection[Any]:
@@ -57,6 +61,8 @@ class Leader:
         """Open the lock session unless it is open. Raises DatabaseUnavailableError or UsageError."""
         if self._lock_session is None or self._lock_session.closed:
             self._lock_session = _open_guarded(self._conninfo, self._settings, _LOCK_PARAMETERS, _LOCK_LIMITS)
+            # Those that arrive beside the result of a statement.
+            self._lock_session.add_notify_handler(self._note)
 
     def acquire(self) -> bool:
         """Try to become the leader, and connect if necessary; return whether this is the leader."""
@@ -71,6 +77,20 @@ class Leader:
             return storage.holds_leader_lock(self._lock_session)
         except psycopg.Error:
             return False
+
+    def poll(self) -> bool:
+        """Read what the server sent, without a statement; return whether a notification was among it.
+
+        Raises psycopg.OperationalError if the session is lost: the server ended it, or does not answer to
+        keepalives.
+        """
+        session = self.lock_session
+        notified, self._notified = self._notified, False
+        with session.lock:
+            session.pgconn.consume_input()
+            while session.pgconn.notifies():
+                notified = True
+        return notified
 
     def close(self) -> None:
         """Close the lock session, which releases the lock."""

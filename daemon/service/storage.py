@@ -28,6 +28,31 @@ def holds_leader_lock(conn: Connection) -> bool:
     return bool(fetch_value(conn, "holds_leader_lock"))
 
 
+def listen_for_wakes(conn: Connection) -> None:
+    """Make this session receive the notifications that wake the daemon."""
+    execute(conn, "listen_for_wakes")
+
+
+def can_be_woken(conn: Connection) -> bool:
+    """Return whether recorded searches may notify the daemon."""
+    return bool(fetch_value(conn, "can_be_woken"))
+
+
+def set_wake_wanted(conn: Connection, *, wanted: bool) -> None:
+    """Make recorded searches notify the daemon, or not any more."""
+    execute(conn, "want_wake", {"wanted": wanted})
+
+
+def daemon_sleeps(conn: Connection) -> bool:
+    """Return whether the leading daemon sleeps, or is about to."""
+    return bool(fetch_value(conn, "daemon_sleeps"))
+
+
+def has_pending_work(conn: Connection) -> bool:
+    """Return whether searches or requests wait for the daemon."""
+    return bool(fetch_value(conn, "has_pending_work"))
+
+
 def acquire_work_lock(conn: Connection) -> bool:
     """Try to take the lock of the session in which jobs work; return whether this session holds it."""
     return bool(fetch_value(conn, "acquire_work_lock"))

@@ -58,6 +58,14 @@ class Timetable:
         if self._scheduler.running:
             self._scheduler.shutdown()
 
+    def pause(self) -> None:
+        """Start no job any more; those that run go on."""
+        self._scheduler.pause()
+
+    def resume(self) -> None:
+        """Start jobs again, those that are due at once."""
+        self._scheduler.resume()
+
     def plan(self, settings: Settings) -> None:
         """Add the jobs that the settings turn on, remove the others, and change intervals."""
         for job in self._jobs:

@@ -121,6 +121,10 @@ CREATE UNLOGGED SEQUENCE vectuned.inbox_drained MINVALUE 0;
 -- Mean bytes of the rows drained last.
 CREATE UNLOGGED SEQUENCE vectuned.inbox_row_bytes START 1000;
 
+-- 2 while the daemon wants to be woken by searches that are recorded, otherwise 1. A sequence, because what it says is seen at
+-- once, by sessions with an older snapshot as well, and costs a search no lock.
+CREATE UNLOGGED SEQUENCE vectuned.wake_wanted;
+
 -- Sampled searches, stored durably. One partition a day (UTC), made in advance; the default partition takes rows of days
 -- without one.
 CREATE TABLE vectuned.trajectory (

@@ -89,6 +89,7 @@ def test_load_settings_reads_every_key_from_its_variable() -> None:
             "request_seconds": 2.75,
             "refresh_seconds": 6.5,
             "maintain_seconds": 3.5,
+            "idle_seconds": 12.5,
             "retention_days": 4,
             "trajectory_mb": 9,
         },

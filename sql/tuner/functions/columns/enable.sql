@@ -88,6 +88,7 @@ BEGIN
     VALUES (column_id, 'enable', jsonb_build_object('target_recall', target_recall, 'max_tail', max_tail,
                                                     'sample_rate', sample_rate));
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'enable', 'column_id', column_id)::text);
+    PERFORM vectuned._wake();
     IF vectuned._unreadable(relation) IS NOT NULL THEN
         RAISE NOTICE '%', vectuned._unreadable(relation);
     END IF;

@@ -11,6 +11,7 @@ RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    SELECT vectuned._wake();
     WITH stored AS (
         INSERT INTO vectuned.trajectory (query_id, column_id, recorded_at, query, k, access_path, result_ids, distances,
                                          latency_ms, source, condition, shape, value_key)
@@ -72,6 +73,9 @@ BEGIN
     WHERE s.text IS NOT NULL AND length(s.text) <= 500000
     LIMIT greatest(most - (SELECT count(*) FROM (SELECT FROM vectuned.statement_inbox LIMIT most) i), 0);
     GET DIAGNOSTICS kept = ROW_COUNT;
+    IF kept > 0 THEN
+        PERFORM vectuned._wake();
+    END IF;
     RETURN kept;
 END
 $$;

@@ -30,6 +30,7 @@ BEGIN
     INSERT INTO vectuned.request (column_id, kind, arguments, requested_by) VALUES (c.id, p_kind, p_arguments, caller)
     RETURNING request_id INTO new_id;
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'request', 'column_id', c.id, 'request_id', new_id)::text);
+    PERFORM vectuned._wake();
     IF NOT vectuned._daemon_runs() THEN
         RAISE NOTICE 'request % waits: no daemon is running in this database', new_id
             USING HINT = 'Start `vectuned run`, or run `vectuned tune` or `vectuned benchmark` instead.';

@@ -91,6 +91,7 @@ BEGIN
                            UNION SELECT unnest(excluded.irrelevant) ORDER BY 1),
         trusted = f.trusted AND excluded.trusted, given_at = clock_timestamp(), revision = f.revision + 1
     WHERE NOT (excluded.relevant <@ f.relevant AND excluded.irrelevant <@ f.irrelevant);
+    PERFORM vectuned._wake();
     RETURN 'recorded' || suffix;
 END
 $$;

@@ -97,9 +97,38 @@ BEGIN
     VALUES (query_id, column_id, query, k, access_path, ef_search, bank_version,
             signature, coalesce(result_ids, '{}'), coalesce(distances, '{}'), latency_ms, filter,
             fraction, index_no, probes);
+    PERFORM vectuned._wake();
     RETURN true;
 END
 $$;
+
+-- Notifies a daemon that sleeps, when the transaction commits. It does nothing while the daemon is awake, since a notification
+-- makes commits wait for each other. It never fails, nor does the commit: a transaction that has notified cannot be prepared
+-- for a two-phase commit, so that where these are allowed the daemon looks by itself; and a full queue would fail the commit.
+CREATE OR REPLACE FUNCTION vectuned._wake() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF vectuned._daemon_sleeps() AND current_setting('max_prepared_transactions')::int = 0
+       AND pg_notification_queue_usage() < 0.5
+    THEN
+        PERFORM pg_notify('vectuned_wake', '');
+    END IF;
+END
+$$;
+
+-- Whether the daemon that works here sleeps, or is about to.
+CREATE OR REPLACE FUNCTION vectuned._daemon_sleeps() RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT w.last_value > 1 FROM vectuned.wake_wanted w $$;
+
+-- Asks for the notifications of vectuned._wake, or ends them.
+CREATE OR REPLACE FUNCTION vectuned._want_wake(wanted boolean) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT setval('vectuned.wake_wanted', CASE WHEN wanted THEN 2 ELSE 1 END) $$;
 
 -- Whether the inbox holds as much as its limit allows. Rows are estimated by counters: dead ones, which may stay while anybody
 -- holds an old snapshot, do not count. They may take 16 times the limit before recording stops because of them.

@@ -13,6 +13,32 @@ SELECT EXISTS (
       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
       AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended('vectuned.leader', 0));
 
+-- name: listen_for_wakes
+-- Makes this session receive the notifications of vectuned._wake.
+LISTEN vectuned_wake;
+
+-- name: can_be_woken
+-- Returns whether searches may notify: a transaction that notifies cannot be prepared for a two-phase commit.
+SELECT current_setting('max_prepared_transactions')::int = 0;
+
+-- name: want_wake
+-- Makes searches that are recorded notify the daemon, or not any more.
+SELECT vectuned._want_wake(%(wanted)s);
+
+-- name: daemon_sleeps
+-- Returns whether the leading daemon sleeps, or is about to.
+SELECT vectuned._daemon_sleeps();
+
+-- name: has_pending_work
+-- Returns whether anything waits for the daemon: searches and statements in the inboxes, open requests, or searches to be replayed, except
+-- those of columns on which replaying fails.
+SELECT EXISTS (SELECT FROM vectuned.request WHERE state IN ('queued', 'running'))
+    OR EXISTS (SELECT FROM vectuned.inbox) OR EXISTS (SELECT FROM vectuned.statement_inbox)
+    OR EXISTS (SELECT FROM vectuned.tuned_column c
+               WHERE c.enabled AND NOT EXISTS (SELECT FROM vectuned.column_failure f WHERE f.column_id = c.id)
+                 AND EXISTS (SELECT FROM vectuned.trajectory t
+                             WHERE t.column_id = c.id AND t.replayed_at IS NULL AND t.query IS NOT NULL));
+
 -- name: acquire_work_lock
 -- Returns whether this session holds the lock of the session that the jobs use. Only one such session exists at a time;
 -- vectuned._daemon_runs() reads from this lock that a daemon is running.

@@ -36,11 +36,12 @@ INDEXES = """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
-        enable disable refresh _default_tail auto_tune benchmark_recall benchmark_latency request_result
+        enable disable refresh _wake _default_tail auto_tune benchmark_recall benchmark_latency request_result
         cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
-        _partition _bound_inbox _cap_efforts _refresh_missing _set_alert _fall_back
+        _partition _bound_inbox _cap_efforts _wake _want_wake _daemon_sleeps _refresh_missing _set_alert
+        _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _versions
         _replay _replay_statement
         _check_replay_plan _replay_exact _replay_other_paths _replay_restarted _replay_continued
@@ -110,6 +111,9 @@ DEFINERS = {
     "_settle_inbox": "only its owner may truncate a table and set sequences",
     "_bound_inbox": "only its owner may replace a function",
     "_cap_efforts": "the same",
+    "_wake": "no other role has rights on sequences",
+    "_want_wake": "the same",
+    "_daemon_sleeps": "the same",
     "_partition": "only its owner may add and drop partitions of a table",
     "auto_tune": "callers have no right to the queue of requests",
     "benchmark_recall": "the same",

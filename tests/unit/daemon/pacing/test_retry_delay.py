@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from vectuned.daemon.service.retry_delay import retry_delay
+from vectuned.daemon.pacing.retry_delay import retry_delay
 
 
 @pytest.mark.parametrize("first", [0.1, 5.0])
