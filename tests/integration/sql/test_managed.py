@@ -1,0 +1,193 @@
+"""As on a managed service: no superuser, another schema for pgvector, poolers, policies, limits, failover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from pgvector.psycopg import register_vector
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.integration.bouncer_helpers import needs_pgbouncer, pgbouncer
+from tests.integration.daemon_helpers import Daemon
+from tests.integration.embedded_helpers import eventually
+from tests.integration.standby_helpers import fresh_database, primary_and_standby
+from tests.integration.table_helpers import (
+    Connection,
+    clustered,
+    enable,
+    exact,
+    make,
+    one,
+    plain_role,
+    search,
+    text,
+)
+
+from vectuned.daemon.cli.main import main
+from vectuned.sql.install import migrate
+
+ROWS, DIMENSIONS = 400, 8
+VECTORS = clustered(ROWS, DIMENSIONS, seed=1)
+QUERIES = clustered(60, DIMENSIONS, seed=2)
+SETTINGS = (
+    "SELECT concat_ws(',', current_setting('hnsw.ef_search'), current_setting('enable_sort'), "
+    "current_setting('enable_seqscan'), current_setting('jit'), current_setting('plan_cache_mode'))"
+)
+
+
+@pytest.fixture
+def owner(plain_conn: Connection, plain_database: str) -> Iterator[Connection]:
+    """The owner of tables: no superuser, no CREATEROLE, an empty search_path; pgvector is in `extensions`."""
+    name = f"{plain_conn.info.dbname}_owner"
+    role, database = sql.Identifier(name), sql.Identifier(plain_conn.info.dbname)
+    plain_conn.execute("DROP EXTENSION vector; CREATE SCHEMA extensions")
+    plain_conn.execute("CREATE EXTENSION vector SCHEMA extensions")
+    for statement in (
+        "CREATE ROLE {0} LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB",
+        "ALTER ROLE {0} SET search_path = ''",
+        "GRANT CREATE ON DATABASE {1} TO {0}",
+        "GRANT USAGE ON SCHEMA extensions TO {0}",
+        "GRANT USAGE, CREATE ON SCHEMA public TO {0}",
+    ):
+        plain_conn.execute(sql.SQL(statement).format(role, database))
+    try:
+        with psycopg.connect(make_conninfo(plain_database, user=name), autocommit=True) as conn:
+            yield conn
+    finally:
+        plain_conn.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(role))
+        plain_conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def learn(dsn: str) -> None:
+    assert main(["learn", "--once", "--dsn", dsn]) == 0
+
+
+def test_owner_without_superuser_installs_searches_and_learns(owner: Connection) -> None:
+    assert one(owner, "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user") is False
+    assert one(owner, "SHOW search_path") == '""'
+    migrate(owner)
+    make(owner, VECTORS, extension="extensions")
+    owner.execute("ALTER TABLE public.items ADD COLUMN kind int; UPDATE public.items SET kind = id % 4")
+    enable(owner, "public.items", sample_rate=1.0, min_samples=20)
+    for query in QUERIES:
+        assert len(search(owner, query, relation="public.items")) == 10
+        owner.execute(
+            "SELECT * FROM vectuned.search('public.items', %s, 10, '{\"kind\": 1}')", (text(query),)
+        ).fetchall()
+    learn(owner.info.dsn)
+    assert one(owner, "SELECT count(*) FROM vectuned.bank WHERE k_class = 10") > 0
+    assert one(owner, "SELECT state FROM vectuned.status") == "serving"
+    found = search(owner, QUERIES[0], relation="public.items")
+    wanted = owner.execute(
+        "SELECT id::text FROM public.items ORDER BY embedding OPERATOR(extensions.<=>) %s LIMIT 10",
+        (text(QUERIES[0]),),
+    ).fetchall()
+    assert [identifier for identifier, _ in found] == [identifier for (identifier,) in wanted]
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("pool_mode", ["transaction", "statement"])
+def test_searches_through_pgbouncer_are_recorded_and_leak_nothing(
+    conn: Connection, database: str, pool_mode: str
+) -> None:
+    make(conn, VECTORS)
+    enable(conn, sample_rate=1.0, min_samples=20)
+    with pgbouncer(conn, pool_mode) as dsn:
+        clients = [psycopg.connect(dsn, autocommit=True, prepare_threshold=None) for _ in range(2)]
+        default = one(clients[1], SETTINGS)
+        for round_ in range(2):
+            for query in QUERIES:
+                assert search(clients[0], query) == exact(conn, query)
+                assert one(clients[1], SETTINGS) == default
+            # The daemon connects directly.
+            learn(database)
+            assert one(conn, "SELECT count(*) FROM vectuned.replay") == 60 * (round_ + 1)
+        with pytest.raises(errors.Error):
+            clients[0].execute("SELECT * FROM vectuned.search('items', '[1,2]', 10)")
+        assert one(clients[1], SETTINGS) == default
+        if pool_mode == "transaction":
+            with clients[0].transaction():
+                clients[0].execute("SELECT vectuned.apply('items', %s, 10)", (text(QUERIES[0]),))
+            assert one(clients[1], SETTINGS) == default
+        for client in clients:
+            client.close()
+
+
+def test_policies_by_the_claims_of_a_request_hold_in_searches(conn: Connection, database: str) -> None:
+    make(conn, VECTORS)
+    conn.execute(
+        """
+        ALTER TABLE items ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY by_claim ON items USING (
+            id % 2 = (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'parity')::int)
+        """
+    )
+    enable(conn, sample_rate=1.0)
+    with plain_role(conn, database, "SELECT ON items") as caller:
+        assert search(caller, QUERIES[0]) == []  # no claims, no rows, and no error
+        for query in QUERIES[:10]:
+            for parity in (0, 1):
+                with caller.transaction():
+                    claims = f'{{"role": "authenticated", "parity": {parity}}}'
+                    caller.execute("SELECT set_config('request.jwt.claims', %s, true)", (claims,))
+                    found = search(caller, query)
+                every = exact(conn, query, ROWS)
+                assert found == [row for row in every if int(row[0]) % 2 == parity][:10]
+        assert search(caller, QUERIES[0]) == []
+    learn(database)
+
+
+def test_statement_timeout_of_the_daemons_role_does_not_stop_learning(
+    conn: Connection, database: str
+) -> None:
+    make(conn, VECTORS)
+    enable(conn, sample_rate=1.0, min_samples=20)
+    for query in QUERIES:
+        search(conn, query)
+    name = sql.Identifier(f"{conn.info.dbname}_daemon")
+    conn.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER").format(name))
+    try:
+        conn.execute(sql.SQL("ALTER ROLE {} SET statement_timeout = '1ms'").format(name))
+        learn(make_conninfo(database, user=f"{conn.info.dbname}_daemon"))
+    finally:
+        conn.execute(sql.SQL("DROP ROLE {}").format(name))
+    assert one(conn, "SELECT count(*) FROM vectuned.replay") == 60
+    assert one(conn, "SELECT count(*) FROM vectuned.bank") > 0
+
+
+def test_daemon_follows_a_failover_to_the_standby() -> None:
+    with primary_and_standby() as (primary, standby), fresh_database(primary) as name:
+        dsn = make_conninfo(primary.dsn, dbname=name)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            register_vector(conn)
+            make(conn, VECTORS)
+            enable(conn, sample_rate=1.0, min_samples=20)
+            for query in QUERIES:
+                search(conn, query)
+            learn(dsn)
+            written = one(conn, "SELECT pg_current_wal_lsn()::text")
+        second = standby.dsn(name)
+        reached = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        with psycopg.connect(second, autocommit=True) as replica:
+            assert eventually(lambda: one(replica, reached, written))
+        hosts = ",".join(str(conninfo_to_dict(each)["host"]) for each in (dsn, second))
+        both = make_conninfo(dsn, host=hosts, hostaddr="", target_session_attrs="read-write")
+        with Daemon("--dsn", both, schedule__drain_seconds=0.2) as daemon:
+            daemon.logs("watching 1 columns")
+            primary.stop()
+            daemon.logs("Trying again in")
+            with psycopg.connect(second, autocommit=True) as promoted:
+                assert one(promoted, "SELECT pg_promote()")
+                daemon.logs("watching 1 columns", count=2, seconds=120)
+                register_vector(promoted)
+                for query in QUERIES[:5]:
+                    assert search(promoted, query) == exact(promoted, query)
+                # What is recorded on the new primary is drained there.
+                assert eventually(
+                    lambda: one(promoted, "SELECT count(*) = 65 FROM vectuned.trajectory"), seconds=120
+                )
+                daemon.stop()
+                promoted.execute("SELECT 1")
+        primary.start()  # its database is dropped below
