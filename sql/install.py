@@ -47,6 +47,7 @@ FUNCTION_FILES = (
     "daemon/drain",
     "daemon/retention",
     "daemon/calls",
+    "daemon/identities",
 )
 
 
@@ -93,6 +94,7 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
             for name in FUNCTION_FILES:
                 run_script(conn, _tuner().joinpath("functions", f"{name}.sql").read_text("utf-8"), schema)
             conn.execute("SELECT vectuned._generate_all()")
+            conn.execute("SELECT vectuned._advance_identities()")
             run_script(conn, _tuner().joinpath("grants.sql").read_text("utf-8"), schema)
             # Partitions for a week, so that searches are recorded before a daemon runs. The retention of 1000
             # years drops none.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 
 import psycopg
@@ -11,7 +13,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.integration.bouncer_helpers import needs_pgbouncer, pgbouncer
 from tests.integration.daemon_helpers import Daemon
-from tests.integration.embedded_helpers import eventually
+from tests.integration.embedded_helpers import FAST, ask, copy_home, eventually, open_folder
 from tests.integration.standby_helpers import fresh_database, primary_and_standby
 from tests.integration.table_helpers import (
     Connection,
@@ -25,7 +27,10 @@ from tests.integration.table_helpers import (
     text,
 )
 
+from vectuned.config.sources import PROGRAMS_VARIABLE
 from vectuned.daemon.cli.main import main
+from vectuned.daemon.server.embedded import EmbeddedServer
+from vectuned.daemon.server.installation import Binaries, find_binaries
 from vectuned.sql.install import migrate
 
 ROWS, DIMENSIONS = 400, 8
@@ -191,3 +196,83 @@ def test_daemon_follows_a_failover_to_the_standby() -> None:
                 daemon.stop()
                 promoted.execute("SELECT 1")
         primary.start()  # its database is dropped below
+
+
+def copy_database(binaries: Binaries, source: str, target: str, *options: str) -> None:
+    """Dump a database with pg_dump, and restore it into another one."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    take = [str(binaries.program("pg_dump")), *options, "--dbname", source]
+    dumped = subprocess.run(take, env=environ, check=True, capture_output=True).stdout
+    put = [str(binaries.program("psql")), "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1"]
+    subprocess.run([*put, "--dbname", target], env=environ, input=dumped, check=True, capture_output=True)
+
+
+def learned(conn: Connection) -> None:
+    """Tune a table, and learn from searches of it."""
+    make(conn, VECTORS)
+    enable(conn, sample_rate=1.0, min_samples=20)
+    for query in QUERIES:
+        search(conn, query)
+    learn(conn.info.dsn)
+
+
+def goes_on(dsn: str) -> None:
+    """Search a database that came from another one, and learn more."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        register_vector(conn)
+        assert search(conn, QUERIES[0]) == exact(conn, QUERIES[0])
+        assert main(["migrate", "--dsn", dsn]) == 0
+        for query in QUERIES:
+            assert search(conn, query) == exact(conn, query)
+        learn(dsn)
+        assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 120
+        assert one(conn, "SELECT count(DISTINCT check_no) = count(*) FROM vectuned.recall_check")
+        assert one(conn, "SELECT count(*) FROM vectuned.column_failure") == 0
+
+
+def test_blue_green_by_logical_replication_goes_on_learning() -> None:
+    chosen = {**FAST, "wal_level": "logical", "max_wal_senders": "8"}
+    with (
+        open_folder() as first,
+        open_folder() as second,
+        EmbeddedServer(copy_home(first), settings=chosen) as blue,
+        EmbeddedServer(copy_home(second), settings=chosen) as green,
+        psycopg.connect(blue.dsn, autocommit=True) as conn,
+        psycopg.connect(green.dsn, autocommit=True) as target,
+    ):
+        for each in (conn, target):
+            each.execute("DROP TABLE kept")
+        conn.execute("CREATE EXTENSION vector")
+        register_vector(conn)
+        migrate(conn)
+        learned(conn)
+        copy_database(find_binaries(), blue.dsn, green.dsn, "--schema-only")
+        conn.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        target.execute(
+            sql.SQL("CREATE SUBSCRIPTION switch CONNECTION {} PUBLICATION everything").format(blue.dsn)
+        )
+        states = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
+        assert eventually(lambda: one(target, states) == 0, seconds=300)
+        # What is written after the copy arrives too.
+        conn.execute("INSERT INTO items SELECT id + 1000, embedding FROM items WHERE id = 1")
+        assert eventually(lambda: one(target, "SELECT count(*) FROM items") == ROWS + 1)
+        target.execute("DROP SUBSCRIPTION switch")
+        conn.close()
+        blue.stop()
+        goes_on(green.dsn)
+
+
+def test_dump_of_another_version_goes_on_learning(
+    conn: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = find_binaries({})
+    old = int(one(conn, "SHOW server_version_num"))
+    if old // 10_000 >= int(wheel.major):
+        pytest.skip(f"the tests run on PostgreSQL {wheel.major}; an older one is named by --server")
+    learned(conn)
+    with open_folder() as folder:
+        monkeypatch.delenv(PROGRAMS_VARIABLE, raising=False)
+        with EmbeddedServer(folder / "home", settings=FAST) as server:
+            assert int(ask(server.dsn, "SHOW server_version_num")) > old
+            copy_database(wheel, database, server.dsn)
+            goes_on(server.dsn)
