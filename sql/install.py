@@ -93,8 +93,9 @@ def migrate(conn: psycopg.Connection, *, fresh_from_schema: bool = True) -> Migr
             applied = tuple(_apply_migrations(conn, schema, fresh_from_schema))
             for name in FUNCTION_FILES:
                 run_script(conn, _tuner().joinpath("functions", f"{name}.sql").read_text("utf-8"), schema)
-            conn.execute("SELECT vectuned._generate_all()")
+            # First: what follows records events, which have numbers.
             conn.execute("SELECT vectuned._advance_identities()")
+            conn.execute("SELECT vectuned._generate_all()")
             run_script(conn, _tuner().joinpath("grants.sql").read_text("utf-8"), schema)
             # Partitions for a week, so that searches are recorded before a daemon runs. The retention of 1000
             # years drops none.

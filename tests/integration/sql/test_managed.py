@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -14,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.integration.bouncer_helpers import needs_pgbouncer, pgbouncer
 from tests.integration.daemon_helpers import Daemon
 from tests.integration.embedded_helpers import FAST, ask, copy_home, eventually, open_folder
-from tests.integration.standby_helpers import fresh_database, primary_and_standby
+from tests.integration.standby_helpers import primary_and_standby
 from tests.integration.table_helpers import (
     Connection,
     clustered,
@@ -29,6 +30,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.sources import PROGRAMS_VARIABLE
 from vectuned.daemon.cli.main import main
+from vectuned.daemon.database.session import open_session
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.server.installation import Binaries, find_binaries
 from vectuned.sql.install import migrate
@@ -36,8 +38,9 @@ from vectuned.sql.install import migrate
 ROWS, DIMENSIONS = 400, 8
 VECTORS = clustered(ROWS, DIMENSIONS, seed=1)
 QUERIES = clustered(60, DIMENSIONS, seed=2)
+# The vector makes a session load pgvector, which has settings of its own.
 SETTINGS = (
-    "SELECT concat_ws(',', current_setting('hnsw.ef_search'), current_setting('enable_sort'), "
+    "SELECT concat_ws(',', '[1]'::vector, current_setting('hnsw.ef_search'), current_setting('enable_sort'), "
     "current_setting('enable_seqscan'), current_setting('jit'), current_setting('plan_cache_mode'))"
 )
 
@@ -99,8 +102,11 @@ def test_searches_through_pgbouncer_are_recorded_and_leak_nothing(
 ) -> None:
     make(conn, VECTORS)
     enable(conn, sample_rate=1.0, min_samples=20)
-    with pgbouncer(conn, pool_mode) as dsn:
-        clients = [psycopg.connect(dsn, autocommit=True, prepare_threshold=None) for _ in range(2)]
+    with pgbouncer(conn, pool_mode) as dsn, ExitStack() as opened:
+        clients = [
+            opened.enter_context(psycopg.connect(dsn, autocommit=True, prepare_threshold=None))
+            for _ in range(2)
+        ]
         default = one(clients[1], SETTINGS)
         for round_ in range(2):
             for query in QUERIES:
@@ -116,8 +122,6 @@ def test_searches_through_pgbouncer_are_recorded_and_leak_nothing(
             with clients[0].transaction():
                 clients[0].execute("SELECT vectuned.apply('items', %s, 10)", (text(QUERIES[0]),))
             assert one(clients[1], SETTINGS) == default
-        for client in clients:
-            client.close()
 
 
 def test_policies_by_the_claims_of_a_request_hold_in_searches(conn: Connection, database: str) -> None:
@@ -144,7 +148,7 @@ def test_policies_by_the_claims_of_a_request_hold_in_searches(conn: Connection, 
     learn(database)
 
 
-def test_statement_timeout_of_the_daemons_role_does_not_stop_learning(
+def test_statement_timeout_of_the_daemons_role_does_not_hold_in_its_sessions(
     conn: Connection, database: str
 ) -> None:
     make(conn, VECTORS)
@@ -154,8 +158,13 @@ def test_statement_timeout_of_the_daemons_role_does_not_stop_learning(
     name = sql.Identifier(f"{conn.info.dbname}_daemon")
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER").format(name))
     try:
-        conn.execute(sql.SQL("ALTER ROLE {} SET statement_timeout = '1ms'").format(name))
-        learn(make_conninfo(database, user=f"{conn.info.dbname}_daemon"))
+        conn.execute(sql.SQL("ALTER ROLE {} SET statement_timeout = '2s'").format(name))
+        dsn = make_conninfo(database, user=f"{conn.info.dbname}_daemon")
+        with psycopg.connect(dsn) as application, pytest.raises(errors.QueryCanceled):
+            application.execute("SELECT pg_sleep(2.5)")
+        with open_session(dsn) as session:
+            session.execute("SELECT pg_sleep(2.5)")
+        learn(dsn)
     finally:
         conn.execute(sql.SQL("DROP ROLE {}").format(name))
     assert one(conn, "SELECT count(*) FROM vectuned.replay") == 60
@@ -163,7 +172,8 @@ def test_statement_timeout_of_the_daemons_role_does_not_stop_learning(
 
 
 def test_daemon_follows_a_failover_to_the_standby() -> None:
-    with primary_and_standby() as (primary, standby), fresh_database(primary) as name:
+    name = "template_standby"  # the standby is the only one left in the end: nothing can be dropped there
+    with primary_and_standby() as (primary, standby):
         dsn = make_conninfo(primary.dsn, dbname=name)
         with psycopg.connect(dsn, autocommit=True) as conn:
             register_vector(conn)
@@ -194,8 +204,6 @@ def test_daemon_follows_a_failover_to_the_standby() -> None:
                     lambda: one(promoted, "SELECT count(*) = 65 FROM vectuned.trajectory"), seconds=120
                 )
                 daemon.stop()
-                promoted.execute("SELECT 1")
-        primary.start()  # its database is dropped below
 
 
 def copy_database(binaries: Binaries, source: str, target: str, *options: str) -> None:

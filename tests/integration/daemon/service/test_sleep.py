@@ -46,7 +46,7 @@ def daemon(conn: Connection, database: str) -> Iterator[Daemon]:
 
 def transactions(admin: Connection, database: str) -> int:
     counted = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s"
-    return int(one(admin, counted, (database,)))
+    return int(one(admin, counted, database))
 
 
 def test_idle_daemon_makes_no_statement(server: EmbeddedServer, conn: Connection, daemon: Daemon) -> None:
@@ -82,7 +82,7 @@ def test_requests_and_new_columns_and_feedback_wake_the_daemon(conn: Connection,
     daemon.logs("asleep", count=2)
     search(conn, clustered(1, DIMENSIONS, seed=2)[0])
     daemon.logs("asleep", count=3)
-    conn.execute("SELECT vectuned.record_feedback(query_id, ARRAY['1']) FROM vectuned.trajectory")
+    conn.execute("SELECT vectuned.record_feedback(query_id, result_ids[1:1]) FROM vectuned.trajectory")
     daemon.logs("asleep", count=4)
     conn.execute("SELECT vectuned.benchmark_recall('items', sample_queries => 5)")
     assert eventually(lambda: one(conn, "SELECT state <> 'queued' FROM vectuned.requests"))
