@@ -202,6 +202,16 @@ class BudgetSettings(Section):
         "together. A pause follows each piece of work. `vectuned learn --once` ignores this "
         "limit unless it has --within-budget.",
     )
+    mb_per_hour: float = Field(
+        default=50_000.0,
+        ge=0,
+        le=1_000_000_000,
+        description="MB that replaying may read in an hour to find the exact answers of searches: each pass "
+        "reads the vectors of the whole table. What is not used may be saved up for 10 minutes, and one pass "
+        "may exceed it; the next one then waits. Indexes that are searched do not count. 0: no limit. "
+        "`vectuned learn --once` ignores this limit unless it has --within-budget, and ends there instead of "
+        "waiting for more than a minute.",
+    )
     pause_above: int = Field(
         default=0,
         ge=0,

@@ -1,4 +1,4 @@
-"""When work may continue: within the CPU budget, and while the server is not busy with other sessions."""
+"""When work may continue: within the budgets, and while the server is not busy with other sessions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from vectuned.learning.replay.work_timer import WorkTimer
 from vectuned.sql.rows import fetch_value
 
 from .backlog import Backlog
-from .cpu_budget import CpuBudget
+from .budget import Budget
 from .pass_size import PassSize
 from .recording import RecordingLimit
 
 _LOOK_SECONDS: Final = 5.0  # between two looks at pg_stat_activity
+_CORE_BURST: Final = 10.0  # seconds whose share of a core may be saved up
+_READ_BURST: Final = 600.0  # seconds whose bytes may be saved up: passes of a small table need not wait
+_MB: Final = 1024 * 1024  # bytes
+_HOUR: Final = 3600.0  # seconds
+_UNLIMITED: Final = 2.0**60  # bytes a second; infinity times no time is not a number
 _LOOKS: Final = 12  # looks before giving up: about a minute
 
 
@@ -42,26 +47,39 @@ class Pace:
     ) -> None:
         self._settings = settings
         self._idle = idle
-        self.budget = CpuBudget(settings.core_share, clock=clock)
+        self.budget = Budget(settings.core_share, _CORE_BURST, clock=clock)
+        self.reading = Budget(_read_rate(settings), _READ_BURST, clock=clock)
         self.sizes: defaultdict[int, PassSize] = defaultdict(PassSize)
         self.backlogs: defaultdict[int, Backlog] = defaultdict(lambda: Backlog(clock))
         self.recording: defaultdict[int, RecordingLimit] = defaultdict(lambda: RecordingLimit(clock))
         self.replayed: defaultdict[int, int] = defaultdict(int)
         self.busy = False
 
+    @property
+    def read_bound(self) -> bool:
+        """Whether replaying waits for bytes rather than for processor time."""
+        return self.reading.wait_seconds() > self.budget.wait_seconds()
+
     def adapt(self, settings: BudgetSettings) -> None:
         """Use another budget from now on; pass sizes and backlogs stay."""
         self._settings = settings
         self.budget.adapt(settings.core_share)
+        self.reading.adapt(_read_rate(settings))
 
     def wait_for_budget(self) -> None:
-        """Wait until the budget allows work."""
+        """Wait until the budget of processor time allows work."""
         while (seconds := self.budget.wait_seconds()) > 0:
             self._idle(seconds)
 
     def wait_for_server(self, conn: psycopg.Connection[Any]) -> bool:
-        """Wait for the budget, then for the server of `conn`; return False if it stays busy for a minute."""
+        """Wait for the budgets, then for the server of `conn`.
+
+        Returns False if it stays busy for a minute, or if no bytes may be read for longer: other work goes on
+        meanwhile.
+        """
         self.wait_for_budget()
+        if not self._may_read():
+            return False
         limit = self._settings.pause_above
         self.busy = limit > 0
         for look in range(_LOOKS if self.busy else 0):
@@ -72,12 +90,25 @@ class Pace:
                 self._idle(_LOOK_SECONDS)
         return not self.busy
 
+    def _may_read(self) -> bool:
+        """Wait until the budget of bytes allows to read a table, at most a minute; return whether it does."""
+        seconds = self.reading.wait_seconds()
+        if 0 < seconds <= _LOOKS * _LOOK_SECONDS:
+            self._idle(seconds)
+        return self.reading.wait_seconds() == 0
+
     @contextmanager
     def work(self) -> Iterator[WorkTimer]:
-        """Charge the block to the budget, also where it fails."""
+        """Charge the block to the budgets, also where it fails."""
         timer = WorkTimer()
         try:
             with timer.work():
                 yield timer
         finally:
             self.budget.spend(timer.core_seconds)
+            self.reading.spend(timer.bytes_read)
+
+
+def _read_rate(settings: BudgetSettings) -> float:
+    """Return the bytes that may be read in a second."""
+    return settings.mb_per_hour * _MB / _HOUR if settings.mb_per_hour else _UNLIMITED

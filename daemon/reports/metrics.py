@@ -174,6 +174,13 @@ def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]
     ]
     for key, text in _PROMISE_METRICS.items():
         yield _gauge(f"served_{key}", text, served, promises, key)
+    read = CounterMetricFamily(
+        "vectuned_read_bytes", "Bytes read of the table to find exact answers.", labels=_COLUMN_LABELS
+    )
+    for labels, column in columns:
+        if "read_bytes" in column:
+            read.add_metric(labels, column["read_bytes"])
+    yield read
     alarms = CounterMetricFamily("vectuned_alarms", "Alarms raised.", labels=served)
     for labels, row in promises:
         alarms.add_metric(labels, row["alarms"])

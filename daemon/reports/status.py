@@ -46,6 +46,7 @@ _HEADINGS: Final = (
     "patterns",
     "saving",
 )
+_MB: Final = 1024 * 1024  # bytes
 _EVENTS: Final = 5  # newest events per column: what fits below a column without scrolling
 
 
@@ -79,6 +80,7 @@ def unread_columns(columns: Iterable[dict[str, Any]]) -> dict[str, str]:
 def _read_details(conn: psycopg.Connection[Any], column_id: int, key: dict[str, Any]) -> dict[str, Any]:
     return {
         **fetch_dicts(conn, "stats", key)[0],
+        **fetch_dicts(conn, "table_read", {"column_id": column_id})[0],
         "promises": fetch_dicts(conn, "column_promises", key),
         "events": fetch_dicts(conn, "events", {**key, "count": _EVENTS}),
         "failing": fetch_dicts(conn, "failing_jobs", {"column_id": column_id}),
@@ -161,6 +163,11 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         f"{column['awaiting_replay']:,} to replay, {column['replays']:,} replayed"
         + (f"; recall of the last ones {recall:.3f}" if recall is not None else "")
     )
+    if column["read_bytes"]:
+        console.line(
+            f"  read of the table for exact answers: {column['read_bytes_this_hour'] / _MB:,.1f} MB in this "
+            f"hour, {column['read_bytes_last_hour'] / _MB:,.1f} MB in the one before"
+        )
     if column["successes"] + column["failures"] + column["unknown"] + column["feedback"]:
         console.line(
             f"  verdicts: {column['successes']:,} successes, {column['failures']:,} failures, "

@@ -181,6 +181,11 @@ def read_columns_waiting(conn: Connection) -> set[int]:
     return set(fetch_values(conn, "columns_waiting"))
 
 
+def add_table_read(conn: Connection, tuned: TunedColumn, count: int) -> None:
+    """Add bytes that were read of a column's table for exact answers."""
+    execute(conn, "add_table_read", {"column_id": tuned.column.id, "bytes": count})
+
+
 def count_waiting(conn: Connection, tuned: TunedColumn) -> int:
     """Return how many searches of a column wait to be replayed."""
     return int(fetch_value(conn, "count_waiting", {"column_id": tuned.column.id}))

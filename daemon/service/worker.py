@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +58,7 @@ _TEXT_BATCH: Final = 20  # calls replayed as text between two looks at the budge
 _MB: Final = 1024 * 1024  # bytes
 _PARTITION_LOCK_TIMEOUT_MS: Final = 1000  # while it waits for its lock, feedback of searches waits behind it
 _ADVICE: Final = "raise budget.core_share or lower sample_rate"
+_ADVICE_READ: Final = "raise budget.mb_per_hour or lower sample_rate"
 _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
 
 
@@ -431,7 +432,7 @@ class Worker:
         if lag is None:
             storage.record_event_end(self.conn, column_id, "behind", "caught_up")
         elif lag.due:
-            advice = _ADVICE_BUSY if pace.busy else _ADVICE
+            advice = _ADVICE_BUSY if pace.busy else _ADVICE_READ if pace.read_bound else _ADVICE
             log.warning("%s is behind: %s; %s", tuned.column, lag, advice, extra={"action": "behind"})
             details = {"waiting": lag.waiting, "per_minute": lag.per_minute, "advice": advice}
             record_event(self.conn, column_id, "behind", details)
@@ -464,7 +465,7 @@ class Worker:
         timeout_ms = round(self.settings.budget.statement_timeout_seconds * 1000)
         size = self._sizes[tuned.column.id]
         try:
-            with self._work() as timer:
+            with self._work() as timer, self._count_read(tuned, timer):
                 done = replay(
                     self.conn,
                     tuned,
@@ -493,6 +494,17 @@ class Worker:
             storage.record_event_end(self.conn, None, "standby_waits", "standby_ready")
             self.standby.reported_unready = False
         return conn
+
+    @contextmanager
+    def _count_read(self, tuned: TunedColumn, timer: WorkTimer) -> Iterator[None]:
+        """Store what the block read of the column's table, also where it gave way or failed."""
+        try:
+            yield
+        except BaseException:
+            with suppress(psycopg.Error):  # the error above says more
+                storage.add_table_read(self.conn, tuned, timer.bytes_read)
+            raise
+        storage.add_table_read(self.conn, tuned, timer.bytes_read)
 
     def _work(self) -> AbstractContextManager[WorkTimer]:
         return self.pace.work() if self.pace is not None else nullcontext(WorkTimer())

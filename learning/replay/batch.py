@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,9 +53,17 @@ class ReplayBatch:
 
     @classmethod
     def prepare(
-        cls, reader: psycopg.Connection[Any], tuned: TunedColumn, searches: Trajectories, complete: Bools
+        cls,
+        reader: psycopg.Connection[Any],
+        tuned: TunedColumn,
+        searches: Trajectories,
+        complete: Bools,
+        on_read: Callable[[int], None],
     ) -> ReplayBatch:
-        """Compute the exact answers of `searches` in the snapshot of the transaction `reader` is in."""
+        """Compute the exact answers of `searches` in the snapshot of the transaction `reader` is in.
+
+        `on_read` is called with the bytes that the server reads for them.
+        """
         ks = np.array(searches.ks, dtype=np.int64)
         depth = max(MIN_DEPTH, k_class(int(ks.max())))
         # Reading a large table may take longer than any timeout; the stream of rows shows that it goes on.
@@ -66,13 +74,13 @@ class ReplayBatch:
         fractions = list(searches.fractions)
         for i, call in _compile_conditions(reader, tuned, searches):
             conditions[i], shapes[i], fractions[i] = call
-        truth = exact_neighbors(reader, tuned.column, searches.vectors, depth)
+        truth = exact_neighbors(reader, tuned.column, searches.vectors, depth, on_read=on_read)
         try:
             with reader.transaction():
-                filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth)
+                filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth, on_read)
         except psycopg.errors.DataError:
             _drop_failing(reader, tuned, conditions, shapes)
-            filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth)
+            filtered_truth = _filtered_truth(reader, tuned, searches.vectors, conditions, depth, on_read)
         filtered = np.array([condition is not None for condition in conditions], dtype=np.bool_)
         reader.execute("SET LOCAL max_parallel_workers_per_gather TO DEFAULT")
         return cls(
@@ -239,12 +247,14 @@ def _filtered_truth(
     vectors: Singles,
     conditions: list[sql.Composable | None],
     depth: int,
+    on_read: Callable[[int], None],
 ) -> Truth | None:
     """Compute the exact answers of the filtered searches among `vectors`; None if there are none."""
     filtered = [i for i, condition in enumerate(conditions) if condition is not None]
     if not filtered:
         return None
-    return exact_among(conn, tuned.column, vectors[filtered], depth, [conditions[i] for i in filtered])
+    chosen = [conditions[i] for i in filtered]
+    return exact_among(conn, tuned.column, vectors[filtered], depth, chosen, on_read)
 
 
 def choose_complete(conn: psycopg.Connection[Any], tuned: TunedColumn, count: int) -> Bools:

@@ -138,7 +138,7 @@ class _SnapshotReplay:
         self._reader, self._tuned, self._timer = reader, tuned, timer
         self._timeout_ms = timeout_ms
         with timer.read():
-            self.batch = ReplayBatch.prepare(reader, tuned, searches, complete)
+            self.batch = ReplayBatch.prepare(reader, tuned, searches, complete, timer.count_read)
         count, main = len(self.batch), tuned.indexes[0]
         self._scans = {
             index: IndexScans(tuned, index, count, self.batch.classes[-1], timeout_ms)

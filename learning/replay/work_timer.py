@@ -14,6 +14,7 @@ class WorkTimer:
 
     While the table is read, server and daemon work at the same time (`reading`, `reading_cpu`); otherwise
     they take turns. `scanning` is the part of the rest that was spent on searches, `searches` their number.
+    `bytes_read` is what the server read of tables for exact answers.
     """
 
     wall: float = 0.0
@@ -22,6 +23,7 @@ class WorkTimer:
     reading_cpu: float = 0.0
     scanning: float = 0.0
     searches: int = 0
+    bytes_read: int = 0
 
     @property
     def core_seconds(self) -> float:
@@ -47,6 +49,10 @@ class WorkTimer:
         finally:
             self.reading += perf_counter() - wall
             self.reading_cpu += process_time() - cpu
+
+    def count_read(self, count: int) -> None:
+        """Add bytes that the server read of a table for exact answers."""
+        self.bytes_read += count
 
     def count_scans(self, seconds: float, searches: int) -> None:
         """Add the time that the replay of some searches took."""

@@ -60,6 +60,11 @@ def stream_blocks(
             yield _as_block(rows, column)
 
 
+def row_bytes(column: VectorColumn, filters: int) -> int:
+    """Return the bytes of a row in the stream, with a flag for each filter."""
+    return _row_layout(column, filters).itemsize
+
+
 def _row_layout(column: VectorColumn, flags: int) -> np.dtype[np.void]:
     """Return the dtype of a row in binary COPY: a field is its length as int4 and its bytes, big-endian."""
     element = ">f4" if column.vector_type == "vector" else ">f2"

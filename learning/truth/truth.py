@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from vectuned.learning.model.column import Metric, VectorColumn
 from vectuned.sql.rows import fetch_value
 
 from .neighbors import Neighbors, NeighborSearch
-from .table_stream import stream_blocks
+from .table_stream import row_bytes, stream_blocks
 
 _FILTERS_PER_PASS: Final = 64  # filters evaluated in one pass; each adds 5 bytes to every row of the stream
 _LARGEST_K: Final = 1000  # the largest ef_search of pgvector, and so the most rows a search can return
@@ -63,6 +63,7 @@ def exact_neighbors(
     filter_of: npt.ArrayLike | None = None,
     block_rows: int | None = None,
     query_chunk: int = 1024,
+    on_read: Callable[[int], None] = lambda _: None,
 ) -> Truth:
     """Find the exact k nearest rows of every query by streaming the table once, partitions included.
 
@@ -75,6 +76,8 @@ def exact_neighbors(
     Runs in the transaction `conn` is in, and commits nothing: in REPEATABLE READ it sees the same rows as a
     replay there. More than 64 distinct filters take one pass for each 64, and need such a transaction.
     `block_rows` and `query_chunk` bound the memory: about 20 bytes per cell of their product, and six blocks.
+    `on_read` is called with the bytes that the server has read, in parts, while it goes on: those of the rows
+    that it sends, or of all blocks of the table if these are more, as where a filter leaves most rows out.
 
     Raises UsageError for arguments that do not fit, VectunedError for vectors of other dimensions in the
     table.
@@ -90,11 +93,19 @@ def exact_neighbors(
         members = each.members
         search = NeighborSearch(column.metric, vectors[members], ks[members], each.filter_of, query_chunk)
         only_matching = bool((each.filter_of >= 0).all())
+        width = row_bytes(column, len(each.filters))
+        relation = column.relation.as_string(conn)
+        read, counted = 0, int(fetch_value(conn, "table_bytes", {"relation": relation}))
+        on_read(counted)
         for block in stream_blocks(
             conn, column, each.filters, only_matching=only_matching, block_rows=block_rows
         ):
             search.add(block)
             scanned += len(block.vectors)
+            read += len(block.vectors) * width
+            if read > counted:
+                on_read(read - counted)
+                counted = read
         _assign(nearest, members, search.result())
     found = np.isfinite(nearest.distances)
     tolerances = np.where(found, _tolerances(column, vectors, nearest), 0.0)
@@ -135,6 +146,7 @@ def exact_among(
     queries: npt.ArrayLike,
     k: int | npt.ArrayLike,
     conditions: Sequence[sql.Composable | None],
+    on_read: Callable[[int], None] = lambda _: None,
 ) -> Truth:
     """Find the exact k nearest rows of every query among those that meet its condition; None means all rows.
 
@@ -150,6 +162,7 @@ def exact_among(
         k,
         filters=list(distinct.values()),
         filter_of=np.array([places[text] for text in texts]),
+        on_read=on_read,
     )
 
 

@@ -33,7 +33,7 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.refresh, v
     vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column, vectuned._wake
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
-    vectuned.column_failure, vectuned.statement, vectuned.observation TO vectuned_admin;
+    vectuned.column_failure, vectuned.table_read, vectuned.statement, vectuned.observation TO vectuned_admin;
 GRANT SELECT, INSERT, UPDATE ON vectuned.adoption TO vectuned_admin;
 GRANT DELETE ON vectuned.condition_share TO vectuned_admin;
 GRANT SELECT (column_id) ON vectuned.condition_share TO vectuned_admin;
@@ -74,7 +74,7 @@ GRANT SELECT (column_id, attribute) ON vectuned.filter_statistics TO vectuned_ad
 GRANT UPDATE, DELETE ON vectuned.inbox TO vectuned_daemon;
 GRANT INSERT, UPDATE ON vectuned.trajectory, vectuned.baseline, vectuned.promise, vectuned.filter_statistics
     TO vectuned_daemon;
-GRANT SELECT, INSERT, UPDATE ON vectuned.recorded TO vectuned_daemon;
+GRANT SELECT, INSERT, UPDATE ON vectuned.recorded, vectuned.table_read TO vectuned_daemon;
 GRANT UPDATE (judged) ON vectuned.feedback TO vectuned_daemon;
 GRANT UPDATE (index_relation, last_index_no, passed_over, default_probes, target_recall, alert, record_at_most)
     ON vectuned.tuned_column TO vectuned_daemon;

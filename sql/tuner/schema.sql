@@ -682,6 +682,16 @@ COMMENT ON COLUMN vectuned.job.columns_failing IS
 COMMENT ON COLUMN vectuned.job.failures IS 'consecutive failures; a success sets it to 0 and clears last_error';
 COMMENT ON COLUMN vectuned.job.next_run IS 'as planned after last_run; NULL while the daemon is stopping';
 
+-- What passes over a table read to find the exact answers of a column's searches. Hours are those of the clock.
+CREATE TABLE vectuned.table_read (
+    column_id      int PRIMARY KEY REFERENCES vectuned.tuned_column ON DELETE CASCADE,
+    total_bytes    bigint NOT NULL,
+    hour           timestamptz NOT NULL,
+    hour_bytes     bigint NOT NULL,
+    previous_bytes bigint NOT NULL DEFAULT 0
+);
+COMMENT ON COLUMN vectuned.table_read.hour IS 'the hour in which the last pass was; hour_bytes are of that hour, previous_bytes of the one before';
+
 -- Work on columns that failed the last time, whether the daemon or a command did it. A success deletes the row.
 CREATE TABLE vectuned.column_failure (
     column_id  int NOT NULL REFERENCES vectuned.tuned_column ON DELETE CASCADE,

@@ -95,6 +95,7 @@ def test_load_settings_reads_every_key_from_its_variable() -> None:
         },
         "budget": {
             "core_share": 0.5,
+            "mb_per_hour": 1234.5,
             "pause_above": 8,
             "statement_timeout_seconds": 5.5,
             "lag_seconds": 2.5,

@@ -32,6 +32,15 @@ SELECT c.id, c.relation::oid::text AS relation_oid, s.relation::text, s.column_n
 FROM vectuned.status s JOIN vectuned.tuned_column c ON c.relation = s.relation AND c.column_name = s.column_name
 ORDER BY c.id, s.k_class;
 
+-- name: table_read
+-- What was read of the table for exact answers: in all, in this hour, and in the hour before.
+SELECT coalesce(r.total_bytes, 0) AS read_bytes,
+       CASE WHEN r.hour = n.hour THEN r.hour_bytes ELSE 0 END AS read_bytes_this_hour,
+       CASE WHEN r.hour = n.hour THEN r.previous_bytes WHEN r.hour = n.hour - interval '1 hour' THEN r.hour_bytes ELSE 0 END
+           AS read_bytes_last_hour
+FROM (SELECT date_trunc('hour', clock_timestamp()) AS hour) n
+LEFT JOIN vectuned.table_read r ON r.column_id = %(column_id)s;
+
 -- name: failing_jobs
 -- The work on a column that failed the last time.
 SELECT job, failures, error, since, last_run FROM vectuned.column_failure WHERE column_id = %(column_id)s ORDER BY job;

@@ -42,6 +42,21 @@ CROSS JOIN LATERAL (
 SELECT vectuned._generation(i.index_relation) AS generation FROM vectuned.tuned_index i
 WHERE i.column_id = %(column_id)s AND i.index_no = %(index_no)s;
 
+-- name: table_bytes
+-- The bytes of a table without what is stored out of line, those of its partitions together.
+SELECT coalesce(sum(pg_relation_size(t.relid)), 0)::bigint AS bytes FROM pg_partition_tree(%(relation)s::regclass) t;
+
+-- name: add_table_read
+-- Adds what a pass over a table of a column read.
+INSERT INTO vectuned.table_read AS t (column_id, total_bytes, hour, hour_bytes)
+VALUES (%(column_id)s, %(bytes)s, date_trunc('hour', clock_timestamp()), %(bytes)s)
+ON CONFLICT (column_id) DO UPDATE SET
+    total_bytes = t.total_bytes + excluded.total_bytes,
+    hour = excluded.hour,
+    hour_bytes = excluded.hour_bytes + CASE WHEN t.hour = excluded.hour THEN t.hour_bytes ELSE 0 END,
+    previous_bytes = CASE WHEN t.hour = excluded.hour THEN t.previous_bytes
+                          WHEN t.hour = excluded.hour - interval '1 hour' THEN t.hour_bytes ELSE 0 END;
+
 -- name: limit_statement
 -- Sets the statement timeout for the rest of the transaction.
 SELECT set_config('statement_timeout', %(milliseconds)s, true);

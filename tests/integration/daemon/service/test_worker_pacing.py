@@ -17,11 +17,13 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.pacing.pace import Pace
+from vectuned.daemon.reports import metrics, status
 from vectuned.daemon.service.worker import Worker
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.replay.work_timer import WorkTimer
 
 DIMENSIONS = 16
+MB = 1024 * 1024  # bytes
 
 
 def table(conn: Connection) -> None:
@@ -96,6 +98,52 @@ def test_replay_adapts_the_size_of_a_pass(conn: Connection, monkeypatch: pytest.
     assert worker.replay_all() == 60
     assert sizes[0] == 20
     assert {*sizes[1:-1]} <= {*range(5, 11)}
+
+
+def test_replaying_stays_within_the_bytes_of_an_hour(conn: Connection) -> None:
+    table(conn)
+    ask(conn, 60, seed=2)
+    skipping = SkippingClock()
+    chosen = load_settings(None, {"budget.mb_per_hour": 0.1, "learning.replay_batch": 10}, {})
+    pace = Pace(chosen.budget, skipping.idle, skipping.clock)
+    worker = Worker(conn, chosen, pace=pace)
+    worker.drain()
+    assert worker.replay_all() == 10
+    one_pass = one(conn, "SELECT total_bytes FROM vectuned.table_read")
+    assert 4 * 800 * DIMENSIONS < one_pass < 4 * 4 * 800 * DIMENSIONS
+    # The pass read more than an hour may: others have to wait, and do not wait here.
+    assert worker.replay_all() == 0
+    assert pace.read_bound
+    began, rounds = skipping.clock(), 0
+    while worker.count_waiting(worker.columns()[0]):
+        worker.replay_all()
+        skipping.skipped += 600
+        rounds += 1
+    hours = (skipping.clock() - began) / 3600
+    column = status.read(conn)[0]
+    read = column["read_bytes"]
+    assert rounds > 5
+    assert read == one(conn, "SELECT total_bytes FROM vectuned.table_read") == 6 * one_pass
+    # And no less than the budget allows, but for what is left of it and the looks every ten minutes.
+    assert 0.5 * hours * 0.1 * MB <= read - one_pass <= hours * 0.1 * MB + one_pass
+    assert column["read_bytes_this_hour"] + column["read_bytes_last_hour"] == read
+    families = {family.name: family for family in metrics.column_families({"": [column]})}
+    assert [sample.value for sample in families["vectuned_read_bytes"].samples] == [read]
+
+
+def test_report_backlog_for_want_of_bytes_says_so(conn: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    table(conn)
+    ask(conn, 40, seed=2)
+    skipping = SkippingClock()
+    chosen = load_settings(None, {"learning.replay_batch": 5, "budget.mb_per_hour": 0.1}, {})
+    worker = Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock))
+    worker.drain()
+    with caplog.at_level(logging.WARNING, logger="vectuned"):
+        for _ in range(4):
+            worker.report_backlog()
+            skipping.skipped += 400
+            worker.replay_all()
+    assert "raise budget.mb_per_hour or lower sample_rate" in caplog.text
 
 
 def sleep(conn: Connection) -> None:

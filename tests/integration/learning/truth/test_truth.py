@@ -46,6 +46,13 @@ def tuned(conn: Connection, table: str, metric: Metric, kind: VectorType, dimens
     return VectorColumn(1, "public", table, "embedding", metric, kind, dimensions, ("id",), row[0])
 
 
+def table_bytes(conn: Connection) -> int:
+    """Return the bytes of the table `items` without what is stored out of line."""
+    row = conn.execute("SELECT pg_relation_size('items')").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def load(
     conn: Connection, column: VectorColumn, vectors: Singles, declaration: str = "", missing: int = 0
 ) -> None:
@@ -178,8 +185,11 @@ def test_exact_neighbors_read_wide_vectors_from_toast(conn: Connection) -> None:
     column = tuned(conn, "items", "cosine", "vector", 1536)
     vectors = rng.standard_normal((300, 1536), dtype=np.float32)
     load(conn, column, vectors)
-    truth = exact_neighbors(conn, column, vectors[:20], 3)
+    read: list[int] = []
+    truth = exact_neighbors(conn, column, vectors[:20], 3, on_read=read.append)
     assert (truth.distances[:, 0] < 1e-12).all()
+    # Out of line: more than the blocks of the table.
+    assert sum(read) == 300 * (1536 * 4 + 28) > table_bytes(conn)
     expected = padded([sql_distances(conn, column, query, 3) for query in vectors[:20]])
     assert_agrees(truth, expected)
 
@@ -216,8 +226,11 @@ def test_exact_neighbors_stream_only_rows_that_match_a_filter(conn: Connection) 
     load(conn, column, rng.standard_normal((1000, 4), dtype=np.float32))
     queries = rng.standard_normal((4, 4), dtype=np.float32)
     filters = [sql.SQL("class = 3"), sql.SQL("class = 4"), sql.SQL("class = 5")]
-    truth = exact_neighbors(conn, column, queries, 5, filters=filters, filter_of=[0, 1, 0, 1])
+    read: list[int] = []
+    chosen = [0, 1, 0, 1]
+    truth = exact_neighbors(conn, column, queries, 5, filters=filters, filter_of=chosen, on_read=read.append)
     assert truth.scanned == 200
+    assert sum(read) == table_bytes(conn)  # the server reads all blocks, whatever it sends
     open_to_all = exact_neighbors(conn, column, queries, 5, filters=[*filters, None], filter_of=[0, 1, 3, 1])
     assert open_to_all.scanned == 1000
 

@@ -56,8 +56,8 @@ recall_bound,settings,shape)"""
 TABLES = {
     "vectuned_user": {"SELECT": f"{PUBLISHED} {STATEMENTS}"},
     "vectuned_admin": {
-        "SELECT": f"""{PUBLISHED} promises requests event promise job column_failure statement adoption
-            observation condition_share(column_id) baseline(column_id,first_replay)
+        "SELECT": f"""{PUBLISHED} promises requests event promise job column_failure table_read statement
+            adoption observation condition_share(column_id) baseline(column_id,first_replay)
             text_call(column_id,failure,fingerprint,generations,k_class,latency_ms,outcomes,recorded_at,\
 replayed_at,shape,source)
             filter_statistics(attribute,column_id) inbox(column_id) feedback(column_id)
@@ -77,15 +77,15 @@ probe,recall,recorded_at,replay_no,replayed_at,shape,takes_index)""",
     },
     "vectuned_daemon": {
         "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
-            recorded event request job column_failure statement adoption log_position
+            recorded event request job column_failure table_read statement adoption log_position
             statement_inbox condition_share observation text_call
             filter_statistics(attribute,column_id)""",
         "INSERT": """trajectory baseline promise filter_statistics tuned_index bank pattern measured_path
-            recorded replay event recall_check job column_failure statement log_position condition_share
-            observation text_call""",
+            recorded replay event recall_check job column_failure table_read statement log_position
+            condition_share observation text_call""",
         "UPDATE": """inbox trajectory baseline promise filter_statistics tuned_index bank pattern
-            recorded measured_path replay request job column_failure statement log_position feedback(judged)
-            observation text_call adoption(alarms)
+            recorded measured_path replay request job column_failure table_read statement log_position
+            feedback(judged) observation text_call adoption(alarms)
             tuned_column(alert,default_probes,index_relation,last_index_no,passed_over,record_at_most,\
 target_recall)""",
         "DELETE": "inbox tuned_index bank pattern measured_path replay event recall_check request job \

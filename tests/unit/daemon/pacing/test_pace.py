@@ -12,6 +12,8 @@ import pytest
 from vectuned.config.sections import BudgetSettings
 from vectuned.daemon.pacing.pace import Halt, Pace
 
+MB = 1024 * 1024  # bytes
+
 
 class Server:
     """A connection to a server on which others run statements, one fewer at each look."""
@@ -86,21 +88,49 @@ def test_wait_for_server_busy_for_a_minute_returns_false() -> None:
     assert not pace.busy
 
 
+def test_wait_for_server_waits_a_minute_at_most_for_bytes() -> None:
+    time = Time()
+    pace = make_pace(time, mb_per_hour=3600 / MB)  # a byte a second
+    pace.reading.spend(600 + 60)  # what was saved up in ten minutes, and a minute's
+    assert pace.wait_for_server(server(0))
+    assert (time.waited, pace.read_bound) == ([60], False)
+    pace.reading.spend(61)
+    assert not pace.wait_for_server(server(0))
+    assert (time.waited, pace.read_bound) == ([60], True)
+    pace.adapt(BudgetSettings(mb_per_hour=2 * 3600 / MB))
+    assert pace.wait_for_server(server(0))
+    assert time.waited == [60, 30.5]
+
+
+def test_wait_for_server_without_mb_per_hour_reads_without_limit() -> None:
+    time = Time()
+    pace = make_pace(time, mb_per_hour=0)
+    for _ in range(3):
+        pace.reading.spend(1e15)
+        assert pace.wait_for_server(server(0))
+    assert time.waited == []
+
+
 def test_wait_for_server_without_pause_above_does_not_look() -> None:
     assert make_pace(Time()).wait_for_server(server(1000))
 
 
 def test_work_that_fails_is_charged_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     time = Time()
-    pace = make_pace(time, core_share=0.5)
+    pace = make_pace(time, core_share=0.5, mb_per_hour=3600)
     monkeypatch.setattr("vectuned.learning.replay.work_timer.perf_counter", time.clock)
     monkeypatch.setattr("vectuned.learning.replay.work_timer.process_time", lambda: 0.0)
 
     def fail() -> None:
-        with pace.work():
+        with pace.work() as timer:
             time.now += 100
+            timer.count_read(500 * MB)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert pace.budget.wait_seconds() == pytest.approx((100 - 5) / 0.5)
+    # Of the 3600 MB an hour 600 were saved up, but 100 s have filled nothing.
+    assert pace.reading.wait_seconds() == 0
+    pace.reading.spend(101 * MB)
+    assert pace.reading.wait_seconds() == pytest.approx(1)

@@ -1,11 +1,13 @@
-"""`CpuBudget` on a simulated clock."""
+"""`Budget` on a simulated clock."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from vectuned.daemon.pacing.cpu_budget import CpuBudget
+from vectuned.daemon.pacing.budget import Budget
+
+BURST = 10.0  # seconds
 
 
 class Clock:
@@ -19,9 +21,9 @@ class Clock:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 1.0])
-def test_cpu_budget_over_any_interval_allows_no_more_than_its_share(share: float) -> None:
+def test_budget_over_any_interval_allows_no_more_than_its_share(share: float) -> None:
     clock = Clock()
-    budget = CpuBudget(share, clock=clock)
+    budget = Budget(share, BURST, clock=clock)
     rng = np.random.default_rng(0)
     spans: list[tuple[float, float]] = []
     largest = 8.0
@@ -35,14 +37,14 @@ def test_cpu_budget_over_any_interval_allows_no_more_than_its_share(share: float
         for end in range(start + 1, 500, 11):
             took = spans[end][0] - spans[start][0]
             spent = sum(work for _, work in spans[start:end])
-            assert spent <= share * took + share * 10 + largest
+            assert spent <= share * took + share * BURST + largest
     took = spans[-1][0] - spans[0][0]
     assert sum(work for _, work in spans[:-1]) == pytest.approx(share * took, rel=0.02)  # and no less
 
 
 def test_wait_seconds_after_overspending_pays_the_debt() -> None:
     clock = Clock()
-    budget = CpuBudget(0.25, clock=clock)
+    budget = Budget(0.25, BURST, clock=clock)
     assert budget.wait_seconds() == 0
     budget.spend(2.5)
     assert budget.wait_seconds() == 0
@@ -54,9 +56,9 @@ def test_wait_seconds_after_overspending_pays_the_debt() -> None:
     assert budget.wait_seconds() == 0
 
 
-def test_cpu_budget_saves_up_no_more_than_ten_seconds() -> None:
+def test_budget_saves_up_no_more_than_its_burst() -> None:
     clock = Clock()
-    budget = CpuBudget(0.5, clock=clock)
+    budget = Budget(0.5, BURST, clock=clock)
     clock.now += 1e6
     budget.spend(5 + 3)
     assert budget.wait_seconds() == 6
@@ -64,7 +66,7 @@ def test_cpu_budget_saves_up_no_more_than_ten_seconds() -> None:
 
 def test_wait_seconds_with_a_clock_set_back_gives_and_takes_nothing() -> None:
     clock = Clock()
-    budget = CpuBudget(0.5, clock=clock)
+    budget = Budget(0.5, BURST, clock=clock)
     budget.spend(10)
     clock.now -= 500
     assert budget.wait_seconds() == 10
@@ -74,7 +76,7 @@ def test_wait_seconds_with_a_clock_set_back_gives_and_takes_nothing() -> None:
 
 def test_adapt_another_share_counts_from_now_on() -> None:
     clock = Clock()
-    budget = CpuBudget(0.5, clock=clock)
+    budget = Budget(0.5, BURST, clock=clock)
     budget.adapt(0.1)
     budget.spend(2.0)  # of the one second that the smaller bucket holds
     assert budget.wait_seconds() == pytest.approx(10)
