@@ -39,6 +39,7 @@ ROWS, DIMENSIONS = 400, 8
 VECTORS = clustered(ROWS, DIMENSIONS, seed=1)
 QUERIES = clustered(60, DIMENSIONS, seed=2)
 # The vector makes a session load pgvector, which has settings of its own.
+Results = list[list[tuple[str, float]]]
 SETTINGS = (
     "SELECT concat_ws(',', '[1]'::vector, current_setting('hnsw.ef_search'), current_setting('enable_sort'), "
     "current_setting('enable_seqscan'), current_setting('jit'), current_setting('plan_cache_mode'))"
@@ -68,6 +69,23 @@ def owner(plain_conn: Connection, plain_database: str) -> Iterator[Connection]:
         plain_conn.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
+def assert_finds(found: Results, wanted: Results) -> None:
+    """Compare the answers of many searches with the exact ones: right distances, and most of the rows.
+
+    An index is approximate; one that works finds nearly all rows of these small tables, far above the 0.8
+    asked for.
+    """
+    hits = total = 0
+    for got, true in zip(found, wanted, strict=True):
+        assert len(got) == len(true)
+        distances = dict(true)
+        assert all(distance >= true[0][1] - 1e-6 for _, distance in got)
+        assert all(distance == pytest.approx(distances.get(key, distance), abs=1e-6) for key, distance in got)
+        hits += len(distances.keys() & {key for key, _ in got})
+        total += len(true)
+    assert hits >= 0.8 * total
+
+
 def learn(dsn: str) -> None:
     assert main(["learn", "--once", "--dsn", dsn]) == 0
 
@@ -87,12 +105,9 @@ def test_owner_without_superuser_installs_searches_and_learns(owner: Connection)
     learn(owner.info.dsn)
     assert one(owner, "SELECT count(*) FROM vectuned.bank WHERE k_class = 10") > 0
     assert one(owner, "SELECT state FROM vectuned.status") == "serving"
-    found = search(owner, QUERIES[0], relation="public.items")
-    wanted = owner.execute(
-        "SELECT id::text FROM public.items ORDER BY embedding OPERATOR(extensions.<=>) %s LIMIT 10",
-        (text(QUERIES[0]),),
-    ).fetchall()
-    assert [identifier for identifier, _ in found] == [identifier for (identifier,) in wanted]
+    owner.execute("SET search_path = extensions, public")  # for the exact searches below
+    found = [search(owner, query, relation="public.items") for query in QUERIES]
+    assert_finds(found, [exact(owner, query) for query in QUERIES])
 
 
 @needs_pgbouncer
@@ -109,9 +124,11 @@ def test_searches_through_pgbouncer_are_recorded_and_leak_nothing(
         ]
         default = one(clients[1], SETTINGS)
         for round_ in range(2):
+            found = []
             for query in QUERIES:
-                assert search(clients[0], query) == exact(conn, query)
+                found.append(search(clients[0], query))
                 assert one(clients[1], SETTINGS) == default
+            assert_finds(found, [exact(conn, query) for query in QUERIES])
             # The daemon connects directly.
             learn(database)
             assert one(conn, "SELECT count(*) FROM vectuned.replay") == 60 * (round_ + 1)
@@ -136,14 +153,16 @@ def test_policies_by_the_claims_of_a_request_hold_in_searches(conn: Connection, 
     enable(conn, sample_rate=1.0)
     with plain_role(conn, database, "SELECT ON items") as caller:
         assert search(caller, QUERIES[0]) == []  # no claims, no rows, and no error
+        found, wanted = [], []
         for query in QUERIES[:10]:
             for parity in (0, 1):
                 with caller.transaction():
                     claims = f'{{"role": "authenticated", "parity": {parity}}}'
                     caller.execute("SELECT set_config('request.jwt.claims', %s, true)", (claims,))
-                    found = search(caller, query)
-                every = exact(conn, query, ROWS)
-                assert found == [row for row in every if int(row[0]) % 2 == parity][:10]
+                    found.append(search(caller, query))
+                assert {int(key) % 2 for key, _ in found[-1]} == {parity}
+                wanted.append([row for row in exact(conn, query, ROWS) if int(row[0]) % 2 == parity][:10])
+        assert_finds(found, wanted)
         assert search(caller, QUERIES[0]) == []
     learn(database)
 
@@ -197,8 +216,8 @@ def test_daemon_follows_a_failover_to_the_standby() -> None:
                 assert one(promoted, "SELECT pg_promote()")
                 daemon.logs("watching 1 columns", count=2, seconds=120)
                 register_vector(promoted)
-                for query in QUERIES[:5]:
-                    assert search(promoted, query) == exact(promoted, query)
+                found = [search(promoted, query) for query in QUERIES[:5]]
+                assert_finds(found, [exact(promoted, query) for query in QUERIES[:5]])
                 # What is recorded on the new primary is drained there.
                 assert eventually(
                     lambda: one(promoted, "SELECT count(*) = 65 FROM vectuned.trajectory"), seconds=120
@@ -228,10 +247,9 @@ def goes_on(dsn: str) -> None:
     """Search a database that came from another one, and learn more."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         register_vector(conn)
-        assert search(conn, QUERIES[0]) == exact(conn, QUERIES[0])
+        assert len(search(conn, QUERIES[0])) == 10
         assert main(["migrate", "--dsn", dsn]) == 0
-        for query in QUERIES:
-            assert search(conn, query) == exact(conn, query)
+        assert_finds([search(conn, query) for query in QUERIES], [exact(conn, query) for query in QUERIES])
         learn(dsn)
         assert one(conn, "SELECT count(*) FROM vectuned.trajectory WHERE replayed_at IS NOT NULL") == 120
         assert one(conn, "SELECT count(DISTINCT check_no) = count(*) FROM vectuned.recall_check")
@@ -262,7 +280,7 @@ def test_blue_green_by_logical_replication_goes_on_learning() -> None:
         states = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
         assert eventually(lambda: one(target, states) == 0, seconds=300)
         # What is written after the copy arrives too.
-        conn.execute("INSERT INTO items SELECT id + 1000, embedding FROM items WHERE id = 1")
+        conn.execute("INSERT INTO items VALUES (1000, %s)", (text(clustered(1, DIMENSIONS, seed=3)[0]),))
         assert eventually(lambda: one(target, "SELECT count(*) FROM items") == ROWS + 1)
         target.execute("DROP SUBSCRIPTION switch")
         conn.close()
