@@ -76,8 +76,9 @@ class Sleep:
             return
         if notified:
             self._count_work()
-        # A server's log says nothing when it grows: it has to be read.
-        idle = 0.0 if settings.observe.log else settings.schedule.idle_seconds
+        # A log, or a folder of documents, does not notify: it has to be looked at.
+        watches_files = settings.observe.log or settings.export.import_folder
+        idle = 0.0 if watches_files else settings.schedule.idle_seconds
         quiet = self._jobs.quiet_seconds()
         if self._checking:
             idle = min(idle, CHECK_SECONDS)

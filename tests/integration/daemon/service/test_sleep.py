@@ -222,6 +222,18 @@ def test_step_arms_before_it_sleeps_and_looks_once_a_day(conn: Connection, datab
         leader.close()
 
 
+@pytest.mark.parametrize("watched", ["observe.log", "export.import_folder"])
+def test_a_daemon_that_watches_files_does_not_sleep(conn: Connection, database: str, watched: str) -> None:
+    chosen = load_settings(None, {"schedule.idle_seconds": 300, watched: "/var/log/any"}, {})
+    jobs = FakeJobs(quiet=1000)
+    leader, daemon = sleeper(database, jobs, [0.0], chosen)
+    daemon.step(chosen)
+    assert not daemon.asleep
+    daemon.step(SETTINGS)  # files are not watched any more
+    assert daemon.asleep
+    leader.close()
+
+
 def test_absence_grows_until_something_happens(conn: Connection, database: str) -> None:
     jobs, now = FakeJobs(quiet=300), [0.0]
     away = []
