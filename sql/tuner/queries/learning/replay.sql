@@ -44,7 +44,8 @@ WHERE i.column_id = %(column_id)s AND i.index_no = %(index_no)s;
 
 -- name: table_bytes
 -- The bytes of a table without what is stored out of line, those of its partitions together.
-SELECT coalesce(sum(pg_relation_size(t.relid)), 0)::bigint AS bytes FROM pg_partition_tree(%(relation)s::regclass) t;
+SELECT coalesce(sum(pg_relation_size(t.relid)), 0)::bigint AS bytes
+FROM (SELECT %(relation)s::regclass AS relid UNION SELECT p.relid FROM pg_partition_tree(%(relation)s::regclass) p) t;
 
 -- name: add_table_read
 -- Adds what a pass over a table of a column read.

@@ -47,8 +47,10 @@ def tuned(conn: Connection, table: str, metric: Metric, kind: VectorType, dimens
 
 
 def table_bytes(conn: Connection) -> int:
-    """Return the bytes of the table `items` without what is stored out of line."""
-    row = conn.execute("SELECT pg_relation_size('items')").fetchone()
+    """Return the bytes of the table `items`, or its partitions, without what is stored out of line."""
+    row = conn.execute(
+        "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname LIKE 'items%'"
+    ).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -279,6 +281,10 @@ def test_exact_neighbors_include_partitions(conn: Connection, metric: Metric) ->
         row[0] for row in conn.execute("SELECT inhrelid FROM pg_inherits WHERE inhparent = 'items'::regclass")
     }
     assert set(truth.tableoids.ravel().tolist()) == oids
+    read: list[int] = []
+    few, all_of_them = [sql.SQL("class = 3")], [0] * 10
+    exact_neighbors(conn, column, queries, 5, filters=few, filter_of=all_of_them, on_read=read.append)
+    assert sum(read) == table_bytes(conn)
 
 
 def test_exact_neighbors_see_the_snapshot_of_the_transaction(conn: Connection) -> None:
