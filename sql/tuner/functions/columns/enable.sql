@@ -77,7 +77,7 @@ BEGIN
         UPDATE vectuned.text_call t SET text = NULL, parameters = NULL
         WHERE t.column_id = column_id AND t.replayed_at IS NOT NULL;
         DELETE FROM vectuned.condition_share s WHERE s.column_id = column_id;
-        UPDATE vectuned.statement_inbox i SET text = NULL, parameters = NULL WHERE NOT vectuned._may_keep_values(i.text);
+        PERFORM vectuned._redact_inbox();
     END IF;
     PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._refresh_indexes(column_id);

@@ -100,6 +100,12 @@ AS $$
     WHERE c.enabled
 $$;
 
+-- Redacts the statements that wait in the inbox and whose values may no longer be kept.
+CREATE OR REPLACE FUNCTION vectuned._redact_inbox() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ UPDATE vectuned.statement_inbox i SET text = NULL, parameters = NULL WHERE NOT vectuned._may_keep_values(i.text) $$;
+
 -- The selectivity buckets of values, for vectuned.client; of the columns whose tables the caller may read.
 CREATE OR REPLACE FUNCTION vectuned.condition_shares() RETURNS TABLE (value_key text, bucket int)
 LANGUAGE sql STABLE SECURITY DEFINER

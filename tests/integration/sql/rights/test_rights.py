@@ -36,8 +36,8 @@ INDEXES = """
 FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
-        enable disable refresh _wake _default_tail auto_tune benchmark_recall benchmark_latency request_result
-        cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
+        enable disable refresh _wake _redact_inbox _default_tail auto_tune benchmark_recall benchmark_latency
+        request_result cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
         _partition _bound_inbox _cap_efforts _wake _want_wake _daemon_sleeps _refresh_missing _set_alert
@@ -111,6 +111,7 @@ DEFINERS = {
     "_settle_inbox": "only its owner may truncate a table and set sequences",
     "_bound_inbox": "only its owner may replace a function",
     "_cap_efforts": "the same",
+    "_redact_inbox": "no other role may read the statements that wait",
     "_wake": "no other role has rights on sequences",
     "_want_wake": "the same",
     "_daemon_sleeps": "the same",
