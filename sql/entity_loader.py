@@ -31,6 +31,7 @@ FUNCTION_FILES = (
     "similarity_search",
     "hybrid_search",
     "candidates",
+    "answer_feedback",
     "resources",
     "lifecycle",
     "embeddings",

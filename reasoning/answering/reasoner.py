@@ -29,7 +29,7 @@ from vectuned.reasoning.graph.context import Cancellation
 from vectuned.reasoning.graph.graph import Graph, Plan
 from vectuned.reasoning.graph.runner import Run, run
 from vectuned.reasoning.store.cache import EntityCache
-from vectuned.reasoning.store.reads import prepare
+from vectuned.reasoning.store.reads import prepare, record_answer_feedback
 from vectuned.reasoning.store.words import WordWeights
 from vectuned.reasoning.trace import Trace
 
@@ -197,6 +197,22 @@ class Reasoner:
                 workers=self._workers,
             )
         return Outcome.from_run(done)
+
+    def confirm(self, text: str, entity_id: int, *, by_person: bool = True) -> str:
+        """Record that an entity is the answer to a question: it comes first when the question is asked again.
+
+        Returns `recorded`, or `unchanged` if the session's role said so before. `by_person=False` is for
+        programs, which count a fifth. Errors of the driver are raised as they are.
+        """
+        return self._give_feedback(text, entity_id, True, by_person)
+
+    def reject(self, text: str, entity_id: int, *, by_person: bool = True) -> str:
+        """Record that an entity is not the answer to a question; see `confirm`."""
+        return self._give_feedback(text, entity_id, False, by_person)
+
+    def _give_feedback(self, text: str, entity_id: int, is_right: bool, by_person: bool) -> str:
+        with self._connections.lend() as conn:
+            return record_answer_feedback(conn, text, entity_id, is_right=is_right, by_person=by_person)
 
     def close(self) -> None:
         """Close the connections; running nodes are not waited for."""

@@ -120,6 +120,21 @@ def record_feedback(
     return str(row.answer)
 
 
+def record_answer_feedback(
+    conn: Connection, question: str, entity_id: int, *, is_right: bool, by_person: bool = True
+) -> str:
+    """Record whether an entity is the answer to a question; return `recorded` or `unchanged`."""
+    (row,) = read(
+        conn,
+        "record_answer_feedback",
+        question=question.replace("\0", " "),
+        entity_id=entity_id,
+        is_right=is_right,
+        by_person=by_person,
+    )
+    return str(row.answer)
+
+
 def _read_as(make: Callable[..., T], conn: Connection, statement: str, /, **values: object) -> list[T]:
     with conn.cursor(row_factory=kwargs_row(make), binary=True) as cursor:
         return cursor.execute(_composed(statement, *_schemas(conn)), values).fetchall()

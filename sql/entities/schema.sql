@@ -202,6 +202,31 @@ CREATE TABLE vectuned_entities.rebase_jobs (
 );
 CREATE UNIQUE INDEX rebase_jobs_running_key ON vectuned_entities.rebase_jobs (state) WHERE state = 'running';
 
+-- What became of answers: one row for each question, entity and role, so that repetition changes nothing. The question is in
+-- small letters with single spaces; question_hash stands for it in the index, because an index entry holds no long text.
+CREATE TABLE vectuned_entities.answer_feedback (
+    feedback_id    bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT answer_feedback_pkey PRIMARY KEY,
+    question       text NOT NULL CHECK (btrim(question) <> '' AND char_length(question) <= 4000),
+    question_hash  bigint NOT NULL GENERATED ALWAYS AS (hashtextextended(question, 0)) STORED,
+    entity_id      bigint NOT NULL REFERENCES vectuned_entities.entities ON DELETE CASCADE,
+    role           name NOT NULL DEFAULT session_user,
+    is_right       boolean NOT NULL,
+    by_person      boolean NOT NULL DEFAULT true,
+    given_at       timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT answer_feedback_once UNIQUE (question_hash, entity_id, role)
+);
+CREATE INDEX answer_feedback_role_idx ON vectuned_entities.answer_feedback (role, given_at);
+CREATE INDEX answer_feedback_entity_idx ON vectuned_entities.answer_feedback (entity_id);
+COMMENT ON COLUMN vectuned_entities.answer_feedback.by_person IS 'false: a program judged the answer, which counts less';
+
+-- Nobody writes in another role's name. Deleting is a matter of the table's privileges: pruning an entity deletes the feedback
+-- of all roles on it.
+ALTER TABLE vectuned_entities.answer_feedback ENABLE ROW LEVEL SECURITY;
+CREATE POLICY answer_feedback_read ON vectuned_entities.answer_feedback FOR SELECT USING (true);
+CREATE POLICY answer_feedback_give ON vectuned_entities.answer_feedback FOR INSERT WITH CHECK (role = session_user);
+CREATE POLICY answer_feedback_change ON vectuned_entities.answer_feedback FOR UPDATE USING (role = session_user) WITH CHECK (role = session_user);
+CREATE POLICY answer_feedback_forget ON vectuned_entities.answer_feedback FOR DELETE USING (true);
+
 -- Loading of a corpus: one row for each finished stage.
 CREATE TABLE vectuned_entities.corpus_loads (
     corpus       text NOT NULL CHECK (btrim(corpus) <> ''),

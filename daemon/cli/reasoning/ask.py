@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
+
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.cli.command import Command, Context
 from vectuned.daemon.console import Console
 
 if TYPE_CHECKING:
-    from vectuned.reasoning.answering.reasoner import Outcome
+    from vectuned.reasoning.answering.reasoner import Outcome, Reasoner
     from vectuned.reasoning.errors import ReasoningError
     from vectuned.reasoning.graph.graph import Plan
     from vectuned.reasoning.trace import Trace
@@ -37,6 +39,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", action="store_true", help="also print what each node did and how long it took"
     )
+    parser.add_argument(
+        "--confirm",
+        metavar="LABEL",
+        help="say that this entity of the run is the answer: it comes first when the question is asked again",
+    )
+    parser.add_argument("--reject", metavar="LABEL", help="say that this entity of the run is not the answer")
     parser.add_argument("--mermaid", metavar="FILE", type=Path, help="write a picture of the run as Mermaid")
     parser.add_argument("--svg", metavar="FILE", type=Path, help="write a picture of the run as SVG")
 
@@ -58,6 +66,7 @@ def _run(context: Context) -> None:
                 _draw(options, reasoner.plan, error.trace)
             raise _report_failure(context, error) from error
         _draw(options, reasoner.plan, outcome.trace)
+        said = _give_feedback(options, reasoner, outcome)
     if console.as_json:
         console.document(outcome.to_json())
         return
@@ -67,6 +76,27 @@ def _run(context: Context) -> None:
         _print_trace(console, outcome.trace)
     console.line()
     _print_summary(console, outcome)
+    for line in said:
+        console.line(line)
+
+
+def _give_feedback(options: argparse.Namespace, reasoner: Reasoner, outcome: Outcome) -> list[str]:
+    """Record what the options say of entities; return a line for each."""
+    ids = {each.entity.label: each.entity.id for each in outcome.candidates}
+    given = ((options.confirm, reasoner.confirm, "confirmed"), (options.reject, reasoner.reject, "rejected"))
+    wanted = [(label, give, done) for label, give, done in given if label is not None]
+    for label, _, _ in wanted:
+        if label not in ids:
+            raise UsageError(f"{label} is not among the entities of this run: take a label of its table.")
+    if len({label for label, _, _ in wanted}) < len(wanted):
+        raise UsageError(f"{wanted[0][0]} cannot be confirmed and rejected at once.")
+    try:
+        return [f"{label} {done}: {give(options.question, ids[label])}" for label, give, done in wanted]
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            "The role may not give feedback on answers: its administrator can GRANT SELECT, INSERT, UPDATE, "
+            "DELETE ON vectuned_entities.answer_feedback."
+        ) from error
 
 
 def _report_failure(context: Context, error: ReasoningError) -> AskError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from vectuned.reasoning.ranking.features import PRIOR, Ranking, search_values, s
 from vectuned.reasoning.store.entities import Entity
 from vectuned.reasoning.store.reads import read
 from vectuned.reasoning.store.words import Word
+
+# Votes at which a score is half of the way to 1, or to 0: the vote of a single person decides, that of
+# a single run does not where another entity fits well.
+_DOUBT: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class IdentifyEntities(Node[In, Out]):
     """Finds the entities that the question may be about, best first, with one statement.
 
     The ranking scores them by how well they match, differently for questions that name their answer and for
-    those that describe it.
+    those that describe it. What users said of the same question comes first.
 
     vectuned chooses the effort of the vector search and returns a query id, so that feedback can refer to the
     search. With `ef_search` the effort is fixed, and there is no feedback.
@@ -55,6 +59,8 @@ class IdentifyEntities(Node[In, Out]):
                 conn,
                 "find_candidates",
                 **search_values(inputs.words, inputs.vector),
+                question=inputs.question.text.replace("\0", " "),  # PostgreSQL's type text cannot hold NUL
+                doubt=_DOUBT,
                 shape=shape_of(inputs.question.text, inputs.words),
                 gate=ranking.gate.tolist(),
                 named=ranking.named.tolist(),
@@ -78,6 +84,8 @@ class IdentifyEntities(Node[In, Out]):
         if candidates:
             best = candidates[0]
             context.record_decision("ranking", names_answer=rows[0].names_answer)
+            if votes := {row.name: row.votes for row in rows if row.votes}:
+                context.record_decision("votes", **{"of": votes})
             context.record_decision(
                 "best", entity=best.entity.name, score=best.score, similarity=best.similarity
             )
@@ -97,6 +105,7 @@ def _candidate(row: Any) -> Candidate:
         row.name_match,
         row.coverage or 0.0,
         _array(row.embedding),
+        row.votes or 0.0,
     )
 
 

@@ -42,10 +42,11 @@ class PruneMaterial(Node[In, Out]):
     """Keeps what the answer is made from, and caches the entities it keeps.
 
     A candidate is kept if its score is at least `relevance` times the best score and it is about the question
-    at all: the question mentions its name, or the cosine is at least `similarity`. A link is kept if an end
-    of it is kept, its confidence is at least `confidence`, and it was updated within `max_age`. Under a load
-    from 0 to 1, `relevance` and `confidence` rise to threshold + load * 0.5 * (1 - threshold). If no
-    candidate is about the question, the run has failed and all results of its searches are rejected.
+    at all: users confirmed it, the question mentions its name, or the cosine is at least `similarity`. A link
+    is kept if an end of it is kept, its confidence is at least `confidence`, and it was updated within
+    `max_age`. Under a load from 0 to 1, `relevance` and `confidence` rise to threshold + load * 0.5 *
+    (1 - threshold). If no candidate is about the question, the run has failed and all results of its searches
+    are rejected.
     """
 
     name = "prune"
@@ -69,7 +70,9 @@ class PruneMaterial(Node[In, Out]):
         relevance = _raise_threshold(self._relevance, load)
         confidence = _raise_threshold(self._confidence, load)
         relevant = [
-            each for each in inputs.candidates if each.name_match > 0 or each.similarity >= self._similarity
+            each
+            for each in inputs.candidates
+            if each.votes > 0 or each.name_match > 0 or each.similarity >= self._similarity
         ]
         best = max((each.score for each in relevant), default=0.0)
         candidates = tuple(each for each in relevant if each.score >= relevance * best)

@@ -2,12 +2,12 @@
 
 -- The entities near the question's vector, those whose names have its words, and those whose names or descriptions have its
 -- rarest words. words: the question's lexemes as a tsquery that any of them matches. weights: of the lexemes, adding up to 1.
--- rare: tsqueries of single words, and rare_weights, how much each of them distinguishes entities.
+-- rare: tsqueries of single words, and rare_weights, how much each of them distinguishes entities. confirmed: further entities.
 -- features: in the order of FEATURES in reasoning/ranking/features.py. signature: what the candidates say about the question,
 -- in the order of SIGNATURE there.
 CREATE OR REPLACE FUNCTION vectuned_entities._candidates(
     query @extschema@.vector, lexemes text[], weights float8[], words text, rare text[], rare_weights float8[],
-    neighbours int, name_matches int, text_matches int, ef_search int DEFAULT NULL)
+    confirmed bigint[], neighbours int, name_matches int, text_matches int, ef_search int DEFAULT NULL)
 RETURNS TABLE (id bigint, similarity float8, name_match float8, coverage float8, features float8[], signature float8[],
                query_id uuid, is_near boolean)
 LANGUAGE plpgsql STABLE ROWS 200
@@ -44,7 +44,7 @@ BEGIN
         GROUP BY h.entity_id
         ORDER BY sum(w.weight) / (1 + min(h.length) / middling_length) DESC, h.entity_id LIMIT text_matches
     ), found AS (
-        SELECT n.id FROM near n UNION SELECT n.id FROM named n UNION SELECT d.id FROM described d
+        SELECT n.id FROM near n UNION SELECT n.id FROM named n UNION SELECT d.id FROM described d UNION SELECT unnest(confirmed)
     ), matched AS MATERIALIZED (
         SELECT e.entity_id, coalesce(1 - (e.embedding OPERATOR(@extschema@.<=>) query), 0) AS similarity,
                coalesce(m.name_match, 0) AS name_match, m.in_name / greatest(m.name_length, 1)::float8 AS coverage,

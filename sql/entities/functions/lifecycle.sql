@@ -142,6 +142,7 @@ BEGIN
     DELETE FROM vectuned_entities.entity_resource_link l WHERE l.entity_id = ANY (entity_ids);
     DELETE FROM vectuned_entities.entity_paths p WHERE p.entity_id = ANY (entity_ids);
     DELETE FROM vectuned_entities.reference_tracking t WHERE t.entity_id = ANY (entity_ids);
+    DELETE FROM vectuned_entities.answer_feedback f WHERE f.entity_id = ANY (entity_ids);
     DELETE FROM vectuned_entities.embedding_history h WHERE h.entity_id = ANY (entity_ids);
     UPDATE vectuned_entities.entities e
     SET status = 'pruned', description = '', embedding = NULL, embedding_model = NULL, embedding_next = NULL, embedding_next_model = NULL

@@ -25,13 +25,17 @@ FROM unnest(%(lexemes)s::text[], %(queries)s::text[]) AS w (lexeme, lexeme_query
 -- The best candidates for the answer to a question; see vectuned_entities._candidates. Their score is how likely each is the
 -- answer. There are two lists of weights of the features, one for questions that name their answer and one for questions that
 -- describe it. Each gives every candidate a share of exp(weights . features). gate, a logistic regression on the signature and
--- the shape of the question, says how likely the question is of the first kind; the shares are mixed by that. Each row repeats
+-- the shape of the question, says how likely the question is of the first kind; the shares are mixed by that. Entities that
+-- were confirmed for the same question are candidates too and score higher, rejected ones lower: votes of one person are 1,
+-- those of a program a fifth; doubt is the number of votes that move the score half of the way. Each row repeats
 -- names_answer, what the gate says, and query_id and near_ids: the id of the vector search (NULL if vectuned did not serve it)
 -- and the entities it returned.
-WITH candidates AS MATERIALIZED (
+WITH voted AS MATERIALIZED (
+    SELECT v.entity_id AS id, v.votes FROM vectuned_entities._answer_votes(%(question)s) v
+), candidates AS MATERIALIZED (
     SELECT c.* FROM vectuned_entities._candidates(
         %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s,
-        %(neighbours)s, %(name_matches)s, %(text_matches)s, %(ef_search)s::int) c
+        (SELECT array_agg(v.id) FROM voted v WHERE v.votes > 0), %(neighbours)s, %(name_matches)s, %(text_matches)s, %(ef_search)s::int) c
 ), gate AS MATERIALIZED (
     SELECT 1 / (1 + exp(-greatest(-50, least(50, sum(g.value * g.weight))))) AS names_answer
     FROM unnest(1::float8 || (SELECT c.signature FROM candidates c LIMIT 1) || %(shape)s::float8[], %(gate)s::float8[]) AS g (value, weight)
@@ -46,22 +50,22 @@ WITH candidates AS MATERIALIZED (
     SELECT w.*, exp(greatest(w.named - max(w.named) OVER (), -100)) AS named_share,
            exp(greatest(w.described - max(w.described) OVER (), -100)) AS described_share
     FROM weighted w
-), best AS (
+), likely AS (
     SELECT r.id, r.similarity, r.name_match, r.coverage, r.query_id, g.names_answer,
            g.names_answer * r.named_share / sum(r.named_share) OVER ()
-           + (1 - g.names_answer) * r.described_share / sum(r.described_share) OVER () AS score
-    FROM raised r CROSS JOIN gate g ORDER BY score DESC, r.id LIMIT %(max_candidates)s
+           + (1 - g.names_answer) * r.described_share / sum(r.described_share) OVER () AS likelihood
+    FROM raised r CROSS JOIN gate g
+), best AS (
+    SELECT l.*, v.votes,
+           CASE WHEN v.votes > 0 THEN l.likelihood + (1 - l.likelihood) * v.votes / (v.votes + %(doubt)s)
+                ELSE l.likelihood * %(doubt)s / (%(doubt)s - coalesce(v.votes, 0)) END AS score
+    FROM likely l LEFT JOIN voted v ON v.id = l.id
+    ORDER BY score DESC, l.id LIMIT %(max_candidates)s
 )
 SELECT b.id, e.label, e.name, e.description, b.score, b.similarity, b.name_match, b.coverage, e.embedding, b.names_answer,
-       b.query_id, (SELECT array_agg(c.id) FROM candidates c WHERE c.is_near) AS near_ids
+       b.votes, b.query_id, (SELECT array_agg(c.id) FROM candidates c WHERE c.is_near) AS near_ids
 FROM best b JOIN vectuned_entities.entities e ON e.entity_id = b.id
 ORDER BY b.score DESC, b.id;
-
--- name: read_features
--- All candidates for the answer to a question, with the features and the signature that rankings are learned from.
-SELECT c.id, c.features, c.signature
-FROM vectuned_entities._candidates(
-    %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s, %(neighbours)s, %(name_matches)s, %(text_matches)s) c;
 
 -- name: find_attributes
 -- The attribute values of entities.
@@ -147,6 +151,10 @@ WHERE r.content <> '';
 -- name: record_feedback
 -- Records which of the entities that a search returned were relevant; returns what became of it.
 SELECT vectuned.record_feedback(%(query_id)s, %(relevant)s::text[], %(irrelevant)s::text[]) AS answer;
+
+-- name: record_answer_feedback
+-- Records whether an entity is the answer to a question; returns what became of it.
+SELECT vectuned_entities.record_answer_feedback(%(question)s, %(entity_id)s, %(is_right)s, %(by_person)s) AS answer;
 
 -- name: count_entities
 -- Number of entities.

@@ -104,6 +104,13 @@ GOOD: dict[str, dict[str, Any]] = {
         "fusion": "reciprocal",
         "candidates": 50,
     },
+    "record_answer_feedback": {
+        "question": "what is it?",
+        "target_entity_id": 1,
+        "is_right": True,
+        "by_person": True,
+    },
+    "forget_answer_feedback": {"of_role": "nobody", "since": "-infinity"},
     "insert_external_resource": {
         "uri": "urn:x",
         "resource_type": "page",
@@ -198,6 +205,8 @@ HOSTILE: dict[str, list[Any]] = {
     ],
     "regconfig": ["simple"],
     "interval": ["0", "-1 day"],
+    "boolean": [True, False],
+    "timestamp with time zone": ["infinity", "2000-01-01"],
     "ltree": [""],
     "lquery": ["*", "!n00001740"],
 }
