@@ -43,6 +43,7 @@ PARTS = {
     "statements": ["learning/statements", "daemon/observe", "sql/client", "daemon/cli/tuning/test_adopt.py"],
     "exchange": ["sql/exchange"],
     "rights": ["sql/rights"],
+    "managed": ["sql/test_managed.py", "sql/test_sharding.py"],
     "crashes": ["daemon/service/test_crashes.py", "daemon/service/test_leader.py"],
 }
 # One file of each kind: what differs between versions shows in plans, in COPY and in the catalogues.
