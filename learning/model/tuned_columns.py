@@ -50,7 +50,8 @@ class TunedColumn:
     """A tuned column with the settings given to `vectuned.enable`, and its indexes.
 
     `max_tail` is the largest acceptable share of searches with a recall under 0.8. `max_effort` (ef_search or
-    probes) and `max_ms` cap what serves; None: no cap. On `alert` more searches are recorded and checked.
+    probes) and `max_ms` cap what serves; None: no cap. With `exact_if_unreachable` exact search
+    serves where no setting of an index reaches the target. On `alert` more searches are recorded and checked.
     The first of `indexes` is the main index, used until something has been learned; the tuple is empty if all
     were dropped.
     """
@@ -69,6 +70,7 @@ class TunedColumn:
     indexes: tuple[TunedIndex, ...]
     max_effort: int | None = None
     max_ms: float | None = None
+    exact_if_unreachable: bool = False
     alert: bool = False
 
     @property
@@ -129,6 +131,7 @@ def read_tuned_columns(conn: psycopg.Connection[Any], column_id: int | None = No
             indexes=_read_indexes(conn, row.id, row.partitioned),
             max_effort=row.max_effort,
             max_ms=row.max_ms,
+            exact_if_unreachable=row.exact_if_unreachable,
             alert=row.alert,
         )
         for row in fetch_rows(conn, "tuned_columns", {"column_id": column_id})

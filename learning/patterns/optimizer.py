@@ -14,7 +14,7 @@ from vectuned.learning.model.arrays import Floats, Ints
 from .reasoning_bank import SOFTENING, ReasoningBank
 from .signature import Signature
 
-AccessPath = Literal["hnsw", "hnsw_adaptive", "ivfflat", "ivfflat_adaptive"]
+AccessPath = Literal["hnsw", "hnsw_adaptive", "ivfflat", "ivfflat_adaptive", "exact"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Policy:
     `recall_bound` is the lower bound proven for the mean recall, and `tail_bound` the upper bound for the
     `tail`, the share of searches with a recall under 0.8; both None where no replay says anything about it.
     `asked_effort` is the setting that the mean of the replays asks for, without the margin of a proof; None
-    where that is not known.
+    where that is not known. If `exact`, exact search serves, and the fixed setting those that have no time
+    for it.
     """
 
     k_class: int
@@ -60,10 +61,13 @@ class Policy:
     tail: float | None = None
     tail_bound: float | None = None
     asked_effort: int | None = None
+    exact: bool = False
 
     @property
     def access_path(self) -> AccessPath:
         """Name the path: adaptive if there is a signature to look up patterns with."""
+        if self.exact:
+            return "exact"
         if self.method == "hnsw":
             return "hnsw" if self.signature is None else "hnsw_adaptive"
         return "ivfflat" if self.signature is None else "ivfflat_adaptive"
@@ -91,6 +95,8 @@ class Policy:
     @property
     def description(self) -> str:
         """Describe what serves, as in "ef_search 40" or "effort by query, or ef_search 40"."""
+        if self.exact:
+            return "exact search"
         return self.setting if self.signature is None else f"effort by query, or {self.setting}"
 
     @property

@@ -23,7 +23,13 @@ from vectuned.learning.patterns.optimizer import Policy, effort_to_setting, pred
 from vectuned.learning.patterns.reasoning_bank import Patterns, ReasoningBank
 from vectuned.learning.patterns.signature import fit_signature
 from vectuned.learning.statistics.bounds import lower_bound, upper_bound
-from vectuned.learning.statistics.demand import Demand, find_smallest_proven
+from vectuned.learning.statistics.demand import (
+    Demand,
+    Shortfall,
+    above_tail,
+    find_shortfall,
+    find_smallest_proven,
+)
 from vectuned.learning.statistics.dependence import block_means
 from vectuned.learning.statistics.replay_sample import FEW_REPLAYS, ReplaySample
 
@@ -52,7 +58,9 @@ _MAX_EXCESS: Final = 1.5
 class Candidate:
     """A policy and its patterns, with its mean cost on replays: index buffers and milliseconds.
 
-    A `pooled` one is what searches of other classes prove; its policy is not certified.
+    A `pooled` one is what searches of other classes prove; its policy is not certified. The `shortfall` is
+    that of the highest effort of its index, None unless that is shown to miss the demand. `exact_ms` is the
+    mean time of an exact search, in milliseconds, where that was measured.
     """
 
     policy: Policy
@@ -60,6 +68,8 @@ class Candidate:
     cost: float
     ms: float
     pooled: bool = False
+    shortfall: Shortfall | None = None
+    exact_ms: float | None = None
 
 
 def find_fixed_policy(
@@ -137,7 +147,16 @@ def find_fixed_policy(
         reason = _reason_unproven(
             policy, f"{demand}{within}", demand.min_replays, int(settings[guess]), proof, block
         )
-    return Candidate(replace(policy, reason=reason), Patterns.empty(), cost, ms, pooled)
+    shortfall = None if policy.certified else _find_shortfall(sample.own_only(), demand)
+    return Candidate(replace(policy, reason=reason), Patterns.empty(), cost, ms, pooled, shortfall)
+
+
+def _find_shortfall(sample: ReplaySample, demand: Demand) -> Shortfall | None:
+    """Return by how much the highest effort that is replayed misses the demand, if it does."""
+    if not len(sample):
+        return None
+    block, recall = sample.block_length(demand.seed), sample.recall[:, -1]
+    return find_shortfall(block_means(recall, block), block_means(above_tail(recall), block), demand)
 
 
 def _settings(sample: ReplaySample, rungs: Sequence[int], least: int, caps: EffortCaps) -> Ints:

@@ -13,7 +13,7 @@ from vectuned.learning.model.tuned_columns import TunedColumn
 
 from .calibration import Candidate
 from .filtering import MeasuredPath
-from .savings import measure_saving, measure_times
+from .savings import measure_exact, measure_saving, measure_times
 from .storage import delete_class, insert_class
 
 # Query vectors that indexes are compared with: half of what a saving is measured with, since there may be
@@ -43,7 +43,8 @@ class Offer:
 class PublishRun:
     """A publish under way: its connection, column and bank version, and the queries to measure with.
 
-    `query_vectors` float32 (n, d) may be empty; then nothing can be measured.
+    `query_vectors` float32 (n, d) may be empty; then nothing can be measured. Exact search serves only if it
+    takes at most `max_ms` milliseconds; None: no cap.
     """
 
     conn: psycopg.Connection[Any]
@@ -51,15 +52,18 @@ class PublishRun:
     version: int
     query_vectors: Singles
     seed: int
+    max_ms: float | None = None
 
 
 def choose_candidate(run: PublishRun, offer: Offer, least_saving: float) -> tuple[Candidate, float | None]:
-    """Choose the index, then between its fixed setting and effort by query.
+    """Choose the index, then between its fixed setting, effort by query and exact search.
 
     Returns the choice and the saving that was measured, None if none was. What is published for the
     measurement is taken back.
     """
     fixed = choose_index(run, offer)
+    if all(candidate.shortfall for candidate in offer.fixed):
+        return choose_exact(run, fixed), None
     if offer.adaptive is None or fixed.policy.index_no != offer.fixed[0].policy.index_no:
         return fixed, None
     if not len(run.query_vectors):
@@ -91,6 +95,62 @@ def choose_index(run: PublishRun, offer: Offer) -> Candidate:
     best = 0 if main_stays else quickest
     rank = "the quickest" if best == quickest else "hardly slower than the quickest"
     return _with_reason(proven[best], f"; {rank} of {len(proven)} indexes, {millis[best]:.2f} ms")
+
+
+def choose_exact(run: PublishRun, best: Candidate) -> Candidate:
+    """Choose between exact search and the best that an index gives, where none reaches the target.
+
+    The owner decides (`exact_if_unreachable` of the column), within `max_ms` of the run. The reason says what
+    each gives and takes.
+    """
+    policy = best.policy
+    exact = replace(
+        policy,
+        exact=True,
+        certified=True,
+        expected_recall=1.0,
+        recall_bound=1.0,
+        tail=0.0,
+        tail_bound=0.0,
+    )
+    ms = _measure_exact(run, replace(best, policy=exact))
+    limit = "" if policy.method == "hnsw" else f" up to {policy.rungs[-1]}"
+    given = (
+        f"no {policy.effort_name}{limit} reaches {policy.target_recall:g}: "
+        f"{policy.rungs[-1]} gives {best.shortfall}"
+    )
+    index = f"{policy.setting} takes {best.ms:.3g} ms"
+    advice = "another index may reach it, `vectuned advise` measures which"
+    took = (
+        "could not be measured"
+        if ms is None
+        else f"takes {ms:.3g} ms"
+        if np.isfinite(ms)
+        else "takes over 10 s"
+    )
+    allowed = ms is None or np.isfinite(ms)
+    if run.max_ms is not None:
+        allowed = ms is not None and ms <= run.max_ms
+    if run.tuned.exact_if_unreachable and allowed:
+        reason = f"exact search serves and {took}, because {given}, and {index}; {advice}"
+        return replace(best, policy=replace(exact, reason=reason), exact_ms=ms)
+    option = f"exact search {took}; exact_if_unreachable of vectuned.enable serves it"
+    if run.tuned.exact_if_unreachable:
+        option = f"exact search {took}, " + (
+            f"not within max_ms {run.max_ms:g}" if run.max_ms else "too long to serve"
+        )
+    chosen = _with_reason(best, f"; {given}, and {index}; {option}; {advice}")
+    return replace(chosen, exact_ms=ms)
+
+
+def _measure_exact(run: PublishRun, exact: Candidate) -> float | None:
+    """Return the mean time of an exact search in milliseconds, None without queries to search for."""
+    if not len(run.query_vectors):
+        return None
+    insert_class(run.conn, run.tuned, run.version, exact, None)
+    ms = measure_exact(run.conn, run.tuned, exact.policy, run.query_vectors)
+    delete_class(run.conn, run.tuned, exact.policy.k_class)
+    return ms
 
 
 def _measure_indexes(run: PublishRun, candidates: list[Candidate]) -> list[float]:

@@ -122,6 +122,7 @@ def learn(
         seed=options.seed,
         unchanged_classes=unchanged_classes,
         former_target=former_target,
+        max_ms=caps.max_ms,
     )
     trim_replays(conn, tuned)
     log.info(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from vectuned.learning.model.events import notify, record_event
 from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
 from vectuned.learning.patterns.optimizer import Policy
 from vectuned.learning.replay.lock_watch import LockWaitError, give_way
+from vectuned.learning.statistics.demand import Shortfall
 from vectuned.sql.rows import execute, fetch_value
 
 from .calibration import Candidate
@@ -38,13 +40,24 @@ log = logging.getLogger(__name__)
 class ServedPolicy:
     """What a class of k is served with after a publish: its policy and the number of its patterns.
 
-    `saving` is the measured one, None if none was measured.
+    `saving` is the measured one, None if none was measured; `shortfall` and `exact_ms` as of a Candidate.
     """
 
     policy: Policy
     patterns: int
     saving: float | None
     filtered: tuple[MeasuredPath, ...] = ()
+    shortfall: Shortfall | None = None
+    exact_ms: float | None = None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Return what an event says: with costs, where no setting of the index reaches the target."""
+        told: dict[str, Any] = {**self.policy.path_columns, "saving": self.saving}
+        if self.shortfall is not None:
+            exact_ms = self.exact_ms if self.exact_ms is None or isfinite(self.exact_ms) else "over 10000"
+            told["out_of_reach"] = {**asdict(self.shortfall), "exact_ms": exact_ms}
+        return told
 
 
 def publish(
@@ -57,6 +70,7 @@ def publish(
     seed: int = 0,
     unchanged_classes: Collection[int] = (),
     former_target: float | None = None,
+    max_ms: float | None = None,
 ) -> tuple[int, dict[int, ServedPolicy]]:
     """Replace a column's bank in one transaction and notify listeners; return its version and what serves.
 
@@ -65,13 +79,21 @@ def publish(
     back and end when another session waits for a lock of theirs. Adaptive effort steps aside unless it saves
     `least_saving`. Other sessions see the old bank until the commit, and other publishers wait for it. The
     classes in `unchanged_classes` stay as they are. With `former_target` the publish also changes the target
-    of the column from it to that of `tuned`.
+    of the column from it to that of `tuned`. Exact search serves only if it takes at most `max_ms`; None: no
+    cap.
 
     Raises VectunedError if the column is no longer enabled, or no longer has that target.
     """
     served: dict[int, ServedPolicy] = {}
     column = {"column_id": tuned.column.id}
-    run = PublishRun(conn, tuned, read_next_version(conn, tuned), query_vectors, seed)
+    run = PublishRun(
+        conn,
+        tuned,
+        read_next_version(conn, tuned),
+        query_vectors,
+        seed,
+        caps.tighten(None, tuned.max_ms).max_ms,
+    )
     choices = {
         k: _measure_and_choose(run, k, offer, least_saving) for k, offer in offers.items() if offer.fixed
     }
@@ -90,7 +112,9 @@ def publish(
                 chosen, saving = choices[k]
                 policy = chosen.policy
                 insert_class(conn, tuned, version, chosen, saving)
-                served[k] = ServedPolicy(policy, len(chosen.patterns), saving, offer.filtered)
+                served[k] = ServedPolicy(
+                    policy, len(chosen.patterns), saving, offer.filtered, chosen.shortfall, chosen.exact_ms
+                )
             insert_measured_paths(conn, tuned, k, offer.fixed, offer.filtered, policy)
         execute(conn, "delete_superseded_paths", column)
         publish_settings(conn, tuned.column.id)
@@ -121,7 +145,7 @@ def _announce(
     """Record the publish as an event and notify listeners."""
     details = {
         "version": version,
-        "classes": {str(k): {**s.policy.path_columns, "saving": s.saving} for k, s in served.items()},
+        "classes": {str(k): s.details for k, s in served.items()},
         "generations": tuned.generations,
         "target_recall": tuned.target_recall,
         "max_tail": tuned.max_tail,

@@ -24,6 +24,9 @@ _BLOCKS: Final = 24
 # while it is measured: PL/pgSQL prepares a function's expressions once a transaction. 0.05 to 0.12 ms were
 # counted.
 _PREPARE_SECONDS: Final = 1e-4
+_EXACT_SEARCHES: Final = 24  # the mean of so many is known to a few per cent: exact searches hardly differ
+_EXACT_SECONDS: Final = 2.0  # no exact search begins after that
+_EXACT_TIMEOUT_MS: Final = 10_000  # an exact search that takes longer serves nobody, and is not timed further
 _RESAMPLES: Final = 2000  # of the bootstrap: 100 of them lie below its 5 % quantile
 
 
@@ -51,6 +54,35 @@ def measure_saving(
     return float(np.quantile(ratios, 0.05))
 
 
+def measure_exact(
+    conn: psycopg.Connection[Any], tuned: TunedColumn, policy: Policy, query_vectors: Singles
+) -> float:
+    """Return the mean time of an exact search in milliseconds; infinity if one takes over ten seconds.
+
+    Must run in a transaction that is rolled back, with the class of the exact `policy` in the bank.
+    """
+    statement = _search_statement(tuned)
+    conn.execute("SELECT set_config('vectuned.record', 'off', true)")
+    conn.execute("SELECT set_config('statement_timeout', %s, true)", (str(_EXACT_TIMEOUT_MS),))
+    times: list[float] = []
+    began = perf_counter()
+    for query in query_vectors[:_EXACT_SEARCHES]:
+        started = perf_counter()
+        conn.execute(statement, (Vector(query), policy.k_class)).fetchall()
+        times.append(1000 * (perf_counter() - started))
+        if times[-1] > 0.9 * _EXACT_TIMEOUT_MS:
+            return float("inf")
+        if perf_counter() - began > _EXACT_SECONDS:
+            break
+    return float(np.mean(times[1:] or times))  # the first one only warms plans and pages
+
+
+def _search_statement(tuned: TunedColumn) -> sql.Composed:
+    """Return the call of the column's function, whose parameters are the query vector and k."""
+    name = sql.Identifier(f"_search_{tuned.column.id}")
+    return sql.SQL("SELECT * FROM vectuned.{}(%s, %s)").format(name)
+
+
 def measure_times(
     conn: psycopg.Connection[Any],
     tuned: TunedColumn,
@@ -64,9 +96,7 @@ def measure_times(
     pages are warm. Returns the seconds of each block, float64 (blocks,), by policy. A bank of the class must
     be in place; the last policy is left serving.
     """
-    statement = sql.SQL("SELECT * FROM vectuned.{}(%s, %s)").format(
-        sql.Identifier(f"_search_{tuned.column.id}")
-    )
+    statement = _search_statement(tuned)
     rng = np.random.default_rng(seed)
     seconds: list[list[float]] = [[] for _ in policies]
     conn.execute("SELECT set_config('vectuned.record', 'off', true)")

@@ -58,6 +58,7 @@ def _policy(row: Any, *, waiting: bool) -> Policy:
         tail=row.tail,
         tail_bound=row.tail_bound,
         asked_effort=row.asked_effort,
+        exact=row.access_path == "exact",
     )
 
 
@@ -102,6 +103,7 @@ def insert_class(
         "target_recall": policy.target_recall,
         "reason": policy.reason,
         "asked_effort": policy.asked_effort,
+        "exact_ms": chosen.exact_ms,
         "saving": saving,
         "probe_ef": signature.probe_ef if signature else None,
         "center": signature.center.tolist() if signature else None,

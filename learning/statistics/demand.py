@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vectuned.learning.model.arrays import Bools, Floats
 
-from .bounds import find_smallest_safe
+from .bounds import find_smallest_safe, lower_bound, upper_bound
 
 # A search with a recall below this is in the tail: users notice when a fifth of the rows is missing.
 TAIL_RECALL: Final = 0.8
@@ -53,6 +53,42 @@ class Demand:
         """
         met: Bools = (recall.mean(axis=0) >= self.target) & (above.mean(axis=0) >= 1.0 - self.max_tail)
         return met
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """What the highest effort of an index gives where that is shown to miss a demand.
+
+    `recall` is the mean of the sample, and `recall_bound` at least the true mean with the demand's
+    confidence; `tail` and `tail_bound`, from below, likewise.
+    """
+
+    recall: float
+    recall_bound: float
+    tail: float
+    tail_bound: float
+
+    def __str__(self) -> str:
+        tail = f" and {100 * self.tail:.2g} % under {TAIL_RECALL}, at least {100 * self.tail_bound:.2g} %"
+        bound = f"recall {self.recall:.3f}, at most {self.recall_bound:.3f}"
+        return bound + (tail if self.tail_bound > 0.0 else "")
+
+
+def find_shortfall(recall: Floats, above: Floats, demand: Demand) -> Shortfall | None:
+    """Return by how much an effort misses `demand`; None unless it is shown to, in its mean or its tail.
+
+    `recall` and `above` (n,), the latter from `above_tail`, are independent draws. The probability of a
+    shortfall where there is none is at most 1 - confidence: each of the two bounds has half of it.
+    """
+    half = demand.divide(2)
+    found = Shortfall(
+        float(recall.mean()) if len(recall) else float("nan"),
+        upper_bound(recall, half.confidence, demand.seed),
+        float(1.0 - above.mean()) if len(above) else float("nan"),
+        lower_bound(1.0 - above, half.confidence, demand.seed),
+    )
+    missed = found.recall_bound < demand.target or found.tail_bound > demand.max_tail
+    return found if missed else None
 
 
 def above_tail(recall: npt.ArrayLike) -> Floats:

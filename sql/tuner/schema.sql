@@ -38,6 +38,7 @@ CREATE TABLE vectuned.tuned_column (
     store_vectors      boolean NOT NULL,
     max_effort         int CHECK (max_effort > 0),
     max_ms             float8 CHECK (max_ms > 0),
+    exact_if_unreachable boolean NOT NULL DEFAULT false,
     enabled            boolean NOT NULL DEFAULT true,
     alert              boolean NOT NULL DEFAULT false,
     record_at_most     float8 CHECK (record_at_most > 0 AND record_at_most <= 1),
@@ -59,6 +60,8 @@ COMMENT ON COLUMN vectuned.tuned_column.alert IS
 COMMENT ON COLUMN vectuned.tuned_column.max_effort IS 'highest ef_search or probes that may serve, proven or not; NULL = no cap';
 COMMENT ON COLUMN vectuned.tuned_column.max_ms IS
     'highest mean time of a search, in milliseconds by its replays, at the effort that serves; NULL = no cap';
+COMMENT ON COLUMN vectuned.tuned_column.exact_if_unreachable IS
+    'true: exact search serves where no setting of any index over all rows reaches the target';
 COMMENT ON COLUMN vectuned.tuned_column.record_at_most IS
     'largest share of the searches that is worth recording, because no more can be replayed; set by the daemon, NULL = no limit';
 COMMENT ON COLUMN vectuned.tuned_column.max_tail IS 'highest tolerated share of searches with a recall under 0.8';
@@ -287,7 +290,7 @@ CREATE TABLE vectuned.bank (
     k_class          int NOT NULL,
     version          int NOT NULL,
     generation       oid NOT NULL,
-    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive', 'ivfflat', 'ivfflat_adaptive')),
+    access_path      text NOT NULL CHECK (access_path IN ('hnsw', 'hnsw_adaptive', 'ivfflat', 'ivfflat_adaptive', 'exact')),
     index_no         int,
     ef_search        int CHECK (ef_search BETWEEN 1 AND 1000),
     probes           int CHECK (probes > 0),
@@ -308,10 +311,12 @@ CREATE TABLE vectuned.bank (
     asked_effort     int CHECK (asked_effort > 0),
     learned_effort   int,
     learned_rows     float8,
+    exact_ms         float8,
     import_no        bigint REFERENCES vectuned.imported ON DELETE SET NULL,
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
-    CONSTRAINT bank_one_effort CHECK (num_nulls(ef_search, probes) = 1 AND (access_path LIKE 'ivfflat%') = (probes IS NOT NULL)),
+    CONSTRAINT bank_one_effort CHECK (
+        num_nulls(ef_search, probes) = 1 AND (access_path = 'exact' OR (access_path LIKE 'ivfflat%') = (probes IS NOT NULL))),
     CONSTRAINT bank_adaptive_complete CHECK (
         access_path NOT LIKE '%\_adaptive' OR num_nulls(probe_ef, center, weights, reach) = 0)
 );
@@ -321,6 +326,10 @@ COMMENT ON COLUMN vectuned.bank.tail_bound IS 'upper bound of tail with 95 % con
 COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL = learned here';
 COMMENT ON COLUMN vectuned.bank.asked_effort IS
     'ef_search or probes that the mean of the replays asks for, without the margin of a proof; NULL = not known';
+COMMENT ON COLUMN vectuned.bank.access_path IS
+    'exact: the effort is the best that the index gives, for searches that have no time for more, and for statements';
+COMMENT ON COLUMN vectuned.bank.exact_ms IS
+    'mean milliseconds of an exact search, measured where no setting of the index reaches the target';
 COMMENT ON COLUMN vectuned.bank.learned_effort IS
     'ef_search or probes as published, if the class has fallen back since: every fall back starts from it; NULL = has not';
 COMMENT ON COLUMN vectuned.bank.learned_rows IS 'number of rows of the table that learned_effort was published for';

@@ -61,6 +61,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="highest mean ms of a search, by its replays, that may serve; 0 lifts the cap (default: none)",
     )
+    exact = parser.add_mutually_exclusive_group()
+    exact.add_argument(
+        "--exact-if-unreachable",
+        dest="exact_if_unreachable",
+        action="store_const",
+        const=True,
+        help="search exactly where no setting of the index reaches --target-recall, within --max-ms",
+    )
+    exact.add_argument(
+        "--best-if-unreachable",
+        dest="exact_if_unreachable",
+        action="store_const",
+        const=False,
+        help="serve the best that the index gives there (default)",
+    )
     vectors = parser.add_mutually_exclusive_group()
     vectors.add_argument(
         "--forget-vectors",
@@ -92,6 +107,7 @@ def _run(context: Context) -> None:
         "store_vectors": options.store_vectors,
         "max_effort": options.max_effort,
         "max_ms": options.max_ms,
+        "exact_if_unreachable": options.exact_if_unreachable,
     }
     with context.session() as conn:
         conn.add_notice_handler(lambda notice: console.say(str(notice.message_primary)))

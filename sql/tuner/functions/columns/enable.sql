@@ -4,11 +4,13 @@
 -- is not tuned yet it gets its default. max_tail, the highest tolerated share of searches with a recall under 0.8, follows the
 -- target until it is given. max_effort (ef_search or probes) and max_ms (mean milliseconds of a search, by its replays) cap what
 -- serves, proven or not; without them there is no cap, and 0 lifts one. max_ms is about searches without a filter: those with
--- one are served by the quickest path proven.
+-- one are served by the quickest path proven. exact_if_unreachable: where no setting of the index reaches the target, exact
+-- search serves, unless it takes more than max_ms; otherwise the best that the index gives.
 CREATE OR REPLACE FUNCTION vectuned.enable(
     relation regclass, column_name name, target_recall float8 DEFAULT NULL, sample_rate float8 DEFAULT NULL,
     trajectory_window int DEFAULT NULL, learning_rate float8 DEFAULT NULL, min_samples int DEFAULT NULL,
-    store_vectors boolean DEFAULT NULL, max_tail float8 DEFAULT NULL, max_effort int DEFAULT NULL, max_ms float8 DEFAULT NULL)
+    store_vectors boolean DEFAULT NULL, max_tail float8 DEFAULT NULL, max_effort int DEFAULT NULL, max_ms float8 DEFAULT NULL,
+    exact_if_unreachable boolean DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -42,6 +44,7 @@ BEGIN
     PERFORM vectuned._check_range('max_ms', coalesce(max_ms, 0), 0, 1e9);
     max_effort := nullif(coalesce(max_effort, known.max_effort), 0);
     max_ms := nullif(coalesce(max_ms, known.max_ms), 0);
+    exact_if_unreachable := coalesce(exact_if_unreachable, known.exact_if_unreachable, false);
     PERFORM vectuned._check_range('target_recall', target_recall, 0.5, 0.999);
     PERFORM vectuned._check_range('max_tail', max_tail, 0.001, 1);
     PERFORM vectuned._check_range('sample_rate', sample_rate, 0, 1);
@@ -53,11 +56,11 @@ BEGIN
         INSERT INTO vectuned.tuned_column AS c (
             relation, relation_schema, relation_name, column_name, column_number, home, vector_type, dimensions, metric,
             key_columns, index_relation, default_ef, target_recall, max_tail, sample_rate, trajectory_window, learning_rate,
-            min_samples, store_vectors, max_effort, max_ms)
+            min_samples, store_vectors, max_effort, max_ms, exact_if_unreachable)
         SELECT r.oid, n.nspname, r.relname, column_name, properties.column_number, vectuned._home(), properties.vector_type,
                properties.dimensions, properties.metric, properties.key_columns, properties.index_relation,
                current_setting('hnsw.ef_search')::int, target_recall, max_tail, sample_rate, trajectory_window, learning_rate,
-               min_samples, store_vectors, max_effort, max_ms
+               min_samples, store_vectors, max_effort, max_ms, exact_if_unreachable
         FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = relation
         RETURNING c.id INTO column_id;
     ELSE
@@ -67,7 +70,7 @@ BEGIN
             metric = properties.metric, index_relation = properties.index_relation, target_recall = target_recall,
             max_tail = max_tail, sample_rate = sample_rate, trajectory_window = trajectory_window,
             learning_rate = learning_rate, min_samples = min_samples, store_vectors = store_vectors,
-            max_effort = max_effort, max_ms = max_ms, enabled = true
+            max_effort = max_effort, max_ms = max_ms, exact_if_unreachable = exact_if_unreachable, enabled = true
         WHERE c.id = column_id;
     END IF;
 
@@ -95,10 +98,25 @@ BEGIN
     IF vectuned._policy_note(relation) IS NOT NULL THEN
         RAISE NOTICE '%', vectuned._policy_note(relation);
     END IF;
+    PERFORM vectuned._say_out_of_reach(column_id);
     RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s, sample rate %s%s',
                   relation, column_name, properties.metric, properties.dimensions, properties.index_relation,
                   array_to_string(properties.key_columns, ', '), target_recall, sample_rate,
                   CASE WHEN store_vectors THEN '' ELSE ', query vectors are not kept' END);
+END
+$$;
+
+-- Says in a notice for which searches no setting of the index reaches the target, what serves them, and what exact search takes.
+CREATE OR REPLACE FUNCTION vectuned._say_out_of_reach(p_column_id int) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    b vectuned.bank;
+BEGIN
+    FOR b IN SELECT * FROM vectuned.bank t WHERE t.column_id = p_column_id AND t.exact_ms IS NOT NULL ORDER BY t.k_class LOOP
+        RAISE NOTICE 'searches for up to % rows: %', b.k_class, b.reason;
+    END LOOP;
 END
 $$;
 

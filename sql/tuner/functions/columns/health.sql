@@ -36,12 +36,15 @@ RETURN format(CASE WHEN p_twin IS NULL THEN 'REINDEX INDEX CONCURRENTLY %s' ELSE
 -- The classes of searches whose target their index does not reach at any effort, by at least min_samples replays: the recall
 -- at the last rung, and how the index was built.
 CREATE OR REPLACE FUNCTION vectuned._out_of_reach(c vectuned.tuned_column)
-RETURNS TABLE (k_class int, index_relation regclass, best float8, build text)
+RETURNS TABLE (k_class int, index_relation regclass, best float8, build text, served text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT b.k_class, i.index_relation::regclass, p.best,
-           coalesce(nullif(array_to_string(r.reloptions, ', '), ''), 'default options')
+           coalesce(nullif(array_to_string(r.reloptions, ', '), ''), 'default options'),
+           CASE WHEN b.access_path = 'exact' THEN 'exact search serves' || coalesce(', ' || round(b.exact_ms::numeric, 2) || ' ms', '')
+                ELSE 'its best serves' || coalesce('; exact search takes ' || round(nullif(b.exact_ms, 'Infinity')::numeric, 2) || ' ms, and '
+                                                   'serves with exact_if_unreachable of vectuned.enable', '') END
     FROM vectuned.bank b
     JOIN vectuned.tuned_index i ON i.column_id = c.id
      AND CASE WHEN b.index_no IS NULL THEN i.index_relation = c.index_relation ELSE i.index_no = b.index_no END
@@ -51,7 +54,7 @@ AS $$
         FROM vectuned.replay y
         WHERE y.column_id = c.id AND y.generation = vectuned._generation(i.index_relation) AND y.k_class = b.k_class
           AND y.fraction IS NULL AND y.asked_recall IS NOT NULL AND NOT y.is_counter_example) p
-    WHERE b.column_id = c.id AND NOT b.certified AND p.replays >= c.min_samples AND p.best < c.target_recall
+    WHERE b.column_id = c.id AND (NOT b.certified OR b.access_path = 'exact') AND p.replays >= c.min_samples AND p.best < c.target_recall
 $$;
 
 -- What is ill about a column, in sentences: invalid indexes as they are now, and what the daemon found last.
@@ -69,7 +72,7 @@ AS $$
     CROSS JOIN LATERAL jsonb_array_elements(e.details -> 'findings') f
     WHERE f ->> 'code' <> 'invalid-index'
     UNION ALL
-    SELECT format('recall %s is out of reach of %s (%s): for k up to %s it gives %s at most, at any effort. Another index may reach it: '
-                  'vectuned advise measures which', c.target_recall, o.index_relation, o.build, o.k_class, round(o.best::numeric, 3))
+    SELECT format('recall %s is out of reach of %s (%s): for k up to %s it gives %s at most, at any effort: %s. Another index may reach it: '
+                  'vectuned advise measures which', c.target_recall, o.index_relation, o.build, o.k_class, round(o.best::numeric, 3), o.served)
     FROM vectuned._out_of_reach(c) o
 $$;

@@ -24,9 +24,9 @@ BEGIN
         vectuned._mend_statement(i.index_relation, i.twin), NULL::float8, jsonb_build_object('bytes', i.bytes)
         FROM vectuned._invalid_indexes(c.relation, c.column_name) i;
     RETURN QUERY SELECT 'out of reach', 'k up to ' || o.k_class, 'another index: vectuned advise measures which, and what recall to expect',
-        format('%s (%s) gives recall %s at most, at any effort, where %s is wanted', o.index_relation, o.build, round(o.best::numeric, 3),
-               c.target_recall),
-        NULL::text, NULL::float8, jsonb_build_object('best_recall', round(o.best::numeric, 4), 'target_recall', c.target_recall)
+        format('%s (%s) gives recall %s at most, at any effort, where %s is wanted: %s', o.index_relation, o.build, round(o.best::numeric, 3),
+               c.target_recall, o.served),
+        NULL::text, NULL::float8, jsonb_build_object('best_recall', round(o.best::numeric, 4), 'target_recall', c.target_recall, 'served', o.served)
         FROM vectuned._out_of_reach(c) o;
     IF (SELECT r.reltuples FROM pg_class r WHERE r.oid = c.relation) < 0 THEN
         RETURN QUERY SELECT 'statistics', c.relation::text, 'ANALYZE the table',
@@ -43,7 +43,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT 'search', 'k up to ' || b.k_class,
-           CASE WHEN b.access_path LIKE '%\_adaptive' THEN 'effort by query, for most less than ' ELSE '' END
+           CASE WHEN b.access_path LIKE '%\_adaptive' THEN 'effort by query, for most less than '
+                WHEN b.access_path = 'exact' THEN 'exact search; the best of the index is ' ELSE '' END
            || coalesce('ef_search ' || b.ef_search, 'probes ' || b.probes)
            || ' on ' || coalesce(i.index_relation, c.index_relation)::regclass,
            b.reason || CASE WHEN m.proven_here THEN '; imported from ' || m.source ELSE '' END,

@@ -56,8 +56,10 @@ SELECT l.relation, l.column_name, c.enabled, c.metric, l.dimensions, x.index_rel
        b.k_class,
        CASE WHEN x.index_relation IS NULL THEN 'exact' WHEN b.index_relation IS NOT NULL THEN b.access_path
             WHEN x.method = 'hnsw' THEN 'hnsw' ELSE 'ivfflat' END AS access_path,
-       CASE WHEN x.index_relation IS NULL THEN NULL WHEN b.index_relation IS NOT NULL THEN b.ef_search ELSE e.ef_search END AS ef_search,
-       CASE WHEN x.index_relation IS NULL THEN NULL WHEN b.index_relation IS NOT NULL THEN b.probes ELSE e.probes END AS probes,
+       CASE WHEN x.index_relation IS NULL THEN NULL WHEN b.access_path = 'exact' THEN NULL WHEN b.index_relation IS NOT NULL THEN b.ef_search
+            ELSE e.ef_search END AS ef_search,
+       CASE WHEN x.index_relation IS NULL THEN NULL WHEN b.access_path = 'exact' THEN NULL WHEN b.index_relation IS NOT NULL THEN b.probes
+            ELSE e.probes END AS probes,
        coalesce(b.index_relation, x.index_relation)::regclass AS path_index,
        b.expected_recall, b.recall_bound, b.tail, b.tail_bound, b.certified, b.samples, b.saving, b.patterns, b.version, b.published_at,
        CASE WHEN m.part IN ('table missing', 'column missing')

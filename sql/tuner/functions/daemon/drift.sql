@@ -166,7 +166,9 @@ BEGIN
                      coalesce(o.learned_effort, o.ef_search, o.probes) AS published, coalesce(o.learned_rows, rows_then) AS rows) n
           WHERE o.column_id = p_column_id) f
     WHERE b.column_id = p_column_id AND b.k_class = f.k_class AND (p_k_class IS NULL OR b.k_class = p_k_class)
-      AND coalesce(p_shape, '') = '';
+      AND coalesce(p_shape, '') = ''
+      -- Exact search holds whatever happens, while it takes no longer than allowed.
+      AND NOT (b.access_path = 'exact' AND (p_max_ms IS NULL OR b.exact_ms * greatest(rows_now / rows_then, 1) <= p_max_ms) IS NOT FALSE);
 
     UPDATE vectuned.measured_path m
     SET serves = CASE WHEN f.near THEN m.access_path = 'exact' ELSE m.serves END,

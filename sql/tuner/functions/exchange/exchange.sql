@@ -36,15 +36,20 @@ BEGIN
             WHERE i.column_id = c.id AND i.requires IS NULL AND vectuned._generation(i.index_relation) IS NOT NULL),
         'classes', (
             SELECT coalesce(jsonb_agg(jsonb_build_object(
-                'k', b.k_class, 'index', i.index_no, 'access_path', b.access_path, 'ef_search', b.ef_search,
-                'probes', b.probes, 'rungs', b.rungs, 'expected_recall', b.expected_recall, 'recall_bound', b.recall_bound,
-                'tail', b.tail, 'tail_bound', b.tail_bound, 'certified', b.certified, 'samples', b.samples,
+                -- Exact search is this table's; elsewhere its index serves, of which nothing is proven.
+                'k', b.k_class, 'index', i.index_no, 'access_path', CASE WHEN e.exact THEN i.method ELSE b.access_path END,
+                'ef_search', b.ef_search, 'probes', b.probes, 'rungs', b.rungs,
+                'expected_recall', CASE WHEN NOT e.exact THEN b.expected_recall END,
+                'recall_bound', CASE WHEN e.exact THEN 0 ELSE b.recall_bound END,
+                'tail', CASE WHEN NOT e.exact THEN b.tail END, 'tail_bound', CASE WHEN NOT e.exact THEN b.tail_bound END,
+                'certified', b.certified AND NOT e.exact, 'samples', b.samples,
                 'target_recall', b.target_recall, 'generation', b.generation::bigint, 'probe_ef', b.probe_ef,
                 'center', b.center, 'weights', b.weights, 'reach', b.reach, 'saving', b.saving, 'reason', b.reason,
                 'published_at', b.published_at, 'patterns', p.patterns) ORDER BY b.k_class), '[]')
             FROM vectuned.bank b
             JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.requires IS NULL
                 AND CASE WHEN b.index_no IS NULL THEN i.index_relation = c.index_relation ELSE i.index_no = b.index_no END
+            CROSS JOIN LATERAL (SELECT b.access_path = 'exact' AS exact) e
             CROSS JOIN LATERAL (
                 SELECT coalesce(jsonb_agg(jsonb_build_object(
                     'centroid', t.centroid::real[], 'effort', t.effort, 'expected_recall', t.expected_recall,

@@ -159,6 +159,14 @@ BEGIN
     expected_recall := b.expected_recall;
     confidence := CASE WHEN b.certified THEN 0.95 ELSE 0 END;
     reason := b.reason;
+    IF b.access_path = 'exact' THEN
+        access_path := 'exact';
+        ef_search := NULL;
+        probes := NULL;
+        confidence := 1;
+        index := NULL;
+        RETURN;
+    END IF;
     IF b.generation IS DISTINCT FROM vectuned._generation(index) THEN
         confidence := 0;
         reason := 'learned on an index that was rebuilt since: the fixed setting until relearned';

@@ -42,6 +42,8 @@ DECLARE
     found_id text;
     found_distance float8;
     total float8;
+    -- Whether the policy is exact search, and there was no time for it.
+    cut_short boolean;
     probe_distances float8[];
     kth float8;
     class_distance float8;
@@ -73,6 +75,23 @@ BEGIN
             index_no := {main_no};
             ef := least(greatest({main_ef}, k), 1000);
             probes := {main_probes};
+        ELSIF path OPERATOR(pg_catalog.=) 'exact' THEN
+            -- No setting of the index reaches the target. Without the time for an exact search the index answers.
+            cut_short := NOT vectuned._has_time();
+            IF NOT cut_short THEN
+                BEGIN
+                    PERFORM pg_catalog.set_config('enable_sort', 'on', true);
+                    {exact_search}
+                EXCEPTION WHEN query_canceled THEN
+                    IF vectuned._has_time(0.9) THEN  -- it was no timeout
+                        RAISE;
+                    END IF;
+                    cut_short := true;
+                END;
+            END IF;
+            IF cut_short THEN
+                path := CASE WHEN probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
+            END IF;
         END IF;
         IF path OPERATOR(pg_catalog.=) 'hnsw_adaptive' AND probe_ef OPERATOR(pg_catalog.>=) (class OPERATOR(pg_catalog.+) 4)
             AND probe_ef OPERATOR(pg_catalog.<=) 1000 AND generation OPERATOR(pg_catalog.=) {main_generation}
@@ -148,7 +167,7 @@ BEGIN
                 found_distances := NULL;
             END IF;
             CLOSE scan;
-        ELSE
+        ELSIF path IS NULL OR path OPERATOR(pg_catalog.<>) 'exact' THEN
             IF path OPERATOR(pg_catalog.=) 'ivfflat_adaptive' AND probe_ef OPERATOR(pg_catalog.>=) (class OPERATOR(pg_catalog.+) 4)
                 AND probe_ef OPERATOR(pg_catalog.<=) 1000 AND generation OPERATOR(pg_catalog.=) {main_generation}
             THEN
@@ -176,10 +195,10 @@ BEGIN
         END IF;
     END IF;
 
-    IF path OPERATOR(pg_catalog.<>) 'hnsw_adaptive' THEN
+    IF path OPERATOR(pg_catalog.<>) ALL ('{hnsw_adaptive,exact}'::pg_catalog.text[]) THEN
         {searches}
         IF pg_catalog.cardinality(found_ids) OPERATOR(pg_catalog.=) k AND found_distances[k] OPERATOR(pg_catalog.<>) 'NaN'
-            AND started IS NULL
+            AND started IS NULL AND cut_short IS NOT TRUE
         THEN
             query_id := vectuned._query_id(false);
             RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
@@ -216,19 +235,17 @@ BEGIN
         IF vectuned._has_time() THEN
             BEGIN
                 PERFORM pg_catalog.set_config('enable_sort', 'on', true);
-                SELECT 'exact', pg_catalog.array_agg(n.id), pg_catalog.array_agg(n.distance) INTO path, found_ids, found_distances
-                FROM (SELECT o.id, o.distance
-                      FROM (SELECT {key} AS id, {distance} AS distance FROM {relation} t WHERE {exact} OFFSET 0) o
-                      ORDER BY o.distance LIMIT k) n;
+                {exact_search}
             EXCEPTION WHEN query_canceled THEN
                 IF vectuned._has_time(0.9) THEN  -- it was no timeout
                     RAISE;
                 END IF;
             END;
         END IF;
-        IF path OPERATOR(pg_catalog.<>) 'exact' THEN
-            PERFORM vectuned._warn_cut_short({relation_literal}, coalesce(pg_catalog.cardinality(found_ids), 0), k);
-        END IF;
+        cut_short := path OPERATOR(pg_catalog.<>) 'exact';
+    END IF;
+    IF cut_short THEN
+        PERFORM vectuned._warn_cut_short({relation_literal}, coalesce(pg_catalog.cardinality(found_ids), 0), k);
     END IF;
 
     recorded := started IS NOT NULL AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'

@@ -6,12 +6,13 @@ SELECT vectuned.enable(%(relation)s::regclass, %(column_name)s, target_recall =>
                        sample_rate => %(sample_rate)s, trajectory_window => %(trajectory_window)s,
                        learning_rate => %(learning_rate)s, min_samples => %(min_samples)s,
                        store_vectors => %(store_vectors)s, max_tail => %(max_tail)s,
-                       max_effort => %(max_effort)s, max_ms => %(max_ms)s) AS message;
+                       max_effort => %(max_effort)s, max_ms => %(max_ms)s,
+                       exact_if_unreachable => %(exact_if_unreachable)s) AS message;
 
 -- name: column_options
 -- The options of a tuned column.
 SELECT c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate, c.min_samples, c.store_vectors,
-       c.max_effort, c.max_ms
+       c.max_effort, c.max_ms, c.exact_if_unreachable
 FROM vectuned.tuned_column c WHERE c.relation = %(relation)s::regclass AND c.column_name = %(column_name)s;
 
 -- name: check_request

@@ -4,7 +4,7 @@
 -- Every tuned column, or the one with an id, that is not missing, in the order they were enabled.
 SELECT c.id, n.nspname, r.relname, c.column_name, c.metric, c.vector_type, c.dimensions, c.key_columns,
        x.nspname AS extension_schema, c.target_recall, c.max_tail, c.sample_rate, c.trajectory_window, c.learning_rate,
-       c.min_samples, c.store_vectors, c.max_effort, c.max_ms, c.enabled, c.default_ef, c.default_probes, c.alert,
+       c.min_samples, c.store_vectors, c.max_effort, c.max_ms, c.exact_if_unreachable, c.enabled, c.default_ef, c.default_probes, c.alert,
        r.relkind = 'p' AS partitioned,
        EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.relation AND a.attname = c.column_name AND a.atttypmod < 1) AS untyped
 FROM vectuned.tuned_column c

@@ -123,10 +123,10 @@ DELETE FROM vectuned.bank WHERE column_id = %(column_id)s AND k_class = %(k_clas
 -- Adds one class of k to the bank.
 INSERT INTO vectuned.bank (column_id, k_class, version, generation, access_path, index_no, ef_search, probes,
                            rungs, expected_recall, recall_bound, tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights,
-                           reach, saving, reason, asked_effort)
+                           reach, saving, reason, asked_effort, exact_ms)
 VALUES (%(column_id)s, %(k_class)s, %(version)s, %(generation)s, %(access_path)s, %(index_no)s, %(ef_search)s, %(probes)s,
         %(rungs)s, %(expected_recall)s, %(recall_bound)s, %(tail)s, %(tail_bound)s, %(certified)s, %(samples)s, %(target_recall)s, %(probe_ef)s,
-        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s, %(asked_effort)s);
+        %(center)s, %(weights)s, %(reach)s, %(saving)s, %(reason)s, %(asked_effort)s, %(exact_ms)s);
 
 -- name: insert_pattern
 -- Adds one pattern to a class of the bank; it keeps the date of birth that it inherited.

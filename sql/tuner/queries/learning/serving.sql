@@ -66,6 +66,7 @@ LEFT JOIN vectuned.tuned_index m ON m.column_id = c.id AND m.index_relation = c.
 JOIN vectuned.measured_path p ON p.column_id = i.column_id AND p.index_no = i.index_no AND p.shape IS NULL
 LEFT JOIN vectuned.bank b
        ON b.column_id = i.column_id AND b.k_class = p.k_class AND coalesce(b.index_no, m.index_no) = i.index_no
+      AND b.access_path <> 'exact'
 WHERE i.column_id = ANY (%(column_ids)s) AND i.form = 'plain' AND i.requires IS NULL AND i.marker = 'true';
 
 -- name: statement_columns

@@ -12,6 +12,7 @@ from vectuned.learning.statistics.bounds import find_smallest_safe
 from vectuned.learning.statistics.demand import (
     Demand,
     above_tail,
+    find_shortfall,
     find_smallest_proven,
     min_flawless_replays,
 )
@@ -40,6 +41,28 @@ def test_find_smallest_proven_requires_a_proof_of_mean_and_tail() -> None:
     assert find_smallest_proven(np.zeros((500, 3)), lost, Demand(0.9, max_tail=0.1)) is None
     assert find_smallest_proven(np.empty((0, 3)), np.empty((0, 3)), Demand(0.9)) is None
     assert find_smallest_proven(np.empty((50, 0)), np.empty((50, 0)), Demand(0.9)) is None
+
+
+def test_find_shortfall_is_found_where_it_is_wide_and_seldom_where_there_is_none() -> None:
+    rng = np.random.default_rng(13)
+    demand = Demand(0.9, max_tail=0.25)
+    low = rng.choice([0.7, 0.9], 300)  # a mean of 0.8, and half of the searches in the tail
+    found = find_shortfall(low, above_tail(low), demand)
+    assert found is not None
+    assert low.mean() == found.recall < found.recall_bound < 0.9
+    assert 0.25 < found.tail_bound < found.tail
+    assert "under 0.8" in str(found)
+    # The mean is met and the tail is not.
+    tailed = rng.choice([0.79, 1.0], 300)
+    assert find_shortfall(tailed, above_tail(tailed), Demand(0.85, max_tail=0.1)) is not None
+    assert find_shortfall(tailed, above_tail(tailed), Demand(0.85)) is None
+    assert find_shortfall(np.empty(0), np.empty(0), demand) is None
+    # Just met: at a true error rate of 5 %, 600 runs have more than 48 errors with probability 0.0007.
+    errors = 0
+    for seed in range(600):
+        recall = (rng.random(300) < 0.9).astype(np.float64)
+        errors += find_shortfall(recall, above_tail(recall), Demand(0.9, seed=seed, max_tail=0.1)) is not None
+    assert errors <= 48
 
 
 @pytest.mark.parametrize("bad", ["mean", "tail"])
