@@ -30,7 +30,7 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.refresh, v
     vectuned._policy_note, vectuned._index_advice,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_column, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._generate,
-    vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column, vectuned._wake, vectuned._redact_inbox
+    vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column, vectuned._say_out_of_reach, vectuned._wake, vectuned._redact_inbox
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
     vectuned.column_failure, vectuned.table_read, vectuned.statement, vectuned.observation TO vectuned_admin;

@@ -37,7 +37,8 @@ FUNCTIONS = {
     "vectuned_user": SEARCHING,
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
         enable disable refresh _wake _redact_inbox _default_tail auto_tune benchmark_recall benchmark_latency
-        request_result cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column""",
+        request_result cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column
+        _say_out_of_reach""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
         _partition _bound_inbox _cap_efforts _wake _want_wake _daemon_sleeps _refresh_missing _set_alert
