@@ -31,6 +31,7 @@ FUNCTION_FILES = (
     "columns/indexes",
     "columns/enable",
     "columns/generate",
+    "search/dispatch",
     "search/search",
     "search/typed_search",
     "daemon/replay",

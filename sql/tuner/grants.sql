@@ -23,7 +23,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
     vectuned._search_fallback, vectuned._search_changed, vectuned._present_index, vectuned._added_index, vectuned._present_effort,
     vectuned._has_both_methods, vectuned._set_page_costs, vectuned._has_time, vectuned._statement_timeout, vectuned._warn_cut_short,
-    vectuned._home, vectuned._key_columns, vectuned._live, vectuned._missing_part, vectuned._outdated, vectuned._vector_indexes,
+    vectuned._home, vectuned._key_columns, vectuned._live, vectuned._stored_columns, vectuned._missing_part, vectuned._outdated, vectuned._vector_indexes,
     vectuned._marker, vectuned._column_dimensions, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
     vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned._apply_checked,
@@ -39,7 +39,7 @@ DECLARE
 BEGIN
     FOR generated IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered)_[0-9]+)$'
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered|dispatch)_[0-9]+)$'
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', generated);
     END LOOP;

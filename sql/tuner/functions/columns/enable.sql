@@ -29,7 +29,7 @@ BEGIN
     PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, which defines hnsw.ef_search and the like
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
     SELECT * INTO properties FROM vectuned._inspect(relation, column_name);
-    SELECT t.* INTO known FROM vectuned.tuned_column t, vectuned._live(t) l
+    SELECT t.* INTO known FROM vectuned._stored_columns(relation) t, vectuned._live(t) l
     WHERE l.relation = relation AND l.column_number = properties.column_number;
 
     target_recall := coalesce(target_recall, known.target_recall, 0.95);
@@ -86,7 +86,7 @@ BEGIN
     PERFORM vectuned._refresh_indexes(column_id);
     SELECT t.index_relation::regclass INTO STRICT properties.index_relation FROM vectuned.tuned_column t WHERE t.id = column_id;
     PERFORM vectuned._generate(column_id);
-    PERFORM vectuned._generate_dispatch();
+    PERFORM vectuned._generate_dispatch(ARRAY[relation, known.relation]);
     INSERT INTO vectuned.event (column_id, action, details)
     VALUES (column_id, 'enable', jsonb_build_object('target_recall', target_recall, 'max_tail', max_tail,
                                                     'sample_rate', sample_rate));
@@ -172,7 +172,7 @@ BEGIN
         END IF;
         INSERT INTO vectuned.event (column_id, action) VALUES (c.id, 'disable');
     END IF;
-    PERFORM vectuned._generate_dispatch();
+    PERFORM vectuned._generate_dispatch(ARRAY[relation, c.relation]);
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'disable', 'column_id', c.id)::text);
 END
 $$;
@@ -277,7 +277,7 @@ BEGIN
     SELECT v.index_relation::regclass, coalesce(v.metric, c.metric, 'cosine') INTO index_relation, metric
     FROM vectuned._vector_indexes(p_relation, p_column)
         WITH ORDINALITY AS v (index_relation, method, form, metric, marker, requires, lists, place)
-    LEFT JOIN LATERAL (SELECT l.metric FROM vectuned.tuned_column t, vectuned._live(t) l
+    LEFT JOIN LATERAL (SELECT l.metric FROM vectuned._stored_columns(p_relation) t, vectuned._live(t) l
                        WHERE l.relation = p_relation AND l.column_number = attribute.attnum) c ON true
     WHERE v.requires IS NULL ORDER BY coalesce(v.metric <> c.metric, false), v.place LIMIT 1;
     IF index_relation IS NULL THEN
@@ -394,12 +394,8 @@ BEGIN
         RAISE EXCEPTION 'the relation is NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     SELECT array_agg(l ORDER BY l.column_number IS NULL, l.id) INTO matches
-    FROM (SELECT t FROM vectuned.tuned_column t WHERE t.relation = p_relation
-          UNION ALL
-          SELECT t FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
-          JOIN vectuned.tuned_column t ON (t.relation_schema, t.relation_name) = (n.nspname, r.relname)
-          WHERE r.oid = p_relation AND NOT EXISTS (SELECT FROM pg_class o WHERE o.oid = t.relation)) AS x (c)
-    CROSS JOIN LATERAL vectuned._live(x.c) l
+    FROM vectuned._stored_columns(p_relation) c
+    CROSS JOIN LATERAL vectuned._live(c) l
     WHERE p_column IS NULL OR l.column_name = p_column;
     -- A column that is there comes before a missing one of the same name.
     IF matches[1].column_number IS NOT NULL THEN

@@ -87,6 +87,19 @@ BEGIN
 END
 $$;
 
+-- The tuned columns that may be of a table: those of its oid, and those of its name whose own table is gone. Few, so that
+-- vectuned._live has not to look at every tuned column.
+CREATE OR REPLACE FUNCTION vectuned._stored_columns(p_relation oid) RETURNS SETOF vectuned.tuned_column
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.* FROM vectuned.tuned_column t WHERE t.relation = p_relation
+    UNION ALL
+    SELECT t.* FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+    JOIN vectuned.tuned_column t ON (t.relation_schema, t.relation_name) = (n.nspname, r.relname)
+    WHERE r.oid = p_relation AND NOT EXISTS (SELECT FROM pg_class o WHERE o.oid = t.relation)
+$$;
+
 -- Why a column cannot be searched, as vectuned._live describes it; NULL if it can.
 CREATE OR REPLACE FUNCTION vectuned._missing_part(live vectuned.tuned_column) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -195,10 +208,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     u record;
+    former oid := (SELECT t.relation FROM vectuned.tuned_column t WHERE t.id = p_column_id);
 BEGIN
     SELECT * INTO u FROM vectuned._update_column(p_column_id, p_generate);
     IF u.followed OR p_generate THEN
-        PERFORM vectuned._generate_dispatch();
+        PERFORM vectuned._generate_dispatch(former || ARRAY(SELECT t.relation::oid FROM vectuned.tuned_column t
+                                                            WHERE t.id = p_column_id));
     END IF;
     RETURN u.followed OR u.indexes;
 END
@@ -223,7 +238,7 @@ BEGIN
         IF EXISTS (SELECT FROM vectuned.tuned_column t, vectuned._live(t) l
                    WHERE t.id = c.id AND t.missing_since < now() - interval '1 day' AND l.column_number IS NULL) THEN
             PERFORM vectuned._forget_column(c.id);
-            PERFORM vectuned._generate_dispatch();
+            PERFORM vectuned._generate_dispatch(ARRAY[c.relation]);
         END IF;
     END LOOP;
     RETURN changed;
@@ -258,7 +273,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.enable', 0));
     IF column_name IS NULL THEN
         SELECT array_agg(t.id ORDER BY t.id) INTO columns
-        FROM vectuned.tuned_column t, vectuned._live(t) l WHERE l.relation = relation;
+        FROM vectuned._stored_columns(relation) t, vectuned._live(t) l WHERE l.relation = relation;
     END IF;
     columns := coalesce(columns, ARRAY[(vectuned._tuned_column(relation, column_name)).id]);
     FOREACH number IN ARRAY columns LOOP

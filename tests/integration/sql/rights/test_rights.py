@@ -23,8 +23,8 @@ SEARCHING = """
     _unfiltered_params apply search search_rows record_feedback _may_tune _daemon_runs _notes
     _count_unrecordable _query_id _search_1 _filtered_1 _search_changed _present_index _present_effort
     _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
-    _key_columns _live _missing_part _outdated _vector_indexes _marker _predicate_filter _filtered_statement
-    _column_dimensions
+    _key_columns _live _stored_columns _missing_part _outdated _vector_indexes _marker _predicate_filter
+    _filtered_statement _column_dimensions
     record_statements condition_shares _condition_for _params _changed_params _row_relation _rows_statement
     _search_page _check_page _nearest_thousand _apply_checked _main_effort _set_effort _continue_scans
 """
