@@ -67,7 +67,7 @@ $$;
 -- PostgreSQL finds a function by the types of its arguments, and drivers state them in different ways: table names as text,
 -- filters as text, queries as halfvec. Each kind has a function that the planner inlines, so it costs a search nothing. Where
 -- a type is not stated, PostgreSQL prefers the function that takes text; where one is, that with exactly this type. So only the
--- functions that take a vector take text or regclass as their first argument, and those that take a halfvec a domain:
+-- functions that take a vector take text, regclass or oid as their first argument, and those that take a halfvec a domain:
 -- otherwise a query without a type could be either, and the call an error. (A function for real[] is not possible: an array is of
 -- another category of types, so PostgreSQL would not choose at all.) Filters given as text have no default, since two
 -- functions must not match the same call.
@@ -101,6 +101,26 @@ LANGUAGE sql STABLE ROWS 10
 AS $$
     SELECT s.id, s.distance, s.query_id
     FROM vectuned.search($1, $2, $3, $4::pg_catalog.jsonb, $5, $6, $7) s
+$$;
+
+CREATE OR REPLACE FUNCTION vectuned.search(
+    relation oid, query @extschema@.vector, k bigint DEFAULT 10, filter jsonb DEFAULT NULL, column_name name DEFAULT NULL,
+    skip bigint DEFAULT NULL, max_distance float8 DEFAULT NULL)
+RETURNS TABLE (id text, distance float8, query_id uuid)
+LANGUAGE sql STABLE ROWS 10
+AS $$
+    SELECT s.id, s.distance, s.query_id
+    FROM vectuned.search($1::pg_catalog.regclass, $2, $3, $4, $5, $6, $7) s
+$$;
+
+CREATE OR REPLACE FUNCTION vectuned.search(
+    relation oid, query @extschema@.vector, k bigint, filter text, column_name name DEFAULT NULL,
+    skip bigint DEFAULT NULL, max_distance float8 DEFAULT NULL)
+RETURNS TABLE (id text, distance float8, query_id uuid)
+LANGUAGE sql STABLE ROWS 10
+AS $$
+    SELECT s.id, s.distance, s.query_id
+    FROM vectuned.search($1::pg_catalog.regclass, $2, $3, $4::pg_catalog.jsonb, $5, $6, $7) s
 $$;
 
 CREATE OR REPLACE FUNCTION vectuned.search(

@@ -21,6 +21,7 @@ RELATIONS = {
     "text": "'items'::text",
     "varchar": "'items'::varchar",
     "regclass": "'items'::regclass",
+    "oid": "'items'::regclass::oid",
 }
 QUERIES = {"unknown": "'{query}'", "vector": "'{query}'::vector", "halfvec": "'{query}'::halfvec"}
 COUNTS = {"smallint": "10::smallint", "int": "10", "bigint": "10::bigint", "unknown": "'10'"}
@@ -69,13 +70,17 @@ def test_search_takes_every_type_that_drivers_state(items: Connection, relation:
         "regclass, unknown, unknown",
         "regclass, unknown, int, unknown",
         "varchar, unknown, bigint, unknown",
+        "oid, unknown",
+        "oid, unknown, int, unknown",
+        "oid, halfvec, bigint, jsonb",
         "unknown, unknown, unknown",
         "unknown, unknown, unknown, unknown",
         "unknown, unknown, unknown, unknown, unknown",
     ],
 )
 def test_search_by_prepared_statements_of_these_types(items: Connection, types: str) -> None:
-    values = ("'items'", f"'{text(QUERY)}'", "10", "'{\"part\": 1}'", "'embedding'")
+    relation = "'items'::regclass" if types.startswith("oid") else "'items'"
+    values = (relation, f"'{text(QUERY)}'", "10", "'{\"part\": 1}'", "'embedding'")
     count = len(types.split(","))
     parameters = ", ".join(f"${number + 1}" for number in range(count))
     items.execute(raw(f"PREPARE typed ({types}) AS SELECT id FROM vectuned.search({parameters})"))
