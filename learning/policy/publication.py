@@ -92,7 +92,7 @@ def publish(
         read_next_version(conn, tuned),
         query_vectors,
         seed,
-        caps.tighten(None, tuned.max_ms).max_ms,
+        max_ms,
     )
     choices = {
         k: _measure_and_choose(run, k, offer, least_saving) for k, offer in offers.items() if offer.fixed
