@@ -39,7 +39,7 @@ DECLARE
 BEGIN
     FOR generated IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered|dispatch)_[0-9]+)$'
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered|apply|applied|dispatch_search|dispatch_apply)_[0-9]+)$'
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', generated);
     END LOOP;

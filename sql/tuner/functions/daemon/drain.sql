@@ -19,10 +19,10 @@ BEGIN
     stored AS (
         INSERT INTO vectuned.trajectory (query_id, column_id, recorded_at, query, k, access_path, ef_search,
                                          bank_version, signature, result_ids, distances, latency_ms, filter, fraction,
-                                         index_no, probes)
+                                         index_no, probes, source)
         SELECT t.query_id, t.column_id, t.recorded_at, t.query, t.k, t.access_path, t.ef_search, t.bank_version,
                t.signature, t.result_ids, t.distances, t.latency_ms, t.filter, t.fraction,
-               t.index_no, t.probes
+               t.index_no, t.probes, CASE t.access_path WHEN 'unknown' THEN 'client' ELSE 'function' END
         FROM taken t
         JOIN vectuned.tuned_column c ON c.id = t.column_id AND c.dimensions = @extschema@.vector_dims(t.query)
         WHERE t.k BETWEEN 1 AND 1000 AND cardinality(t.distances) = cardinality(t.result_ids)

@@ -1,46 +1,65 @@
 -- vectuned.apply: takes what was learned into the caller's own statement.
 
--- Returns the query vector unchanged and sets the effort for the rest of the transaction, so that
+-- vectuned.apply (generated, as vectuned.search is: see dispatch.sql) returns the query vector unchanged and sets the effort for
+-- the rest of the transaction, so that
 -- ORDER BY embedding <=> (SELECT vectuned.apply('items', $1, 10)) LIMIT 10 searches with it. The effort proven for searches
 -- without a filter serves only statements without one, which the caller declares by filtered => false. All others keep at
--- least the default effort, and their index scan goes on until LIMIT is met: see _continue_scans.
--- The usual call is one statement with a kept plan. It finds one column whose names and dimensions are those of the last
--- refresh; _apply_checked serves all other calls, and has the error messages. No search_path is set, which would cost each
--- call 0.01 ms: every name is qualified.
-CREATE OR REPLACE FUNCTION vectuned.apply(
-    relation regclass, query @extschema@.vector, k bigint DEFAULT 10, column_name name DEFAULT NULL,
-    filtered boolean DEFAULT NULL, filter jsonb DEFAULT NULL)
-RETURNS @extschema@.vector
+-- least the default effort, and their index scan goes on until LIMIT is met: see _continue_scans. The usual call comes to
+-- _apply_N of its column; _apply_checked serves all other calls, and has the error messages.
+
+-- The template of _apply_N, which sets the effort, and of _applied_N, which records a call that is in the sample and has no
+-- filter, as a call whose answer is not known. _apply_N sets no search_path, which would cost each call 0.01 ms: every name is
+-- qualified. _applied_N does, so that _record sees its name.
+CREATE OR REPLACE FUNCTION vectuned._apply_template() RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+RETURN $template$
+CREATE OR REPLACE FUNCTION vectuned.{applied_name}(query @extschema@.vector, k int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
-AS $$
+SET search_path = pg_catalog, pg_temp
+AS $@$
 #variable_conflict use_variable
 DECLARE
-    settings int;
+    recorded boolean := current_setting('transaction_read_only') = 'off'
+        AND coalesce(lower(current_setting('vectuned.record', true)), '') <> ALL ('{off,false,no,0}'::text[]);
 BEGIN
-    IF filter IS NULL AND k OPERATOR(pg_catalog.>=) 1 AND k OPERATOR(pg_catalog.<=) 1000 THEN
-        SELECT pg_catalog.count(vectuned._set_effort(e.learned, e.ef_search, e.probes, k, filtered)) INTO settings
-        FROM vectuned.tuned_column c CROSS JOIN LATERAL vectuned._main_effort(c.id, k) e
-        WHERE c.relation OPERATOR(pg_catalog.=) relation
-          AND CASE WHEN column_name IS NOT NULL THEN c.column_name OPERATOR(pg_catalog.=) column_name
-                   ELSE NOT EXISTS (SELECT FROM vectuned.tuned_column o
-                                    WHERE o.relation OPERATOR(pg_catalog.=) relation AND o.id OPERATOR(pg_catalog.<>) c.id) END
-          AND (pg_catalog.pg_identify_object_as_address(1259, c.relation, c.column_number)).object_names
-              OPERATOR(pg_catalog.=) ARRAY[c.relation_schema::pg_catalog.text, c.relation_name, c.column_name]
-          AND (SELECT a.atttypmod FROM pg_catalog.pg_attribute a
-               WHERE a.attrelid OPERATOR(pg_catalog.=) c.relation AND a.attnum OPERATOR(pg_catalog.=) c.column_number)
-              OPERATOR(pg_catalog.=) @extschema@.vector_dims(query)
-          AND (c.metric OPERATOR(pg_catalog.<>) 'cosine' OR @extschema@.vector_norm(query) OPERATOR(pg_catalog.>) 0);
-        IF settings OPERATOR(pg_catalog.=) 1 THEN
-            IF filtered IS DISTINCT FROM false THEN
-                PERFORM vectuned._continue_scans();
-            END IF;
-            RETURN apply.query;
-        END IF;
+    IF recorded AND row_security_active({relation_oid}::oid) THEN
+        PERFORM vectuned._count_unrecordable({id});
+        recorded := false;
     END IF;
-    PERFORM vectuned._apply_checked(relation, query, k, column_name, filtered, filter);
-    RETURN apply.query;
+    IF recorded THEN
+        recorded := vectuned._record(vectuned._query_id(true), {id}, query, k, 'unknown', NULL, NULL, NULL, NULL, NULL, 'NaN');
+    END IF;
+    RETURN recorded;
 END
-$$;
+$@$;
+CREATE OR REPLACE FUNCTION vectuned.{apply_name}(query @extschema@.vector, k int, filtered boolean) RETURNS @extschema@.vector
+LANGUAGE plpgsql VOLATILE
+AS $@$
+#variable_conflict use_variable
+DECLARE
+    effort int;
+    former text;
+BEGIN
+    -- What was learned for searches without a filter through the main index. The bank comes first: it holds what alarms raised.
+    SELECT b.{main_column} INTO effort FROM vectuned.bank b
+    WHERE b.column_id OPERATOR(pg_catalog.=) {id} AND b.k_class OPERATOR(pg_catalog.=) vectuned._k_class(k)
+      AND coalesce(b.index_no, {main_no}) OPERATOR(pg_catalog.=) {main_no};
+    IF effort IS NULL THEN
+        SELECT p.effort INTO effort FROM vectuned.measured_path p
+        WHERE p.column_id OPERATOR(pg_catalog.=) {id} AND p.k_class OPERATOR(pg_catalog.=) vectuned._k_class(k) AND p.shape IS NULL
+          AND p.index_no OPERATOR(pg_catalog.=) {main_no} LIMIT 1;
+    END IF;
+    former := pg_catalog.set_config('{main_setting}', {main_value}::pg_catalog.text, true);
+    IF filtered IS NOT FALSE THEN
+        PERFORM vectuned._continue_scans();
+    ELSIF {sampled} THEN
+        PERFORM vectuned.{applied_name}(query, k);
+    END IF;
+    RETURN (query);
+END
+$@$
+$template$;
 
 -- What was learned for searches without a filter through the main index, for a class of k, and the default of that index:
 -- ef_search for HNSW, probes for IVFFlat. The calling statement orders by the column itself, so only the main index matters.
@@ -50,10 +69,11 @@ RETURNS TABLE (learned int, ef_search int, probes int)
 LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT coalesce(
-               (SELECT p.effort FROM vectuned.measured_path p
-                WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(p_k::int) AND p.shape IS NULL AND p.index_no = i.index_no),
                (SELECT coalesce(b.ef_search, b.probes) FROM vectuned.bank b
-                WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(p_k::int) AND coalesce(b.index_no, i.index_no) = i.index_no)),
+                WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(p_k::int) AND coalesce(b.index_no, i.index_no) = i.index_no),
+               (SELECT p.effort FROM vectuned.measured_path p
+                WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(p_k::int) AND p.shape IS NULL AND p.index_no = i.index_no
+                LIMIT 1)),
            CASE WHEN i.lists IS NULL THEN c.default_ef END,
            CASE WHEN i.lists IS NOT NULL THEN least(c.default_probes, i.lists) END
     FROM vectuned.tuned_column c

@@ -56,7 +56,7 @@ DECLARE
     recorded int;
 BEGIN
     GET DIAGNOSTICS stack = PG_CONTEXT;
-    IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._(search|filtered)_[0-9]+\('
+    IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._(search|filtered|applied)_[0-9]+\('
            AND NOT has_table_privilege(vectuned._caller(), 'vectuned.inbox', 'INSERT')
     THEN
         RETURN false;

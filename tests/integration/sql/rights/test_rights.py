@@ -21,7 +21,8 @@ SEARCHING = """
     _filtered_default _served_path _filter_bucket _search_function _search_fallback _check_query
     _tuned_column _fragments _index_fragments _generation _probe _default_effort params _filtered_params
     _unfiltered_params apply search search_rows record_feedback _may_tune _daemon_runs _notes
-    _count_unrecordable _query_id _search_1 _filtered_1 _search_changed _present_index _present_effort
+    _count_unrecordable _query_id _search_1 _filtered_1 _apply_1 _applied_1
+    _search_changed _present_index _present_effort
     _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
     _key_columns _live _stored_columns _missing_part _outdated _vector_indexes _marker _predicate_filter
     _filtered_statement _column_dimensions

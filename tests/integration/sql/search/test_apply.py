@@ -160,3 +160,54 @@ def test_apply_follows_a_renamed_table_and_a_second_tuned_column(conn: Connectio
         conn.execute(statement, (text(QUERIES[0]),))
     statement = statement.replace("%s)", "%s, column_name => 'embedding')")
     assert len(conn.execute(statement, (text(QUERIES[0]),)).fetchall()) == 10
+
+
+def recorded(conn: Connection) -> list[tuple[Any, ...]]:
+    """Read the calls in the inbox."""
+    return conn.execute("SELECT k, access_path, result_ids, filter FROM vectuned.inbox").fetchall()
+
+
+def test_apply_records_the_sampled_calls_that_have_no_filter(conn: Connection) -> None:
+    parted(conn)
+    enable(conn, sample_rate=1.0)
+    query = text(QUERIES[0])
+    statement = (
+        "SELECT id FROM items ORDER BY embedding <=> (SELECT vectuned.apply('items', %s, 7{})) LIMIT 7"
+    )
+    for call in ("", ", filtered => true", ", filter => '{\"part\": 4}'"):
+        conn.execute(raw(statement.format(call)), (query,))
+    assert recorded(conn) == []  # nobody knows which rows such statements ask for
+    assert len(conn.execute(raw(statement.format(", filtered => false")), (query,)).fetchall()) == 7
+    assert recorded(conn) == [(7, "unknown", [], None)]
+    with conn.transaction():
+        conn.execute("SET TRANSACTION READ ONLY")
+        conn.execute(raw(statement.format(", filtered => false")), (query,))
+    with conn.transaction():
+        conn.execute("SET LOCAL vectuned.record = off")
+        conn.execute(raw(statement.format(", filtered => false")), (query,))
+    assert len(recorded(conn)) == 1
+    conn.execute("SELECT vectuned._drain(10)")
+    assert one(conn, "SELECT (source, k, query = %s::vector)::text FROM vectuned.trajectory", query) == (
+        "(client,7,t)"
+    )
+    enable(conn, sample_rate=0.0)
+    conn.execute(raw(statement.format(", filtered => false")), (query,))
+    assert recorded(conn) == []
+
+
+def test_apply_follows_what_an_alarm_raised(conn: Connection) -> None:
+    column = parted(conn)
+    conn.execute("UPDATE vectuned.bank SET ef_search = 333 WHERE column_id = %s", (column,))
+    with conn.transaction():
+        conn.execute("SELECT vectuned.apply('items', %s, 10, filtered => false)", (text(QUERIES[0]),))
+        assert one(conn, "SHOW hnsw.ef_search") == "333"
+
+
+def test_apply_leaves_no_setting_behind(conn: Connection) -> None:
+    parted(conn)
+    settings = "SELECT array_agg(name || setting ORDER BY name) FROM pg_settings WHERE name <> 'search_path'"
+    conn.execute("SELECT '[1]'::vector")
+    before = one(conn, settings)
+    for call in ("", ", filtered => false"):
+        conn.execute(raw(f"SELECT vectuned.apply('items', %s, 10{call})"), (text(QUERIES[0]),))
+    assert one(conn, settings) == before
