@@ -39,7 +39,6 @@ AS $@$
 #variable_conflict use_variable
 DECLARE
     effort int;
-    former text;
 BEGIN
     -- What was learned for searches without a filter through the main index. The bank comes first: it holds what alarms raised.
     SELECT b.{main_column} INTO effort FROM vectuned.bank b
@@ -50,13 +49,11 @@ BEGIN
         WHERE p.column_id OPERATOR(pg_catalog.=) {id} AND p.k_class OPERATOR(pg_catalog.=) vectuned._k_class(k) AND p.shape IS NULL
           AND p.index_no OPERATOR(pg_catalog.=) {main_no} LIMIT 1;
     END IF;
-    former := pg_catalog.set_config('{main_setting}', {main_value}::pg_catalog.text, true);
-    IF filtered IS NOT FALSE THEN
-        PERFORM vectuned._continue_scans();
-    ELSIF {sampled} THEN
-        PERFORM vectuned.{applied_name}(query, k);
-    END IF;
-    RETURN (query);
+    -- One expression: PL/pgSQL takes 0.005 ms for each in a transaction.
+    RETURN CASE WHEN pg_catalog.set_config('{main_setting}', {main_value}::pg_catalog.text, true) IS NULL THEN NULL
+                WHEN filtered IS NOT FALSE AND vectuned._continue_scans() IS NULL THEN NULL
+                WHEN filtered IS FALSE AND {sampled} AND vectuned.{applied_name}(query, k) IS NULL THEN NULL
+                ELSE query END;
 END
 $@$
 $template$;
@@ -95,8 +92,8 @@ RETURN CASE WHEN probes IS NULL
 -- Lets index scans go on until the statement has its rows, for the rest of the transaction. In relaxed order, because
 -- strict_order drops rows that come late: it returns fewer rows than match. There is no limit to the rows that a scan looks
 -- at; the memory of an HNSW scan is bounded by 256 MB (about a million rows looked at), or work_mem if that is more. Where
--- the caller has turned iterative scans on, the caller's limits stay.
-CREATE OR REPLACE FUNCTION vectuned._continue_scans() RETURNS void
+-- the caller has turned iterative scans on, the caller's limits stay. Returns true.
+CREATE OR REPLACE FUNCTION vectuned._continue_scans() RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -112,6 +109,7 @@ BEGIN
         PERFORM set_config('ivfflat.iterative_scan', 'relaxed_order', true),
                 set_config('ivfflat.max_probes', '32768', true);
     END IF;
+    RETURN true;
 END
 $$;
 
