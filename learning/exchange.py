@@ -135,7 +135,9 @@ def export_column(conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Pat
     document = json.loads(text)
     path = folder / document_name(document)
     siblings = [p for p, name in _documents(folder) if name.group(1, 2) == _parse_name(path.name)]
-    if not (document["classes"] or document["paths"]) or (siblings and _is_unchanged(siblings[0], document)):
+    if not any(document[part] for part in ("classes", "paths", "statements")) or (
+        siblings and _is_unchanged(siblings[0], document)
+    ):
         return None
     write_document(path, text)
     log.info("exported %s to %s", tuned.column, path, extra={"action": "export"})
@@ -206,10 +208,15 @@ def _is_unchanged(path: Path, document: dict[str, Any]) -> bool:
 
 
 def _learned_content(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document without its time, checksum and number of rows."""
+    """Return a document without its time, checksum, number of rows, and how often statements were sent."""
+    counts = ("calls", "first_seen", "last_seen")
+    statements = [
+        {name: value for name, value in statement.items() if name not in counts}
+        for statement in document["statements"]
+    ]
     provenance = {name: value for name, value in document["provenance"].items() if name != "rows"}
     rest = {name: value for name, value in document.items() if name not in ("created_at", "checksum")}
-    return {**rest, "provenance": provenance}
+    return {**rest, "provenance": provenance, "statements": statements}
 
 
 def _check_folder(folder: Path, *, trusted: bool = False) -> None:

@@ -45,6 +45,7 @@ FUNCTION_FILES = (
     "exchange/exchange",
     "exchange/check",
     "exchange/merge",
+    "exchange/statements",
     "daemon/drain",
     "daemon/retention",
     "daemon/calls",

@@ -59,7 +59,8 @@ class StatementCalls:
 class Statement:
     """A known statement with the paths that settings can choose for it, the cheapest first.
 
-    `by_share` has the path for the calls in each selectivity bucket, proven together.
+    `by_share` has the path for the calls in each selectivity bucket, proven together. Of a statement that
+    `is_imported` the options were measured elsewhere, since none of its calls have been replayed here.
     """
 
     fingerprint: str
@@ -72,6 +73,8 @@ class Statement:
     options: tuple[PathOption, ...] = field(default=())
     as_text: bool = False
     by_share: Mapping[int, PathOption] = field(default_factory=dict)
+    is_imported: bool = False
+    has_settings: bool = False
 
     @property
     def proven(self) -> tuple[PathOption, ...]:
@@ -106,6 +109,9 @@ def publish_settings(conn: psycopg.Connection[Any], column_id: int | None = None
     """
     served = 0
     for group in _by_fingerprint(read_statements(conn, column_id)):
+        if all(statement.is_imported for statement in group):
+            served += sum(statement.has_settings for statement in group)
+            continue
         chosen = choose_settings(group)
         served += len(group) if chosen is not None else 0
         for statement in group:
@@ -174,6 +180,9 @@ def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None)
             by_share = options_by_share(condition_calls, column)
         elif column is not None:
             options = plain_options(plain[row.column_id, row.k_class])
+        is_imported = not options and row.imported is not None
+        if is_imported:
+            options = [PathOption(**each) for each in row.imported]
         statements.append(
             Statement(
                 row.fingerprint,
@@ -186,6 +195,8 @@ def read_statements(conn: psycopg.Connection[Any], column_id: int | None = None)
                 tuple(sorted(options, key=lambda option: option.ms)),
                 row.as_text,
                 by_share,
+                is_imported,
+                row.settings is not None,
             )
         )
     return statements

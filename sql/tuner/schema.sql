@@ -396,6 +396,7 @@ CREATE TABLE vectuned.statement (
     certified        boolean NOT NULL DEFAULT false,
     figures          jsonb,
     published_at     timestamptz,
+    import_no        bigint REFERENCES vectuned.imported ON DELETE SET NULL,
     PRIMARY KEY (fingerprint, column_id, k_class, shape),
     CHECK ((settings IS NULL) = (published_at IS NULL))
 );
@@ -411,6 +412,7 @@ COMMENT ON COLUMN vectuned.statement.settings IS
 COMMENT ON COLUMN vectuned.statement.by_share IS
     'settings by selectivity bucket of the values, where others than for all values are proven; for vectuned.client';
 COMMENT ON COLUMN vectuned.statement.figures IS 'the access paths compared for it, with recall, milliseconds and replays';
+COMMENT ON COLUMN vectuned.statement.import_no IS 'measured elsewhere; serves until its calls have been replayed here';
 
 -- How large a share of the rows the values of calls match: what vectuned.client chooses settings by. The key is a hash of a
 -- statement's fingerprint and its values (sql/client/values.py). Only of columns that store vectors.

@@ -126,7 +126,7 @@ def content_of(document: Document) -> Document:
 
 def read_import_state(conn: Connection) -> list[list[tuple[Any, ...]]]:
     """Read everything that an import may change."""
-    tables = ("bank", "pattern", "measured_path", "imported", "event")
+    tables = ("bank", "pattern", "measured_path", "statement", "imported", "event")
     return [
         conn.execute(f"SELECT t::text FROM vectuned.{name} t ORDER BY 1".encode()).fetchall()
         for name in tables

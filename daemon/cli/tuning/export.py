@@ -45,7 +45,7 @@ def _run(context: Context) -> None:
         files.append(file)
         console.line(
             f"{relation}.{column}: {file['classes']} classes of k, {file['patterns']} patterns, "
-            f"{file['paths']} measured paths written to {file['file']}"
+            f"{file['paths']} measured paths, {file['statements']} statements written to {file['file']}"
         )
     if console.as_json and options.output != "-":
         console.document({"files": files})
@@ -93,6 +93,7 @@ def _write_document(output: Path, relation: str, column: str, text: str) -> dict
         "classes": len(document["classes"]),
         "patterns": sum(len(each["patterns"]) for each in document["classes"]),
         "paths": len(document["paths"]),
+        "statements": len(document["statements"]),
     }
 
 

@@ -72,6 +72,10 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
         (f"  k up to {each['k']}, {each['shape']}", each["action"], f"{each['paths']} paths", "", each["why"])
         for each in report["filters"]
     ]
+    rows += [
+        ("  own SQL", each["action"], f"{each['statements']} statements", "", each["why"])
+        for each in report["statements"]
+    ]
     if rows:
         console.table(("  searches", "", "effort", "patterns", "why"), rows, left=5)
     else:

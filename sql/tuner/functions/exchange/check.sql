@@ -142,7 +142,7 @@ BEGIN
         'format', label, 'version', size, 'vectuned', label, 'created_at', moment, 'confidence', share,
         'ladder', '{"is": "numbers", "each": "integer", "count": 14, "from": 1, "to": 1000}'::jsonb,
         'provenance', '{"is": "object"}'::jsonb, 'indexes', anything || '{"to": 100}', 'classes', anything || '{"to": 7}',
-        'paths', anything, 'checksum', '{"is": "text", "from": 71, "to": 71, "like": "^sha256:[0-9a-f]{64}$"}'::jsonb));
+        'paths', anything, 'statements', anything || '{"to": 1000}', 'checksum', '{"is": "text", "from": 71, "to": 71, "like": "^sha256:[0-9a-f]{64}$"}'::jsonb));
     IF document -> 'ladder' <> to_jsonb(vectuned._rungs()) THEN
         PERFORM vectuned._reject_document('$.ladder', 'has other rungs than this version, so efforts mean something else');
     ELSIF vectuned._parse_time(document ->> 'created_at') > clock_timestamp() + interval '1 day' THEN
@@ -194,6 +194,7 @@ BEGIN
         'access_path', '{"is": "text", "from": 1, "to": 63, "of": ["hnsw", "hnsw_continued", "ivfflat", "ivfflat_continued", "exact", "planner"]}'::jsonb,
         'index', count || maybe, 'effort', size || maybe, 'expected_recall', share || maybe, 'recall_bound', share || maybe,
         'proven', truth, 'ms', amount || maybe, 'samples', count, 'serves', truth));
+    PERFORM vectuned._check_statements(document -> 'statements');
     SELECT r.place, r.problem INTO wrong FROM vectuned._contradictions(document) r LIMIT 1;
     IF FOUND THEN
         PERFORM vectuned._reject_document(wrong.place, wrong.problem);

@@ -73,7 +73,8 @@ BEGIN
                     AND (o.index_no IS NULL OR EXISTS (
                         SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id AND i.index_no = o.index_no
                         AND i.requires IS NULL AND vectuned._generation(i.index_relation) IS NOT NULL))
-                  ORDER BY o.serves DESC, o.shape IS NOT NULL, o.k_class LIMIT 20000) m));
+                  ORDER BY o.serves DESC, o.shape IS NOT NULL, o.k_class LIMIT 20000) m),
+        'statements', vectuned._export_statements(c));
     RETURN document || jsonb_build_object('checksum', vectuned._checksum(document));
 END
 $$;
@@ -87,7 +88,7 @@ $$;
 -- Merging is by class of k. What was learned here by replays on the current index stays. A guess without replays is
 -- replaced, and so is an earlier import by a document written later; but a prior never replaces what was imported as
 -- proven. The patterns of a class are replaced as a whole, because those of two banks are in different spaces. The same
--- holds for the paths of filtered searches, by class of k and shape.
+-- holds for the paths of filtered searches, by class of k and shape, and for the statements of applications.
 CREATE OR REPLACE FUNCTION vectuned.import_patterns(
     relation regclass, column_name name, patterns jsonb, dry_run boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -121,10 +122,12 @@ BEGIN
     PERFORM '[1]'::@extschema@.vector;
     mapping := vectuned._map_indexes(c, patterns);
 
-    SELECT vectuned._resolve_classes(c, patterns, mapping) AS classes, vectuned._resolve_paths(c, patterns, mapping) AS paths
+    SELECT vectuned._resolve_classes(c, patterns, mapping) AS classes, vectuned._resolve_paths(c, patterns, mapping) AS paths,
+           vectuned._resolve_statements(c, patterns, mapping) AS statements
     INTO resolved;
     changed := jsonb_path_exists(resolved.classes, '$[*] ? (@.action == "merged")')
-            OR jsonb_path_exists(resolved.paths, '$[*] ? (@.action == "merged")');
+            OR jsonb_path_exists(resolved.paths, '$[*] ? (@.action == "merged")')
+            OR jsonb_path_exists(resolved.statements, '$[*] ? (@.action == "merged")');
     report := jsonb_build_object(
         'source', vectuned._document_source(patterns), 'created_at', patterns -> 'created_at', 'checksum', patterns -> 'checksum',
         'relation', c.relation::text, 'column', c.column_name,
@@ -134,7 +137,11 @@ BEGIN
                                                                  'paths', f.paths) ORDER BY f.k, f.shape COLLATE "C", f.action, f.why), '[]')
                     FROM (SELECT e.value -> 'k' AS k, e.value ->> 'shape' AS shape, e.value ->> 'action' AS action,
                                  e.value ->> 'why' AS why, count(*) AS paths
-                          FROM jsonb_array_elements(resolved.paths) e GROUP BY 1, 2, 3, 4) f));
+                          FROM jsonb_array_elements(resolved.paths) e GROUP BY 1, 2, 3, 4) f),
+        'statements', (SELECT coalesce(jsonb_agg(jsonb_build_object('action', s.action, 'why', s.why, 'statements', s.statements)
+                                                 ORDER BY s.action, s.why), '[]')
+                       FROM (SELECT e.value ->> 'action' AS action, e.value ->> 'why' AS why, count(*) AS statements
+                             FROM jsonb_array_elements(resolved.statements) e GROUP BY 1, 2) s));
     IF dry_run OR NOT changed THEN
         RETURN report;
     END IF;
@@ -147,14 +154,16 @@ BEGIN
     SELECT coalesce(max(b.version), 0) + 1 INTO new_version FROM vectuned.bank b WHERE b.column_id = c.id;
     PERFORM vectuned._merge_classes(c, patterns, mapping, resolved.classes, number, new_version);
     PERFORM vectuned._merge_paths(c, (mapping -> 'same')::boolean, resolved.paths, number);
+    PERFORM vectuned._merge_statements(c, patterns, mapping, resolved.statements, number);
     INSERT INTO vectuned.event (column_id, action, details)
     VALUES (c.id, 'import', jsonb_build_object(
         'why', format('imported %s: %s%s', report ->> 'source',
                       coalesce('k ' || (SELECT string_agg(e.value ->> 'k', ', ' ORDER BY (e.value -> 'k')::int)
                                         FROM jsonb_array_elements(resolved.classes) e WHERE e.value ->> 'action' = 'merged'),
-                               'filters'),
+                               CASE WHEN jsonb_path_exists(resolved.paths, '$[*] ? (@.action == "merged")')
+                                    THEN 'filters' ELSE 'statements' END),
                       CASE WHEN (mapping -> 'same')::boolean THEN '' ELSE ', not proven here' END),
-        'import_no', number, 'version', new_version) || (report - 'classes' - 'filters' - 'why'));
+        'import_no', number, 'version', new_version) || (report - 'classes' - 'filters' - 'statements' - 'why'));
     PERFORM pg_notify('vectuned', jsonb_build_object('action', 'import', 'column_id', c.id, 'version', new_version)::text);
     RETURN report;
 END

@@ -11,9 +11,15 @@ SET calls = s.calls + excluded.calls, first_seen = least(s.first_seen, excluded.
     last_seen = greatest(s.last_seen, excluded.last_seen);
 
 -- name: served_statements
--- Every statement of a column, and of other columns where these have the same text. NULL = every statement.
-SELECT s.fingerprint, s.column_id, s.k_class, s.shape, s.text, s.as_text, s.calls, s.settings, s.certified
+-- Every statement of a column, and of other columns where these have the same text. NULL = every statement. `imported` is what
+-- was measured elsewhere, as long as nothing has changed since the import.
+SELECT s.fingerprint, s.column_id, s.k_class, s.shape, s.text, s.as_text, s.calls, s.settings, s.certified,
+       CASE WHEN m.import_no IS NOT NULL AND NOT EXISTS (
+                 SELECT FROM vectuned.event e
+                 WHERE e.column_id = s.column_id AND e.happened_at > m.imported_at
+                   AND e.action IN ('alarm', 'rebuilt', 'growth', 'deletes', 'rewritten')) THEN s.figures END AS imported
 FROM vectuned.statement s
+LEFT JOIN vectuned.imported m ON m.import_no = s.import_no
 WHERE %(column_id)s::int IS NULL
    OR s.fingerprint IN (SELECT o.fingerprint FROM vectuned.statement o WHERE o.column_id = %(column_id)s)
 ORDER BY s.fingerprint, s.column_id, s.k_class, s.shape;
@@ -82,6 +88,6 @@ WHERE c.id = ANY (%(column_ids)s);
 -- Sets what serves a statement; settings NULL = it goes out as it is.
 UPDATE vectuned.statement
 SET settings = %(settings)s, by_share = %(by_share)s, expected_recall = %(expected_recall)s, recall_bound = %(recall_bound)s,
-    certified = %(certified)s, figures = %(figures)s,
+    certified = %(certified)s, figures = %(figures)s, import_no = NULL,
     published_at = CASE WHEN %(settings)s::jsonb IS NULL THEN NULL ELSE now() END
 WHERE fingerprint = %(fingerprint)s AND column_id = %(column_id)s AND k_class = %(k_class)s AND shape = %(shape)s;
