@@ -32,7 +32,9 @@ def print_filter_advice(console: Console, report: dict[str, Any]) -> None:
         console.line(f"No longer worth its {each['mb']:,.1f} MB: {each['index']}: {each['why']}")
         console.line(f"  {each['statement']};")
     for other in report["others"]:
-        console.line(f"Also: {other}.")
+        console.line(f"Also: {other['why']}.")
+        for statement in other["script"].splitlines():
+            console.line(f"  {statement}")
 
 
 def _cells(each: dict[str, Any]) -> tuple[str, ...]:

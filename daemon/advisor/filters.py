@@ -69,6 +69,14 @@ class FilterStatement:
 
 
 @dataclass(frozen=True)
+class OtherMeans:
+    """What else would serve filters, and SQL for it, to be read and edited before it is run."""
+
+    why: str
+    script: str
+
+
+@dataclass(frozen=True)
 class FilterAdvice:
     """The answer: the statements taken, those left out with the reason, indexes to drop, and other means.
 
@@ -78,7 +86,7 @@ class FilterAdvice:
     taken: list[FilterStatement]
     left_out: list[tuple[FilterStatement, str]]
     to_drop: list[dict[str, Any]]
-    others: list[str]
+    others: list[OtherMeans]
     insert_ms: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,7 +95,7 @@ class FilterAdvice:
             "statements": [asdict(each) for each in self.taken],
             "left_out": [{**asdict(each), "why": why} for each, why in self.left_out],
             "drop": self.to_drop,
-            "others": self.others,
+            "others": [asdict(each) for each in self.others],
             "insert_ms": round(self.insert_ms, 4),
             "added_insert_ms": round(sum(each.insert_ms for each in self.taken), 4),
             "added_bytes": sum(each.bytes for each in self.taken),
@@ -221,23 +229,32 @@ class FilterAdvisor:
             for row in fetch_rows(self.conn, "unneeded_partial_indexes", {"column_id": self.tuned.column.id})
         ]
 
-    def _json_keys(self) -> list[str]:
+    def _json_keys(self) -> list[OtherMeans]:
         """Name keys of jsonb columns that statements filter by, which no index serves."""
-        column = self.tuned.column
-        return [
-            f"{row.searches} recorded statements filter by {row.expression}: a B-tree serves them, CREATE "
-            f"INDEX CONCURRENTLY ON {column.relation.as_string(self.conn)} (({row.expression})); as a column "
-            "GENERATED ALWAYS AS it can also be a filter of vectuned.search, which rewrites the table"
-            for row in fetch_rows(self.conn, "filtered_json_keys", {"column_id": column.id})
-        ]
+        means = []
+        for row in fetch_rows(self.conn, "filtered_json_keys", {"column_id": self.tuned.column.id}):
+            asked = f"{row.searches} recorded statements filter by {row.expression}"
+            means += [
+                OtherMeans(f"{asked}: a B-tree serves them", row.btree),
+                OtherMeans(
+                    f"{asked}: as a generated column it can also be a filter of vectuned.search; adding it "
+                    "rewrites the table, which nothing can use meanwhile",
+                    row.generated,
+                ),
+            ]
+        return means
 
-    def _partitioning(self) -> list[str]:
+    def _partitioning(self) -> list[OtherMeans]:
         """Name filters that nearly every search has, for which partitions would do what many indexes do."""
         return [
-            f"{row.share:.0%} of the searches filter by one value of {row.name}, which has about "
-            f"{row.distinct:,.0f} values: partitioning the table by "
-            f"{'list' if row.distinct <= 100 else 'hash'} of {row.name} gives each an index of its own, but "
-            "the table has to be copied into the partitions"
+            OtherMeans(
+                f"{row.share:.0%} of the searches filter by one value of {row.name}, which has about "
+                f"{row.distinct:,.0f} values: partitioning the table by {'list' if row.by_list else 'hash'} "
+                f"of {row.name} gives {'each' if row.by_list else 'a part of them'} an index of its own. The "
+                "script copies the table, while nothing may write to it; identity columns, foreign keys, "
+                "triggers, policies, grants and views have to be made again, and the old table dropped",
+                row.script,
+            )
             for row in fetch_rows(self.conn, "partition_keys", {"column_id": self.tuned.column.id})
         ]
 

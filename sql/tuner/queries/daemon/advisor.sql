@@ -205,8 +205,12 @@ WHERE i.column_id = %(column_id)s AND i.requires IS NOT NULL AND t.total >= 100 
 ORDER BY bytes DESC, index;
 
 -- name: filtered_json_keys
--- Keys of jsonb columns that recorded statements compare with a value, and that no index leads with.
-SELECT f.expression, count(*) AS searches
+-- Keys of jsonb columns that recorded statements compare with a value, and that no index leads with. `btree` and `generated` are
+-- SQL for a B-tree over the expression, and for a column of its own.
+SELECT f.expression, count(*) AS searches,
+       format('CREATE INDEX CONCURRENTLY ON %%1$s ((%%2$s));', min(c.relation::text), f.expression) AS btree,
+       format(E'ALTER TABLE %%1$s ADD COLUMN %%2$I text GENERATED ALWAYS AS (%%3$s) STORED;\nCREATE INDEX CONCURRENTLY ON %%1$s (%%2$I);',
+              min(c.relation::text), left(btrim(regexp_replace(f.expression, '\W+', '_', 'g'), '_'), 60), f.expression) AS generated
 FROM vectuned.trajectory t
 JOIN vectuned.tuned_column c ON c.id = t.column_id
 CROSS JOIN LATERAL regexp_matches(t.condition, '\((?:\w+\.)?(\w+ ->> ''[^'']+'')(?:::text)?\) = ', 'g') AS m (part)
@@ -218,9 +222,35 @@ GROUP BY f.expression HAVING count(*) >= 20
 ORDER BY searches DESC, f.expression LIMIT 5;
 
 -- name: partition_keys
--- Columns that nearly every recorded search filters by one value of, with many values none of which has most of the rows.
-SELECT k.name, k.searches::float8 / n.total AS share,
-       CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * greatest(r.reltuples, 0) ELSE s.n_distinct END::float8 AS distinct
+-- Columns that nearly every recorded search filters by one value of, with many values none of which has most of the rows. `script`
+-- is SQL that copies the table into partitions: one for each value, or of a hash where there are more than 100.
+SELECT k.name, k.searches::float8 / n.total AS share, d.distinct, d.distinct <= 100 AS by_list,
+       concat_ws(E'\n',
+           'BEGIN;',
+           format('ALTER TABLE %%s RENAME TO %%I;', t.name, t.old),
+           format('CREATE TABLE %%s (LIKE %%s INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY) PARTITION BY %%s (%%I);',
+                  t.name, t.before, CASE WHEN d.distinct <= 100 THEN 'LIST' ELSE 'HASH' END, k.name),
+           'DO $partitions$ DECLARE part record; BEGIN',
+           CASE WHEN d.distinct <= 100
+                THEN format('    FOR part IN SELECT row_number() OVER (ORDER BY v.value) AS number, v.value '
+                            'FROM (SELECT DISTINCT %%1$I AS value FROM %%2$s WHERE %%1$I IS NOT NULL) v LOOP', k.name, t.before)
+                ELSE '    FOR part IN SELECT n AS number FROM generate_series(0, 15) n LOOP' END,
+           format('        EXECUTE format(%%L, part.number, %%s);',
+                  format('CREATE TABLE %%s PARTITION OF %%s FOR VALUES %%s',
+                         format(replace(t.part, '%%', '%%%%'), '%%s'), replace(t.name, '%%', '%%%%'),
+                         CASE WHEN d.distinct <= 100 THEN 'IN (%%L)' ELSE 'WITH (MODULUS 16, REMAINDER %%s)' END),
+                  CASE WHEN d.distinct <= 100 THEN 'part.value' ELSE 'part.number' END),
+           '    END LOOP; END $partitions$;',
+           CASE WHEN d.distinct <= 100
+                THEN format('CREATE TABLE %%s PARTITION OF %%s DEFAULT;', format(t.part, 'other'), t.name) END,
+           format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%2$s FROM %%s;', t.name, a.names, t.before),
+           format('ALTER TABLE %%s ADD PRIMARY KEY (%%s);', t.name, a.keys),
+           format('CREATE INDEX ON %%s (%%I);', t.name, k.name),
+           regexp_replace(pg_get_indexdef(c.index_relation), '^CREATE INDEX .*? ON .*? USING ',
+                          replace(format('CREATE INDEX ON %%s USING ', t.name), '\', '\\')) || ';',
+           'COMMIT;',
+           format('SELECT vectuned.disable(%%L, %%L);', t.before, c.column_name),
+           format('SELECT vectuned.enable(%%L, %%L, target_recall => %%s);', t.name, c.column_name, c.target_recall)) AS script
 FROM vectuned.tuned_column c
 JOIN pg_class r ON r.oid = c.relation AND r.relkind = 'r'
 JOIN pg_namespace m ON m.oid = r.relnamespace
@@ -229,6 +259,18 @@ CROSS JOIN LATERAL (
     SELECT e.key AS name, count(*) AS searches FROM vectuned.trajectory t CROSS JOIN LATERAL jsonb_each(t.filter) e
     WHERE t.column_id = c.id AND t.filter IS NOT NULL AND jsonb_typeof(e.value) IN ('number', 'string') GROUP BY e.key) k
 JOIN pg_stats s ON s.schemaname = m.nspname AND s.tablename = r.relname AND s.attname = k.name
+CROSS JOIN LATERAL (SELECT CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * greatest(r.reltuples, 0)
+                                ELSE s.n_distinct END::float8 AS distinct) d
+CROSS JOIN LATERAL (
+    SELECT format('%%I.%%I', m.nspname, r.relname) AS name, left(r.relname, 50) || '_before' AS old,
+           format('%%I.%%I', m.nspname, left(r.relname, 50) || '_before') AS before,
+           format('%%I.', m.nspname) || format('%%I', replace(left(r.relname, 50), '%%', '%%%%') || '_%%s') AS part) t
+CROSS JOIN LATERAL (
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE a.attgenerated = '') AS names,
+           (SELECT string_agg(quote_ident(u.name), ', ' ORDER BY u.place)
+            FROM unnest(c.key_columns || CASE WHEN k.name = ANY (c.key_columns::text[]) THEN '{}'::name[] ELSE ARRAY[k.name::name] END)
+                 WITH ORDINALITY AS u (name, place)) AS keys
+    FROM pg_attribute a WHERE a.attrelid = c.relation AND a.attnum > 0 AND NOT a.attisdropped) a
 WHERE c.id = %(column_id)s AND n.total >= 100 AND k.searches >= 0.95 * n.total
   AND (s.n_distinct >= 10 OR s.n_distinct < 0) AND coalesce(s.most_common_freqs[1], 0) < 0.5
 ORDER BY k.searches DESC, k.name;

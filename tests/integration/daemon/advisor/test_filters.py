@@ -17,6 +17,7 @@ from tests.integration.table_helpers import (
     raw,
     search,
     search_filtered,
+    text,
 )
 
 from vectuned.config.settings import load_settings
@@ -154,9 +155,65 @@ def test_advise_filters_names_json_keys_of_statements(
             "FROM vectuned.tuned_column, generate_series(1, 30)"
         )
     )
-    (said,) = [each for each in advise(database, capsys)["others"] if "meta" in each]
-    assert "30 recorded statements filter by meta ->> 'source'" in said
-    assert "((meta ->> 'source'))" in said
+    filtered.execute("ALTER TABLE items ADD COLUMN meta jsonb")
+    filtered.execute("UPDATE items SET meta = jsonb_build_object('source', 's' || id % 7)")
+    tree, generated = (each for each in advise(database, capsys)["others"] if "meta" in each["why"])
+    assert "30 recorded statements filter by meta ->> 'source'" in tree["why"]
+    assert tree["script"] == "CREATE INDEX CONCURRENTLY ON items ((meta ->> 'source'));"
+    # Both can be run as they are, and the column is a filter of vectuned.search.
+    run_script(filtered, tree["script"])
+    run_script(filtered, generated["script"])
+    filtered.execute("SELECT vectuned.refresh('items')")
+    query = "SELECT count(*) FROM vectuned.search('items', %s, 10, '{\"meta_source\": \"s3\"}')"
+    assert one(filtered, query, text(np.ones(12))) == 10
+    # What an index serves already is not named again.
+    assert not [each for each in advise(database, capsys)["others"] if "meta" in each["why"]]
+
+
+def run_script(conn: Connection, script: str) -> None:
+    """Run SQL as it is printed: a transaction as a whole, and each other line by itself."""
+    whole, _, rest = script.rpartition("COMMIT;")
+    if whole:
+        conn.execute(raw(f"{whole} COMMIT;"))
+    for line in filter(None, rest.splitlines()):
+        conn.execute(raw(line))
+
+
+@pytest.mark.parametrize("values", [12, 300])
+def test_advise_filters_gives_a_script_for_partitions(
+    conn: Connection, database: str, capsys: pytest.CaptureFixture[str], values: int
+) -> None:
+    """Its table holds the same rows, in partitions, and vectuned.search finds the same among them."""
+    vectors = clustered(1500, 8, seed=1)
+    make(conn, vectors)
+    conn.execute(
+        'ALTER TABLE items ADD COLUMN "Kind" text, ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED'
+    )
+    conn.execute(raw(f"UPDATE items SET \"Kind\" = 'it''s %' || id % {values}"))
+    conn.execute("VACUUM ANALYZE items")
+    enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=50)
+    for number, query in enumerate(vectors[:110]):
+        search_filtered(conn, query, 5, {"Kind": f"it's %{number % values}"})
+    Worker(conn, load_settings(None, {}, {})).drain()
+    rows = conn.execute("SELECT to_jsonb(i) FROM items i ORDER BY id").fetchall()
+    (found,) = advise(database, capsys)["others"]
+    kind = "list" if values == 12 else "hash"
+    assert (
+        f"100% of the searches filter by one value of Kind, which has about {values} values" in found["why"]
+    )
+    assert f"partitioning the table by {kind}" in found["why"]
+    run_script(conn, found["script"])
+    parts = one(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'items'::regclass")
+    assert parts == (13 if values == 12 else 16)
+    assert conn.execute("SELECT to_jsonb(i) FROM items i ORDER BY id").fetchall() == rows
+    assert one(conn, "SELECT count(*) FROM items_other") == 0 if values == 12 else True
+    wanted = conn.execute(
+        "SELECT id::text FROM items WHERE \"Kind\" = 'it''s %%3' ORDER BY embedding <=> %s, id LIMIT 5",
+        (text(vectors[7]),),
+    ).fetchall()
+    conn.execute("DELETE FROM vectuned.inbox")
+    assert [(str(row[0]),) for row in search_filtered(conn, vectors[7], 5, {"Kind": "it's %3"})] == wanted
+    assert one(conn, "SELECT count(*) FROM vectuned.tuned_column WHERE enabled") == 1
 
 
 def test_advise_filters_with_other_modes_is_refused(
