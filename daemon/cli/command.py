@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
+from vectuned.config.wording import counted
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.connect import connect
@@ -66,7 +67,9 @@ def raise_failures(failures: Mapping[str, str], columns: int, work: str) -> None
     """Raise VectunedError if some columns could not be `work`, a participle; `failures` says why, by name."""
     if failures:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failures.items())
-        raise VectunedError(f"{len(failures)} of {columns} columns could not be {work}: {reasons}.")
+        raise VectunedError(
+            f"{len(failures)} of {counted(columns, 'column')} could not be {work}: {reasons}."
+        )
 
 
 def add_no_arguments(_parser: argparse.ArgumentParser) -> None:

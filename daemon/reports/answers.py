@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from vectuned.config.wording import counted
+
 Grade = Literal["good", "open", "bad", "unknown"]
 """good: proven; open: too few checks to tell; bad: under the target; unknown: nothing was checked."""
 
@@ -91,15 +93,23 @@ def judge_column(column: Mapping[str, Any]) -> Answer:
 
 
 def next_steps(
-    column: Mapping[str, Any], daemon: Mapping[str, Any], advice: Sequence[Mapping[str, Any]]
+    column: Mapping[str, Any],
+    daemon: Mapping[str, Any],
+    advice: Sequence[Mapping[str, Any]],
+    to_adopt: int = 0,
 ) -> list[Step]:
     """Return what is to be done about a column, the most urgent first; nothing if all is well.
 
-    `daemon` is of `status.read_daemon`, `advice` the rows of `vectuned.recommend_params`.
+    `daemon` is of `status.read_daemon`, `advice` the rows of `vectuned.recommend_params`, and `to_adopt` the
+    number of statements of applications that adopting would serve better.
     """
     if column["error"] is not None:
         return [Step("The figures of this column cannot be read; the reason is above.", "vectuned status")]
-    return [*_steps_of_daemon(column, daemon), *_steps_of_column(column), *_steps_of_advice(column, advice)]
+    return [
+        *_steps_of_daemon(column, daemon),
+        *_steps_of_column(column, to_adopt),
+        *_steps_of_advice(column, advice),
+    ]
 
 
 def _steps_of_daemon(column: Mapping[str, Any], daemon: Mapping[str, Any]) -> list[Step]:
@@ -124,7 +134,7 @@ def _steps_of_daemon(column: Mapping[str, Any], daemon: Mapping[str, Any]) -> li
     return steps
 
 
-def _steps_of_column(column: Mapping[str, Any]) -> list[Step]:
+def _steps_of_column(column: Mapping[str, Any], to_adopt: int) -> list[Step]:
     steps = []
     name = f"{column['relation']} {column['column_name']}"
     state = column["state"]
@@ -156,12 +166,12 @@ def _steps_of_column(column: Mapping[str, Any]) -> list[Step]:
                 f"vectuned recommend {name}",
             )
         )
-    served, known = column["statements_served"], column["statements"]
-    if served:
+    if to_adopt:
         steps.append(
             Step(
-                f"{served:,} of {known:,} statements of applications have proven settings: adopt these, or "
-                "send them along by client.tune.",
+                f"{to_adopt:,} of {counted(column['statements'], 'statement')} of applications would reach "
+                "the target with other settings of their role or database: adopt these, or send them along "
+                "by client.tune.",
                 "vectuned adopt",
             )
         )

@@ -16,7 +16,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.daemon.database.isolation import Failure, attempt
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.policy.replays import load_replays
-from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows
+from vectuned.sql.rows import fetch_dicts, fetch_row, fetch_rows, fetch_value
 
 from . import status
 from .answers import Answer, Grade, Step, class_name, judge_column, next_steps, worst_first
@@ -106,6 +106,8 @@ def _column_section(
     replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
     key = {"relation": column["relation_oid"], "column_name": column["column_name"]}
     advice = fetch_dicts(conn, "recommend", key)
+    may_read = fetch_value(conn, "may_read_observations")
+    to_adopt = fetch_value(conn, "statements_to_adopt", {"column_id": tuned.column.id}) if may_read else 0
     gains = read_gains(conn, tuned, replays, column["promises"])
     identity = f"{conn.info.dbname}-{tuned.column.id}"
     parts = [
@@ -117,7 +119,7 @@ def _column_section(
         "<h3>What did it gain?</h3>",
         _gain_table(gains),
         "<h3>What is there to do?</h3>",
-        _steps(next_steps(column, daemon, advice)),
+        _steps(next_steps(column, daemon, advice, to_adopt)),
         "<h3>Recall of served searches, by exact checks</h3>",
         *(promise_chart(conn, tuned, promise) for promise in column["promises"]),
         "" if any(row["checks"] for row in column["promises"]) else _NOTHING_CHECKED,

@@ -14,6 +14,7 @@ import psycopg
 
 from vectuned.config.errors import DatabaseUnavailableError, VectunedError
 from vectuned.config.settings import Settings
+from vectuned.config.wording import counted
 from vectuned.daemon.database.isolation import describe_error
 from vectuned.daemon.database.standby import make_standby
 from vectuned.daemon.observe.job import ObserveJob
@@ -227,7 +228,7 @@ class Engine:
             with self._runner.turn:
                 _ = self.worker  # connects
             count = self._read_summary(lock_session)
-            log.info("%swatching %d columns", self._prefix, count, extra={"action": "start"})
+            log.info("%swatching %s", self._prefix, counted(count, "column"), extra={"action": "start"})
             self._sleep.begin()
             self._runner.start(self.settings)
             self._failures = 0

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
+from vectuned.config.wording import counted
 from vectuned.daemon.check.watching import watch_health
 from vectuned.daemon.database.standby import Standby, StandbyUnreadyError
 from vectuned.daemon.pacing.giving_way import GivingWay
@@ -201,7 +202,7 @@ class Worker:
         """
         moved = drain(self.conn)
         if moved:
-            log.info("drained %d searches", moved, extra={"action": "drain"})
+            log.info("drained %s", counted(moved, "search"), extra={"action": "drain"})
             self._vacuum_due = True
         if self._vacuum_due:
             storage.vacuum_inbox(self.conn)
@@ -222,12 +223,8 @@ class Worker:
             tuned = self.refresh(tuned)
             skipped = storage.skip_old_searches(self.conn, tuned)
         if skipped:
-            log.info(
-                "skipped %d searches of %s that are too old to be replayed",
-                skipped,
-                tuned.column,
-                extra={"action": "replay"},
-            )
+            passed = counted(skipped, "search")
+            log.info("skipped %s of %s, too old to replay", passed, tuned.column, extra={"action": "replay"})
         done = 0
         while done < count and self.count_waiting(tuned):
             if self.pace is not None:
@@ -249,11 +246,13 @@ class Worker:
             with self._work():
                 check_adoptions(self.conn, tuned, self.limits)
         if texts:
-            log.info("replayed %d statements of %s", texts, tuned.column, extra={"action": "replay"})
+            log.info(
+                "replayed %s of %s", counted(texts, "statement"), tuned.column, extra={"action": "replay"}
+            )
         if done:
             with self._work():
                 check_promises(self.conn, tuned, self.limits)
-            log.info("replayed %d searches of %s", done, tuned.column, extra={"action": "replay"})
+            log.info("replayed %s of %s", counted(done, "search"), tuned.column, extra={"action": "replay"})
         return done
 
     def _replay_texts(self, tuned: TunedColumn, count: int) -> int:
@@ -319,7 +318,9 @@ class Worker:
         total = 0
         for tuned, judged in self.column_jobs.run_each("judge", self.columns(), self.judge_column):
             if judged:
-                log.info("judged %d searches of %s", judged, tuned.column, extra={"action": "judge"})
+                log.info(
+                    "judged %s of %s", counted(judged, "search"), tuned.column, extra={"action": "judge"}
+                )
             total += judged
         return total
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from vectuned.config.wording import counted
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats, Ints
 from vectuned.learning.model.tuned_columns import TunedIndex
@@ -188,12 +189,13 @@ def _reason_unproven(policy: Policy, goal: str, least: int, guess: int, proof: i
 
 
 def _reason_pooled(policy: Policy, demand: Demand, sample: ReplaySample, asked: int) -> str:
-    """Say that pooled searches ask for an effort, which proves nothing about those of the class."""
+    """Say that other searches too ask for an effort, which proves nothing about those of the class."""
     own = 0 if sample.own is None else np.count_nonzero(sample.own)
+    replays = counted(policy.samples, "replayed search")
     return (
-        f"{policy.effort_name} {asked} reaches {demand} for {policy.samples} searches pooled, of which only "
-        f"{own} are for up to {policy.k_class} rows without a filter: unproven for these alone (it takes at "
-        f"least {demand.min_replays}){_describe_limit(policy, asked)}"
+        f"only {own} of {replays} were for up to {counted(policy.k_class, 'row')} without a filter, where "
+        f"a proof takes at least {demand.min_replays}: {policy.effort_name} {asked} reaches {demand} for all "
+        f"together, which is not proven for these{_describe_limit(policy, asked)}"
     )
 
 

@@ -17,6 +17,25 @@ FROM vectuned.observation o ORDER BY o.source;
 -- Whether this role may read what observing and adopting came to.
 SELECT has_table_privilege('vectuned.observation', 'SELECT') AND has_table_privilege('vectuned.adoption', 'SELECT');
 
+-- name: statements_to_adopt
+-- How many statements of a column have proven settings that a role can have, ask for more than this database gives, and were not
+-- adopted yet. Exact search is no setting for a role. Roles may have other values: `vectuned adopt` says what becomes of each.
+SELECT count(*) AS statements
+FROM vectuned.statement s
+WHERE s.column_id = %(column_id)s AND s.certified AND s.settings ->> 'enable_indexscan' IS DISTINCT FROM 'off'
+  AND ((s.settings ->> 'hnsw.ef_search')::int > coalesce(nullif(current_setting('hnsw.ef_search', true), '')::int, 40)
+       OR (s.settings ->> 'ivfflat.probes')::int > coalesce(nullif(current_setting('ivfflat.probes', true), '')::int, 1)
+       OR s.settings ->> 'hnsw.iterative_scan' <> 'off' AND coalesce(nullif(current_setting('hnsw.iterative_scan', true), ''), 'off') = 'off'
+       OR s.settings ->> 'ivfflat.iterative_scan' <> 'off'
+          AND coalesce(nullif(current_setting('ivfflat.iterative_scan', true), ''), 'off') = 'off')
+  AND NOT EXISTS (
+      SELECT FROM vectuned.adoption a
+      CROSS JOIN LATERAL jsonb_to_recordset(a.figures) AS f (
+          fingerprint text, column_id int, k_class int, shape text, reaches_target boolean)
+      WHERE a.reverted_at IS NULL AND f.reaches_target AND f.fingerprint = s.fingerprint AND f.column_id = s.column_id
+        AND f.k_class = s.k_class AND f.shape = s.shape
+        AND NOT a.alarms @> jsonb_build_array(jsonb_build_object('fingerprint', s.fingerprint)));
+
 -- name: adoptions
 -- What `vectuned adopt --apply` set and is in force, with its alarms.
 SELECT a.role_name::text AS role, a.applied, a.applied_at, a.alarms FROM vectuned.adoption a

@@ -45,12 +45,12 @@ def test_engine_standing_by_takes_over_when_the_leader_dies(conn: Connection, da
     ):
         assert eventually(lambda: "standing by" in first.log + second.log, seconds=SECONDS)
         leads, waits = (first, second) if "standing by" in second.log else (second, first)
-        leads.logs("watching 1 columns")
+        leads.logs("watching 1 column")
         wait_until_drained(conn, seed=2)
         assert "watching" not in waits.log
         assert one(conn, "SELECT vectuned._daemon_runs()")
         leads.process.send_signal(signal.SIGKILL)
-        waits.logs("watching 1 columns", seconds=SECONDS)
+        waits.logs("watching 1 column", seconds=SECONDS)
         wait_until_drained(conn, seed=3)
         # After losing its own lock, it ends all jobs before it leads again.
         conn.execute(
@@ -58,7 +58,7 @@ def test_engine_standing_by_takes_over_when_the_leader_dies(conn: Connection, da
             "AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended('vectuned.leader', 0)"
         )
         waits.logs("lock is lost: all jobs end")
-        waits.logs("watching 1 columns", count=2, seconds=SECONDS)
+        waits.logs("watching 1 column", count=2, seconds=SECONDS)
         wait_until_drained(conn, seed=4)
         waits.stop()
     assert not one(conn, "SELECT vectuned._daemon_runs()")
@@ -142,12 +142,12 @@ def test_service_reconnects_after_the_server_was_killed() -> None:
             migrate(conn)
             table(conn)
         with Daemon("--dsn", dsn, schedule__drain_seconds=0.2) as daemon:
-            daemon.logs("watching 1 columns")
+            daemon.logs("watching 1 column")
             os.kill(pid, signal.SIGKILL)
             daemon.logs("Trying again in")
             server.start()
             with psycopg.connect(dsn, autocommit=True) as conn:
-                daemon.logs("watching 1 columns", count=2)
+                daemon.logs("watching 1 column", count=2)
                 assert len(search(conn, clustered(1, DIMENSIONS, seed=5)[0])) == 10
                 wait_until_drained(conn, seed=6)
             daemon.stop()

@@ -45,8 +45,13 @@ def with_promises(*changes: dict[str, Any], **column: Any) -> dict[str, Any]:
     return {**COLUMN, "promises": [{**PROMISE, **change} for change in changes], **column}
 
 
-def steps(advice: list[dict[str, Any]] | None = None, daemon: dict[str, Any] = DAEMON, **column: Any) -> str:
-    found = next_steps({**COLUMN, **column}, daemon, advice or [])
+def steps(
+    advice: list[dict[str, Any]] | None = None,
+    daemon: dict[str, Any] = DAEMON,
+    to_adopt: int = 0,
+    **column: Any,
+) -> str:
+    found = next_steps({**COLUMN, **column}, daemon, advice or [], to_adopt)
     return "\n".join(f"{step.text} {step.command}" for step in found)
 
 
@@ -121,7 +126,9 @@ def test_next_steps_name_the_command_for_each_trouble() -> None:
     assert "falls behind: 9 wait" in steps(behind="9 wait")
     assert "7 sampled searches were not recorded" in steps(refused=7)
     assert "vectuned recommend items embedding" in steps(alert=True)
-    assert "2 of 3 statements" in steps(statements=3, statements_served=2)
+    assert "2 of 3 statements of applications would reach" in steps(to_adopt=2, statements=3)
+    # What is served already, or only by other means, is no step.
+    assert "adopt" not in steps(statements=3, statements_served=2)
     assert "vectuned status" in steps(error="no rights")
 
 

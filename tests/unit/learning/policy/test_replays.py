@@ -70,7 +70,7 @@ def test_sample_with_few_own_searches_is_pooled_unless_they_contradict() -> None
     assert candidate.pooled
     assert not policy.certified  # searches for 10 rows prove nothing about those for 100
     assert policy.recall_bound == 0
-    assert "1000 searches pooled, of which only 30 are for up to 100 rows" in policy.reason
+    assert "only 30 of 1,000 replayed searches were for up to 100 rows without a filter" in policy.reason
     assert policy.fixed_ef > 400  # 100 is enough for all together
     assert policy.samples == 1000
     alike = replays(30, 970, own_at=56)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -254,6 +255,28 @@ def test_adopt_keeps_to_the_highest_effort_allowed(
     assert code == 0
     assert "SET hnsw.ef_search = '140';" in out
     assert "then recall 0.700 in 2.50 ms; target 0.95 not reached" in out
+
+
+def test_report_advises_adopt_only_where_it_changes_something(
+    learned: Connection, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def advises() -> bool:
+        path = tmp_path / "report.html"
+        assert main(["report", "-o", str(path), "--dsn", learned.info.dsn]) == 0
+        return "vectuned adopt" in path.read_text("utf-8")
+
+    assert not advises()  # nothing is published yet
+    publish_settings(learned)
+    assert advises()
+    assert run(capsys, learned, "--apply")[0] == 0
+    assert not advises()
+    assert run(capsys, learned, "--revert")[0] == 0
+    assert advises()
+    # Only exact search is proven for the one, and the other needs no more than there is.
+    learned.execute("UPDATE vectuned.replay SET other_recall = '{0.4,0.4,0.5,0.5,0.6,0.6,0.7}'")
+    learned.execute("UPDATE vectuned.measured_path SET effort = 40 WHERE shape IS NULL")
+    assert publish_settings(learned) == 2
+    assert not advises()
 
 
 def test_adopt_without_statements_says_what_to_do(
