@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -403,6 +403,34 @@ def search_filtered(
         (relation, text(query), k, json.dumps(condition)),
     ).fetchall()
     return [(str(r[0]), float(r[1])) for r in rows]
+
+
+def recall_of(
+    conn: Connection, queries: Iterable[npt.ArrayLike], index: str, settings: Mapping[str, str], k: int = 10
+) -> float:
+    """Measure the mean recall@k of plain SQL over items, with one vector index alone and settings."""
+    statement = "SELECT id FROM items ORDER BY embedding <=> %s, id LIMIT %s"
+    shares = []
+    with conn.transaction(force_rollback=True):
+        others = conn.execute(
+            "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_am m ON m.oid = c.relam WHERE i.indrelid = 'items'::regclass AND m.amname IN "
+            "('hnsw', 'ivfflat') AND c.relname <> %s",
+            (index,),
+        ).fetchall()
+        for (name,) in others:
+            conn.execute(f"DROP INDEX {name}".encode())
+        for query in queries:
+            values = (text(query), k)
+            conn.execute("SET LOCAL enable_indexscan = off")
+            truth = {row[0] for row in conn.execute(statement.encode(), values)}
+            conn.execute("SET LOCAL enable_indexscan = on; SET LOCAL enable_seqscan = off")
+            for setting, value in settings.items():
+                conn.execute("SELECT set_config(%s, %s, true)", (setting, value))
+            found = {row[0] for row in conn.execute(statement.replace(", id", "").encode(), values)}
+            conn.execute("SET LOCAL enable_seqscan = on")
+            shares.append(len(found & truth) / k)
+    return float(np.mean(shares))
 
 
 def ascending(found: Sequence[tuple[str, float]]) -> bool:
