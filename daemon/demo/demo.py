@@ -199,11 +199,12 @@ def _compare_filtered(
 ) -> _FilteredResult:
     """Compare filtered searches, follow vectuned's advice, and compare again."""
     (tuned,) = find_tuned_columns(worker.conn)
-    before = comparison.compare_filtered(tuned, queries, advised=False)
+    truth = comparison.find_truth(tuned, queries)
+    before = comparison.compare_filtered(tuned, queries, truth, advised=False)
     started = monotonic()
     tuned, advice = follow_advice(worker, tuned, conninfo, comparison.console)
     advice_seconds = monotonic() - started
-    after = comparison.compare_filtered(tuned, queries, advised=True)
+    after = comparison.compare_filtered(tuned, queries, truth, advised=True)
     unrelated = comparison.compare_unrelated(tuned, queries.take(slice(len(queries) // 2)))
     return _FilteredResult(before, after, unrelated, advice, advice_seconds)
 

@@ -52,23 +52,28 @@ class DemoComparison:
             }
             return self._race(arms, heldout, truth, None, label)
 
+    def find_truth(self, tuned: TunedColumn, heldout: DemoQueries) -> Truth:
+        """Find the exact answers among the rows of each query's own lexical category."""
+        with self.console.step("finding the exact answers of the filtered queries"):
+            return find_filtered_truth(
+                self.conn, tuned.column, heldout.vectors, K, ATTRIBUTE, heldout.categories
+            )
+
     def compare_filtered(
-        self, tuned: TunedColumn, heldout: DemoQueries, *, advised: bool
+        self, tuned: TunedColumn, heldout: DemoQueries, truth: Truth, *, advised: bool
     ) -> dict[str, Outcome]:
         """Compare searches among the rows of each query's own lexical category.
 
-        Before vectuned's advice is followed, only exact search and vectuned. After it (`advised`) also plain
+        Before vectuned's advice is followed, only vectuned. After it (`advised`) also exact search, and plain
         SQL with the usual settings, and once with the new indexes, which plain SQL may use as well.
         """
         column = tuned.column
-        with self.console.step("finding the exact answers of the filtered queries"):
-            truth = find_filtered_truth(self.conn, column, heldout.vectors, K, ATTRIBUTE, heldout.categories)
         with ExitStack() as stack:
             arms = {
-                "exact": prepare_exact_arm(self._session(stack), column, ATTRIBUTE),
                 "vectuned": prepare_vectuned_arm(self._session(stack), column, None, attribute=ATTRIBUTE),
             }
             if advised:
+                arms["exact"] = prepare_exact_arm(self._session(stack), column, ATTRIBUTE)
                 for name, ef, iterative, new_indexes in (
                     ("default", DEFAULT_EF, False, False),
                     ("relaxed", DEFAULT_EF, True, False),

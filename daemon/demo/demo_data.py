@@ -45,8 +45,8 @@ _PROGRESS_ROWS: Final = 2000  # rows between two updates of the progress bar
 class DemoSizes:
     """Numbers of queries to learn from and to judge by, and the seed that draws them."""
 
-    training: int = 3000
-    heldout: int = 1600
+    training: int = 1500
+    heldout: int = 1000
     seed: int = 0
 
 

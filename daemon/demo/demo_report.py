@@ -17,8 +17,7 @@ _FILTERED_ARMS: Final = {
     "relaxed_advised": "relaxed_order, the same indexes",
 }
 _ARMS_BEFORE_ADVICE: Final = {
-    "exact": "exact, an earlier run",
-    "vectuned": "vectuned there, before its advice",
+    "vectuned": "vectuned, before its advice",
 }
 _UNRELATED_ARMS: Final = {**_FILTERED_ARMS, "vectuned": "vectuned"}
 _STATEMENTS: Final = 2  # of the advised indexes, which differ only in the category

@@ -12,10 +12,10 @@ from vectuned.daemon.database.choice import choose_database, open_database
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--queries", type=int, default=3000, help="queries to learn from (default: %(default)s)"
+        "--queries", type=int, default=1500, help="queries to learn from (default: %(default)s)"
     )
     parser.add_argument(
-        "--held-out", type=int, default=1600, help="queries to compare on (default: %(default)s)"
+        "--held-out", type=int, default=1000, help="queries to compare on (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)"
