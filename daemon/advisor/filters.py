@@ -251,8 +251,9 @@ class FilterAdvisor:
                 f"{row.share:.0%} of the searches filter by one value of {row.name}, which has about "
                 f"{row.distinct:,.0f} values: partitioning the table by {'list' if row.by_list else 'hash'} "
                 f"of {row.name} gives {'each' if row.by_list else 'a part of them'} an index of its own. The "
-                "script copies the table, while nothing may write to it; identity columns, foreign keys, "
-                "triggers, policies, grants and views have to be made again, and the old table dropped",
+                "script copies the table, while nothing may write to it, and its primary key, and so the ids "
+                f"of vectuned.search, have {row.name} too; identity columns, foreign keys, triggers, "
+                "policies, grants and views have to be made again, and the old table dropped",
                 row.script,
             )
             for row in fetch_rows(self.conn, "partition_keys", {"column_id": self.tuned.column.id})

@@ -120,7 +120,7 @@ def test_import_patterns_is_atomic_for_mutated_documents(shared: Connection, wor
     small["provenance"] = {**small["provenance"], "witnesses": small["provenance"]["witnesses"][:3]}
     before, accepted = read_import_state(shared), []
 
-    @settings(derandomize=True, max_examples=120, deadline=None, database=None)
+    @settings(derandomize=True, max_examples=200, deadline=None, database=None)
     @given(st.data())
     def mutate(data: st.DataObject) -> None:
         document = copy.deepcopy(small)
