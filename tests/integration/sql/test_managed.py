@@ -209,12 +209,12 @@ def test_daemon_follows_a_failover_to_the_standby() -> None:
         hosts = ",".join(str(conninfo_to_dict(each)["host"]) for each in (dsn, second))
         both = make_conninfo(dsn, host=hosts, hostaddr="", target_session_attrs="read-write")
         with Daemon("--dsn", both, schedule__drain_seconds=0.2) as daemon:
-            daemon.logs("watching 1 columns")
+            daemon.logs("watching 1 column")
             primary.stop()
             daemon.logs("Trying again in")
             with psycopg.connect(second, autocommit=True) as promoted:
                 assert one(promoted, "SELECT pg_promote()")
-                daemon.logs("watching 1 columns", count=2, seconds=120)
+                daemon.logs("watching 1 column", count=2, seconds=120)
                 register_vector(promoted)
                 found = [search(promoted, query) for query in QUERIES[:5]]
                 assert_finds(found, [exact(promoted, query) for query in QUERIES[:5]])

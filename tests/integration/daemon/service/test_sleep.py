@@ -107,7 +107,7 @@ def test_a_session_that_ends_during_sleep_is_opened_again(conn: Connection, daem
     )
     daemon.logs("lock is lost")
     search(conn, clustered(1, DIMENSIONS, seed=2)[0])
-    daemon.logs("watching 1 columns", count=2, seconds=120)
+    daemon.logs("watching 1 column", count=2, seconds=120)
     assert eventually(lambda: one(conn, "SELECT count(*) = 1 FROM vectuned.replay"))
     daemon.logs("asleep", count=2)
     daemon.stop()
@@ -119,7 +119,7 @@ def test_an_awake_daemon_wants_no_notifications(conn: Connection, database: str)
     conn.execute("SELECT vectuned._want_wake(true)")  # as a daemon that was killed asleep left it
     conn.execute("LISTEN vectuned_wake")
     with Daemon("--dsn", database, **EAGER, schedule__idle_seconds=0) as running:
-        running.logs("watching 1 columns")
+        running.logs("watching 1 column")
         assert eventually(lambda: one(conn, "SELECT last_value = 1 FROM vectuned.wake_wanted"))
         search(conn, clustered(1, DIMENSIONS, seed=2)[0])
         assert list(conn.notifies(timeout=0.5)) == []
