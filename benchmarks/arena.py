@@ -19,7 +19,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import build_with_progress, compose_create_index
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.index_build import plan_build, read_build_server
 from vectuned.learning.model.arrays import Singles

@@ -29,7 +29,7 @@ from benchmarks.scratch import scratch_database
 from benchmarks.tables import print_rows
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.learning.model.vectors import Vector
 from vectuned.learning.truth.recall import recall_at_k

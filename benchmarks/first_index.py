@@ -25,7 +25,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.measure.prepared_search import prepare_index_search
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.policy.storage import read_bank
 from vectuned.sql.files import trusted
 

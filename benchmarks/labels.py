@@ -36,7 +36,7 @@ from vectuned.daemon.demo.demo_data import (
     find_tuned_columns,
     load_table,
 )
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model import ladder
 from vectuned.learning.model.vectors import Vector
 from vectuned.learning.patterns.optimizer import SearchOptimizer

@@ -46,7 +46,7 @@ from vectuned.daemon.measure.arms import (
     prepare_vectuned_arm,
     race,
 )
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.arrays import Bools, Floats, Ints
 from vectuned.learning.model.vectors import Vector
 from vectuned.learning.truth.recall import recall_at_k

@@ -38,7 +38,7 @@ from vectuned.config.sections import ReasoningSettings
 from vectuned.config.settings import load_settings
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.answering.knowledge import Breadth, Question
 from vectuned.reasoning.answering.nodes import identify, read

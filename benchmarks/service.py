@@ -47,7 +47,7 @@ from vectuned.daemon.demo.demo_data import (
     load_table,
 )
 from vectuned.daemon.server.installation import find_binaries
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.vectors import Vector
 from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.wordnet.corpus import load_wordnet

@@ -23,7 +23,7 @@ from benchmarks.sets import VectorSet, load
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.arrays import Ints, Singles
 from vectuned.learning.model.ladder import RUNGS, probe_rungs
 from vectuned.learning.model.vectors import Vector

@@ -14,7 +14,7 @@ from vectuned.daemon.database.index_build import announce, build_with_progress
 from vectuned.daemon.database.session import in_snapshot
 from vectuned.daemon.measure.index_replay import IndexReplay, replay_index
 from vectuned.daemon.measure.prepared_search import Clients, prepare_index_search
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.advisor import Forecast
 from vectuned.learning.model.ladder import interpolate, k_class, position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex

@@ -11,7 +11,7 @@ from vectuned.config.settings import Settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import announce, build_with_progress
 from vectuned.daemon.database.standby import using_standby
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.ladder import k_class
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.model.vectors import Vector

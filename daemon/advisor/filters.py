@@ -18,7 +18,7 @@ from psycopg import sql
 from vectuned.config.sections import IndexBuildSettings
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import announce, build_with_progress, compose_create_index
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.index_build import BuildPlan, build_session, plan_build, read_build_server
 from vectuned.learning.index_cost import Build

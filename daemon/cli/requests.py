@@ -21,7 +21,7 @@ def run_request(context: Context, kind: str, arguments: dict[str, Any]) -> dict[
     """Check a request on the column that the options name, run it with progress, and return its result."""
     from vectuned.daemon.database.standby import using_standby
     from vectuned.daemon.service.requests import prepare_job
-    from vectuned.daemon.service.worker import Worker
+    from vectuned.daemon.work.worker import Worker
 
     options = context.options
     with context.session() as conn, using_standby(context.settings) as standby:

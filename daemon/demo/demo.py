@@ -17,7 +17,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.session import open_session
 from vectuned.daemon.measure.arms import Outcome
 from vectuned.daemon.measure.fixed_setting import choose_best_fixed, compute_fixed_curve
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.model.vectors import Vector
 from vectuned.learning.policy.learner import LearningResult

@@ -19,7 +19,7 @@ from vectuned.daemon.advisor.filters import (
 from vectuned.daemon.advisor.scratch_run import ScratchRun
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.index_build import announce, build_with_progress
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.advisor import Definition
 from vectuned.learning.index_build import plan_build, read_build_server, time_sample_builds
 from vectuned.learning.model.arrays import Singles

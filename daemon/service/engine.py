@@ -20,6 +20,7 @@ from vectuned.daemon.database.standby import make_standby
 from vectuned.daemon.observe.job import ObserveJob
 from vectuned.daemon.pacing.pace import Halt, Pace
 from vectuned.daemon.pacing.retry_delay import retry_delay
+from vectuned.daemon.work.worker import Worker
 
 from . import storage
 from .job_runner import JobRunner, end_sentence
@@ -27,7 +28,6 @@ from .jobs import JOBS, Job
 from .leader import Leader, open_work_session
 from .sleep import Sleep
 from .watchdog import Watchdog
-from .worker import Worker
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from typing import Final, Protocol
 
 from vectuned.config.settings import Settings
 from vectuned.daemon.observe.job import ObserveJob
+from vectuned.daemon.work.worker import Worker
 
 from . import storage
 from .leader import Leader
 from .requests import run_next_request
-from .worker import Worker
 
 _LONG_PATIENCE: Final = 1800.0  # seconds; a model or a partition of a large table may take many minutes
 _REQUEST_PATIENCE: Final = 3600.0  # seconds; a benchmark may run thousands of exact searches

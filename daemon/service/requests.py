@@ -18,11 +18,11 @@ from vectuned.daemon.database.session import open_session
 from vectuned.daemon.database.standby import using_standby
 from vectuned.daemon.measure.benchmark import Benchmark, Progress
 from vectuned.daemon.measure.sampling import sample_searches
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 
 from . import storage
 from .tuning import Tuning
-from .worker import Worker
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vectuned.config.errors import VectunedError
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.ladder import interpolate, position_of
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
@@ -21,8 +22,6 @@ from vectuned.learning.policy.tuning import (
     joint_confidence,
     price_targets,
 )
-
-from .worker import Worker
 
 Progress = Callable[[int], None]
 Loaded = list[tuple[TunedIndex, Replays]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tests.integration.table_helpers import Connection, one, search
 
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.oversight.promises import check_promises
 
 DIMENSIONS = 16

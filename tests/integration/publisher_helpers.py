@@ -11,7 +11,7 @@ from itertools import repeat
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 def work(dsn: str, times: int | None = None) -> None:

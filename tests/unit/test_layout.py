@@ -56,6 +56,7 @@ ORDER = {
         "check",
         "adopt",
         "observe",
+        "work",
         "service",
         "advisor",
         "demo",

@@ -195,7 +195,7 @@ def _advise_filters(context: Context) -> None:
     from vectuned.daemon.advisor.scratch_run import ScratchRun
     from vectuned.daemon.advisor.storage import read_size
     from vectuned.daemon.database.standby import using_standby
-    from vectuned.daemon.service.worker import Worker
+    from vectuned.daemon.work.worker import Worker
     from vectuned.learning.model.trajectory import drain
 
     options, console, settings = context.options, context.console, context.settings
@@ -358,7 +358,7 @@ def _apply(
     from vectuned.daemon.advisor.apply import IndexReplacement
     from vectuned.daemon.advisor.index_statement import find_rival_index
     from vectuned.daemon.database.standby import using_standby
-    from vectuned.daemon.service.worker import Worker
+    from vectuned.daemon.work.worker import Worker
 
     console, drop_old, tuned = context.console, context.options.drop_old, target.tuned
     main = next((index for index in existing if index.number == tuned.indexes[0].number), None)

@@ -11,7 +11,7 @@ from vectuned.daemon.console import Console
 from vectuned.daemon.database.isolation import Failure
 
 if TYPE_CHECKING:
-    from vectuned.daemon.service.worker import Worker
+    from vectuned.daemon.work.worker import Worker
     from vectuned.learning.model.tuned_columns import TunedColumn
     from vectuned.learning.policy.learner import LearningResult
 
@@ -32,7 +32,7 @@ def _run(context: Context) -> None:
     from vectuned.daemon.database.standby import using_standby
     from vectuned.daemon.observe.job import ObserveJob
     from vectuned.daemon.pacing.pace import Pace
-    from vectuned.daemon.service.worker import Worker
+    from vectuned.daemon.work.worker import Worker
 
     console = context.console
     report: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from tests.integration.search_helpers import settings
 from tests.integration.table_helpers import Connection, clustered, enable, make, one, search, text
 
 from vectuned.daemon.server.embedded import EmbeddedServer
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.reasoning.store.store import EntityStore
 from vectuned.sql.install import migrate
 

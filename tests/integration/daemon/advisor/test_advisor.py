@@ -23,7 +23,7 @@ from tests.integration.table_helpers import Connection, enable, make, one, recal
 from vectuned.config.settings import load_settings
 from vectuned.daemon.advisor.trials import TrialRunner
 from vectuned.daemon.cli.main import main
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning import advisor
 from vectuned.learning.advisor import Definition
 

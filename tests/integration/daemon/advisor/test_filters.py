@@ -23,7 +23,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.advisor.filters import FilterBudget, FilterStatement, choose_within
 from vectuned.daemon.cli.main import main
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 ROWS, KINDS = 9000, 12
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from tests.integration.search_helpers import points
 from tests.integration.table_helpers import enable, make, one, raw, recall_of, search
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 Connection = psycopg.Connection[Any]
 INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_embedding_idx'::regclass"

@@ -20,7 +20,7 @@ from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.database.standby import Standby
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.requests import run_next_request
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.sql.files import queries
 
 DIMENSIONS = 16

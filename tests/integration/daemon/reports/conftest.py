@@ -7,7 +7,7 @@ from tests.integration.daemon.reports.report_helpers import DIMENSIONS, KIND
 from tests.integration.table_helpers import Connection, clustered, enable, make, search, search_filtered
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 @pytest.fixture

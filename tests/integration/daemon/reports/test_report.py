@@ -13,7 +13,7 @@ from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
 from vectuned.daemon.reports import status
 from vectuned.daemon.reports.report import render_report
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 class Document(HTMLParser):

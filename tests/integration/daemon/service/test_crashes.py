@@ -28,7 +28,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 DIMENSIONS = 8
 # One statement, so that all of it is read in one snapshot: versions, what was published, and its parts.

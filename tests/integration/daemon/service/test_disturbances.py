@@ -19,7 +19,7 @@ from vectuned import client
 from vectuned.config.errors import UsageError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.database.session import open_session
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.sql.install import migrate
 
 DIMENSIONS = 8

@@ -17,7 +17,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 from vectuned.config.errors import VectunedError
 from vectuned.daemon.service.requests import run_next_request
 from vectuned.daemon.service.service import Service
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 Run = Callable[[Callable[[int], None]], dict[str, Any]]
 

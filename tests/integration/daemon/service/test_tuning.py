@@ -11,7 +11,7 @@ from tests.integration.search_helpers import points, request, row, run_searches,
 from tests.integration.table_helpers import Connection, enable, one, search
 
 from vectuned.daemon.service.requests import run_next_request
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 @pytest.fixture

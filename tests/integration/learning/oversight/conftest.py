@@ -7,7 +7,7 @@ from tests.integration.promises_helpers import TARGET, ask, points, served
 from tests.integration.table_helpers import Connection, build, enable, make
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 @pytest.fixture

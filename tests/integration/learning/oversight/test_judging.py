@@ -22,7 +22,7 @@ from tests.integration.table_helpers import (
 
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.oversight.judging import judge_searches
 from vectuned.learning.oversight.verdict import judge_signals

@@ -24,7 +24,7 @@ from tests.integration.promises_helpers import (
 )
 from tests.integration.table_helpers import Connection, enable, one, replace_search, search
 
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.oversight.judging import update_margins
 from vectuned.learning.oversight.promises import check_promises
 

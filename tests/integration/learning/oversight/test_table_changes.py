@@ -8,7 +8,7 @@ import pytest
 from tests.integration.promises_helpers import TARGET, actions, alert, ask, points, served
 from tests.integration.table_helpers import Connection, enable, make, one, raw, text
 
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 @pytest.mark.parametrize(

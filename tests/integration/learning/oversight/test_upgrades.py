@@ -6,7 +6,7 @@ from tests.integration.search_helpers import run_searches, tuned
 from tests.integration.table_helpers import Connection, one
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 
 def learn(conn: Connection) -> None:

@@ -19,7 +19,7 @@ from tests.integration.table_helpers import Connection, enable, one
 from vectuned.config.sections import ReasoningSettings
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.reasoning import errors
 from vectuned.reasoning.answering.knowledge import Assessment, Candidate, Link, Material, Relations
 from vectuned.reasoning.answering.nodes.gather import GatherResources

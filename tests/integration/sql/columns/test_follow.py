@@ -20,7 +20,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 VECTORS = clustered(300, 8, seed=1)
 QUERY = clustered(1, 8, seed=2)[0]

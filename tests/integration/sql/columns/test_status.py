@@ -21,7 +21,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.console import Console
 from vectuned.daemon.reports import status
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 DIMENSIONS = 16
 

@@ -17,7 +17,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 ROWS = 3000
 CAST = f"(embedding::vector({DIMENSIONS}))"

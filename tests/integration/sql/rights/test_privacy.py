@@ -27,7 +27,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.requests import run_next_request
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.policy.statement_settings import StatementCalls, count_calls
 
 VECTORS = clustered(600, 8, seed=1)

@@ -15,7 +15,7 @@ from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.service.requests import run_next_request
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.sql.roles import install_roles
 
 

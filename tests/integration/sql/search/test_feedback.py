@@ -25,7 +25,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.trajectory import drain
 
 VECTORS = clustered(300, 4, seed=1)

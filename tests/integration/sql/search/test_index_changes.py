@@ -23,7 +23,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import load_settings
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 
 ROWS = 12_000
 VECTORS = np.random.default_rng(1).normal(size=(ROWS, 8)).astype(np.float32)

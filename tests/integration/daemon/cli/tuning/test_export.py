@@ -14,7 +14,7 @@ from tests.integration.table_helpers import Connection, enable, one, only
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import load_settings
 from vectuned.daemon.cli.main import main
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.exchange import check_import_folder, export_column, prepare_export_folder
 
 

@@ -18,7 +18,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 from vectuned.config.settings import load_settings
 from vectuned.daemon.pacing.pace import Pace
 from vectuned.daemon.reports import metrics, status
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.replay.replay import replay
 from vectuned.learning.replay.work_timer import WorkTimer
 
@@ -91,7 +91,7 @@ def test_replay_adapts_the_size_of_a_pass(conn: Connection, monkeypatch: pytest.
         timer.scanning = 0.4 * done
         return done
 
-    monkeypatch.setattr("vectuned.daemon.service.worker.replay", measured)
+    monkeypatch.setattr("vectuned.daemon.work.worker.replay", measured)
     chosen = load_settings(None, {"budget.core_share": 1.0}, {})
     worker = Worker(conn, chosen, pace=Pace(chosen.budget, SkippingClock().idle))
     worker.drain()

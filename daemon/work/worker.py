@@ -50,6 +50,7 @@ from vectuned.learning.replay.text_calls import count_pending_texts, replay_text
 from vectuned.learning.replay.work_timer import WorkTimer
 
 from . import storage
+from .backlog_report import report_backlog
 from .column_jobs import ColumnJobs
 
 log = logging.getLogger(__name__)
@@ -58,9 +59,6 @@ Progress = Callable[[int], None]
 _TEXT_BATCH: Final = 20  # calls replayed as text between two looks at the budget: each runs ten times
 _MB: Final = 1024 * 1024  # bytes
 _PARTITION_LOCK_TIMEOUT_MS: Final = 1000  # while it waits for its lock, feedback of searches waits behind it
-_ADVICE: Final = "raise budget.core_share or lower sample_rate"
-_ADVICE_READ: Final = "raise budget.mb_per_hour or lower sample_rate"
-_ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above or lower sample_rate"
 
 
 class Worker:
@@ -309,7 +307,9 @@ class Worker:
         """Report for every enabled column whether replaying keeps up with recording."""
         if (pace := self.pace) is not None:
             for _ in self.column_jobs.run_each(
-                "backlog", self.columns(), lambda tuned: self._report_backlog(tuned, pace)
+                "backlog",
+                self.columns(),
+                lambda tuned: report_backlog(self.conn, tuned, pace, self.count_waiting(tuned)),
             ):
                 pass
 
@@ -424,30 +424,6 @@ class Worker:
                 extra={"action": "margin"},
             )
         return judged
-
-    def _report_backlog(self, tuned: TunedColumn, pace: Pace) -> None:
-        column_id = tuned.column.id
-        waiting, replayed = self.count_waiting(tuned), pace.replayed.pop(column_id, 0)
-        self._limit_recording(tuned, pace, waiting, replayed)
-        lag = pace.backlogs[column_id].observe(waiting, replayed)
-        if lag is None:
-            storage.record_event_end(self.conn, column_id, "behind", "caught_up")
-        elif lag.due:
-            advice = _ADVICE_BUSY if pace.busy else _ADVICE_READ if pace.read_bound else _ADVICE
-            log.warning("%s is behind: %s; %s", tuned.column, lag, advice, extra={"action": "behind"})
-            details = {"waiting": lag.waiting, "per_minute": lag.per_minute, "advice": advice}
-            record_event(self.conn, column_id, "behind", details)
-
-    def _limit_recording(self, tuned: TunedColumn, pace: Pace, waiting: int, replayed: int) -> None:
-        """Record no more searches than can be replayed."""
-        now = storage.read_recording(self.conn, tuned)
-        limit = pace.recording[tuned.column.id].observe(
-            now.searches, replayed, waiting, now.share, now.record_at_most
-        )
-        if limit != now.record_at_most:
-            storage.limit_recording(self.conn, tuned, limit)
-            share = "its sample_rate" if limit is None else f"at most {limit:.2%}"
-            log.info("%s: %s of the searches is recorded", tuned.column, share, extra={"action": "recording"})
 
     def _replay_pass(
         self,

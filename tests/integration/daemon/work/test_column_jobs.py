@@ -19,8 +19,8 @@ from vectuned.daemon.reports import status
 from vectuned.daemon.reports.metrics import STATEMENT_TIMEOUT_MS, StatusCollector
 from vectuned.daemon.reports.sources import Sources
 from vectuned.daemon.server.embedded import EmbeddedServer
-from vectuned.daemon.service.column_jobs import ColumnJobs
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.column_jobs import ColumnJobs
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn
 
 DIMENSIONS = 8

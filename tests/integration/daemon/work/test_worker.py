@@ -18,13 +18,13 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import Settings, load_settings
-from vectuned.daemon.service.storage import (
+from vectuned.daemon.work.storage import (
     limit_recording,
     read_table_states,
     skip_old_searches,
     trim_trajectories,
 )
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.tuned_columns import TunedColumn
 
 DIMENSIONS = 16

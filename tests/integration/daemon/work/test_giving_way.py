@@ -14,7 +14,7 @@ from tests.integration.table_helpers import Connection, clustered, enable, make,
 
 from vectuned.config.settings import Settings, load_settings
 from vectuned.daemon.database.session import in_snapshot, open_session, snapshot
-from vectuned.daemon.service.worker import Worker
+from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.trajectory import claim_pending, release_pending
 from vectuned.learning.oversight.promises import check_promises
 from vectuned.learning.policy.choice import choose_candidate
@@ -255,7 +255,7 @@ def test_passes_that_give_way_again_and_again_become_a_failure_with_a_pause(
         raise LockWaitError("Another session waits for a lock that this work holds.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vectuned.daemon.service.worker.replay", give_way_at_once)
+        patched.setattr("vectuned.daemon.work.worker.replay", give_way_at_once)
         assert [worker.replay_all(), worker.replay_all()] == [0, 0]
         assert one(conn, "SELECT count(*) FROM vectuned.column_failure") == 0
         assert worker.replay_all() == 0
