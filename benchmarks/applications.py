@@ -56,7 +56,6 @@ LOGGING: Final = {
     "log_destination": "jsonlog",
     "log_rotation_size": "0",  # one file, however long
 }
-MAX_SLOWDOWN: Final = 50.0  # times; recall decides here, and the table shows what it takes
 ARMS: Final = {"as it comes": "bench_app", "relaxed": "bench_relaxed", "adopted": "bench_adopted"}
 ARMS_WITH_LINE: Final = {"one line": "bench_tuned"}
 _TOLERANCE: Final = 1e-5  # of a cosine distance in float32
@@ -219,9 +218,7 @@ def measure(options: dict[str, Any], console: Console, dsn: str | None) -> dict[
         here.learn(options["steps"], targets)
         # Settings of a role are proposed for the first target, the one line's are those of the last.
         here.learn_for(targets[0])
-        adopted = here.vectuned(
-            "adopt", "--role", ARMS["adopted"], "--max-slowdown", f"{MAX_SLOWDOWN:g}", "--apply"
-        )
+        adopted = here.vectuned("adopt", "--role", ARMS["adopted"], "--apply")
         here.learn_for(targets[-1])
         snapshot = Snapshot()
         questions = here.questions(data.heldout[:heldout], data.heldout_categories[:heldout])

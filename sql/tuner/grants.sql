@@ -11,7 +11,7 @@ END
 $$;
 GRANT SELECT ON vectuned.tuned_column, vectuned.tuned_index, vectuned.bank, vectuned.measured_path, vectuned.pattern,
     vectuned.status, vectuned.readable_statistics TO PUBLIC;
-GRANT SELECT (import_no, column_id, source, created_at, proven_here) ON vectuned.imported TO PUBLIC;
+GRANT SELECT (import_no, column_id, source, created_at, imported_at, proven_here) ON vectuned.imported TO PUBLIC;
 -- What vectuned.client reads; not the texts.
 GRANT SELECT (fingerprint, column_id, k_class, shape, settings, by_share, expected_recall, recall_bound, certified, published_at)
     ON vectuned.statement TO PUBLIC;

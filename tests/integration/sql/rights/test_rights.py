@@ -52,7 +52,7 @@ FUNCTIONS = {
 
 # Rights on tables and views, by privilege; columns in parentheses if the right is limited to them.
 PUBLISHED = """tuned_column tuned_index bank measured_path pattern status readable_statistics
-    imported(column_id,created_at,import_no,proven_here,source)"""
+    imported(column_id,created_at,import_no,imported_at,proven_here,source)"""
 STATEMENTS = """statement(by_share,certified,column_id,expected_recall,fingerprint,k_class,published_at,\
 recall_bound,settings,shape)"""
 TABLES = {

@@ -84,7 +84,7 @@ def test_propose_bounds_the_time_of_statements_below_their_target() -> None:
         option(CONTINUED, 4.0, 0.93, proven=False),
         option(DEEP, 15.2),
     )
-    proposal = propose([needy], IN_FORCE)
+    proposal = propose([needy], IN_FORCE, 10.0)
     assert proposal.changes == {"hnsw.ef_search": "200", "hnsw.iterative_scan": "relaxed_order"}
     assert proposal.slower is not None
     assert (proposal.slower.changes, proposal.slower.slowdown) == (DEEP, 15.2)

@@ -220,7 +220,7 @@ def test_adopt_bounds_the_time_and_says_what_it_costs(
     learned: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learned.execute("UPDATE vectuned.replay SET other_ms = '{1,1.5,2,2.5,12.24,14,15}'")
-    code, out, _ = run(capsys, learned, "--apply")
+    code, out, _ = run(capsys, learned, "--max-slowdown", "10", "--apply")
     assert code == 0
     assert "SET hnsw.ef_search = '140';" in out
     assert "then recall 0.700 in 2.50 ms; target 0.95 not reached" in out
