@@ -446,10 +446,14 @@ def test_search_of_a_column_whose_dimensions_changed(conn: Connection) -> None:
     )
     build(conn, kind="halfvec")
     assert search(conn, QUERY[:2]) == exact(conn, QUERY[:2], kind="halfvec")
+    own = "SELECT id FROM items ORDER BY embedding <=> (SELECT vectuned.apply('items', %s))::halfvec LIMIT 1"
+    with pytest.raises(errors.DataException, match=r"different halfvec dimensions 4 and 2"):
+        conn.execute(own, (text(QUERY),))
+    enable(conn)
     with pytest.raises(
         errors.DataException, match=r"query vector has 4 dimensions, public.items.embedding has 2"
     ):
-        conn.execute("SELECT vectuned.apply('items', %s)", (text(QUERY),))
+        conn.execute(own, (text(QUERY),))
 
 
 def test_enable_in_several_sessions_at_once(conn: Connection, database: str) -> None:

@@ -100,7 +100,7 @@ def test_search_is_not_led_astray_by_the_callers_search_path(conn: Connection) -
 
 _BUILT_IN = """
     any coalesce greatest least extract exists unnest all as filter bit if when and or not on from by limit
-    where
+    where return
 """
 
 
