@@ -10,9 +10,10 @@ import psycopg
 
 from vectuned.learning.model.events import notify, record_event
 from vectuned.learning.model.tuned_columns import TunedColumn, lock_tuning
-from vectuned.learning.policy.growth import USUAL_POWER
 from vectuned.learning.policy.limits import EffortCaps
 from vectuned.sql.rows import execute, fetch_value
+
+from .growth import USUAL_POWER
 
 log = logging.getLogger(__name__)
 

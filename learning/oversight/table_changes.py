@@ -9,12 +9,12 @@ import psycopg
 
 from vectuned.learning.model.events import record_event
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.learning.policy.growth import USUAL_POWER, estimate_power
 from vectuned.learning.policy.replays import load_replays
 from vectuned.sql.rows import execute, fetch_row
 
 from .alarms import OversightLimits
 from .fallback import Fallback, fall_back
+from .growth import USUAL_POWER, estimate_power
 
 Change = Literal["rewritten", "rebuilt", "deletes", "growth", "upgraded"]
 

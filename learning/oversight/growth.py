@@ -9,8 +9,7 @@ import numpy as np
 from vectuned.learning.model import ladder
 from vectuned.learning.model.arrays import Floats
 from vectuned.learning.model.tuned_columns import TunedColumn, TunedIndex
-
-from .replays import Replays
+from vectuned.learning.policy.replays import Replays
 
 # Where a table shows nothing: a tenfold table was measured to need 2.4 times the effort.
 USUAL_POWER: Final = 0.38

@@ -10,7 +10,7 @@ from tests.unit.learning.policy.test_replays import replays as make_replays
 from tests.unit.samples_helpers import hnsw, ivfflat, tuned_column
 
 from vectuned.learning.model.ladder import RUNGS
-from vectuned.learning.policy.growth import USUAL_POWER, estimate_power
+from vectuned.learning.oversight.growth import USUAL_POWER, estimate_power
 from vectuned.learning.policy.replays import Replays
 
 INDEX = hnsw()
