@@ -49,6 +49,21 @@ class SkippingClock:
         self.skipped += seconds
 
 
+def skipping_worker(conn: Connection, settings: dict[str, Any]) -> tuple[Worker, SkippingClock]:
+    """Return a worker whose pace goes by a clock that skips."""
+    skipping = SkippingClock()
+    chosen = load_settings(None, settings, {})
+    return Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock)), skipping
+
+
+def fall_behind(worker: Worker, skipping: SkippingClock) -> None:
+    """Report the backlog four times within half an hour, with a single small pass after each."""
+    for _ in range(4):
+        worker.report_backlog()
+        skipping.skipped += 400
+        worker.replay_all()
+
+
 def test_worker_replaying_and_learning_stays_within_its_share(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,15 +149,10 @@ def test_replaying_stays_within_the_bytes_of_an_hour(conn: Connection) -> None:
 def test_report_backlog_for_want_of_bytes_says_so(conn: Connection, caplog: pytest.LogCaptureFixture) -> None:
     table(conn)
     ask(conn, 40, seed=2)
-    skipping = SkippingClock()
-    chosen = load_settings(None, {"learning.replay_batch": 5, "budget.mb_per_hour": 0.1}, {})
-    worker = Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock))
+    worker, skipping = skipping_worker(conn, {"learning.replay_batch": 5, "budget.mb_per_hour": 0.1})
     worker.drain()
     with caplog.at_level(logging.WARNING, logger="vectuned"):
-        for _ in range(4):
-            worker.report_backlog()
-            skipping.skipped += 400
-            worker.replay_all()
+        fall_behind(worker, skipping)
     assert "raise budget.mb_per_hour or lower sample_rate" in caplog.text
 
 
@@ -155,9 +165,7 @@ def sleep(conn: Connection) -> None:
 def test_replay_all_on_a_busy_server_replays_nothing(conn: Connection, database: str) -> None:
     table(conn)
     ask(conn, 30, seed=2)
-    chosen = load_settings(None, {"budget.pause_above": 1}, {})
-    skipping = SkippingClock()
-    worker = Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock))
+    worker, skipping = skipping_worker(conn, {"budget.pause_above": 1})
     worker.drain()
     sleepers = [psycopg.connect(database, autocommit=True, application_name=f"app {n}") for n in range(2)]
     threads = [threading.Thread(target=sleep, args=(other,)) for other in sleepers]
@@ -188,15 +196,10 @@ def test_report_backlog_warns_once_and_records_the_events(
 ) -> None:
     table(conn)
     ask(conn, 40, seed=2)
-    skipping = SkippingClock()
-    chosen = load_settings(None, {"learning.replay_batch": 5}, {})
-    worker = Worker(conn, chosen, pace=Pace(chosen.budget, skipping.idle, skipping.clock))
+    worker, skipping = skipping_worker(conn, {"learning.replay_batch": 5})
     worker.drain()
     with caplog.at_level(logging.WARNING, logger="vectuned"):
-        for _ in range(4):
-            worker.report_backlog()
-            skipping.skipped += 400
-            worker.replay_all()
+        fall_behind(worker, skipping)
     assert caplog.text.count("is behind") == 1
     assert "raise budget.core_share or lower sample_rate" in caplog.text
     details = one(conn, "SELECT details FROM vectuned.event WHERE action = 'behind'")
