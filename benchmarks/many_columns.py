@@ -23,7 +23,7 @@ from vectuned.sql.install import migrate
 
 SCHEMA: Final = "vectuned_bench"
 ROWS: Final = 200  # few: what is measured is the way to the search, not the search
-DIMENSIONS: Final = 8
+DIMENSIONS: Final = 8  # few, for the same reason
 STAGES: Final = (1, 50, 64, 250, 1000, 2000)  # numbers of columns to measure at; over 64 they are divided
 ENABLES: Final = 9  # enables of a stage: their median
 BLOCKS: Final = 60  # an arm

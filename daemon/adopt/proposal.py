@@ -28,9 +28,9 @@ ADOPTABLE: Final = (
     "ivfflat.probes",
 )
 MOST_SLOWDOWN: Final = 2.0  # times that a statement at its target may take of what it takes now
-# The same of a statement that is not at its target. A scan that comes out short ends soon: on 117,659 rows
+# A scan that comes out short ends soon: on 117,659 rows
 # one that went on until it found its rows took 15 times as long. Much more is for a person to decide.
-DEFAULT_MAX_SLOWDOWN: Final = 50.0
+DEFAULT_MAX_SLOWDOWN: Final = 50.0  # times that a statement below its target may take of now
 _RECALL_DIGITS: Final = 2  # of unproven recall: less than a hundredth more is not worth more time
 _SCAN_RANKS: Final = {"off": 0.0, "strict_order": 1.0, "relaxed_order": 1.0}
 

@@ -21,7 +21,7 @@ _ADVICE_BUSY: Final = "the server is busy with others: raise budget.pause_above 
 def report_backlog(conn: storage.Connection, tuned: TunedColumn, pace: Pace, waiting: int) -> None:
     """Report whether replaying keeps up with recording a column, of which `waiting` searches wait.
 
-    Limits recording to what can be replayed, and counts what was replayed from here on anew.
+    Limits recording to what can be replayed, and resets the count of searches replayed.
     """
     column_id = tuned.column.id
     replayed = pace.replayed.pop(column_id, 0)

@@ -26,7 +26,7 @@ _BLOCKS: Final = 24
 _PREPARE_SECONDS: Final = 1e-4
 _EXACT_SEARCHES: Final = 24  # the mean of so many is known to a few per cent: exact searches hardly differ
 _EXACT_SECONDS: Final = 2.0  # no exact search begins after that
-_EXACT_TIMEOUT_MS: Final = 10_000  # an exact search that takes longer serves nobody, and is not timed further
+_EXACT_TIMEOUT_MS: Final = 10_000  # milliseconds; no application waits longer for a search
 _RESAMPLES: Final = 2000  # of the bootstrap: 100 of them lie below its 5 % quantile
 
 

@@ -219,8 +219,8 @@ CREATE INDEX answer_feedback_role_idx ON vectuned_entities.answer_feedback (role
 CREATE INDEX answer_feedback_entity_idx ON vectuned_entities.answer_feedback (entity_id);
 COMMENT ON COLUMN vectuned_entities.answer_feedback.by_person IS 'false: a program judged the answer, which counts less';
 
--- Nobody writes in another role's name. Deleting is a matter of the table's privileges: pruning an entity deletes the feedback
--- of all roles on it.
+-- A role writes only in its own name. Any role with the privilege may delete: pruning an entity deletes the feedback of all
+-- roles on it.
 ALTER TABLE vectuned_entities.answer_feedback ENABLE ROW LEVEL SECURITY;
 CREATE POLICY answer_feedback_read ON vectuned_entities.answer_feedback FOR SELECT USING (true);
 CREATE POLICY answer_feedback_give ON vectuned_entities.answer_feedback FOR INSERT WITH CHECK (role = session_user);

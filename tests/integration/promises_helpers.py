@@ -11,8 +11,8 @@ from tests.integration.table_helpers import Connection, one, search
 from vectuned.daemon.work.worker import Worker
 from vectuned.learning.oversight.promises import check_promises
 
-DIMENSIONS = 16
-TARGET = 0.9
+DIMENSIONS = 16  # enough without structure that effort matters
+TARGET = 0.9  # low enough to be proven from 200 searches
 
 
 def points(count: int, seed: int, shift: float = 0.0) -> Any:

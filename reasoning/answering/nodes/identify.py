@@ -16,9 +16,8 @@ from vectuned.reasoning.store.entities import Entity
 from vectuned.reasoning.store.reads import read
 from vectuned.reasoning.store.words import Word
 
-# Votes at which a score is half of the way to 1, or to 0: the vote of a single person decides, that of
-# a single run does not where another entity fits well.
-_DOUBT: Final = 0.25
+# The vote of a single person decides; that of a single run does not where another entity fits well.
+_DOUBT: Final = 0.25  # votes at which a score is half of the way to 1, or to 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vectuned.daemon.service import sleep
 from vectuned.daemon.service.leader import Leader
 from vectuned.sql.install import migrate
 
-DIMENSIONS = 8
+DIMENSIONS = 8  # few, so that the searches take no time
 # Intervals at which an awake daemon makes many statements a second.
 EAGER: dict[str, Any] = {
     "schedule__drain_seconds": 0.1,
@@ -206,7 +206,7 @@ def test_step_arms_before_it_sleeps_and_looks_once_a_day(conn: Connection, datab
         now[0] = sleep.LONGEST_SLEEP
         daemon.step(SETTINGS)
         assert (daemon.asleep, jobs.paused) == (False, False)
-        # The clock woke it: a minute of quiet is enough. Work counts anew.
+        # The clock woke it: a minute of quiet is enough, counted from the end of the latest work.
         jobs.quiet = sleep.CHECK_SECONDS
         daemon.step(SETTINGS)
         assert daemon.asleep

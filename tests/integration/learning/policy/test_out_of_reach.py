@@ -26,7 +26,7 @@ from vectuned.learning.policy.learner import LearningOptions, LearningResult, le
 from vectuned.learning.policy.limits import NO_CAPS
 from vectuned.learning.replay.replay import replay
 
-SEARCHES = 200
+SEARCHES = 200  # enough to show with 95 % confidence that a target far off is missed
 STATE = "SELECT access_path, ef_search, certified, reason FROM vectuned.status WHERE k_class = 10"
 
 

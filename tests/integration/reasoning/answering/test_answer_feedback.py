@@ -1,4 +1,4 @@
-"""What users say of answers: it decides when the same question is asked again, and harms nobody else."""
+"""Feedback on answers: it decides when the same question is asked again, and changes no other answer."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_apply_records_the_sampled_calls_that_have_no_filter(conn: Connection) -
     )
     for call in ("", ", filtered => true", ", filter => '{\"part\": 4}'"):
         conn.execute(raw(statement.format(call)), (query,))
-    assert recorded(conn) == []  # nobody knows which rows such statements ask for
+    assert recorded(conn) == []  # the rows that such statements ask for are unknown
     assert len(conn.execute(raw(statement.format(", filtered => false")), (query,)).fetchall()) == 7
     assert recorded(conn) == [(7, "unknown", [], None)]
     with conn.transaction():

@@ -7,8 +7,7 @@ import pytest
 from tests.integration.table_helpers import Connection, enable, exact, make, one, raw, search
 from tests.integration.table_helpers import clustered as vectors
 
-COLUMNS = 70
-"""More than vectuned.search compares by itself."""
+COLUMNS = 70  # more than the 64 that vectuned.search compares by itself
 QUERY = [1.0, -1.0, 0.5, 2.0]
 PARTS = "SELECT count(*) FROM pg_proc WHERE proname ~ '^_dispatch_search_[0-9]+$'"
 WRITTEN = """SELECT array_agg(oid::text || ' ' || xmin) FROM pg_proc
