@@ -69,7 +69,8 @@ BEGIN
            CASE WHEN may_keep THEN s.text END, CASE WHEN may_keep THEN s.parameters END,
            coalesce(s.latency_ms, 'NaN'), left(search_path, 1000)
     FROM jsonb_to_recordset(statements) AS s (text text, parameters text[], latency_ms float8, age float8)
-    CROSS JOIN LATERAL vectuned._may_keep_values(s.text) AS may_keep
+    CROSS JOIN vectuned._names_without_values() AS without_values
+    CROSS JOIN LATERAL vectuned._may_keep_values(s.text, without_values) AS may_keep
     WHERE s.text IS NOT NULL AND length(s.text) <= 500000
     LIMIT greatest(most - (SELECT count(*) FROM (SELECT FROM vectuned.statement_inbox LIMIT most) i), 0);
     GET DIAGNOSTICS kept = ROW_COUNT;
@@ -80,31 +81,56 @@ BEGIN
 END
 $$;
 
--- Whether the values of a statement may be stored. Where no column has store_vectors => false they may. Otherwise only if the
--- text names the table of a column that stores vectors and none of a column that does not: what the text reaches under another
--- name, such as a view's or a partition's, is not known before the daemon has parsed it. Names are compared without case, and
--- a text with Unicode escapes names anything.
-CREATE OR REPLACE FUNCTION vectuned._may_keep_values(statement text) RETURNS boolean
+-- The names of the relations whose rows come from a column with store_vectors => false: its table, the views over it and over
+-- these, its partitions and what it is a partition of. Lower case, with double quotes doubled, as a text has them.
+CREATE OR REPLACE FUNCTION vectuned._names_without_values() RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT bool_and(c.store_vectors)
+    WITH RECURSIVE reached AS (
+        SELECT c.relation::oid AS relation FROM vectuned.tuned_column c WHERE c.enabled AND NOT c.store_vectors
+        UNION
+        SELECT n.relation
+        FROM reached r
+        CROSS JOIN LATERAL (
+            SELECT w.ev_class FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid
+            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = r.relation AND d.classid = 'pg_rewrite'::regclass
+            UNION ALL SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = r.relation
+            UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = r.relation) n (relation))
+    SELECT array_agg(DISTINCT lower(replace(n.name, '"', '""')))
+    FROM (SELECT p.relname::text FROM reached r JOIN pg_class p ON p.oid = r.relation
+          -- By its name when it was enabled, too: what waits may be older than a change of the name.
+          UNION ALL SELECT c.relation_name FROM vectuned.tuned_column c WHERE c.enabled AND NOT c.store_vectors) n (name)
+$$;
+
+-- Whether the values of a statement may be stored. Where no column has store_vectors => false they may. Otherwise only if the
+-- text names the table of a column that stores vectors, and none of the relations without values: a text that names neither
+-- may reach such a column in a way that is not known before the daemon has parsed it, as by a function. Names are compared
+-- without case, and a text with Unicode escapes names anything.
+CREATE OR REPLACE FUNCTION vectuned._may_keep_values(statement text, without_values text[]) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT without_values IS NULL
         OR statement !~* 'U&"'
-           AND coalesce(bool_or(n.is_named) FILTER (WHERE c.store_vectors), false)
-           AND NOT coalesce(bool_or(n.is_part) FILTER (WHERE NOT c.store_vectors), false)
-    FROM vectuned.tuned_column c
-    CROSS JOIN LATERAL (SELECT lower(replace(c.relation_name::text, '"', '""')) AS name, lower(statement) AS text) t
-    CROSS JOIN LATERAL (
-        SELECT strpos(t.text, t.name) > 0 AS is_part,
-               t.text ~ ('(^|[^\w$])' || regexp_replace(t.name, '([^\w])', '\\\1', 'g') || '($|[^\w$])') AS is_named) n
-    WHERE c.enabled
+           AND NOT EXISTS (SELECT FROM unnest(without_values) AS name WHERE strpos(lower(statement), name) > 0)
+           AND EXISTS (
+               SELECT FROM vectuned.tuned_column c
+               WHERE c.enabled AND c.store_vectors
+                 AND lower(statement) ~ ('(^|[^\w$])'
+                     || regexp_replace(lower(replace(c.relation_name::text, '"', '""')), '([^\w])', '\\\1', 'g')
+                     || '($|[^\w$])'))
 $$;
 
 -- Redacts the statements that wait in the inbox and whose values may no longer be kept.
 CREATE OR REPLACE FUNCTION vectuned._redact_inbox() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS $$ UPDATE vectuned.statement_inbox i SET text = NULL, parameters = NULL WHERE NOT vectuned._may_keep_values(i.text) $$;
+AS $$
+    UPDATE vectuned.statement_inbox i SET text = NULL, parameters = NULL
+    FROM vectuned._names_without_values() AS without_values
+    WHERE NOT vectuned._may_keep_values(i.text, without_values)
+$$;
 
 -- The selectivity buckets of values, for vectuned.client; of the columns whose tables the caller may read.
 CREATE OR REPLACE FUNCTION vectuned.condition_shares() RETURNS TABLE (value_key text, bucket int)

@@ -227,6 +227,8 @@ FORGOTTEN = {
     'SELECT id FROM kept, U&"d\\006fcs" ORDER BY embedding <=> $1 LIMIT 10': True,
     "SELECT id FROM view_of_it ORDER BY embedding <=> $1 LIMIT 10": True,
     "SELECT id FROM kept_part ORDER BY embedding <=> $1 LIMIT 10": True,
+    "SELECT id FROM kept JOIN seen USING (id) ORDER BY seen.embedding <=> $1 LIMIT 10": True,
+    'SELECT id FROM kept JOIN "Seen again" s USING (id) ORDER BY s.embedding <=> $1 LIMIT 10': True,
     "SELECT id FROM public.kept WHERE id > 31337 ORDER BY embedding <=> $1 LIMIT 10": False,
     'SELECT id FROM "kept" ORDER BY embedding <=> $1 LIMIT 10': False,
 }
@@ -238,6 +240,8 @@ def test_record_statements_stores_no_values_of_columns_that_keep_no_vectors(
 ) -> None:
     conn.execute("CREATE TABLE kept (LIKE docs INCLUDING ALL)")
     conn.execute("INSERT INTO kept SELECT * FROM docs LIMIT 100")
+    conn.execute("CREATE VIEW seen AS SELECT * FROM docs")
+    conn.execute('CREATE VIEW "Seen again" AS SELECT * FROM seen WHERE id > 0')
     conn.execute("SELECT vectuned.enable('kept', 'embedding')")
     vector = "[31337,1,1,1,1,1,1,1]"
     document = json.dumps([{"text": statement, "parameters": [vector], "latency_ms": 1, "age": 0}])
