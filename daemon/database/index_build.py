@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
@@ -20,7 +21,8 @@ from vectuned.sql.rows import fetch_row
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS: Final = 0.1  # between two looks at the progress
+_POLL_SECONDS: Final = 0.1  # between two looks at the progress, and two requests to cancel
+_CANCEL_SECONDS: Final = 5.0  # to wait for a cancel request to reach the server
 _EXPRESSIONS: Final = {
     "plain": "{column}",
     "cast": "({column}::{type}({width}))",
@@ -91,31 +93,58 @@ def _run_and_watch(
     label: str,
     console: Console,
 ) -> float:
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            conn.execute(statement)
-        except BaseException as error:  # the waiting thread raises it again
-            failures.append(error)
-
-    worker = threading.Thread(target=run, name="create-index")
+    build = _Build(conn, statement)
     with psycopg.connect(conninfo, autocommit=True) as watcher, console.progress(label, total) as progress:
         started = monotonic()
-        worker.start()
         try:
-            while worker.is_alive():
-                worker.join(_POLL_SECONDS)
+            build.start()
+            while not build.ended.wait(_POLL_SECONDS):
                 if done := read_index_progress(watcher, conn.info.backend_pid):
                     progress(done)
         except BaseException:
-            conn.cancel_safe()
-            worker.join()
+            build.stop()
             raise
         seconds = monotonic() - started
-    if failures:
-        raise failures[0]
+    if build.failure is not None:
+        raise build.failure
     return seconds
+
+
+class _Build(threading.Thread):
+    """A thread that runs one statement, and that can be stopped whatever it was doing.
+
+    A signal may interrupt `start` itself, while the statement runs already or before the thread has begun. So
+    the state is kept here and not asked of the thread.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], statement: sql.Composed) -> None:
+        super().__init__(name="create-index")
+        self.ended = threading.Event()
+        self.failure: BaseException | None = None
+        self._conn = conn
+        self._statement = statement
+        self._begun = threading.Event()
+        self._unwanted = threading.Event()
+
+    def run(self) -> None:
+        """Run the statement, and keep what it raises."""
+        self._begun.set()
+        try:
+            if not self._unwanted.is_set():
+                self._conn.execute(self._statement)
+        except BaseException as error:  # the waiting thread raises it again
+            self.failure = error
+        finally:
+            self.ended.set()
+
+    def stop(self) -> None:
+        """Cancel the statement and wait for its end; a thread that has not begun will not run it."""
+        self._unwanted.set()
+        # More than once: a request that arrives before the server has read the statement cancels nothing.
+        while self._begun.is_set() and not self.ended.is_set():
+            with suppress(psycopg.Error):
+                self._conn.cancel_safe(timeout=_CANCEL_SECONDS)
+            self.ended.wait(_POLL_SECONDS)
 
 
 def _lacks_shared_memory(error: psycopg.Error) -> bool:

@@ -60,9 +60,9 @@ def progress_stages(console: Console, conn: psycopg.Connection[Any]) -> Iterator
                             progress(done)
 
                 thread = threading.Thread(target=follow, name="index-progress")
-                if label.startswith("indexing"):
-                    thread.start()
                 try:
+                    if label.startswith("indexing"):
+                        thread.start()
                     yield progress
                 finally:
                     finished.set()

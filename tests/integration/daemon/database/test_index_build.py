@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import psycopg
@@ -139,6 +140,33 @@ def test_build_that_fails_leaves_no_invalid_index(
         build_with_progress(items, database, sql.Composed([statement]), INDEX, plan, "building", QUIET)
     assert one(items, "SELECT to_regclass('public.built')") is None
     assert 'dropped "public"."built", whose build did not end' in caplog.text
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_build_interrupted_while_its_thread_starts_is_cancelled(
+    items: Connection, database: str, monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "create-index":
+            if has_begun:
+                start(thread)
+                while one(looker, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0:
+                    pass
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    plan = plan_build(server_with(64), GRAPH, ROWS, DIMENSIONS)
+    statement = raw("CREATE INDEX CONCURRENTLY built ON items USING hnsw (embedding vector_cosine_ops)")
+    # A snapshot held by another session keeps an index built CONCURRENTLY from becoming valid.
+    with psycopg.connect(database) as holder, psycopg.connect(database, autocommit=True) as looker:
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT 1")
+        with pytest.raises(KeyboardInterrupt):
+            build_with_progress(items, database, sql.Composed([statement]), INDEX, plan, "building", QUIET)
+        assert one(items, "SELECT to_regclass('public.built')") is None
 
 
 def test_build_server_is_read_from_the_machine_or_from_settings(items: Connection, database: str) -> None:
