@@ -86,6 +86,22 @@ AS $$
           FROM (SELECT mapping -> 'indexes' -> index_there::text AS value) m) i
 $$;
 
+-- Which of two imports wins: `o`, which what is here comes from, or the document. Returns an action and its reason, as
+-- _resolve_classes does.
+CREATE OR REPLACE FUNCTION vectuned._resolve_import(o vectuned.imported, document jsonb, same boolean) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN o.checksum = document ->> 'checksum' THEN ARRAY['unchanged', 'imported already']
+        WHEN same AND o.proven_here AND document #>> '{provenance,database}' = current_database()
+            THEN ARRAY['unchanged', 'it comes from here']
+        WHEN NOT same AND o.proven_here THEN ARRAY['kept', 'imported as proven on this index']
+        WHEN same AND NOT o.proven_here THEN ARRAY['merged', 'proven on this index']
+        WHEN o.created_at >= (document ->> 'created_at')::timestamptz THEN ARRAY['kept', 'a later document was imported']
+        ELSE ARRAY['merged', 'later than what was imported'] END
+$$;
+
 -- Decides for every class of k of a document whether it is merged, kept (what is here stays), unchanged or skipped, and why.
 CREATE OR REPLACE FUNCTION vectuned._resolve_classes(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -99,7 +115,7 @@ AS $$
     FROM jsonb_to_recordset(document -> 'classes') AS d (
         k int, index int, access_path text, ef_search int, probes int, certified boolean, target_recall float8, generation bigint,
         patterns jsonb)
-    CROSS JOIN LATERAL (SELECT (mapping -> 'same')::boolean AS same, (document ->> 'created_at')::timestamptz AS created_at,
+    CROSS JOIN LATERAL (SELECT (mapping -> 'same')::boolean AS same,
                                (mapping -> 'indexes' -> d.index::text ->> 'index_no')::int AS index_no,
                                split_part(d.access_path, '_', 1) AS method) m
     LEFT JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = m.index_no
@@ -125,13 +141,7 @@ AS $$
             THEN ARRAY['kept', format('learned here from %s replays', b.samples)]
         WHEN b.import_no IS NULL AND b.samples > 0 THEN ARRAY['merged', 'what is here was learned on another index']
         WHEN b.import_no IS NULL THEN ARRAY['merged', 'what is here is a guess']
-        WHEN o.checksum = document ->> 'checksum' THEN ARRAY['unchanged', 'imported already']
-        WHEN same AND o.proven_here AND document #>> '{provenance,database}' = current_database()
-            THEN ARRAY['unchanged', 'it comes from here']
-        WHEN NOT same AND o.proven_here THEN ARRAY['kept', 'imported as proven on this index']
-        WHEN same AND NOT o.proven_here THEN ARRAY['merged', 'proven on this index']
-        WHEN o.created_at >= m.created_at THEN ARRAY['kept', 'a later document was imported']
-        ELSE ARRAY['merged', 'later than what was imported'] END AS resolved) s
+        ELSE vectuned._resolve_import(o, document, same) END AS resolved) s
 $$;
 
 -- The same for every path of filtered searches. As a prior, exact search is imported only for a table of at most twice the

@@ -118,7 +118,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(jsonb_agg(e.value || jsonb_build_object('action', r.resolved[1], 'why', r.resolved[2]) ORDER BY e.number), '[]')
     FROM jsonb_array_elements(document -> 'statements') WITH ORDINALITY AS e (value, number)
-    CROSS JOIN LATERAL (SELECT (mapping -> 'same')::boolean AS same, (document ->> 'created_at')::timestamptz AS created_at) m
+    CROSS JOIN LATERAL (SELECT (mapping -> 'same')::boolean AS same) m
     LEFT JOIN vectuned.statement s ON s.column_id = c.id AND s.fingerprint = e.value ->> 'fingerprint'
         AND s.k_class = (e.value -> 'k')::int AND s.shape = e.value ->> 'shape'
     LEFT JOIN vectuned.imported o ON o.import_no = s.import_no
@@ -127,13 +127,7 @@ AS $$
         WHEN s.fingerprint IS NULL THEN ARRAY['merged', 'nothing was known here']
         WHEN s.import_no IS NULL AND jsonb_array_length(s.figures) > 0 THEN ARRAY['kept', 'measured here']
         WHEN s.import_no IS NULL THEN ARRAY['merged', 'nothing was measured here']
-        WHEN o.checksum = document ->> 'checksum' THEN ARRAY['unchanged', 'imported already']
-        WHEN same AND o.proven_here AND document #>> '{provenance,database}' = current_database()
-            THEN ARRAY['unchanged', 'it comes from here']
-        WHEN NOT same AND o.proven_here THEN ARRAY['kept', 'imported as proven on this index']
-        WHEN same AND NOT o.proven_here THEN ARRAY['merged', 'proven on this index']
-        WHEN o.created_at >= m.created_at THEN ARRAY['kept', 'a later document was imported']
-        ELSE ARRAY['merged', 'later than what was imported'] END AS resolved) r
+        ELSE vectuned._resolve_import(o, document, same) END AS resolved) r
 $$;
 
 -- Replaces the settings and figures of the merged statements. A prior is not proven, and has none by share of matching rows.
