@@ -12,8 +12,6 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import threadpool_limits
 
 from vectuned.learning.model.arrays import Floats, Singles
@@ -47,6 +45,9 @@ def distil(
     each replay counts; None if all count alike. The number of clusters is at most `clusters` and a quarter
     of the replays, by weight. Efforts are not chosen yet: see `choose_efforts`.
     """
+    # It takes a second to import, which nothing that does not learn need wait for.
+    from sklearn.cluster import KMeans
+
     weights = np.ones(len(signatures)) if weight is None else weight
     distinct = len(np.unique(signatures, axis=0))
     count = max(1, min(clusters, distinct, int(effective_sample_size(weights)) // _LEAST_REPLAYS))
@@ -69,6 +70,8 @@ def estimate_curves(
 
     Source: Nadaraya-Watson regression; Kish's effective sample size.
     """
+    from sklearn.metrics.pairwise import euclidean_distances
+
     if weight is None:
         weight = np.ones(len(signatures))
     squared = euclidean_distances(patterns.centroids, signatures, squared=True)

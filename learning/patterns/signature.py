@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from sklearn.cross_decomposition import PLSRegression
 
 from vectuned.learning.model.arrays import Floats, Singles
 
@@ -85,6 +84,9 @@ def fit_signature(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Sign
     scaled by the share of the curves' variance that it explains, so that the distance between signatures
     measures how different the needed efforts are.
     """
+    # It takes a second to import, which nothing that does not learn need wait for.
+    from sklearn.cross_decomposition import PLSRegression
+
     x = features(probes, k, probe_ef)
     center, scale = x.mean(axis=0), x.std(axis=0)
     useful = scale > _LEAST_FEATURE_SPREAD * np.maximum(1.0, np.abs(center))

@@ -37,18 +37,27 @@ def test_help_of_a_command_fits_80_columns_and_ends_with_an_example(
     assert build_parser().parse_args(words[1:]).command is command
 
 
-def test_main_imports_nothing_that_only_learning_and_reasoning_need() -> None:
-    code = "import sys, vectuned.daemon.cli.main; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "costly"),
+    [
+        (
+            "vectuned.daemon.cli.main",
+            {"sklearn", "hnswlib", "scipy", "apscheduler", "wordllama", "matplotlib"},
+        ),
+        ("vectuned.daemon.service.service", {"sklearn", "scipy", "wordllama", "matplotlib"}),
+    ],
+)
+def test_start_imports_nothing_that_only_learning_and_reasoning_need(module: str, costly: set[str]) -> None:
     paths = os.pathsep.join(sys.path)  # pytest finds vectuned through its own
     loaded = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=True,
     ).stdout.split()
-    assert "vectuned.daemon.cli.main" in loaded
-    assert {"sklearn", "hnswlib", "scipy", "apscheduler", "wordllama", "matplotlib"} & set(loaded) == set()
+    assert module in loaded
+    assert costly & set(loaded) == set()
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
