@@ -9,16 +9,15 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import psycopg
 import pytest
-from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
+from tests.database_helpers import connected, database_copy
 
 from vectuned.config.sources import PROGRAMS_VARIABLE
 from vectuned.daemon.server.embedded import EmbeddedServer
@@ -168,30 +167,36 @@ def template(server: EmbeddedServer, template_plain: str) -> str:
 
 
 @pytest.fixture
-def database(server: EmbeddedServer, template: str) -> Iterator[str]:
+def initial_database(template: str) -> str:
+    """The template of `database`: a module whose tests all begin with something learned overrides this."""
+    return template
+
+
+@pytest.fixture
+def database(server: EmbeddedServer, initial_database: str) -> Iterator[str]:
     """The connection string of a fresh database with the schema `vectuned`."""
-    with _database(server.dsn, template) as conninfo:
+    with database_copy(server.dsn, initial_database, f"test_{next(_numbers)}") as conninfo:
         yield conninfo
 
 
 @pytest.fixture
 def conn(database: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """An autocommit connection to the fresh database, knowing the vector types."""
-    with _connection(database) as connection:
+    with connected(database) as connection:
         yield connection
 
 
 @pytest.fixture
 def plain_database(server: EmbeddedServer, template_plain: str) -> Iterator[str]:
     """The connection string of a fresh database with the extension alone."""
-    with _database(server.dsn, template_plain) as conninfo:
+    with database_copy(server.dsn, template_plain, f"test_{next(_numbers)}") as conninfo:
         yield conninfo
 
 
 @pytest.fixture
 def plain_conn(plain_database: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """An autocommit connection to the plain database, knowing the vector types."""
-    with _connection(plain_database) as connection:
+    with connected(plain_database) as connection:
         yield connection
 
 
@@ -201,25 +206,3 @@ def _in_memory() -> Path | None:
     if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < _ROOM:
         return None
     return folder
-
-
-@contextmanager
-def _database(dsn: str, template: str) -> Iterator[str]:
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-        try:
-            yield make_conninfo(dsn, dbname=name)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-@contextmanager
-def _connection(conninfo: str) -> Iterator[psycopg.Connection[TupleRow]]:
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        register_vector(connection)
-        yield connection

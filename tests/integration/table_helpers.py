@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from tests.database_helpers import connected, database_copy
 
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.sql.files import trusted
@@ -35,25 +35,19 @@ def raw(statement: str) -> sql.SQL:
 def prepared(dsn: str, template: str, name: str) -> Iterator[Connection]:
     """Create a database from a template, to be a template itself; yield a connection to prepare it."""
     with psycopg.connect(dsn, autocommit=True) as admin:
+        # An interrupted run on a server named by --server leaves it behind.
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
-    with psycopg.connect(make_conninfo(dsn, dbname=name), autocommit=True) as conn:
-        register_vector(conn)
+    with connected(make_conninfo(dsn, dbname=name)) as conn:
         yield conn
 
 
 @contextmanager
 def copied(dsn: str, template: str, name: str) -> Iterator[Connection]:
     """Yield a connection to a copy of an unused database; drop the copy after the block."""
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-        admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
-        try:
-            with psycopg.connect(make_conninfo(dsn, dbname=name), autocommit=True) as conn:
-                register_vector(conn)
-                yield conn
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with database_copy(dsn, template, name) as conninfo, connected(conninfo) as conn:
+        yield conn
 
 
 def named(table: sql.Identifier | str) -> sql.Identifier:
