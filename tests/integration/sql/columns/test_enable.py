@@ -1,8 +1,7 @@
-"""enable and disable: keys, refusals, options, and what disabling leaves."""
+"""enable: what it refuses, its options, and tables that change after it."""
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,65 +44,6 @@ def refused(conn: Connection, relation: str, column: str, error: type[psycopg.Er
     with pytest.raises(error, match=words):
         enable(conn, relation, column)
     assert left(conn) == before
-
-
-KEYS = {
-    "smallint": "n::smallint",
-    "int": "n * 1000",
-    "bigint": "n * 10000000000",
-    "uuid": "md5(n::text)::uuid",
-    "text": "'key \"' || n || ''' ü {} [' ",
-    "varchar(20)": "'v' || n",
-    "varchar": "lpad(n::text, 5)",
-}
-
-
-@pytest.mark.parametrize("key_type", KEYS)
-def test_search_ids_of_single_keys(conn: Connection, key_type: str) -> None:
-    conn.execute(raw(f"CREATE TABLE public.items (id {key_type} PRIMARY KEY, n int, embedding vector(4))"))
-    conn.execute(
-        raw(
-            f"INSERT INTO items SELECT {KEYS[key_type]}, n, %s::vector + "
-            "array_to_vector(ARRAY[0, 0, 0, n], 4, false) FROM generate_series(1, 50) n"
-        ),
-        (text(QUERY),),
-    )
-    build(conn)
-    enable(conn)
-    found = search(conn, QUERY, 7)
-    assert found == exact(conn, QUERY, 7)
-    rows = conn.execute(
-        "SELECT id::text FROM vectuned.search_rows(NULL::items, %s, 7)", (text(QUERY),)
-    ).fetchall()
-    assert [row[0] for row in rows] == [key for key, _ in found]
-    named = conn.execute(
-        raw(f"SELECT count(*) FROM items WHERE id = ANY (%s::{key_type}[])"), ([k for k, _ in found],)
-    )
-    assert named.fetchone() == (7,)
-
-
-def test_search_ids_of_composite_keys_are_json_arrays(conn: Connection) -> None:
-    conn.execute(
-        "CREATE TABLE public.items (b text, a smallint, u uuid, v varchar(9), c bigint, embedding vector(4), "
-        "junk int, PRIMARY KEY (a, b, u, v, c) INCLUDE (junk))"
-    )
-    conn.execute("ALTER TABLE items DROP COLUMN junk, ADD PRIMARY KEY (a, b, u, v, c)")
-    wanted = {}
-    for number, vector in enumerate(VECTORS):
-        u = f"00000000-0000-0000-0000-{number:012}"
-        row = (f'"{number}\\, ü', number % 3, u, "v '", 2**40 + number, text(vector))
-        conn.execute("INSERT INTO items VALUES (%s, %s, %s, %s, %s, %s)", row)
-        wanted[number] = [row[1], row[0], row[2], row[3], row[4]]
-    build(conn)
-    enable(conn)
-    found = search(conn, QUERY, 5)
-    nearest = conn.execute(
-        "SELECT c FROM (SELECT c, embedding <=> %s::vector AS d FROM items OFFSET 0) x ORDER BY d LIMIT 5",
-        (text(QUERY),),
-    ).fetchall()
-    assert [json.loads(key) for key, _ in found] == [wanted[c - 2**40] for (c,) in nearest]
-    rows = conn.execute("SELECT c FROM vectuned.search_rows(NULL::items, %s, 5)", (text(QUERY),)).fetchall()
-    assert rows == nearest
 
 
 @pytest.mark.parametrize(
@@ -338,55 +278,6 @@ def test_enable_again_picks_another_index(conn: Connection) -> None:
     enable(conn)
     assert search(conn, QUERY) == exact(conn, QUERY, metric="l2")
     assert one(conn, "SELECT metric || ' ' || state FROM vectuned.status") == "l2 learning"
-
-
-def test_disable_keeps_searches_and_stops_recording(conn: Connection) -> None:
-    make(conn, VECTORS)
-    enable(conn, sample_rate=1.0)
-    search(conn, QUERY)
-    conn.execute("SELECT vectuned.disable('items', 'embedding')")
-    assert search(conn, QUERY) == exact(conn, QUERY)
-    assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 1
-    assert one(conn, "SELECT state FROM vectuned.status") == "disabled"
-    assert "disabled" in one(conn, "SELECT reason FROM vectuned.params('items', %s)", text(QUERY))
-    enable(conn, sample_rate=1.0)
-    search(conn, QUERY)
-    assert one(conn, "SELECT count(*) FROM vectuned.inbox") == 2
-
-
-def test_disable_with_forget_deletes_everything(conn: Connection) -> None:
-    make(conn, VECTORS)
-    column = enable(conn, sample_rate=1.0)
-    search(conn, QUERY)
-    conn.execute("SELECT vectuned._drain(10)")
-    search(conn, QUERY)
-    conn.execute("SELECT vectuned.disable('items', 'embedding', forget => true)")
-    for table in ("tuned_column", "inbox", "trajectory", "replay", "bank", "pattern", "event"):
-        assert one(conn, f"SELECT count(*) FROM vectuned.{table}") == 0, table
-    assert one(conn, "SELECT to_regprocedure(%s)", f"vectuned._search_{column}(vector, int)") is None
-    with pytest.raises(errors.UndefinedObject, match=r"public.items has no column that vectuned tunes"):
-        search(conn, QUERY)
-    with pytest.raises(errors.UndefinedObject, match="has no column that vectuned tunes"):
-        conn.execute("SELECT vectuned.disable('items', 'embedding')")
-
-
-def test_disable_with_forget_of_a_dropped_table(conn: Connection) -> None:
-    make(conn, VECTORS)
-    make(conn, VECTORS, table="others")
-    enable(conn)
-    enable(conn, "others")
-    oid = one(conn, "SELECT 'items'::regclass::oid")
-    conn.execute("DROP TABLE items")
-    assert search(conn, QUERY, relation="others") == exact(conn, QUERY, relation="others")
-    state = one(conn, "SELECT state FROM vectuned.status ORDER BY relation LIMIT 1")
-    assert state == (
-        "table missing: forgotten a day after it was missed; "
-        f"at once by vectuned.disable({oid}, 'embedding', forget => true)"
-    )
-    enable(conn, "others", sample_rate=1.0)
-    conn.execute("SELECT vectuned.disable(%s::oid::regclass, 'embedding')", (oid,))
-    conn.execute("SELECT vectuned.disable(%s::oid::regclass, 'embedding', forget => true)", (oid,))
-    assert conn.execute("SELECT relation::text FROM vectuned.status").fetchall() == [("others",)]
 
 
 def test_tuned_columns_of_one_table_are_told_apart_by_name(conn: Connection) -> None:
