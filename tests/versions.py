@@ -36,7 +36,8 @@ PARTS = {
     "truth": ["learning/truth"],
     "learning": [
         "learning/policy/test_learning.py",
-        "learning/policy/test_publication.py",
+        "learning/policy/test_publish.py",
+        "learning/policy/test_served_bank.py",
         "learning/oversight",
     ],
     "columns": ["sql/columns", "sql/test_schema.py"],
