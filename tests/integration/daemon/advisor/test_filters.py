@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from tests.integration.table_helpers import (
     Connection,
     clustered,
+    copied,
     enable,
     make,
     one,
+    prepared,
     raw,
     search,
     search_filtered,
@@ -23,6 +26,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.advisor.filters import FilterBudget, FilterStatement, choose_within
 from vectuned.daemon.cli.main import main
+from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.work.worker import Worker
 
 ROWS, KINDS = 9000, 12
@@ -67,27 +71,36 @@ def test_choose_within_leaves_room_to_what_is_smaller() -> None:
     assert names(taken) == ["a"]
 
 
-@pytest.fixture
-def filtered(conn: Connection) -> Connection:
+@pytest.fixture(scope="module")
+def template_filtered(server: EmbeddedServer, template: str) -> str:
     """A tuned table whose recorded searches all filter by one of a few kinds, and what was learned."""
-    vectors = clustered(ROWS, 12, seed=1)
-    make(conn, vectors)
-    conn.execute("ALTER TABLE items ADD COLUMN kind int")
-    conn.execute(raw(f"UPDATE items SET kind = least(id % {KINDS}, 3)"))
-    conn.execute("VACUUM ANALYZE items")
-    enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=50)
-    rng = np.random.default_rng(2)
-    for number in range(240):
-        query = vectors[int(rng.integers(ROWS))] + rng.normal(scale=0.3, size=12).astype(np.float32)
-        if number % 3:
-            search_filtered(conn, query, 10, {"kind": number % 4})
-        else:
-            search(conn, query)
-    worker = Worker(conn, load_settings(None, {}, {}))
-    worker.drain()
-    worker.replay_all()
-    worker.learn_all()
-    return conn
+    name = "template_filtered"
+    with prepared(server.dsn, template, name) as conn:
+        vectors = clustered(ROWS, 12, seed=1)
+        make(conn, vectors)
+        conn.execute("ALTER TABLE items ADD COLUMN kind int")
+        conn.execute(raw(f"UPDATE items SET kind = least(id % {KINDS}, 3)"))
+        conn.execute("VACUUM ANALYZE items")
+        enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=50)
+        rng = np.random.default_rng(2)
+        for number in range(240):
+            query = vectors[int(rng.integers(ROWS))] + rng.normal(scale=0.3, size=12).astype(np.float32)
+            if number % 3:
+                search_filtered(conn, query, 10, {"kind": number % 4})
+            else:
+                search(conn, query)
+        worker = Worker(conn, load_settings(None, {}, {}))
+        worker.drain()
+        worker.replay_all()
+        worker.learn_all()
+    return name
+
+
+@pytest.fixture
+def filtered(server: EmbeddedServer, template_filtered: str) -> Iterator[Connection]:
+    """A connection to a copy of the table with the filtered searches."""
+    with copied(server.dsn, template_filtered, "filtered") as conn:
+        yield conn
 
 
 def advise(database: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -96,9 +109,9 @@ def advise(database: str, capsys: pytest.CaptureFixture[str], *arguments: str) -
 
 
 def test_advise_filters_names_statements_with_their_costs_and_applies_them(
-    filtered: Connection, database: str, capsys: pytest.CaptureFixture[str]
+    filtered: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = advise(database, capsys)
+    report = advise(filtered.info.dsn, capsys)
     tree = report["statements"][0]
     assert (tree["kind"], tree["subject"]) == ("filter index", "kind")
     assert report["insert_ms"] > 0
@@ -111,32 +124,32 @@ def test_advise_filters_names_statements_with_their_costs_and_applies_them(
             assert each["insert_ms"] > 0
     assert report["applied"] is None
     before = one(filtered, "SELECT count(*) FROM pg_index WHERE indrelid = 'items'::regclass")
-    report = advise(database, capsys, "--apply", "--max-statements", "1")
+    report = advise(filtered.info.dsn, capsys, "--apply", "--max-statements", "1")
     (index,) = report["applied"]
     assert one(filtered, "SELECT indisvalid FROM pg_index WHERE indexrelid = %s::regclass", index)
     assert one(filtered, "SELECT count(*) FROM pg_index WHERE indrelid = 'items'::regclass") == before + 1
     # What exists is not advised again.
-    assert "kind" not in {each["subject"] for each in advise(database, capsys)["statements"]}
+    assert "kind" not in {each["subject"] for each in advise(filtered.info.dsn, capsys)["statements"]}
     assert one(filtered, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'vectuned_advise%'") == 0
 
 
 def test_advise_filters_names_partial_indexes_that_no_search_needs(
-    filtered: Connection, database: str, capsys: pytest.CaptureFixture[str]
+    filtered: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filtered.execute(
         "CREATE INDEX unneeded ON items USING hnsw (embedding vector_cosine_ops) WHERE kind = 77"
     )
     filtered.execute("CREATE INDEX needed ON items USING hnsw (embedding vector_cosine_ops) WHERE kind = 3")
     filtered.execute("SELECT vectuned.refresh('items')")
-    (found,) = advise(database, capsys)["drop"]
+    (found,) = advise(filtered.info.dsn, capsys)["drop"]
     assert found["statement"] == "DROP INDEX CONCURRENTLY unneeded"
     assert "was asked 0 times" in found["why"]
 
 
 def test_advise_filters_prints_what_it_found(
-    filtered: Connection, database: str, capsys: pytest.CaptureFixture[str]
+    filtered: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["advise", "items", "--filters", "-q", "--dsn", database]) == 0
+    assert main(["advise", "items", "--filters", "-q", "--dsn", filtered.info.dsn]) == 0
     printed = capsys.readouterr().out
     assert "B-tree" in printed
     assert "An insert takes" in printed
@@ -144,7 +157,7 @@ def test_advise_filters_prints_what_it_found(
 
 
 def test_advise_filters_names_json_keys_of_statements(
-    filtered: Connection, database: str, capsys: pytest.CaptureFixture[str]
+    filtered: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     condition = "((t.meta ->> ''source''::text) = ''web''::text)"
     filtered.execute(
@@ -157,7 +170,7 @@ def test_advise_filters_names_json_keys_of_statements(
     )
     filtered.execute("ALTER TABLE items ADD COLUMN meta jsonb")
     filtered.execute("UPDATE items SET meta = jsonb_build_object('source', 's' || id % 7)")
-    tree, generated = (each for each in advise(database, capsys)["others"] if "meta" in each["why"])
+    tree, generated = (each for each in advise(filtered.info.dsn, capsys)["others"] if "meta" in each["why"])
     assert "30 recorded statements filter by meta ->> 'source'" in tree["why"]
     assert tree["script"] == "CREATE INDEX CONCURRENTLY ON items ((meta ->> 'source'));"
     # Both can be run as they are, and the column is a filter of vectuned.search.
@@ -167,7 +180,7 @@ def test_advise_filters_names_json_keys_of_statements(
     query = "SELECT count(*) FROM vectuned.search('items', %s, 10, '{\"meta_source\": \"s3\"}')"
     assert one(filtered, query, text(np.ones(12))) == 10
     # What an index serves already is not named again.
-    assert not [each for each in advise(database, capsys)["others"] if "meta" in each["why"]]
+    assert not [each for each in advise(filtered.info.dsn, capsys)["others"] if "meta" in each["why"]]
 
 
 def run_script(conn: Connection, script: str) -> None:
@@ -219,7 +232,7 @@ def test_advise_filters_gives_a_script_for_partitions(
 
 
 def test_advise_filters_with_other_modes_is_refused(
-    filtered: Connection, database: str, capsys: pytest.CaptureFixture[str]
+    database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["advise", "items", "--filters", "--on-table", "--dsn", database]) == 2
     assert "--filters goes with neither --on-table nor --drop-old" in capsys.readouterr().err

@@ -29,6 +29,12 @@ from vectuned.learning.oversight.judging import update_margins
 from vectuned.learning.oversight.promises import check_promises
 
 
+@pytest.fixture
+def initial_database(learned: str) -> str:
+    """Begin each test with the learned column."""
+    return learned
+
+
 def test_check_promises_makes_a_claim_about_what_serves(conn: Connection, worker: Worker) -> None:
     assert one(conn, "SELECT count(*) FROM vectuned.recall_check WHERE version IS NULL") == 200
     ask(worker, 150, seed=3)

@@ -6,9 +6,15 @@ import math
 
 import pytest
 from tests.integration.promises_helpers import TARGET, actions, alert, ask, points, served
-from tests.integration.table_helpers import Connection, enable, make, one, raw, text
+from tests.integration.table_helpers import Connection, make, one, raw
 
 from vectuned.daemon.work.worker import Worker
+
+
+@pytest.fixture
+def initial_database(learned: str) -> str:
+    """Begin each test with the learned column."""
+    return learned
 
 
 @pytest.mark.parametrize(
@@ -72,28 +78,6 @@ def test_detect_table_change_ignores_ordinary_changes(conn: Connection, worker: 
     worker.replay_all()
     assert actions(conn) == ["publish"]
     assert served(conn)[1]
-
-
-def test_detect_table_change_with_composite_keys_and_odd_names(conn: Connection) -> None:
-    conn.execute(
-        'CREATE TABLE "Odd ""table" ("a b" text, "C" bigint, "e\'f" vector(4), PRIMARY KEY ("a b", "C"))'
-    )
-    conn.execute(
-        raw(
-            "INSERT INTO \"Odd \"\"table\" SELECT 'it''s ' || n, n, "
-            f"'{text([1, 2, 3, 4])}'::vector + (ARRAY[n,0,0,0])::vector FROM generate_series(1, 500) n"
-        )
-    )
-    conn.execute('CREATE INDEX ON "Odd ""table" USING hnsw ("e\'f" vector_l2_ops)')
-    column = enable(conn, '"Odd ""table"', "e'f")
-    conn.execute("SELECT vectuned._set_baseline(%s)", (column,))
-    assert one(conn, "SELECT jsonb_array_length(witnesses) FROM vectuned.baseline") == 100
-    seen = "SELECT gone, rewritten FROM vectuned._since_baseline(%s)"
-    assert conn.execute(seen, (column,)).fetchone() == (0, 0)
-    conn.execute('UPDATE "Odd ""table" SET "e\'f" = \'[9,9,9,9]\' WHERE "a b" LIKE \'%1\'')
-    assert one(conn, f"SELECT gone = 0 AND rewritten BETWEEN 0.01 AND 0.4 FROM ({seen}) s", column)
-    conn.execute('DELETE FROM "Odd ""table"')
-    assert conn.execute(seen, (column,)).fetchone() == (1, 0)
 
 
 def grow(worker: Worker, rows: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.integration.table_helpers import Connection, clustered, enable, make, one
+from tests.integration.table_helpers import Connection, clustered, enable, make, one, raw, text
 
 Rows = list[tuple[Any, ...]]
 
@@ -112,3 +112,25 @@ def test_fall_back_keeps_to_the_time_allowed(conn: Connection, column: int) -> N
     )
     conn.execute("SELECT vectuned._fall_back(%s, 10, '', 'a test', true, 0.38, NULL, 3)", (column,))
     assert one(conn, "SELECT ef_search FROM vectuned.bank") == 150
+
+
+def test_detect_table_change_with_composite_keys_and_odd_names(conn: Connection) -> None:
+    conn.execute(
+        'CREATE TABLE "Odd ""table" ("a b" text, "C" bigint, "e\'f" vector(4), PRIMARY KEY ("a b", "C"))'
+    )
+    conn.execute(
+        raw(
+            "INSERT INTO \"Odd \"\"table\" SELECT 'it''s ' || n, n, "
+            f"'{text([1, 2, 3, 4])}'::vector + (ARRAY[n,0,0,0])::vector FROM generate_series(1, 500) n"
+        )
+    )
+    conn.execute('CREATE INDEX ON "Odd ""table" USING hnsw ("e\'f" vector_l2_ops)')
+    column = enable(conn, '"Odd ""table"', "e'f")
+    conn.execute("SELECT vectuned._set_baseline(%s)", (column,))
+    assert one(conn, "SELECT jsonb_array_length(witnesses) FROM vectuned.baseline") == 100
+    seen = "SELECT gone, rewritten FROM vectuned._since_baseline(%s)"
+    assert conn.execute(seen, (column,)).fetchone() == (0, 0)
+    conn.execute('UPDATE "Odd ""table" SET "e\'f" = \'[9,9,9,9]\' WHERE "a b" LIKE \'%1\'')
+    assert one(conn, f"SELECT gone = 0 AND rewritten BETWEEN 0.01 AND 0.4 FROM ({seen}) s", column)
+    conn.execute('DELETE FROM "Odd ""table"')
+    assert conn.execute(seen, (column,)).fetchone() == (1, 0)
