@@ -119,10 +119,18 @@ BEGIN
         'query', CASE variable WHEN 'q' THEN format(E'q %1$s := query::%1$s;\n    ', f.type) ELSE '' END,
         'relation_literal', quote_literal(f.relation), 'relation', f.relation,
         'key', f.key, 'distance', f.distance, 'zero', f.zero,
-        'exact_search', format(
-            'SELECT ''exact'', pg_catalog.array_agg(n.id), pg_catalog.array_agg(n.distance) INTO path, found_ids, found_distances '
-            'FROM (SELECT o.id, o.distance FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s OFFSET 0) o '
-            'ORDER BY o.distance LIMIT k) n;', f.key, f.distance, f.relation, f.exact),
+        -- Where statement_timeout ends it, cut_short is set.
+        'exact_search', format($exact$BEGIN
+                    PERFORM pg_catalog.set_config('enable_sort', 'on', true);
+                    SELECT 'exact', pg_catalog.array_agg(n.id), pg_catalog.array_agg(n.distance) INTO path, found_ids, found_distances
+                    FROM (SELECT o.id, o.distance FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s OFFSET 0) o
+                          ORDER BY o.distance LIMIT k) n;
+                EXCEPTION WHEN query_canceled THEN
+                    IF vectuned._has_time(0.9) THEN  -- it was no timeout
+                        RAISE;
+                    END IF;
+                    cut_short := true;
+                END;$exact$, f.key, f.distance, f.relation, f.exact),
         'every_head', quote_literal(every_head), 'every_tail', quote_literal(f.every_tail),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
         'sampled', vectuned._draw(share),

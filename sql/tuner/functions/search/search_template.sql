@@ -79,15 +79,7 @@ BEGIN
             -- No setting of the index reaches the target. Without the time for an exact search the index answers.
             cut_short := NOT vectuned._has_time();
             IF NOT cut_short THEN
-                BEGIN
-                    PERFORM pg_catalog.set_config('enable_sort', 'on', true);
-                    {exact_search}
-                EXCEPTION WHEN query_canceled THEN
-                    IF vectuned._has_time(0.9) THEN  -- it was no timeout
-                        RAISE;
-                    END IF;
-                    cut_short := true;
-                END;
+                {exact_search}
             END IF;
             IF cut_short THEN
                 path := CASE WHEN probes IS NULL THEN 'hnsw' ELSE 'ivfflat' END;
@@ -233,14 +225,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
         IF vectuned._has_time() THEN
-            BEGIN
-                PERFORM pg_catalog.set_config('enable_sort', 'on', true);
-                {exact_search}
-            EXCEPTION WHEN query_canceled THEN
-                IF vectuned._has_time(0.9) THEN  -- it was no timeout
-                    RAISE;
-                END IF;
-            END;
+            {exact_search}
         END IF;
         cut_short := path OPERATOR(pg_catalog.<>) 'exact';
     END IF;
