@@ -11,14 +11,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.integration.table_helpers import Connection, build, clustered, enable, make, one, raw, search, text
+from tests.integration.table_helpers import (
+    Connection,
+    build,
+    clustered,
+    enable,
+    make,
+    one,
+    only,
+    prepared,
+    raw,
+    search,
+    text,
+)
 
+from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.ladder import K_CLASSES, RUNGS, k_class
 from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
 from vectuned.learning.model.vectors import to_array
-from vectuned.learning.policy.filtering import choose_paths, other_paths, selectivity_buckets
+from vectuned.learning.policy.filtering import choose_paths, other_paths
 from vectuned.learning.policy.learner import learn
 from vectuned.learning.policy.replays import Replays, load_replays
 from vectuned.learning.replay.replay import replay
@@ -28,22 +41,35 @@ ROWS, DIMENSIONS, TARGET = 8000, 24, 0.9
 SHARES = (0.62, 0.25, 0.1, 0.025, 0.005)
 
 
+@pytest.fixture(scope="module")
+def categories(server: EmbeddedServer, template: str) -> str:
+    """A database with some thousand vectors in categories of unequal size; all searches are recorded."""
+    name = "template_categories"
+    with prepared(server.dsn, template, name) as conn:
+        make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
+        conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
+        chosen = np.random.default_rng(3).choice(len(SHARES), size=ROWS, p=SHARES)
+        with conn.cursor() as cursor:
+            for number in range(len(SHARES)):
+                keys = (np.flatnonzero(chosen == number) + 1).tolist()
+                cursor.execute("UPDATE items SET category = %s WHERE id = ANY (%s)", (f"c{number}", keys))
+        conn.execute("CREATE INDEX ON items (category)")
+        conn.execute("VACUUM (ANALYZE, FULL) items")
+        build(conn)
+        enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
+    return name
+
+
+@pytest.fixture
+def initial_database(categories: str) -> str:
+    """Begin each test with the table of categories."""
+    return categories
+
+
 @pytest.fixture
 def tuned(conn: Connection) -> TunedColumn:
-    """Make a column of some thousand vectors with categories of unequal size; all searches are recorded."""
-    make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
-    conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
-    chosen = np.random.default_rng(3).choice(len(SHARES), size=ROWS, p=SHARES)
-    with conn.cursor() as cursor:
-        for number in range(len(SHARES)):
-            keys = (np.flatnonzero(chosen == number) + 1).tolist()
-            cursor.execute("UPDATE items SET category = %s WHERE id = ANY (%s)", (f"c{number}", keys))
-    conn.execute("CREATE INDEX ON items (category)")
-    conn.execute("VACUUM (ANALYZE, FULL) items")
-    build(conn)
-    enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
-    (tuned,) = read_tuned_columns(conn)
-    return tuned
+    """The column of the vectors."""
+    return only(conn)
 
 
 def replays(conn: Connection, tuned: TunedColumn) -> Replays:
@@ -73,18 +99,6 @@ def practise(conn: Connection, tuned: TunedColumn, queries: Singles, k: int = 10
         found(conn, query, k, {"category": f"c{number % len(SHARES)}"})
     assert drain(conn) == len(queries)
     assert replay(conn, tuned, claim_pending(conn, tuned.column, len(queries))) == len(queries)
-
-
-def test_selectivity_buckets_are_the_same_in_sql(conn: Connection) -> None:
-    rng = np.random.default_rng(1)
-    fractions = np.concatenate(
-        [rng.random(300), 10.0 ** rng.uniform(-9, 0, 300), 2.0 ** -np.arange(0, 25), [0.0, 1.0, 1.5, -1.0]]
-    )
-    rows = conn.execute(
-        "SELECT vectuned._filter_bucket(f) FROM unnest(%s::float8[]) WITH ORDINALITY AS u (f, n) ORDER BY n",
-        (fractions.tolist(),),
-    ).fetchall()
-    assert [row[0] for row in rows] == selectivity_buckets(fractions).tolist()
 
 
 def test_estimates_of_common_values_are_close(conn: Connection, tuned: TunedColumn) -> None:

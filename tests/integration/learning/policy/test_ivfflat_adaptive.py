@@ -6,11 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.integration.table_helpers import Connection, clustered, enable, exact, make, one, search, text
+from tests.integration.table_helpers import (
+    Connection,
+    clustered,
+    enable,
+    exact,
+    make,
+    one,
+    only,
+    prepared,
+    raw,
+    search,
+    text,
+)
 
+from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.learning.model.ladder import probe_rungs, setting_at
 from vectuned.learning.model.trajectory import claim_pending, drain
-from vectuned.learning.model.tuned_columns import TunedColumn, read_tuned_columns
+from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.patterns.optimizer import SearchOptimizer
 from vectuned.learning.patterns.reasoning_bank import ReasoningBank
 from vectuned.learning.policy.calibration import Candidate, find_fixed_policy, learn_adaptive_policy
@@ -26,21 +39,35 @@ ROWS, DIMENSIONS, LISTS, TARGET = 3000, 24, 50, 0.9
 SEARCHES = 480  # two thirds of them prove effort by query: of 180, once in a few runs they did not
 
 
+@pytest.fixture(scope="module")
+def practised(server: EmbeddedServer, template: str) -> str:
+    """A database with a column that has only an IVFFlat index, and replayed searches of it."""
+    name = "template_ivfflat"
+    with prepared(server.dsn, template, name) as conn:
+        make(conn, clustered(ROWS, DIMENSIONS, seed=1, spread=1.5), index=False)
+        conn.execute(
+            raw(f"CREATE INDEX ON items USING ivfflat (embedding vector_cosine_ops) WITH (lists = {LISTS})")
+        )
+        conn.execute("VACUUM ANALYZE items")
+        enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
+        for query in clustered(SEARCHES, DIMENSIONS, seed=2, spread=1.5):
+            search(conn, query)
+        drain(conn)
+        tuned = only(conn)
+        assert replay(conn, tuned, claim_pending(conn, tuned.column, 1000)) == SEARCHES
+    return name
+
+
+@pytest.fixture
+def initial_database(practised: str) -> str:
+    """Begin each test with the replayed searches."""
+    return practised
+
+
 @pytest.fixture
 def tuned(conn: Connection) -> TunedColumn:
-    """Make a column with only an IVFFlat index, and replay its searches."""
-    make(conn, clustered(ROWS, DIMENSIONS, seed=1, spread=1.5), index=False)
-    conn.execute(
-        f"CREATE INDEX ON items USING ivfflat (embedding vector_cosine_ops) WITH (lists = {LISTS})".encode()
-    )
-    conn.execute("VACUUM ANALYZE items")
-    enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=100)
-    for query in clustered(SEARCHES, DIMENSIONS, seed=2, spread=1.5):
-        search(conn, query)
-    drain(conn)
-    (tuned,) = read_tuned_columns(conn)
-    assert replay(conn, tuned, claim_pending(conn, tuned.column, 1000)) == SEARCHES
-    return tuned
+    """The column with the replayed searches."""
+    return only(conn)
 
 
 def candidates(conn: Connection, tuned: TunedColumn) -> tuple[Candidate, Candidate]:

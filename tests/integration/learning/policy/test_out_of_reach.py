@@ -16,9 +16,11 @@ from tests.integration.table_helpers import (
     make,
     one,
     only,
+    prepared,
     search,
 )
 
+from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.learning.model.trajectory import claim_pending, drain
 from vectuned.learning.model.tuned_columns import TunedColumn
 from vectuned.learning.oversight.fallback import Fallback, fall_back
@@ -30,16 +32,30 @@ SEARCHES = 200  # enough to show with 95 % confidence that a target far off is m
 STATE = "SELECT access_path, ef_search, certified, reason FROM vectuned.status WHERE k_class = 10"
 
 
-@pytest.fixture
-def tuned(conn: Connection) -> TunedColumn:
-    """Make a column whose graph is far too thin for its target, and replay searches of it.
+@pytest.fixture(scope="module")
+def practised(server: EmbeddedServer, template: str) -> str:
+    """A database with a column whose graph is far too thin for its target, and replayed searches of it.
 
     With two links a row the graph falls apart.
     """
-    make(conn, points(3000, seed=1), index=False)
-    build(conn, options="WITH (m = 2, ef_construction = 4)")
-    enable(conn, target_recall=0.99, sample_rate=1.0, min_samples=50)
-    practise(conn, only(conn))
+    name = "template_out_of_reach"
+    with prepared(server.dsn, template, name) as conn:
+        make(conn, points(3000, seed=1), index=False)
+        build(conn, options="WITH (m = 2, ef_construction = 4)")
+        enable(conn, target_recall=0.99, sample_rate=1.0, min_samples=50)
+        practise(conn, only(conn))
+    return name
+
+
+@pytest.fixture
+def initial_database(practised: str) -> str:
+    """Begin each test with the replayed searches."""
+    return practised
+
+
+@pytest.fixture
+def tuned(conn: Connection) -> TunedColumn:
+    """The column with the replayed searches."""
     return only(conn)
 
 

@@ -26,6 +26,8 @@ from tests.integration.table_helpers import (
     text,
 )
 
+from vectuned.learning.policy.filtering import selectivity_buckets
+
 ROWS = 2000
 QUERIES: Singles = clustered(4, 16, seed=2)
 
@@ -408,3 +410,15 @@ def test_filters_of_which_nothing_is_learned_find_k_rows_whatever_the_cap(conn: 
         assert {key for key, _ in found} <= among(conn, query, "kind = 4").keys()
     paths = conn.execute("SELECT DISTINCT access_path FROM vectuned.inbox").fetchall()
     assert paths == [("hnsw_continued_filtered",)]
+
+
+def test_selectivity_buckets_are_the_same_in_sql(conn: Connection) -> None:
+    rng = np.random.default_rng(1)
+    fractions = np.concatenate(
+        [rng.random(300), 10.0 ** rng.uniform(-9, 0, 300), 2.0 ** -np.arange(0, 25), [0.0, 1.0, 1.5, -1.0]]
+    )
+    rows = conn.execute(
+        "SELECT vectuned._filter_bucket(f) FROM unnest(%s::float8[]) WITH ORDINALITY AS u (f, n) ORDER BY n",
+        (fractions.tolist(),),
+    ).fetchall()
+    assert [row[0] for row in rows] == selectivity_buckets(fractions).tolist()
