@@ -37,6 +37,7 @@ FUNCTION_FILES = (
     "daemon/replay",
     "search/params",
     "search/apply",
+    "search/kept_efforts",
     "columns/health",
     "columns/recommend",
     "daemon/drift",

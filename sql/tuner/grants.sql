@@ -15,6 +15,7 @@ GRANT SELECT (import_no, column_id, source, created_at, imported_at, proven_here
 -- What vectuned.client reads; not the texts.
 GRANT SELECT (fingerprint, column_id, k_class, shape, settings, by_share, expected_recall, recall_bound, certified, published_at)
     ON vectuned.statement TO PUBLIC;
+GRANT SELECT ON SEQUENCE vectuned.policy_change TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA vectuned FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_search, vectuned._signature,
     vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._count_unrecordable, vectuned._inbox_bytes, vectuned._effort_cap,
@@ -27,7 +28,8 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._marker, vectuned._column_dimensions, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
     vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned._apply_checked,
-    vectuned._main_effort, vectuned._set_effort, vectuned._continue_scans,
+    vectuned._main_effort, vectuned._set_effort, vectuned._continue_scans, vectuned._apply_looked_up, vectuned._effort_setting, vectuned._kept_effort, vectuned._find_effort, vectuned._record_call,
+    vectuned._recorded_share, vectuned._draw_bound,
     vectuned.record_statements, vectuned.condition_shares, vectuned._search_page, vectuned._check_page, vectuned._nearest_thousand,
     vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes
     TO PUBLIC;
@@ -39,7 +41,7 @@ DECLARE
 BEGIN
     FOR generated IN
         SELECT p.oid FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered|apply|applied|dispatch_search|dispatch_apply)_[0-9]+)$'
+        WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^(search|search_rows|_(search|filtered|dispatch)_[0-9]+)$'
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', generated);
     END LOOP;

@@ -56,7 +56,7 @@ GRANT SELECT (column_id, fingerprint, k_class, shape, recorded_at, source, laten
 
 -- vectuned_daemon: what `vectuned run` needs. It also needs SELECT on the tuned tables, which their owners grant.
 GRANT EXECUTE ON FUNCTION vectuned._drain, vectuned._record_calls, vectuned._recorded_searches, vectuned._settle_inbox,
-    vectuned._trim_trajectories, vectuned._limit_recording, vectuned._recorded_share, vectuned._partition, vectuned._bound_inbox, vectuned._cap_efforts, vectuned._wake, vectuned._want_wake, vectuned._daemon_sleeps, vectuned._refresh_column,
+    vectuned._trim_trajectories, vectuned._limit_recording, vectuned._partition, vectuned._bound_inbox, vectuned._cap_efforts, vectuned._wake, vectuned._want_wake, vectuned._daemon_sleeps, vectuned._refresh_column,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_missing, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes,
     vectuned._generate, vectuned._generate_dispatch, vectuned._set_alert, vectuned._fall_back, vectuned._fallback_effort, vectuned._restart_checks,

@@ -338,6 +338,11 @@ COMMENT ON COLUMN vectuned.bank.reach IS 'largest distance to the nearest patter
 COMMENT ON COLUMN vectuned.bank.saving IS
     'time of the fixed setting divided by that of effort by query: lower bound with 95 % confidence';
 
+-- The id of the last transaction that changed what serves any column; 1 before the first: see kept_efforts.sql. Logged, because
+-- sessions on a standby compare with it too.
+CREATE SEQUENCE vectuned.policy_change;
+SELECT setval('vectuned.policy_change', 1);
+
 -- Recall and time measured for every access path: the figures behind the bank, and the paths that serve filtered searches.
 -- path_no only identifies a row: without a key, a publication FOR ALL TABLES would reject every delete.
 CREATE TABLE vectuned.measured_path (

@@ -1,4 +1,4 @@
--- Generates the functions of a tuned column from their templates: _search_N, _filtered_N, _apply_N and _applied_N.
+-- Generates the functions of a tuned column from their templates: _search_N and _filtered_N.
 
 -- Fails where tuned_index holds a marker that _marker did not write: markers become part of statements as they stand.
 CREATE OR REPLACE FUNCTION vectuned._check_markers(c vectuned.tuned_column) RETURNS void
@@ -105,7 +105,6 @@ BEGIN
     every_head := (vectuned._fragments(c)).every_head;
     RETURN jsonb_build_object(
         'id', c.id, 'name', quote_ident('_search_' || c.id), 'filtered_name', quote_ident('_filtered_' || c.id),
-        'apply_name', quote_ident('_apply_' || c.id), 'applied_name', quote_ident('_applied_' || c.id),
         'settings', settings || CASE WHEN has_ivfflat THEN ivfflat_settings ELSE '' END
                     || CASE WHEN both_methods THEN ' SET random_page_cost = 0 SET seq_page_cost = 0' ELSE '' END,
         'all_settings', settings || ' SET hnsw.max_scan_tuples = 20000 SET hnsw.scan_mem_multiplier = 4' || ivfflat_settings,
@@ -178,12 +177,6 @@ AS $$
         'main_no', m.index_no, 'narrow', m.narrow,
         'main_ef', CASE WHEN m.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
         'main_probes', CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END,
-        -- For vectuned.apply: what it sets, where the effort is in the bank, and the value by the variable effort.
-        'main_column', CASE WHEN m.lists IS NULL THEN 'ef_search' ELSE 'probes' END,
-        'main_setting', CASE WHEN m.lists IS NULL THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END,
-        'main_value', format(CASE WHEN m.lists IS NULL THEN 'least(greatest(%1$s, k), 1000)' ELSE '%1$s' END,
-            format('CASE WHEN filtered IS FALSE THEN coalesce(effort, %1$s) ELSE greatest(effort, %1$s) END',
-                   CASE WHEN m.lists IS NULL THEN c.default_ef ELSE least(c.default_probes, m.lists) END)),
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_catalog.pg_relation_filenode(%s)' END, c.index_relation),
         -- An index that no longer exists has no properties.
@@ -241,9 +234,7 @@ BEGIN
     tokens := vectuned._column_tokens(c) || vectuned._index_tokens(c);
     EXECUTE vectuned._fill_template(vectuned._search_template(), tokens);
     EXECUTE vectuned._fill_template(vectuned._filtered_template(), tokens);
-    EXECUTE vectuned._fill_template(vectuned._apply_template(), tokens);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I, vectuned.%I, vectuned.%I, vectuned.%I TO PUBLIC', '_search_' || c.id,
-                   '_filtered_' || c.id, '_apply_' || c.id, '_applied_' || c.id);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I, vectuned.%I TO PUBLIC', '_search_' || c.id, '_filtered_' || c.id);
 END
 $$;
 
@@ -259,8 +250,6 @@ BEGIN
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, text)', '_search_' || p_column_id);
     EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, jsonb, text)', '_filtered_' || p_column_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int, boolean)', '_apply_' || p_column_id);
-    EXECUTE format('DROP FUNCTION IF EXISTS vectuned.%I(@extschema@.vector, int)', '_applied_' || p_column_id);
     EXECUTE format('DROP SEQUENCE IF EXISTS vectuned.%I, vectuned.%I', '_refused_' || p_column_id, '_unrecordable_' || p_column_id);
 END
 $$;

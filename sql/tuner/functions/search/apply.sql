@@ -1,62 +1,98 @@
 -- vectuned.apply: takes what was learned into the caller's own statement.
 
--- vectuned.apply (generated, as vectuned.search is: see dispatch.sql) returns the query vector unchanged and sets the effort for
--- the rest of the transaction, so that
+-- vectuned.apply returns the query vector unchanged and sets the effort for the rest of the transaction, so that
 -- ORDER BY embedding <=> (SELECT vectuned.apply('items', $1, 10)) LIMIT 10 searches with it. The effort proven for searches
 -- without a filter serves only statements without one, which the caller declares by filtered => false. All others keep at
--- least the default effort, and their index scan goes on until LIMIT is met: see _continue_scans. The usual call comes to
--- _apply_N of its column; _apply_checked serves all other calls, and has the error messages.
+-- least the default effort, and their index scan goes on until LIMIT is met: see _continue_scans. Of those without a filter a
+-- sample is recorded.
+-- The usual call finds what to set in the session: see kept_efforts.sql. PL/pgSQL prepares the two expressions anew in each
+-- transaction, about 0.0003 ms for each function in them, so they have few. It sets no search_path, which would cost 0.01 ms:
+-- every name is qualified.
+CREATE OR REPLACE FUNCTION vectuned.apply(
+    relation regclass, query @extschema@.vector, k bigint DEFAULT 10, column_name name DEFAULT NULL,
+    filtered boolean DEFAULT NULL, filter jsonb DEFAULT NULL)
+RETURNS @extschema@.vector
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_variable
+DECLARE
+    kept text[] := vectuned._kept_effort(relation, column_name, k, filtered);
+BEGIN
+    RETURN CASE
+        WHEN (filter IS NULL
+            AND kept[1] OPERATOR(pg_catalog.=) pg_catalog.concat(
+                pg_catalog.pg_sequence_last_value('vectuned.policy_change'::pg_catalog.regclass), ' ', @extschema@.vector_dims(query))
+            AND @extschema@.vector_norm(query) OPERATOR(pg_catalog.>) 0
+            AND pg_catalog.hashfloat8(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()))
+                OPERATOR(pg_catalog.>=) kept[4]::pg_catalog.int4) IS TRUE
+            AND pg_catalog.set_config(kept[2], kept[3], true) IS NOT NULL
+            AND (filtered IS FALSE OR vectuned._continue_scans())
+        THEN query
+        ELSE vectuned._apply_looked_up(relation, query, k, column_name, filtered, filter, kept) END;
+END
+$$;
 
--- The template of _apply_N, which sets the effort, and of _applied_N, which records a call that is in the sample and has no
--- filter, as a call whose answer is not known. _apply_N sets no search_path, which would cost each call 0.01 ms: every name is
--- qualified. _applied_N does, so that _record sees its name.
-CREATE OR REPLACE FUNCTION vectuned._apply_template() RETURNS text
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-RETURN $template$
-CREATE OR REPLACE FUNCTION vectuned.{applied_name}(query @extschema@.vector, k int) RETURNS boolean
+-- Every other call. One in the sample is recorded. Otherwise the effort is looked up, and kept for the next call.
+CREATE OR REPLACE FUNCTION vectuned._apply_looked_up(
+    relation regclass, query @extschema@.vector, k bigint, column_name name, filtered boolean, filter jsonb, kept text[])
+RETURNS @extschema@.vector
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-AS $@$
+AS $$
 #variable_conflict use_variable
 DECLARE
-    recorded boolean := current_setting('transaction_read_only') = 'off'
-        AND coalesce(lower(current_setting('vectuned.record', true)), '') <> ALL ('{off,false,no,0}'::text[]);
+    fits boolean := kept[1] = concat(pg_sequence_last_value('vectuned.policy_change'::regclass), ' ', @extschema@.vector_dims(query))
+        AND filter IS NULL AND @extschema@.vector_norm(query) > 0;
+    found record;
 BEGIN
-    IF recorded AND row_security_active({relation_oid}::oid) THEN
-        PERFORM vectuned._count_unrecordable({id});
-        recorded := false;
+    IF fits THEN
+        PERFORM set_config(kept[2], kept[3], true), vectuned._record_call(kept[5]::int, query, k::int);
+        RETURN (query);
     END IF;
-    IF recorded THEN
-        recorded := vectuned._record(vectuned._query_id(true), {id}, query, k, 'unknown', NULL, NULL, NULL, NULL, NULL, 'NaN');
+    SELECT * INTO found FROM vectuned._find_effort(relation, column_name, k, filtered) WHERE filter IS NULL;
+    IF found.column_id IS NULL OR query IS NULL OR found.dimensions <> @extschema@.vector_dims(query)
+       OR found.cosine AND @extschema@.vector_norm(query) = 0
+    THEN
+        RETURN vectuned._apply_checked(relation, query, k, column_name, filtered, filter);
     END IF;
-    RETURN recorded;
+    PERFORM set_config(found.setting, found.value, true);
+    IF filtered IS NOT FALSE THEN
+        PERFORM vectuned._continue_scans();
+    ELSIF hashfloat8(date_part('epoch', clock_timestamp())) < found.bound THEN
+        PERFORM vectuned._record_call(found.column_id, query, k::int);
+    END IF;
+    IF found.kept IS DISTINCT FROM kept THEN
+        PERFORM set_config(vectuned._effort_setting(relation, column_name, k, filtered), coalesce(found.kept::text, ''), false);
+    END IF;
+    RETURN (query);
 END
-$@$;
-CREATE OR REPLACE FUNCTION vectuned.{apply_name}(query @extschema@.vector, k int, filtered boolean) RETURNS @extschema@.vector
+$$;
+
+-- Records a call that is in the sample and has no filter, as a call whose answer is not known. Returns whether it did.
+CREATE OR REPLACE FUNCTION vectuned._record_call(p_column_id int, query @extschema@.vector, k int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
-AS $@$
-#variable_conflict use_variable
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-    effort int;
+    relation oid;
 BEGIN
-    -- What was learned for searches without a filter through the main index. The bank comes first: it holds what alarms raised.
-    SELECT b.{main_column} INTO effort FROM vectuned.bank b
-    WHERE b.column_id OPERATOR(pg_catalog.=) {id} AND b.k_class OPERATOR(pg_catalog.=) vectuned._k_class(k)
-      AND coalesce(b.index_no, {main_no}) OPERATOR(pg_catalog.=) {main_no};
-    IF effort IS NULL THEN
-        SELECT p.effort INTO effort FROM vectuned.measured_path p
-        WHERE p.column_id OPERATOR(pg_catalog.=) {id} AND p.k_class OPERATOR(pg_catalog.=) vectuned._k_class(k) AND p.shape IS NULL
-          AND p.index_no OPERATOR(pg_catalog.=) {main_no} LIMIT 1;
+    IF current_setting('transaction_read_only') = 'on'
+       OR lower(current_setting('vectuned.record', true)) = ANY ('{off,false,no,0}'::text[])
+    THEN
+        RETURN false;
     END IF;
-    -- One expression: PL/pgSQL takes 0.005 ms for each in a transaction.
-    RETURN CASE WHEN pg_catalog.set_config('{main_setting}', {main_value}::pg_catalog.text, true) IS NULL THEN NULL
-                WHEN filtered IS NOT FALSE AND vectuned._continue_scans() IS NULL THEN NULL
-                WHEN filtered IS FALSE AND {sampled} AND vectuned.{applied_name}(query, k) IS NULL THEN NULL
-                ELSE query END;
+    SELECT t.relation INTO relation FROM vectuned.tuned_column t
+    WHERE t.id = p_column_id AND t.dimensions = @extschema@.vector_dims(query);
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF row_security_active(relation) THEN
+        PERFORM vectuned._count_unrecordable(p_column_id);
+        RETURN false;
+    END IF;
+    RETURN vectuned._record(vectuned._query_id(true), p_column_id, query, k, 'unknown', NULL, NULL, NULL, NULL, NULL, 'NaN');
 END
-$@$
-$template$;
+$$;
 
 -- What was learned for searches without a filter through the main index, for a class of k, and the default of that index:
 -- ef_search for HNSW, probes for IVFFlat. The calling statement orders by the column itself, so only the main index matters.
@@ -67,7 +103,8 @@ LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT coalesce(
                (SELECT coalesce(b.ef_search, b.probes) FROM vectuned.bank b
-                WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(p_k::int) AND coalesce(b.index_no, i.index_no) = i.index_no),
+                WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(p_k::int) AND coalesce(b.index_no, i.index_no) = i.index_no
+                  AND (b.probes IS NULL) = (i.lists IS NULL)),
                (SELECT p.effort FROM vectuned.measured_path p
                 WHERE p.column_id = c.id AND p.k_class = vectuned._k_class(p_k::int) AND p.shape IS NULL AND p.index_no = i.index_no
                 LIMIT 1)),
@@ -92,22 +129,22 @@ RETURN CASE WHEN probes IS NULL
 -- Lets index scans go on until the statement has its rows, for the rest of the transaction. In relaxed order, because
 -- strict_order drops rows that come late: it returns fewer rows than match. There is no limit to the rows that a scan looks
 -- at; the memory of an HNSW scan is bounded by 256 MB (about a million rows looked at), or work_mem if that is more. Where
--- the caller has turned iterative scans on, the caller's limits stay. Returns true.
+-- the caller has turned iterative scans on, the caller's limits stay. Returns true. (It sets no search_path, for speed.)
 CREATE OR REPLACE FUNCTION vectuned._continue_scans() RETURNS boolean
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF current_setting('hnsw.iterative_scan') = 'off' THEN
-        PERFORM set_config('hnsw.iterative_scan', 'relaxed_order', true),
-                set_config('hnsw.max_scan_tuples', '2147483647', true),
-                set_config('hnsw.scan_mem_multiplier', greatest(
-                    current_setting('hnsw.scan_mem_multiplier')::float8,
-                    least(1000, ceil(268435456.0 / pg_size_bytes(current_setting('work_mem')))))::text, true);
+    IF pg_catalog.current_setting('hnsw.iterative_scan') OPERATOR(pg_catalog.=) 'off' THEN
+        PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),
+                pg_catalog.set_config('hnsw.max_scan_tuples', '2147483647', true),
+                pg_catalog.set_config('hnsw.scan_mem_multiplier', greatest(
+                    pg_catalog.current_setting('hnsw.scan_mem_multiplier')::pg_catalog.float8,
+                    least(1000, pg_catalog.ceil(268435456.0 OPERATOR(pg_catalog./) pg_catalog.pg_size_bytes(
+                        pg_catalog.current_setting('work_mem')))))::pg_catalog.text, true);
     END IF;
-    IF current_setting('ivfflat.iterative_scan') = 'off' THEN
-        PERFORM set_config('ivfflat.iterative_scan', 'relaxed_order', true),
-                set_config('ivfflat.max_probes', '32768', true);
+    IF pg_catalog.current_setting('ivfflat.iterative_scan') OPERATOR(pg_catalog.=) 'off' THEN
+        PERFORM pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true),
+                pg_catalog.set_config('ivfflat.max_probes', '32768', true);
     END IF;
     RETURN true;
 END
@@ -116,7 +153,8 @@ $$;
 -- The slow path of apply: checks every argument, and finds the effort for a filter. A filtered search that was learned to be
 -- exact gets the default effort for its share of matching rows: the statement is already planned when apply runs.
 CREATE OR REPLACE FUNCTION vectuned._apply_checked(
-    relation regclass, query @extschema@.vector, k bigint, column_name name, filtered boolean, filter jsonb) RETURNS void
+    relation regclass, query @extschema@.vector, k bigint, column_name name, filtered boolean, filter jsonb)
+RETURNS @extschema@.vector
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -152,5 +190,6 @@ BEGIN
     IF filtered IS DISTINCT FROM false THEN
         PERFORM vectuned._continue_scans();
     END IF;
+    RETURN (query);
 END
 $$;

@@ -1,4 +1,4 @@
--- vectuned.search and vectuned.apply: they find the generated function of a column and call it.
+-- vectuned.search: it finds the generated functions of a column and calls one.
 
 -- The comparisons of a value, by default the relation, that lead to the branches of the keys from first to last, which are in
 -- ascending order.
@@ -24,10 +24,10 @@ CREATE OR REPLACE FUNCTION vectuned._dispatch_part(p_relation oid) RETURNS oid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN hashoid(p_relation) & 63;
 
--- The comparisons of 'search' or 'apply' that lead to the columns of one part, or of all: NULL if there are none. They also compare the names of the
+-- The comparisons that lead to the columns of one part, or of all: NULL if there are none. They also compare the names of the
 -- table and its columns, because the functions hold them: they may have been renamed, and after a restore the oid may belong to
 -- another table. (1259 is pg_class.)
-CREATE OR REPLACE FUNCTION vectuned._dispatch_columns(p_function text, p_part oid DEFAULT NULL) RETURNS text
+CREATE OR REPLACE FUNCTION vectuned._dispatch_columns(p_part oid DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -39,14 +39,11 @@ AS $$
             'AND k OPERATOR(pg_catalog.>=) 1 AND k OPERATOR(pg_catalog.<=) 1000 '
             'AND @extschema@.vector_dims(query) OPERATOR(pg_catalog.=) %4$s AND %5$s AND ', c.relation::oid,
             CASE WHEN c.alone THEN 'column_name IS NULL OR ' ELSE '' END, c.column_name, c.dimensions, n.names)
-            || CASE p_function WHEN 'search' THEN format(
+            || format(
                 'skip IS NULL AND max_distance IS NULL '
                 'THEN IF filter IS NULL THEN RETURN QUERY SELECT s.* FROM vectuned.%I(query, k::pg_catalog.int4) s; '
                 'ELSE RETURN QUERY SELECT s.* FROM vectuned.%I(query, k::pg_catalog.int4, filter) s; END IF; RETURN; END IF;',
-                '_search_' || c.id, '_filtered_' || c.id)
-            ELSE format('filter IS NULL%s THEN RETURN vectuned.%I(query, k::pg_catalog.int4, filtered); END IF;',
-                CASE c.metric WHEN 'cosine' THEN ' AND @extschema@.vector_norm(query) OPERATOR(pg_catalog.>) 0' ELSE '' END,
-                '_apply_' || c.id) END, E'\n' ORDER BY c.id) AS branches
+                '_search_' || c.id, '_filtered_' || c.id), E'\n' ORDER BY c.id) AS branches
         FROM (SELECT t.*, count(*) OVER (PARTITION BY t.relation) = 1 AS alone
               FROM vectuned.tuned_column t
               WHERE t.missing_since IS NULL AND (p_part IS NULL OR vectuned._dispatch_part(t.relation) = p_part)) c
@@ -55,26 +52,22 @@ AS $$
                                      'OPERATOR(pg_catalog.=) %L::pg_catalog.text[]', a.attrelid, a.attnum,
                                      ARRAY[c.relation_schema::text, c.relation_name, a.attname]), ' AND ' ORDER BY a.attnum) AS names
             FROM pg_attribute a
-            -- vectuned.apply does not read the row id.
-            WHERE a.attrelid = c.relation AND NOT a.attisdropped
-              AND a.attname = ANY (c.column_name || CASE p_function WHEN 'search' THEN c.key_columns END)) n
+            WHERE a.attrelid = c.relation AND NOT a.attisdropped AND a.attname = ANY (c.column_name || c.key_columns)) n
         WHERE n.names IS NOT NULL
         GROUP BY c.relation) l
 $$;
 
--- Creates vectuned.search or vectuned.apply, or part p_part of it, from its comparisons. All calls that these do not cover go to
--- _search_fallback and _apply_checked, which have the error messages. They set no search_path: the functions find the caller's
--- as their default argument, and every name is qualified. It runs as _generate_dispatch, with the owner's rights.
-CREATE OR REPLACE FUNCTION vectuned._create_dispatch(p_function text, p_comparisons text, p_part int DEFAULT NULL) RETURNS void
+-- Creates vectuned.search, or part p_part of it, from its comparisons. All calls that these do not cover go to
+-- _search_fallback, which has the error messages. They set no search_path: the functions find the caller's as their default
+-- argument, and every name is qualified. It runs as _generate_dispatch, with the owner's rights.
+CREATE OR REPLACE FUNCTION vectuned._create_dispatch(p_comparisons text, p_part int DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    name constant text := CASE WHEN p_part IS NULL THEN p_function ELSE format('_dispatch_%s_%s', p_function, p_part) END;
-    comparisons constant text := coalesce(p_comparisons, 'NULL;');
+    name constant text := coalesce('_dispatch_' || p_part, 'search');
 BEGIN
-    IF p_function = 'search' THEN
-        EXECUTE format($search$
+    EXECUTE format($search$
 CREATE OR REPLACE FUNCTION vectuned.%I(
     relation regclass, query @extschema@.vector, k bigint DEFAULT 10, filter jsonb DEFAULT NULL,
     column_name name DEFAULT NULL, skip bigint DEFAULT NULL, max_distance float8 DEFAULT NULL)
@@ -91,34 +84,17 @@ BEGIN
         RETURN QUERY SELECT p.* FROM vectuned._search_page(relation, query, k, filter, column_name, skip, max_distance) p;
     END IF;
 END
-$body$, comparisons));
-    ELSE
-        EXECUTE format($apply$
-CREATE OR REPLACE FUNCTION vectuned.%I(
-    relation regclass, query @extschema@.vector, k bigint DEFAULT 10, column_name name DEFAULT NULL,
-    filtered boolean DEFAULT NULL, filter jsonb DEFAULT NULL)
-RETURNS @extschema@.vector
-LANGUAGE plpgsql VOLATILE
-AS %L
-$apply$, name, format($body$
-#variable_conflict use_variable
-BEGIN
-    %s
-    PERFORM vectuned._apply_checked(relation, query, k, column_name, filtered, filter);
-    RETURN (query);
-END
-$body$, comparisons));
-    END IF;
+$body$, coalesce(p_comparisons, 'NULL;')));
     IF p_part IS NOT NULL THEN
         EXECUTE format('GRANT EXECUTE ON FUNCTION vectuned.%I TO PUBLIC', name);
     END IF;
 END
 $$;
 
--- Generates vectuned.search and vectuned.apply: a binary tree of comparisons with constants is the fastest dispatch from a
--- relation to its function. Up to 64 columns are compared in them. More are divided by a hash of their tables among 64
--- functions each, _dispatch_search_0 to _dispatch_search_63, which are trees as well: enabling a column then replaces one of
--- them, and sessions read only the ones that they use. p_relations: the tables whose columns have changed; NULL for all.
+-- Generates vectuned.search: a binary tree of comparisons with constants is the fastest dispatch from a relation to its
+-- function. Up to 64 columns are compared in it. More are divided by a hash of their tables among 64 functions, _dispatch_0 to
+-- _dispatch_63, which are trees as well: enabling a column then replaces one of them, and sessions read only the ones that they
+-- use. p_relations: the tables whose columns have changed; NULL for all.
 CREATE OR REPLACE FUNCTION vectuned._generate_dispatch(p_relations oid[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -126,37 +102,31 @@ AS $$
 DECLARE
     divided constant boolean := (SELECT count(*) > 64 FROM vectuned.tuned_column c WHERE c.missing_since IS NULL);
     was_divided constant boolean := EXISTS (
-        SELECT FROM pg_proc p WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname = '_dispatch_search_0');
-    kind text;
+        SELECT FROM pg_proc p WHERE p.pronamespace = 'vectuned'::regnamespace AND p.proname = '_dispatch_0');
     part int;
     former regprocedure;
 BEGIN
-    FOREACH kind IN ARRAY '{search,apply}'::text[] LOOP
-        FOR part IN
-            SELECT n FROM generate_series(0, 63) n
-            WHERE divided AND (p_relations IS NULL OR NOT was_divided
-                               OR n IN (SELECT vectuned._dispatch_part(r) FROM unnest(p_relations) r))
-        LOOP
-            PERFORM vectuned._create_dispatch(kind, vectuned._dispatch_columns(kind, part), part);
-        END LOOP;
-        IF NOT divided THEN
-            PERFORM vectuned._create_dispatch(kind, vectuned._dispatch_columns(kind));
-        ELSIF p_relations IS NULL OR NOT was_divided THEN
-            PERFORM vectuned._create_dispatch(kind, (
-                SELECT vectuned._dispatch_tree(
-                    array_agg(n::oid ORDER BY n),
-                    array_agg(format(CASE kind
-                        WHEN 'search' THEN 'RETURN QUERY SELECT d.* FROM vectuned.%I(relation, query, k, filter, column_name, skip, '
-                                           'max_distance) d; RETURN;'
-                        ELSE 'RETURN vectuned.%I(relation, query, k, column_name, filtered, filter);' END,
-                        format('_dispatch_%s_%s', kind, n)) ORDER BY n),
-                    1, 64, '(pg_catalog.hashoid(relation) OPERATOR(pg_catalog.&) 63)::pg_catalog.oid')
-                FROM generate_series(0, 63) n));
-        END IF;
+    FOR part IN
+        SELECT n FROM generate_series(0, 63) n
+        WHERE divided AND (p_relations IS NULL OR NOT was_divided
+                           OR n IN (SELECT vectuned._dispatch_part(r) FROM unnest(p_relations) r))
+    LOOP
+        PERFORM vectuned._create_dispatch(vectuned._dispatch_columns(part), part);
     END LOOP;
+    IF NOT divided THEN
+        PERFORM vectuned._create_dispatch(vectuned._dispatch_columns());
+    ELSIF p_relations IS NULL OR NOT was_divided THEN
+        PERFORM vectuned._create_dispatch((
+            SELECT vectuned._dispatch_tree(
+                array_agg(n::oid ORDER BY n),
+                array_agg(format('RETURN QUERY SELECT d.* FROM vectuned.%I(relation, query, k, filter, column_name, skip, '
+                                 'max_distance) d; RETURN;', '_dispatch_' || n) ORDER BY n),
+                1, 64, '(pg_catalog.hashoid(relation) OPERATOR(pg_catalog.&) 63)::pg_catalog.oid')
+            FROM generate_series(0, 63) n));
+    END IF;
     FOR former IN
         SELECT p.oid FROM pg_proc p
-        WHERE NOT divided AND p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^_dispatch_(search|apply)_[0-9]+$'
+        WHERE NOT divided AND p.pronamespace = 'vectuned'::regnamespace AND p.proname ~ '^_dispatch_[0-9]+$'
     LOOP
         EXECUTE format('DROP FUNCTION %s', former);
     END LOOP;

@@ -12,16 +12,24 @@ AS $$
                 ELSE c.sample_rate END)
 $$;
 
+-- The bound of a hash under which a share of the searches is drawn.
+CREATE OR REPLACE FUNCTION vectuned._draw_bound(share float8) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN share >= 1 THEN 9223372036854775807
+                ELSE floor((greatest(share, 0)::numeric - 0.5) * 2::numeric ^ 64)::bigint END
+$$;
+
 -- The expression that draws a share of the searches: a hash of the time in microseconds and the session. random() would
--- let setseed() fix the sample, and would disturb the caller's own random numbers.
+-- let setseed() fix the sample, and would disturb the caller's own random numbers. (vectuned.apply has the same.)
 CREATE OR REPLACE FUNCTION vectuned._draw(share float8) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN share <= 0 THEN 'false' WHEN share >= 1 THEN 'true'
                 ELSE format('pg_catalog.hashfloat8extended(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()), '
-                            'pg_catalog.pg_backend_pid()) OPERATOR(pg_catalog.<) %s',
-                            floor((share::numeric - 0.5) * 2::numeric ^ 64)::bigint) END
+                            'pg_catalog.pg_backend_pid()) OPERATOR(pg_catalog.<) %s', vectuned._draw_bound(share)) END
 $$;
 
 -- The id of a search. Its last hexadecimal digit tells whether the search was recorded: 1 if so, otherwise 0.
@@ -56,7 +64,7 @@ DECLARE
     recorded int;
 BEGIN
     GET DIAGNOSTICS stack = PG_CONTEXT;
-    IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._(search|filtered|applied)_[0-9]+\('
+    IF split_part(stack, E'\n', 2) !~ '^[^"]*[^"a-z0-9_$.]vectuned\._((search|filtered)_[0-9]+|record_call)\('
            AND NOT has_table_privilege(vectuned._caller(), 'vectuned.inbox', 'INSERT')
     THEN
         RETURN false;

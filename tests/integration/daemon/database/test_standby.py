@@ -102,6 +102,24 @@ def events(conn: Connection) -> list[str]:
     return [row[0] for row in rows]
 
 
+def test_apply_on_the_standby_follows_what_the_primary_publishes(servers: Servers, conn: Connection) -> None:
+    query = "[" + ",".join(["1"] * DIMENSIONS) + "]"
+
+    def served(reader: Connection) -> str:
+        with reader.transaction():
+            reader.execute("SELECT vectuned.apply('items', %s)", (query,))
+            return str(one(reader, "SHOW hnsw.ef_search"))
+
+    with replica(servers, conn) as reader:
+        assert eventually(lambda: one(reader, "SELECT count(*) FROM vectuned.tuned_column") == 1)
+        for effort in (50, 60):
+            conn.execute("UPDATE vectuned.tuned_column SET default_ef = %s", (effort,))
+            assert eventually(lambda: served(reader) == str(effort))  # noqa: B023 (called in this turn)
+            assert served(reader) == str(effort)
+            kept = "SELECT current_setting(vectuned._effort_setting('items'::regclass, NULL, 10, NULL), true)"
+            assert one(reader, kept).endswith(f",{effort},-2147483648,1}}")
+
+
 def test_a_replay_on_the_standby_teaches_the_primary(
     servers: Servers, conn: Connection, worker: Worker
 ) -> None:

@@ -21,13 +21,14 @@ SEARCHING = """
     _filtered_default _served_path _filter_bucket _search_function _search_fallback _check_query
     _tuned_column _fragments _index_fragments _generation _probe _default_effort params _filtered_params
     _unfiltered_params apply search search_rows record_feedback _may_tune _daemon_runs _notes
-    _count_unrecordable _query_id _search_1 _filtered_1 _apply_1 _applied_1
+    _count_unrecordable _query_id _search_1 _filtered_1
     _search_changed _present_index _present_effort
     _added_index _has_both_methods _set_page_costs _has_time _statement_timeout _warn_cut_short _home
     _key_columns _live _stored_columns _missing_part _outdated _vector_indexes _marker _predicate_filter
     _filtered_statement _column_dimensions
     record_statements condition_shares _condition_for _params _changed_params _row_relation _rows_statement
     _search_page _check_page _nearest_thousand _apply_checked _main_effort _set_effort _continue_scans
+    _apply_looked_up _effort_setting _kept_effort _find_effort _record_call _recorded_share _draw_bound
 """
 INDEXES = """
     _refresh_indexes _refresh_statistics _takes_index _plan_reads _plan_indexes _generate _generate_dispatch
@@ -41,7 +42,7 @@ FUNCTIONS = {
         request_result cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column
         _say_out_of_reach""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
-        _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording _recorded_share
+        _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording
         _partition _bound_inbox _cap_efforts _wake _want_wake _daemon_sleeps _refresh_missing _set_alert
         _fall_back
         _fallback_effort _restart_checks _row_estimate _set_baseline _since_baseline _versions
@@ -104,6 +105,7 @@ DEFINERS = {
     "condition_shares": "the same, except for tables that they may read",
     "_generate": "only the schema's owner may create functions in it",
     "_generate_dispatch": "the same",
+    "_policy_changed": "no other role may write sequences",
     "_follow_column": "the daemon may not point a tuned column to another table",
     "_refresh_missing": "the daemon may not delete tuned columns",
     "_drop_generated": "only their owner may drop functions",
@@ -183,7 +185,7 @@ def test_roles_have_no_rights_elsewhere(owner: Connection, role: str) -> None:
             "EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid), "
             "EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid), "
             "EXISTS (SELECT FROM pg_sequence s WHERE has_sequence_privilege(rolname, s.seqrelid, 'USAGE, "
-            "SELECT, UPDATE')) "
+            "SELECT, UPDATE') AND s.seqrelid <> 'vectuned.policy_change'::regclass) "
             "FROM pg_roles r WHERE rolname = %s",
             (role,),
         ).fetchone()
@@ -207,7 +209,7 @@ def test_security_definer_functions_are_the_listed_ones(owner: Connection) -> No
         "search_rows",
         "params",
         "apply",
-        "_apply_1",
+        "_continue_scans",
         "_search_page",
         "_nearest_thousand",
     }

@@ -8,7 +8,18 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg import errors
-from tests.integration.table_helpers import build, counted, enable, exact, make, one, publish, raw, text
+from tests.integration.table_helpers import (
+    build,
+    counted,
+    enable,
+    exact,
+    make,
+    one,
+    plain_role,
+    publish,
+    raw,
+    text,
+)
 
 Connection = psycopg.Connection[Any]
 
@@ -211,3 +222,117 @@ def test_apply_leaves_no_setting_behind(conn: Connection) -> None:
     for call in ("", ", filtered => false"):
         conn.execute(raw(f"SELECT vectuned.apply('items', %s, 10{call})"), (text(QUERIES[0]),))
     assert one(conn, settings) == before
+
+
+def served(conn: Connection, k: int = 10, call: str = ", filtered => false") -> int:
+    """Return the effort that `apply` sets in this session."""
+    with conn.transaction():
+        conn.execute(raw(f"SELECT vectuned.apply('items', %s, {k}{call})"), (text(QUERIES[0]),))
+        return int(one(conn, "SHOW hnsw.ef_search"))
+
+
+CHANGES = {
+    "a publish": ("DELETE FROM vectuned.bank; DELETE FROM vectuned.measured_path", 40),
+    "an alarm": ("SELECT vectuned._fall_back({column}, NULL, NULL, 'test')", None),
+    "a walk": ("UPDATE vectuned.bank SET ef_search = 77", 77),
+    "disable": ("SELECT vectuned.disable('items', 'embedding')", 40),
+    "forget and enable": (
+        "SELECT vectuned.disable('items', 'embedding', forget => true); "
+        "SET LOCAL hnsw.ef_search = 55; SELECT vectuned.enable('items', 'embedding')",
+        55,
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_apply_of_another_session_follows_every_change_once_it_is_committed(
+    conn: Connection, change: str, isolation: str
+) -> None:
+    column = parted(conn)
+    statement, expected = CHANGES[change]
+    with psycopg.connect(conn.info.dsn, autocommit=True) as other:
+        assert [served(other), served(other), served(other, call="")] == [10, 10, 40]
+        other.execute(raw(f"BEGIN ISOLATION LEVEL {isolation}"))
+        assert served(other) == 10
+        with conn.transaction():
+            conn.execute(raw(statement.format(column=column)))
+            assert served(other) == 10
+        if isolation == "REPEATABLE READ":
+            assert served(other) == 10  # as everything that such a transaction reads
+        other.execute("COMMIT")
+        now = served(conn)
+        assert now == expected if expected else now > 10
+        assert [served(other), served(other), served(other, call="")] == [now, now, max(now, 40)]
+
+
+def test_apply_keeps_nothing_of_a_change_that_is_rolled_back(conn: Connection) -> None:
+    parted(conn)
+    update = "UPDATE vectuned.bank SET ef_search = 88"
+    with conn.transaction(force_rollback=True):
+        conn.execute(raw(update))
+        assert served(conn) == 88
+    assert served(conn) == 10
+    with conn.transaction():
+        with conn.transaction(force_rollback=True):
+            conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            conn.execute(raw(update))
+            assert served(conn) == 88
+        assert served(conn) == 10
+        conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        conn.execute(raw(update))
+        assert served(conn) == 88
+        conn.execute("UPDATE vectuned.bank SET ef_search = 99")
+        assert served(conn) == 99
+    assert served(conn) == 99
+
+
+def test_apply_keeps_nothing_while_another_change_is_being_committed(conn: Connection) -> None:
+    parted(conn)
+    with psycopg.connect(conn.info.dsn) as writer, psycopg.connect(conn.info.dsn, autocommit=True) as reader:
+        assert served(reader) == 10
+        writer.execute("UPDATE vectuned.bank SET ef_search = 66")
+        writer.execute("SET CONSTRAINTS ALL IMMEDIATE")  # as the commit does before it is visible
+        assert [served(reader), served(reader)] == [10, 10]
+        writer.commit()
+        assert [served(reader), served(reader)] == [66, 66]
+
+
+def test_apply_follows_two_changes_at_once_and_a_change_by_the_daemons_role(conn: Connection) -> None:
+    parted(conn)
+    publish(conn, one(conn, "SELECT id FROM vectuned.tuned_column"), [0.0], k_class=30, fixed_ef=30)
+    grants = ("USAGE ON SCHEMA vectuned", "SELECT, UPDATE ON vectuned.bank")
+    with (
+        plain_role(conn, conn.info.dsn, *grants) as first,
+        psycopg.connect(conn.info.dsn) as second,
+        psycopg.connect(conn.info.dsn, autocommit=True) as reader,
+    ):
+        assert [served(reader), served(reader, 30)] == [10, 30]
+        second.execute("UPDATE vectuned.bank SET ef_search = 61 WHERE k_class = 30")
+        first.execute("UPDATE vectuned.bank SET ef_search = 62 WHERE k_class = 10")
+        assert [served(reader), served(reader, 30)] == [62, 30]
+        second.commit()
+        assert [served(reader), served(reader, 30)] == [62, 61]
+
+
+def test_apply_tells_two_columns_apart_and_never_stays_with_a_former_one(conn: Connection) -> None:
+    column = parted(conn)
+    statement = "SELECT vectuned.apply('items', %s, 10, column_name => '{}', filtered => false)"
+    conn.execute('ALTER TABLE items ADD "Embedding" vector(24)')
+    conn.execute('CREATE INDEX ON items USING hnsw ("Embedding" vector_cosine_ops)')
+    conn.execute("SET hnsw.ef_search = 47")
+    conn.execute("SELECT vectuned.enable('items', 'Embedding')")
+    conn.execute("RESET hnsw.ef_search")
+    for _ in range(2):
+        for name, effort in (("embedding", "10"), ("Embedding", "47")):
+            with conn.transaction():
+                conn.execute(raw(statement.format(name)), (text(QUERIES[0]),))
+                assert one(conn, "SHOW hnsw.ef_search") == effort
+    conn.execute(
+        'ALTER TABLE items RENAME embedding TO former; ALTER TABLE items RENAME "Embedding" TO embedding'
+    )
+    conn.execute("SELECT vectuned.refresh('items')")
+    with conn.transaction():
+        conn.execute(raw(statement.format("embedding")), (text(QUERIES[0]),))
+        assert one(conn, "SHOW hnsw.ef_search") == "47"
+    assert column != one(conn, "SELECT id FROM vectuned.tuned_column WHERE column_name = 'embedding'")

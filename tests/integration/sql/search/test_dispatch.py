@@ -9,9 +9,9 @@ from tests.integration.table_helpers import clustered as vectors
 
 COLUMNS = 70  # more than the 64 that vectuned.search compares by itself
 QUERY = [1.0, -1.0, 0.5, 2.0]
-PARTS = "SELECT count(*) FROM pg_proc WHERE proname ~ '^_dispatch_search_[0-9]+$'"
+PARTS = "SELECT count(*) FROM pg_proc WHERE proname ~ '^_dispatch_[0-9]+$'"
 WRITTEN = """SELECT array_agg(oid::text || ' ' || xmin) FROM pg_proc
-    WHERE proname ~ '^(_dispatch_search_[0-9]+|search)$'"""
+    WHERE proname ~ '^(_dispatch_[0-9]+|search)$'"""
 
 
 def copy_table(conn: Connection, number: int) -> str:
@@ -57,7 +57,7 @@ def test_divided_columns_are_found_and_each_enable_replaces_one_part(
         ).fetchall()
         assert [int(key) - 1000 * number for (key,) in found] == [int(key) for key in nearest]
     # Not through the slow path, which every search works through as well.
-    assert "PL/pgSQL function vectuned._dispatch_search_" in stack_of(conn, names[-1])
+    assert "PL/pgSQL function vectuned._dispatch_" in stack_of(conn, names[-1])
     with pytest.raises(psycopg.errors.AmbiguousColumn):
         search(conn, QUERY, relation="copy_1")
     before = written(conn)
