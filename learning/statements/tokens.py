@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple, cast
 
+from vectuned.sql.client.fingerprint import comment_end
+
 Kind = Literal["string", "number", "parameter", "word", "quoted", "operator", "mark"]
 
 # A quote that is never closed takes the rest of the text, as it does in a text that was cut.
@@ -25,7 +27,6 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ENDS_IN_SIGN: Final = re.compile(r"[~!@#%^&|`?]")  # an operator with one of these may end in + or -
-_COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _LONGEST_NAME: Final = 63  # bytes of an identifier that the server keeps
 
 
@@ -76,7 +77,7 @@ def _tokens(text: str) -> Iterator[Token]:
             return
         kind, found = match.lastgroup, match.group()
         if kind == "comment":
-            place = _comment_end(text, place)
+            place = comment_end(text, place)
             continue
         if kind == "operator" and found[-1] in "+-" and not _ENDS_IN_SIGN.search(found):
             # In `a=-1` the server reads the operator = and a sign.
@@ -84,16 +85,6 @@ def _tokens(text: str) -> Iterator[Token]:
         if kind != "space":
             yield Token(cast(Kind, "string" if kind == "tag" else kind), found, place)
         place += len(found)
-
-
-def _comment_end(text: str, start: int) -> int:
-    """Return where a comment ends; comments nest."""
-    depth = 0
-    for edge in _COMMENT_EDGE.finditer(text, start):
-        depth += 1 if edge.group() == "/*" else -1
-        if depth == 0:
-            return edge.end()
-    return len(text)
 
 
 def rename_alias(text: str, alias: str, name: str) -> str:

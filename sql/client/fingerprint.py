@@ -217,7 +217,7 @@ def _simplify_nested(text: str) -> str:
         kept, end = match.start(), match.end()
         replacement = ""
         if match["comment"]:
-            end, replacement = _comment_end(text, kept), " "
+            end, replacement = comment_end(text, kept), " "
         elif match["dollar"]:
             replacement = "''"
         else:
@@ -227,7 +227,8 @@ def _simplify_nested(text: str) -> str:
     return "".join([*pieces, text[place:]])
 
 
-def _comment_end(text: str, start: int) -> int:
+def comment_end(text: str, start: int) -> int:
+    """Return where a comment ends that starts at a place; comments nest."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(text, start):
         depth += 1 if edge.group() == "/*" else -1
