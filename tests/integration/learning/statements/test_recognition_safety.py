@@ -113,14 +113,12 @@ def test_recognize_never_plans_tables_that_call_functions_of_others(
         conn.execute("DROP ROLE stranger")
 
 
-def test_recognize_needs_select_alone_and_says_where_that_lacks(
-    conn: Connection, plain_database: str
-) -> None:
+def test_recognize_needs_select_alone_and_says_where_that_lacks(conn: Connection) -> None:
     conn.execute("CREATE ROLE reader LOGIN")
     try:
         conn.execute("GRANT USAGE ON SCHEMA app TO reader")
         conn.execute('GRANT SELECT ON app."My Docs" TO reader')
-        with psycopg.connect(make_conninfo(plain_database, user="reader"), autocommit=True) as reader:
+        with psycopg.connect(make_conninfo(conn.info.dsn, user="reader"), autocommit=True) as reader:
             reader.execute("SET search_path = app, public")
             reader.execute("SET default_transaction_read_only = on")
             assert call(reader, f"SELECT id FROM {DOCS} WHERE n > 1 {BY}", VECTOR).table == "My Docs"
