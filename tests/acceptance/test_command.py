@@ -183,12 +183,11 @@ def test_command_with_bad_input_prints_one_sentence_and_exits(
     ],
 )
 def test_command_about_a_missing_object_names_it(
-    vectuned: Installed, plain_database: str, arguments: tuple[str, ...], message: str
+    vectuned: Installed, database: str, arguments: tuple[str, ...], message: str
 ) -> None:
-    with psycopg.connect(plain_database, autocommit=True) as conn:
+    with psycopg.connect(database, autocommit=True) as conn:
         fill(conn)
-    assert vectuned.run("migrate", "--dsn", plain_database).returncode == 0
-    result = vectuned.run(*arguments, "--dsn", plain_database)
+    result = vectuned.run(*arguments, "--dsn", database)
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
