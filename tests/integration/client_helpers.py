@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from tests.integration.table_helpers import Connection, clustered, enable, make, text
+from tests.integration.table_helpers import Connection, build, clustered, enable, make, text
 
 from vectuned.sql.client.fingerprint import fingerprint, normalize
 
@@ -34,8 +34,9 @@ def search(style: str = "%s") -> str:
 
 def prepare(conn: Connection, settings: Mapping[str, str] = TUNED) -> int:
     """Create and enable the table, and publish settings for the statement; return the column's id."""
-    make(conn, clustered(ROWS, DIMENSIONS, seed=1))
+    make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 3; ANALYZE items")
+    build(conn)
     column = enable(conn)
     publish(conn, column, search(), settings)
     return column

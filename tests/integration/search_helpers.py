@@ -27,11 +27,11 @@ def points(count: int, seed: int) -> Singles:
 def tuned(conn: Connection, *, target: float = 0.9, min_samples: int = 100) -> int:
     """Create a table of 3,000 rows with a sparse index, and record every search of it."""
     make(conn, points(ROWS, seed=1), index=False)
-    build(conn, options="WITH (m = 6)")
     conn.execute("ALTER TABLE items ADD COLUMN kind int")
     conn.execute("UPDATE items SET kind = id % 4")
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("VACUUM ANALYZE items")
+    build(conn, options="WITH (m = 6)")
     return enable(conn, target_recall=target, sample_rate=1.0, min_samples=min_samples)
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 from tests.integration.embedded_helpers import PACKAGE
 from tests.integration.table_helpers import (
     Connection,
+    build,
     clustered,
     enable,
     make,
@@ -55,8 +56,9 @@ class Pair(Base):
 
 @pytest.fixture
 def items(conn: Connection) -> Connection:
-    make(conn, clustered(300, DIMENSIONS, seed=1))
+    make(conn, clustered(300, DIMENSIONS, seed=1), index=False)
     conn.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 3; ANALYZE items")
+    build(conn)
     enable(conn, sample_rate=1.0)
     return conn
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.integration.table_helpers import (
     Connection,
+    build,
     clustered,
     copied,
     enable,
@@ -77,10 +78,11 @@ def template_filtered(server: EmbeddedServer, template: str) -> str:
     name = "template_filtered"
     with prepared(server.dsn, template, name) as conn:
         vectors = clustered(ROWS, 12, seed=1)
-        make(conn, vectors)
+        make(conn, vectors, index=False)
         conn.execute("ALTER TABLE items ADD COLUMN kind int")
         conn.execute(raw(f"UPDATE items SET kind = least(id % {KINDS}, 3)"))
         conn.execute("VACUUM ANALYZE items")
+        build(conn)
         enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=50)
         rng = np.random.default_rng(2)
         for number in range(240):
@@ -198,12 +200,13 @@ def test_advise_filters_gives_a_script_for_partitions(
 ) -> None:
     """Its table holds the same rows, in partitions, and vectuned.search finds the same among them."""
     vectors = clustered(1500, 8, seed=1)
-    make(conn, vectors)
+    make(conn, vectors, index=False)
     conn.execute(
         'ALTER TABLE items ADD COLUMN "Kind" text, ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED'
     )
     conn.execute(raw(f"UPDATE items SET \"Kind\" = 'it''s %' || id % {values}"))
     conn.execute("VACUUM ANALYZE items")
+    build(conn)
     enable(conn, target_recall=0.9, sample_rate=1.0, min_samples=50)
     for number, query in enumerate(vectors[:110]):
         search_filtered(conn, query, 5, {"Kind": f"it's %{number % values}"})

@@ -13,7 +13,16 @@ from pgvector.psycopg import register_vector
 from psycopg.conninfo import make_conninfo
 from tests.integration.embedded_helpers import eventually
 from tests.integration.standby_helpers import HotStandby, fresh_database, primary_and_standby
-from tests.integration.table_helpers import Connection, clustered, enable, make, one, search, search_filtered
+from tests.integration.table_helpers import (
+    Connection,
+    build,
+    clustered,
+    enable,
+    make,
+    one,
+    search,
+    search_filtered,
+)
 
 from vectuned.config.errors import DatabaseUnavailableError
 from vectuned.config.settings import Settings, load_settings
@@ -43,8 +52,9 @@ def conn(servers: Servers) -> Iterator[Connection]:
         psycopg.connect(make_conninfo(primary.dsn, dbname=name), autocommit=True) as connection,
     ):
         register_vector(connection)
-        make(connection, clustered(800, DIMENSIONS, seed=1))
+        make(connection, clustered(800, DIMENSIONS, seed=1), index=False)
         connection.execute("ALTER TABLE items ADD COLUMN kind int; UPDATE items SET kind = id % 4")
+        build(connection)
         connection.execute("CREATE INDEX ON items (kind); ANALYZE items")
         enable(connection, sample_rate=1.0, min_samples=20)
         assert eventually(lambda: _is_there(servers[1], name))

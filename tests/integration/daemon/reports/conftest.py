@@ -8,6 +8,7 @@ import pytest
 from tests.integration.daemon.reports.report_helpers import DIMENSIONS, KIND
 from tests.integration.table_helpers import (
     Connection,
+    build,
     clustered,
     copied,
     enable,
@@ -27,9 +28,10 @@ def template_learned(server: EmbeddedServer, template: str) -> str:
     """A database with a table that was searched, with a filter and without, learned and checked."""
     name = "template_reports"
     with prepared(server.dsn, template, name) as conn:
-        make(conn, clustered(900, DIMENSIONS, seed=1))
+        make(conn, clustered(900, DIMENSIONS, seed=1), index=False)
         quoted = '"' + KIND.replace('"', '""') + '"'
         conn.execute(f"ALTER TABLE items ADD COLUMN {quoted} int; UPDATE items SET {quoted} = id % 4")
+        build(conn)
         conn.execute(f"CREATE INDEX ON items ({quoted}); ANALYZE items")
         enable(conn, sample_rate=1.0, min_samples=20, target_recall=0.9)
         worker = Worker(conn, load_settings(None, {"learning.batch_min": 10}, {}))

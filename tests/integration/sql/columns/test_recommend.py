@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from tests.integration.table_helpers import Connection, clustered, enable, make, one, raw, text
+from tests.integration.table_helpers import Connection, build, clustered, enable, make, one, raw, text
 
 from vectuned.learning.model.tuned_columns import read_tuned_columns
 
@@ -19,12 +19,13 @@ ROWS = 600
 @pytest.fixture
 def column(conn: Connection) -> int:
     """A tuned column with a published fixed setting for the class k = 10."""
-    make(conn, clustered(ROWS, 6, seed=1))
+    make(conn, clustered(ROWS, 6, seed=1), index=False)
     conn.execute(
         """ALTER TABLE items ADD COLUMN kind text DEFAULT 'it''s \\ "AND" x', ADD COLUMN price numeric"""
     )
     conn.execute("ALTER TABLE items ADD COLUMN active boolean DEFAULT true")
     conn.execute("UPDATE items SET price = id WHERE id > 100")
+    build(conn)
     conn.execute("CREATE INDEX ON items (kind)")
     conn.execute("CREATE INDEX ON items (price)")
     conn.execute("ANALYZE items")

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from tests.integration.table_helpers import Connection, clustered, enable, make, one, raw, text
+from tests.integration.table_helpers import Connection, build, clustered, enable, make, one, raw, text
 
 ROWS = 120
 QUERY = [1.0, -1.0, 0.5, 2.0]
@@ -78,7 +78,7 @@ def prepare_types(conn: Connection) -> None:
     conn.execute("CREATE DOMAIN wide AS varchar(8)")
     conn.execute("CREATE DOMAIN code AS wide CHECK (VALUE <> '')")
     conn.execute("CREATE DOMAIN folded AS citext")
-    make(conn, clustered(ROWS, 4, seed=1))
+    make(conn, clustered(ROWS, 4, seed=1), index=False)
     for kind, (expression, _) in TYPES.items():
         column = sql.Identifier(kind)
         conn.execute(sql.SQL("ALTER TABLE items ADD COLUMN {} ").format(column) + raw(kind))
@@ -87,6 +87,7 @@ def prepare_types(conn: Connection) -> None:
             + raw(expression)
             + sql.SQL(" FROM (SELECT id::int AS n) s) WHERE id % 7 <> 0")
         )
+    build(conn)
     conn.execute("ANALYZE items")
     enable(conn, sample_rate=1.0)
 

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.table_helpers import (
     Connection,
     Singles,
+    build,
     clustered,
     enable,
     exact,
@@ -36,11 +37,12 @@ def prepare(
     conn: Connection, *, kind: str = "vector", metric: str = "cosine", rate: float = 1.0, rows: int = ROWS
 ) -> int:
     """Make a table whose column `kind` halves with every value: 0 for half of the rows, 1 for a quarter."""
-    make(conn, clustered(rows, 16, seed=1), kind=kind, metric=metric)
+    make(conn, clustered(rows, 16, seed=1), kind=kind, index=False)
     conn.execute("ALTER TABLE items ADD COLUMN kind int, ADD COLUMN name text")
     conn.execute("UPDATE items SET kind = log(2, (id & -id)::numeric)::int")
     conn.execute("UPDATE items SET name = 'n' || kind WHERE kind <> 3")
     conn.execute("VACUUM ANALYZE items")
+    build(conn, kind=kind, metric=metric)
     return enable(conn, sample_rate=rate)
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.integration.table_helpers import (
     Connection,
     ascending,
+    build,
     clustered,
     enable,
     exact,
@@ -28,10 +29,11 @@ FILTER: dict[str, Any] = {"kind": 0}
 
 def prepare(conn: Connection, kind: str = "vector", metric: str = "cosine") -> tuple[int, dict[str, int]]:
     """Make a table with an index of every sort; half of the rows have kind 0. Return id and numbers."""
-    make(conn, clustered(ROWS, 16, seed=1), kind=kind, metric=metric)
+    make(conn, clustered(ROWS, 16, seed=1), kind=kind, index=False)
     conn.execute("ALTER TABLE items ADD COLUMN kind int")
     conn.execute("UPDATE items SET kind = id % 2")
     conn.execute("VACUUM (FULL, ANALYZE) items")
+    build(conn, kind=kind, metric=metric)
     marker = "vector_dims(embedding) > 0"
     for statement in (
         f"lists ON items USING ivfflat (embedding {kind}_{metric}_ops) WITH (lists = 20) WHERE {marker}",
