@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from tests.integration.table_helpers import (
     Connection,
     build,
     clustered,
+    copied,
     enable,
     exact,
     make,
     one,
     only,
+    prepared,
     raw,
     scans,
     search,
@@ -22,6 +25,7 @@ from tests.integration.table_helpers import (
 )
 
 from vectuned.config.settings import load_settings
+from vectuned.daemon.server.embedded import EmbeddedServer
 from vectuned.daemon.work.worker import Worker
 from vectuned.learning.model.arrays import Singles
 from vectuned.learning.model.trajectory import claim_pending, drain
@@ -234,15 +238,40 @@ def test_refresh_finds_and_replays_new_indexes(conn: Connection) -> None:
     assert recall(conn) >= TARGET - 0.03
 
 
-@pytest.mark.parametrize("how", ["INDEX", "INDEX CONCURRENTLY", "TABLE"])
-@pytest.mark.parametrize("which", ["items_embedding_idx", "half"])
-def test_learn_again_after_indexes_are_rebuilt(conn: Connection, which: str, how: str) -> None:
-    table(conn, HALF)
-    work = worker(conn)
-    practise(conn, clustered(100, DIMENSIONS, seed=3))
-    assert settle(work) == 100 + 1
+@pytest.fixture(scope="module")
+def template_settled(server: EmbeddedServer, template: str) -> str:
+    """A database with two indexes of a column, and all learned from a hundred searches."""
+    name = "template_settled"
+    with prepared(server.dsn, template, name) as conn:
+        table(conn, HALF)
+        practise(conn, clustered(100, DIMENSIONS, seed=3))
+        assert settle(worker(conn)) == 100 + 1
+    return name
+
+
+@pytest.fixture
+def settled(server: EmbeddedServer, template_settled: str) -> Iterator[Connection]:
+    """A connection to a copy of the database in which all is learned."""
+    with copied(server.dsn, template_settled, "settled") as conn:
+        conn.execute("ANALYZE items")  # the server's statistics of the table are not copied
+        yield conn
+
+
+@pytest.mark.parametrize(
+    ("which", "how"),
+    [
+        ("items_embedding_idx", "INDEX"),
+        ("items_embedding_idx", "INDEX CONCURRENTLY"),
+        ("half", "INDEX"),
+        ("half", "INDEX CONCURRENTLY"),
+        ("items", "TABLE"),
+    ],
+)
+def test_learn_again_after_indexes_are_rebuilt(settled: Connection, which: str, how: str) -> None:
+    conn, work = settled, worker(settled)
+    assert settle(work) == 0
     before = {index.name: index.generation for index in only(conn).indexes}
-    conn.execute(raw(f"REINDEX {how} {'items' if how == 'TABLE' else which}"))
+    conn.execute(raw(f"REINDEX {how} {which}"))
     serving = one(
         conn,
         "SELECT i.index_relation::regclass::text FROM vectuned.bank b JOIN vectuned.tuned_index i "
