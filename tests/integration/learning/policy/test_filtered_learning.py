@@ -49,10 +49,7 @@ def categories(server: EmbeddedServer, template: str) -> str:
         make(conn, clustered(ROWS, DIMENSIONS, seed=1), index=False)
         conn.execute("ALTER TABLE items ADD COLUMN category text, ADD COLUMN extra int DEFAULT 1")
         chosen = np.random.default_rng(3).choice(len(SHARES), size=ROWS, p=SHARES)
-        with conn.cursor() as cursor:
-            for number in range(len(SHARES)):
-                keys = (np.flatnonzero(chosen == number) + 1).tolist()
-                cursor.execute("UPDATE items SET category = %s WHERE id = ANY (%s)", (f"c{number}", keys))
+        conn.execute("UPDATE items SET category = 'c' || (%s::int[])[id]", (chosen.tolist(),))
         conn.execute("CREATE INDEX ON items (category)")
         conn.execute("VACUUM (ANALYZE, FULL) items")
         build(conn)
