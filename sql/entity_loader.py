@@ -32,6 +32,7 @@ FUNCTION_FILES = (
     "hybrid_search",
     "candidates",
     "answer_feedback",
+    "rankings",
     "resources",
     "lifecycle",
     "embeddings",

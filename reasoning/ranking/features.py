@@ -23,14 +23,38 @@ FEATURES: Final = (
     "name_match x coverage",
     "log of the name's words",
 )
+# What learned rankings see as well, before the kinds of entity and the log of the likelihood.
+LEARNED_FEATURES: Final = (
+    *FEATURES,
+    "similarity behind the best",
+    "similarity x name_match",
+    "has a word in the name",
+    "log of texts",  # that are linked to the entity
+)
 SIGNATURE: Final = ("best similarity", "lead of the best", "best name_match", "best text_match")
 SHAPE: Final = ("share of words that do not count", "has a comma", "begins like a description")
+WORDING: Final = (
+    "log of words",
+    "begins with an article",
+    "begins with to",
+    "largest weight of a word",
+    "words that count",
+    "begins like an adjective's description",
+    "begins with a participle",
+    "begins with a preposition",
+)
+LAYOUT: Final = 1  # of the inputs of learned rankings: to be raised whenever any of these changes
 GATE_LENGTH: Final = 1 + len(SIGNATURE) + len(SHAPE)  # with the intercept
 LENGTH: Final = GATE_LENGTH + 2 * len(FEATURES)
 
 _TOKEN: Final = re.compile(r"\w+")
 # First words of English descriptions. Questions in another language lack this one sign.
 _BEGINNINGS: Final = frozenset(["a", "an", "the", "to", "one", "something", "someone", "what", "who", "that"])
+_ARTICLES: Final = frozenset(["a", "an", "the", "one", "something", "someone", "any"])
+_ADJECTIVES: Final = frozenset(["of", "pertaining", "having", "not", "being", "relating", "full", "capable"])
+_PREPOSITIONS: Final = frozenset(["in", "with", "by"])
+_USUAL_WEIGHT: Final = 12.0  # of the rarest word: ln of 160,000 entities; brings the weight near 1
+_USUAL_WORDS: Final = 8.0  # in a question of a line
 _RARE_WORDS: Final = 6  # words looked up in descriptions: more find little, and each costs up to 0.3 ms
 _LARGEST_LOGIT: Final = 50.0  # beyond which a likelihood is 0 or 1 in double precision
 
@@ -94,6 +118,22 @@ def shape_of(text: str, words: Sequence[Word]) -> list[float]:
         1 - min(len(words), count) / count,
         float("," in text or ";" in text),
         float(tokens[:1] != [] and tokens[0] in _BEGINNINGS),
+    ]
+
+
+def wording_of(text: str, words: Sequence[Word]) -> list[float]:
+    """Return how a question is put, for learned rankings; see WORDING."""
+    tokens = _TOKEN.findall(text.casefold())
+    first = tokens[0] if tokens else ""
+    return [
+        float(np.log1p(len(tokens))),
+        float(first in _ARTICLES),
+        float(first == "to"),
+        max((word.weight for word in words), default=0.0) / _USUAL_WEIGHT,
+        len(words) / _USUAL_WORDS,
+        float(first in _ADJECTIVES),
+        float(first.endswith("ing")),
+        float(first in _PREPOSITIONS),
     ]
 
 

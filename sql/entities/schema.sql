@@ -227,6 +227,31 @@ CREATE POLICY answer_feedback_give ON vectuned_entities.answer_feedback FOR INSE
 CREATE POLICY answer_feedback_change ON vectuned_entities.answer_feedback FOR UPDATE USING (role = session_user) WITH CHECK (role = session_user);
 CREATE POLICY answer_feedback_forget ON vectuned_entities.answer_feedback FOR DELETE USING (true);
 
+-- Rankings of answers that were learned from feedback; at most one is served. weights: see reasoning/ranking/network.py.
+-- layout: the version of their inputs, so that another version of vectuned ignores them. kinds: values of one attribute, each
+-- an input. A ranking is served for questions that name their answer, for those that describe it, or for both.
+CREATE TABLE vectuned_entities.rankings (
+    ranking_id        bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT rankings_pkey PRIMARY KEY,
+    layout            int NOT NULL,
+    model_id          int NOT NULL REFERENCES vectuned_entities.embedding_model_versions,
+    weights           float8[] NOT NULL,
+    kinds             bigint[] NOT NULL,
+    for_named         boolean NOT NULL,
+    for_described     boolean NOT NULL,
+    questions         bigint NOT NULL CHECK (questions >= 0),
+    feedback          bigint NOT NULL CHECK (feedback >= 0),
+    evidence          jsonb NOT NULL,
+    is_served         boolean NOT NULL DEFAULT false,
+    learned_at        timestamptz NOT NULL DEFAULT now(),
+    CHECK (NOT is_served OR for_named OR for_described)
+);
+CREATE UNIQUE INDEX rankings_served_key ON vectuned_entities.rankings (is_served) WHERE is_served;
+COMMENT ON COLUMN vectuned_entities.rankings.for_named IS 'proven not to be worse than the prior for questions that name their answer';
+COMMENT ON COLUMN vectuned_entities.rankings.for_described IS 'the same for questions that describe their answer';
+COMMENT ON COLUMN vectuned_entities.rankings.questions IS 'questions with confirmed answers that it was learned from';
+COMMENT ON COLUMN vectuned_entities.rankings.feedback IS 'rows of answer_feedback at that time, which tell whether there is news';
+COMMENT ON COLUMN vectuned_entities.rankings.evidence IS 'mean reciprocal ranks of the prior and of the ranking on questions held out, by kind';
+
 -- Loading of a corpus: one row for each finished stage.
 CREATE TABLE vectuned_entities.corpus_loads (
     corpus       text NOT NULL CHECK (btrim(corpus) <> ''),

@@ -11,13 +11,22 @@ from vectuned.reasoning.answering.knowledge import Breadth, Candidate, Question,
 from vectuned.reasoning.embedding.embedder import Vectors
 from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.graph.graph import Limits, Node
-from vectuned.reasoning.ranking.features import PRIOR, Ranking, search_values, shape_of
+from vectuned.reasoning.ranking.features import (
+    LAYOUT,
+    LEARNED_FEATURES,
+    PRIOR,
+    Ranking,
+    search_values,
+    shape_of,
+    wording_of,
+)
 from vectuned.reasoning.store.entities import Entity
 from vectuned.reasoning.store.reads import read
 from vectuned.reasoning.store.words import Word
 
 # The vote of a single person decides; that of a single run does not where another entity fits well.
 _DOUBT: Final = 0.25  # votes at which a score is half of the way to 1, or to 0
+_NO_LAYOUT: Final = 0  # which no learned ranking has
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ class IdentifyEntities(Node[In, Out]):
     """Finds the entities that the question may be about, best first, with one statement.
 
     The ranking scores them by how well they match, differently for questions that name their answer and for
-    those that describe it. What users said of the same question comes first.
+    those that describe it. A ranking learned from feedback corrects the scores where one is served, unless
+    `learned` is false. What users said of the same question comes first.
 
     vectuned chooses the effort of the vector search and returns a query id, so that feedback can refer to the
     search. With `ef_search` the effort is fixed, and there is no feedback.
@@ -47,9 +57,12 @@ class IdentifyEntities(Node[In, Out]):
     name = "identify"
     limits = Limits(seconds=10.0, attempts=3)
 
-    def __init__(self, ranking: Ranking | None = None, ef_search: int | None = None) -> None:
+    def __init__(
+        self, ranking: Ranking | None = None, ef_search: int | None = None, *, learned: bool = True
+    ) -> None:
         self._ranking = ranking or PRIOR
         self._ef_search = ef_search
+        self._learned = learned
 
     def run(self, inputs: In, context: Context) -> Out:
         ranking = self._ranking
@@ -61,6 +74,9 @@ class IdentifyEntities(Node[In, Out]):
                 question=inputs.question.text.replace("\0", " "),  # PostgreSQL's type text cannot hold NUL
                 doubt=_DOUBT,
                 shape=shape_of(inputs.question.text, inputs.words),
+                wording=wording_of(inputs.question.text, inputs.words),
+                layout=LAYOUT if self._learned else _NO_LAYOUT,
+                features=len(LEARNED_FEATURES) + 1,  # with the log of the likelihood
                 gate=ranking.gate.tolist(),
                 named=ranking.named.tolist(),
                 described=ranking.described.tolist(),
@@ -82,7 +98,9 @@ class IdentifyEntities(Node[In, Out]):
             )
         if candidates:
             best = candidates[0]
-            context.record_decision("ranking", names_answer=rows[0].names_answer)
+            context.record_decision(
+                "ranking", names_answer=rows[0].names_answer, learned=rows[0].ranking_id or "none"
+            )
             if votes := {row.name: row.votes for row in rows if row.votes}:
                 context.record_decision("votes", **{"of": votes})
             context.record_decision(

@@ -3,11 +3,13 @@
 -- The entities near the question's vector, those whose names have its words, and those whose names or descriptions have its
 -- rarest words. words: the question's lexemes as a tsquery that any of them matches. weights: of the lexemes, adding up to 1.
 -- rare: tsqueries of single words, and rare_weights, how much each of them distinguishes entities. confirmed: further entities.
--- features: in the order of FEATURES in reasoning/ranking/features.py. signature: what the candidates say about the question,
--- in the order of SIGNATURE there.
+-- kinds: attribute values that a learned ranking looks at, '{}' for one that looks at none, NULL without a learned ranking.
+-- features: in the order of FEATURES in reasoning/ranking/features.py, with kinds those of LEARNED_FEATURES and the kinds as
+-- well. signature: what the candidates say about the question, in the order of SIGNATURE there.
 CREATE OR REPLACE FUNCTION vectuned_entities._candidates(
     query @extschema@.vector, lexemes text[], weights float8[], words text, rare text[], rare_weights float8[],
-    confirmed bigint[], neighbours int, name_matches int, text_matches int, ef_search int DEFAULT NULL)
+    confirmed bigint[], neighbours int, name_matches int, text_matches int, ef_search int DEFAULT NULL,
+    kinds bigint[] DEFAULT NULL)
 RETURNS TABLE (id bigint, similarity float8, name_match float8, coverage float8, features float8[], signature float8[],
                query_id uuid, is_near boolean)
 LANGUAGE plpgsql STABLE ROWS 200
@@ -18,6 +20,7 @@ AS $$
 DECLARE
     middling_length constant float8 := 12;  -- lexemes of a name and a description together, in WordNet
     most_rows constant int := 1000;         -- entities read for one word: a more common one says little
+    most_texts constant int := 20;          -- texts counted of an entity: more say no more
     any_word constant tsquery := words::tsquery;
 BEGIN
     RETURN QUERY
@@ -66,7 +69,16 @@ BEGIN
     )
     SELECT m.entity_id, m.similarity, m.name_match, m.coverage,
            ARRAY[m.name_match, m.coverage, m.similarity, m.text_match, m.text_coverage, m.name_match * m.coverage,
-                 ln(1 + m.name_length)]::float8[],
+                 ln(1 + m.name_length)]::float8[]
+           || CASE WHEN _candidates.kinds IS NOT NULL THEN
+               ARRAY[m.similarity - max(m.similarity) OVER (), m.similarity * m.name_match, (m.name_match > 0)::int::float8,
+                     (SELECT ln(1 + count(*)) FROM (SELECT FROM vectuned_entities.entity_resource_link t
+                                                    WHERE t.entity_id = m.entity_id LIMIT most_texts) t)]::float8[]
+               || (SELECT ARRAY(SELECT coalesce(k.value_id = ANY (h.kinds), false)::int::float8
+                                FROM unnest(_candidates.kinds) WITH ORDINALITY AS k (value_id, place) ORDER BY k.place)
+                   FROM (SELECT array_agg(l.value_id) AS kinds FROM vectuned_entities.entity_attribute_link l
+                         WHERE l.entity_id = m.entity_id AND l.value_id = ANY (_candidates.kinds)) h)
+           END,
            q.signature, (SELECT n.query_id FROM near n LIMIT 1), m.entity_id IN (SELECT n.id FROM near n)
     FROM matched m CROSS JOIN question q;
 END

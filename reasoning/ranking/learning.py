@@ -1,0 +1,188 @@
+"""Learn the ranking of an entity store from its feedback, and publish it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from psycopg.types.json import Jsonb
+
+from vectuned.learning.model.arrays import Floats, Singles
+from vectuned.reasoning.embedding.embedder import Embedder, Vectors
+from vectuned.reasoning.graph.connections import Connection
+from vectuned.reasoning.store.reads import prepare, read, read_lexemes
+from vectuned.reasoning.store.words import Word, WordWeights
+
+from .features import FEATURES, LAYOUT, PRIOR, SHAPE, SIGNATURE, search_values, shape_of, wording_of
+from .learner import MIN_QUESTIONS, Learned, learn_ranking
+from .network import LARGEST_CORRECTION, Samples
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+MAX_QUESTIONS: Final = 4000  # the latest: a minute of searches; more change a small network little
+MAX_KINDS: Final = 16  # values of the attribute that says of what kind an entity is: each is an input
+_KINDS_FROM: Final = 2000  # entities looked at to find that attribute
+_NEWS: Final = 0.05  # share of the votes that must have come or gone since a ranking was learned
+_FEW_NEWS: Final = 20  # votes, where that is more
+_NEIGHBOURS, _NAME_MATCHES, _TEXT_MATCHES = 10, 200, 80  # as Breadth in answering/knowledge.py begins
+
+
+@dataclass(frozen=True)
+class LearnedAnswers:
+    """What became of learning: the number of questions, and the ranking published, None without enough."""
+
+    questions: int
+    ranking_id: int | None = None
+    learned: Learned | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        learned = self.learned
+        return {
+            "questions": self.questions,
+            "ranking_id": self.ranking_id,
+            "for_named": learned is not None and learned.for_named,
+            "for_described": learned is not None and learned.for_described,
+            "evidence": learned.evidence if learned is not None else {},
+        }
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The candidates of one question."""
+
+    features: Singles
+    is_answer: Any
+    details: Floats
+    weight: float
+    role: str
+
+
+def may_learn_answers(conn: Connection) -> bool:
+    """Return whether the database has an entity store that the role may learn a ranking for."""
+    (row,) = read(conn, "may_learn_answers")
+    return bool(row.allowed)
+
+
+def has_news(conn: Connection) -> bool:
+    """Return whether enough votes came or went since the last ranking was learned, or the model changed."""
+    (state,) = read(conn, "learning_state", layout=LAYOUT)
+    if state.model_id is None:
+        return False
+    if state.learned_votes is None or not state.is_current:
+        return bool(state.votes >= MIN_QUESTIONS)
+    return bool(abs(state.votes - state.learned_votes) > max(_NEWS * state.learned_votes, _FEW_NEWS))
+
+
+def learn_answers(
+    conn: Connection,
+    embedder: Embedder,
+    language: str,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda _done: None,
+) -> LearnedAnswers:
+    """Learn a ranking from the confirmed answers of the store, and serve it where it is proven.
+
+    With fewer than MIN_QUESTIONS none is served. Raises ModelMismatchError if the store has another model.
+    """
+    prepare(conn)
+    confirmed = read(conn, "read_confirmed", max_questions=MAX_QUESTIONS)
+    (state,) = read(conn, "learning_state", layout=LAYOUT)
+    if state.model_id is None:
+        return LearnedAnswers(0)
+    kinds = [row.value_id for row in read(conn, "find_kinds", max_entities=_KINDS_FROM, max_kinds=MAX_KINDS)]
+    samples = _draw(conn, confirmed, embedder, language, kinds, progress)
+    learned = learn_ranking(samples, seed) if len(samples) >= MIN_QUESTIONS else None
+    (published,) = read(
+        conn,
+        "publish_ranking",
+        layout=LAYOUT,
+        model_id=state.model_id,
+        weights=learned.network.to_array().tolist() if learned is not None else [],
+        kinds=kinds,
+        for_named=learned is not None and learned.for_named,
+        for_described=learned is not None and learned.for_described,
+        questions=len(samples),
+        feedback=state.votes,
+        evidence=Jsonb(learned.evidence if learned is not None else {}),
+    )
+    outcome = LearnedAnswers(len(samples), published.ranking_id, learned)
+    log.info("learned a ranking of answers from %d questions", len(samples), extra={"action": "learn"})
+    return outcome
+
+
+def _draw(
+    conn: Connection,
+    confirmed: Sequence[Any],
+    embedder: Embedder,
+    language: str,
+    kinds: list[int],
+    progress: Progress,
+) -> Samples:
+    """Search for the candidates of each question as the node `identify` does, but without its votes."""
+    weights = WordWeights()
+    vectors = embedder.encode([row.question for row in confirmed]) if confirmed else []
+    drawn = []
+    for number, (row, vector) in enumerate(zip(confirmed, vectors, strict=True), 1):
+        lexemes = read_lexemes(conn, row.question, language, embedder)
+        each = _candidates(conn, row, vector, weights.weigh(conn, lexemes), kinds)
+        if each is not None:
+            drawn.append(each)
+        progress(number)
+    return _stack(drawn)
+
+
+def _candidates(
+    conn: Connection, row: Any, vector: Vectors, words: tuple[Word, ...], kinds: list[int]
+) -> _Drawn | None:
+    found = read(
+        conn,
+        "read_features",
+        **search_values(words, vector),
+        neighbours=_NEIGHBOURS,
+        name_matches=_NAME_MATCHES,
+        text_matches=_TEXT_MATCHES,
+        kinds=kinds,
+    )
+    if not found:
+        return None
+    features = np.stack([np.asarray(getattr(each.features, "to_numpy", lambda v=each.features: v)()) for each in found])
+    details = [*found[0].signature, *shape_of(row.question, words), *wording_of(row.question, words)]
+    return _Drawn(
+        features.astype(np.float32),
+        np.isin([each.id for each in found], row.entities),
+        np.array(details, dtype=np.float64),
+        row.weight,
+        row.role,
+    )
+
+
+def _stack(drawn: Sequence[_Drawn]) -> Samples:
+    """Make samples of the candidates of each question, with the likelihoods that the prior gives them."""
+    if not drawn:
+        nothing, none = np.zeros(0), np.zeros((0, 0))
+        ints = np.zeros(0, dtype=np.int64)
+        return Samples(
+            none.astype(np.float32), ints, ints > 0, nothing, none, nothing, nothing.astype(np.str_), nothing
+        )
+    question = np.repeat(np.arange(len(drawn)), [len(each.features) for each in drawn])
+    features = np.concatenate([each.features for each in drawn])
+    details = np.stack([each.details for each in drawn])
+    opened = PRIOR.open_gate(details[:, : len(SIGNATURE) + len(SHAPE)])
+    likelihood = PRIOR.score(features[:, : len(FEATURES)].astype(np.float64), question, opened)
+    logs = np.log(np.maximum(likelihood, np.exp(-LARGEST_CORRECTION)))
+    return Samples(
+        np.column_stack([features, logs]).astype(np.float32),
+        question,
+        np.concatenate([each.is_answer for each in drawn]),
+        likelihood,
+        details,
+        np.array([each.weight for each in drawn]),
+        np.array([each.role for each in drawn], dtype=np.str_),
+        opened,
+    )

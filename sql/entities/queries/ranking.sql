@@ -1,0 +1,136 @@
+-- Statements of the ranking of answers: candidates with their scores, and what is learned from feedback.
+-- {vectors} stands for the schema of pgvector; a brace of SQL is written twice.
+
+-- name: find_candidates
+-- The best candidates for the answer to a question; see vectuned_entities._candidates. Their score is how likely each is the
+-- answer. There are two lists of weights of the features, one for questions that name their answer and one for questions that
+-- describe it. Each gives every candidate a share of exp(weights . features). gate, a logistic regression on the signature and
+-- the shape of the question, says how likely the question is of the first kind; the shares are mixed by that. Entities that
+-- were confirmed for the same question are candidates too and score higher, rejected ones lower: votes of one person are 1,
+-- those of a program a fifth; doubt is the number of votes that move the score half of the way. A learned ranking, if one is
+-- served for questions of this kind, corrects the shares before that; details describe the question to it. Each row repeats
+-- names_answer, what the gate says, ranking_id, the learned ranking (NULL: none was used), and query_id and near_ids: the id of
+-- the vector search (NULL if vectuned did not serve it) and the entities it returned.
+WITH ranking AS MATERIALIZED (
+    SELECT r.ranking_id, r.weights, r.kinds, r.for_named, r.for_described
+    FROM vectuned_entities.rankings r, vectuned_entities.current_embedding_model() m
+    WHERE r.is_served AND r.layout = %(layout)s AND r.model_id = m.model_id
+), voted AS MATERIALIZED (
+    SELECT v.entity_id AS id, v.votes FROM vectuned_entities._answer_votes(%(question)s) v
+), candidates AS MATERIALIZED (
+    SELECT c.* FROM vectuned_entities._candidates(
+        %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s,
+        (SELECT array_agg(v.id) FROM voted v WHERE v.votes > 0), %(neighbours)s, %(name_matches)s, %(text_matches)s, %(ef_search)s::int,
+        (SELECT r.kinds FROM ranking r)) c
+), gate AS MATERIALIZED (
+    SELECT 1 / (1 + exp(-greatest(-50, least(50, sum(g.value * g.weight))))) AS names_answer
+    FROM unnest(1::float8 || (SELECT c.signature FROM candidates c LIMIT 1) || %(shape)s::float8[], %(gate)s::float8[]) AS g (value, weight)
+), neurons AS MATERIALIZED (
+    SELECT r.ranking_id, n.*
+    FROM ranking r CROSS JOIN gate g
+    CROSS JOIN LATERAL vectuned_entities._neurons(
+        r.weights, %(features)s + cardinality(r.kinds),
+        (SELECT c.signature FROM candidates c LIMIT 1) || %(shape)s::float8[] || %(wording)s::float8[]) n
+    WHERE CASE WHEN g.names_answer >= 0.5 THEN r.for_named ELSE r.for_described END
+), weighted AS (
+    SELECT c.*, s.named, s.described
+    FROM candidates c
+    CROSS JOIN LATERAL (
+        SELECT sum(f.value * f.named) AS named, sum(f.value * f.described) AS described
+        FROM unnest(c.features[:cardinality(%(named)s::float8[])], %(named)s::float8[], %(described)s::float8[]) AS f (value, named, described)
+    ) s
+), raised AS (
+    SELECT w.*, exp(greatest(w.named - max(w.named) OVER (), -100)) AS named_share,
+           exp(greatest(w.described - max(w.described) OVER (), -100)) AS described_share
+    FROM weighted w
+), likely AS (
+    SELECT r.id, r.similarity, r.name_match, r.coverage, r.features, r.query_id, g.names_answer,
+           g.names_answer * r.named_share / sum(r.named_share) OVER ()
+           + (1 - g.names_answer) * r.described_share / sum(r.described_share) OVER () AS likelihood
+    FROM raised r CROSS JOIN gate g
+), corrected AS (
+    -- Without neurons the factor is 1. least keeps it within LARGEST_CORRECTION of reasoning/ranking/network.py.
+    SELECT l.*, n.ranking_id, greatest(l.likelihood, exp(-30.0::float8)) * exp(greatest(least(n.correction, 30), -30)) AS share
+    FROM likely l
+    CROSS JOIN LATERAL (
+        SELECT (l.features || ln(greatest(l.likelihood, exp(-30.0::float8))))::{vectors}.vector AS inputs
+    ) i
+    CROSS JOIN LATERAL (
+        SELECT min(n.ranking_id) AS ranking_id,
+               sum(CASE WHEN n.output IS NULL THEN d.product ELSE n.output * tanh(n.bias + d.product) END) AS correction
+        FROM neurons n CROSS JOIN LATERAL (SELECT -(i.inputs OPERATOR({vectors}.<#>) n.hidden) AS product) d
+    ) n
+), judged AS (
+    SELECT c.*, CASE WHEN c.ranking_id IS NULL THEN c.likelihood ELSE c.share / sum(c.share) OVER () END AS chance
+    FROM corrected c
+), best AS (
+    SELECT j.*, v.votes,
+           CASE WHEN v.votes > 0 THEN j.chance + (1 - j.chance) * v.votes / (v.votes + %(doubt)s)
+                ELSE j.chance * %(doubt)s / (%(doubt)s - coalesce(v.votes, 0)) END AS score
+    FROM judged j LEFT JOIN voted v ON v.id = j.id
+    ORDER BY score DESC, j.id LIMIT %(max_candidates)s
+)
+SELECT b.id, e.label, e.name, e.description, b.score, b.similarity, b.name_match, b.coverage, e.embedding, b.names_answer,
+       b.votes, b.ranking_id, b.query_id, (SELECT array_agg(c.id) FROM candidates c WHERE c.is_near) AS near_ids
+FROM best b JOIN vectuned_entities.entities e ON e.entity_id = b.id
+ORDER BY b.score DESC, b.id;
+
+-- name: read_features
+-- All candidates for the answer to a question, with what rankings are learned from.
+SELECT c.id, c.features::{vectors}.vector AS features, c.signature
+FROM vectuned_entities._candidates(
+    %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s, NULL, %(neighbours)s, %(name_matches)s,
+    %(text_matches)s, NULL, %(kinds)s::bigint[]) c;
+
+-- name: may_learn_answers
+-- Whether there is an entity store, and the role may learn a ranking there.
+SELECT coalesce(bool_and(coalesce(has_table_privilege(to_regclass('vectuned_entities.' || w.name), r.needed), false)), false) AS allowed
+FROM (VALUES ('answer_feedback', 'SELECT'), ('entities', 'SELECT'), ('rankings', 'SELECT, INSERT, UPDATE, DELETE')) AS w (name, needs)
+CROSS JOIN LATERAL regexp_split_to_table(w.needs, ', ') AS r (needed);
+
+-- name: learning_state
+-- The number of votes, and what the last ranking was learned from: votes, model and layout (NULLs if there was none).
+SELECT (SELECT count(*) FROM vectuned_entities.answer_feedback) AS votes, m.model_id, r.feedback AS learned_votes,
+       r.model_id IS NOT DISTINCT FROM m.model_id AND r.layout = %(layout)s AS is_current
+FROM vectuned_entities.current_embedding_model() m
+LEFT JOIN (SELECT l.* FROM vectuned_entities.rankings l ORDER BY l.ranking_id DESC LIMIT 1) r ON true;
+
+-- name: read_confirmed
+-- The latest questions with confirmed answers: more votes for the entity than against it. weight: at most 1, a fifth if only a
+-- program confirmed them. role: the first of those that did.
+SELECT v.question, array_agg(v.entity_id ORDER BY v.entity_id) AS entities, least(max(v.votes), 1)::float8 AS weight, min(v.role) AS role
+FROM (
+    SELECT f.question, f.entity_id, min(f.role::text) FILTER (WHERE f.is_right) AS role, max(f.given_at) AS given_at,
+           sum(CASE WHEN f.is_right THEN 1 ELSE -1 END * CASE WHEN f.by_person THEN 1 ELSE 0.2 END) AS votes
+    FROM vectuned_entities.answer_feedback f
+    JOIN vectuned_entities.entities e ON e.entity_id = f.entity_id AND e.status = 'active'
+    GROUP BY f.question, f.entity_id
+) v
+WHERE v.votes > 0
+GROUP BY v.question ORDER BY max(v.given_at) DESC, v.question LIMIT %(max_questions)s;
+
+-- name: find_kinds
+-- The values of the attribute that says of what kind entities are: of those that nearly all entities have exactly once, with 2
+-- to max_kinds values, the one with most values. No rows if there is none. It looks at entities spread evenly over the store.
+WITH looked AS (
+    SELECT e.entity_id
+    FROM (SELECT min(e.entity_id) AS first, max(e.entity_id) AS last FROM vectuned_entities.entities e) b
+    CROSS JOIN LATERAL generate_series(b.first, b.last, greatest((b.last - b.first) / %(max_entities)s, 1)) AS i (entity_id)
+    JOIN vectuned_entities.entities e ON e.entity_id = i.entity_id AND e.status = 'active'
+), held AS (
+    SELECT l.attribute_id, l.value_id, count(*) AS holders
+    FROM looked e JOIN vectuned_entities.entity_attribute_link l USING (entity_id)
+    GROUP BY l.attribute_id, l.value_id
+), attribute AS (
+    SELECT h.attribute_id FROM held h GROUP BY h.attribute_id
+    HAVING count(*) BETWEEN 2 AND %(max_kinds)s
+        AND sum(h.holders) BETWEEN 0.9 * (SELECT count(*) FROM looked) AND (SELECT count(*) FROM looked)
+    ORDER BY count(*) DESC, h.attribute_id LIMIT 1
+)
+SELECT h.value_id FROM held h JOIN attribute a USING (attribute_id) ORDER BY h.value_id;
+
+-- name: publish_ranking
+-- Stores a ranking, serves it if it is proven for some kind of question, else none, and deletes all but the latest; returns
+-- its id. The lock lets one publish at a time.
+SELECT vectuned_entities._publish_ranking(%(layout)s, %(model_id)s, %(weights)s, %(kinds)s::bigint[], %(for_named)s, %(for_described)s,
+                                          %(questions)s, %(feedback)s, %(evidence)s) AS ranking_id;
