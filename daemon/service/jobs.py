@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vectuned.config.settings import Settings
+from vectuned.daemon.database.session import open_session
 from vectuned.daemon.observe.job import ObserveJob
+from vectuned.daemon.work.answers import learn_from_answers
 from vectuned.daemon.work.worker import Worker
 
 from . import storage
@@ -80,6 +82,12 @@ def _replay(context: JobContext) -> int:
     return total
 
 
+def _learn_answers(context: JobContext) -> bool:
+    """Learn the ranking of answers on a connection of its own, which the reads of the graph set up."""
+    with open_session(context.conninfo, context.settings.database) as conn:
+        return learn_from_answers(conn, context.settings, context.progress) is not None
+
+
 def _run_request(context: JobContext) -> bool:
     """Run a request on connections of its own; the lock session only looks whether there is one."""
     if not storage.has_open_requests(context.leader.lock_session):
@@ -116,6 +124,13 @@ JOBS: Final = (
         "learn",
         lambda s: s.schedule.learn_seconds,
         lambda c: c.worker.learn_all(),
+        queue="paced",
+        patience=_LONG_PATIENCE,
+    ),
+    Job(
+        "answers",
+        lambda s: s.schedule.learn_seconds,
+        _learn_answers,
         queue="paced",
         patience=_LONG_PATIENCE,
     ),

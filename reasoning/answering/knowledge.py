@@ -60,7 +60,8 @@ class Candidate:
     """An entity that the question may be about.
 
     `similarity` is the cosine to the question's vector. `name_match` is the share of the question's words, by
-    weight, that the name has; `coverage` is the share of the name's words that the question has. `score` is
+    weight, that the name has, `text_match` that name and description have; `coverage` is the share of the
+    name's words that the question has. `score` is
     how likely the entity is the one that the question is about, 0 to 1, as the ranking estimates it. `votes`
     is what was said of it as the answer to the same question: people who confirmed it less those who rejected
     it.
@@ -73,6 +74,7 @@ class Candidate:
     coverage: float
     embedding: Vectors | None = field(default=None, repr=False, compare=False)
     votes: float = 0.0
+    text_match: float = 0.0
 
 
 @dataclass(frozen=True)

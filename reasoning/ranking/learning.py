@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 from psycopg.types.json import Jsonb
 
 from vectuned.learning.model.arrays import Floats, Singles
 from vectuned.reasoning.embedding.embedder import Embedder, Vectors
 from vectuned.reasoning.graph.connections import Connection
-from vectuned.reasoning.store.reads import prepare, read, read_lexemes
+from vectuned.reasoning.store.reads import prepare, read, read_lexemes, to_array
 from vectuned.reasoning.store.words import Word, WordWeights
 
 from .features import FEATURES, LAYOUT, PRIOR, SHAPE, SIGNATURE, search_values, shape_of, wording_of
@@ -52,14 +53,27 @@ class LearnedAnswers:
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """The candidates of one question."""
+class Drawn:
+    """The candidates of one question; see `Samples`."""
 
     features: Singles
-    is_answer: Any
+    is_answer: npt.NDArray[np.bool_]
     details: Floats
     weight: float
     role: str
+
+    @classmethod
+    def of(
+        cls, found: Sequence[Any], answers: Sequence[int], details: Sequence[float], weight: float, role: str
+    ) -> Self:
+        """Make it from the rows of `find_features` and the ids of the answers."""
+        return cls(
+            np.stack([to_array(each.features) for each in found]),
+            np.isin([each.id for each in found], answers),
+            np.array(details, dtype=np.float64),
+            weight,
+            role,
+        )
 
 
 def may_learn_answers(conn: Connection) -> bool:
@@ -126,21 +140,20 @@ def _draw(
 ) -> Samples:
     """Search for the candidates of each question as the node `identify` does, but without its votes."""
     weights = WordWeights()
-    vectors = embedder.encode([row.question for row in confirmed]) if confirmed else []
+    vectors = embedder.encode([row.question for row in confirmed])
     drawn = []
     for number, (row, vector) in enumerate(zip(confirmed, vectors, strict=True), 1):
-        lexemes = read_lexemes(conn, row.question, language, embedder)
-        each = _candidates(conn, row, vector, weights.weigh(conn, lexemes), kinds)
-        if each is not None:
-            drawn.append(each)
+        words = weights.weigh(conn, read_lexemes(conn, row.question, language, embedder))
+        if found := find_features(conn, words, vector, kinds):
+            details = [*found[0].signature, *shape_of(row.question, words), *wording_of(row.question, words)]
+            drawn.append(Drawn.of(found, row.entities, details, row.weight, row.role))
         progress(number)
-    return _stack(drawn)
+    return stack_questions(drawn)
 
 
-def _candidates(
-    conn: Connection, row: Any, vector: Vectors, words: tuple[Word, ...], kinds: list[int]
-) -> _Drawn | None:
-    found = read(
+def find_features(conn: Connection, words: Sequence[Word], vector: Vectors, kinds: list[int]) -> list[Any]:
+    """Return the candidates for the answer to a question with their features."""
+    return read(
         conn,
         "read_features",
         **search_values(words, vector),
@@ -149,20 +162,9 @@ def _candidates(
         text_matches=_TEXT_MATCHES,
         kinds=kinds,
     )
-    if not found:
-        return None
-    features = np.stack([np.asarray(getattr(each.features, "to_numpy", lambda v=each.features: v)()) for each in found])
-    details = [*found[0].signature, *shape_of(row.question, words), *wording_of(row.question, words)]
-    return _Drawn(
-        features.astype(np.float32),
-        np.isin([each.id for each in found], row.entities),
-        np.array(details, dtype=np.float64),
-        row.weight,
-        row.role,
-    )
 
 
-def _stack(drawn: Sequence[_Drawn]) -> Samples:
+def stack_questions(drawn: Sequence[Drawn]) -> Samples:
     """Make samples of the candidates of each question, with the likelihoods that the prior gives them."""
     if not drawn:
         nothing, none = np.zeros(0), np.zeros((0, 0))

@@ -130,7 +130,10 @@ def fit_network(samples: Samples, seed: int = 0, neurons: int = NEURONS) -> Netw
     ]
     _descend(parameters, x, question, offset, share, samples.weights, rng)
     weights, biases, outputs, linear = parameters
-    hidden, context = (weights[:count] / inputs.spread[:, None]).T, (weights[count:] / details.spread[:, None]).T
+    hidden, context = (
+        (weights[:count] / inputs.spread[:, None]).T,
+        (weights[count:] / details.spread[:, None]).T,
+    )
     return Network(
         hidden=hidden,
         context=context,
@@ -178,7 +181,11 @@ def _descend(
         for batch in np.array_split(rng.permutation(trained), -(-len(trained) // _BATCH)):
             lengths = first[batch + 1] - first[batch]
             number = np.repeat(np.arange(len(batch)), lengths)
-            rows = np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + first[batch][number]
+            rows = (
+                np.arange(len(number))
+                - np.repeat(np.cumsum(lengths) - lengths, lengths)
+                + first[batch][number]
+            )
             inputs, parts = x[rows], parameters
             raised = np.tanh(inputs @ parts[0] + parts[1])
             logits = raised @ parts[2] + inputs[:, :count] @ parts[3] + offset[rows]

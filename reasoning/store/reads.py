@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.rows import kwargs_row, namedtuple_row
@@ -48,6 +49,11 @@ def read(conn: Connection, statement: str, /, **values: object) -> list[Any]:
     """Return the rows of a statement of entities/queries/nodes.sql as named tuples."""
     with conn.cursor(row_factory=namedtuple_row, binary=True) as cursor:
         return cursor.execute(_composed(statement, *_schemas(conn)), values).fetchall()
+
+
+def to_array(vector: Any) -> Vectors:
+    """Return a vector as float32: some versions of pgvector's package return arrays, others a Vector."""
+    return np.asarray(getattr(vector, "to_numpy", lambda: vector)(), np.float32)
 
 
 def read_entities(conn: Connection, ids: Iterable[int], cache: EntityCache) -> dict[int, Entity]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +46,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say that this entity of the run is the answer: it comes first when the question is asked again",
     )
     parser.add_argument("--reject", metavar="LABEL", help="say that this entity of the run is not the answer")
+    parser.add_argument(
+        "--no-feedback",
+        action="store_true",
+        help="on a terminal, do not ask whether the answer is right",
+    )
     parser.add_argument("--mermaid", metavar="FILE", type=Path, help="write a picture of the run as Mermaid")
     parser.add_argument("--svg", metavar="FILE", type=Path, help="write a picture of the run as SVG")
 
@@ -66,24 +72,55 @@ def _run(context: Context) -> None:
                 _draw(options, reasoner.plan, error.trace)
             raise _report_failure(context, error) from error
         _draw(options, reasoner.plan, outcome.trace)
-        said = _give_feedback(options, reasoner, outcome)
-    if console.as_json:
-        console.document(outcome.to_json())
-        return
-    _print_outcome(console, outcome)
-    if options.trace:
+        said = _give_feedback(options, reasoner, outcome, options.confirm, options.reject)
+        if console.as_json:
+            console.document(outcome.to_json())
+            return
+        _print_outcome(console, outcome)
+        if options.trace:
+            console.line()
+            _print_trace(console, outcome.trace)
         console.line()
-        _print_trace(console, outcome.trace)
-    console.line()
-    _print_summary(console, outcome)
-    for line in said:
-        console.line(line)
+        _print_summary(console, outcome)
+        for line in said:
+            console.line(line)
+        if _may_ask(options) and outcome.material.candidates:
+            for line in _ask_for_feedback(options, reasoner, outcome):
+                console.line(line)
 
 
-def _give_feedback(options: argparse.Namespace, reasoner: Reasoner, outcome: Outcome) -> list[str]:
-    """Record what the options say of entities; return a line for each."""
+def _may_ask(options: argparse.Namespace) -> bool:
+    """Return whether a person sits at a terminal who has not said yet what the answer is."""
+    has_said = options.no_feedback or options.confirm is not None or options.reject is not None
+    return not has_said and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _ask_for_feedback(options: argparse.Namespace, reasoner: Reasoner, outcome: Outcome) -> list[str]:
+    """Ask which entity is right, and record what is said; return a line for each vote."""
+    labels = [each.entity.label for each in outcome.candidates[:_TABLE_ROWS]]
+    first = outcome.material.candidates[0].entity
+    print(f"Is it {first.name}? y, n, the number of the right row of the table, or Enter to skip: ", end="")
+    sys.stdout.flush()
+    said = sys.stdin.readline().strip().casefold()
+    if said in ("y", "yes"):
+        return _give_feedback(options, reasoner, outcome, first.label, None)
+    if said in ("n", "no"):
+        return _give_feedback(options, reasoner, outcome, None, first.label)
+    if said.isdecimal() and 1 <= int(said) <= len(labels):
+        return _give_feedback(options, reasoner, outcome, labels[int(said) - 1], None)
+    return [] if not said else [f"Not understood, and nothing recorded: {said[:_DECISIONS_LENGTH]}"]
+
+
+def _give_feedback(
+    options: argparse.Namespace,
+    reasoner: Reasoner,
+    outcome: Outcome,
+    confirm: str | None,
+    reject: str | None,
+) -> list[str]:
+    """Record which entities, by label, are confirmed and rejected; return a line for each."""
     ids = {each.entity.label: each.entity.id for each in outcome.candidates}
-    given = ((options.confirm, reasoner.confirm, "confirmed"), (options.reject, reasoner.reject, "rejected"))
+    given = ((confirm, reasoner.confirm, "confirmed"), (reject, reasoner.reject, "rejected"))
     wanted = [(label, give, done) for label, give, done in given if label is not None]
     for label, _, _ in wanted:
         if label not in ids:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vectuned.daemon.work.worker import Worker
     from vectuned.learning.model.tuned_columns import TunedColumn
     from vectuned.learning.policy.learner import LearningResult
+    from vectuned.reasoning.ranking.learning import LearnedAnswers
 
 # Replays in one pass: more than can be waiting.
 _ALL: Final = 1_000_000
@@ -32,13 +33,18 @@ def _run(context: Context) -> None:
     from vectuned.daemon.database.standby import using_standby
     from vectuned.daemon.observe.job import ObserveJob
     from vectuned.daemon.pacing.pace import Pace
+    from vectuned.daemon.work.answers import learn_from_answers
     from vectuned.daemon.work.worker import Worker
 
     console = context.console
     report: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
     pace = Pace(context.settings.budget) if context.options.within_budget else None
-    with context.session() as conn, using_standby(context.settings) as standby:
+    with (
+        context.database() as conninfo,
+        context.open_session(conninfo) as conn,
+        using_standby(context.settings) as standby,
+    ):
         worker = Worker(conn, context.settings, pace=pace, standby=standby)
         worker.prepare()
         worker.drain()
@@ -48,6 +54,9 @@ def _run(context: Context) -> None:
             raise UsageError(
                 "There is no tuned column to learn about: run `vectuned enable RELATION COLUMN` first."
             )
+        # On a session of its own, which is set up for the reads of the reasoning graph.
+        with context.open_session(conninfo) as reader:
+            answers = learn_from_answers(reader, context.settings)
         for tuned in columns:
             outcome = _learn_column(worker, tuned, console)
             if isinstance(outcome, Failure):
@@ -63,8 +72,11 @@ def _run(context: Context) -> None:
                 else f"version {result.version} published"
             )
             console.line(f"{tuned.column}: {replayed} replayed, {published}")
+    if answers is not None:
+        console.line(_describe_answers(answers))
     if console.as_json:
-        console.document({"columns": report})
+        learned = {} if answers is None else {"answers": answers.to_json()}
+        console.document({"columns": report, **learned})
     raise_failures(failures, len(columns), "learned about")
 
 
@@ -105,6 +117,22 @@ def _describe(tuned: TunedColumn, replayed: int, result: LearningResult) -> dict
         "version": result.version,
         "classes": classes,
     }
+
+
+def _describe_answers(answers: LearnedAnswers) -> str:
+    learned = answers.learned
+    if learned is None:
+        return f"answers: {answers.questions} confirmed questions, too few to learn a ranking from"
+    kinds = [
+        text
+        for text, is_proven in (
+            ("that name their answer", learned.for_named),
+            ("that describe their answer", learned.for_described),
+        )
+        if is_proven
+    ]
+    proven = f"serves questions {' and those '.join(kinds)}" if kinds else "not proven better: not served"
+    return f"answers: ranking {answers.ranking_id} learned from {answers.questions} questions, {proven}"
 
 
 COMMAND: Final = Command(

@@ -37,7 +37,7 @@ class GatherResources(Node[In, Out]):
     name = "gather"
     limits = Limits(seconds=10.0, attempts=3)
 
-    def __init__(self, *, max_results: int = 5, similarity: float = 0.4, always: bool = False) -> None:
+    def __init__(self, *, max_results: int = 5, similarity: float = 0.55, always: bool = False) -> None:
         self._max_results, self._similarity, self._always = max_results, similarity, always
 
     def run(self, inputs: In, context: Context) -> Out:

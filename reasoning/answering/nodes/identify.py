@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from vectuned.reasoning.answering.knowledge import Breadth, Candidate, Question, Search
 from vectuned.reasoning.embedding.embedder import Vectors
 from vectuned.reasoning.graph.context import Context
@@ -21,7 +19,7 @@ from vectuned.reasoning.ranking.features import (
     wording_of,
 )
 from vectuned.reasoning.store.entities import Entity
-from vectuned.reasoning.store.reads import read
+from vectuned.reasoning.store.reads import read, to_array
 from vectuned.reasoning.store.words import Word
 
 # The vote of a single person decides; that of a single run does not where another entity fits well.
@@ -121,11 +119,7 @@ def _candidate(row: Any) -> Candidate:
         row.similarity,
         row.name_match,
         row.coverage or 0.0,
-        _array(row.embedding),
+        None if row.embedding is None else to_array(row.embedding),
         row.votes or 0.0,
+        row.text_match,
     )
-
-
-def _array(vector: Any) -> Vectors | None:
-    """Return a vector as float32: some versions of pgvector's package return arrays, others a Vector."""
-    return None if vector is None else np.asarray(getattr(vector, "to_numpy", lambda: vector)(), np.float32)

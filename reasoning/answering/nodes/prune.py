@@ -42,8 +42,12 @@ class PruneMaterial(Node[In, Out]):
     """Keeps what the answer is made from, and caches the entities it keeps.
 
     A candidate is kept if its score is at least `relevance` times the best score and it is about the question
-    at all: users confirmed it, the question mentions its name, or the cosine is at least `similarity`. A link
-    is kept if an end of it is kept, its confidence is at least `confidence`, and it was updated within
+    at all: users confirmed it, its name has at least `name_match` of the question's words by weight, or the
+    cosine is at least `similarity`. Of the right answers that come first, 1 % are below both thresholds. If
+    no candidate has any word of the question, the cosine must be at least `unknown_similarity`: embedders
+    place invented words near entities whose names look like them.
+
+    A link is kept if an end of it is kept, its confidence is at least `confidence`, and it was updated within
     `max_age`. Under a load from 0 to 1, `relevance` and `confidence` rise to threshold + load * 0.5 *
     (1 - threshold). If no candidate is about the question, the run has failed and all results of its searches
     are rejected.
@@ -57,22 +61,28 @@ class PruneMaterial(Node[In, Out]):
         load: Load,
         *,
         relevance: float = 0.1,
-        similarity: float = 0.3,
+        similarity: float = 0.4,
+        name_match: float = 0.15,
+        unknown_similarity: float = 0.55,
         confidence: float = 0.2,
         max_age: timedelta | None = None,
     ) -> None:
         self._cache, self._load = cache, load
-        self._relevance, self._similarity, self._confidence = relevance, similarity, confidence
+        self._relevance, self._confidence = relevance, confidence
+        self._similarity, self._name_match = similarity, name_match
+        self._unknown_similarity = max(similarity, unknown_similarity)
         self._max_age = max_age
 
     def run(self, inputs: In, context: Context) -> Out:
         load = self._load.level
         relevance = _raise_threshold(self._relevance, load)
         confidence = _raise_threshold(self._confidence, load)
+        is_known = any(each.text_match > 0 for each in inputs.candidates)
+        similarity = self._similarity if is_known else self._unknown_similarity
         relevant = [
             each
             for each in inputs.candidates
-            if each.votes > 0 or each.name_match > 0 or each.similarity >= self._similarity
+            if each.votes > 0 or each.name_match >= self._name_match or each.similarity >= similarity
         ]
         best = max((each.score for each in relevant), default=0.0)
         candidates = tuple(each for each in relevant if each.score >= relevance * best)

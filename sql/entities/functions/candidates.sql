@@ -76,8 +76,9 @@ BEGIN
                                                     WHERE t.entity_id = m.entity_id LIMIT most_texts) t)]::float8[]
                || (SELECT ARRAY(SELECT coalesce(k.value_id = ANY (h.kinds), false)::int::float8
                                 FROM unnest(_candidates.kinds) WITH ORDINALITY AS k (value_id, place) ORDER BY k.place)
+                   -- The few values of an entity are read at once: IS TRUE keeps the index from being searched for each kind.
                    FROM (SELECT array_agg(l.value_id) AS kinds FROM vectuned_entities.entity_attribute_link l
-                         WHERE l.entity_id = m.entity_id AND l.value_id = ANY (_candidates.kinds)) h)
+                         WHERE l.entity_id = m.entity_id AND (l.value_id = ANY (_candidates.kinds)) IS TRUE) h)
            END,
            q.signature, (SELECT n.query_id FROM near n LIMIT 1), m.entity_id IN (SELECT n.id FROM near n)
     FROM matched m CROSS JOIN question q;

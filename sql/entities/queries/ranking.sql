@@ -48,17 +48,20 @@ WITH ranking AS MATERIALIZED (
            g.names_answer * r.named_share / sum(r.named_share) OVER ()
            + (1 - g.names_answer) * r.described_share / sum(r.described_share) OVER () AS likelihood
     FROM raised r CROSS JOIN gate g
-), corrected AS (
-    -- Without neurons the factor is 1. least keeps it within LARGEST_CORRECTION of reasoning/ranking/network.py.
-    SELECT l.*, n.ranking_id, greatest(l.likelihood, exp(-30.0::float8)) * exp(greatest(least(n.correction, 30), -30)) AS share
+), likely_inputs AS MATERIALIZED (
+    -- Materialized, because the inputs are read once for each neuron. least and greatest: LARGEST_CORRECTION of
+    -- reasoning/ranking/network.py.
+    SELECT l.*, CASE WHEN EXISTS (SELECT FROM neurons) THEN
+               (l.features || ln(greatest(l.likelihood, exp(-30.0::float8))))::{vectors}.vector END AS inputs
     FROM likely l
-    CROSS JOIN LATERAL (
-        SELECT (l.features || ln(greatest(l.likelihood, exp(-30.0::float8))))::{vectors}.vector AS inputs
-    ) i
+), corrected AS MATERIALIZED (
+    SELECT l.*, n.ranking_id, greatest(l.likelihood, exp(-30.0::float8)) * exp(greatest(least(n.correction, 30), -30)) AS share
+    FROM likely_inputs l
     CROSS JOIN LATERAL (
         SELECT min(n.ranking_id) AS ranking_id,
-               sum(CASE WHEN n.output IS NULL THEN d.product ELSE n.output * tanh(n.bias + d.product) END) AS correction
-        FROM neurons n CROSS JOIN LATERAL (SELECT -(i.inputs OPERATOR({vectors}.<#>) n.hidden) AS product) d
+               sum(CASE WHEN n.output IS NULL THEN -(l.inputs OPERATOR({vectors}.<#>) n.hidden)
+                        ELSE n.output * tanh(n.bias - (l.inputs OPERATOR({vectors}.<#>) n.hidden)) END) AS correction
+        FROM neurons n
     ) n
 ), judged AS (
     SELECT c.*, CASE WHEN c.ranking_id IS NULL THEN c.likelihood ELSE c.share / sum(c.share) OVER () END AS chance
@@ -70,7 +73,7 @@ WITH ranking AS MATERIALIZED (
     FROM judged j LEFT JOIN voted v ON v.id = j.id
     ORDER BY score DESC, j.id LIMIT %(max_candidates)s
 )
-SELECT b.id, e.label, e.name, e.description, b.score, b.similarity, b.name_match, b.coverage, e.embedding, b.names_answer,
+SELECT b.id, e.label, e.name, e.description, b.score, b.similarity, b.name_match, b.coverage, b.features[4] AS text_match, e.embedding, b.names_answer,
        b.votes, b.ranking_id, b.query_id, (SELECT array_agg(c.id) FROM candidates c WHERE c.is_near) AS near_ids
 FROM best b JOIN vectuned_entities.entities e ON e.entity_id = b.id
 ORDER BY b.score DESC, b.id;

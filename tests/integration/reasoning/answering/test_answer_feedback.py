@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 
@@ -127,3 +128,39 @@ def test_the_command_takes_feedback(
     assert "nothing is not among the entities of this run" in capsys.readouterr().err
     assert main(["ask", ASKED, "--confirm", second.label, "--reject", second.label, *where]) == 2
     assert "cannot be confirmed and rejected at once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "votes"),
+    [("y", {0: True}), ("2", {1: True}), ("n", {0: False}), ("", {}), ("11", {}), ("what?", {})],
+)
+def test_the_command_asks_a_person_at_a_terminal(
+    reasoner: Reasoner,
+    shared: EntityStore,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    votes: dict[int, bool],
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    ids = found(reasoner)
+    out = Terminal()
+    monkeypatch.setattr("sys.stdin", Terminal(f"{typed}\n"))
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["ask", ASKED, "--dsn", dsn(shared)]) == 0
+    assert "y, n, the number of the right row" in out.getvalue()
+    given = shared.conn.execute(
+        "SELECT entity_id, is_right FROM vectuned_entities.answer_feedback"
+    ).fetchall()
+    assert dict(given) == {ids[at]: is_right for at, is_right in votes.items()}
+
+
+@pytest.mark.parametrize("option", [["--no-feedback"], ["--json"], []])
+def test_the_command_asks_nobody_else(
+    reasoner: Reasoner, shared: EntityStore, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    assert main(["ask", ASKED, *option, "--dsn", dsn(shared)]) == 0
+    assert "y, n, the number" not in capsys.readouterr().out
+    assert one(shared.conn, COUNT) == 0

@@ -148,6 +148,14 @@ def reject_all(own: Reasoner) -> None:
     own.graph = own.graph.replace("prune", PruneMaterial(EntityCache(), own.load, similarity=0.99))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_ask_about_invented_words_has_no_answer(reasoner: Reasoner, seed: int) -> None:
+    outcome = reasoner.ask(gibberish(seed))
+    assert outcome.candidates
+    assert outcome.answer.text == "Nothing in the store answers this."
+    assert outcome.answer.citations == ()
+
+
 def test_ask_without_an_answer_searches_more_widely_once(own: Reasoner, tuned: EntityStore) -> None:
     reject_all(own)
     outcome = own.ask(gibberish(0))

@@ -1,0 +1,45 @@
+"""The daemon's work on the entity store: learn the ranking of answers from feedback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from vectuned.config.errors import VectunedError
+from vectuned.config.settings import Settings
+
+if TYPE_CHECKING:
+    from vectuned.reasoning.ranking.learning import LearnedAnswers
+
+log = logging.getLogger(__name__)
+
+
+def learn_from_answers(
+    conn: psycopg.Connection[Any],
+    settings: Settings,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> LearnedAnswers | None:
+    """Learn a ranking of answers if there is enough new feedback; None if there was nothing to do.
+
+    `conn`: a session of its own, because it is set up for the reads of the reasoning graph. Without the
+    store's embedder nothing is learned, which the log says.
+    """
+    # Imported here because the embedders take a moment to import, and few databases have an entity store.
+    from vectuned.reasoning.ranking import learning
+
+    if not settings.learning.enabled or not learning.may_learn_answers(conn) or not learning.has_news(conn):
+        return None
+    from vectuned.reasoning.embedding.embedders import make_embedder
+
+    reasoning = settings.reasoning
+    try:
+        embedder = make_embedder(reasoning)
+        return learning.learn_answers(
+            conn, embedder, reasoning.language, seed=settings.learning.seed, progress=progress
+        )
+    except VectunedError as error:
+        log.warning("The ranking of answers was not learned: %s", error, extra={"action": "learn"})
+        return None
