@@ -9,7 +9,8 @@ the confirmations wrong: instead of the right entity, one of the other candidate
 In blocks of 50 in random order, the same questions are asked with the learned ranking and without it
 ("prior"); times are those of the nodes `read` and `identify`, as the client sees them. The figures to watch:
 the hits rise with feedback and lose at most 0.02 by wrong feedback; the learned ranking adds at most 3 ms.
-The feedback is forgotten at the end.
+With the ranking of 2,000 questions, all of them are also asked in whole runs of the graph: none fails, p50
+under 30 ms. The feedback is forgotten at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.dictionary import load_descriptions
-from benchmarks.reasoning import Arm, Connection, held_out_descriptions, race
+from benchmarks.reasoning import Arm, Connection, held_out_descriptions, race, run_whole
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
@@ -86,6 +87,7 @@ def measure(conninfo: str, queries: int, seed: int) -> dict[str, Any]:
             "learned": ask_with(pool, identify.IdentifyEntities(), embedder),
         }
         curve: dict[str, Any] = {}
+        runs: dict[str, Any] = {}
         try:
             for count, is_wrong in (*((step, False) for step in STEPS), (STEPS[-1], True)):
                 forget(conn)
@@ -109,6 +111,8 @@ def measure(conninfo: str, queries: int, seed: int) -> dict[str, Any]:
                 }
                 name = f"{count:,}, a fifth of them wrong" if is_wrong else f"{count:,}"
                 curve[name] = {"learned": learned, **kinds}
+                if count == STEPS[-1] and not is_wrong:
+                    runs = run_whole(conninfo, embedder, [each for kind in asked.values() for each in kind])
         finally:
             forget(conn)
             learn_answers(conn, embedder, "english", seed=seed)
@@ -119,6 +123,7 @@ def measure(conninfo: str, queries: int, seed: int) -> dict[str, Any]:
             "queries": queries,
             "seed": seed,
             "curve": curve,
+            "runs": runs,
         }
 
 
