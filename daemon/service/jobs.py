@@ -85,7 +85,8 @@ def _replay(context: JobContext) -> int:
 def _learn_answers(context: JobContext) -> bool:
     """Learn the ranking of answers on a connection of its own, which the reads of the graph set up."""
     with open_session(context.conninfo, context.settings.database) as conn:
-        return learn_from_answers(conn, context.settings, context.progress) is not None
+        pace = context.worker.pace
+        return learn_from_answers(conn, context.settings, pace, context.progress) is not None
 
 
 def _run_request(context: JobContext) -> bool:
@@ -131,7 +132,7 @@ JOBS: Final = (
         "answers",
         lambda s: s.schedule.learn_seconds,
         _learn_answers,
-        queue="paced",
+        queue="answers",
         patience=_LONG_PATIENCE,
     ),
     Job("export", lambda s: s.export.seconds if s.export.folder else None, lambda c: c.worker.export()),

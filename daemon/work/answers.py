@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from vectuned.config.errors import VectunedError
 from vectuned.config.settings import Settings
+from vectuned.daemon.pacing.pace import Pace
 
 if TYPE_CHECKING:
     from vectuned.reasoning.ranking.learning import LearnedAnswers
@@ -20,12 +22,13 @@ log = logging.getLogger(__name__)
 def learn_from_answers(
     conn: psycopg.Connection[Any],
     settings: Settings,
+    pace: Pace | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> LearnedAnswers | None:
     """Learn a ranking of answers if there is enough new feedback; None if there was nothing to do.
 
-    `conn`: a session of its own, because it is set up for the reads of the reasoning graph. Without the
-    store's embedder nothing is learned, which the log says.
+    `conn`: a session of its own, because it is set up for the reads of the reasoning graph. With a `pace` the
+    work keeps within the budget. Without the store's embedder nothing is learned, which the log says.
     """
     # Imported here because the embedders take a moment to import, and few databases have an entity store.
     from vectuned.reasoning.ranking import learning
@@ -34,11 +37,25 @@ def learn_from_answers(
         return None
     from vectuned.reasoning.embedding.embedders import make_embedder
 
+    @contextmanager
+    def paced() -> Iterator[None]:
+        if pace is None:
+            yield
+            return
+        pace.wait_for_budget()
+        with pace.work():
+            yield
+
     reasoning = settings.reasoning
     try:
         embedder = make_embedder(reasoning)
         return learning.learn_answers(
-            conn, embedder, reasoning.language, seed=settings.learning.seed, progress=progress
+            conn,
+            embedder,
+            reasoning.language,
+            seed=settings.learning.seed,
+            progress=progress,
+            paced=paced,
         )
     except VectunedError as error:
         log.warning("The ranking of answers was not learned: %s", error, extra={"action": "learn"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -24,11 +25,15 @@ from .network import LARGEST_CORRECTION, Samples
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+Pass = Callable[[], AbstractContextManager[object]]
+"""Opens a pass of the work, which a budget may let wait and charge."""
+
 MAX_QUESTIONS: Final = 4000  # the latest: a minute of searches; more change a small network little
 MAX_KINDS: Final = 16  # values of the attribute that says of what kind an entity is: each is an input
 _KINDS_FROM: Final = 2000  # entities looked at to find that attribute
 _NEWS: Final = 0.05  # share of the votes that must have come or gone since a ranking was learned
 _FEW_NEWS: Final = 20  # votes, where that is more
+_PASS: Final = 50  # questions searched for in a pass: about half a second
 _NEIGHBOURS, _NAME_MATCHES, _TEXT_MATCHES = 10, 200, 80  # as Breadth in answering/knowledge.py begins
 
 
@@ -99,6 +104,7 @@ def learn_answers(
     *,
     seed: int = 0,
     progress: Progress = lambda _done: None,
+    paced: Pass = nullcontext,
 ) -> LearnedAnswers:
     """Learn a ranking from the confirmed answers of the store, and serve it where it is proven.
 
@@ -110,8 +116,15 @@ def learn_answers(
     if state.model_id is None:
         return LearnedAnswers(0)
     kinds = [row.value_id for row in read(conn, "find_kinds", max_entities=_KINDS_FROM, max_kinds=MAX_KINDS)]
-    samples = _draw(conn, confirmed, embedder, language, kinds, progress)
-    learned = learn_ranking(samples, seed) if len(samples) >= MIN_QUESTIONS else None
+    draw = _Drawing(conn, embedder, language, kinds)
+    drawn: list[Drawn] = []
+    for first in range(0, len(confirmed), _PASS):
+        with paced():
+            drawn += draw(confirmed[first : first + _PASS])
+        progress(len(drawn))
+    with paced():
+        samples = stack_questions(drawn)
+        learned = learn_ranking(samples, seed) if len(samples) >= MIN_QUESTIONS else None
     (published,) = read(
         conn,
         "publish_ranking",
@@ -130,25 +143,25 @@ def learn_answers(
     return outcome
 
 
-def _draw(
-    conn: Connection,
-    confirmed: Sequence[Any],
-    embedder: Embedder,
-    language: str,
-    kinds: list[int],
-    progress: Progress,
-) -> Samples:
-    """Search for the candidates of each question as the node `identify` does, but without its votes."""
-    weights = WordWeights()
-    vectors = embedder.encode([row.question for row in confirmed])
-    drawn = []
-    for number, (row, vector) in enumerate(zip(confirmed, vectors, strict=True), 1):
-        words = weights.weigh(conn, read_lexemes(conn, row.question, language, embedder))
-        if found := find_features(conn, words, vector, kinds):
-            details = [*found[0].signature, *shape_of(row.question, words), *wording_of(row.question, words)]
-            drawn.append(Drawn.of(found, row.entities, details, row.weight, row.role))
-        progress(number)
-    return stack_questions(drawn)
+class _Drawing:
+    """Searches for the candidates of questions as the node `identify` does, but without votes."""
+
+    def __init__(self, conn: Connection, embedder: Embedder, language: str, kinds: list[int]) -> None:
+        self._conn, self._embedder, self._language, self._kinds = conn, embedder, language, kinds
+        self._weights = WordWeights()
+
+    def __call__(self, confirmed: Sequence[Any]) -> list[Drawn]:
+        """Return the candidates of each question that has any."""
+        drawn = []
+        vectors = self._embedder.encode([row.question for row in confirmed])
+        for row, vector in zip(confirmed, vectors, strict=True):
+            lexemes = read_lexemes(self._conn, row.question, self._language, self._embedder)
+            words = self._weights.weigh(self._conn, lexemes)
+            if found := find_features(self._conn, words, vector, self._kinds):
+                shape = [*shape_of(row.question, words), *wording_of(row.question, words)]
+                details = [*found[0].signature, *shape]
+                drawn.append(Drawn.of(found, row.entities, details, row.weight, row.role))
+        return drawn
 
 
 def find_features(conn: Connection, words: Sequence[Word], vector: Vectors, kinds: list[int]) -> list[Any]:

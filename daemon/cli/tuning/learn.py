@@ -56,7 +56,7 @@ def _run(context: Context) -> None:
             )
         # On a session of its own, which is set up for the reads of the reasoning graph.
         with context.open_session(conninfo) as reader:
-            answers = learn_from_answers(reader, context.settings)
+            answers = learn_from_answers(reader, context.settings, pace)
         for tuned in columns:
             outcome = _learn_column(worker, tuned, console)
             if isinstance(outcome, Failure):
