@@ -24,15 +24,16 @@ BEGIN
 END
 $$;
 
--- Serves a learned ranking, which then corrects the prior; NULL: none, which undoes all that was learned. The next learning,
--- after new feedback, may serve another.
+-- Serves a learned ranking, which then corrects the prior; 0: none, which undoes all that was learned. The next learning, after
+-- new feedback, may serve another.
 CREATE OR REPLACE FUNCTION vectuned_entities.serve_ranking(ranking_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 BEGIN
-    IF ranking_id IS NOT NULL AND NOT EXISTS (
+    PERFORM vectuned_entities._require('ranking_id', ranking_id IS NOT NULL, 'An id of vectuned_entities.rankings, or 0 for none.');
+    IF ranking_id <> 0 AND NOT EXISTS (
         SELECT FROM vectuned_entities.rankings r WHERE r.ranking_id = serve_ranking.ranking_id AND (r.for_named OR r.for_described)
     ) THEN
         RAISE EXCEPTION 'there is no ranking % that is proven for any kind of question', ranking_id
@@ -60,7 +61,7 @@ BEGIN
     INSERT INTO vectuned_entities.rankings (layout, model_id, weights, kinds, for_named, for_described, questions, feedback, evidence)
     VALUES (layout, model_id, weights, kinds, for_named, for_described, questions, feedback, evidence)
     RETURNING rankings.ranking_id INTO id;
-    PERFORM vectuned_entities.serve_ranking(CASE WHEN for_named OR for_described THEN id END);
+    PERFORM vectuned_entities.serve_ranking(CASE WHEN for_named OR for_described THEN id ELSE 0 END);
     DELETE FROM vectuned_entities.rankings r
     WHERE r.ranking_id IN (SELECT o.ranking_id FROM vectuned_entities.rankings o ORDER BY o.ranking_id DESC OFFSET most_rankings);
     RETURN id;

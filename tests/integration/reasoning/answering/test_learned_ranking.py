@@ -127,7 +127,7 @@ def test_a_ranking_can_be_undone_and_another_version_or_model_ignores_it(
     network = random_network(len(kinds))
     learned = publish(conn, network, kinds)
     assert scores(reasoner) != before
-    conn.execute(SERVE, (None,))
+    conn.execute(SERVE, (0,))
     assert scores(reasoner) == pytest.approx(before)
     conn.execute(SERVE, (learned,))
     assert used(reasoner) == learned

@@ -110,7 +110,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "is_right": True,
         "by_person": True,
     },
-    "serve_ranking": {"ranking_id": None},
+    "serve_ranking": {"ranking_id": 0},
     "forget_answer_feedback": {"of_role": "nobody", "since": "-infinity"},
     "insert_external_resource": {
         "uri": "urn:x",
