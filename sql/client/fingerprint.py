@@ -17,7 +17,7 @@ _STRING: Final = (
     r"""[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+(?:'|\Z)|(?:[bBxXnN]|[uU]&)?'[^']*+(?:''[^']*+)*+(?:'|\Z)"""
 )
 _QUOTED: Final = r'(?:[uU]&)?"[^"]*+(?:""[^"]*+)*+(?:"|\Z)'
-_PERCENT: Final = r"%(?:\([^)]*\))?[sbt]\b"  # the parameter styles format and pyformat
+_PERCENT: Final = r"%(?:\([^()]*\))?[sbt]\b"  # format and pyformat; [^)] would take quadratic time
 # White space matches nothing, so findall skips it. A string that never ends takes the rest of the text.
 _TOKEN: Final = re.compile(
     rf"""
@@ -29,7 +29,7 @@ _TOKEN: Final = re.compile(
   | {_PERCENT}
   | ::
   | --[^\n\r]*
-  | (?:[+*/<>=~!@\#^&|`?]|-(?!-)|%%?(?!(?:\([^)]*\))?[sbt]\b))+
+  | (?:[+*/<>=~!@\#^&|`?]|-(?!-)|%%?(?!(?:\([^()]*\))?[sbt]\b))+
   | 0[xXoObB][0-9a-fA-F_]+ | (?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?
   | (?<![:\w\])"]):[^\W\d]\w*
   | \S

@@ -22,7 +22,7 @@ _MOST_WAITING: Final = 500  # statements in memory; a thread that cannot send fo
 _MOST_BYTES: Final = 1_000_000  # of one message; 1,000 dimensions take 10,000
 _LONGEST: Final = 500_000  # characters of a statement: what the daemon looks at
 _DISTANCES: Final = ("<=>", "<->", "<#>")  # the operators that vectuned tunes
-_PLACEHOLDER: Final = re.compile(r"%(?:\((?P<name>[^)]*)\))?[sbt]|%%")
+_PLACEHOLDER: Final = re.compile(r"%(?:\((?P<name>[^()]*)\))?[sbt]|%%")
 _PLAIN: Final = (int, float, decimal.Decimal, uuid.UUID, datetime.date, datetime.time, datetime.timedelta)
 
 

@@ -20,7 +20,7 @@ _TOKEN: Final = re.compile(
     --[^\n\r]*
   | (?P<string>'[^']*(?:''[^']*)*')
   | "[^"]*"
-  | %(?:\((?P<name>[^)]*)\))?[sbt]\b | (?P<literal>%%)
+  | %(?:\((?P<name>[^()]*)\))?[sbt]\b | (?P<literal>%%)
   | \$(?P<number>\d+)
   | (?P<word>[^\W\d]\w*)
   | (?P<value>\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?)
