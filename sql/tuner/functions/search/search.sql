@@ -40,9 +40,10 @@ AS $$
 $$;
 
 -- The effort of a search through that index: what was learned about it, without effort by query, or the default; of a filtered
--- search, which has a fraction, the default. Both are NULL where the search is exact.
+-- search, which has a fraction, the default. Both are NULL where the search is exact. exact: it was learned that no setting of
+-- the index reaches the target, and exact search serves where there is time for it.
 CREATE OR REPLACE FUNCTION vectuned._present_effort(
-    c vectuned.tuned_column, i vectuned.tuned_index, k int, fraction float8, OUT ef_search int, OUT probes int)
+    c vectuned.tuned_column, i vectuned.tuned_index, k int, fraction float8, OUT ef_search int, OUT probes int, OUT exact boolean)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -50,7 +51,7 @@ DECLARE
     learned record;
     filtered record;
 BEGIN
-    SELECT b.ef_search, b.probes INTO learned FROM vectuned.bank b
+    SELECT b.ef_search, b.probes, b.access_path INTO learned FROM vectuned.bank b
     WHERE b.column_id = c.id AND b.k_class = vectuned._k_class(k) AND (i.method = 'hnsw') = (b.probes IS NULL) AND i.index_no > 0
       AND CASE WHEN b.index_no IS NULL THEN i.index_relation = c.index_relation ELSE b.index_no = i.index_no END;
     IF i.method = 'hnsw' THEN
@@ -58,6 +59,7 @@ BEGIN
     ELSIF i.method = 'ivfflat' THEN
         probes := coalesce(learned.probes, least(greatest(c.default_probes, ceil(sqrt(i.lists))::int), i.lists));
     END IF;
+    exact := fraction IS NULL AND learned.access_path IS NOT DISTINCT FROM 'exact';
     IF fraction IS NOT NULL THEN
         SELECT * INTO filtered FROM vectuned._filtered_default(fraction, c.relation, k, ef_search, probes);
         ef_search := CASE WHEN filtered.access_path LIKE 'hnsw%' AND i.method = 'hnsw' THEN filtered.effort END;
@@ -101,6 +103,20 @@ BEGIN
     SELECT * INTO i FROM vectuned._present_index(c);
     SELECT * INTO s FROM vectuned._filtered_statement(c, i) WHERE i.index_relation IS NOT NULL;
     SELECT * INTO effort FROM vectuned._present_effort(c, i, k, CASE WHEN condition IS NOT NULL THEN fraction END);
+    IF effort.exact AND condition IS NULL AND vectuned._has_time() THEN
+        BEGIN
+            PERFORM set_config('enable_sort', 'on', true), set_config('search_path', caller_path, true);
+            EXECUTE pg_catalog.concat(f.every_head, 'true', f.every_tail) INTO found_ids, found_distances USING query, k;
+            query_id := vectuned._query_id(false);
+            RETURN QUERY SELECT u.id, u.distance, query_id FROM unnest(found_ids, found_distances) AS u (id, distance);
+            RETURN;
+        EXCEPTION WHEN query_canceled THEN
+            IF vectuned._has_time(0.9) THEN  -- it was no timeout
+                RAISE;
+            END IF;
+            PERFORM vectuned._warn_cut_short(f.relation, 0, k);
+        END;
+    END IF;
     IF num_nonnulls(effort.ef_search, effort.probes) = 1 THEN
         PERFORM set_config(CASE i.method WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END,
                            coalesce(effort.ef_search, effort.probes)::text, true);

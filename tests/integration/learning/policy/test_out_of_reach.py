@@ -173,6 +173,19 @@ def test_exact_search_ends_when_an_index_reaches_the_target(conn: Connection, tu
     assert state(conn)[0] == "hnsw"
 
 
+def test_exact_search_goes_on_after_the_table_was_renamed(conn: Connection, tuned: TunedColumn) -> None:
+    enable(conn, exact_if_unreachable=True)
+    lesson(conn)
+    assert state(conn)[0] == "exact"
+    conn.execute("ALTER TABLE items RENAME TO things")
+    renamed = "SELECT id FROM vectuned.search('things', %s, 10)"
+    wanted = "SELECT id::text FROM things ORDER BY (embedding <=> %s::vector) + 0 LIMIT 10"
+    for query in points(20, seed=3):
+        assert [row[0] for row in conn.execute(renamed, (query,))] == [
+            row[0] for row in conn.execute(wanted, (query,), prepare=False)
+        ]
+
+
 def test_exact_search_without_time_returns_what_the_index_finds(conn: Connection, tuned: TunedColumn) -> None:
     enable(conn, exact_if_unreachable=True)
     lesson(conn)
