@@ -336,3 +336,25 @@ def test_apply_tells_two_columns_apart_and_never_stays_with_a_former_one(conn: C
         conn.execute(raw(statement.format("embedding")), (text(QUERIES[0]),))
         assert one(conn, "SHOW hnsw.ef_search") == "47"
     assert column != one(conn, "SELECT id FROM vectuned.tuned_column WHERE column_name = 'embedding'")
+
+
+def test_a_function_around_apply_is_inlined_and_serves_the_proven_effort(conn: Connection) -> None:
+    parted(conn)
+    enable(conn, sample_rate=1.0)
+    conn.execute(
+        "CREATE FUNCTION nearest_items(query vector, k bigint) RETURNS TABLE (id int, distance float8) "
+        "LANGUAGE sql STABLE ROWS 10 AS $$ SELECT i.id, i.embedding <=> query FROM items i ORDER BY "
+        "i.embedding <=> (SELECT vectuned.apply('items', query, k, filtered => false)) LIMIT k $$"
+    )
+    query = text(QUERIES[0])
+    statement = "SELECT * FROM nearest_items(%s, 10)"
+    plan = "\n".join(row[0] for row in conn.execute("EXPLAIN (COSTS off) " + statement, (query,)))
+    assert "Function Scan" not in plan
+    assert "InitPlan" in plan
+    assert INDEX in plan
+    plain = "SELECT id, embedding <=> %s FROM items ORDER BY embedding <=> %s::vector LIMIT 10"
+    with conn.transaction():
+        found = conn.execute(statement, (query,)).fetchall()
+        assert one(conn, "SHOW hnsw.ef_search") == "10"
+        assert conn.execute(plain, (query, query)).fetchall() == found
+    assert [k for k, *_ in recorded(conn)] == [10]
