@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+_FIRST_BEAT: Final = 3.0  # seconds; after this a reader of a log wonders whether something goes on
+_NEXT_BEATS: Final = 30.0  # seconds; more often would fill the log
 _PIPE_WIDTH: Final = 200  # columns; a pipe has no width, and tables there must not be folded or cut
 
 
@@ -25,6 +28,7 @@ class Console:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self._quiet = quiet
+        self._said: set[str] = set()
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
         # Messages hold names and values from the database, so they must not be read as markup.
         plain = partial(RichConsole, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -35,6 +39,12 @@ class Console:
         """Write a message to stderr, unless quiet."""
         if not self._quiet:
             self._err.print(text)
+
+    def say_once(self, text: str) -> None:
+        """Write a message to stderr unless it was written before, or quiet."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     def document(self, value: Any) -> None:
         """Write the one JSON document to stdout."""
@@ -89,7 +99,8 @@ class Console:
             with self._err.status(Text(label)):
                 yield
         else:
-            yield
+            with self._heartbeat(lambda: label):
+                yield
         self.say(f"{label}: {monotonic() - started:.1f} s")
 
     @contextmanager
@@ -110,8 +121,34 @@ class Console:
                 task = bar.add_task(label, total=total)
                 yield lambda done: bar.update(task, completed=done)
         else:
-            yield lambda done: None
+            done = 0
+
+            def note(number: int) -> None:
+                nonlocal done
+                done = number
+
+            with self._heartbeat(lambda: f"{label}: {done:,} of {total:,}"):
+                yield note
         self.say(f"{label}: {total:,} in {monotonic() - started:.1f} s")
+
+    @contextmanager
+    def _heartbeat(self, describe: Callable[[], str]) -> Iterator[None]:
+        """Say after a few seconds what goes on, and then now and again, where no terminal shows it."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            seconds = _FIRST_BEAT
+            while not ended.wait(seconds):
+                self.say(f"{describe()} ...")
+                seconds = _NEXT_BEATS
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        try:
+            if not self._quiet:
+                thread.start()
+            yield
+        finally:
+            ended.set()
 
 
 def _plain(value: Any) -> Any:
