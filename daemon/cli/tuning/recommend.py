@@ -11,6 +11,9 @@ from vectuned.sql.rows import fetch_dicts
 _HEADINGS: Final = {
     "search": "Settings of searches (and what plain SQL would have to set)",
     "filtered search": "Settings of filtered searches",
+    "statement": "Statements of applications; `vectuned adopt` sets what serves them",
+    "out of reach": "Targets that no setting of the index reaches",
+    "invalid index": "Indexes that no search uses",
     "index": "Indexes that would help filtered searches, the most useful first",
     "filter index": "Indexes that filters lack",
     "statistics": "Statistics that are missing",
@@ -31,12 +34,20 @@ def _run(context: Context) -> None:
             "vectuned.search, of which a share is recorded, while `vectuned run` learns; `vectuned evaluate "
             f"{options.relation} --queries FILE` measures with query vectors of your own at once"
         )
-    for kind in dict.fromkeys(row["kind"] for row in rows):
+    unsearched = [row for row in rows if row["kind"] == "search" and not row["figures"]["searches"]]
+    shown = [row for row in rows if row not in unsearched]
+    for kind in dict.fromkeys(row["kind"] for row in shown):
         console.line(f"\n{_HEADINGS[kind]}")
-        for row in (row for row in rows if row["kind"] == kind):
+        for row in (row for row in shown if row["kind"] == kind):
             console.line(f"  {row['subject']}: {row['recommendation']}\n    {row['reason']}")
             if row["statement"] is not None:
                 console.line(f"    {row['statement']};")
+    if unsearched:
+        classes = ", ".join(row["subject"].removeprefix("k up to ") for row in unsearched)
+        console.line(
+            f"\nNo search without a filter was recorded for k up to {classes}: what serves there follows "
+            "from other searches (--json shows it)."
+        )
 
 
 COMMAND: Final = Command(

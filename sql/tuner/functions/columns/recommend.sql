@@ -53,6 +53,8 @@ AS $$
            NULL::float8,
            jsonb_build_object('expected_recall', round(b.expected_recall::numeric, 4), 'at_least', round(b.recall_bound::numeric, 4),
                               'certified', b.certified, 'samples', b.samples,
+                              'searches', (SELECT count(*) FROM vectuned.replay r
+                                           WHERE r.column_id = c.id AND r.k_class = b.k_class AND r.shape IS NULL),
                               'paths', (SELECT jsonb_agg(jsonb_build_object(
                                             'index', j.index_relation::regclass::text, 'effort', p.effort, 'proven', p.proven,
                                             'recall', round(p.expected_recall::numeric, 4), 'replay_ms', round(p.ms::numeric, 3))
