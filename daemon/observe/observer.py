@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 
 from vectuned.learning.statements.calls import Call, TextCall
+from vectuned.learning.statements.preparation import NAME
 from vectuned.learning.statements.recognition import Recognizer
 
 from .sources import Position
@@ -30,6 +31,8 @@ _MOST_SHAPES: Final = 1_000  # kinds of searches counted one by one
 _MOST_REASONS: Final = 200  # reasons counted one by one: a report shows a few; this bounds the memory
 _REST: Final = "other reasons"
 _REDACTED: Final = "values that may not be stored, because of store_vectors => false"
+# In the texts of our own statements: benchmarks, checks and replays look like searches of an application.
+_OWN: Final = ("/* vectuned", NAME)
 _LARGEST_K: Final = 1_000  # rows: what a replay looks at
 
 
@@ -84,6 +87,7 @@ class Observer:
     """Takes statements, recognises them, and stores calls of tuned columns.
 
     With `enables` it tunes the columns of calls. Nothing is kept of statements that are no vector searches.
+    Our own are passed over.
     """
 
     def __init__(
@@ -159,6 +163,8 @@ class Observer:
             self.left_out[_REDACTED] += statements
 
     def _add(self, statement: LoggedStatement) -> None:
+        if any(mark in statement.text for mark in _OWN):
+            return
         self.statements += 1
         if statement.database not in (None, self._database.name):
             self.other_databases += 1

@@ -62,9 +62,12 @@ class VectorColumn:
         return sql.SQL("OPERATOR({}.{})").format(schema, _OPERATORS[self.metric])
 
     def distance(self, query: sql.Composable) -> sql.Composed:
-        """Return the distance from the column to `query`, a placeholder or expression, cast to its type."""
+        """Return the distance from the column to `query`, a placeholder or expression, cast to its type.
+
+        It is marked, so that the server's log tells our statements from an application's.
+        """
         vector: sql.Composable = self.vector
         if self.untyped:
             vector = sql.SQL("({}::{}({}))").format(vector, self.type_name, sql.Literal(self.dimensions))
         pieces = (vector, self.distance_operator, query, self.type_name)
-        return sql.SQL("({} {} ({})::{})").format(*pieces)
+        return sql.SQL("({} {} ({})::{}) /* vectuned */").format(*pieces)
