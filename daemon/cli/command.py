@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from vectuned.config.settings import Settings
 from vectuned.config.wording import counted
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.choice import choose_database, open_database
-from vectuned.daemon.database.connect import connect
+from vectuned.daemon.database.connect import connect, redact
 from vectuned.daemon.database.session import open_session
+from vectuned.daemon.server.embedded import default_home
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -39,10 +41,27 @@ class Context:
         home = self.settings.embedded.home
         return Path(home).expanduser() if home else None
 
+    def repeat(self, command: str, *arguments: str) -> str:
+        """Return the line of another command on the same database; passwords are starred."""
+        words = ["vectuned", command]
+        if self.options.config is not None:
+            words += ["--config", str(self.options.config)]
+        if self.options.dsn:
+            words += ["--dsn", redact(self.options.dsn)]
+        return shlex.join([*words, *arguments])
+
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Yield the connection string of the chosen database; see `open_database`."""
+        """Yield the connection string of the chosen database; see `open_database`.
+
+        The embedded server is named, since another one may be meant.
+        """
         choice = choose_database(self.settings.of_database(None).database.dsn, os.environ)
+        if choice.is_embedded:
+            home = self.embedded_home or default_home(os.environ)
+            self.console.say_once(
+                f"Using the embedded server in {home}; --dsn or PGHOST names another database."
+            )
         with open_database(choice, self.embedded_home) as conninfo:
             yield conninfo
 

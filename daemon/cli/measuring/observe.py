@@ -62,7 +62,7 @@ def _run(context: Context) -> None:
         version = conn.info.server_version // 10_000
     if console.as_json:
         console.document(_as_dict(observer, logging, database.name, damaged))
-    _print(console, observer, logging, database.name, damaged, is_installed=database.is_installed)
+    _print(context, observer, logging, database.name, damaged, is_installed=database.is_installed)
     if not options.files and not logging.collects:
         console.line(
             "The server keeps no log files of its own (logging_collector = off), so none were read: name the "
@@ -145,7 +145,7 @@ def _as_dict(observer: Observer, logging: ServerLogging, database: str, damaged:
 
 
 def _print(
-    console: Console,
+    context: Context,
     observer: Observer,
     logging: ServerLogging,
     database: str,
@@ -153,6 +153,7 @@ def _print(
     *,
     is_installed: bool,
 ) -> None:
+    console = context.console
     calls = sum(kind.calls for kind in observer.kinds.values())
     console.line(
         f"{observer.statements:,} statements: {calls:,} searches of one table, "
@@ -170,15 +171,22 @@ def _print(
             console.table([title, "calls"], rows)
     if calls:
         console.line()
-        _print_stored(console, observer, is_installed=is_installed)
+        _print_stored(context, observer, is_installed=is_installed)
     _print_settings(console, observer, logging, database)
 
 
-def _print_stored(console: Console, observer: Observer, *, is_installed: bool) -> None:
+def _print_stored(context: Context, observer: Observer, *, is_installed: bool) -> None:
+    console = context.console
     if not is_installed:
-        console.line("Nothing is stored: run `vectuned migrate`, then `vectuned observe --enable`.")
+        console.line(
+            f"Nothing is stored: run `{context.repeat('migrate')}`, then "
+            f"`{context.repeat('observe', '--enable', *context.options.files)}`."
+        )
         return
-    console.line(f"{observer.stored:,} calls stored; `vectuned learn --once` or the daemon learns from them.")
+    console.line(
+        f"{observer.stored:,} calls stored; `{context.repeat('learn', '--once')}` or the daemon learns from "
+        "them."
+    )
     kinds = observer.kinds.values()
     untuned = sorted({f"{kind.table} {kind.column}" for kind in kinds if not kind.is_tuned})
     if untuned:
@@ -216,6 +224,10 @@ def _print_settings(console: Console, observer: Observer, logging: ServerLogging
     console.line("or for new sessions of this database alone:")
     for statement in one:
         console.line(f"    {statement}")
+    console.line(
+        "With ALTER ROLE app IN DATABASE in place of ALTER DATABASE, only the application's role is logged, "
+        "and not vectuned's own statements. RESET in place of SET ends it."
+    )
     searches = sum(kind.calls for kind in observer.kinds.values()) + observer.left_out.total()
     size = observer.bytes / searches if searches else 4000
     rate = size * 100 * SAMPLE_RATE / 1000
@@ -231,7 +243,7 @@ COMMAND: Final = Command(
     "Reads the statements in a server's log, finds the vector searches among them, and stores those of tuned "
     "columns as searches to learn from. Searches are recognised by the server's own parser, never run. Log "
     "files are read from where an earlier run stopped. Says which settings of the server are missing.",
-    "vectuned observe --dsn postgresql://user@host/database /var/log/postgresql/*.json",
+    "vectuned observe --dsn dbname=shop /var/log/postgresql/*.json",
     _run,
     _add_arguments,
 )

@@ -6,9 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from vectuned.config.errors import UsageError
+from vectuned.config.wording import counted
 from vectuned.daemon.cli.command import Command, Context, raise_failures
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.isolation import Failure
+from vectuned.sql.rows import fetch_value
 
 if TYPE_CHECKING:
     from vectuned.daemon.work.worker import Worker
@@ -67,13 +69,19 @@ def _run(context: Context) -> None:
             report.append(_describe(tuned, replayed, result))
             published = (
                 f"{result.replays} of {tuned.min_samples} replays needed: nothing published yet; each is one "
-                "recorded search by vectuned.search"
+                "search that was recorded or observed"
                 if result.version is None
                 else f"version {result.version} published"
             )
             console.line(f"{tuned.column}: {replayed} replayed, {published}")
+        served = fetch_value(conn, "statements_served")
     if answers is not None:
         console.line(_describe_answers(answers))
+    if served:
+        console.line(
+            f"Settings are proven for {counted(served, 'statement')} of applications: "
+            f"`{context.repeat('adopt')}` says what they gain."
+        )
     if console.as_json:
         learned = {} if answers is None else {"answers": answers.to_json()}
         console.document({"columns": report, **learned})

@@ -17,6 +17,10 @@ FROM vectuned.observation o ORDER BY o.source;
 -- Whether this role may read what observing and adopting came to.
 SELECT has_table_privilege('vectuned.observation', 'SELECT') AND has_table_privilege('vectuned.adoption', 'SELECT');
 
+-- name: statements_served
+-- How many statements of applications have proven settings, in all columns.
+SELECT count(*) FROM vectuned.statement s WHERE s.settings IS NOT NULL;
+
 -- name: statements_to_adopt
 -- How many statements of a column have proven settings that a role can have, ask for more than this database gives, and were not
 -- adopted yet. Exact search is no setting for a role. Roles may have other values: `vectuned adopt` says what becomes of each.

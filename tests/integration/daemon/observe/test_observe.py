@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from psycopg import sql
 from tests.integration.table_helpers import clustered, raw, text
 
 from vectuned import client
 from vectuned.daemon.cli.main import main
+from vectuned.daemon.measure.arms import compose_plain
 from vectuned.daemon.observe.observer import Observer
 from vectuned.daemon.observe.server_settings import ServerLogging, statements_to_copy
 from vectuned.daemon.observe.statements import LoggedStatement
@@ -110,6 +113,11 @@ def test_observe_then_learn_publishes_paths_for_the_shape(
     # The same file again has nothing new.
     assert documents(conn, capsys, path)["statements"] == 0
     assert run("learn", "--dsn", database, "--once") == 0
+    assert f"`{shlex.join(['vectuned', 'adopt', '--dsn', database])}` says what" in capsys.readouterr().out
+    assert run("recommend", "--dsn", database, "docs") == 0
+    advice = capsys.readouterr().out
+    assert "Statements of applications" in advice
+    assert "No search without a filter was recorded for k up to 1, 3, 30, 100, 300, 1000" in advice
     served = conn.execute(
         "SELECT access_path, proven FROM vectuned.measured_path WHERE shape = '(t.category = $1)' AND serves"
     ).fetchall()
@@ -270,10 +278,26 @@ def test_observe_without_the_schema_stores_nothing(
     assert (document["stored"], document["searches"][0]["calls"]) == (0, 5)
     dsn = dsn_of(plain_conn)
     assert run("observe", "--dsn", dsn, path) == 0
-    assert "Nothing is stored: run `vectuned migrate`" in capsys.readouterr().out
+    # The next steps are on the same database, and the file is named again.
+    out = capsys.readouterr().out.replace("\n", " ")
+    for line in (["migrate", "--dsn", dsn], ["observe", "--dsn", dsn, "--enable", str(path)]):
+        assert f"`{shlex.join(['vectuned', *line])}`" in out
     assert run("observe", "--dsn", dsn, path, "--enable") == 2
     assert run("observe", "--dsn", dsn, tmp_path / "nowhere") == 2
     assert run("observe", "--dsn", dsn, path, "-") == 2
+
+
+def test_observe_passes_over_our_own_statements(conn: Connection) -> None:
+    conn.execute("SELECT vectuned.enable('docs', 'embedding')")
+    (tuned,) = read_tuned_columns(conn)
+    query = text(np.ones(DIMENSIONS))
+    own = compose_plain(tuned.column, k=sql.Literal(10)).as_string(conn).replace("%s", "$1")
+    observer = Observer(conn, read_database(conn))
+    observer.add([LoggedStatement(own, (query,), 1.0)])
+    assert (observer.statements, observer.kinds) == (0, {})
+    # Without the mark it is a search like any other.
+    observer.add([LoggedStatement(own.replace("/* vectuned */", ""), (query,), 1.0)])
+    assert observer.stored == 1
 
 
 def test_statements_to_copy_are_sql(plain_conn: Connection) -> None:
