@@ -53,6 +53,7 @@ Begin with:
 Exit codes: 0 done, 1 failed, 2 usage, 69 database unavailable,
 78 configuration, 130 interrupted."""
 
+_EXAMPLE: Final = "Example:\n  "
 EXIT_FAILED: Final = 1  # any other failure
 EXIT_USAGE: Final = 2  # as argparse
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
@@ -68,6 +69,13 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _UNDEFINED_TABLE: Final = "42P01"  # SQLSTATE
 # SQLSTATE classes: connection exception, and operator intervention.
 _UNAVAILABLE_CLASSES: Final = ("08", "57")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Leaves the example in one piece, so that it can be pasted."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)
 
 
 class _TerminatedError(KeyboardInterrupt):
@@ -108,7 +116,8 @@ def build_parser() -> argparse.ArgumentParser:
             parents=[common],
             help=command.summary,
             description=command.description,
-            epilog=f"Example: {command.example}",
+            epilog=f"{_EXAMPLE}{command.example}",
+            formatter_class=_HelpFormatter,
         )
         command.add_arguments(subparser)
         if command.scope == "one database":
