@@ -83,6 +83,13 @@ def judge_column(column: Mapping[str, Any]) -> Answer:
             "No: recall fell short. Searches have fallen back to more effort, more of them are checked, and "
             "vectuned learns again.",
         )
+    if not checked and (ended := _ended_alarm(column)) is not None:
+        return Answer(
+            "unknown",
+            f"Not known yet: since the alarm of {ended['happened_at']:%Y-%m-%d %H:%M} "
+            f"({ended['details']['why']}) what serves is proven again by replays, but no search that it "
+            "served has been checked.",
+        )
     if not checked:
         return Answer("unknown", "Not known yet: no served search has been checked.")
     if bad := checked.count("bad"):
@@ -90,6 +97,11 @@ def judge_column(column: Mapping[str, Any]) -> Answer:
     if checked.count("open"):
         return Answer("open", "Yes, as far as checked: not yet proven for every kind of search.")
     return Answer("good", "Yes: every kind of search that was checked is proven to be on target.")
+
+
+def _ended_alarm(column: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the newest alarm among the events of a column, None if there was none."""
+    return next((event for event in column["events"] if event["action"] == "alarm"), None)
 
 
 def next_steps(

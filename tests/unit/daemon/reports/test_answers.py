@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -37,8 +38,15 @@ COLUMN: dict[str, Any] = {
     "statements": 0,
     "statements_served": 0,
     "failing": [],
+    "events": [],
 }
 DAEMON: dict[str, Any] = {"daemon": True, "jobs": [], "observed": [], "adopted": []}
+ALARM = {
+    "action": "alarm",
+    "happened_at": datetime(2026, 11, 28, 18, 14, tzinfo=UTC),
+    "details": {"why": "it was low"},
+}
+PROVEN = {**ALARM, "action": "proven"}
 
 
 def with_promises(*changes: dict[str, Any], **column: Any) -> dict[str, Any]:
@@ -83,6 +91,11 @@ def test_judge_promise_grades_what_checks_say(change: dict[str, Any], grade: Gra
         # A kind that was not checked is no reason to doubt the others, nor one to vouch for.
         (with_promises({}, {"checks": 0}), "good", "that was checked"),
         (with_promises(), "unknown", "no served search has been checked"),
+        (
+            with_promises(events=[PROVEN, ALARM]),
+            "unknown",
+            "the alarm of 2026-11-28 18:14 (it was low)",
+        ),
         (with_promises({}, alert=True), "bad", "fallen back"),
         ({**COLUMN, "error": "no rights"}, "unknown", "no rights"),
     ],
