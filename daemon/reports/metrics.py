@@ -163,6 +163,11 @@ def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]
         efforts,
         "effort",
     )
+    # Without a proof there is no bound: 0 and 1 would be drawn as figures.
+    classes = [
+        (labels, row if row["certified"] else {**row, "recall_bound": None, "tail_bound": None})
+        for labels, row in classes
+    ]
     for key, text in _CLASS_METRICS.items():
         yield _gauge(f"serving_{key}", text, serving, classes, key)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from vectuned.config.errors import DatabaseUnavailableError
+from vectuned.config.wording import counted
 from vectuned.daemon.console import Console
 from vectuned.daemon.database.isolation import Failure, attempt
 from vectuned.sql.rows import fetch_dicts, fetch_value
@@ -175,9 +176,11 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
         )
     if column["statements"]:
         console.line(
-            f"  {column['statements']:,} statements of applications, {column['statement_calls']:,} calls; "
-            f"{column['statements_served']:,} have proven settings; "
-            f"{column['texts_awaiting_replay']:,} calls wait to be replayed as text"
+            f"  applications: {counted(column['statements'], 'statement')}, "
+            f"{counted(column['statement_calls'], 'call')}; with proven settings: "
+            f"{column['statements_served']:,}"
+            + (" (`vectuned adopt` says what they gain)" if column["statements_served"] else "")
+            + f"; calls to replay as text: {column['texts_awaiting_replay']:,}"
         )
     if column["refused"]:
         console.line(
@@ -201,16 +204,19 @@ def _show_column(console: Console, column: dict[str, Any]) -> None:
 
 
 def _class_row(row: dict[str, Any]) -> tuple[str, ...]:
-    unproven = "" if row["certified"] else " (unproven)"
+    bound = f"{row['recall_bound']:.3f}"
+    if not row["certified"]:
+        bound = "unproven" if not row["recall_bound"] else f"{bound} (unproven)"
+    tail_bound = row["tail_bound"] if row["certified"] or row["tail_bound"] != 1.0 else None
     return (
         f"  {row['k_class']}",
         row["access_path"],
         row["path_index"],
         row["state"],
         f"probes {row['probes']}" if row["probes"] is not None else f"ef {row['ef_search']}",
-        "unknown" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
-        f"{row['recall_bound']:.3f}{unproven}",
-        *("unknown" if row[name] is None else f"{row[name]:.1%}" for name in ("tail", "tail_bound")),
+        "-" if row["expected_recall"] is None else f"{row['expected_recall']:.3f}",
+        bound,
+        *("-" if share is None else f"{share:.1%}" for share in (row["tail"], tail_bound)),
         f"{row['samples']:,}",
         str(row["patterns"]),
         "" if row["saving"] is None else f"{row['saving']:.2f}",
