@@ -63,6 +63,11 @@ class Recorder:
             self.counts["forgotten"] += 1
         self._waiting.append((text, _copy(parameters), seconds, self._clock()))
 
+    @property
+    def is_waiting(self) -> bool:
+        """Say whether statements wait to be sent."""
+        return bool(self._waiting)
+
     def take(self) -> str | None:
         """Take statements as the JSON that vectuned.record_statements takes; None if there are none."""
         taken: list[str] = []

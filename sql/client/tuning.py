@@ -5,6 +5,7 @@ Imports the driver alone, and only when it is called.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 CHANNEL: Final = "vectuned"  # on which the daemon announces a publish
 _SEND: Final = 2.0  # seconds between two messages with recorded statements
+_CONNECT_AT_EXIT: Final = 2  # seconds: the least that libpq takes
 _RECONNECT: Final = 10.0  # seconds until a listener that lost its connection connects again
 
 _snapshots: dict[object, Snapshot] = {}
@@ -159,6 +161,8 @@ def _listen(dsn: str, snapshot: Snapshot) -> None:
             )
             _listeners[key] = thread
             thread.start()
+            # A short process would end before the listener sends what was recorded.
+            atexit.register(_send_at_exit, dsn, snapshot)
 
 
 def _keep_fresh(dsn: str, snapshot: Snapshot) -> None:
@@ -199,6 +203,20 @@ def _follow(dsn: str, snapshot: Snapshot) -> None:
                 _send(conn, snapshot)
                 if any(True for _ in conn.notifies(timeout=min(snapshot.max_age, _SEND), stop_after=1)):
                     break
+
+
+def _send_at_exit(dsn: str, snapshot: Snapshot) -> None:
+    """Send what was recorded and not sent yet; a database that does not answer holds up the end briefly."""
+    if snapshot.recorder is None or not snapshot.recorder.is_waiting:
+        return
+    try:
+        import psycopg
+
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=_CONNECT_AT_EXIT) as conn:
+            conn.execute(f"SET statement_timeout = '{_CONNECT_AT_EXIT}s'".encode())
+            _send(conn, snapshot)
+    except Exception as error:
+        log.info("what was recorded last was not sent: %s", error)
 
 
 def _send(conn: Any, snapshot: Snapshot) -> None:

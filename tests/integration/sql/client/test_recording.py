@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from vectuned.sql.client.snapshot import Snapshot
 Connection = psycopg.Connection[Any]
 
 COUNT = 5
+PACKAGES = Path(__file__).parents[4] / ".pkg"
 PYFORMAT = SEARCH.replace("$2", "%(category)s").replace("$1", "%(vector)s::vector")
 
 
@@ -64,6 +69,20 @@ def test_record_takes_statements_of_psycopg(conn: Connection) -> None:
         for each in searches():
             application.execute(PYFORMAT, each).fetchall()
         assert taken(conn, snapshot) == expected(conn)
+
+
+def test_record_sends_what_a_short_process_recorded(conn: Connection) -> None:
+    script = f"""
+import psycopg
+from vectuned import client
+with psycopg.connect({dsn_of(conn)!r}, autocommit=True) as conn:
+    client.tune(conn, dsn={dsn_of(conn)!r}, record=1.0)
+    for each in {searches()!r}:
+        conn.execute({PYFORMAT!r}, each)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGES)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=300)
+    assert ObserveJob(conn, ObserveSettings()).run() == COUNT
 
 
 def test_record_takes_vectors_of_numpy_and_positional_values(conn: Connection) -> None:
