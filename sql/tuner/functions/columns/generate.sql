@@ -224,13 +224,18 @@ AS $$
 DECLARE
     c vectuned.tuned_column;
     tokens jsonb;
+    counter text;
 BEGIN
     SELECT * INTO STRICT c FROM vectuned.tuned_column t WHERE t.id = column_id;
     PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, whose settings the functions set
     PERFORM vectuned._check_markers(c);
     -- They count the sampled searches that were not recorded (_count_refused) and those that never are (_count_unrecordable).
-    EXECUTE format('CREATE UNLOGGED SEQUENCE IF NOT EXISTS vectuned.%I', '_refused_' || c.id);
-    EXECUTE format('CREATE UNLOGGED SEQUENCE IF NOT EXISTS vectuned.%I', '_unrecordable_' || c.id);
+    -- IF NOT EXISTS would send the caller a notice.
+    FOREACH counter IN ARRAY ARRAY['_refused_', '_unrecordable_'] LOOP
+        IF to_regclass(format('vectuned.%I', counter || c.id)) IS NULL THEN
+            EXECUTE format('CREATE UNLOGGED SEQUENCE vectuned.%I', counter || c.id);
+        END IF;
+    END LOOP;
     tokens := vectuned._column_tokens(c) || vectuned._index_tokens(c);
     EXECUTE vectuned._fill_template(vectuned._search_template(), tokens);
     EXECUTE vectuned._fill_template(vectuned._filtered_template(), tokens);
