@@ -154,12 +154,11 @@ def _judge(measurement: Measurement, target: float) -> Iterator[Finding]:
         if now.short > _SHORT
         else ""
     )
-    kind = f"searches filtered by {measurement.filter}" if measurement.filter else "searches"
     yield Finding(
         "problem",
         "low-recall",
         subject,
-        f"{kind} have recall@{K} {now.recall:.2f}, where {target:g} is wanted{short}",
+        f"is searched with recall@{K} {now.recall:.2f}, where {target:g} is wanted{short}",
         _advice(measurement, target),
     )
 
@@ -170,7 +169,8 @@ def _advice(measurement: Measurement, target: float) -> str:
     if best:
         advice = (
             f"{best.settings}: recall {best.recall:.2f} at {best.mean_ms:.1f} ms instead of "
-            f"{measurement.now.mean_ms:.1f} ms; `vectuned enable` learns what each search needs"
+            f"{measurement.now.mean_ms:.1f} ms; after `vectuned migrate`, "
+            "`vectuned enable` learns what each search needs"
         )
     elif measurement.others:
         advice = "no setting tried here reaches the target: another index may, see `vectuned advise`"

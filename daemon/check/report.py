@@ -75,7 +75,10 @@ def show_server(console: Console, report: Report) -> None:
                 rows.append((name, count, size, index.name, what, f"{index.bytes / 1e6:,.0f} MB"))
     console.table(("column", "rows", "table", "index", "kind", "size"), rows)
     if report.server.statements_schema is None:
-        console.line("pg_stat_statements is not installed here, so the statements in use are not known.")
+        console.line(
+            "pg_stat_statements is not installed here, so the statements in use are not known: "
+            "`vectuned observe` reads them from the server's log."
+        )
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
