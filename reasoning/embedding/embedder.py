@@ -147,7 +147,8 @@ def _load_wordllama() -> tuple[Any, str]:
             )
     except ImportError as error:
         raise EmbedderUnavailableError(
-            'The static embedder needs the package wordllama: pip install "vectuned[demo]" (Python < 3.14).'
+            'The static embedder needs the package wordllama: run pip install ".[demo]" in the checkout of '
+            "vectuned (Python < 3.14)."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise EmbedderUnavailableError(

@@ -166,7 +166,7 @@ def test_static_embedder_keeps_logging_handlers(monkeypatch: pytest.MonkeyPatch)
 
 def test_static_embedder_without_wordllama_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wordllama", None)
-    with pytest.raises(EmbedderUnavailableError, match=r'pip install "vectuned\[demo\]"') as caught:
+    with pytest.raises(EmbedderUnavailableError, match=r'pip install "\.\[demo\]"') as caught:
         StaticEmbedder()
     assert isinstance(caught.value, VectunedError)
     assert isinstance(caught.value.__cause__, ImportError)
