@@ -42,9 +42,11 @@ def print_demo(console: Console, result: Mapping[str, Any]) -> None:
         )
     console.line(
         "\nThe same on your own database:\n"
+        "  vectuned check --dsn DSN    -- what recall your searches have now; writes nothing\n"
         "  vectuned migrate --dsn DSN && vectuned enable --dsn DSN my_table my_vector_column\n"
         "  SELECT id, distance FROM vectuned.search('my_table', $1, 10)  -- in your application\n"
-        "  vectuned run --dsn DSN      -- learns as searches come; vectuned status shows what it learned"
+        "  vectuned run --dsn DSN      -- learns as searches come; vectuned status shows what it learned\n"
+        "An application that sends SQL of its own need not change: vectuned observe and vectuned adopt."
     )
 
 
