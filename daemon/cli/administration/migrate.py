@@ -37,7 +37,7 @@ def _run(context: Context) -> None:
         database = conn.info.dbname
     if console.as_json:
         console.document({"database": database, **asdict(result), "roles_created": created})
-    applied = ", ".join(result.applied) if result.applied else "already up to date"
+    applied = f"installed {', '.join(result.applied)}" if result.applied else "already up to date"
     console.line(f"vectuned in database {database}: {applied}; pgvector {result.extension_version}")
     if options.roles:
         roles = f"created {', '.join(created)}" if created else "there already"
