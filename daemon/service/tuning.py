@@ -64,7 +64,7 @@ class Tuning:
         replayed = worker.replay(self.tuned, self.total, progress) if self.total else 0
         tuned = worker.refresh(self.tuned)
         replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
-        count = len(replays[0][1]) if replays else 0
+        count = len(replays[0][1]) if tuned.main is not None else 0
         offered = price_targets(replays, tuned, worker.options) if count >= tuned.min_samples else []
         report: dict[str, Any] = {
             "relation": f"{tuned.column.schema}.{tuned.column.table}",
@@ -76,6 +76,12 @@ class Tuning:
             "target": {"old": tuned.target_recall, "new": tuned.target_recall},
             "version": None,
         }
+        if tuned.main is None:
+            return {
+                **report,
+                "summary": f"nothing changed: {tuned.column} has no index over all rows, so that searches "
+                "without a filter, by which a target is chosen, are exact",
+            }
         if not offered:
             return {
                 **report,

@@ -52,8 +52,9 @@ class TunedColumn:
     `max_tail` is the largest acceptable share of searches with a recall under 0.8. `max_effort` (ef_search or
     probes) and `max_ms` cap what serves; None: no cap. With `exact_if_unreachable` exact search
     serves where no setting of an index reaches the target. On `alert` more searches are recorded and checked.
-    The first of `indexes` is the main index, used until something has been learned; the tuple is empty if all
-    were dropped.
+    The first of `indexes` is the `main` index, used until something has been learned. Without one over
+    all rows, they are partial ones, and searches without a filter are exact. The tuple is empty if all were
+    dropped.
     """
 
     column: VectorColumn
@@ -74,9 +75,14 @@ class TunedColumn:
     alert: bool = False
 
     @property
+    def main(self) -> TunedIndex | None:
+        """Return the main index, None where there is none over all rows."""
+        return self.indexes[0] if self.indexes and self.indexes[0].requires is None else None
+
+    @property
     def generation(self) -> int | None:
-        """Return the generation of the main index, None without indexes."""
-        return self.indexes[0].generation if self.indexes else None
+        """Return the generation of the main index, None without one."""
+        return self.main.generation if self.main is not None else None
 
     @property
     def generations(self) -> list[int]:
@@ -86,7 +92,7 @@ class TunedColumn:
     def find_index(self, number: int | None) -> TunedIndex | None:
         """Return the index with a number, the main index for None; None if it is gone."""
         if number is None:
-            return self.indexes[0] if self.indexes else None
+            return self.main
         return next((index for index in self.indexes if index.number == number), None)
 
     def default_effort(self, index: TunedIndex, k: int) -> int:

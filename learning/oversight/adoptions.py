@@ -92,9 +92,9 @@ def _read_recalls(conn: psycopg.Connection[Any], tuned: TunedColumn, row: Any) -
             if outcome["settings"] == settings
         ]
         return np.array(found, dtype=np.float64)
-    if not tuned.indexes:
+    main = tuned.main
+    if main is None:
         return np.empty(0)
-    main = tuned.indexes[0]
     calls = fetch_rows(conn, "calls_since_adoption", {**values, "generation": main.generation})
     if row.shape:
         place = other_paths(main.method).index((row.path, row.effort))

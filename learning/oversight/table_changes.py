@@ -48,8 +48,8 @@ def detect_table_change(
         return _relearn_costs(conn, tuned, changes) if changes.upgraded_from is not None else None
     change, why = verdict
     power = USUAL_POWER
-    if change == "growth" and tuned.indexes:
-        power = estimate_power(load_replays(conn, tuned, tuned.indexes[0]), tuned.indexes[0], tuned)
+    if change == "growth" and tuned.main is not None:
+        power = estimate_power(load_replays(conn, tuned, tuned.main), tuned.main, tuned)
     with conn.transaction():
         figures = {
             "growth": changes.growth,

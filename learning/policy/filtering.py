@@ -151,14 +151,15 @@ def selectivity_buckets(fraction: Floats) -> Ints:
 
 
 def choose_paths(
-    samples: Sequence[tuple[TunedIndex, FilteredReplaySample]], demand: Demand
+    samples: Sequence[tuple[TunedIndex, FilteredReplaySample]], demand: Demand, *, has_main: bool = True
 ) -> tuple[MeasuredPath, ...]:
     """Measure every path for each shape and bucket of filters with 30 replays, and choose which one serves.
 
     That is the cheapest path proven to meet the demand by the replays of the shape and bucket or, if those
     are few, the cheapest that a pool they belong to would prove. As the cheapest of several paths serves,
     each has its part of the probability of error. A partial index serves its filters if it is cheaper than
-    exact search for the same replays. `samples` by index, the main one first.
+    exact search for the same replays; where no index holds all rows (not `has_main`), exact search serves
+    otherwise. `samples` by index, the main one first.
 
     Filters that match more than any that were replayed are served like the densest replayed, if that path is
     a scan of an index, which then finds even more of their rows. For filters that nothing is known about, the
@@ -167,7 +168,7 @@ def choose_paths(
     cells = [(index, _split_by_kind(sample)) for index, sample in samples]
     paths: list[MeasuredPath] = []
     for shape in sorted({shape for _, by_kind in cells for shape, _ in by_kind}):
-        paths += _choose_for_shape(cells, shape, demand)
+        paths += _choose_for_shape(cells, shape, demand, has_main)
     return tuple(paths)
 
 
@@ -188,7 +189,7 @@ def _split_by_kind(sample: FilteredReplaySample) -> _Cells:
 
 
 def _choose_for_shape(
-    cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand
+    cells: list[tuple[TunedIndex, _Cells]], shape: str, demand: Demand, has_main: bool
 ) -> list[MeasuredPath]:
     """Measure and choose paths for filters of one shape."""
     general: dict[int, list[MeasuredPath]] = {}
@@ -214,7 +215,7 @@ def _choose_for_shape(
         guess = replace(densest, samples=0, proven=False, bound=0.0)
         chosen += [replace(guess, bucket=denser) for denser in range(densest.bucket)]
     for (bucket, _), group in partial.items():
-        chosen += _measure_partial_indexes(group, (shape, bucket), demand)
+        chosen += _measure_partial_indexes(group, (shape, bucket), demand, has_main)
     return sorted(chosen, key=lambda path: (path.bucket, path.ms))
 
 
@@ -238,14 +239,23 @@ def _mark_cheapest(paths: list[MeasuredPath]) -> list[MeasuredPath]:
 
 
 def _measure_partial_indexes(
-    group: list[tuple[TunedIndex, _Outcomes]], kind: _FilterKind, demand: Demand
+    group: list[tuple[TunedIndex, _Outcomes]], kind: _FilterKind, demand: Demand, has_main: bool
 ) -> list[MeasuredPath]:
-    """Measure the partial indexes for filters of one kind; each serves if it is cheaper than exact search."""
+    """Measure the partial indexes for filters of one kind; each serves if it is cheaper than exact search.
+
+    Without a main index exact search is a path of its own.
+    """
     pooled = _Outcomes.pool(outcomes for _, outcomes in group)
     paths = []
     for index, own in group:
         path = _choose_effort(index, index.method, kind, own, [pooled], demand)
-        paths.append(replace(path, serves=(path.proven or path.pooled) and path.ms < own.exact_ms.mean()))
+        exact_ms = float(own.exact_ms.mean())
+        path = replace(path, serves=(path.proven or path.pooled) and path.ms < exact_ms)
+        paths.append(path)
+        if not has_main:
+            exact = MeasuredPath(*kind, "exact", None, None, 1.0, 1.0, True, exact_ms, len(own))
+            served = replace(exact, serves=not path.serves, requires=index.requires, share=index.share)
+            paths.append(served)
     return paths
 
 

@@ -86,7 +86,7 @@ def learn(
     the target of the column from it to that of `tuned`.
     """
     replays = [(index, load_replays(conn, tuned, index)) for index in tuned.indexes]
-    count = int(np.count_nonzero(replays[0][1].current)) if replays else 0
+    count = count_current(replays)
     if count < tuned.min_samples:
         log.info(
             "learning about %s waits: %d of %d replays",
@@ -135,6 +135,14 @@ def learn(
     return LearningResult(count, version, served)
 
 
+def count_current(replays: Sequence[tuple[TunedIndex, Replays]]) -> int:
+    """Count the replays on the present table, through the main index or, without one, the partial ones."""
+    if not replays:
+        return 0
+    counted = replays if replays[0][0].requires is not None else replays[:1]
+    return sum(int(np.count_nonzero(each.current)) for _, each in counted)
+
+
 def build_offers(
     replays: Sequence[tuple[TunedIndex, Replays]],
     tuned: TunedColumn,
@@ -149,7 +157,8 @@ def build_offers(
     Every class with enough replays gets its fixed setting on every index that holds all rows, by its own
     searches if those suffice, otherwise by all searches pooled, which proves nothing. Patterns are learned on
     the main index for the classes that enough searches belong to, if the held-out replays predict a saving.
-    Classes above all that were replayed are extrapolated.
+    Classes above all that were replayed are extrapolated. Without an index over all rows only the paths of
+    filtered searches are offered.
 
     `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age
     from the `past` by class of k. What is not proven moves only within limits from what is `serving` the
@@ -164,7 +173,7 @@ def build_offers(
         searches = main_replays.count_searches(k)
         worth_measuring = k in main_replays.k_classes and searches >= tuned.min_samples
         # Of fixed setting and effort by query one serves, so both together may err as often as one alone.
-        by_query = worth_measuring and bool(main_replays.probes)
+        by_query = worth_measuring and main.requires is None and bool(main_replays.probes)
         fixed_demand = demand.divide(1.0 / (1.0 - _ADAPTIVE_ERRORS)) if by_query else demand
         fixed = find_fixed_settings(replays, k, tuned, fixed_demand, limits)
         adaptive = None
@@ -185,6 +194,7 @@ def build_offers(
                 if k in each.k_classes
             ],
             demand,
+            has_main=main.requires is None,
         )
         offers[k] = Offer(fixed, adaptive, filtered, worth_measuring)
     if main.method == "hnsw":

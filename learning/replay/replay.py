@@ -66,6 +66,8 @@ def replay(
     When another session waits for a lock that a pass holds, the pass ends within a second or two: what was
     replayed by then is stored, and fewer searches than given are returned. That is checked once a second.
 
+    Without an index over all rows, searches that no partial index answers are only checked.
+
     Raises VectunedError when the main index is gone or was rebuilt, or when the plan does not scan the index
     that is replayed. For an index other than the main one that is logged, and the others go on. Raises
     LockWaitError if another session waits before anything was replayed.
@@ -145,7 +147,9 @@ class _SnapshotReplay:
             for index in tuned.indexes
         }
         self._failed: set[TunedIndex] = set()
-        self._probes = np.full((count, PROBE_WIDTH), np.inf) if main.probed else None
+        self._probes = (
+            np.full((count, PROBE_WIDTH), np.inf) if main.probed and main.requires is None else None
+        )
         # Searches that were replayed before are not checked: what is served may have been learned from them.
         # Calls are served by the settings of their application, not by vectuned.search.
         fresh, answered = (np.array(part, dtype=np.bool_) for part in (searches.fresh, searches.answered))
@@ -191,7 +195,7 @@ class _SnapshotReplay:
             try:
                 self._search(self._scans[index], i, self._scans[main].exact_ms[i])
             except VectunedError as error:
-                if index is main:
+                if index is main and index.requires is None:
                     raise
                 log.warning("%s is passed over: %s", index.name, error, extra={"action": "replay"})
                 self._failed.add(index)

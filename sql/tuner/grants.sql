@@ -21,7 +21,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._decide, vectuned._decide_by_probe, vectuned._query_id, vectuned._record, vectuned._count_unrecordable, vectuned._inbox_bytes, vectuned._effort_cap,
     vectuned._compile_filter, vectuned._filter_test, vectuned._filter_operator, vectuned._filter_share, vectuned._filter_number,
     vectuned._common_share, vectuned._is_bigint,
-    vectuned._filtered_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
+    vectuned._filtered_default, vectuned._partial_default, vectuned._served_path, vectuned._filter_bucket, vectuned._search_function,
     vectuned._search_fallback, vectuned._search_changed, vectuned._present_index, vectuned._added_index, vectuned._present_effort,
     vectuned._has_both_methods, vectuned._set_page_costs, vectuned._has_time, vectuned._statement_timeout, vectuned._warn_cut_short,
     vectuned._home, vectuned._key_columns, vectuned._live, vectuned._stored_columns, vectuned._missing_part, vectuned._outdated, vectuned._vector_indexes,

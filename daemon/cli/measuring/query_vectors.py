@@ -26,7 +26,7 @@ _RECORDED_QUERIES: Final = 2000
 def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace) -> TunedColumn:
     """Return the tuned column that the options name, its indexes as they are now.
 
-    Raises VectunedError if it has no index.
+    Raises VectunedError if it has no index over all rows.
     """
     from vectuned.learning.model.tuned_columns import read_tuned_columns
 
@@ -35,9 +35,9 @@ def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace
     tuned = next(iter(read_tuned_columns(conn, column_id)), None)
     if tuned is None:
         raise VectunedError(f"The column of {options.relation} is missing: see `vectuned status`.")
-    if not tuned.indexes:
+    if tuned.main is None:
         raise VectunedError(
-            f"{tuned.column} has no index: create an HNSW or IVFFlat index over all its rows, then "
+            f"{tuned.column} has no index over all its rows: create an HNSW or IVFFlat index, then "
             "SELECT vectuned.refresh(...)."
         )
     return tuned

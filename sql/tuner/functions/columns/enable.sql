@@ -58,7 +58,7 @@ BEGIN
             key_columns, index_relation, default_ef, target_recall, max_tail, sample_rate, trajectory_window, learning_rate,
             min_samples, store_vectors, max_effort, max_ms, exact_if_unreachable)
         SELECT r.oid, n.nspname, r.relname, column_name, properties.column_number, vectuned._home(), properties.vector_type,
-               properties.dimensions, properties.metric, properties.key_columns, properties.index_relation,
+               properties.dimensions, properties.metric, properties.key_columns, coalesce(properties.index_relation, 0),
                current_setting('hnsw.ef_search')::int, target_recall, max_tail, sample_rate, trajectory_window, learning_rate,
                min_samples, store_vectors, max_effort, max_ms, exact_if_unreachable
         FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = relation
@@ -67,7 +67,7 @@ BEGIN
         column_id := known.id;
         PERFORM vectuned._follow_column(column_id);
         UPDATE vectuned.tuned_column c SET
-            metric = properties.metric, index_relation = properties.index_relation, target_recall = target_recall,
+            metric = properties.metric, index_relation = coalesce(properties.index_relation, 0), target_recall = target_recall,
             max_tail = max_tail, sample_rate = sample_rate, trajectory_window = trajectory_window,
             learning_rate = learning_rate, min_samples = min_samples, store_vectors = store_vectors,
             max_effort = max_effort, max_ms = max_ms, exact_if_unreachable = exact_if_unreachable, enabled = true
@@ -84,7 +84,6 @@ BEGIN
     END IF;
     PERFORM vectuned._refresh_statistics(column_id);
     PERFORM vectuned._refresh_indexes(column_id);
-    SELECT t.index_relation::regclass INTO STRICT properties.index_relation FROM vectuned.tuned_column t WHERE t.id = column_id;
     PERFORM vectuned._generate(column_id);
     PERFORM vectuned._generate_dispatch(ARRAY[relation, known.relation]);
     INSERT INTO vectuned.event (column_id, action, details)
@@ -99,11 +98,23 @@ BEGIN
         RAISE NOTICE '%', vectuned._policy_note(relation);
     END IF;
     PERFORM vectuned._say_out_of_reach(column_id);
-    RETURN format('tuning %s.%I: %s, %s dimensions, index %s, row id %s, target recall %s, sample rate %s%s',
-                  relation, column_name, properties.metric, properties.dimensions, properties.index_relation,
+    RETURN format('tuning %s.%I: %s, %s dimensions, %s, row id %s, target recall %s, sample rate %s%s',
+                  relation, column_name, properties.metric, properties.dimensions, vectuned._describe_indexes(column_id),
                   array_to_string(properties.key_columns, ', '), target_recall, sample_rate,
                   CASE WHEN store_vectors THEN '' ELSE ', query vectors are not kept' END);
 END
+$$;
+
+-- The main index of a column, as `enable` says it; where there is none over all rows, the partial ones.
+CREATE OR REPLACE FUNCTION vectuned._describe_indexes(p_column_id int) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN c.index_relation <> 0 THEN format('index %s', c.index_relation::regclass)
+                ELSE format('no index over all rows, so that searches without a filter are exact; for filters the partial indexes %s',
+                            (SELECT string_agg(i.index_relation::regclass::text, ', ' ORDER BY i.index_no)
+                             FROM vectuned.tuned_index i WHERE i.column_id = c.id)) END
+    FROM vectuned.tuned_column c WHERE c.id = p_column_id
 $$;
 
 -- Says in a notice for which searches no setting of the index reaches the target, what serves them, and what exact search takes.
@@ -232,7 +243,8 @@ BEGIN
 END
 $$;
 
--- Looks up a vector column in the catalogs. Raises an error that says why a column cannot be tuned.
+-- Looks up a vector column in the catalogs. Raises an error that says why a column cannot be tuned. index_relation is NULL
+-- where there are partial indexes alone, which serve the filters that imply their predicates; all other searches are exact.
 CREATE OR REPLACE FUNCTION vectuned._inspect(
     p_relation regclass, p_column name,
     OUT vector_type text, OUT dimensions int, OUT metric text, OUT key_columns name[], OUT index_relation regclass,
@@ -274,13 +286,14 @@ BEGIN
     column_number := attribute.attnum;
 
     -- A column that is tuned already keeps its metric as long as that has an index.
-    SELECT v.index_relation::regclass, coalesce(v.metric, c.metric, 'cosine') INTO index_relation, metric
+    SELECT CASE WHEN v.requires IS NULL THEN v.index_relation::regclass END, coalesce(v.metric, c.metric, 'cosine')
+    INTO index_relation, metric
     FROM vectuned._vector_indexes(p_relation, p_column)
         WITH ORDINALITY AS v (index_relation, method, form, metric, marker, requires, lists, place)
     LEFT JOIN LATERAL (SELECT l.metric FROM vectuned._stored_columns(p_relation) t, vectuned._live(t) l
                        WHERE l.relation = p_relation AND l.column_number = attribute.attnum) c ON true
-    WHERE v.requires IS NULL ORDER BY coalesce(v.metric <> c.metric, false), v.place LIMIT 1;
-    IF index_relation IS NULL THEN
+    ORDER BY v.requires IS NOT NULL, coalesce(v.metric <> c.metric, false), v.place LIMIT 1;
+    IF NOT FOUND THEN
         SELECT * INTO advice FROM vectuned._index_advice(p_relation, attribute);
         RAISE EXCEPTION 'column "%" of % has no valid HNSW or IVFFlat index over all its rows', p_column, p_relation
             USING ERRCODE = 'undefined_object', DETAIL = coalesce(advice.why, ''), HINT = coalesce(advice.statement, '');
@@ -364,7 +377,8 @@ BEGIN
         statement := format('REINDEX INDEX CONCURRENTLY %s', found.name);
         RETURN;
     ELSIF found.partial THEN
-        why := format('Its index %s is partial; vectuned also needs one over all rows, for searches with other filters.', found.name);
+        why := format('The predicate of its partial index %s is none that vectuned can tell from a filter, such as one of '
+                      'equalities; it needs an index over all rows.', found.name);
     ELSIF found.expression THEN
         why := format('The index %s is over an expression that does not stand for the whole column.', found.name);
     ELSIF found.name IS NOT NULL THEN

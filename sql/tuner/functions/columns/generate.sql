@@ -29,8 +29,8 @@ AS $$
     SELECT CASE WHEN (vectuned._fragments(c)).type LIKE '%.vector' THEN 'query' ELSE 'q' END
 $$;
 
--- The indexes that the generated functions name. While the main index is missing, index number 0 stands for it: its
--- statement scans the table, until _refresh_indexes finds another main index.
+-- The indexes that the generated functions name. While the main index is missing, or where there is none over all rows, index
+-- number 0 stands for it: its statement scans the table, until _refresh_indexes finds another main index.
 CREATE OR REPLACE FUNCTION vectuned._searched_indexes(c vectuned.tuned_column) RETURNS SETOF vectuned.tuned_index
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -125,11 +125,12 @@ BEGIN
                     FROM (SELECT o.id, o.distance FROM (SELECT %s AS id, %s AS distance FROM %s t WHERE %s OFFSET 0) o
                           ORDER BY o.distance LIMIT k) n;
                 EXCEPTION WHEN query_canceled THEN
-                    IF vectuned._has_time(0.9) THEN  -- it was no timeout
+                    IF %s THEN  -- it was no timeout, or there is no index to answer instead
                         RAISE;
                     END IF;
                     cut_short := true;
-                END;$exact$, f.key, f.distance, f.relation, f.exact),
+                END;$exact$, f.key, f.distance, f.relation, f.exact,
+            CASE WHEN c.index_relation = 0 THEN 'true' ELSE 'vectuned._has_time(0.9)' END),
         'every_head', quote_literal(every_head), 'every_tail', quote_literal(f.every_tail),
         'default_ef', c.default_ef, 'default_probes', c.default_probes,
         'sampled', vectuned._draw(share),
@@ -179,6 +180,13 @@ AS $$
         'main_probes', CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_catalog.pg_relation_filenode(%s)' END, c.index_relation),
+        'has_main', (c.index_relation <> 0)::text,
+        -- Which path answers filters about which nothing has been learned.
+        'unlearned_path', CASE WHEN c.index_relation = 0 THEN format('vectuned._partial_default(%s, filter, fraction, k)', c.id)
+            ELSE format('(SELECT o.access_path, %s AS index_no, o.effort FROM vectuned._filtered_default('
+                        'fraction, %s::pg_catalog.regclass, k, %s, %s) o)', m.index_no, c.relation::oid,
+                        CASE WHEN m.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
+                        CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END) END,
         -- An index that no longer exists has no properties.
         'main_exists', CASE WHEN m.known THEN format('pg_catalog.pg_index_has_property(%s, ''clusterable'') IS NOT NULL',
                                                      m.index_relation) ELSE 'false' END,

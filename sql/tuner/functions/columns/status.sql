@@ -70,6 +70,9 @@ SELECT l.relation, l.column_name, c.enabled, c.metric, l.dimensions, x.index_rel
             WHEN o.change IS NOT NULL
                 THEN format('%s: searches take a slower path until the daemon, or vectuned.refresh(%L, %L), follows',
                             o.change, l.relation, l.column_name)
+            WHEN x.index_relation IS NULL AND c.index_relation = 0
+                 AND EXISTS (SELECT FROM vectuned.tuned_index t JOIN pg_class r ON r.oid = t.index_relation WHERE t.column_id = c.id)
+                THEN 'partial indexes only: filters that imply the predicate of one are learned about, other searches are exact'
             WHEN x.index_relation IS NULL
                 THEN format('index missing: searches scan the table; the daemon, or vectuned.refresh(%L, %L), takes the next index '
                             'over all rows%s', l.relation, l.column_name,

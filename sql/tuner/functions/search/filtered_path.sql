@@ -45,9 +45,9 @@ $$;
 -- The access path for filters about which nothing has been learned: exact search if up to 10,000 rows match, otherwise the
 -- main index, with three times the effort at which k rows would match if filter and query were independent. An ef_search
 -- rises to ten times the default at most, and no effort above the column's or the daemon's max_effort: where that is less, the scan goes on
--- only until k rows match, so that nothing unproven costs more than it has to.
+-- only until k rows match, so that nothing unproven costs more than it has to. Of a partial index, `share` of the rows are in it.
 CREATE OR REPLACE FUNCTION vectuned._filtered_default(
-    fraction float8, relation regclass, k int, default_ef int, default_probes int,
+    fraction float8, relation regclass, k int, default_ef int, default_probes int, share float8 DEFAULT 1,
     OUT access_path text, OUT effort int)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -69,7 +69,7 @@ BEGIN
     END IF;
     SELECT least(min(t.max_effort), vectuned._effort_cap()) INTO cap FROM vectuned.tuned_column t WHERE t.relation = $2;
     IF default_probes IS NULL THEN
-        wanted := greatest(default_ef, ceil(3 * k / fraction));
+        wanted := greatest(default_ef, ceil(3 * k * share / fraction));
         effort := least(wanted, greatest(least(10 * default_ef, cap, 1000), k));
         access_path := CASE WHEN effort < wanted THEN 'hnsw_continued' ELSE 'hnsw' END;
     ELSE
@@ -77,4 +77,23 @@ BEGIN
         effort := least(3 * default_probes, cap);
     END IF;
 END
+$$;
+
+-- The same for a column without an index over all rows: through the smallest partial index whose predicate the filter implies.
+-- Other filters are answered by exact search.
+CREATE OR REPLACE FUNCTION vectuned._partial_default(
+    p_column_id int, filter jsonb, fraction float8, k int, OUT access_path text, OUT index_no int, OUT effort int)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(d.access_path, 'exact'), i.index_no, d.effort
+    FROM vectuned.tuned_column c
+    LEFT JOIN LATERAL (
+        SELECT t.index_no, t.share, t.lists FROM vectuned.tuned_index t JOIN pg_class r ON r.oid = t.index_relation
+        WHERE t.column_id = c.id AND filter @> t.requires ORDER BY t.share, t.index_no LIMIT 1) i ON true
+    LEFT JOIN LATERAL vectuned._filtered_default(
+        fraction, c.relation, k, CASE WHEN i.lists IS NULL THEN c.default_ef END,
+        CASE WHEN i.lists IS NOT NULL THEN least(greatest(c.default_probes, ceil(sqrt(i.lists))::int), i.lists) END, i.share) d
+        ON i.index_no IS NOT NULL
+    WHERE c.id = p_column_id
 $$;

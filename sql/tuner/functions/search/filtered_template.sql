@@ -50,13 +50,11 @@ BEGIN
     IF path IS NULL OR path OPERATOR(pg_catalog.<>) 'exact'
         AND pg_catalog.pg_index_has_property({index_oid_by_no}, 'clusterable') IS NULL
     THEN
-        IF NOT {main_exists} THEN
+        IF {has_main} AND NOT {main_exists} THEN
             RETURN QUERY SELECT f.* FROM vectuned._search_changed({id}, query, k, filter, caller_path) f;
             RETURN;
         END IF;
-        index_no := {main_no};
-        SELECT d.access_path, d.effort INTO path, effort
-        FROM vectuned._filtered_default(fraction, {relation_oid}::pg_catalog.regclass, k, {main_ef}, {main_probes}) d;
+        SELECT d.access_path, d.index_no, d.effort INTO path, index_no, effort FROM {unlearned_path} d;
     END IF;
 
     PERFORM pg_catalog.set_config('search_path', caller_path, true);

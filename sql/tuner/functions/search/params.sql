@@ -89,9 +89,14 @@ BEGIN
         SELECT FROM vectuned.tuned_index i JOIN pg_class r ON r.oid = i.index_relation
         WHERE i.column_id = c.id AND i.index_no = learned.index_no)
     THEN
-        SELECT * INTO main FROM vectuned._default_effort(c);
-        SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
-        FROM vectuned._filtered_default(fraction, c.relation, k, main.ef_search, main.probes) o;
+        IF c.index_relation = 0 THEN
+            SELECT o.access_path, o.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
+            FROM vectuned._partial_default(c.id, filter, fraction, k) o;
+        ELSE
+            SELECT * INTO main FROM vectuned._default_effort(c);
+            SELECT o.access_path, main.index_no, o.effort, NULL::float8 AS expected_recall, NULL::float8 AS ms INTO learned
+            FROM vectuned._filtered_default(fraction, c.relation, k, main.ef_search, main.probes) o;
+        END IF;
     END IF;
     access_path := learned.access_path;
     index := CASE WHEN access_path <> 'exact' THEN (SELECT i.index_relation::regclass FROM vectuned.tuned_index i
@@ -134,6 +139,13 @@ DECLARE
     d record;
     main record;
 BEGIN
+    IF c.index_relation = 0 THEN
+        access_path := 'exact';
+        expected_recall := 1;
+        confidence := 1;
+        reason := 'there is no index over all rows';
+        RETURN;
+    END IF;
     SELECT t.* INTO b FROM vectuned.bank t
     JOIN vectuned.tuned_index i ON i.column_id = c.id AND (i.method = 'ivfflat') = (t.probes IS NOT NULL)
         AND CASE WHEN t.index_no IS NULL THEN i.index_relation = c.index_relation ELSE i.index_no = t.index_no END

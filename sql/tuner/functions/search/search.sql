@@ -167,9 +167,10 @@ BEGIN
     PERFORM vectuned._check_query(c, query, k);
     RETURN (
         SELECT '_search_' || c.id FROM vectuned.tuned_column stored
-        JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_relation = stored.index_relation
-        JOIN pg_class r ON r.oid = stored.index_relation
-        WHERE stored.id = c.id AND vectuned._outdated(stored, c) IS NULL);
+        LEFT JOIN (vectuned.tuned_index i JOIN pg_class r ON r.oid = i.index_relation)
+            ON i.column_id = c.id AND i.index_relation = stored.index_relation
+        WHERE stored.id = c.id AND (i.index_relation IS NOT NULL OR stored.index_relation = 0)
+          AND vectuned._outdated(stored, c) IS NULL);
 END
 $$;
 

@@ -56,7 +56,7 @@ DECLARE
 BEGIN
     -- A row of the bank serves only through an index that exists; without the main index nothing here fits the table.
     SELECT pg_catalog.set_config('search_path', caller_path, true),
-           vectuned._k_class(k), CASE WHEN {main_exists} THEN b.access_path ELSE 'none' END,
+           vectuned._k_class(k), CASE WHEN {main_exists} THEN b.access_path WHEN {has_main} THEN 'none' ELSE 'exact' END,
            coalesce(b.index_no, {main_no}), least(greatest(b.ef_search, k), 1000), b.probes, b.rungs, b.version, b.generation,
            b.probe_ef, b.center, b.weights, b.reach
     INTO caller_path, class, path, index_no, ef, probes, rungs, version, generation, probe_ef, center, weights, reach
@@ -76,8 +76,9 @@ BEGIN
             ef := least(greatest({main_ef}, k), 1000);
             probes := {main_probes};
         ELSIF path OPERATOR(pg_catalog.=) 'exact' THEN
-            -- No setting of the index reaches the target. Without the time for an exact search the index answers.
-            cut_short := NOT vectuned._has_time();
+            -- No setting of the index reaches the target, or there is none over all rows. Without the time for an exact search
+            -- the index answers.
+            cut_short := {has_main} AND NOT vectuned._has_time();
             IF NOT cut_short THEN
                 {exact_search}
             END IF;

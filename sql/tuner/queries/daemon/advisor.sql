@@ -35,7 +35,7 @@ ORDER BY a.attnum;
 SELECT EXISTS (
     SELECT FROM vectuned.tuned_column c
     WHERE c.relation = %(relation)s::regclass AND (%(column_name)s::name IS NULL OR c.column_name = %(column_name)s::name)
-      AND EXISTS (SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id)) AS tuned;
+      AND EXISTS (SELECT FROM vectuned.tuned_index i WHERE i.column_id = c.id AND i.requires IS NULL)) AS tuned;
 
 -- name: vector_lengths
 -- The numbers of dimensions that the vectors of a column have, the most frequent first, by ten thousand rows.

@@ -17,13 +17,15 @@ ORDER BY c.id;
 
 -- name: tuned_indexes
 -- The indexes of a tuned column that still exist; the main index, used until something has been learned, comes first. None
--- while there is none over all rows: nothing can be learned then, even if partial ones are left.
+-- while the main one is missing: nothing can be learned then, even if partial ones are left. A column that has been enabled with
+-- partial indexes alone has no main index (0).
 SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
        vectuned._generation(i.index_relation) AS generation
 FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id
 WHERE i.column_id = %(column_id)s AND vectuned._generation(i.index_relation) IS NOT NULL
-  AND EXISTS (SELECT FROM vectuned.tuned_index m JOIN pg_class r ON r.oid = m.index_relation
-              WHERE m.column_id = c.id AND m.requires IS NULL)
+  AND (c.index_relation = 0 OR EXISTS (
+          SELECT FROM vectuned.tuned_index m JOIN pg_class r ON r.oid = m.index_relation
+          WHERE m.column_id = c.id AND m.requires IS NULL))
 ORDER BY i.index_relation = c.index_relation DESC, i.requires IS NOT NULL, i.index_no;
 
 -- name: drain

@@ -212,7 +212,7 @@ DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <
 -- name: all_classes_proven
 -- Whether what serves is proven again: for every class of k that has enough replays, and for everything that has fallen back,
 -- unless no search asks for it (no replay of the class itself) or no replay said enough about it in 10 * min_samples replays
--- since.
+-- since. Without an index over all rows no class of k is ever published: its searches are exact.
 WITH since AS (
     SELECT coalesce((SELECT b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s), 0) AS first_replay),
 served AS (
@@ -221,8 +221,9 @@ served AS (
     UNION ALL
     SELECT DISTINCT false, true, m.k_class, m.shape FROM vectuned.measured_path m
     WHERE m.column_id = %(column_id)s AND m.fell_back AND m.serves AND m.shape IS NOT NULL)
-SELECT coalesce(bool_or(s.certified), false) AND NOT bool_or(
-           NOT s.certified AND (NOT s.fell_back AND n.own >= %(min_samples)s OR s.fell_back AND n.own > 0 AND n.replays < 10 * %(min_samples)s)) AS proven
+SELECT (bool_or(s.certified) OR EXISTS (SELECT FROM vectuned.tuned_column c WHERE c.id = %(column_id)s AND c.index_relation = 0)) IS TRUE
+   AND bool_or(NOT s.certified AND (NOT s.fell_back AND n.own >= %(min_samples)s
+                                    OR s.fell_back AND n.own > 0 AND n.replays < 10 * %(min_samples)s)) IS NOT TRUE AS proven
 FROM served s CROSS JOIN since
 LEFT JOIN vectuned.promise p ON p.column_id = %(column_id)s AND p.k_class = s.k_class AND p.shape = s.shape
 CROSS JOIN LATERAL (

@@ -77,7 +77,7 @@ def test_enable_refuses_what_cannot_be_tuned(conn: Connection) -> None:
     make(conn, VECTORS)
     make(conn, VECTORS, table="bare", index=False)
     conn.execute(
-        "CREATE INDEX ON bare USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2) WHERE id = 5"
+        "CREATE INDEX ON bare USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2) WHERE id <> 5"
     )
     conn.execute("CREATE INDEX ON bare USING hnsw (embedding vector_cosine_ops) WHERE id > 5")
     conn.execute("CREATE INDEX ON bare USING hnsw ((embedding::halfvec(4)) halfvec_cosine_ops) WHERE id < 5")

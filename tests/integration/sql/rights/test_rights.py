@@ -18,7 +18,8 @@ from vectuned.sql.install import migrate
 SEARCHING = """
     _rungs _k_class _ef_search _signature _decide _decide_by_probe _record _inbox_bytes _effort_cap
     _compile_filter _filter_test _filter_operator _filter_share _filter_number _common_share _is_bigint
-    _filtered_default _served_path _filter_bucket _search_function _search_fallback _check_query
+    _filtered_default _partial_default _served_path _filter_bucket _search_function _search_fallback
+    _check_query
     _tuned_column _fragments _index_fragments _generation _probe _default_effort params _filtered_params
     _unfiltered_params apply search search_rows record_feedback _may_tune _daemon_runs _notes
     _count_unrecordable _query_id _search_1 _filtered_1

@@ -217,6 +217,16 @@ def test_choose_paths_takes_a_partial_index_for_its_filters() -> None:
     assert [(w.bucket, w.index_no) for w in sparse] == [(3, 3)]
 
 
+def test_choose_paths_without_a_main_index_serves_a_partial_one_or_exact_search() -> None:
+    index = partial(3, '{"kind": 1}', 0.25)
+    for effort_ms, expected in ((None, ("hnsw", 3)), (1.0, ("exact", None))):
+        seen = in_part(index) if effort_ms is None else in_part(index, effort_ms=effort_ms)
+        found = choose_paths([seen], Demand(0.9), has_main=False)
+        assert {w.access_path for w in found} == {"hnsw", "exact"}
+        assert [(w.access_path, w.index_no) for w in found if w.serves] == [expected]
+        assert {(w.requires, w.share, w.bucket) for w in found} == {('{"kind": 1}', 0.25, 0)}
+
+
 def test_choose_paths_leaves_out_a_slow_or_unproven_partial_index() -> None:
     index = partial(3, '{"kind": 1}', 0.25)
     dear = choose_paths([in_part(MAIN), in_part(index, effort_ms=1.0)], Demand(0.9))
