@@ -14,6 +14,8 @@ from psycopg import sql
 from vectuned.learning.model.column import Metric, VectorColumn, VectorType
 from vectuned.sql.rows import fetch_row, fetch_rows
 
+from .partitions import ForeignPartition
+
 # Operator classes by the start of their name up to `_ops`; the metrics that VectorColumn can measure.
 _METRICS: Final[dict[str, Metric]] = {"cosine": "cosine", "l2": "l2", "ip": "ip"}
 _OPERATORS: Final[dict[str, str]] = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}
@@ -93,7 +95,11 @@ class VectorIndex:
 
 @dataclass(frozen=True)
 class VectorTable:
-    """A table's vector column with its indexes; `rows` is the planner's estimate, -1 if there is none."""
+    """A table's vector column with its indexes; `rows` is the planner's estimate, -1 if there is none.
+
+    Of a partitioned table, `parts` are the indexes over the column of its partitions here, and `foreign` the
+    partitions on other servers, whose rows count, but not their bytes.
+    """
 
     relation: int
     schema: str
@@ -111,6 +117,8 @@ class VectorTable:
     analyzed_at: datetime | None
     vacuums: int
     indexes: tuple[VectorIndex, ...] = ()
+    parts: tuple[VectorIndex, ...] = ()
+    foreign: tuple[ForeignPartition, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.table}.{self.column}"
@@ -124,6 +132,23 @@ class VectorTable:
     def serving(self) -> tuple[VectorIndex, ...]:
         """Return the valid indexes over all rows by a distance that can be measured here."""
         return tuple(i for i in self.indexes if i.is_valid and i.predicate is None and i.metric in _METRICS)
+
+    @cached_property
+    def searched(self) -> tuple[VectorIndex, ...]:
+        """Return the indexes that searches may go through: `serving` or, without any, those of partitions."""
+        return self.serving or tuple(
+            i for i in self.parts if i.is_valid and i.predicate is None and i.metric in _METRICS
+        )
+
+    @property
+    def partitions(self) -> int:
+        """Return the number of partitions that have a vector index or are on other servers, at least 1."""
+        return max(len({i.relation for i in self.parts}) + len(self.foreign), 1)
+
+    @property
+    def index_names(self) -> set[str]:
+        """Return the names of the vector indexes that a plan may show, with those of partitions."""
+        return {index.name for index in (*self.indexes, *self.parts)}
 
     def measured_by(self, index: VectorIndex, extension_schema: str) -> VectorColumn:
         """Describe the column as exact search takes it, by the metric of an index of known metric."""
@@ -156,16 +181,29 @@ def read_tables(conn: psycopg.Connection[Any]) -> list[VectorTable]:
     """Read the vector columns of the database, the largest tables first, with the indexes over each."""
     rows = fetch_rows(conn, "check_tables")
     relations = sorted({row.relation for row in rows})
+    partitions = list(fetch_rows(conn, "check_partitions", {"relations": relations}))
+    relations += sorted({row.relation for row in partitions if row.server is None})
     indexes = [
         VectorIndex(**row._asdict()) for row in fetch_rows(conn, "check_indexes", {"relations": relations})
     ]
     tables = [VectorTable(**row._asdict()) for row in rows]
-    return [_with_indexes(table, indexes) for table in tables]
+    return [_with_indexes(table, indexes, partitions) for table in tables]
 
 
-def _with_indexes(table: VectorTable, indexes: list[VectorIndex]) -> VectorTable:
-    mine = tuple(i for i in indexes if i.relation == table.relation and _is_over(i, table))
-    return replace(table, indexes=mine)
+def _with_indexes(table: VectorTable, indexes: list[VectorIndex], partitions: list[Any]) -> VectorTable:
+    mine = [row for row in partitions if row.parent == table.relation]
+    local = {row.relation for row in mine if row.server is None}
+    return replace(
+        table,
+        indexes=tuple(i for i in indexes if i.relation == table.relation and _is_over(i, table)),
+        # A partition may number its columns differently, so its indexes are found by the column's name.
+        parts=tuple(i for i in indexes if i.relation in local and _is_over(replace(i, key=0), table)),
+        foreign=tuple(
+            ForeignPartition(row.relation, row.schema, row.name, row.server, row.extensions, row.rows)
+            for row in mine
+            if row.server is not None
+        ),
+    )
 
 
 def _is_over(index: VectorIndex, table: VectorTable) -> bool:

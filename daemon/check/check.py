@@ -93,7 +93,9 @@ def _measure_table(
             f"give more --seconds"
         )
         return
-    found = _attempt(conn, lambda: list(check_inside(conn, report.server, table)))
+    # Rows that are on other servers are read once, for the exact answers.
+    inside = not table.foreign
+    found = _attempt(conn, lambda: list(check_inside(conn, report.server, table)) if inside else [])
     watch.check()
     if isinstance(found, str):
         report.not_measured[f"the inside of the indexes of {table}"] = found
@@ -135,8 +137,15 @@ def _attempt(conn: psycopg.Connection[Any], work: Callable[[], T]) -> T | str:
 def _unmeasurable(server: Server, table: VectorTable) -> str:
     if not table.is_readable:
         return f"the role {server.role} may not read it: GRANT SELECT ON {table.quoted} TO {server.role}"
-    if not table.serving:
+    unknown = [part.quoted for part in table.foreign if part.rows < 0]
+    if not table.searched and table.foreign:
+        return (
+            "its indexes are on other servers, where `vectuned check` measures the searches of each partition"
+        )
+    if not table.searched:
         return "no valid index over all its rows, so searches are exact"
+    if unknown:
+        return f"how many rows {', '.join(unknown)} has is not known here: ANALYZE {unknown[0]}"
     if table.rows < K:
         return "it holds fewer than ten rows, or was never analyzed"
     return ""
@@ -174,6 +183,12 @@ def _advice(measurement: Measurement, target: float) -> str:
         )
     elif measurement.others:
         advice = "no setting tried here reaches the target: another index may, see `vectuned advise`"
+    elif measurement.servers:
+        advice = (
+            "settings of a session do not reach other servers: tune each partition where it is, with a "
+            f"target of {1 - (1 - target) / measurement.partitions:.4g}, and put the settings that `vectuned "
+            "status` shows there into the options of its foreign server"
+        )
     else:
         advice = "no time was left to try other settings: give more --seconds"
     if index.method == "ivfflat" and measurement.filter is None:

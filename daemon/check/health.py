@@ -11,6 +11,7 @@ from psycopg import sql
 
 from .catalogue import Server, VectorIndex, VectorTable
 from .findings import Finding
+from .partitions import check_servers
 
 # Rows from which a scan of the whole table is slow enough, some 10 ms at 384 dimensions, to want an index.
 SMALL_TABLE: Final = 10_000
@@ -83,8 +84,10 @@ def check_table(server: Server, table: VectorTable) -> Iterator[Finding]:
     for index in table.indexes:
         if index.is_valid:
             yield from _check_index(server, table, index)
-    # An invalid index is to be built again, not given a second one beside it.
-    if not table.indexes and table.rows >= SMALL_TABLE:
+    yield from check_servers(str(table), table.foreign)
+    # An invalid index is to be built again, not given a second one beside it. Where some partitions are on
+    # other servers, an index of the parent would leave them out.
+    if not table.indexes and not table.parts and not table.foreign and table.rows >= SMALL_TABLE:
         yield _missing_index(table)
     if table.rows < 0 and table.bytes:
         yield Finding(
@@ -182,6 +185,8 @@ def _check_index(server: Server, table: VectorTable, index: VectorIndex) -> Iter
 def _missing_index(table: VectorTable) -> Finding:
     name = sql.Identifier(table.column).as_string(None)
     dimensions = table.dimensions
+    # PostgreSQL cannot build an index of a partitioned table concurrently.
+    create = "CREATE INDEX" if table.is_partitioned else "CREATE INDEX CONCURRENTLY"
     if dimensions is None:
         return Finding(
             "warning",
@@ -191,8 +196,7 @@ def _missing_index(table: VectorTable) -> Finding:
             "expression can be indexed",
             "if all vectors are of one length n, give the column a type with dimensions, which rewrites the "
             "table, or index the cast and order by it",
-            f"CREATE INDEX CONCURRENTLY ON {table.quoted} USING hnsw (({name}::{table.type}(n)) "
-            f"{table.type}_cosine_ops)",
+            f"{create} ON {table.quoted} USING hnsw (({name}::{table.type}(n)) {table.type}_cosine_ops)",
         )
     if dimensions <= _LARGEST[table.type]:
         expression, operators = name, f"{table.type}_cosine_ops"
@@ -206,7 +210,7 @@ def _missing_index(table: VectorTable) -> Finding:
         str(table),
         f"has no vector index: every search reads all {table.rows:,.0f} rows ({_size(table.bytes)})",
         "by the distance that your statements order by, for example",
-        f"CREATE INDEX CONCURRENTLY ON {table.quoted} USING hnsw ({expression} {operators})",
+        f"{create} ON {table.quoted} USING hnsw ({expression} {operators})",
     )
 
 

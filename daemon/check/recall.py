@@ -64,7 +64,8 @@ class Trial:
 class Measurement:
     """Recall@10 of a table's searches: as they are, and under other settings.
 
-    `filter` is the column they filter by, None without one; `queries` how many searches there were.
+    `filter` is the column they filter by, None without one; `queries` how many searches there were. The
+    table has its rows in `partitions` partitions, 1 for one that is not partitioned, some on other `servers`.
     """
 
     table: str
@@ -74,6 +75,8 @@ class Measurement:
     now: Trial
     others: tuple[Trial, ...]
     seconds: float
+    partitions: int = 1
+    servers: tuple[str, ...] = ()
 
     def best(self, target: float) -> Trial | None:
         """Return the quickest other setting that reaches a target recall, None if none does."""
@@ -90,6 +93,7 @@ class Measurement:
             "queries": self.queries,
             "now": self.now.as_dict(),
             "others": [trial.as_dict() for trial in self.others],
+            "servers": list(self.servers),
             "seconds": round(self.seconds, 2),
         }
 
@@ -113,7 +117,7 @@ class RecallCheck:
         self._conn, self._server, self.table = conn, server, table
         self.target, self._deadline = target, deadline
         self._rng = np.random.default_rng(seed)
-        self._index = max(table.serving, key=lambda index: index.scans)
+        self._index = max(table.searched, key=lambda index: index.scans)
         self._extension = str(server.extension_schema)
         self._seconds = 0.0  # that the measurement before took
         self._column = table.measured_by(self._index, self._extension)
@@ -121,7 +125,9 @@ class RecallCheck:
     @property
     def pass_seconds(self) -> float:
         """Guess how long a measurement takes: as long as the one before, or as a slow pass over the table."""
-        return max(self.table.bytes / _SLOWEST_PASS, self._seconds)
+        far = sum(part.rows for part in self.table.foreign)
+        far_bytes = far * self._column.dimensions * (2 if self.table.type == "halfvec" else 4)
+        return max((self.table.bytes + far_bytes) / _SLOWEST_PASS, self._seconds)
 
     def fits(self) -> bool:
         """Say whether a measurement is expected to end before the deadline."""
@@ -194,10 +200,14 @@ class RecallCheck:
             now,
             tuple(others),
             self._seconds,
+            self.table.partitions,
+            tuple(sorted({part.server for part in self.table.foreign})),
         )
 
     def _alternatives(self, filtered: bool) -> list[tuple[str, Mapping[str, str]]]:
-        """List settings worth trying, by a name and the parameters to set."""
+        """List settings worth trying, by a name and the parameters to set; none reaches other servers."""
+        if self.table.foreign:
+            return []
         method = self._index.method
         name = "hnsw.ef_search" if method == "hnsw" else "ivfflat.probes"
         inside = {row["name"]: row["setting"] for row in fetch_dicts(self._conn, "check_settings_in_force")}
@@ -246,7 +256,7 @@ class RecallCheck:
 
         It may choose by the value that a search filters by.
         """
-        names = {index.name for index in self.table.indexes}
+        names = self.table.index_names
         paths: Counter[str] = Counter()
         for statement, vector in zip(statements[:_PLANNED], vectors, strict=False):
             text = as_text(vector)
@@ -260,15 +270,22 @@ class RecallCheck:
 
 def describe_path(plan: Mapping[str, Any], vector_indexes: set[str]) -> str:
     """Say in a few words how a plan finds its rows."""
-    nodes, names = [plan], []
+    path, foreign = _describe_local(plan, vector_indexes)
+    return f"{path}, and {foreign} on other servers" if foreign else path
+
+
+def _describe_local(plan: Mapping[str, Any], vector_indexes: set[str]) -> tuple[str, int]:
+    """Describe what is done here, and count the scans on other servers."""
+    nodes, names, foreign, index = [plan], list[str](), 0, ""
     while nodes:
         node = nodes.pop()
         nodes.extend(node.get("Plans", ()))
+        foreign += node["Node Type"] == "Foreign Scan"
         if name := node.get("Index Name"):
             if name in vector_indexes and node["Node Type"].startswith("Index"):
-                return f"index {name}"
+                index = index or f"index {name}"
             names.append(name)
-    return f"exact, through {names[0]}" if names else "exact, every row read"
+    return index or (f"exact, through {names[0]}" if names else "exact, every row read"), foreign
 
 
 def _score(answers: Answers, truth: Truth, own: Bools) -> Floats:

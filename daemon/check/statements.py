@@ -76,7 +76,7 @@ def read_statements(
             rows = fetch_rows(conn, statement, {"most": MOST})
     except psycopg.Error:
         return []  # created, but not loaded by shared_preload_libraries
-    names = {index.name for table in tables for index in table.indexes}
+    names = {name for table in tables for name in table.index_names}
     return [_planned(conn, row, names) for row in rows]
 
 

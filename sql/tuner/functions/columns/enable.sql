@@ -282,6 +282,7 @@ BEGIN
             p_column, p_relation, format_type(attribute.atttypid, attribute.atttypmod)
             USING ERRCODE = 'wrong_object_type';
     END IF;
+    PERFORM vectuned._refuse_foreign_partitions(p_relation, p_column);
     dimensions := vectuned._column_dimensions(p_relation, p_column);
     column_number := attribute.attnum;
 
@@ -322,6 +323,33 @@ BEGIN
             p_relation, unusable
             USING ERRCODE = 'feature_not_supported',
                   HINT = 'Keys may be smallint, int, bigint, uuid, text, varchar, and composites of these.';
+    END IF;
+END
+$$;
+
+-- Raises an error for a table with partitions on other servers: an index of it leaves them out, and PostgreSQL allows no primary
+-- key there. Each partition is tuned where it is.
+CREATE OR REPLACE FUNCTION vectuned._refuse_foreign_partitions(p_relation regclass, p_column name) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    elsewhere text;
+    here boolean;
+BEGIN
+    SELECT string_agg(format('%s on server %I', c.oid::regclass, s.srvname), ', ' ORDER BY c.oid::regclass::text)
+               FILTER (WHERE c.relkind = 'f'), bool_or(c.relkind = 'r')
+    INTO elsewhere, here
+    FROM pg_partition_tree(p_relation) t
+    JOIN pg_class c ON c.oid = t.relid
+    LEFT JOIN (pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver) ON f.ftrelid = c.oid
+    WHERE t.isleaf;
+    IF elsewhere IS NOT NULL THEN
+        RAISE EXCEPTION '% has partitions on other servers, and each is tuned where it is', p_relation
+            USING ERRCODE = 'feature_not_supported', DETAIL = format('These are %s: vectuned.enable tunes them there.', elsewhere),
+                  HINT = CASE WHEN here THEN format(
+                      'SELECT vectuned.enable(t.relid, %L) FROM pg_partition_tree(%L) t JOIN pg_class c ON c.oid = t.relid '
+                      'WHERE t.isleaf AND c.relkind = ''r''', p_column, p_relation::text) ELSE '' END;
     END IF;
 END
 $$;

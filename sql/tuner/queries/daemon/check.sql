@@ -41,6 +41,22 @@ WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND a.attnum > 0 AND
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'vectuned') AND n.nspname NOT LIKE 'pg\_%%'
 ORDER BY bytes DESC, n.nspname, c.relname, a.attnum;
 
+-- name: check_partitions
+-- The partitions without partitions of their own of partitioned tables; `server` and `extensions`, of a postgres_fdw server, are
+-- those of a partition on another server, NULL for one that is here.
+SELECT o.oid::bigint AS parent, t.relid::oid::bigint AS relation, n.nspname AS schema, c.relname AS name, s.srvname AS server,
+       CASE w.fdwname WHEN 'postgres_fdw' THEN coalesce(
+           (SELECT x.option_value FROM pg_options_to_table(s.srvoptions) x WHERE x.option_name = 'extensions'), '') END AS extensions,
+       c.reltuples::float8 AS rows
+FROM unnest(%(relations)s::oid[]) o (oid)
+CROSS JOIN LATERAL pg_partition_tree(o.oid) t
+JOIN pg_class c ON c.oid = t.relid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN (pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw)
+    ON f.ftrelid = c.oid
+WHERE t.isleaf AND t.relid <> o.oid
+ORDER BY o.oid, n.nspname, c.relname;
+
 -- name: check_indexes
 -- HNSW and IVFFlat indexes of tables, with what they index. `key` is 0 for an expression; `rows` is what the
 -- index held when it was built or last vacuumed; `is_building` an invalid one that a session is at work on, which other roles
