@@ -24,7 +24,7 @@ import psycopg
 from vectuned.config.atomic_file import PARTIAL_FILES, replace_file
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.learning.model.tuned_columns import TunedColumn
-from vectuned.sql.rows import fetch_value
+from vectuned.sql.rows import fetch_rows, fetch_value
 
 log = logging.getLogger(__name__)
 
@@ -152,22 +152,29 @@ def check_import_folder(folder: Path) -> Path:
     return folder
 
 
-def import_newest_document(
+def import_newest_documents(
     conn: psycopg.Connection[Any], tuned: TunedColumn, folder: Path
-) -> dict[str, Any] | None:
-    """Import the newest valid document of a table and column of the same names, and return the report.
+) -> list[dict[str, Any]]:
+    """Import the newest valid document of each database for a table and column of the same names.
 
-    None if no document is newer than the one imported last. An invalid document is logged and skipped. The
-    folder must have passed `check_import_folder`.
+    Returns the reports; only of documents newer than the one imported last from the same database. An invalid
+    document is logged, and the next older one takes its place. The folder must have passed
+    `check_import_folder`.
     """
     column = tuned.column
-    last_time = fetch_value(conn, "last_import", {"column_id": column.id})
-    last = f"{last_time.astimezone(UTC):%Y%m%dT%H%M%SZ}" if last_time else ""
+    last = {
+        _part(row.database): f"{row.created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        for row in fetch_rows(conn, "last_imports", {"column_id": column.id})
+    }
     own = _part(column.schema, column.table, column.name)
+    reports = []
+    done: set[str] = set()
     for path, name in _documents(folder):
-        if name["time"] <= last:
-            break
-        if name["column"] != own:
+        database = name["database"]
+        if name["column"] != own or database in done:
+            continue
+        if name["time"] <= last.get(database, ""):
+            done.add(database)
             continue
         try:
             text = read_document(path)
@@ -179,10 +186,11 @@ def import_newest_document(
             ]:
                 raise UsageError(f"{path} holds another column than its name says.")
             relation = column.relation.as_string(conn)
-            return import_document(conn, relation, column.name, text, place=str(path))
+            reports.append(import_document(conn, relation, column.name, text, place=str(path)))
+            done.add(database)
         except UsageError as error:
             log.warning("%s", error, extra={"action": "import"})
-    return None
+    return reports
 
 
 def _documents(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:

@@ -25,7 +25,7 @@ from vectuned.daemon.pacing.refresh_plan import RefreshPlan
 from vectuned.learning.exchange import (
     check_import_folder,
     export_column,
-    import_newest_document,
+    import_newest_documents,
     prepare_export_folder,
 )
 from vectuned.learning.model.events import record_event
@@ -374,19 +374,20 @@ class Worker:
         return sum(file is not None for _, file in self.column_jobs.run_each("export", columns, export_tuned))
 
     def import_new(self) -> int:
-        """Import the newest documents of the import folder, if set; return how many columns changed."""
+        """Import the newest documents of the import folder, if set; return how many changed something."""
         if not self.settings.export.import_folder:
             return 0
         folder = check_import_folder(Path(self.settings.export.import_folder).expanduser())
         changed = 0
 
-        def import_newest(tuned: TunedColumn) -> dict[str, Any] | None:
-            return import_newest_document(self.conn, tuned, folder)
+        def import_newest(tuned: TunedColumn) -> list[dict[str, Any]]:
+            return import_newest_documents(self.conn, tuned, folder)
 
-        for tuned, report in self.column_jobs.run_each("import", self.columns(), import_newest):
-            if report is not None and report["changed"]:
-                log.info("%s took over %s", tuned.column, report["source"], extra={"action": "import"})
-                changed += 1
+        for tuned, reports in self.column_jobs.run_each("import", self.columns(), import_newest):
+            for report in reports or ():
+                if report["changed"]:
+                    log.info("%s took over %s", tuned.column, report["source"], extra={"action": "import"})
+                    changed += 1
         return changed
 
     def maintain(self) -> None:

@@ -313,6 +313,7 @@ CREATE TABLE vectuned.bank (
     learned_rows     float8,
     exact_ms         float8,
     import_no        bigint REFERENCES vectuned.imported ON DELETE SET NULL,
+    sources          jsonb CHECK (jsonb_typeof(sources) = 'object'),
     published_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (column_id, k_class),
     CONSTRAINT bank_one_effort CHECK (
@@ -324,6 +325,8 @@ COMMENT ON COLUMN vectuned.bank.index_no IS 'NULL = the main index, tuned_column
 COMMENT ON COLUMN vectuned.bank.tail IS 'share of replays with a recall under 0.8';
 COMMENT ON COLUMN vectuned.bank.tail_bound IS 'upper bound of tail with 95 % confidence';
 COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL = learned here';
+COMMENT ON COLUMN vectuned.bank.sources IS
+    'imported: what the newest document of each source says of the class, by vectuned._document_origin; NULL = learned here';
 COMMENT ON COLUMN vectuned.bank.asked_effort IS
     'ef_search or probes that the mean of the replays asks for, without the margin of a proof; NULL = not known';
 COMMENT ON COLUMN vectuned.bank.access_path IS

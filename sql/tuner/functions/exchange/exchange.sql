@@ -86,9 +86,10 @@ $$;
 -- with at least the effort that was proven there and at least the default effort.
 --
 -- Merging is by class of k. What was learned here by replays on the current index stays. A guess without replays is
--- replaced, and so is an earlier import by a document written later; but a prior never replaces what was imported as
--- proven. The patterns of a class are replaced as a whole, because those of two banks are in different spaces. The same
--- holds for the paths of filtered searches, by class of k and shape, and for the statements of applications.
+-- replaced, and so is an earlier import by a document of the same column written later; but a prior never replaces what was
+-- imported as proven. Documents of several columns, such as those of replicas or shards, add up, see _combine_sources. The
+-- patterns of a class are replaced as a whole, because those of two banks are in different spaces. Paths of filtered
+-- searches, by class of k and shape, and statements of applications are replaced by those of a later document of any column.
 CREATE OR REPLACE FUNCTION vectuned.import_patterns(
     relation regclass, column_name name, patterns jsonb, dry_run boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

@@ -102,19 +102,50 @@ AS $$
         ELSE ARRAY['merged', 'later than what was imported'] END
 $$;
 
+-- Identifies the column that a document comes from: a later document of it replaces an earlier one, those of others add to it.
+CREATE OR REPLACE FUNCTION vectuned._document_origin(document jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT left(md5(jsonb_build_array(p -> 'system', p -> 'database', p -> 'schema', p -> 'relation', p -> 'column')::text), 16)
+    FROM (SELECT document -> 'provenance' AS p) o
+$$;
+
+-- What several sources say of a class of k together, given what each says. The effort is the highest that one of them needs, at
+-- which all their proofs hold. Of the searches of all sources together, in whatever shares, recall is at least that of the source
+-- with the lowest; so the smallest bound fails no more often than that source's own, and holds with the same confidence. Replays
+-- add up, and the means are weighted by them.
+CREATE OR REPLACE FUNCTION vectuned._combine_sources(
+    sources jsonb, OUT effort int, OUT samples int, OUT expected_recall float8, OUT recall_bound float8, OUT tail float8,
+    OUT tail_bound float8, OUT certified boolean, OUT target_recall float8, OUT origins text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT max(d.effort), least(sum(d.samples), 2147483647)::int, sum(d.expected_recall * d.samples) / nullif(sum(d.samples), 0), min(d.recall_bound),
+           sum(d.tail * d.samples) / nullif(sum(d.samples), 0), max(d.tail_bound), bool_and(d.certified), min(d.target_recall),
+           string_agg(d.source, ' and ' ORDER BY e.key)
+    FROM jsonb_each(sources) e
+    CROSS JOIN LATERAL jsonb_to_record(e.value) AS d (
+        effort int, samples int, expected_recall float8, recall_bound float8, tail float8, tail_bound float8, certified boolean,
+        target_recall float8, source text)
+$$;
+
 -- Decides for every class of k of a document whether it is merged, kept (what is here stays), unchanged or skipped, and why.
+-- `sources` is what this document and those of other sources that were imported in the same way say of the class.
 CREATE OR REPLACE FUNCTION vectuned._resolve_classes(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object(
                'k', d.k, 'action', s.resolved[1], 'why', s.resolved[2], 'index_no', m.index_no,
-               'access_path', CASE WHEN same THEN d.access_path ELSE m.method END,
-               'ef_search', CASE m.method WHEN 'hnsw' THEN e.effort END, 'probes', CASE m.method WHEN 'ivfflat' THEN e.effort END,
-               'patterns', jsonb_array_length(d.patterns)) ORDER BY d.k), '[]')
+               -- Patterns of two banks are in different spaces: together they are one fixed setting.
+               'access_path', CASE WHEN same AND t.others IS NULL THEN d.access_path ELSE m.method END,
+               'ef_search', CASE m.method WHEN 'hnsw' THEN g.effort END, 'probes', CASE m.method WHEN 'ivfflat' THEN g.effort END,
+               'patterns', CASE WHEN t.others IS NULL THEN jsonb_array_length(d.patterns) ELSE 0 END, 'sources', w.sources)
+               ORDER BY d.k), '[]')
     FROM jsonb_to_recordset(document -> 'classes') AS d (
         k int, index int, access_path text, ef_search int, probes int, certified boolean, target_recall float8, generation bigint,
-        patterns jsonb)
+        samples int, expected_recall float8, recall_bound float8, tail float8, tail_bound float8, patterns jsonb)
     CROSS JOIN LATERAL (SELECT (mapping -> 'same')::boolean AS same,
                                (mapping -> 'indexes' -> d.index::text ->> 'index_no')::int AS index_no,
                                split_part(d.access_path, '_', 1) AS method) m
@@ -132,6 +163,15 @@ AS $$
                                    CASE m.method WHEN 'hnsw' THEN greatest(c.default_ef, d.k) ELSE c.default_probes END, m.method),
             CASE WHEN b.import_no IS NOT NULL AND b.index_no = m.index_no THEN coalesce(b.ef_search, b.probes) END)
         END AS effort) e
+    CROSS JOIN LATERAL (SELECT vectuned._document_origin(document) AS origin) v
+    CROSS JOIN LATERAL (SELECT b.sources -> v.origin AS mine, CASE
+        WHEN b.import_no IS NOT NULL AND o.proven_here = same AND b.index_no = m.index_no AND (b.probes IS NULL) = (m.method = 'hnsw')
+        THEN nullif(b.sources - v.origin, '{}') END AS others) t
+    CROSS JOIN LATERAL (SELECT coalesce(t.others, '{}') || jsonb_build_object(v.origin, jsonb_build_object(
+        'source', vectuned._document_source(document), 'created_at', document -> 'created_at', 'checksum', document -> 'checksum',
+        'effort', e.effort, 'samples', d.samples, 'expected_recall', d.expected_recall, 'recall_bound', d.recall_bound,
+        'tail', d.tail, 'tail_bound', d.tail_bound, 'certified', d.certified, 'target_recall', d.target_recall)) AS sources) w
+    CROSS JOIN LATERAL vectuned._combine_sources(w.sources) g
     CROSS JOIN LATERAL (SELECT CASE
         WHEN m.index_no IS NULL THEN ARRAY['skipped', format('there is no such %s index here', m.method)]
         WHEN NOT same AND NOT d.certified THEN ARRAY['skipped', 'it was not proven there either']
@@ -141,7 +181,14 @@ AS $$
             THEN ARRAY['kept', format('learned here from %s replays', b.samples)]
         WHEN b.import_no IS NULL AND b.samples > 0 THEN ARRAY['merged', 'what is here was learned on another index']
         WHEN b.import_no IS NULL THEN ARRAY['merged', 'what is here is a guess']
-        ELSE vectuned._resolve_import(o, document, same) END AS resolved) s
+        WHEN t.mine ->> 'checksum' = document ->> 'checksum' THEN ARRAY['unchanged', 'imported already']
+        WHEN t.others IS NULL OR same AND document #>> '{provenance,database}' = current_database()
+            THEN vectuned._resolve_import(o, document, same)
+        WHEN t.mine IS NULL
+            THEN ARRAY['merged', format('together with what was imported from %s', (vectuned._combine_sources(t.others)).origins)]
+        WHEN (t.mine ->> 'created_at')::timestamptz >= (document ->> 'created_at')::timestamptz
+            THEN ARRAY['kept', 'a later document was imported']
+        ELSE ARRAY['merged', 'later than what was imported'] END AS resolved) s
 $$;
 
 -- The same for every path of filtered searches. As a prior, exact search is imported only for a table of at most twice the
@@ -209,23 +256,35 @@ BEGIN
     DELETE FROM vectuned.measured_path p WHERE p.column_id = c.id AND p.k_class = ANY (classes) AND p.shape IS NULL;
     INSERT INTO vectuned.bank (
         column_id, k_class, version, generation, access_path, index_no, ef_search, probes, rungs, expected_recall, recall_bound,
-        tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights, reach, saving, reason, import_no, published_at)
-    SELECT c.id, d.k, p_version, vectuned._generation(i.index_relation), s.access_path, s.index_no, s.ef_search, s.probes, d.rungs,
+        tail, tail_bound, certified, samples, target_recall, probe_ef, center, weights, reach, saving, reason, import_no, sources,
+        published_at)
+    SELECT c.id, d.k, p_version, vectuned._generation(i.index_relation), s.access_path, s.index_no, s.ef_search, s.probes, n.rungs,
            CASE WHEN same THEN d.expected_recall END, CASE WHEN same THEN d.recall_bound ELSE 0 END,
            CASE WHEN same THEN d.tail END, CASE WHEN same THEN d.tail_bound END, same AND d.certified,
            CASE WHEN same THEN d.samples ELSE 0 END, CASE WHEN same THEN d.target_recall ELSE c.target_recall END,
-           d.probe_ef, d.center, d.weights, d.reach, CASE WHEN same THEN d.saving END,
+           n.probe_ef, n.center, n.weights, n.reach, CASE WHEN same THEN n.saving END,
            CASE WHEN same THEN d.reason ELSE format(
                'imported from %s, where %s was proven to reach recall %s with %s replays; not yet proven here',
-               vectuned._document_source(document), coalesce('ef_search ' || d.ef_search, 'probes ' || d.probes), d.target_recall, d.samples)
-           END, p_import_no, CASE WHEN same THEN d.published_at ELSE now() END
-    FROM jsonb_to_recordset(document -> 'classes') AS d (
+               d.origins, d.setting, d.target_recall, d.samples)
+           END, p_import_no, s.sources, CASE WHEN same THEN d.published_at ELSE now() END
+    FROM jsonb_to_recordset(document -> 'classes') AS n (
         k int, ef_search int, probes int, rungs int[], expected_recall float8, recall_bound float8, tail float8, tail_bound float8,
         certified boolean, samples int, target_recall float8, probe_ef int, center float8[], weights float8[], reach float8,
         saving float8, reason text, published_at timestamptz)
-    JOIN jsonb_to_recordset(resolved) AS s (k int, access_path text, index_no int, ef_search int, probes int) ON s.k = d.k
+    JOIN jsonb_to_recordset(resolved) AS s (k int, access_path text, index_no int, ef_search int, probes int, sources jsonb) ON s.k = n.k
+    CROSS JOIN LATERAL vectuned._combine_sources(s.sources) g
+    CROSS JOIN LATERAL (
+        SELECT n.k, n.expected_recall, n.recall_bound, n.tail, n.tail_bound, n.certified, n.samples, n.target_recall, n.reason,
+               vectuned._document_source(document) AS origins, coalesce('ef_search ' || n.ef_search, 'probes ' || n.probes) AS setting,
+               n.published_at
+        WHERE s.sources - vectuned._document_origin(document) = '{}'
+        UNION ALL
+        SELECT n.k, g.expected_recall, g.recall_bound, g.tail, g.tail_bound, g.certified, g.samples, g.target_recall,
+               format('the highest effort that one of several sources needs, proven with %s replays: %s', g.samples, g.origins),
+               g.origins, format('at most %s', coalesce('ef_search ' || s.ef_search, 'probes ' || s.probes)), now()
+        WHERE s.sources - vectuned._document_origin(document) <> '{}') d
     JOIN vectuned.tuned_index i ON i.column_id = c.id AND i.index_no = s.index_no
-    WHERE d.k = ANY (classes);
+    WHERE n.k = ANY (classes);
     -- The patterns of a prior are not served yet, since effort by query is served only where it was measured to save. Patterns
     -- learned here later inherit their age and usage.
     INSERT INTO vectuned.pattern (column_id, k_class, pattern_no, centroid, effort, expected_recall, confidence, samples, usage,
@@ -237,7 +296,9 @@ BEGIN
     CROSS JOIN LATERAL jsonb_to_record(p.value) AS t (
         centroid real[], effort float8, expected_recall float8, confidence float8, samples int, usage float8, chances float8,
         recall real[], cost real[], born float8)
-    WHERE (d.value -> 'k')::int = ANY (classes);
+    WHERE (d.value -> 'k')::int = ANY (classes) AND EXISTS (
+        SELECT FROM jsonb_array_elements(resolved) r
+        WHERE (r.value -> 'k') = (d.value -> 'k') AND (r.value -> 'sources') - vectuned._document_origin(document) = '{}');
     INSERT INTO vectuned.measured_path (column_id, k_class, access_path, index_no, effort, expected_recall, recall_bound, proven, ms,
                                         samples, serves)
     SELECT c.id, d.k, d.access_path, (mapping -> 'indexes' -> d.index::text ->> 'index_no')::int, d.effort, d.expected_recall,

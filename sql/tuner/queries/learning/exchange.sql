@@ -8,6 +8,7 @@ SELECT vectuned.export_patterns(%(relation)s::regclass, %(column_name)s)::text A
 -- Merges a document into what is known about a column, unless dry_run, and returns a report as JSON.
 SELECT vectuned.import_patterns(%(relation)s::regclass, %(column_name)s, %(document)s::jsonb, %(dry_run)s) AS report;
 
--- name: last_import
--- When the newest document imported for a column was written; NULL without one.
-SELECT max(created_at) AS created_at FROM vectuned.imported WHERE column_id = %(column_id)s;
+-- name: last_imports
+-- When the newest document of each database that was imported for a column was written.
+SELECT provenance ->> 'database' AS database, max(created_at) AS created_at FROM vectuned.imported
+WHERE column_id = %(column_id)s GROUP BY 1;
