@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 from psycopg import sql
@@ -74,14 +75,15 @@ class HotStandby:
             process = spawn(command, self._account, stdin=subprocess.DEVNULL, output=output.fileno())
         assert process.wait() == 0, log.read_text()
 
-    def start(self) -> None:
-        """Start it and wait until it accepts connections."""
+    def start(self, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Start it, with more settings, and wait until it accepts connections."""
         self._server = Postmaster.start(
             self._binaries.program("postgres"),
             self._data,
             {
                 **DEFAULT_SETTINGS,
                 **SETTINGS,
+                **settings,
                 "listen_addresses": "",
                 "port": str(PORT),
                 "unix_socket_directories": str(self._sockets),
@@ -97,6 +99,11 @@ class HotStandby:
         if self._server is not None:
             self._server.stop(patience=20)
             self._server = None
+
+    @property
+    def log_folder(self) -> Path:
+        """Return the folder of the files that its logging collector writes."""
+        return self._data / "log"
 
     def dsn(self, database: str) -> str:
         """Return the connection string of one of its databases."""
