@@ -228,8 +228,8 @@ CREATE POLICY answer_feedback_change ON vectuned_entities.answer_feedback FOR UP
 CREATE POLICY answer_feedback_forget ON vectuned_entities.answer_feedback FOR DELETE USING (true);
 
 -- Rankings of answers that were learned from feedback; at most one is served. weights: see reasoning/ranking/network.py.
--- layout: the version of their inputs, so that another version of vectuned ignores them. kinds: values of one attribute, each
--- an input. A ranking is served for questions that name their answer, for those that describe it, or for both.
+-- layout: the version of their inputs; a vectuned with another layout ignores them. kinds: values of one attribute, each of which
+-- is an input. A ranking is served for questions that name their answer, for those that describe it, or for both.
 CREATE TABLE vectuned_entities.rankings (
     ranking_id        bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT rankings_pkey PRIMARY KEY,
     layout            int NOT NULL,
@@ -246,10 +246,10 @@ CREATE TABLE vectuned_entities.rankings (
     CHECK (NOT is_served OR for_named OR for_described)
 );
 CREATE UNIQUE INDEX rankings_served_key ON vectuned_entities.rankings (is_served) WHERE is_served;
-COMMENT ON COLUMN vectuned_entities.rankings.for_named IS 'proven not to be worse than the prior for questions that name their answer';
+COMMENT ON COLUMN vectuned_entities.rankings.for_named IS 'proven better than the prior for questions that name their answer';
 COMMENT ON COLUMN vectuned_entities.rankings.for_described IS 'the same for questions that describe their answer';
 COMMENT ON COLUMN vectuned_entities.rankings.questions IS 'questions with confirmed answers that it was learned from';
-COMMENT ON COLUMN vectuned_entities.rankings.feedback IS 'rows of answer_feedback at that time, which tell whether there is news';
+COMMENT ON COLUMN vectuned_entities.rankings.feedback IS 'number of rows of answer_feedback when it was learned';
 COMMENT ON COLUMN vectuned_entities.rankings.evidence IS 'mean reciprocal ranks of the prior and of the ranking on questions held out, by kind';
 
 -- Loading of a corpus: one row for each finished stage.

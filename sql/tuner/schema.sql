@@ -326,7 +326,7 @@ COMMENT ON COLUMN vectuned.bank.tail IS 'share of replays with a recall under 0.
 COMMENT ON COLUMN vectuned.bank.tail_bound IS 'upper bound of tail with 95 % confidence';
 COMMENT ON COLUMN vectuned.bank.import_no IS 'NULL = learned here';
 COMMENT ON COLUMN vectuned.bank.sources IS
-    'imported: what the newest document of each source says of the class, by vectuned._document_origin; NULL = learned here';
+    'imported: results of the newest document of each source, keyed by vectuned._document_origin; NULL = learned here';
 COMMENT ON COLUMN vectuned.bank.asked_effort IS
     'ef_search or probes that the mean of the replays asks for, without the margin of a proof; NULL = not known';
 COMMENT ON COLUMN vectuned.bank.access_path IS
@@ -341,8 +341,8 @@ COMMENT ON COLUMN vectuned.bank.reach IS 'largest distance to the nearest patter
 COMMENT ON COLUMN vectuned.bank.saving IS
     'time of the fixed setting divided by that of effort by query: lower bound with 95 % confidence';
 
--- The id of the last transaction that changed what serves any column; 1 before the first: see kept_efforts.sql. Logged, because
--- sessions on a standby compare with it too.
+-- The id of the last transaction that changed the policy of any column, 1 before the first: see kept_efforts.sql. Logged, because
+-- sessions on a standby read it too.
 CREATE SEQUENCE vectuned.policy_change;
 SELECT setval('vectuned.policy_change', 1);
 

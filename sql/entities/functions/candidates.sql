@@ -3,9 +3,9 @@
 -- The entities near the question's vector, those whose names have its words, and those whose names or descriptions have its
 -- rarest words. words: the question's lexemes as a tsquery that any of them matches. weights: of the lexemes, adding up to 1.
 -- rare: tsqueries of single words, and rare_weights, how much each of them distinguishes entities. confirmed: further entities.
--- kinds: attribute values that a learned ranking looks at, '{}' for one that looks at none, NULL without a learned ranking.
--- features: in the order of FEATURES in reasoning/ranking/features.py, with kinds those of LEARNED_FEATURES and the kinds as
--- well. signature: what the candidates say about the question, in the order of SIGNATURE there.
+-- kinds: attribute values that are inputs of a learned ranking, '{}' if it has none, NULL if there is no learned ranking.
+-- features: in the order of FEATURES in reasoning/ranking/features.py; if kinds is not NULL, in the order of LEARNED_FEATURES,
+-- followed by 1 or 0 for each kind. signature: what the candidates say about the question, in the order of SIGNATURE there.
 CREATE OR REPLACE FUNCTION vectuned_entities._candidates(
     query @extschema@.vector, lexemes text[], weights float8[], words text, rare text[], rare_weights float8[],
     confirmed bigint[], neighbours int, name_matches int, text_matches int, ef_search int DEFAULT NULL,
@@ -20,7 +20,7 @@ AS $$
 DECLARE
     middling_length constant float8 := 12;  -- lexemes of a name and a description together, in WordNet
     most_rows constant int := 1000;         -- entities read for one word: a more common one says little
-    most_texts constant int := 20;          -- texts counted of an entity: more say no more
+    most_texts constant int := 20;          -- texts of an entity that are counted: more make no difference
     any_word constant tsquery := words::tsquery;
 BEGIN
     RETURN QUERY
@@ -76,7 +76,7 @@ BEGIN
                                                     WHERE t.entity_id = m.entity_id LIMIT most_texts) t)]::float8[]
                || (SELECT ARRAY(SELECT coalesce(k.value_id = ANY (h.kinds), false)::int::float8
                                 FROM unnest(_candidates.kinds) WITH ORDINALITY AS k (value_id, place) ORDER BY k.place)
-                   -- The few values of an entity are read at once: IS TRUE keeps the index from being searched for each kind.
+                   -- IS TRUE makes one index scan read the few values of an entity, instead of one scan for each kind.
                    FROM (SELECT array_agg(l.value_id) AS kinds FROM vectuned_entities.entity_attribute_link l
                          WHERE l.entity_id = m.entity_id AND (l.value_id = ANY (_candidates.kinds)) IS TRUE) h)
            END,

@@ -1,8 +1,9 @@
 -- Rankings of answers that were learned from feedback.
 
--- The neurons of a ranking for one question: a candidate is corrected by the sum of output * tanh(bias + inputs . hidden), and
--- by inputs . hidden of the row without an output. weights: as of Network.to_array in reasoning/ranking/network.py; features:
--- the number of inputs of a candidate; details: the inputs of the question, which add to the bias.
+-- The neurons of a ranking for one question. The correction of a candidate is the sum of output * tanh(bias + inputs . hidden)
+-- over the neurons, plus inputs . hidden of the last row, whose output is NULL. weights: in the order of Network.to_array in
+-- reasoning/ranking/network.py. features: the number of inputs of a candidate. details: the inputs that describe the question;
+-- they are part of the bias.
 CREATE OR REPLACE FUNCTION vectuned_entities._neurons(weights float8[], features int, details float8[])
 RETURNS TABLE (hidden @extschema@.vector, bias float8, output float8)
 LANGUAGE plpgsql IMMUTABLE ROWS 13
@@ -24,8 +25,8 @@ BEGIN
 END
 $$;
 
--- Serves a learned ranking, which then corrects the prior; 0: none, which undoes all that was learned. The next learning, after
--- new feedback, may serve another.
+-- Puts a learned ranking into service, which then corrects the prior. 0 puts none into service, and so undoes all that was
+-- learned. When the daemon learns again from new feedback, it may put another ranking into service.
 CREATE OR REPLACE FUNCTION vectuned_entities.serve_ranking(ranking_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -45,7 +46,7 @@ BEGIN
 END
 $$;
 
--- Stores a learned ranking and serves it where it is proven; returns its id. Deletes all but the latest.
+-- Stores a learned ranking, serves it where it is proven, and returns its id. Deletes all rankings but the latest ten.
 CREATE OR REPLACE FUNCTION vectuned_entities._publish_ranking(
     layout int, model_id int, weights float8[], kinds bigint[], for_named boolean, for_described boolean,
     questions bigint, feedback bigint, evidence jsonb)
@@ -55,7 +56,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
 DECLARE
-    most_rankings constant int := 10;  -- kept, some kilobytes each: enough to go back to
+    most_rankings constant int := 10;  -- rankings kept, some kilobytes each: enough to go back to
     id bigint;
 BEGIN
     INSERT INTO vectuned_entities.rankings (layout, model_id, weights, kinds, for_named, for_described, questions, feedback, evidence)

@@ -1,4 +1,4 @@
--- Statements of the ranking of answers: candidates with their scores, and what is learned from feedback.
+-- Statements of the ranking of answers: find candidates and score them, and learn from feedback.
 -- {vectors} stands for the schema of pgvector; a brace of SQL is written twice.
 
 -- name: find_candidates
@@ -7,10 +7,10 @@
 -- describe it. Each gives every candidate a share of exp(weights . features). gate, a logistic regression on the signature and
 -- the shape of the question, says how likely the question is of the first kind; the shares are mixed by that. Entities that
 -- were confirmed for the same question are candidates too and score higher, rejected ones lower: votes of one person are 1,
--- those of a program a fifth; doubt is the number of votes that move the score half of the way. A learned ranking, if one is
--- served for questions of this kind, corrects the shares before that; details describe the question to it. Each row repeats
--- names_answer, what the gate says, ranking_id, the learned ranking (NULL: none was used), and query_id and near_ids: the id of
--- the vector search (NULL if vectuned did not serve it) and the entities it returned.
+-- those of a program a fifth; doubt is the number of votes that move the score half of the way. Before the votes count, a learned
+-- ranking corrects the shares, if one is in service for questions of this kind; signature, shape and wording are its inputs for
+-- the question. Each row repeats names_answer (what the gate says), ranking_id (the learned ranking, NULL if none was used),
+-- query_id (the id of the vector search, NULL if vectuned did not serve it), and near_ids (the entities that it returned).
 WITH ranking AS MATERIALIZED (
     SELECT r.ranking_id, r.weights, r.kinds, r.for_named, r.for_described
     FROM vectuned_entities.rankings r, vectuned_entities.current_embedding_model() m
@@ -49,7 +49,7 @@ WITH ranking AS MATERIALIZED (
            + (1 - g.names_answer) * r.described_share / sum(r.described_share) OVER () AS likelihood
     FROM raised r CROSS JOIN gate g
 ), likely_inputs AS MATERIALIZED (
-    -- Materialized, because the inputs are read once for each neuron. least and greatest: LARGEST_CORRECTION of
+    -- Materialized, because the inputs are read once for each neuron. 30, here and below, is LARGEST_CORRECTION of
     -- reasoning/ranking/network.py.
     SELECT l.*, CASE WHEN EXISTS (SELECT FROM neurons) THEN
                (l.features || ln(greatest(l.likelihood, exp(-30.0::float8))))::{vectors}.vector END AS inputs
@@ -79,14 +79,14 @@ FROM best b JOIN vectuned_entities.entities e ON e.entity_id = b.id
 ORDER BY b.score DESC, b.id;
 
 -- name: read_features
--- All candidates for the answer to a question, with what rankings are learned from.
+-- All candidates for the answer to a question, with the features and signatures that rankings are learned from.
 SELECT c.id, c.features::{vectors}.vector AS features, c.signature
 FROM vectuned_entities._candidates(
     %(query)s, %(lexemes)s, %(weights)s, %(words)s, %(rare)s, %(rare_weights)s, NULL, %(neighbours)s, %(name_matches)s,
     %(text_matches)s, NULL, %(kinds)s::bigint[]) c;
 
 -- name: may_learn_answers
--- Whether there is an entity store, and the role may learn a ranking there.
+-- Whether there is an entity store, and whether the role has the privileges to learn a ranking for it.
 SELECT coalesce(bool_and(coalesce(has_table_privilege(to_regclass('vectuned_entities.' || w.name), r.needed), false)), false) AS allowed
 FROM (VALUES ('answer_feedback', 'SELECT'), ('entities', 'SELECT'), ('rankings', 'SELECT, INSERT, UPDATE, DELETE')) AS w (name, needs)
 CROSS JOIN LATERAL regexp_split_to_table(w.needs, ', ') AS r (needed);
@@ -99,8 +99,8 @@ FROM vectuned_entities.current_embedding_model() m
 LEFT JOIN (SELECT l.* FROM vectuned_entities.rankings l ORDER BY l.ranking_id DESC LIMIT 1) r ON true;
 
 -- name: read_confirmed
--- The latest questions with confirmed answers: more votes for the entity than against it. weight: at most 1, a fifth if only a
--- program confirmed them. role: the first of those that did.
+-- The latest questions with confirmed answers, which have more votes for them than against them. weight: at most 1; a fifth if
+-- only a program confirmed the answer. role: the first in the alphabet of the roles that confirmed it.
 SELECT v.question, array_agg(v.entity_id ORDER BY v.entity_id) AS entities, least(max(v.votes), 1)::float8 AS weight, min(v.role) AS role
 FROM (
     SELECT f.question, f.entity_id, min(f.role::text) FILTER (WHERE f.is_right) AS role, max(f.given_at) AS given_at,
@@ -113,8 +113,9 @@ WHERE v.votes > 0
 GROUP BY v.question ORDER BY max(v.given_at) DESC, v.question LIMIT %(max_questions)s;
 
 -- name: find_kinds
--- The values of the attribute that says of what kind entities are: of those that nearly all entities have exactly once, with 2
--- to max_kinds values, the one with most values. No rows if there is none. It looks at entities spread evenly over the store.
+-- The values of the attribute that tells the kind of an entity. It must have 2 to max_kinds values, and nearly every entity must
+-- have it exactly once; of several such attributes, the one with the most values is taken. No rows if there is none. Only
+-- max_entities entities, spread evenly over the store, are looked at.
 WITH looked AS (
     SELECT e.entity_id
     FROM (SELECT min(e.entity_id) AS first, max(e.entity_id) AS last FROM vectuned_entities.entities e) b
@@ -133,7 +134,7 @@ WITH looked AS (
 SELECT h.value_id FROM held h JOIN attribute a USING (attribute_id) ORDER BY h.value_id;
 
 -- name: publish_ranking
--- Stores a ranking, serves it if it is proven for some kind of question, else none, and deletes all but the latest; returns
--- its id. The lock lets one publish at a time.
+-- Stores a ranking, serves it if it is proven for some kind of question (otherwise none is served), deletes all but the latest
+-- ten, and returns its id. A lock makes concurrent calls take turns.
 SELECT vectuned_entities._publish_ranking(%(layout)s, %(model_id)s, %(weights)s, %(kinds)s::bigint[], %(for_named)s, %(for_described)s,
                                           %(questions)s, %(feedback)s, %(evidence)s) AS ranking_id;

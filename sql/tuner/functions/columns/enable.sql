@@ -105,7 +105,7 @@ BEGIN
 END
 $$;
 
--- The main index of a column, as `enable` says it; where there is none over all rows, the partial ones.
+-- The main index of a column in the words of `enable`; if there is none over all rows, the partial indexes.
 CREATE OR REPLACE FUNCTION vectuned._describe_indexes(p_column_id int) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -243,8 +243,8 @@ BEGIN
 END
 $$;
 
--- Looks up a vector column in the catalogs. Raises an error that says why a column cannot be tuned. index_relation is NULL
--- where there are partial indexes alone, which serve the filters that imply their predicates; all other searches are exact.
+-- Looks up a vector column in the catalogs. Raises an error that says why a column cannot be tuned. index_relation is NULL if
+-- there are only partial indexes. These serve the filters that imply their predicates; all other searches are exact.
 CREATE OR REPLACE FUNCTION vectuned._inspect(
     p_relation regclass, p_column name,
     OUT vector_type text, OUT dimensions int, OUT metric text, OUT key_columns name[], OUT index_relation regclass,
@@ -327,8 +327,8 @@ BEGIN
 END
 $$;
 
--- Raises an error for a table with partitions on other servers: an index of it leaves them out, and PostgreSQL allows no primary
--- key there. Each partition is tuned where it is.
+-- Raises an error for a table with partitions on other servers. An index of such a table would leave those partitions out, and
+-- PostgreSQL allows no primary key on it. Each partition is tuned on its own server.
 CREATE OR REPLACE FUNCTION vectuned._refuse_foreign_partitions(p_relation regclass, p_column name) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -405,8 +405,8 @@ BEGIN
         statement := format('REINDEX INDEX CONCURRENTLY %s', found.name);
         RETURN;
     ELSIF found.partial THEN
-        why := format('The predicate of its partial index %s is none that vectuned can tell from a filter, such as one of '
-                      'equalities; it needs an index over all rows.', found.name);
+        why := format('vectuned cannot tell which filters imply the predicate of its partial index %s, as it can for a predicate '
+                      'of equalities; so the column needs an index over all rows.', found.name);
     ELSIF found.expression THEN
         why := format('The index %s is over an expression that does not stand for the whole column.', found.name);
     ELSIF found.name IS NOT NULL THEN

@@ -118,7 +118,7 @@ BEGIN
         'query', CASE variable WHEN 'q' THEN format(E'q %1$s := query::%1$s;\n    ', f.type) ELSE '' END,
         'relation_literal', quote_literal(f.relation), 'relation', f.relation,
         'key', f.key, 'distance', f.distance, 'zero', f.zero,
-        -- Where statement_timeout ends it, cut_short is set.
+        -- If statement_timeout ends the search, cut_short is set.
         'exact_search', format($exact$BEGIN
                     PERFORM pg_catalog.set_config('enable_sort', 'on', true);
                     SELECT 'exact', pg_catalog.array_agg(n.id), pg_catalog.array_agg(n.distance) INTO path, found_ids, found_distances
@@ -181,7 +181,7 @@ AS $$
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_catalog.pg_relation_filenode(%s)' END, c.index_relation),
         'has_main', (c.index_relation <> 0)::text,
-        -- Which path answers filters about which nothing has been learned.
+        -- The path for filters about which nothing has been learned yet.
         'unlearned_path', CASE WHEN c.index_relation = 0 THEN format('vectuned._partial_default(%s, filter, fraction, k)', c.id)
             ELSE format('(SELECT o.access_path, %s AS index_no, o.effort FROM vectuned._filtered_default('
                         'fraction, %s::pg_catalog.regclass, k, %s, %s) o)', m.index_no, c.relation::oid,
@@ -238,7 +238,7 @@ BEGIN
     PERFORM '[1]'::@extschema@.vector;  -- loads pgvector, whose settings the functions set
     PERFORM vectuned._check_markers(c);
     -- They count the sampled searches that were not recorded (_count_refused) and those that never are (_count_unrecordable).
-    -- IF NOT EXISTS would send the caller a notice.
+    -- CREATE ... IF NOT EXISTS would send the caller a notice.
     FOREACH counter IN ARRAY ARRAY['_refused_', '_unrecordable_'] LOOP
         IF to_regclass(format('vectuned.%I', counter || c.id)) IS NULL THEN
             EXECUTE format('CREATE UNLOGGED SEQUENCE vectuned.%I', counter || c.id);

@@ -81,8 +81,9 @@ BEGIN
 END
 $$;
 
--- The names of the relations whose rows come from a column with store_vectors => false: its table, the views over it and over
--- these, its partitions and what it is a partition of. Lower case, with double quotes doubled, as a text has them.
+-- The names of all relations that may return rows of a table whose column has store_vectors => false: the table, its partitions,
+-- the tables that it is a partition of, and the views over any of these. The names are in lower case, and double quotes in them
+-- are doubled, as in the text of a statement.
 CREATE OR REPLACE FUNCTION vectuned._names_without_values() RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -99,14 +100,14 @@ AS $$
             UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = r.relation) n (relation))
     SELECT array_agg(DISTINCT lower(replace(n.name, '"', '""')))
     FROM (SELECT p.relname::text FROM reached r JOIN pg_class p ON p.oid = r.relation
-          -- By its name when it was enabled, too: what waits may be older than a change of the name.
+          -- Its name when it was enabled, too: statements in the inbox may be older than a renaming.
           UNION ALL SELECT c.relation_name FROM vectuned.tuned_column c WHERE c.enabled AND NOT c.store_vectors) n (name)
 $$;
 
--- Whether the values of a statement may be stored. Where no column has store_vectors => false they may. Otherwise only if the
--- text names the table of a column that stores vectors, and none of the relations without values: a text that names neither
--- may reach such a column in a way that is not known before the daemon has parsed it, as by a function. Names are compared
--- without case, and a text with Unicode escapes names anything.
+-- Whether the values of a statement may be stored. If no column has store_vectors => false, they may. Otherwise the text must
+-- name the table of a column that stores vectors, and must name none of the relations in without_values. A text that names
+-- neither may still reach such a relation, for example through a function, which is not known before the daemon has parsed it.
+-- Names are compared regardless of case. A text with Unicode escapes may name anything, so its values are not stored.
 CREATE OR REPLACE FUNCTION vectuned._may_keep_values(statement text, without_values text[]) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

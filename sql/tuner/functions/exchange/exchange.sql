@@ -87,7 +87,7 @@ $$;
 --
 -- Merging is by class of k. What was learned here by replays on the current index stays. A guess without replays is
 -- replaced, and so is an earlier import by a document of the same column written later; but a prior never replaces what was
--- imported as proven. Documents of several columns, such as those of replicas or shards, add up, see _combine_sources. The
+-- imported as proven. Documents of several columns, such as those of replicas or shards, add up: see _combine_sources. The
 -- patterns of a class are replaced as a whole, because those of two banks are in different spaces. Paths of filtered
 -- searches, by class of k and shape, and statements of applications are replaced by those of a later document of any column.
 CREATE OR REPLACE FUNCTION vectuned.import_patterns(

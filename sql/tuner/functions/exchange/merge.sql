@@ -86,8 +86,8 @@ AS $$
           FROM (SELECT mapping -> 'indexes' -> index_there::text AS value) m) i
 $$;
 
--- Which of two imports wins: `o`, which what is here comes from, or the document. Returns an action and its reason, as
--- _resolve_classes does.
+-- Which of two imports wins: the earlier one `o`, whose results are stored here, or the document. Returns an action and its
+-- reason, as _resolve_classes does.
 CREATE OR REPLACE FUNCTION vectuned._resolve_import(o vectuned.imported, document jsonb, same boolean) RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -102,7 +102,8 @@ AS $$
         ELSE ARRAY['merged', 'later than what was imported'] END
 $$;
 
--- Identifies the column that a document comes from: a later document of it replaces an earlier one, those of others add to it.
+-- Identifies the column that a document comes from. A later document of the same column replaces an earlier one; documents of
+-- other columns add to it.
 CREATE OR REPLACE FUNCTION vectuned._document_origin(document jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -111,10 +112,10 @@ AS $$
     FROM (SELECT document -> 'provenance' AS p) o
 $$;
 
--- What several sources say of a class of k together, given what each says. The effort is the highest that one of them needs, at
--- which all their proofs hold. Of the searches of all sources together, in whatever shares, recall is at least that of the source
--- with the lowest; so the smallest bound fails no more often than that source's own, and holds with the same confidence. Replays
--- add up, and the means are weighted by them.
+-- Combines the results of several sources for a class of k. The effort is the highest that any of them needs: at that effort all
+-- their proofs hold. However the searches are divided among the sources, their mean recall is at least that of the source with
+-- the lowest recall. So the smallest bound is wrong only if that source's own bound is wrong, and holds with the same confidence.
+-- Numbers of replays are added up, and means are weighted by them.
 CREATE OR REPLACE FUNCTION vectuned._combine_sources(
     sources jsonb, OUT effort int, OUT samples int, OUT expected_recall float8, OUT recall_bound float8, OUT tail float8,
     OUT tail_bound float8, OUT certified boolean, OUT target_recall float8, OUT origins text)
@@ -131,14 +132,14 @@ AS $$
 $$;
 
 -- Decides for every class of k of a document whether it is merged, kept (what is here stays), unchanged or skipped, and why.
--- `sources` is what this document and those of other sources that were imported in the same way say of the class.
+-- `sources` has the results for the class of this document, and of documents of other sources that were imported in the same way.
 CREATE OR REPLACE FUNCTION vectuned._resolve_classes(c vectuned.tuned_column, document jsonb, mapping jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object(
                'k', d.k, 'action', s.resolved[1], 'why', s.resolved[2], 'index_no', m.index_no,
-               -- Patterns of two banks are in different spaces: together they are one fixed setting.
+               -- Patterns of two banks are in different spaces, so several sources are served by one fixed setting.
                'access_path', CASE WHEN same AND t.others IS NULL THEN d.access_path ELSE m.method END,
                'ef_search', CASE m.method WHEN 'hnsw' THEN g.effort END, 'probes', CASE m.method WHEN 'ivfflat' THEN g.effort END,
                'patterns', CASE WHEN t.others IS NULL THEN jsonb_array_length(d.patterns) ELSE 0 END, 'sources', w.sources)

@@ -3,11 +3,11 @@
 -- vectuned.apply returns the query vector unchanged and sets the effort for the rest of the transaction, so that
 -- ORDER BY embedding <=> (SELECT vectuned.apply('items', $1, 10)) LIMIT 10 searches with it. The effort proven for searches
 -- without a filter serves only statements without one, which the caller declares by filtered => false. All others keep at
--- least the default effort, and their index scan goes on until LIMIT is met: see _continue_scans. Of those without a filter a
--- sample is recorded.
--- The usual call finds what to set in the session: see kept_efforts.sql. PL/pgSQL prepares the two expressions anew in each
--- transaction, about 0.0003 ms for each function in them, so they have few. It sets no search_path, which would cost 0.01 ms:
--- every name is qualified.
+-- least the default effort, and their index scan goes on until LIMIT is met: see _continue_scans. A sample of the calls without
+-- a filter is recorded.
+-- In most calls, the session already keeps the effort to set: see kept_efforts.sql. PL/pgSQL prepares the two expressions again
+-- in each transaction, which takes about 0.0003 ms for each function in them; that is why they call so few. The function sets no
+-- search_path, which would cost 0.01 ms a call: every name is qualified instead.
 CREATE OR REPLACE FUNCTION vectuned.apply(
     relation regclass, query @extschema@.vector, k bigint DEFAULT 10, column_name name DEFAULT NULL,
     filtered boolean DEFAULT NULL, filter jsonb DEFAULT NULL)
@@ -32,7 +32,7 @@ BEGIN
 END
 $$;
 
--- Every other call. One in the sample is recorded. Otherwise the effort is looked up, and kept for the next call.
+-- Every other call: one that is in the sample is recorded; for any other, the effort is looked up and kept for the next call.
 CREATE OR REPLACE FUNCTION vectuned._apply_looked_up(
     relation regclass, query @extschema@.vector, k bigint, column_name name, filtered boolean, filter jsonb, kept text[])
 RETURNS @extschema@.vector
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 
--- Records a call that is in the sample and has no filter, as a call whose answer is not known. Returns whether it did.
+-- Records a sampled call without a filter. Its answer is not known, and is recorded as such. Returns whether it was recorded.
 CREATE OR REPLACE FUNCTION vectuned._record_call(p_column_id int, query @extschema@.vector, k int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -129,7 +129,7 @@ RETURN CASE WHEN probes IS NULL
 -- Lets index scans go on until the statement has its rows, for the rest of the transaction. In relaxed order, because
 -- strict_order drops rows that come late: it returns fewer rows than match. There is no limit to the rows that a scan looks
 -- at; the memory of an HNSW scan is bounded by 256 MB (about a million rows looked at), or work_mem if that is more. Where
--- the caller has turned iterative scans on, the caller's limits stay. Returns true. (It sets no search_path, for speed.)
+-- the caller has turned iterative scans on, the caller's limits stay. Returns true. (To be fast, it sets no search_path.)
 CREATE OR REPLACE FUNCTION vectuned._continue_scans() RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 AS $$

@@ -1,4 +1,4 @@
--- vectuned.search: it finds the generated functions of a column and calls one.
+-- vectuned.search: finds the generated functions of a column and calls one of them.
 
 -- The comparisons of a value, by default the relation, that lead to the branches of the keys from first to last, which are in
 -- ascending order.

@@ -45,7 +45,8 @@ $$;
 -- The access path for filters about which nothing has been learned: exact search if up to 10,000 rows match, otherwise the
 -- main index, with three times the effort at which k rows would match if filter and query were independent. An ef_search
 -- rises to ten times the default at most, and no effort above the column's or the daemon's max_effort: where that is less, the scan goes on
--- only until k rows match, so that nothing unproven costs more than it has to. Of a partial index, `share` of the rows are in it.
+-- only until k rows match, so that nothing unproven costs more than it has to. share: of the table's rows, those in the index,
+-- which is 1 unless the index is partial.
 CREATE OR REPLACE FUNCTION vectuned._filtered_default(
     fraction float8, relation regclass, k int, default_ef int, default_probes int, share float8 DEFAULT 1,
     OUT access_path text, OUT effort int)
@@ -79,8 +80,8 @@ BEGIN
 END
 $$;
 
--- The same for a column without an index over all rows: through the smallest partial index whose predicate the filter implies.
--- Other filters are answered by exact search.
+-- The default path for a column without an index over all rows: the smallest partial index whose predicate the filter implies.
+-- If there is none, exact search.
 CREATE OR REPLACE FUNCTION vectuned._partial_default(
     p_column_id int, filter jsonb, fraction float8, k int, OUT access_path text, OUT index_no int, OUT effort int)
 LANGUAGE sql STABLE

@@ -1,12 +1,11 @@
--- The efforts that a session has looked up and keeps in its settings, for vectuned.apply: reading the bank in every call costs
--- 0.05 ms.
+-- Efforts for vectuned.apply, kept in settings of the session. Reading them from the bank in every call would cost 0.05 ms.
 
--- vectuned.policy_change holds the id of the last transaction that changed what serves any column. What a session keeps holds
--- the value that it was looked up under, and serves as long as the two are equal. The value is that of a sequence, which
--- everybody sees at once and can read in 0.001 ms, also on a standby.
+-- The sequence vectuned.policy_change holds the id of the last transaction that changed the policy of any column. A kept effort
+-- is stored with the value that the sequence had when it was looked up, and is valid while the two are equal. A sequence is used
+-- because its value is visible to all sessions at once, and can be read in 0.001 ms, also on a standby.
 
--- Sets vectuned.policy_change at the end of a transaction that changes what serves. The lock lets one such transaction commit
--- after the other: so a snapshot that sees the last one sees all before it.
+-- Sets vectuned.policy_change at the end of a transaction that changes a policy. The lock makes such transactions commit one
+-- after another, so that a snapshot that sees the last of them sees all earlier ones.
 CREATE OR REPLACE FUNCTION vectuned._policy_changed() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -22,8 +21,8 @@ BEGIN
 END
 $$;
 
--- The triggers. They are deferred, because the lock must be the last of the transaction, and fire always, also where logical
--- replication writes the tables. (There is no OR REPLACE for triggers that are deferred.)
+-- The triggers. They are deferred, so that a transaction takes this lock last. They are ENABLE ALWAYS, so that they also fire
+-- when logical replication writes the tables. (CREATE OR REPLACE does not exist for constraint triggers.)
 DO $$
 DECLARE
     source record;
@@ -47,33 +46,34 @@ BEGIN
 END
 $$;
 
--- The name of the setting that keeps an effort, by the arguments of vectuned.apply. The names of two columns of a table may have
--- the same hash: then nothing is kept. This function and the next have a parsed body and no SET, so that they are inlined.
+-- The name of the setting that keeps the effort for given arguments of vectuned.apply. If the names of two columns of a table
+-- have the same hash, nothing is kept for them. This function and the next have a SQL-standard body and no SET clause, so that
+-- PostgreSQL can inline them.
 CREATE OR REPLACE FUNCTION vectuned._effort_setting(p_relation oid, p_column name, k bigint, filtered boolean) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN concat('vectuned.effort_', p_relation, '_', hashname(p_column)::oid, '_', k, '_', filtered);
 
--- What the session keeps: the value of policy_change and the dimensions of the column, the setting of pgvector, its value,
--- the bound of the hashes in the sample, and the id of the column. NULL if nothing. (A setting that was first set in a transaction rolled back since is
--- empty.)
+-- What the session keeps, NULL if nothing: [1] the value of policy_change and the dimensions of the column, [2] the setting of
+-- pgvector and [3] its value, [4] the bound of the sample (calls with a smaller hash are in it), [5] the id of the column. (A
+-- setting that was first set in a transaction that was rolled back is empty.)
 CREATE OR REPLACE FUNCTION vectuned._kept_effort(p_relation oid, p_column name, k bigint, filtered boolean) RETURNS text[]
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN nullif(current_setting(vectuned._effort_setting(p_relation, p_column, k, filtered), true), '')::text[];
 
--- What vectuned.apply sets for a call without a filter in the language of vectuned.search; no row where the column is not as it
--- was last refreshed. kept: what the session may keep, NULL while a change is being committed that this snapshot does not see.
+-- What vectuned.apply sets for a call whose argument `filter` is NULL; no row if the column has changed since the last refresh.
+-- kept: what the session may keep; NULL while a transaction that this snapshot does not see is changing a policy.
 CREATE OR REPLACE FUNCTION vectuned._find_effort(
     p_relation oid, p_column name, k bigint, filtered boolean,
     OUT column_id int, OUT dimensions int, OUT cosine boolean, OUT setting text, OUT value text, OUT bound int, OUT kept text[])
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    -- One statement, so that everything is of one snapshot.
+    -- All in one statement, so that all of it is read in one snapshot.
     SELECT c.id, c.dimensions, c.metric = 'cosine', s.setting, s.value, s.bound,
            CASE WHEN v.change = pg_current_xact_id_if_assigned()::text::bigint THEN NULL
                 WHEN EXISTS (SELECT FROM pg_attribute o WHERE o.attrelid = c.relation AND o.attnum > 0 AND NOT o.attisdropped
                              AND o.attname <> p_column AND hashname(o.attname) = hashname(p_column)) THEN NULL
-                -- A snapshot of a standby does not say which of the transactions in it were in progress.
+                -- On a standby, a snapshot does not say which transactions after its xmin were in progress.
                 WHEN CASE WHEN pg_is_in_recovery() THEN v.change < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
                           ELSE pg_visible_in_snapshot(v.change::text::xid8, pg_current_snapshot()) END
                 THEN ARRAY[concat(v.change, ' ', c.dimensions), s.setting, s.value, s.bound::text, c.id::text] END

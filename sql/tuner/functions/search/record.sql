@@ -12,7 +12,7 @@ AS $$
                 ELSE c.sample_rate END)
 $$;
 
--- The bound of a hash under which a share of the searches is drawn.
+-- The bound that draws a share of the searches: those with a smaller 64-bit hash.
 CREATE OR REPLACE FUNCTION vectuned._draw_bound(share float8) RETURNS bigint
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -22,7 +22,7 @@ AS $$
 $$;
 
 -- The expression that draws a share of the searches: a hash of the time in microseconds and the session. random() would
--- let setseed() fix the sample, and would disturb the caller's own random numbers. (vectuned.apply has the same.)
+-- let setseed() fix the sample, and would disturb the caller's own random numbers. (vectuned.apply does the same.)
 CREATE OR REPLACE FUNCTION vectuned._draw(share float8) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp

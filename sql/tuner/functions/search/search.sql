@@ -40,8 +40,8 @@ AS $$
 $$;
 
 -- The effort of a search through that index: what was learned about it, without effort by query, or the default; of a filtered
--- search, which has a fraction, the default. Both are NULL where the search is exact. exact: it was learned that no setting of
--- the index reaches the target, and exact search serves where there is time for it.
+-- search, which has a fraction, the default. Both are NULL where the search is exact. exact: no setting of the index was found
+-- to reach the target, so exact search serves if there is time for it.
 CREATE OR REPLACE FUNCTION vectuned._present_effort(
     c vectuned.tuned_column, i vectuned.tuned_index, k int, fraction float8, OUT ef_search int, OUT probes int, OUT exact boolean)
 LANGUAGE plpgsql STABLE

@@ -42,8 +42,8 @@ WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND a.attnum > 0 AND
 ORDER BY bytes DESC, n.nspname, c.relname, a.attnum;
 
 -- name: check_partitions
--- The partitions without partitions of their own of partitioned tables; `server` and `extensions`, of a postgres_fdw server, are
--- those of a partition on another server, NULL for one that is here.
+-- The leaf partitions of partitioned tables. `server` is the foreign server of a partition on another server, NULL for one on
+-- this server; `extensions` is that option of the foreign server, NULL if it is not of postgres_fdw.
 SELECT o.oid::bigint AS parent, t.relid::oid::bigint AS relation, n.nspname AS schema, c.relname AS name, s.srvname AS server,
        CASE w.fdwname WHEN 'postgres_fdw' THEN coalesce(
            (SELECT x.option_value FROM pg_options_to_table(s.srvoptions) x WHERE x.option_name = 'extensions'), '') END AS extensions,

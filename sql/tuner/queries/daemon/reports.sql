@@ -18,7 +18,7 @@ FROM vectuned.observation o ORDER BY o.source;
 SELECT has_table_privilege('vectuned.observation', 'SELECT') AND has_table_privilege('vectuned.adoption', 'SELECT');
 
 -- name: statements_served
--- How many statements of applications have proven settings, in all columns.
+-- The number of statements of applications that have proven settings, over all columns.
 SELECT count(*) FROM vectuned.statement s WHERE s.settings IS NOT NULL;
 
 -- name: statements_to_adopt

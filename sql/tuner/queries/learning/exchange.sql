@@ -9,6 +9,6 @@ SELECT vectuned.export_patterns(%(relation)s::regclass, %(column_name)s)::text A
 SELECT vectuned.import_patterns(%(relation)s::regclass, %(column_name)s, %(document)s::jsonb, %(dry_run)s) AS report;
 
 -- name: last_imports
--- When the newest document of each database that was imported for a column was written.
+-- For each database whose documents were imported for a column: when the newest of them was written.
 SELECT provenance ->> 'database' AS database, max(created_at) AS created_at FROM vectuned.imported
 WHERE column_id = %(column_id)s GROUP BY 1;

@@ -17,8 +17,8 @@ ORDER BY c.id;
 
 -- name: tuned_indexes
 -- The indexes of a tuned column that still exist; the main index, used until something has been learned, comes first. None
--- while the main one is missing: nothing can be learned then, even if partial ones are left. A column that has been enabled with
--- partial indexes alone has no main index (0).
+-- while the main one is missing: nothing can be learned then, even if partial ones are left. A column that was enabled with only
+-- partial indexes has no main index: its index_relation is 0.
 SELECT i.index_no, i.index_relation::regclass::text AS name, i.method, i.form, i.requires::text, i.share, i.lists,
        vectuned._generation(i.index_relation) AS generation
 FROM vectuned.tuned_index i JOIN vectuned.tuned_column c ON c.id = i.column_id

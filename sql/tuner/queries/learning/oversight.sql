@@ -212,7 +212,7 @@ DELETE FROM vectuned.recall_check WHERE column_id = %(column_id)s AND check_no <
 -- name: all_classes_proven
 -- Whether what serves is proven again: for every class of k that has enough replays, and for everything that has fallen back,
 -- unless no search asks for it (no replay of the class itself) or no replay said enough about it in 10 * min_samples replays
--- since. Without an index over all rows no class of k is ever published: its searches are exact.
+-- since. Without an index over all rows no class of k is ever published: searches are exact.
 WITH since AS (
     SELECT coalesce((SELECT b.first_replay FROM vectuned.baseline b WHERE b.column_id = %(column_id)s), 0) AS first_replay),
 served AS (
