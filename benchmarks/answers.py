@@ -1,16 +1,17 @@
 """Measure how identification improves with feedback: the learning curve of the ranking of answers.
 
 Run as `python -m benchmarks.answers [--dsn ...] [--json FILE]` on a database with all of WordNet (`vectuned
-wordnet load`) and without feedback on answers. One stream mixes usage examples and descriptions of another
-dictionary. After 0, 100, 500 and 2,000 questions, whose right answers are confirmed, the ranking is learned
-as the daemon learns it, and other questions of both kinds are asked. Last, the same 2,000 with a fifth of
-the confirmations wrong: instead of the right entity, one of the other candidates is confirmed.
+wordnet load`) and without feedback on answers. Questions are usage examples of WordNet and descriptions from
+another dictionary, mixed. The right answers of 0, 100, 500 and 2,000 of them are confirmed. After each of
+these steps the ranking is learned as the daemon learns it, and held-out questions of both kinds are asked.
+Last, this is done for the same 2,000 questions with a fifth of the confirmations wrong: another candidate is
+confirmed instead of the right entity.
 
-In blocks of 50 in random order, the same questions are asked with the learned ranking and without it
-("prior"); times are those of the nodes `read` and `identify`, as the client sees them. The figures to watch:
-the hits rise with feedback and lose at most 0.02 by wrong feedback; the learned ranking adds at most 3 ms.
-With the ranking of 2,000 questions, all of them are also asked in whole runs of the graph: none fails, p50
-under 30 ms. The feedback is forgotten at the end.
+The same questions are asked with the learned ranking and without it ("prior"), in blocks of 50 in random
+order. Times are those of the nodes `read` and `identify`, as the client sees them. The goals: hits rise with
+feedback, wrong feedback loses at most 0.02, and the learned ranking adds at most 3 ms. With the ranking
+learned from 2,000 questions, all held-out questions are also asked in whole runs of the graph: none may fail,
+and p50 must be under 30 ms. The feedback is forgotten at the end.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from vectuned.reasoning.store.words import WordWeights
 from vectuned.reasoning.wordnet.corpus import Corpus, Query, load_wordnet
 
 STEPS: Final = (0, 100, 500, 2000)  # confirmed questions
-WRONG_SHARE: Final = 0.2
+WRONG_SHARE: Final = 0.2  # share of the confirmed questions, as in the goal for wrong feedback
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def measure(conninfo: str, queries: int, seed: int) -> dict[str, Any]:
         if len(labels) < len(corpus.synsets):
             raise UsageError("Not all of WordNet is in the store: run `vectuned wordnet load` first.")
         if conn.execute("SELECT FROM vectuned_entities.answer_feedback LIMIT 1").fetchone():
-            raise UsageError("The store has feedback on answers, which would be part of what is learned.")
+            raise UsageError("The store already has feedback on answers, and would learn from it as well.")
         arms = {
             "prior": ask_with(pool, identify.IdentifyEntities(learned=False), embedder),
             "learned": ask_with(pool, identify.IdentifyEntities(), embedder),
@@ -130,7 +131,7 @@ def measure(conninfo: str, queries: int, seed: int) -> dict[str, Any]:
 def divide(
     corpus: Corpus, queries: int, rng: np.random.Generator
 ) -> tuple[list[Query], dict[str, list[Query]]]:
-    """Return a mixed stream to confirm, and other questions of both kinds to ask."""
+    """Return mixed questions to confirm, and held-out questions of both kinds to ask."""
     examples = corpus.held_out_queries()
     order = rng.permutation(len(examples))
     held = held_out_descriptions(corpus)
@@ -166,7 +167,7 @@ def spoil(
     embedder: StaticEmbedder,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Replace a fifth of the answers by another entity that was found for the question."""
+    """Replace a fifth of the answers by other entities that were found for the same questions."""
     spoiled = list(answers)
     for at in rng.permutation(len(given))[: round(WRONG_SHARE * len(given))]:
         (vector,) = embedder.encode([given[at].text])

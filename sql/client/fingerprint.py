@@ -17,7 +17,7 @@ _STRING: Final = (
     r"""[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+(?:'|\Z)|(?:[bBxXnN]|[uU]&)?'[^']*+(?:''[^']*+)*+(?:'|\Z)"""
 )
 _QUOTED: Final = r'(?:[uU]&)?"[^"]*+(?:""[^"]*+)*+(?:"|\Z)'
-_PERCENT: Final = r"%(?:\([^()]*\))?[sbt]\b"  # format and pyformat; [^)] would take quadratic time
+_PERCENT: Final = r"%(?:\([^()]*\))?[sbt]\b"  # format and pyformat; [^)] takes quadratic time on %(%(%(
 # White space matches nothing, so findall skips it. A string that never ends takes the rest of the text.
 _TOKEN: Final = re.compile(
     rf"""
@@ -228,7 +228,7 @@ def _simplify_nested(text: str) -> str:
 
 
 def comment_end(text: str, start: int) -> int:
-    """Return where a comment ends that starts at a place; comments nest."""
+    """Return where the comment that begins at `start` ends; comments nest."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(text, start):
         depth += 1 if edge.group() == "/*" else -1

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 CHANNEL: Final = "vectuned"  # on which the daemon announces a publish
 _SEND: Final = 2.0  # seconds between two messages with recorded statements
-_CONNECT_AT_EXIT: Final = 2  # seconds: the least that libpq takes
+_CONNECT_AT_EXIT: Final = 2  # seconds: the shortest connect_timeout that libpq accepts
 _RECONNECT: Final = 10.0  # seconds until a listener that lost its connection connects again
 
 _snapshots: dict[object, Snapshot] = {}
@@ -161,7 +161,7 @@ def _listen(dsn: str, snapshot: Snapshot) -> None:
             )
             _listeners[key] = thread
             thread.start()
-            # A short process would end before the listener sends what was recorded.
+            # A short process ends before the listener has sent what was recorded.
             atexit.register(_send_at_exit, dsn, snapshot)
 
 
@@ -206,7 +206,7 @@ def _follow(dsn: str, snapshot: Snapshot) -> None:
 
 
 def _send_at_exit(dsn: str, snapshot: Snapshot) -> None:
-    """Send what was recorded and not sent yet; a database that does not answer holds up the end briefly."""
+    """Send what was recorded but not sent yet; if the database does not answer, give up after seconds."""
     if snapshot.recorder is None or not snapshot.recorder.is_waiting:
         return
     try:
@@ -216,7 +216,7 @@ def _send_at_exit(dsn: str, snapshot: Snapshot) -> None:
             conn.execute(f"SET statement_timeout = '{_CONNECT_AT_EXIT}s'".encode())
             _send(conn, snapshot)
     except Exception as error:
-        log.info("what was recorded last was not sent: %s", error)
+        log.info("the statements recorded last were not sent: %s", error)
 
 
 def _send(conn: Any, snapshot: Snapshot) -> None:
