@@ -157,8 +157,8 @@ def import_newest_documents(
 ) -> list[dict[str, Any]]:
     """Import the newest valid document of each database for a table and column of the same names.
 
-    Returns the reports; only of documents newer than the one imported last from the same database. An invalid
-    document is logged, and the next older one takes its place. The folder must have passed
+    A document is imported only if it is newer than the last one imported from the same database. An invalid
+    document is logged, and the next older one is tried. Returns the reports. The folder must have passed
     `check_import_folder`.
     """
     column = tuned.column

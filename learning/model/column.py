@@ -64,7 +64,7 @@ class VectorColumn:
     def distance(self, query: sql.Composable) -> sql.Composed:
         """Return the distance from the column to `query`, a placeholder or expression, cast to its type.
 
-        It is marked, so that the server's log tells our statements from an application's.
+        A comment marks it, so that `vectuned observe` ignores vectuned's own statements in the server's log.
         """
         vector: sql.Composable = self.vector
         if self.untyped:

@@ -52,9 +52,9 @@ class TunedColumn:
     `max_tail` is the largest acceptable share of searches with a recall under 0.8. `max_effort` (ef_search or
     probes) and `max_ms` cap what serves; None: no cap. With `exact_if_unreachable` exact search
     serves where no setting of an index reaches the target. On `alert` more searches are recorded and checked.
-    The first of `indexes` is the `main` index, used until something has been learned. Without one over
-    all rows, they are partial ones, and searches without a filter are exact. The tuple is empty if all were
-    dropped.
+    The first of `indexes` is the `main` index, used until something has been learned. If no index is over all
+    rows, there is no main index: all of them are partial, and searches without a filter are exact. The tuple
+    is empty if all were dropped.
     """
 
     column: VectorColumn
@@ -76,7 +76,7 @@ class TunedColumn:
 
     @property
     def main(self) -> TunedIndex | None:
-        """Return the main index, None where there is none over all rows."""
+        """Return the main index, None if no index is over all rows."""
         return self.indexes[0] if self.indexes and self.indexes[0].requires is None else None
 
     @property

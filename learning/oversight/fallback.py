@@ -80,7 +80,7 @@ def end_alert(conn: psycopg.Connection[Any], tuned: TunedColumn) -> bool:
         if not fetch_value(conn, "all_classes_proven", values):
             return False
         execute(conn, "set_alert", {"column_id": tuned.column.id, "alert": False})
-        why = f"what serves is proven again to reach {tuned.target_recall:g}; nothing is left to do"
+        why = f"what serves is again proven to reach {tuned.target_recall:g}; there is nothing to do"
         _announce(conn, tuned, "proven", {"why": why, "target_recall": tuned.target_recall})
     log.info("what serves %s is proven again", tuned.column, extra={"action": "proven"})
     return True

@@ -45,7 +45,7 @@ def distil(
     each replay counts; None if all count alike. The number of clusters is at most `clusters` and a quarter
     of the replays, by weight. Efforts are not chosen yet: see `choose_efforts`.
     """
-    # It takes a second to import, which nothing that does not learn need wait for.
+    # Imported here, because it takes a second and only learning needs it.
     from sklearn.cluster import KMeans
 
     weights = np.ones(len(signatures)) if weight is None else weight

@@ -84,7 +84,7 @@ def fit_signature(probes: Floats, k: int, probe_ef: int, recall: Floats) -> Sign
     scaled by the share of the curves' variance that it explains, so that the distance between signatures
     measures how different the needed efforts are.
     """
-    # It takes a second to import, which nothing that does not learn need wait for.
+    # Imported here, because it takes a second and only learning needs it.
     from sklearn.cross_decomposition import PLSRegression
 
     x = features(probes, k, probe_ef)

@@ -158,8 +158,8 @@ def choose_paths(
     That is the cheapest path proven to meet the demand by the replays of the shape and bucket or, if those
     are few, the cheapest that a pool they belong to would prove. As the cheapest of several paths serves,
     each has its part of the probability of error. A partial index serves its filters if it is cheaper than
-    exact search for the same replays; where no index holds all rows (not `has_main`), exact search serves
-    otherwise. `samples` by index, the main one first.
+    exact search for the same replays. Without an index over all rows (`has_main` is false), exact search
+    serves all other filters. `samples` by index, the main one first.
 
     Filters that match more than any that were replayed are served like the densest replayed, if that path is
     a scan of an index, which then finds even more of their rows. For filters that nothing is known about, the
@@ -243,7 +243,7 @@ def _measure_partial_indexes(
 ) -> list[MeasuredPath]:
     """Measure the partial indexes for filters of one kind; each serves if it is cheaper than exact search.
 
-    Without a main index exact search is a path of its own.
+    Without a main index, exact search is returned as a path as well.
     """
     pooled = _Outcomes.pool(outcomes for _, outcomes in group)
     paths = []

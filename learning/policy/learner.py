@@ -136,7 +136,7 @@ def learn(
 
 
 def count_current(replays: Sequence[tuple[TunedIndex, Replays]]) -> int:
-    """Count the replays on the present table, through the main index or, without one, the partial ones."""
+    """Count the replays on the present table: of the main index or, if there is none, of the partial ones."""
     if not replays:
         return 0
     counted = replays if replays[0][0].requires is not None else replays[:1]
@@ -157,7 +157,7 @@ def build_offers(
     Every class with enough replays gets its fixed setting on every index that holds all rows, by its own
     searches if those suffice, otherwise by all searches pooled, which proves nothing. Patterns are learned on
     the main index for the classes that enough searches belong to, if the held-out replays predict a saving.
-    Classes above all that were replayed are extrapolated. Without an index over all rows only the paths of
+    Classes above all that were replayed are extrapolated. Without an index over all rows, only paths of
     filtered searches are offered.
 
     `counter_examples` through the main index are learned from and prove nothing; patterns inherit their age

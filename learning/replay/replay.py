@@ -66,7 +66,7 @@ def replay(
     When another session waits for a lock that a pass holds, the pass ends within a second or two: what was
     replayed by then is stored, and fewer searches than given are returned. That is checked once a second.
 
-    Without an index over all rows, searches that no partial index answers are only checked.
+    Without an index over all rows, searches that no partial index can answer are checked but not replayed.
 
     Raises VectunedError when the main index is gone or was rebuilt, or when the plan does not scan the index
     that is replayed. For an index other than the main one that is logged, and the others go on. Raises

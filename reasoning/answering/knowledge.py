@@ -60,11 +60,10 @@ class Candidate:
     """An entity that the question may be about.
 
     `similarity` is the cosine to the question's vector. `name_match` is the share of the question's words, by
-    weight, that the name has, `text_match` that name and description have; `coverage` is the share of the
-    name's words that the question has. `score` is
-    how likely the entity is the one that the question is about, 0 to 1, as the ranking estimates it. `votes`
-    is what was said of it as the answer to the same question: people who confirmed it less those who rejected
-    it.
+    weight, that the name has, and `text_match` the share that name and description together have. `coverage`
+    is the share of the name's words that the question has. `score`, from 0 to 1, is the ranking's estimate of
+    how likely the question is about the entity. `votes` is the feedback on it as the answer to the same
+    question: the number of people who confirmed it minus the number who rejected it.
     """
 
     entity: Entity

@@ -23,13 +23,13 @@ FEATURES: Final = (
     "name_match x coverage",
     "log of the name's words",
 )
-# What learned rankings see as well, before the kinds of entity and the log of the likelihood.
+# Inputs of learned rankings. The kinds of entity and the log of the likelihood follow them.
 LEARNED_FEATURES: Final = (
     *FEATURES,
     "similarity behind the best",
     "similarity x name_match",
     "has a word in the name",
-    "log of texts",  # that are linked to the entity
+    "log of texts",  # of the number of texts linked to the entity
 )
 SIGNATURE: Final = ("best similarity", "lead of the best", "best name_match", "best text_match")
 SHAPE: Final = ("share of words that do not count", "has a comma", "begins like a description")
@@ -43,7 +43,7 @@ WORDING: Final = (
     "begins with a participle",
     "begins with a preposition",
 )
-LAYOUT: Final = 1  # of the inputs of learned rankings: to be raised whenever any of these changes
+LAYOUT: Final = 1  # version of the inputs of learned rankings; raise it whenever any of these changes
 GATE_LENGTH: Final = 1 + len(SIGNATURE) + len(SHAPE)  # with the intercept
 LENGTH: Final = GATE_LENGTH + 2 * len(FEATURES)
 
@@ -53,8 +53,8 @@ _BEGINNINGS: Final = frozenset(["a", "an", "the", "to", "one", "something", "som
 _ARTICLES: Final = frozenset(["a", "an", "the", "one", "something", "someone", "any"])
 _ADJECTIVES: Final = frozenset(["of", "pertaining", "having", "not", "being", "relating", "full", "capable"])
 _PREPOSITIONS: Final = frozenset(["in", "with", "by"])
-_USUAL_WEIGHT: Final = 12.0  # of the rarest word: ln of 160,000 entities; brings the weight near 1
-_USUAL_WORDS: Final = 8.0  # in a question of a line
+_USUAL_WEIGHT: Final = 12.0  # weight of the rarest word, ln of 160,000 entities; scales weights to about 1
+_USUAL_WORDS: Final = 8.0  # words that count in a question of one line; scales their number to about 1
 _RARE_WORDS: Final = 6  # words looked up in descriptions: more find little, and each costs up to 0.3 ms
 _LARGEST_LOGIT: Final = 50.0  # beyond which a likelihood is 0 or 1 in double precision
 
@@ -122,7 +122,7 @@ def shape_of(text: str, words: Sequence[Word]) -> list[float]:
 
 
 def wording_of(text: str, words: Sequence[Word]) -> list[float]:
-    """Return how a question is put, for learned rankings; see WORDING."""
+    """Return how a question is worded, as inputs of learned rankings; see WORDING."""
     tokens = _TOKEN.findall(text.casefold())
     first = tokens[0] if tokens else ""
     return [

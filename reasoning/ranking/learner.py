@@ -12,18 +12,18 @@ from vectuned.learning.model.arrays import Floats
 
 from .network import Network, Samples, fit_network
 
-MIN_QUESTIONS: Final = 30  # of a kind: fewer prove nothing
-_Z: Final = 1.645  # one-sided confidence of 95 %
-_FOLDS: Final = 3  # more learn little better, and each takes as long as the whole
+MIN_QUESTIONS: Final = 30  # questions of a kind: from fewer, no gain can be proven
+_Z: Final = 1.645  # standard errors: a one-sided confidence of 95 %
+_FOLDS: Final = 3  # of cross-validation: more gain little, and each costs one more fit of the network
 _TOP: Final = 10  # the rank beyond which an answer counts as not found
-_ROLE_MARGIN: Final = 0.02  # mean reciprocal rank that a single role's questions may seem to lose
+_ROLE_MARGIN: Final = 0.02  # mean reciprocal rank: a smaller loss of a role's questions may be chance
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A network, the kinds of question that it is proven for, and the proof.
+    """A network, the kinds of question for which it is proven, and the proof.
 
-    `evidence` has for each kind, and each role where there are several, the number of questions, the mean
+    For each kind, and for each role if there are several, `evidence` has the number of questions, the mean
     reciprocal ranks of the prior (`before`) and of the network (`after`), and a lower bound of the gain.
     """
 
@@ -37,8 +37,8 @@ def learn_ranking(samples: Samples, seed: int = 0) -> Learned:
     """Learn a ranking of at least one question and prove it by cross-validation.
 
     Each question is ranked by a network that was learned without it. The network is proven for a kind of
-    question if its gain there is positive with 95 % confidence, and no role with enough questions of that
-    kind loses.
+    question if its gain there is positive with 95 % confidence and no role with at least MIN_QUESTIONS
+    questions of that kind loses more than _ROLE_MARGIN.
     """
     samples = replace(samples, weights=samples.weights * balance_roles(samples.roles, samples.weights))
     fold = np.random.default_rng(seed).permutation(len(samples)) % _FOLDS
@@ -49,7 +49,7 @@ def learn_ranking(samples: Samples, seed: int = 0) -> Learned:
             network = fit_network(samples.take(~held), seed)
             rest = samples.take(held)
             after[held] = reciprocal_ranks(rest, network.score(rest))
-    is_named = samples.names_answer >= 0.5  # as the statement find_candidates decides
+    is_named = samples.names_answer >= 0.5  # the same threshold as in the statement find_candidates
     evidence: dict[str, Any] = {}
     proven = {}
     for kind, chosen in (("named", is_named), ("described", ~is_named)):
@@ -79,7 +79,7 @@ def reciprocal_ranks(samples: Samples, scores: Floats) -> Floats:
 
 
 def balance_roles(roles: npt.NDArray[np.str_], weights: Floats) -> Floats:
-    """Return factors (n,) by which no role counts for more than all others together, unless it is alone."""
+    """Return factors (n,) that keep one role from counting for more than all others together."""
     names, owner = np.unique(roles, return_inverse=True)
     total = np.bincount(owner, weights=weights)
     if len(names) < 2:

@@ -26,27 +26,27 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 Pass = Callable[[], AbstractContextManager[object]]
-"""Opens a pass of the work, which a budget may let wait and charge."""
+"""Opens one pass of the work; a budget may delay the pass and is charged for it."""
 
-MAX_QUESTIONS: Final = 4000  # the latest: a minute of searches; more change a small network little
-MAX_KINDS: Final = 16  # values of the attribute that says of what kind an entity is: each is an input
-_KINDS_FROM: Final = 2000  # entities looked at to find that attribute
-_NEWS: Final = 0.05  # share of the votes that must have come or gone since a ranking was learned
-_FEW_NEWS: Final = 20  # votes, where that is more
-_PASS: Final = 50  # questions searched for in a pass: about half a second
-_NEIGHBOURS, _NAME_MATCHES, _TEXT_MATCHES = 10, 200, 80  # as Breadth in answering/knowledge.py begins
+MAX_QUESTIONS: Final = 4000  # the latest; a minute of searches, and more hardly change a small network
+MAX_KINDS: Final = 16  # values of the attribute that tells an entity's kind: each is an input to compute
+_KINDS_FROM: Final = 2000  # entities looked at to find that attribute: enough to see a share of 90 %
+_NEWS: Final = 0.05  # share of the votes that must be new or gone to learn again: fewer change little
+_FEW_NEWS: Final = 20  # votes, the least change to learn from: a small store would learn at each vote
+_PASS: Final = 50  # questions in one pass: half a second, so that the budget can pause in between
+_NEIGHBOURS, _NAME_MATCHES, _TEXT_MATCHES = 10, 200, 80  # candidates: the defaults of Breadth
 
 
 @dataclass(frozen=True)
 class LearnedAnswers:
-    """What became of learning: the number of questions, and the ranking published, None without enough."""
+    """The result of learning: the number of questions, and the ranking published, None if too few."""
 
     questions: int
     ranking_id: int | None = None
     learned: Learned | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the result as plain data."""
         learned = self.learned
         return {
             "questions": self.questions,
@@ -71,7 +71,7 @@ class Drawn:
     def of(
         cls, found: Sequence[Any], answers: Sequence[int], details: Sequence[float], weight: float, role: str
     ) -> Self:
-        """Make it from the rows of `find_features` and the ids of the answers."""
+        """Make one from the rows of `find_features` and the ids of the answers."""
         return cls(
             np.stack([to_array(each.features) for each in found]),
             np.isin([each.id for each in found], answers),
@@ -88,7 +88,7 @@ def may_learn_answers(conn: Connection) -> bool:
 
 
 def has_news(conn: Connection) -> bool:
-    """Return whether enough votes came or went since the last ranking was learned, or the model changed."""
+    """Return whether enough votes are new or gone since a ranking was learned, or the model has changed."""
     (state,) = read(conn, "learning_state", layout=LAYOUT)
     if state.model_id is None:
         return False
@@ -108,7 +108,8 @@ def learn_answers(
 ) -> LearnedAnswers:
     """Learn a ranking from the confirmed answers of the store, and serve it where it is proven.
 
-    With fewer than MIN_QUESTIONS none is served. Raises ModelMismatchError if the store has another model.
+    With fewer than MIN_QUESTIONS questions none is served. Raises ModelMismatchError if the store has vectors
+    of another model.
     """
     prepare(conn)
     confirmed = read(conn, "read_confirmed", max_questions=MAX_QUESTIONS)
@@ -178,7 +179,7 @@ def find_features(conn: Connection, words: Sequence[Word], vector: Vectors, kind
 
 
 def stack_questions(drawn: Sequence[Drawn]) -> Samples:
-    """Make samples of the candidates of each question, with the likelihoods that the prior gives them."""
+    """Join the candidates of all questions to samples, with their likelihoods by the prior."""
     if not drawn:
         nothing, none = np.zeros(0), np.zeros((0, 0))
         ints = np.zeros(0, dtype=np.int64)

@@ -13,25 +13,25 @@ from vectuned.learning.model.arrays import Floats, Ints, Singles
 
 from .features import softmax
 
-NEURONS: Final = 12  # 24 find no more on WordNet, and each is evaluated for every candidate
-LARGEST_CORRECTION: Final = 30.0  # logits: beyond it the prior or the network decides alone
-_EPOCHS: Final = 15  # passes over the questions; more learn the sample by heart
-_BATCH: Final = 32  # questions of a step
+NEURONS: Final = 12  # 24 are no better on WordNet, and each is evaluated for every candidate
+LARGEST_CORRECTION: Final = 30.0  # logits; beyond this, the network alone would decide, or the prior
+_EPOCHS: Final = 15  # passes over the questions; more of them overfit
+_BATCH: Final = 32  # questions of one step of Adam: a usual size
 _STEP: Final = 4e-3  # first step size of Adam, for standardized inputs
-_LAST_STEP: Final = 1e-4  # size that the steps decrease to
-_DECAY: Final = 1e-4  # of the weights, for each step: keeps inputs that say nothing near 0
+_LAST_STEP: Final = 1e-4  # step size at the end, small enough to settle
+_DECAY: Final = 1e-4  # pull of the weights towards 0 in each step, for inputs that tell nothing
 _MOMENTS: Final = (0.9, 0.99)  # memory of Adam's two moments; the usual 0.999 is too long for so few steps
-_RIVALS: Final = 25  # best candidates of a question that are all trained on, and as many of the others
+_RIVALS: Final = 25  # best candidates of a question to train on, and as many others: all take much longer
 
 
 @dataclass(frozen=True)
 class Samples:
     """Questions with confirmed answers.
 
-    Of c candidates: `features` float32 (c, f), `question` (c,) from 0 to n - 1, ascending, `is_answer` (c,),
-    and `likelihood` (c,), what the prior says. Of n questions: `details` (n, g), `weights` (n,), `roles`
-    (n,), who confirmed the answer, and `names_answer` (n,), what the prior's gate says. A question whose
-    answer is not among its candidates counts as not found.
+    For c candidates: `features` float32 (c, f); `question` (c,), from 0 to n - 1, ascending; `is_answer`
+    (c,); and `likelihood` (c,) by the prior. For n questions: `details` (n, g); `weights` (n,); `roles` (n,),
+    who confirmed the answer; and `names_answer` (n,), the output of the prior's gate. If the answer of a
+    question is not among its candidates, it counts as not found.
     """
 
     features: Singles
@@ -111,8 +111,8 @@ class Network:
 def fit_network(samples: Samples, seed: int = 0, neurons: int = NEURONS) -> Network:
     """Fit a network by the cross-entropy of each question's answers among its candidates, with Adam.
 
-    All of the candidates that the prior puts first and some of the others are trained on; those count for
-    the ones left out.
+    It is trained on all of the candidates that the prior ranks first, and on a sample of the others, which
+    are weighted so that they stand for the ones left out.
     """
     rng = np.random.default_rng(seed)
     rows, drawn = _draw_rivals(samples, rng)
@@ -145,7 +145,7 @@ def fit_network(samples: Samples, seed: int = 0, neurons: int = NEURONS) -> Netw
 
 @dataclass(frozen=True)
 class _Scale:
-    """Standardizes columns; those that do not vary are left alone."""
+    """Standardizes columns; those that do not vary are only centred."""
 
     mean: Floats
     spread: Floats

@@ -24,7 +24,7 @@ from vectuned.reasoning.store.words import Word
 
 # The vote of a single person decides; that of a single run does not where another entity fits well.
 _DOUBT: Final = 0.25  # votes at which a score is half of the way to 1, or to 0
-_NO_LAYOUT: Final = 0  # which no learned ranking has
+_NO_LAYOUT: Final = 0  # a layout that no learned ranking has, so that none is found
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class IdentifyEntities(Node[In, Out]):
     """Finds the entities that the question may be about, best first, with one statement.
 
     The ranking scores them by how well they match, differently for questions that name their answer and for
-    those that describe it. A ranking learned from feedback corrects the scores where one is served, unless
+    those that describe it. If a ranking learned from feedback is in service, it corrects the scores, unless
     `learned` is false. What users said of the same question comes first.
 
     vectuned chooses the effort of the vector search and returns a query id, so that feedback can refer to the
@@ -74,7 +74,7 @@ class IdentifyEntities(Node[In, Out]):
                 shape=shape_of(inputs.question.text, inputs.words),
                 wording=wording_of(inputs.question.text, inputs.words),
                 layout=LAYOUT if self._learned else _NO_LAYOUT,
-                features=len(LEARNED_FEATURES) + 1,  # with the log of the likelihood
+                features=len(LEARNED_FEATURES) + 1,  # and the log of the likelihood
                 gate=ranking.gate.tolist(),
                 named=ranking.named.tolist(),
                 described=ranking.described.tolist(),

@@ -43,9 +43,9 @@ class PruneMaterial(Node[In, Out]):
 
     A candidate is kept if its score is at least `relevance` times the best score and it is about the question
     at all: users confirmed it, its name has at least `name_match` of the question's words by weight, or the
-    cosine is at least `similarity`. Of the right answers that come first, 1 % are below both thresholds. If
-    no candidate has any word of the question, the cosine must be at least `unknown_similarity`: embedders
-    place invented words near entities whose names look like them.
+    cosine is at least `similarity`. With these defaults, 1 % of the right answers that are ranked first fall
+    below both thresholds. If no candidate has any word of the question, the cosine must be at least
+    `unknown_similarity`, because embedders place invented words near entities whose names look like them.
 
     A link is kept if an end of it is kept, its confidence is at least `confidence`, and it was updated within
     `max_age`. Under a load from 0 to 1, `relevance` and `confidence` rise to threshold + load * 0.5 *
