@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-_FIRST_BEAT: Final = 3.0  # seconds; after this a reader of a log wonders whether something goes on
-_NEXT_BEATS: Final = 30.0  # seconds; more often would fill the log
+_FIRST_BEAT: Final = 3.0  # seconds; after this a reader of a log wonders whether anything is happening
+_NEXT_BEATS: Final = 30.0  # seconds between later messages; more of them would fill the log
 _PIPE_WIDTH: Final = 200  # columns; a pipe has no width, and tables there must not be folded or cut
 
 
@@ -41,7 +41,7 @@ class Console:
             self._err.print(text)
 
     def say_once(self, text: str) -> None:
-        """Write a message to stderr unless it was written before, or quiet."""
+        """Write a message to stderr, unless it was written before or the console is quiet."""
         if text not in self._said:
             self._said.add(text)
             self.say(text)
@@ -133,7 +133,7 @@ class Console:
 
     @contextmanager
     def _heartbeat(self, describe: Callable[[], str]) -> Iterator[None]:
-        """Say after a few seconds what goes on, and then now and again, where no terminal shows it."""
+        """Say what is going on, first after a few seconds and then every half minute, as no bar shows it."""
         ended = threading.Event()
 
         def beat() -> None:

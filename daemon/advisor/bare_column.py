@@ -105,7 +105,7 @@ def explain_cast(bare: BareColumn) -> str:
 
 
 def is_tuned(conn: Connection, relation: str, column: str | None) -> bool:
-    """Say whether a column is tuned and has an index over all rows; without a name, whether any is."""
+    """Say whether a column (without a name: any column) is tuned and has an index over all rows."""
     return bool(fetch_value(conn, "is_tuned", {"relation": relation, "column_name": column}))
 
 

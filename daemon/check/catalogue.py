@@ -97,8 +97,8 @@ class VectorIndex:
 class VectorTable:
     """A table's vector column with its indexes; `rows` is the planner's estimate, -1 if there is none.
 
-    Of a partitioned table, `parts` are the indexes over the column of its partitions here, and `foreign` the
-    partitions on other servers, whose rows count, but not their bytes.
+    For a partitioned table, `parts` are the indexes over the column of its partitions on this server, and
+    `foreign` the partitions on other servers. `rows` includes their rows, but `bytes` not their bytes.
     """
 
     relation: int
@@ -135,7 +135,7 @@ class VectorTable:
 
     @cached_property
     def searched(self) -> tuple[VectorIndex, ...]:
-        """Return the indexes that searches may go through: `serving` or, without any, those of partitions."""
+        """Return the indexes that searches may use: `serving` or, if there are none, those of partitions."""
         return self.serving or tuple(
             i for i in self.parts if i.is_valid and i.predicate is None and i.metric in _METRICS
         )
@@ -147,7 +147,7 @@ class VectorTable:
 
     @property
     def index_names(self) -> set[str]:
-        """Return the names of the vector indexes that a plan may show, with those of partitions."""
+        """Return the names of the vector indexes that a plan may show, including those of partitions."""
         return {index.name for index in (*self.indexes, *self.parts)}
 
     def measured_by(self, index: VectorIndex, extension_schema: str) -> VectorColumn:
@@ -196,7 +196,7 @@ def _with_indexes(table: VectorTable, indexes: list[VectorIndex], partitions: li
     return replace(
         table,
         indexes=tuple(i for i in indexes if i.relation == table.relation and _is_over(i, table)),
-        # A partition may number its columns differently, so its indexes are found by the column's name.
+        # A partition may number its columns differently, so its indexes are matched by the column's name.
         parts=tuple(i for i in indexes if i.relation in local and _is_over(replace(i, key=0), table)),
         foreign=tuple(
             ForeignPartition(row.relation, row.schema, row.name, row.server, row.extensions, row.rows)

@@ -93,7 +93,7 @@ def _measure_table(
             f"give more --seconds"
         )
         return
-    # Rows that are on other servers are read once, for the exact answers.
+    # Rows on other servers are read only once, for the exact answers, and not for this check as well.
     inside = not table.foreign
     found = _attempt(conn, lambda: list(check_inside(conn, report.server, table)) if inside else [])
     watch.check()
@@ -145,7 +145,7 @@ def _unmeasurable(server: Server, table: VectorTable) -> str:
     if not table.searched:
         return "no valid index over all its rows, so searches are exact"
     if unknown:
-        return f"how many rows {', '.join(unknown)} has is not known here: ANALYZE {unknown[0]}"
+        return f"the number of rows of {', '.join(unknown)} is not known here: ANALYZE {unknown[0]}"
     if table.rows < K:
         return "it holds fewer than ten rows, or was never analyzed"
     return ""
@@ -185,7 +185,7 @@ def _advice(measurement: Measurement, target: float) -> str:
         advice = "no setting tried here reaches the target: another index may, see `vectuned advise`"
     elif measurement.servers:
         advice = (
-            "settings of a session do not reach other servers: tune each partition where it is, with a "
+            "settings of a session do not reach other servers: tune each partition on its own server, with a "
             f"target of {1 - (1 - target) / measurement.partitions:.4g}, and put the settings that `vectuned "
             "status` shows there into the options of its foreign server"
         )

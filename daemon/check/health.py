@@ -85,8 +85,8 @@ def check_table(server: Server, table: VectorTable) -> Iterator[Finding]:
         if index.is_valid:
             yield from _check_index(server, table, index)
     yield from check_servers(str(table), table.foreign)
-    # An invalid index is to be built again, not given a second one beside it. Where some partitions are on
-    # other servers, an index of the parent would leave them out.
+    # An invalid index is to be built again, not given a second one beside it. If some partitions are on other
+    # servers, an index of the parent would leave them out.
     if not table.indexes and not table.parts and not table.foreign and table.rows >= SMALL_TABLE:
         yield _missing_index(table)
     if table.rows < 0 and table.bytes:

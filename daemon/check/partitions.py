@@ -1,4 +1,4 @@
-"""Partitions of a table: those on other servers, and what their foreign servers send along with a search."""
+"""Partitions on other servers, and foreign servers that send all their rows to every search."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .findings import Finding
 class ForeignPartition:
     """A partition on another server; `rows` is the planner's estimate, -1 if there is none.
 
-    `extensions` are those that the foreign server is said to have, whose operators are sent to it; None for
-    one that is not of postgres_fdw.
+    `extensions` is the foreign server's option of that name: postgres_fdw sends it the operators of these
+    extensions. None if the server is not of postgres_fdw.
     """
 
     relation: int
@@ -27,7 +27,7 @@ class ForeignPartition:
 
     @property
     def quoted(self) -> str:
-        """Name the partition as SQL does."""
+        """Return the quoted name of the partition, for SQL."""
         return sql.Identifier(self.schema, self.table).as_string(None)
 
     @property

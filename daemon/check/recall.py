@@ -64,8 +64,9 @@ class Trial:
 class Measurement:
     """Recall@10 of a table's searches: as they are, and under other settings.
 
-    `filter` is the column they filter by, None without one; `queries` how many searches there were. The
-    table has its rows in `partitions` partitions, 1 for one that is not partitioned, some on other `servers`.
+    `filter` is the column they filter by, None without one; `queries` how many searches there were.
+    `partitions` is the number of partitions, 1 for a table that is not partitioned; `servers` are the other
+    servers that hold some of them.
     """
 
     table: str
@@ -205,7 +206,10 @@ class RecallCheck:
         )
 
     def _alternatives(self, filtered: bool) -> list[tuple[str, Mapping[str, str]]]:
-        """List settings worth trying, by a name and the parameters to set; none reaches other servers."""
+        """List settings worth trying, by a name and the parameters to set.
+
+        Empty if there are partitions on other servers, because settings of a session do not reach those.
+        """
         if self.table.foreign:
             return []
         method = self._index.method
@@ -275,7 +279,7 @@ def describe_path(plan: Mapping[str, Any], vector_indexes: set[str]) -> str:
 
 
 def _describe_local(plan: Mapping[str, Any], vector_indexes: set[str]) -> tuple[str, int]:
-    """Describe what is done here, and count the scans on other servers."""
+    """Describe what this server does, and count the scans on other servers."""
     nodes, names, foreign, index = [plan], list[str](), 0, ""
     while nodes:
         node = nodes.pop()

@@ -58,7 +58,7 @@ def draw_rows(
     value = sql.SQL("NULL") if column is None else sql.Identifier("t", column)
     relation = sql.Identifier(table.schema, table.table)
     rows: list[Any] = []
-    # PostgreSQL samples no pages of other servers.
+    # TABLESAMPLE reads no sample of foreign partitions.
     for percent in (share, 100.0) if share < 50.0 and not table.foreign else (100.0,):
         sample = (
             sql.SQL("")

@@ -42,7 +42,7 @@ class Context:
         return Path(home).expanduser() if home else None
 
     def repeat(self, command: str, *arguments: str) -> str:
-        """Return the line of another command on the same database; passwords are starred."""
+        """Return the command line of another command on the same database, with passwords starred."""
         words = ["vectuned", command]
         if self.options.config is not None:
             words += ["--config", str(self.options.config)]
@@ -54,7 +54,7 @@ class Context:
     def database(self) -> Iterator[str]:
         """Yield the connection string of the chosen database; see `open_database`.
 
-        The embedded server is named, since another one may be meant.
+        Says so if it is the embedded server, since the user may have meant another one.
         """
         choice = choose_database(self.settings.of_database(None).database.dsn, os.environ)
         if choice.is_embedded:

@@ -72,7 +72,7 @@ _UNAVAILABLE_CLASSES: Final = ("08", "57")
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Leaves the example in one piece, so that it can be pasted."""
+    """Does not wrap the example, so that it can be pasted."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)

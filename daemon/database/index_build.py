@@ -21,8 +21,8 @@ from vectuned.sql.rows import fetch_row
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS: Final = 0.1  # between two looks at the progress, and two requests to cancel
-_CANCEL_SECONDS: Final = 5.0  # to wait for a cancel request to reach the server
+_POLL_SECONDS: Final = 0.1  # between two looks at the progress, or two requests to cancel; each is cheap
+_CANCEL_SECONDS: Final = 5.0  # until a cancel request that does not reach the server is given up
 _EXPRESSIONS: Final = {
     "plain": "{column}",
     "cast": "({column}::{type}({width}))",
@@ -111,10 +111,10 @@ def _run_and_watch(
 
 
 class _Build(threading.Thread):
-    """A thread that runs one statement, and that can be stopped whatever it was doing.
+    """A thread that runs one statement, and that can be stopped at any time.
 
-    A signal may interrupt `start` itself, while the statement runs already or before the thread has begun. So
-    the state is kept here and not asked of the thread.
+    A signal may interrupt `start` itself, before the thread has begun or while the statement is already
+    running. `is_alive` is not reliable then, so the thread keeps its state in events of its own.
     """
 
     def __init__(self, conn: psycopg.Connection[Any], statement: sql.Composed) -> None:
@@ -127,7 +127,7 @@ class _Build(threading.Thread):
         self._unwanted = threading.Event()
 
     def run(self) -> None:
-        """Run the statement, and keep what it raises."""
+        """Run the statement, and keep the exception that it raises."""
         self._begun.set()
         try:
             if not self._unwanted.is_set():

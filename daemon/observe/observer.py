@@ -31,7 +31,7 @@ _MOST_SHAPES: Final = 1_000  # kinds of searches counted one by one
 _MOST_REASONS: Final = 200  # reasons counted one by one: a report shows a few; this bounds the memory
 _REST: Final = "other reasons"
 _REDACTED: Final = "values that may not be stored, because of store_vectors => false"
-# In the texts of our own statements: benchmarks, checks and replays look like searches of an application.
+# Marks in vectuned's own statements: its benchmarks, checks and replays look like searches of an application.
 _OWN: Final = ("/* vectuned", NAME)
 _LARGEST_K: Final = 1_000  # rows: what a replay looks at
 
@@ -87,7 +87,7 @@ class Observer:
     """Takes statements, recognises them, and stores calls of tuned columns.
 
     With `enables` it tunes the columns of calls. Nothing is kept of statements that are no vector searches.
-    Our own are passed over.
+    vectuned's own statements are ignored.
     """
 
     def __init__(

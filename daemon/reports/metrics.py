@@ -163,7 +163,7 @@ def column_families(columns_by_database: Mapping[str, Sequence[Mapping[str, Any]
         efforts,
         "effort",
     )
-    # Without a proof there is no bound: 0 and 1 would be drawn as figures.
+    # Without a proof there is no bound, and a dashboard would draw the stored 0 and 1 as measurements.
     classes = [
         (labels, row if row["certified"] else {**row, "recall_bound": None, "tail_bound": None})
         for labels, row in classes

@@ -83,7 +83,7 @@ def _replay(context: JobContext) -> int:
 
 
 def _learn_answers(context: JobContext) -> bool:
-    """Learn the ranking of answers on a connection of its own, which the reads of the graph set up."""
+    """Learn the ranking of answers, on a connection of its own that is set up for the reads of the graph."""
     with open_session(context.conninfo, context.settings.database) as conn:
         pace = context.worker.pace
         return learn_from_answers(conn, context.settings, pace, context.progress) is not None

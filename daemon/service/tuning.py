@@ -79,8 +79,8 @@ class Tuning:
         if tuned.main is None:
             return {
                 **report,
-                "summary": f"nothing changed: {tuned.column} has no index over all rows, so that searches "
-                "without a filter, by which a target is chosen, are exact",
+                "summary": f"nothing changed: {tuned.column} has no index over all rows, so searches without "
+                "a filter are exact, and there is no target to choose for them",
             }
         if not offered:
             return {

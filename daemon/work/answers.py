@@ -1,4 +1,4 @@
-"""The daemon's work on the entity store: learn the ranking of answers from feedback."""
+"""The daemon's work for the entity store: learning the ranking of answers from feedback."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def learn_from_answers(
     pace: Pace | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> LearnedAnswers | None:
-    """Learn a ranking of answers if there is enough new feedback; None if there was nothing to do.
+    """Learn a ranking of answers if there is enough new feedback; return None if there was nothing to do.
 
-    `conn`: a session of its own, because it is set up for the reads of the reasoning graph. With a `pace` the
-    work keeps within the budget. Without the store's embedder nothing is learned, which the log says.
+    `conn` must be a session of its own, because it is set up for the reads of the reasoning graph. With a
+    `pace` the work stays within the budget. If the store's embedder is missing, nothing is learned and a
+    warning is logged.
     """
-    # Imported here because the embedders take a moment to import, and few databases have an entity store.
+    # Imported here, because the embedders are slow to import and few databases have an entity store.
     from vectuned.reasoning.ranking import learning
 
     if not settings.learning.enabled or not learning.may_learn_answers(conn) or not learning.has_news(conn):

@@ -374,7 +374,7 @@ class Worker:
         return sum(file is not None for _, file in self.column_jobs.run_each("export", columns, export_tuned))
 
     def import_new(self) -> int:
-        """Import the newest documents of the import folder, if set; return how many changed something."""
+        """Import the newest documents of the import folder, if set; return how many made a difference."""
         if not self.settings.export.import_folder:
             return 0
         folder = check_import_folder(Path(self.settings.export.import_folder).expanduser())

@@ -26,7 +26,7 @@ _RECORDED_QUERIES: Final = 2000
 def find_tuned_column(conn: psycopg.Connection[Any], options: argparse.Namespace) -> TunedColumn:
     """Return the tuned column that the options name, its indexes as they are now.
 
-    Raises VectunedError if it has no index over all rows.
+    Raises VectunedError if the column has no index over all rows.
     """
     from vectuned.learning.model.tuned_columns import read_tuned_columns
 

@@ -90,13 +90,13 @@ def _run(context: Context) -> None:
 
 
 def _may_ask(options: argparse.Namespace) -> bool:
-    """Return whether a person sits at a terminal who has not said yet what the answer is."""
+    """Return whether to ask for feedback: at a terminal, if the options do not give or decline it."""
     has_said = options.no_feedback or options.confirm is not None or options.reject is not None
     return not has_said and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _ask_for_feedback(options: argparse.Namespace, reasoner: Reasoner, outcome: Outcome) -> list[str]:
-    """Ask which entity is right, and record what is said; return a line for each vote."""
+    """Ask which entity is right, and record the reply as a vote; return the lines to print."""
     labels = [each.entity.label for each in outcome.candidates[:_TABLE_ROWS]]
     first = outcome.material.candidates[0].entity
     print(f"Is it {first.name}? y, n, the number of the right row of the table, or Enter to skip: ", end="")
@@ -108,7 +108,7 @@ def _ask_for_feedback(options: argparse.Namespace, reasoner: Reasoner, outcome: 
         return _give_feedback(options, reasoner, outcome, None, first.label)
     if said.isdecimal() and 1 <= int(said) <= len(labels):
         return _give_feedback(options, reasoner, outcome, labels[int(said) - 1], None)
-    return [] if not said else [f"Not understood, and nothing recorded: {said[:_DECISIONS_LENGTH]}"]
+    return [] if not said else [f"Not understood, so nothing was recorded: {said[:_DECISIONS_LENGTH]}"]
 
 
 def _give_feedback(
@@ -118,7 +118,7 @@ def _give_feedback(
     confirm: str | None,
     reject: str | None,
 ) -> list[str]:
-    """Record which entities, by label, are confirmed and rejected; return a line for each."""
+    """Record that the entities of these labels are confirmed and rejected; return a line for each."""
     ids = {each.entity.label: each.entity.id for each in outcome.candidates}
     given = ((confirm, reasoner.confirm, "confirmed"), (reject, reasoner.reject, "rejected"))
     wanted = [(label, give, done) for label, give, done in given if label is not None]

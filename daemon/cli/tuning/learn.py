@@ -56,7 +56,7 @@ def _run(context: Context) -> None:
             raise UsageError(
                 "There is no tuned column to learn about: run `vectuned enable RELATION COLUMN` first."
             )
-        # On a session of its own, which is set up for the reads of the reasoning graph.
+        # A session of its own, because it is set up for the reads of the reasoning graph.
         with context.open_session(conninfo) as reader:
             answers = learn_from_answers(reader, context.settings, pace)
         for tuned in columns:
