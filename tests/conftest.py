@@ -168,7 +168,7 @@ def template(server: EmbeddedServer, template_plain: str) -> str:
 
 @pytest.fixture
 def initial_database(template: str) -> str:
-    """The template of `database`: a module whose tests all begin with something learned overrides this."""
+    """The template of `database`; a module overrides this if all its tests start from something learned."""
     return template
 
 

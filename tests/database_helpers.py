@@ -12,7 +12,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-# Seconds for closed sessions to end: DROP DATABASE that meets one looks again only after 0.1 s.
+# Seconds to wait for closed sessions to end: if DROP DATABASE meets one, it tries again only after 0.1 s.
 _SESSION_END: Final = 0.05
 
 
@@ -39,7 +39,7 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def _wait_for_sessions(admin: psycopg.Connection[Any], name: str) -> None:
-    """Wait until nobody is connected to a database, but no longer than closed sessions take to end."""
+    """Wait until no session is connected to a database, but no longer than closed sessions take to end."""
     until = time.monotonic() + _SESSION_END
     sessions = "SELECT FROM pg_stat_activity WHERE datname = %s"
     while admin.execute(sessions, (name,)).rowcount and time.monotonic() < until:

@@ -151,13 +151,13 @@ def test_searches_of_the_parent_use_both_indexes_and_the_options_of_the_server(s
 
 
 def run(conn: Connection, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    """Run a command on one of the servers, which must succeed or find something; return its JSON."""
+    """Run a command on one of the servers, which must exit with 0 or with findings; return its JSON."""
     capsys.readouterr()
     assert main([*arguments, "--json", "--dsn", conn.info.dsn]) in (0, 1)
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_parent_is_refused_with_the_reason_and_a_way(shards: Shards) -> None:
+def test_enable_refuses_the_parent_with_the_reason_and_a_statement_that_helps(shards: Shards) -> None:
     conn = shards.coordinator
     for _ in range(2):
         with pytest.raises(errors.FeatureNotSupported, match="has partitions on other servers") as raised:
@@ -167,7 +167,7 @@ def test_the_parent_is_refused_with_the_reason_and_a_way(shards: Shards) -> None
         assert hint
         (said,) = conn.execute(raw(hint)).fetchall()
         assert "tuning public.items_0.embedding" in said[0]
-        # An index of the parent leaves the foreign partition out: it changes nothing.
+        # An index of the parent does not help: it leaves the foreign partition out.
         conn.execute("CREATE INDEX IF NOT EXISTS whole ON items USING hnsw (embedding vector_cosine_ops)")
     conn.execute("DROP INDEX whole")
     conn.execute("CREATE INDEX ON items_0 USING hnsw (embedding vector_cosine_ops)")
@@ -190,7 +190,7 @@ def test_check_measures_the_whole_on_the_coordinator(
     assert 0.8 <= whole["now"]["recall"] <= 1
     assert whole["now"]["rows_returned"] == K
     assert "no-index" not in {finding["code"] for finding in report["findings"]}
-    # A target that nothing reaches: what helps is said for each of the two partitions.
+    # A target that no setting reaches: the advice is about each of the two partitions.
     shards.other.execute(
         """
         DROP INDEX items_1_embedding_idx;
@@ -219,7 +219,7 @@ def test_check_on_a_shard_measures_its_partition(shards: Shards, capsys: pytest.
     assert len(measured["others"]) > 0
 
 
-def test_check_finds_a_server_that_is_sent_no_order(
+def test_check_finds_a_server_to_which_no_order_by_is_sent(
     shards: Shards, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conn = shards.coordinator

@@ -1,4 +1,4 @@
-"""What a reader without a terminal, such as a log, sees of long work."""
+"""What the console writes about long work if there is no terminal, for example into a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vectuned.daemon.console import Console
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The messages of a console that says what goes on without waiting."""
+    """The messages of a console that does not wait before it says what is going on."""
     monkeypatch.setattr(console, "_FIRST_BEAT", 0.0)
     messages: list[str] = []
     arrived = threading.Event()

@@ -1,4 +1,4 @@
-"""Searches that a hot standby serves are observed by its log, and learned from on the primary."""
+"""Searches served by a hot standby are observed in its log, and learned from on the primary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGGING = {
     "log_statement_sample_rate": "1",
     "log_parameter_max_length": "-1",
 }
-CALLS = 60
+CALLS = 60  # searches sent to the standby
 
 
 def test_searches_of_a_standby_are_observed_by_its_log(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from vectuned.daemon.work.worker import Worker
 
 @pytest.fixture(scope="session")
 def learned(server: EmbeddedServer, template: str) -> str:
-    """A database with a learned and proven column without any structure, so that effort matters."""
+    """A database with a learned and proven column of vectors without clusters, so that effort matters."""
     name = "template_promises"
     with prepared(server.dsn, template, name) as conn:
         make(conn, points(3000, seed=1), index=False)
@@ -31,7 +31,7 @@ def learned(server: EmbeddedServer, template: str) -> str:
 
 @pytest.fixture
 def worker(conn: Connection) -> Worker:
-    """Make a worker on a copy of the learned column; the module has `initial_database` return `learned`."""
+    """Make a worker on a copy of the learned column; the module overrides `initial_database` by `learned`."""
     # The server's statistics of the table are not copied.
     conn.execute("ANALYZE items")
     made = _worker(conn)

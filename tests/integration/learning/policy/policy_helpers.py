@@ -15,14 +15,14 @@ from vectuned.learning.replay.replay import replay
 from vectuned.learning.truth.recall import recall_at_k
 from vectuned.learning.truth.truth import exact_neighbors
 
-ROWS = 4000
-TARGET = 0.9
-# The bank serves whatever the measurement says: tests must not depend on which of two plans is faster.
+ROWS = 4000  # of the table: enough that the effort matters
+TARGET = 0.9  # recall
+# Whether the bank serves does not depend on what is measured: tests must not depend on which plan is faster.
 ALWAYS, NEVER = LearningOptions(step_aside=-0.99), LearningOptions(step_aside=1e9)
 
 
 def make_tuned(conn: Connection) -> TunedColumn:
-    """Make a column of some thousand vectors, easy and hard, all of whose searches are recorded."""
+    """Make a column of some thousand vectors, easy and hard ones; all of its searches are recorded."""
     make(conn, drawn(ROWS, seed=1), index=False)
     build(conn, options="WITH (m = 5, ef_construction = 24)")
     enable(conn, sample_rate=1.0, target_recall=TARGET)
@@ -54,7 +54,7 @@ def served_recall(
 
 
 def state(conn: Connection) -> list[tuple[Any, ...]]:
-    """Read what a search would be served with, and the number of patterns."""
+    """Return the setting that would serve a search, and the number of patterns."""
     return conn.execute(
         "SELECT b.k_class, b.version, b.access_path, b.ef_search, b.saving, b.reason, "
         "(SELECT count(*) FROM vectuned.pattern p WHERE (p.column_id, p.k_class) = (b.column_id, b.k_class)) "

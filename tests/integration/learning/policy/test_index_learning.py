@@ -251,7 +251,7 @@ def template_settled(server: EmbeddedServer, template: str) -> str:
 
 @pytest.fixture
 def settled(server: EmbeddedServer, template_settled: str) -> Iterator[Connection]:
-    """A connection to a copy of the database in which all is learned."""
+    """A connection to a copy of the database in which everything has been learned."""
     with copied(server.dsn, template_settled, "settled") as conn:
         conn.execute("ANALYZE items")  # the server's statistics of the table are not copied
         yield conn

@@ -1,4 +1,4 @@
-"""A column with partial indexes alone: each is learned about for its filters, other searches are exact."""
+"""Columns with only partial indexes: each is learned about for its filters, other searches are exact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.integration.table_helpers import (
 from vectuned.config.settings import load_settings
 from vectuned.daemon.work.worker import Worker
 
-ROWS, DIMENSIONS, TARGET = 3000, 24, 0.9
+ROWS, DIMENSIONS, TARGET = 3000, 24, 0.9  # of the table and its vectors; the target recall
 QUERIES = clustered(150, DIMENSIONS, seed=3)
 HELDOUT = clustered(40, DIMENSIONS, seed=9)
 INDEX = "CREATE INDEX {} ON items USING {} WHERE kind = {}"
@@ -55,7 +55,7 @@ def params(conn: Connection, condition: str | None) -> tuple[Any, ...] | None:
 
 
 def learn(conn: Connection, exact_ms: float) -> None:
-    """Learn as if each exact search had taken so long: no test may depend on what is quicker."""
+    """Learn as if each exact search had taken a given time: no test may depend on what is faster."""
     conn.execute("UPDATE vectuned.replay SET exact_ms = %s", (exact_ms,))
     worker = Worker(conn, load_settings(None, {}, {}))
     worker.learn(only(conn))
@@ -81,7 +81,7 @@ def test_enable_tunes_a_column_with_partial_indexes_only(items: Connection) -> N
 def test_filter_that_implies_a_predicate_uses_the_index_before_anything_was_learned(
     items: Connection,
 ) -> None:
-    # Over so many rows exact search is not the default.
+    # If so many rows match, exact search is not the default.
     items.execute("UPDATE pg_class SET reltuples = 10000000 WHERE relname = 'items'")
     for condition, index in (({"kind": 0}, "graph"), ({"kind": 1, "color": "red"}, "lists")):
         with scans(items) as seen:
@@ -143,11 +143,11 @@ def test_index_over_all_rows_takes_over(items: Connection) -> None:
     assert set(seen) == {"whole"}
 
 
-def test_search_of_all_rows_without_the_time_fails_as_plain_sql_does(
+def test_search_of_all_rows_beyond_statement_timeout_fails_as_plain_sql_does(
     items: Connection, database: str
 ) -> None:
     items.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY")
-    # An exact search takes minutes: a second one, after the timeout, would not end in time.
+    # An exact search takes minutes here. If another one followed the timeout, the test would take too long.
     items.execute("CREATE POLICY slow ON items USING (pg_sleep(0.1) IS NOT NULL)")
     with plain_role(items, database, "SELECT ON items") as reader:
         reader.execute("SET statement_timeout = 300")

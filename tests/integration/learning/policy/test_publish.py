@@ -1,4 +1,4 @@
-"""How what was learned is published: whole, in turn, announced, and read back as it was."""
+"""Publishing what was learned: as a whole, one at a time, announced, and read back unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vectuned.learning.policy.publication import publish
 from vectuned.learning.policy.savings import measure_saving
 from vectuned.learning.policy.storage import read_bank
 
-SEARCHES = 600  # replayed before each test
+SEARCHES = 600  # recorded searches that are replayed before each test
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_recognize_never_plans_tables_that_call_functions_of_others(
         conn.execute("DROP ROLE stranger")
 
 
-def test_recognize_needs_select_alone_and_says_where_that_lacks(conn: Connection) -> None:
+def test_recognize_needs_only_select_and_says_where_it_is_missing(conn: Connection) -> None:
     conn.execute("CREATE ROLE reader LOGIN")
     try:
         conn.execute("GRANT USAGE ON SCHEMA app TO reader")

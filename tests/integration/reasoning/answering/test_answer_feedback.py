@@ -158,7 +158,7 @@ def test_the_command_asks_a_person_at_a_terminal(
 
 
 @pytest.mark.parametrize("option", [["--no-feedback"], ["--json"], []])
-def test_the_command_asks_nobody_else(
+def test_the_command_asks_nothing_without_a_terminal(
     reasoner: Reasoner, shared: EntityStore, capsys: pytest.CaptureFixture[str], option: list[str]
 ) -> None:
     assert main(["ask", ASKED, *option, "--dsn", dsn(shared)]) == 0

@@ -1,4 +1,4 @@
-"""Documents of several sources: what two servers learned adds up to one bank."""
+"""Documents of several sources: what two servers learned is added up to one bank."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_sources_on_the_same_index_add_up_to_one_proof(world: World, here: Conne
     for document in documents:
         assert not imported(here, document)["changed"]
     assert read_import_state(here) == before
-    # A later document of one source replaces what that one said; the other still counts.
+    # A later document of one source replaces only its own part; the other source still counts.
     newer = later(here, of_source(here, world.document, "two", **{**SECOND, "ef_search": 70, "samples": 500}))
     assert actions(imported(here, newer))[K] == "merged"
     assert bank(here)[1:4] == (80, True, 800)
@@ -95,7 +95,7 @@ def test_unproven_source_leaves_the_whole_unproven(world: World, here: Connectio
 
 def test_priors_of_several_sources_serve_the_highest_effort(world: World, here: Connection) -> None:
     here.execute("REINDEX INDEX items_embedding_idx")
-    # The one that needs more was written earlier.
+    # The document with the higher effort was written earlier.
     second = of_source(here, world.document, "two", **SECOND)
     first = later(here, of_source(here, world.document, "one", **FIRST))
     for document in (first, second):
@@ -161,7 +161,7 @@ def test_what_two_servers_learned_is_merged_into_a_third_bank(
     assert (path, certified, samples) == ("hnsw", False, 0)
     assert effort >= max(highest, 40)
     assert f"with {sum(each['samples'] for each in asked)} replays" in reason
-    # What is learned here later takes the place of both.
+    # What is learned here later replaces both.
     search_and_replay(here, 200)
     learn(here, only(here))
     assert bank(here)[3] > 0

@@ -259,7 +259,7 @@ def test_apply_of_another_session_follows_every_change_once_it_is_committed(
             conn.execute(raw(statement.format(column=column)))
             assert served(other) == 10
         if isolation == "REPEATABLE READ":
-            assert served(other) == 10  # as everything that such a transaction reads
+            assert served(other) == 10  # its snapshot is older than the change
         other.execute("COMMIT")
         now = served(conn)
         assert now == expected if expected else now > 10
@@ -292,7 +292,7 @@ def test_apply_keeps_nothing_while_another_change_is_being_committed(conn: Conne
     with psycopg.connect(conn.info.dsn) as writer, psycopg.connect(conn.info.dsn, autocommit=True) as reader:
         assert served(reader) == 10
         writer.execute("UPDATE vectuned.bank SET ef_search = 66")
-        writer.execute("SET CONSTRAINTS ALL IMMEDIATE")  # as the commit does before it is visible
+        writer.execute("SET CONSTRAINTS ALL IMMEDIATE")  # as COMMIT does, before the change is visible
         assert [served(reader), served(reader)] == [10, 10]
         writer.commit()
         assert [served(reader), served(reader)] == [66, 66]
@@ -315,7 +315,7 @@ def test_apply_follows_two_changes_at_once_and_a_change_by_the_daemons_role(conn
         assert [served(reader), served(reader, 30)] == [62, 61]
 
 
-def test_apply_tells_two_columns_apart_and_never_stays_with_a_former_one(conn: Connection) -> None:
+def test_apply_keeps_efforts_of_two_columns_apart_and_drops_those_of_a_former_one(conn: Connection) -> None:
     column = parted(conn)
     statement = "SELECT vectuned.apply('items', %s, 10, column_name => '{}', filtered => false)"
     conn.execute('ALTER TABLE items ADD "Embedding" vector(24)')

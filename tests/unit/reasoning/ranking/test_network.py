@@ -10,11 +10,11 @@ import pytest
 from vectuned.reasoning.ranking.learner import balance_roles, learn_ranking, reciprocal_ranks
 from vectuned.reasoning.ranking.network import LARGEST_CORRECTION, Network, Samples, fit_network
 
-CANDIDATES = 20
+CANDIDATES = 20  # of each question
 
 
 def questions(count: int, *, seed: int, telling: bool = True) -> Samples:
-    """Make questions whose answer has a high second feature, which the likelihood does not know of."""
+    """Make questions whose answers have a high second feature, which does not influence the likelihood."""
     rng = np.random.default_rng(seed)
     question = np.repeat(np.arange(count), CANDIDATES)
     features = rng.normal(size=(count * CANDIDATES, 3)).astype(np.float32)
@@ -40,7 +40,7 @@ def mean_rank(samples: Samples, scores: np.ndarray) -> float:
     return float(reciprocal_ranks(samples, scores).mean())
 
 
-def test_a_network_survives_its_array() -> None:
+def test_network_from_array_equals_the_network_it_was_made_of() -> None:
     network = fit_network(questions(40, seed=1))
     again = Network.from_array(network.to_array(), 3, 2)
     for name in ("hidden", "context", "biases", "outputs", "linear"):
@@ -78,7 +78,7 @@ def test_only_what_is_proven_better_is_to_be_served() -> None:
     assert not few.for_described
 
 
-def test_a_prior_that_knows_better_than_the_feedback_is_kept() -> None:
+def test_a_prior_better_than_the_learned_network_stays_in_service() -> None:
     samples = questions(400, seed=1, telling=False)
     known = np.where(samples.is_answer, 0.9, 0.1 / (CANDIDATES - 1))
     learned = learn_ranking(replace(samples, likelihood=known))
@@ -95,7 +95,7 @@ def test_each_kind_of_question_needs_its_own_proof() -> None:
     assert not learned.for_described
 
 
-def test_the_feedback_of_one_role_counts_for_no_more_than_that_of_all_others() -> None:
+def test_balance_roles_limits_one_role_to_the_weight_of_all_others() -> None:
     roles = np.array(["eve"] * 90 + ["anna"] * 6 + ["bert"] * 4)
     weights = np.ones(100)
     balanced = weights * balance_roles(roles, weights)
@@ -104,7 +104,7 @@ def test_the_feedback_of_one_role_counts_for_no_more_than_that_of_all_others() -
     assert (balance_roles(np.full(5, "eve"), np.ones(5)) == 1).all()
 
 
-def test_a_role_that_gives_wrong_answers_serves_nothing_that_the_others_lose_by() -> None:
+def test_a_ranking_by_which_other_roles_lose_is_not_served() -> None:
     honest, wrong = questions(300, seed=1), questions(300, seed=2)
     # The wrong answers are those with a low second feature.
     low = np.zeros(len(wrong.question), dtype=bool)

@@ -116,5 +116,5 @@ def test_fingerprint_time_grows_with_the_length_alone() -> None:
         "E'\\" * 7000,
         "%(" * 10_000,
     ):
-        # Were it quadratic, it would take 256 times as long.
+        # In quadratic time, this would take 256 times as long.
         assert took(hostile * 16) < 150 * took(hostile) + 0.05, hostile[:10]
