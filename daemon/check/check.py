@@ -140,7 +140,7 @@ def _unmeasurable(server: Server, table: VectorTable) -> str:
     unknown = [part.quoted for part in table.foreign if part.rows < 0]
     if not table.searched and table.foreign:
         return (
-            "its indexes are on other servers, where `vectuned check` measures the searches of each partition"
+            "its indexes are on other servers: run `vectuned check` there for the searches of each partition"
         )
     if not table.searched:
         return "no valid index over all its rows, so searches are exact"

@@ -53,7 +53,7 @@ def check_servers(subject: str, partitions: tuple[ForeignPartition, ...]) -> Ite
             "foreign-rows-fetched",
             subject,
             f"gets all rows of {', '.join(part.quoted for part in its)} from the server {server} for every "
-            "search: pgvector is not among the extensions of that server, so ORDER BY is not sent to it",
+            "search: pgvector is not in the option extensions of that server, so ORDER BY is not sent to it",
             "if the server has pgvector, run",
             statement.as_string(None),
         )

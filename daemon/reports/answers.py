@@ -86,9 +86,9 @@ def judge_column(column: Mapping[str, Any]) -> Answer:
     if not checked and (ended := _ended_alarm(column)) is not None:
         return Answer(
             "unknown",
-            f"Not known yet: since the alarm of {ended['happened_at']:%Y-%m-%d %H:%M} "
-            f"({ended['details']['why']}) what serves is proven again by replays, but no search that it "
-            "served has been checked.",
+            f"Not known yet: after the alarm of {ended['happened_at']:%Y-%m-%d %H:%M} "
+            f"({ended['details']['why']}) replays have proven again what serves, but no search served since "
+            "then has been checked.",
         )
     if not checked:
         return Answer("unknown", "Not known yet: no served search has been checked.")

@@ -225,8 +225,8 @@ def _print_settings(console: Console, observer: Observer, logging: ServerLogging
     for statement in one:
         console.line(f"    {statement}")
     console.line(
-        "With ALTER ROLE app IN DATABASE in place of ALTER DATABASE, only the application's role is logged, "
-        "and not vectuned's own statements. RESET in place of SET ends it."
+        "Use ALTER ROLE app IN DATABASE instead of ALTER DATABASE to log only the application's role, and "
+        "not vectuned's own statements. The same statements with RESET instead of SET end it."
     )
     searches = sum(kind.calls for kind in observer.kinds.values()) + observer.left_out.total()
     size = observer.bytes / searches if searches else 4000

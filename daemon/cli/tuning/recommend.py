@@ -45,8 +45,8 @@ def _run(context: Context) -> None:
     if unsearched:
         classes = ", ".join(row["subject"].removeprefix("k up to ") for row in unsearched)
         console.line(
-            f"\nNo search without a filter was recorded for k up to {classes}: what serves there follows "
-            "from other searches (--json shows it)."
+            f"\nNo search without a filter was recorded for k up to {classes}: their settings are derived "
+            "from other searches (--json shows them)."
         )
 
 

@@ -345,8 +345,8 @@ BEGIN
     LEFT JOIN (pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver) ON f.ftrelid = c.oid
     WHERE t.isleaf;
     IF elsewhere IS NOT NULL THEN
-        RAISE EXCEPTION '% has partitions on other servers, and each is tuned where it is', p_relation
-            USING ERRCODE = 'feature_not_supported', DETAIL = format('These are %s: vectuned.enable tunes them there.', elsewhere),
+        RAISE EXCEPTION '% has partitions on other servers, and each is tuned on its own server', p_relation
+            USING ERRCODE = 'feature_not_supported', DETAIL = format('These are %s. Call vectuned.enable there.', elsewhere),
                   HINT = CASE WHEN here THEN format(
                       'SELECT vectuned.enable(t.relid, %L) FROM pg_partition_tree(%L) t JOIN pg_class c ON c.oid = t.relid '
                       'WHERE t.isleaf AND c.relkind = ''r''', p_column, p_relation::text) ELSE '' END;

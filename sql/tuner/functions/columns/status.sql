@@ -72,7 +72,7 @@ SELECT l.relation, l.column_name, c.enabled, c.metric, l.dimensions, x.index_rel
                             o.change, l.relation, l.column_name)
             WHEN x.index_relation IS NULL AND c.index_relation = 0
                  AND EXISTS (SELECT FROM vectuned.tuned_index t JOIN pg_class r ON r.oid = t.index_relation WHERE t.column_id = c.id)
-                THEN 'partial indexes only: filters that imply the predicate of one are learned about, other searches are exact'
+                THEN 'partial indexes only: they serve filters that imply their predicates, all other searches are exact'
             WHEN x.index_relation IS NULL
                 THEN format('index missing: searches scan the table; the daemon, or vectuned.refresh(%L, %L), takes the next index '
                             'over all rows%s', l.relation, l.column_name,
