@@ -31,7 +31,7 @@ from vectuned.learning.exchange import document_name, import_newest_documents
 from vectuned.learning.policy.learner import learn
 from vectuned.sql.install import migrate
 
-K = 10
+K = 10  # rows of a search
 
 
 def of_source(conn: Connection, document: Document, database: str, **figures: Any) -> Document:
