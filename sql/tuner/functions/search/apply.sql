@@ -16,8 +16,10 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 #variable_conflict use_variable
 DECLARE
-    kept text[] := vectuned._kept_effort(relation, column_name, k, filtered);
+    kept pg_catalog.text[] := vectuned._kept_effort(relation, column_name, k, filtered);
 BEGIN
+    -- Any role can write what is kept, also before a SECURITY DEFINER function of another calls this: so it does not name what is
+    -- set, and the type in DECLARE, which PL/pgSQL resolves once in a session, is qualified.
     RETURN CASE
         WHEN (filter IS NULL
             AND kept[1] OPERATOR(pg_catalog.=) pg_catalog.concat(
@@ -25,7 +27,8 @@ BEGIN
             AND @extschema@.vector_norm(query) OPERATOR(pg_catalog.>) 0
             AND pg_catalog.hashfloat8(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()))
                 OPERATOR(pg_catalog.>=) kept[4]::pg_catalog.int4) IS TRUE
-            AND pg_catalog.set_config(kept[2], kept[3], true) IS NOT NULL
+            AND pg_catalog.set_config(CASE WHEN kept[2] OPERATOR(pg_catalog.=) 'ivfflat.probes' THEN 'ivfflat.probes'
+                                           ELSE 'hnsw.ef_search' END, kept[3], true) IS NOT NULL
             AND (filtered IS FALSE OR vectuned._continue_scans())
         THEN query
         ELSE vectuned._apply_looked_up(relation, query, k, column_name, filtered, filter, kept) END;
@@ -46,7 +49,8 @@ DECLARE
     found record;
 BEGIN
     IF fits THEN
-        PERFORM set_config(kept[2], kept[3], true), vectuned._record_call(kept[5]::int, query, k::int);
+        PERFORM set_config(CASE WHEN kept[2] = 'ivfflat.probes' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END, kept[3], true),
+                vectuned._record_call(kept[5]::int, query, k::int);
         RETURN (query);
     END IF;
     SELECT * INTO found FROM vectuned._find_effort(relation, column_name, k, filtered) WHERE filter IS NULL;
@@ -62,7 +66,7 @@ BEGIN
         PERFORM vectuned._record_call(found.column_id, query, k::int);
     END IF;
     IF found.kept IS DISTINCT FROM kept THEN
-        PERFORM set_config(vectuned._effort_setting(relation, column_name, k, filtered), coalesce(found.kept::text, ''), false);
+        PERFORM set_config(vectuned._effort_setting(relation, column_name, k, filtered), coalesce(array_to_string(found.kept, '|'), ''), false);
     END IF;
     RETURN (query);
 END

@@ -13,8 +13,9 @@ AS $$
 DECLARE
     change constant bigint := pg_current_xact_id()::text::bigint;
 BEGIN
+    -- Always taken: a savepoint that was rolled back may have released it, while the sequence kept its value.
+    PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.policy_change', 0));
     IF pg_sequence_last_value('vectuned.policy_change'::regclass) IS DISTINCT FROM change THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('vectuned.policy_change', 0));
         PERFORM setval('vectuned.policy_change', change);
     END IF;
     RETURN NULL;
@@ -58,7 +59,8 @@ RETURN concat('vectuned.effort_', p_relation, '_', hashname(p_column)::oid, '_',
 -- setting that was first set in a transaction that was rolled back is empty.)
 CREATE OR REPLACE FUNCTION vectuned._kept_effort(p_relation oid, p_column name, k bigint, filtered boolean) RETURNS text[]
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN nullif(current_setting(vectuned._effort_setting(p_relation, p_column, k, filtered), true), '')::text[];
+-- Not as an array's text, whose cast would fail where something else was written into the setting.
+RETURN string_to_array(nullif(current_setting(vectuned._effort_setting(p_relation, p_column, k, filtered), true), ''), '|');
 
 -- What vectuned.apply sets for a call whose argument `filter` is NULL; no row if the column has changed since the last refresh.
 -- kept: what the session may keep; NULL while a transaction that this snapshot does not see is changing a policy.

@@ -213,7 +213,7 @@ LANGUAGE plpgsql STABLE ROWS 10
 AS $$
 #variable_conflict use_variable
 DECLARE
-    relation regclass := vectuned._row_relation(pg_catalog.pg_typeof(row_type));
+    relation pg_catalog.regclass := vectuned._row_relation(pg_catalog.pg_typeof(row_type));
 BEGIN
     RETURN QUERY EXECUTE vectuned._rows_statement(relation, column_name) USING relation, query, k, filter, column_name;
 END

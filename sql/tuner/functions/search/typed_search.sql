@@ -55,7 +55,7 @@ LANGUAGE plpgsql STABLE ROWS 1000
 AS $$
 #variable_conflict use_variable
 DECLARE
-    former text;
+    former pg_catalog.text;
 BEGIN
     former := pg_catalog.current_setting('vectuned.record', true);
     PERFORM pg_catalog.set_config('vectuned.record', 'off', true);

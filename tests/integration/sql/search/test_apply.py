@@ -358,3 +358,25 @@ def test_a_function_around_apply_is_inlined_and_serves_the_proven_effort(conn: C
         assert one(conn, "SHOW hnsw.ef_search") == "10"
         assert conn.execute(plain, (query, query)).fetchall() == found
     assert [k for k, *_ in recorded(conn)] == [10]
+
+
+def test_apply_sets_nothing_else_whatever_stands_in_the_settings_it_keeps(conn: Connection) -> None:
+    parted(conn)
+    statement = "SELECT vectuned.apply('items', %s, 10, 'embedding', false)"
+
+    def efforts(forged: str | None) -> tuple[str, str]:
+        with conn.transaction():
+            if forged is not None:
+                conn.execute("SELECT set_config(%s, %s, false)", (setting, forged))
+            conn.execute(raw(statement), (text(QUERIES[0]),))
+            return one(conn, "SHOW hnsw.ef_search"), one(conn, "SHOW search_path")
+
+    setting = one(conn, "SELECT vectuned._effort_setting('items'::regclass, 'embedding', 10, false)")
+    path = one(conn, "SHOW search_path")
+    assert efforts(None) == ("10", path)
+    kept = one(conn, "SELECT current_setting(%s)", setting)
+    assert len(kept.split("|")) == 5
+    for broken in ("broken", "{1,2}", "|||||", "{"):
+        assert efforts(broken) == ("10", path)
+    version = kept.split("|")[0]
+    assert efforts(f"{version}|search_path|77|-2147483648|1") == ("77", path)
