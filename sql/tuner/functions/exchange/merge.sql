@@ -122,8 +122,10 @@ CREATE OR REPLACE FUNCTION vectuned._combine_sources(
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT max(d.effort), least(sum(d.samples), 2147483647)::int, sum(d.expected_recall * d.samples) / nullif(sum(d.samples), 0), min(d.recall_bound),
-           sum(d.tail * d.samples) / nullif(sum(d.samples), 0), max(d.tail_bound), bool_and(d.certified), min(d.target_recall),
+    SELECT max(d.effort), least(sum(d.samples), 2147483647)::int,
+           sum(d.expected_recall * d.samples) / nullif(sum(d.samples) FILTER (WHERE d.expected_recall IS NOT NULL), 0), min(d.recall_bound),
+           sum(d.tail * d.samples) / nullif(sum(d.samples) FILTER (WHERE d.tail IS NOT NULL), 0),
+           CASE WHEN bool_and(d.tail_bound IS NOT NULL) THEN max(d.tail_bound) END, bool_and(d.certified), min(d.target_recall),
            string_agg(d.source, ' and ' ORDER BY e.key)
     FROM jsonb_each(sources) e
     CROSS JOIN LATERAL jsonb_to_record(e.value) AS d (
@@ -170,8 +172,12 @@ AS $$
         THEN nullif(b.sources - v.origin, '{}') END AS others) t
     CROSS JOIN LATERAL (SELECT coalesce(t.others, '{}') || jsonb_build_object(v.origin, jsonb_build_object(
         'source', vectuned._document_source(document), 'created_at', document -> 'created_at', 'checksum', document -> 'checksum',
-        'effort', e.effort, 'samples', d.samples, 'expected_recall', d.expected_recall, 'recall_bound', d.recall_bound,
-        'tail', d.tail, 'tail_bound', d.tail_bound, 'certified', d.certified, 'target_recall', d.target_recall)) AS sources) w
+        'effort', e.effort, 'samples', d.samples, 'expected_recall', d.expected_recall,
+        -- Together the fixed setting serves, which is proven for the target alone where effort by query was learned.
+        'recall_bound', CASE WHEN d.access_path LIKE '%\_adaptive' THEN least(d.recall_bound, d.target_recall) ELSE d.recall_bound END,
+        'tail', d.tail, 'tail_bound', CASE WHEN d.access_path LIKE '%\_adaptive'
+            THEN greatest(d.tail_bound, (document #>> '{provenance,max_tail}')::float8) ELSE d.tail_bound END,
+        'certified', d.certified, 'target_recall', d.target_recall)) AS sources) w
     CROSS JOIN LATERAL vectuned._combine_sources(w.sources) g
     CROSS JOIN LATERAL (SELECT CASE
         WHEN m.index_no IS NULL THEN ARRAY['skipped', format('there is no such %s index here', m.method)]

@@ -93,6 +93,16 @@ def test_unproven_source_leaves_the_whole_unproven(world: World, here: Connectio
     assert bank(here)[1:4] == (120, False, 400)
 
 
+def test_sources_together_claim_no_bound_that_one_of_them_lacks(conn: Connection) -> None:
+    known = {"effort": 80, "samples": 300, "expected_recall": 0.96, "recall_bound": 0.94, "tail": 0.02}
+    sources = {
+        "a": {**known, "tail_bound": 0.04, "certified": True, "source": "a"},
+        "b": {"effort": 90, "samples": 100, "recall_bound": 0.93, "certified": True, "source": "b"},
+    }
+    statement = "SELECT expected_recall, recall_bound, tail, tail_bound FROM vectuned._combine_sources(%s)"
+    assert conn.execute(statement, (json.dumps(sources),)).fetchone() == (0.96, 0.93, 0.02, None)
+
+
 def test_priors_of_several_sources_serve_the_highest_effort(world: World, here: Connection) -> None:
     here.execute("REINDEX INDEX items_embedding_idx")
     # The document with the higher effort was written earlier.
