@@ -58,6 +58,6 @@ def learn_from_answers(
             progress=progress,
             paced=paced,
         )
-    except VectunedError as error:
+    except (VectunedError, psycopg.errors.InsufficientPrivilege) as error:
         log.warning("The ranking of answers was not learned: %s", error, extra={"action": "learn"})
         return None

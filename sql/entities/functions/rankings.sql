@@ -59,6 +59,8 @@ DECLARE
     most_rankings constant int := 10;  -- rankings kept, some kilobytes each: enough to go back to
     id bigint;
 BEGIN
+    -- Before the row is inserted: taken later, two publishes would wait for each other.
+    LOCK TABLE vectuned_entities.rankings IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO vectuned_entities.rankings (layout, model_id, weights, kinds, for_named, for_described, questions, feedback, evidence)
     VALUES (layout, model_id, weights, kinds, for_named, for_described, questions, feedback, evidence)
     RETURNING rankings.ranking_id INTO id;

@@ -87,9 +87,13 @@ FROM vectuned_entities._candidates(
 
 -- name: may_learn_answers
 -- Whether there is an entity store, and whether the role has the privileges to learn a ranking for it.
-SELECT coalesce(bool_and(coalesce(has_table_privilege(to_regclass('vectuned_entities.' || w.name), r.needed), false)), false) AS allowed
+SELECT coalesce(bool_and(coalesce(has_schema_privilege(t.relnamespace, 'USAGE') AND has_table_privilege(t.oid, r.needed), false)),
+                false) AS allowed
 FROM (VALUES ('answer_feedback', 'SELECT'), ('entities', 'SELECT'), ('rankings', 'SELECT, INSERT, UPDATE, DELETE')) AS w (name, needs)
-CROSS JOIN LATERAL regexp_split_to_table(w.needs, ', ') AS r (needed);
+CROSS JOIN LATERAL regexp_split_to_table(w.needs, ', ') AS r (needed)
+-- Not by to_regclass, which fails in a schema that the role may not use.
+LEFT JOIN (SELECT c.oid, c.relnamespace, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'vectuned_entities') t ON t.relname = w.name;
 
 -- name: learning_state
 -- The number of votes, and what the last ranking was learned from: votes, model and layout (NULLs if there was none).
@@ -101,9 +105,11 @@ LEFT JOIN (SELECT l.* FROM vectuned_entities.rankings l ORDER BY l.ranking_id DE
 -- name: read_confirmed
 -- The latest questions with confirmed answers, which have more votes for them than against them. weight: at most 1; a fifth if
 -- only a program confirmed the answer. role: the first in the alphabet of the roles that confirmed it.
-SELECT v.question, array_agg(v.entity_id ORDER BY v.entity_id) AS entities, least(max(v.votes), 1)::float8 AS weight, min(v.role) AS role
+SELECT v.question, array_agg(v.entity_id ORDER BY v.entity_id) AS entities, least(max(v.votes), 1)::float8 AS weight,
+       (array_agg(v.role ORDER BY v.first))[1] AS role
 FROM (
-    SELECT f.question, f.entity_id, min(f.role::text) FILTER (WHERE f.is_right) AS role, max(f.given_at) AS given_at,
+    SELECT f.question, f.entity_id, (array_agg(f.role::text ORDER BY f.feedback_id) FILTER (WHERE f.is_right))[1] AS role,
+           min(f.feedback_id) FILTER (WHERE f.is_right) AS first, max(f.given_at) AS given_at,
            sum(CASE WHEN f.is_right THEN 1 ELSE -1 END * CASE WHEN f.by_person THEN 1 ELSE 0.2 END) AS votes
     FROM vectuned_entities.answer_feedback f
     JOIN vectuned_entities.entities e ON e.entity_id = f.entity_id AND e.status = 'active'

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 from tests.integration.reasoning.store_helpers import connect
+from tests.integration.role_helpers import member
 from tests.integration.table_helpers import Connection, one
 
 from vectuned.config.settings import load_settings
@@ -186,3 +187,22 @@ def test_the_daemon_learns_once_there_is_news_and_forgets_with_the_feedback(conn
 
 def test_a_database_without_an_entity_store_has_nothing_to_learn(plain_conn: Connection) -> None:
     assert not learning.may_learn_answers(plain_conn)
+
+
+def test_a_store_that_a_role_may_not_enter_is_left_alone(conn: Connection) -> None:
+    with member(conn) as stranger:
+        assert not one(stranger, "SELECT has_schema_privilege('vectuned_entities', 'USAGE')")
+        assert not learning.may_learn_answers(stranger)
+        assert learn_from_answers(stranger, load_settings(None, {}, {})) is None
+
+
+def test_a_question_is_of_the_role_that_confirmed_it_first(conn: Connection) -> None:
+    entity = one(conn, "SELECT min(entity_id) FROM vectuned_entities.entities")
+    for role in ("zoe", "adam"):
+        conn.execute(
+            "INSERT INTO vectuned_entities.answer_feedback (question, entity_id, role, is_right, by_person) "
+            "VALUES ('what?', %s, %s, true, true)",
+            (entity, role),
+        )
+    (row,) = read(conn, "read_confirmed", max_questions=10)
+    assert row.role == "zoe"
