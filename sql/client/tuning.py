@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
 from typing import Any, Final
@@ -162,7 +163,7 @@ def _listen(dsn: str, snapshot: Snapshot) -> None:
             _listeners[key] = thread
             thread.start()
             # A short process ends before the listener has sent what was recorded.
-            atexit.register(_send_at_exit, dsn, snapshot)
+            atexit.register(_send_at_exit, dsn, snapshot, os.getpid())
 
 
 def _keep_fresh(dsn: str, snapshot: Snapshot) -> None:
@@ -205,15 +206,20 @@ def _follow(dsn: str, snapshot: Snapshot) -> None:
                     break
 
 
-def _send_at_exit(dsn: str, snapshot: Snapshot) -> None:
+def _send_at_exit(dsn: str, snapshot: Snapshot, process: int) -> None:
     """Send what was recorded but not sent yet; if the database does not answer, give up after seconds."""
-    if snapshot.recorder is None or not snapshot.recorder.is_waiting:
+    # A child that was forked has copies of what its parent sends.
+    if os.getpid() != process or snapshot.recorder is None or not snapshot.recorder.is_waiting:
         return
     try:
         import psycopg
 
-        with psycopg.connect(dsn, autocommit=True, connect_timeout=_CONNECT_AT_EXIT) as conn:
-            conn.execute(f"SET statement_timeout = '{_CONNECT_AT_EXIT}s'".encode())
+        with (
+            psycopg.connect(dsn, autocommit=True, connect_timeout=_CONNECT_AT_EXIT) as conn,
+            conn.transaction(),
+        ):
+            # Local, since a pooler may give the session to others afterwards.
+            conn.execute(f"SET LOCAL statement_timeout = '{_CONNECT_AT_EXIT}s'".encode())
             _send(conn, snapshot)
     except Exception as error:
         log.info("the statements recorded last were not sent: %s", error)
