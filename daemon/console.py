@@ -149,6 +149,8 @@ class Console:
             yield
         finally:
             ended.set()
+            if thread.ident is not None:  # so that it says nothing after the last line
+                thread.join(_FIRST_BEAT)
 
 
 def _plain(value: Any) -> Any:
