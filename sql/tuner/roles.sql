@@ -30,7 +30,8 @@ GRANT EXECUTE ON FUNCTION vectuned.enable, vectuned.disable, vectuned.refresh, v
     vectuned._policy_note, vectuned._index_advice,
     vectuned._follow_column, vectuned._update_column, vectuned._refresh_column, vectuned._refresh_indexes,
     vectuned._refresh_statistics, vectuned._takes_index, vectuned._plan_reads, vectuned._plan_indexes, vectuned._generate,
-    vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column, vectuned._say_out_of_reach, vectuned._wake, vectuned._redact_inbox
+    vectuned._generate_dispatch, vectuned._drop_generated, vectuned._forget_column, vectuned._say_out_of_reach, vectuned._wake, vectuned._redact_inbox,
+    vectuned._refuse_foreign_partitions, vectuned._describe_indexes
     TO vectuned_admin;
 GRANT SELECT ON vectuned.promise, vectuned.promises, vectuned.requests, vectuned.event, vectuned.job,
     vectuned.column_failure, vectuned.table_read, vectuned.statement, vectuned.observation TO vectuned_admin;
@@ -81,6 +82,7 @@ GRANT UPDATE (index_relation, last_index_no, passed_over, default_probes, target
 GRANT INSERT, UPDATE, DELETE ON vectuned.tuned_index, vectuned.bank, vectuned.pattern, vectuned.measured_path,
     vectuned.replay, vectuned.job, vectuned.column_failure TO vectuned_daemon;
 GRANT UPDATE (alarms) ON vectuned.adoption TO vectuned_daemon;
+GRANT SELECT (provenance) ON vectuned.imported TO vectuned_daemon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON vectuned.statement, vectuned.text_call, vectuned.log_position TO vectuned_daemon;
 GRANT SELECT, INSERT, DELETE ON vectuned.condition_share TO vectuned_daemon;
 GRANT SELECT, INSERT, UPDATE ON vectuned.observation TO vectuned_daemon;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -41,7 +42,7 @@ FUNCTIONS = {
     "vectuned_admin": f"""{SEARCHING} {INDEXES}
         enable disable refresh _wake _redact_inbox _default_tail auto_tune benchmark_recall benchmark_latency
         request_result cancel_request _inspect _index_advice _policy_note _drop_generated _forget_column
-        _say_out_of_reach""",
+        _say_out_of_reach _refuse_foreign_partitions _describe_indexes""",
     "vectuned_daemon": f"""{SEARCHING} {INDEXES}
         _drain _recorded_searches _settle_inbox _trim_trajectories _limit_recording
         _partition _bound_inbox _cap_efforts _wake _want_wake _daemon_sleeps _refresh_missing _set_alert
@@ -80,7 +81,8 @@ probe,recall,recorded_at,replay_no,replayed_at,shape,takes_index)""",
             condition_share""",
     },
     "vectuned_daemon": {
-        "SELECT": f"""{PUBLISHED} inbox trajectory feedback replay recall_check promise promises baseline
+        "SELECT": f"""{PUBLISHED.replace("proven_here,", "proven_here,provenance,")}
+            inbox trajectory feedback replay recall_check promise promises baseline
             recorded event request job column_failure table_read statement adoption log_position
             statement_inbox condition_share observation text_call
             filter_statistics(attribute,column_id)""",
@@ -214,6 +216,23 @@ def test_security_definer_functions_are_the_listed_ones(owner: Connection) -> No
         "_search_page",
         "_nearest_thousand",
     }
+
+
+def test_declarations_under_the_callers_search_path_are_qualified(owner: Connection) -> None:
+    # PL/pgSQL resolves their types once a session: a domain found by the first call would run in the others.
+    bodies = owner.execute(
+        "SELECT proname, prosrc FROM pg_proc JOIN pg_language l ON l.oid = prolang AND lanname = 'plpgsql' "
+        "WHERE pronamespace = 'vectuned'::regnamespace "
+        "AND coalesce(proconfig::text, '') NOT LIKE '%search_path%'"
+    ).fetchall()
+    declared = [
+        (name, line.split()[1])
+        for name, body in bodies
+        for declarations in re.findall(r"DECLARE\n(.*?)\nBEGIN", body, re.DOTALL)
+        for line in declarations.splitlines()
+    ]
+    assert {name for name, _ in declared} == {"apply", "search_rows", "_nearest_thousand"}
+    assert [each for each in declared if not each[1].startswith("pg_catalog.")] == []
 
 
 def test_views_show_no_rows_beyond_the_readers_rights(owner: Connection) -> None:
