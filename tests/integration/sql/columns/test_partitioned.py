@@ -60,7 +60,7 @@ def tuned(conn: Connection, request: pytest.FixtureRequest) -> TunedColumn:
     fill(conn, clustered(ROWS, DIMENSIONS, seed=1))
     conn.execute(
         "CREATE INDEX main ON items USING hnsw (embedding vector_cosine_ops) "
-        "WITH (m = 4, ef_construction = 16)"
+        "WITH (m = 6, ef_construction = 24)"
     )
     conn.execute("ANALYZE items")
     enable(conn, sample_rate=1.0, target_recall=TARGET, min_samples=60)
