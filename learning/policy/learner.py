@@ -124,7 +124,6 @@ def learn(
         former_target=former_target,
         max_ms=caps.max_ms,
     )
-    trim_replays(conn, tuned)
     log.info(
         "published version %d for %s from %d replays",
         version,
@@ -132,6 +131,7 @@ def learn(
         count,
         extra={"action": "publish"},
     )
+    trim_replays(conn, tuned)
     return LearningResult(count, version, served)
 
 
