@@ -127,7 +127,7 @@ def test_apply_on_the_standby_follows_what_the_primary_publishes(servers: Server
             assert eventually(lambda: served(reader) == str(effort))  # noqa: B023 (called in this turn)
             assert served(reader) == str(effort)
             kept = "SELECT current_setting(vectuned._effort_setting('items'::regclass, NULL, 10, NULL), true)"
-            assert one(reader, kept).endswith(f",{effort},-2147483648,1}}")
+            assert one(reader, kept).endswith(f"|{effort}|-2147483648|1")
 
 
 def test_a_replay_on_the_standby_teaches_the_primary(
