@@ -28,7 +28,7 @@ GRANT EXECUTE ON FUNCTION vectuned._rungs, vectuned._k_class, vectuned._ef_searc
     vectuned._marker, vectuned._column_dimensions, vectuned._predicate_filter, vectuned._filtered_statement, vectuned._condition_for, vectuned._check_query, vectuned._tuned_column, vectuned._fragments,
     vectuned._index_fragments, vectuned._generation, vectuned._probe, vectuned._default_effort,
     vectuned.params, vectuned._params, vectuned._changed_params, vectuned._filtered_params, vectuned._unfiltered_params, vectuned.apply, vectuned._apply_checked,
-    vectuned._main_effort, vectuned._set_effort, vectuned._continue_scans, vectuned._apply_looked_up, vectuned._effort_setting,
+    vectuned._main_effort, vectuned._effort_to_set, vectuned._continue_scans, vectuned._apply_looked_up, vectuned._effort_setting,
     vectuned._kept_effort, vectuned._find_effort, vectuned._record_call, vectuned._recorded_share, vectuned._draw_bound,
     vectuned.record_statements, vectuned.condition_shares, vectuned._search_page, vectuned._check_page, vectuned._nearest_thousand,
     vectuned._row_relation, vectuned._rows_statement, vectuned.record_feedback, vectuned._may_tune, vectuned._daemon_runs, vectuned._notes

@@ -119,16 +119,17 @@ BEGIN ATOMIC
     WHERE c.id = p_column_id;
 END;
 
--- Sets an effort for the rest of the transaction: what was learned, but at least the default (ef_search or probes) where the
--- statement may have a filter. A single expression, so that it is inlined into the statement above.
-CREATE OR REPLACE FUNCTION vectuned._set_effort(learned int, ef_search int, probes int, k bigint, filtered boolean)
-RETURNS text
-LANGUAGE sql VOLATILE
-RETURN CASE WHEN probes IS NULL
-    THEN pg_catalog.set_config('hnsw.ef_search', least(greatest(
-             CASE WHEN filtered IS FALSE THEN coalesce(learned, ef_search) ELSE greatest(learned, ef_search) END, k), 1000)::text, true)
-    ELSE pg_catalog.set_config('ivfflat.probes',
-             CASE WHEN filtered IS FALSE THEN coalesce(learned, probes) ELSE greatest(learned, probes) END::text, true) END;
+-- The setting of pgvector and its value for an effort: what was learned, but at least the default (ef_search or probes) where
+-- the statement may have a filter, and at least k for HNSW. No SET, so that it is inlined.
+CREATE OR REPLACE FUNCTION vectuned._effort_to_set(learned int, ef_search int, probes int, k bigint, filtered boolean)
+RETURNS TABLE (setting text, value text)
+LANGUAGE sql IMMUTABLE ROWS 1
+BEGIN ATOMIC
+    SELECT CASE WHEN probes IS NULL THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END,
+           CASE WHEN probes IS NULL THEN least(greatest(e.effort, k), 1000) ELSE e.effort END::text
+    FROM (SELECT CASE WHEN filtered IS FALSE THEN coalesce(learned, ef_search, probes)
+                      ELSE greatest(learned, ef_search, probes) END AS effort) e;
+END;
 
 -- Lets index scans go on until the statement has its rows, for the rest of the transaction. In relaxed order, because
 -- strict_order drops rows that come late: it returns fewer rows than match. There is no limit to the rows that a scan looks
@@ -190,7 +191,8 @@ BEGIN
             filtered_effort := least(filtered_effort, CASE WHEN cap IS NOT NULL THEN greatest(cap, e.ef_search, e.probes) END);
         END IF;
     END IF;
-    PERFORM vectuned._set_effort(greatest(e.learned, filtered_effort), e.ef_search, e.probes, k, filtered);
+    PERFORM set_config(s.setting, s.value, true)
+    FROM vectuned._effort_to_set(greatest(e.learned, filtered_effort), e.ef_search, e.probes, k, filtered) s;
     IF filtered IS DISTINCT FROM false THEN
         PERFORM vectuned._continue_scans();
     END IF;

@@ -71,14 +71,14 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- All in one statement, so that all of it is read in one snapshot.
-    SELECT c.id, c.dimensions, c.metric = 'cosine', s.setting, s.value, s.bound,
+    SELECT c.id, c.dimensions, c.metric = 'cosine', s.setting, s.value, d.bound,
            CASE WHEN v.change = pg_current_xact_id_if_assigned()::text::bigint THEN NULL
                 WHEN EXISTS (SELECT FROM pg_attribute o WHERE o.attrelid = c.relation AND o.attnum > 0 AND NOT o.attisdropped
                              AND o.attname <> p_column AND hashname(o.attname) = hashname(p_column)) THEN NULL
                 -- On a standby, a snapshot does not say which transactions after its xmin were in progress.
                 WHEN CASE WHEN pg_is_in_recovery() THEN v.change < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
                           ELSE pg_visible_in_snapshot(v.change::text::xid8, pg_current_snapshot()) END
-                THEN ARRAY[concat(v.change, ' ', c.dimensions), s.setting, s.value, s.bound::text, c.id::text] END
+                THEN ARRAY[concat(v.change, ' ', c.dimensions), s.setting, s.value, d.bound::text, c.id::text] END
     FROM (SELECT pg_sequence_last_value('vectuned.policy_change'::regclass) AS change) v
     JOIN vectuned.tuned_column c ON c.relation = p_relation AND c.missing_since IS NULL
         AND CASE WHEN p_column IS NULL THEN (SELECT count(*) FROM vectuned.tuned_column o WHERE o.relation = p_relation) = 1
@@ -87,12 +87,9 @@ AS $$
     JOIN pg_namespace n ON n.oid = r.relnamespace AND n.nspname = c.relation_schema
     JOIN pg_attribute a ON a.attrelid = c.relation AND a.attnum = c.column_number AND a.attname = c.column_name
     CROSS JOIN LATERAL vectuned._main_effort(c.id, k) e
-    CROSS JOIN LATERAL (SELECT coalesce(e.ef_search, e.probes) AS usual) d
+    CROSS JOIN LATERAL vectuned._effort_to_set(e.learned, e.ef_search, e.probes, k, filtered) s
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN e.probes IS NULL THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END AS setting,
-               least(greatest(CASE WHEN filtered IS FALSE THEN coalesce(e.learned, d.usual) ELSE greatest(e.learned, d.usual) END,
-                              CASE WHEN e.probes IS NULL THEN k END), CASE WHEN e.probes IS NULL THEN 1000 END)::text AS value,
-               CASE WHEN filtered IS FALSE THEN (vectuned._draw_bound(vectuned._recorded_share(c)) >> 32)::int
-                    ELSE -2147483648 END AS bound) s
+        SELECT CASE WHEN filtered IS FALSE THEN (vectuned._draw_bound(vectuned._recorded_share(c)) >> 32)::int
+                    ELSE -2147483648 END AS bound) d
     WHERE k BETWEEN 1 AND 1000
 $$;

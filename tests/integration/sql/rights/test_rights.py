@@ -29,7 +29,7 @@ SEARCHING = """
     _key_columns _live _stored_columns _missing_part _outdated _vector_indexes _marker _predicate_filter
     _filtered_statement _column_dimensions
     record_statements condition_shares _condition_for _params _changed_params _row_relation _rows_statement
-    _search_page _check_page _nearest_thousand _apply_checked _main_effort _set_effort _continue_scans
+    _search_page _check_page _nearest_thousand _apply_checked _main_effort _effort_to_set _continue_scans
     _apply_looked_up _effort_setting _kept_effort _find_effort _record_call _recorded_share _draw_bound
 """
 INDEXES = """
