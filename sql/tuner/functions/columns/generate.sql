@@ -176,23 +176,22 @@ AS $$
         'condition', format('CASE%s END', s.conditions), 'nearest', format('CASE%s END', s.nearest),
         'index_oid_by_no', format('CASE%s END', s.oids),
         'main_no', m.index_no, 'narrow', m.narrow,
-        'main_ef', CASE WHEN m.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
-        'main_probes', CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END,
+        'main_ef', d.ef, 'main_probes', d.probes,
         'main_generation', format(CASE (SELECT r.relkind FROM pg_class r WHERE r.oid = c.index_relation)
             WHEN 'I' THEN 'vectuned._generation(%s)' ELSE 'pg_catalog.pg_relation_filenode(%s)' END, c.index_relation),
         'has_main', (c.index_relation <> 0)::text,
         -- The path for filters about which nothing has been learned yet.
         'unlearned_path', CASE WHEN c.index_relation = 0 THEN format('vectuned._partial_default(%s, filter, fraction, k)', c.id)
             ELSE format('(SELECT o.access_path, %s AS index_no, o.effort FROM vectuned._filtered_default('
-                        'fraction, %s::pg_catalog.regclass, k, %s, %s) o)', m.index_no, c.relation::oid,
-                        CASE WHEN m.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END,
-                        CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END) END,
+                        'fraction, %s::pg_catalog.regclass, k, %s, %s) o)', m.index_no, c.relation::oid, d.ef, d.probes) END,
         -- An index that no longer exists has no properties.
         'main_exists', CASE WHEN m.known THEN format('pg_catalog.pg_index_has_property(%s, ''clusterable'') IS NOT NULL',
                                                      m.index_relation) ELSE 'false' END,
         'index_serves', format('CASE%s ELSE false END', s.serves),
         'other_ef', CASE WHEN s.has_hnsw THEN ', pg_catalog.set_config(''hnsw.ef_search'', ''1000'', true)' ELSE '' END)
     FROM main m CROSS JOIN cases s
+    CROSS JOIN LATERAL (SELECT CASE WHEN m.lists IS NULL THEN c.default_ef::text ELSE 'NULL' END AS ef,
+                               CASE WHEN m.lists IS NULL THEN 'NULL' ELSE least(c.default_probes, m.lists)::text END AS probes) d
 $$;
 
 -- The tag of a dollar quote that none of the texts holds.
