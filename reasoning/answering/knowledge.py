@@ -9,6 +9,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from vectuned.reasoning.embedding.embedder import Vectors
+from vectuned.reasoning.ranking.features import NAME_MATCHES, NEIGHBOURS, TEXT_MATCHES
 from vectuned.reasoning.store.entities import Entity
 
 LinkKind = Literal["explicit", "hierarchy", "semantic", "attributes"]
@@ -34,9 +35,9 @@ class Breadth:
     entity.
     """
 
-    neighbours: int = 10
-    name_matches: int = 200
-    text_matches: int = 80
+    neighbours: int = NEIGHBOURS
+    name_matches: int = NAME_MATCHES
+    text_matches: int = TEXT_MATCHES
     max_candidates: int = 10
     leads: int = 3
     hops: int = 1

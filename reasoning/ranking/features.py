@@ -47,6 +47,11 @@ LAYOUT: Final = 1  # version of the inputs of learned rankings; raise it wheneve
 GATE_LENGTH: Final = 1 + len(SIGNATURE) + len(SHAPE)  # with the intercept
 LENGTH: Final = GATE_LENGTH + 2 * len(FEATURES)
 
+# How many candidates a search draws if nothing else is asked for; rankings are learned from as many.
+NEIGHBOURS: Final = 10  # entities near the question's vector: as many as a run keeps
+NAME_MATCHES: Final = 200  # entities by the words of their names: short names tie, and all ties are wanted
+TEXT_MATCHES: Final = 80  # entities by their rarest words: more cost milliseconds and find little
+
 _TOKEN: Final = re.compile(r"\w+")
 # First words of English descriptions. Questions in another language lack this one sign.
 _BEGINNINGS: Final = frozenset(["a", "an", "the", "to", "one", "something", "someone", "what", "who", "that"])

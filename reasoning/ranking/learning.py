@@ -18,9 +18,21 @@ from vectuned.reasoning.graph.connections import Connection
 from vectuned.reasoning.store.reads import prepare, read, read_lexemes, to_array
 from vectuned.reasoning.store.words import Word, WordWeights
 
-from .features import FEATURES, LAYOUT, PRIOR, SHAPE, SIGNATURE, search_values, shape_of, wording_of
+from .features import (
+    FEATURES,
+    LAYOUT,
+    NAME_MATCHES,
+    NEIGHBOURS,
+    PRIOR,
+    SHAPE,
+    SIGNATURE,
+    TEXT_MATCHES,
+    search_values,
+    shape_of,
+    wording_of,
+)
 from .learner import MIN_QUESTIONS, Learned, learn_ranking
-from .network import LARGEST_CORRECTION, Samples
+from .network import Samples, log_likelihood
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +46,6 @@ _KINDS_FROM: Final = 2000  # entities looked at to find that attribute: enough t
 _NEWS: Final = 0.05  # share of the votes that must be new or gone to learn again: fewer change little
 _FEW_NEWS: Final = 20  # votes, the least change to learn from: a small store would learn at each vote
 _PASS: Final = 50  # questions in one pass: half a second, so that the budget can pause in between
-_NEIGHBOURS, _NAME_MATCHES, _TEXT_MATCHES = 10, 200, 80  # candidates: the defaults of Breadth
 
 
 @dataclass(frozen=True)
@@ -171,9 +182,9 @@ def find_features(conn: Connection, words: Sequence[Word], vector: Vectors, kind
         conn,
         "read_features",
         **search_values(words, vector),
-        neighbours=_NEIGHBOURS,
-        name_matches=_NAME_MATCHES,
-        text_matches=_TEXT_MATCHES,
+        neighbours=NEIGHBOURS,
+        name_matches=NAME_MATCHES,
+        text_matches=TEXT_MATCHES,
         kinds=kinds,
     )
 
@@ -191,9 +202,8 @@ def stack_questions(drawn: Sequence[Drawn]) -> Samples:
     details = np.stack([each.details for each in drawn])
     opened = PRIOR.open_gate(details[:, : len(SIGNATURE) + len(SHAPE)])
     likelihood = PRIOR.score(features[:, : len(FEATURES)].astype(np.float64), question, opened)
-    logs = np.log(np.maximum(likelihood, np.exp(-LARGEST_CORRECTION)))
     return Samples(
-        np.column_stack([features, logs]).astype(np.float32),
+        np.column_stack([features, log_likelihood(likelihood)]).astype(np.float32),
         question,
         np.concatenate([each.is_answer for each in drawn]),
         likelihood,

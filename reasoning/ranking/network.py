@@ -87,7 +87,7 @@ class Network:
     def score(self, samples: Samples) -> Floats:
         """Return the score (c,) of each candidate, 0 to 1."""
         correction = self.correct(samples.features, samples.question, samples.details)
-        return softmax(_logits(samples.likelihood) + correction, samples.question)
+        return softmax(log_likelihood(samples.likelihood) + correction, samples.question)
 
     def to_array(self) -> Floats:
         """Return all weights in one array, as the database holds them: neuron by neuron, then `linear`."""
@@ -117,7 +117,7 @@ def fit_network(samples: Samples, seed: int = 0, neurons: int = NEURONS) -> Netw
     rng = np.random.default_rng(seed)
     rows, drawn = _draw_rivals(samples, rng)
     features, question = samples.features[rows].astype(np.float64), samples.question[rows]
-    offset = _logits(samples.likelihood[rows]) - np.log(drawn)
+    offset = log_likelihood(samples.likelihood[rows]) - np.log(drawn)
     share = _answer_shares(samples)[rows]
     inputs, details = _Scale.of(features), _Scale.of(samples.details)
     x = np.concatenate([inputs(features), details(samples.details)[question]], axis=1).astype(np.float32)
@@ -225,5 +225,6 @@ def _answer_shares(samples: Samples) -> Floats:
     return np.asarray(samples.is_answer / np.maximum(answers, 1)[samples.question])
 
 
-def _logits(likelihood: Floats) -> Floats:
+def log_likelihood(likelihood: Floats) -> Floats:
+    """Return the logarithms of likelihoods, none of them below -LARGEST_CORRECTION."""
     return np.log(np.maximum(likelihood, np.exp(-LARGEST_CORRECTION)))
