@@ -36,10 +36,10 @@ class Context:
     reload: Callable[[], Settings]
 
     @property
-    def embedded_home(self) -> Path | None:
-        """Data folder of the embedded server, None for the default."""
+    def embedded_home(self) -> Path:
+        """Data folder of the embedded server."""
         home = self.settings.embedded.home
-        return Path(home).expanduser() if home else None
+        return Path(home).expanduser() if home else default_home(os.environ)
 
     def repeat(self, command: str, *arguments: str) -> str:
         """Return the command line of another command on the same database, with passwords starred."""
@@ -58,9 +58,8 @@ class Context:
         """
         choice = choose_database(self.settings.of_database(None).database.dsn, os.environ)
         if choice.is_embedded:
-            home = self.embedded_home or default_home(os.environ)
             self.console.say_once(
-                f"Using the embedded server in {home}; --dsn or PGHOST names another database."
+                f"Using the embedded server in {self.embedded_home}; --dsn or PGHOST names another database."
             )
         with open_database(choice, self.embedded_home) as conninfo:
             yield conninfo

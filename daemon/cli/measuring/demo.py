@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Final
 
 from vectuned.config.errors import UsageError
 from vectuned.daemon.cli.command import Command, Context
 from vectuned.daemon.database.choice import choose_database, open_database
-from vectuned.daemon.server.embedded import default_home
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +32,8 @@ def _run(context: Context) -> None:
     # The embedded server unless a DSN is given: libpq's variables may name a production server.
     choice = choose_database(settings.database.dsn, {})
     with open_database(choice, context.embedded_home) as conninfo:
-        home = context.embedded_home or default_home(os.environ)
-        server = f"the embedded server in {home}" if choice.is_embedded else "the database of the DSN"
+        embedded = f"the embedded server in {context.embedded_home}"
+        server = embedded if choice.is_embedded else "the database of the DSN"
         console.say(f"Using {server}, schema vectuned_demo.")
         sizes = DemoSizes(options.queries, options.held_out, options.seed)
         result = demo(conninfo, settings, sizes, console)
