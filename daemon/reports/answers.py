@@ -83,11 +83,11 @@ def judge_column(column: Mapping[str, Any]) -> Answer:
             "No: recall fell short. Searches have fallen back to more effort, more of them are checked, and "
             "vectuned learns again.",
         )
-    if not checked and (ended := _ended_alarm(column)) is not None:
+    if not checked and (alarm := _newest_alarm(column)) is not None:
         return Answer(
             "unknown",
-            f"Not known yet: after the alarm of {ended['happened_at']:%Y-%m-%d %H:%M} "
-            f"({ended['details']['why']}) replays have proven again what serves, but no search served since "
+            f"Not known yet: after the alarm of {alarm['happened_at']:%Y-%m-%d %H:%M} "
+            f"({alarm['details']['why']}) replays have proven again what serves, but no search served since "
             "then has been checked.",
         )
     if not checked:
@@ -99,7 +99,7 @@ def judge_column(column: Mapping[str, Any]) -> Answer:
     return Answer("good", "Yes: every kind of search that was checked is proven to be on target.")
 
 
-def _ended_alarm(column: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _newest_alarm(column: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the newest alarm among the events of a column, None if there was none."""
     return next((event for event in column["events"] if event["action"] == "alarm"), None)
 
