@@ -17,7 +17,8 @@ _STRING: Final = (
     r"""[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+(?:'|\Z)|(?:[bBxXnN]|[uU]&)?'[^']*+(?:''[^']*+)*+(?:'|\Z)"""
 )
 _QUOTED: Final = r'(?:[uU]&)?"[^"]*+(?:""[^"]*+)*+(?:"|\Z)'
-_PERCENT: Final = r"%(?:\([^()]*\))?[sbt]\b"  # format and pyformat; [^)] takes quadratic time on %(%(%(
+PLACEHOLDER_NAME: Final = r"[^()]*"  # of %(name)s; [^)]* takes quadratic time on %(%(%(
+_CONVERSION: Final = rf"(?:\({PLACEHOLDER_NAME}\))?[sbt]\b"  # behind the % of the styles format and pyformat
 # White space matches nothing, so findall skips it. A string that never ends takes the rest of the text.
 _TOKEN: Final = re.compile(
     rf"""
@@ -26,10 +27,10 @@ _TOKEN: Final = re.compile(
   | \$\d+
   | {_STRING}
   | {_QUOTED}
-  | {_PERCENT}
+  | %{_CONVERSION}
   | ::
   | --[^\n\r]*
-  | (?:[+*/<>=~!@\#^&|`?]|-(?!-)|%%?(?!(?:\([^()]*\))?[sbt]\b))+
+  | (?:[+*/<>=~!@\#^&|`?]|-(?!-)|%%?(?!{_CONVERSION}))+
   | 0[xXoObB][0-9a-fA-F_]+ | (?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?
   | (?<![:\w\])"]):[^\W\d]\w*
   | \S

@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from .fingerprint import PLACEHOLDER_NAME
+
 SEND: Final = "SELECT vectuned.record_statements($1::jsonb, pg_catalog.current_setting('search_path'))"
 _MOST_WAITING: Final = 500  # statements in memory; a thread that cannot send forgets the oldest
 _MOST_BYTES: Final = 1_000_000  # of one message; 1,000 dimensions take 10,000
 _LONGEST: Final = 500_000  # characters of a statement: what the daemon looks at
 _DISTANCES: Final = ("<=>", "<->", "<#>")  # the operators that vectuned tunes
-_PLACEHOLDER: Final = re.compile(r"%(?:\((?P<name>[^()]*)\))?[sbt]|%%")
+_PLACEHOLDER: Final = re.compile(rf"%(?:\((?P<name>{PLACEHOLDER_NAME})\))?[sbt]|%%")
 _PLAIN: Final = (int, float, decimal.Decimal, uuid.UUID, datetime.date, datetime.time, datetime.timedelta)
 
 

@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
+from .fingerprint import PLACEHOLDER_NAME
 from .recording import as_text
 
 _DIGEST_BYTES: Final = 8  # as of fingerprints
 _MOST_BYTES: Final = 10_000  # of all values: longer ones, such as lists of ids, do not come again
 _TOKEN: Final = re.compile(
-    r"""
+    rf"""
     --[^\n\r]*
   | (?P<string>'[^']*(?:''[^']*)*')
   | "[^"]*"
-  | %(?:\((?P<name>[^()]*)\))?[sbt]\b | (?P<literal>%%)
+  | %(?:\((?P<name>{PLACEHOLDER_NAME})\))?[sbt]\b | (?P<literal>%%)
   | \$(?P<number>\d+)
   | (?P<word>[^\W\d]\w*)
   | (?P<value>\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?)
