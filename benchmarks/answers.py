@@ -28,18 +28,15 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.dictionary import load_descriptions
-from benchmarks.reasoning import Arm, Connection, held_out_descriptions, race, run_whole
+from benchmarks.reasoning import Arm, Connection, ask_with, held_out_descriptions, race, run_whole
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.database.choice import choose_database, open_database
 from vectuned.daemon.database.session import open_session
-from vectuned.reasoning.answering.knowledge import Breadth, Question
-from vectuned.reasoning.answering.nodes import identify, read
-from vectuned.reasoning.embedding.embedder import StaticEmbedder, Vectors
+from vectuned.reasoning.answering.nodes import identify
+from vectuned.reasoning.embedding.embedder import StaticEmbedder
 from vectuned.reasoning.graph.connections import ConnectionPool
-from vectuned.reasoning.graph.context import Context
 from vectuned.reasoning.ranking.learning import learn_answers
 from vectuned.reasoning.store.reads import prepare, record_answer_feedback
-from vectuned.reasoning.store.words import WordWeights
 from vectuned.reasoning.wordnet.corpus import Corpus, Query, load_wordnet
 
 STEPS: Final = (0, 100, 500, 2000)  # confirmed questions
@@ -145,19 +142,6 @@ def divide(
         "usage examples": [examples[at] for at in order[:queries]],
         "descriptions": held[:queries],
     }
-
-
-def ask_with(pool: ConnectionPool, node: identify.IdentifyEntities, embedder: StaticEmbedder) -> Arm:
-    """Return a function that identifies the ten best entities."""
-    reading = read.ReadQuestion(embedder, WordWeights())
-
-    def ask(text: str, vector: Vectors) -> list[int]:
-        context = Context(correlation_id="benchmark", node=node.name, connections=pool)
-        words = reading.run(read.In(Question(text)), context).words
-        done = node.run(identify.In(Question(text), words, vector, Breadth()), context)
-        return [candidate.entity.id for candidate in done.candidates]
-
-    return ask
 
 
 def spoil(

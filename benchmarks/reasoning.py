@@ -190,7 +190,6 @@ def exact_ids(
 
 def arms(connections: ConnectionPool, embedder: StaticEmbedder) -> dict[str, Arm]:
     """Return the arms by name."""
-    reading = read.ReadQuestion(embedder, WordWeights())
 
     def by_sql(statement: bytes) -> Arm:
         def ask(text: str, vector: Vectors) -> list[int]:
@@ -199,21 +198,25 @@ def arms(connections: ConnectionPool, embedder: StaticEmbedder) -> dict[str, Arm
 
         return ask
 
-    def by_node(node: identify.IdentifyEntities) -> Arm:
-        def ask(text: str, vector: Vectors) -> list[int]:
-            context = Context(correlation_id="benchmark", node=node.name, connections=connections)
-            words = reading.run(read.In(Question(text)), context).words
-            done = node.run(identify.In(Question(text), words, vector, Breadth()), context)
-            return [candidate.entity.id for candidate in done.candidates]
-
-        return ask
-
     return {
         "vector, default": by_sql(PLAIN),
         "vector, vectuned": by_sql(TUNED),
-        "hybrid, default": by_node(identify.IdentifyEntities(ef_search=DEFAULT_EF)),
-        "hybrid, vectuned": by_node(identify.IdentifyEntities()),
+        "hybrid, default": ask_with(connections, identify.IdentifyEntities(ef_search=DEFAULT_EF), embedder),
+        "hybrid, vectuned": ask_with(connections, identify.IdentifyEntities(), embedder),
     }
+
+
+def ask_with(connections: ConnectionPool, node: identify.IdentifyEntities, embedder: StaticEmbedder) -> Arm:
+    """Return a function that identifies the ten best entities with a node."""
+    reading = read.ReadQuestion(embedder, WordWeights())
+
+    def ask(text: str, vector: Vectors) -> list[int]:
+        context = Context(correlation_id="benchmark", node=node.name, connections=connections)
+        words = reading.run(read.In(Question(text)), context).words
+        done = node.run(identify.In(Question(text), words, vector, Breadth()), context)
+        return [candidate.entity.id for candidate in done.candidates]
+
+    return ask
 
 
 def race(
