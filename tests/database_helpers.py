@@ -12,8 +12,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-# Seconds to wait for closed sessions to end: if DROP DATABASE meets one, it tries again only after 0.1 s.
-_SESSION_END: Final = 0.05
+_SESSION_END: Final = 0.05  # seconds for closed sessions to end: DROP DATABASE that meets one waits for 0.1 s
 
 
 @contextmanager

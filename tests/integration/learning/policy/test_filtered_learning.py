@@ -18,7 +18,6 @@ from tests.integration.table_helpers import (
     enable,
     make,
     one,
-    only,
     prepared,
     raw,
     search,
@@ -61,12 +60,6 @@ def categories(server: EmbeddedServer, template: str) -> str:
 def initial_database(categories: str) -> str:
     """Begin each test with the table of categories."""
     return categories
-
-
-@pytest.fixture
-def tuned(conn: Connection) -> TunedColumn:
-    """The column of the vectors."""
-    return only(conn)
 
 
 def replays(conn: Connection, tuned: TunedColumn) -> Replays:

@@ -64,12 +64,6 @@ def initial_database(practised: str) -> str:
     return practised
 
 
-@pytest.fixture
-def tuned(conn: Connection) -> TunedColumn:
-    """The column with the replayed searches."""
-    return only(conn)
-
-
 def candidates(conn: Connection, tuned: TunedColumn) -> tuple[Candidate, Candidate]:
     """Learn the fixed setting, and effort by query whether or not it saves anything."""
     (index,) = tuned.indexes

@@ -53,12 +53,6 @@ def initial_database(practised: str) -> str:
     return practised
 
 
-@pytest.fixture
-def tuned(conn: Connection) -> TunedColumn:
-    """The column with the replayed searches."""
-    return only(conn)
-
-
 def practise(conn: Connection, tuned: TunedColumn) -> None:
     """Search, record, drain and replay."""
     for query in points(SEARCHES, seed=2):

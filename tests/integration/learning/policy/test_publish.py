@@ -21,7 +21,7 @@ from tests.integration.learning.policy.policy_helpers import (
     served_recall,
     state,
 )
-from tests.integration.table_helpers import Connection, drawn, one, only, prepared, text
+from tests.integration.table_helpers import Connection, drawn, one, prepared, text
 
 from vectuned.config.errors import UsageError, VectunedError
 from vectuned.daemon.server.embedded import EmbeddedServer
@@ -52,12 +52,6 @@ def practised(server: EmbeddedServer, template: str) -> str:
 def initial_database(practised: str) -> str:
     """Begin each test with the replayed searches."""
     return practised
-
-
-@pytest.fixture
-def tuned(conn: Connection) -> TunedColumn:
-    """The column with the replayed searches."""
-    return only(conn)
 
 
 def test_published_bank_decides_in_sql_as_in_python(conn: Connection, tuned: TunedColumn) -> None:
