@@ -100,7 +100,7 @@ def test_vectuned_daemon_does_all_work_with_its_role_alone(
         }
         folders = {"export__folder": str(tmp_path), "export__import_folder": str(tmp_path)}
         worker = Worker(session, settings(**chosen, **folders))
-        # A column that failed pauses for ten times as long as it took, so the clock skips more than any pause.
+        # A column that failed pauses for ten times as long as it took; the clock skips more than any pause.
         worker.column_jobs = ColumnJobs(session, clock=itertools.count(step=1000.0).__next__)
         worker.prepare()
         assert one(owner, "SELECT vectuned._inbox_bytes()") == 65 * 1024 * 1024
